@@ -1,0 +1,171 @@
+"""The command line: jaxgpt-convert. Heavy imports wait inside the commands, so that --help answers at once."""
+
+import json as json_format
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from jaxgpt import disk
+from jaxgpt.__main__ import run
+from jaxgpt.config import ModelConfig, UserError, parse
+
+if TYPE_CHECKING:
+    from convert.detect import Report
+    from convert.parity import Page
+
+File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+Given = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE"), tyro.conf.UseAppendAction]
+
+
+def inspect(file: File, /, given: Given = (), dialect: str | None = None, json: bool = False) -> None:
+    """Say what a checkpoint holds, what of its model can be read from it, and what would be assumed.
+
+    Args:
+        file: A PyTorch checkpoint: .pt, .pth or .safetensors.
+        given: A field of the model that the file cannot say, such as activation=gelu; may be repeated.
+        dialect: The class that wrote the file, where its tensors fit several.
+        json: Print JSON.
+    """
+    from convert import carry
+
+    found = carry.inspect(file, dialect=dialect, **_fields(given))
+    source, report = found.source, found.detected.report
+    facts = {
+        "file": str(source.path),
+        "container": source.container,
+        "state dict": f"under {source.nested!r}" if source.nested else "at the root",
+        "prefix": source.prefix or "none",
+        "dialect": found.detected.dialect.name,
+        "tensors": len(source.tensors),
+        "parameters": found.parameters,
+        "dtypes": ", ".join(f"{name} x {count}" for name, count in found.dtypes.items()),
+    }
+    if json:
+        print(json_format.dumps({**facts, **vars(report)}, indent=2))
+        return
+    for name, value in facts.items():
+        print(f"{name:<12}{value:,}" if isinstance(value, int) else f"{name:<12}{value}")
+    _print_report(report, "would be assumed")
+
+
+def to_flax(
+    file: File,
+    directory: Directory,
+    /,
+    given: Given = (),
+    dialect: str | None = None,
+    dtype: Literal["float16", "bfloat16", "float32", "float64"] | None = None,
+    tokenizer: Path | None = None,
+    allow_nonfinite: bool = False,
+) -> None:
+    """Bring a PyTorch checkpoint over into a new model directory.
+
+    Args:
+        file: A PyTorch checkpoint: .pt, .pth or .safetensors.
+        directory: The model directory to write; must not exist, or be empty.
+        given: A field of the model that the file cannot say, such as activation=gelu; may be repeated.
+        dialect: The class that wrote the file, where its tensors fit several.
+        dtype: Store the weights in this type instead of the file's.
+        tokenizer: A tokenizer.json to keep in the directory.
+        allow_nonfinite: Take NaN and infinite weights as they are.
+    """
+    disk.require_vacant(directory)
+    from convert import carry
+
+    loaded = carry.to_flax(file, dialect=dialect, dtype=dtype, allow_nonfinite=allow_nonfinite, **_fields(given))
+    loaded.save(directory, tokenizer)
+    print(f"{file} ({loaded.dialect.name}) -> {directory}")
+    _print_report(loaded.report, "assumed")
+    print(f"Prove it: jaxgpt-convert verify {file} {directory}")
+
+
+def to_torch(directory: Directory, out: Out, /, dialect: str) -> None:
+    """Write the model of a model directory as a PyTorch checkpoint.
+
+    Args:
+        directory: A model directory, from to-flax or from training.
+        out: The file to write; .pt, .pth or .safetensors decides the format.
+        dialect: The class that shall load the file.
+    """
+    from convert import carry
+
+    config, target = carry.directory_to_file(directory, out, dialect)
+    print(f"{directory} -> {out} ({target.name}: {target.about})")
+    for field, (ours, usual) in carry.unlike_its_class(config, target).items():
+        print(f"warning: {field} is {ours!r}; the file cannot say so, and this class has {usual!r}.", file=sys.stderr)
+
+
+def verify(file: File, directory: Directory, /, train_steps: int = 0, json: bool = False) -> int:
+    """Run the torch class that wrote FILE and the model in DIRECTORY on the same tokens, and compare. Exit code 3
+    when they differ.
+
+    Args:
+        file: A PyTorch checkpoint.
+        directory: A model directory.
+        train_steps: Compare also every gradient, and the parameters after so many AdamW steps.
+        json: Print JSON.
+    """
+    from convert import parity
+
+    if train_steps < 0:
+        raise UserError(f"--train-steps must not be negative, but is {train_steps}.")
+    page = parity.verify(file, directory, train_steps)
+    if json:
+        print(json_format.dumps(page.as_dict(), indent=2))
+    else:
+        _print_page(page)
+    return 0 if page.same else 3
+
+
+def _fields(given: tuple[str, ...]) -> dict[str, Any]:
+    pairs = [item.partition("=") for item in given]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        raise UserError(f"--set takes FIELD=VALUE, such as activation=gelu, but got {wrong[0]!r}.")
+    return {name: parse(ModelConfig, name, value) for name, _, value in pairs}
+
+
+def _print_report(report: "Report", assumed: str) -> None:
+    for how, fields in (("read", report.read), ("given", report.given), (assumed, report.assumed)):
+        if fields:
+            print(f"{how}:\n  " + ", ".join(f"{name} = {value}" for name, value in fields.items()))
+    if report.assumed:
+        print("What is assumed leaves no trace in the file. If your class differs, say so: --set FIELD=VALUE.")
+
+
+def _print_page(page: "Page") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for field, (theirs, ours) in page.fields.items():
+        console.print(f"{field} is {theirs} in the file and {ours} in the directory")
+    table = Table("", "max |difference|", "mean", "largest value", "")
+    for item in page.stages + page.training:
+        verdict = "same" if item.same else "DIFFERS"
+        table.add_row(item.name, f"{item.max:.2e}", f"{item.mean:.2e}", f"{item.scale:.3g}", verdict)
+    if page.stages:
+        console.print(table)
+        console.print(f"KL divergence {page.kl:.2e}, top-1 agreement {page.top1:.2%}, float64 on CPU")
+    if page.same:
+        console.print("The two compute the same function.")
+    else:
+        console.print(f"The two DIFFER, first in {page.first_difference or ', '.join(page.fields)}.")
+
+
+def main() -> None:
+    commands: dict[str, Callable[..., Any]] = {
+        "inspect": inspect,
+        "to-flax": to_flax,
+        "to-torch": to_torch,
+        "verify": verify,
+    }
+    run("jaxgpt-convert", "Carry GPT checkpoints between PyTorch and Flax, and prove that nothing changed.", commands)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Fits a dialect's rows to the tensors of a file, and moves values along them both ways. Knows no file format."""
+
+import functools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from convert.axes import LABELS, Place, Sizes, View, in_module_order, move
+from convert.rows import FIELDS, Dialect
+from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.tree import Tree, flatten, unflatten
+
+Shape = tuple[int, ...]
+Read = Callable[[str], np.ndarray]
+FLOATS = {np.dtype(kind) for kind in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)}
+LABEL_SIZES = {axis: len(labels) for axis, labels in LABELS.items()}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How one dialect explains the tensors of one file; `problems` is empty when it explains all of them."""
+
+    dialect: Dialect
+    sizes: Sizes
+    claimed: int
+    problems: list[str]
+
+
+def fit(dialect: Dialect, shapes: Mapping[str, Shape]) -> Fit:
+    claims = {name: _claims(dialect, name) for name in shapes}
+    problems = [f"{name} is unknown" for name, found in claims.items() if not found]
+    problems += [f"{name} is claimed by {len(found)} rows" for name, found in claims.items() if len(found) > 1]
+    mine = {name: found[0] for name, found in claims.items() if len(found) == 1}
+    counts: Counter[str] = Counter(LABEL_SIZES)
+    for _, place in mine.values():
+        for axis, index in place.items():
+            counts[axis] = max(counts[axis], index + 1)
+    # A name such as `blocks.999999999` must not make us write a list as long.
+    problems += [f"{axis} is numbered up to {n - 1}" for axis, n in counts.items() if n > len(shapes)]
+    if any(n > len(shapes) for n in counts.values()):
+        return Fit(dialect, counts, len(mine), problems)
+    expected = {view.at(place): view for _, view in dialect.views for place in view.places(defaultdict(int, counts))}
+    sizes = _solve([(view.dims, shapes[name]) for name, (view, _) in mine.items()], counts)
+    for name, view in expected.items():
+        if name not in shapes:
+            problems.append(f"{name} is missing ({_wanted(view, sizes)})")
+        elif sizes.keys() >= set(view.inner) and shapes[name] != view.shape(sizes):
+            problems.append(f"{name} is {shapes[name]}, expected {_wanted(view, sizes)}")
+    return Fit(dialect, sizes, len(mine), problems)
+
+
+def _claims(dialect: Dialect, name: str) -> list[tuple[View, Place]]:
+    places = ((view, view.match(name)) for _, view in dialect.views)
+    return [(view, place) for view, place in places if place is not None]
+
+
+def _solve(tensors: list[tuple[tuple[tuple[str, ...], ...], Shape]], counts: Sizes) -> dict[str, int]:
+    """Axis sizes from shapes, by majority: one tensor of a wrong shape must not make all others look wrong."""
+    sizes = dict(counts)
+    while True:
+        votes: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        for dims, shape in tensors:
+            for dim, length in zip(dims, shape, strict=False):
+                unknown = [axis for axis in dim if axis not in sizes]
+                known = math.prod(sizes[axis] for axis in dim if axis in sizes)
+                if len(unknown) == 1 and known and length % known == 0:
+                    votes[unknown[0]][length // known] += 1
+        if not votes:
+            return sizes
+        sizes |= {axis: tally.most_common(1)[0][0] for axis, tally in votes.items()}
+
+
+def _wanted(view: View, sizes: Sizes) -> str:
+    return f"{view.formula} = {view.shape(sizes)}" if sizes.keys() >= set(view.inner) else view.formula
+
+
+def require_floats(dtypes: Mapping[str, np.dtype], path: object) -> None:
+    odd = [f"{name} is {dtype}" for name, dtype in dtypes.items() if dtype not in FLOATS]
+    if odd:
+        raise UserError(
+            f"{path}: weights must be float16, bfloat16, float32 or float64, but {'; '.join(odd)}. Quantised and "
+            f"complex weights have no counterpart here; convert them with the code that made them."
+        )
+
+
+def require_one_dtype_per_row(dialect: Dialect, dtypes: Mapping[str, np.dtype], path: object) -> None:
+    """Layers are stacked in one array: a mixture would be cast without a word."""
+    rows: defaultdict[str, set[str]] = defaultdict(set)
+    for name, dtype in dtypes.items():
+        for view, _ in _claims(dialect, name):
+            rows[view.name].add(str(dtype))
+    mixed = [f"{name} has {' and '.join(sorted(kinds))}" for name, kinds in rows.items() if len(kinds) > 1]
+    if mixed:
+        raise UserError(f"{path}: layers differ in dtype: {'; '.join(mixed)}. Save the file in one dtype.")
+
+
+def to_flax(dialect: Dialect, sizes: Sizes, read: Read, dtype: np.dtype | None = None) -> Tree:
+    flat = {}
+    for flax, torch in dialect.views:
+        for path, array in move(torch, flax, sizes, read):
+            flat[path] = array if dtype is None else array.astype(dtype)
+    return unflatten(flat)
+
+
+def to_torch(dialect: Dialect, config: ModelConfig, params: Tree) -> dict[str, np.ndarray]:
+    """Torch names and values in the order of the torch class."""
+    arrays = flatten(params)
+    return to_torch_lazily(dialect, config, set(arrays), lambda path: np.asarray(arrays[path]))
+
+
+def to_torch_lazily(dialect: Dialect, config: ModelConfig, paths: set[str], read: Read) -> dict[str, np.ndarray]:
+    """As `to_torch`, but only the arrays of one row are held at a time beside what is being made."""
+    sizes = LABEL_SIZES | {axis: getattr(config, name) for axis, name in FIELDS.items()}
+    _require_expressible(dialect, sizes, paths)
+    made: dict[str, np.ndarray] = {}
+    for flax, torch in dialect.views:
+        made |= move(flax, torch, sizes, functools.cache(read))
+    return {name: made[name] for name in in_module_order([torch for _, torch in dialect.views], sizes)}
+
+
+def _require_expressible(dialect: Dialect, sizes: Sizes, paths: set[str]) -> None:
+    rows = {flax.at(place) for flax, _ in dialect.views for place in flax.places(sizes)}
+    problems = [f"it has no {path}, which this dialect's files hold" for path in sorted(rows - paths)]
+    problems += [f"its {path} has no place in this dialect's files" for path in sorted(paths - rows)]
+    if problems:
+        raise UserError(f"The model cannot be written as dialect {dialect.name}: {'; '.join(problems)}.")
+
+
+def parameter_rows(dialect: Dialect, sizes: Sizes) -> Iterator[str]:
+    for flax, _ in dialect.views:
+        yield from (flax.at(place) for place in flax.places(sizes))

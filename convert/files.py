@@ -1,0 +1,196 @@
+"""Checkpoint files of any container, read lazily and written whole. Knows no dialect and no model."""
+
+import itertools
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from convert import safefile, torchfile
+from convert.suspect import RESAVE, Ledger, in_a_row
+from jaxgpt.config import UserError
+
+STATE_DICT_KEYS = ("model", "model_state_dict", "model_state", "state_dict")
+WRAPPERS = ("_orig_mod.", "module.")  # torch.compile, DistributedDataParallel
+LIGHTNING_WRAPPERS = (*WRAPPERS, "model.", "net.")
+Save = Callable[[IO[bytes], Mapping[str, np.ndarray]], None]
+WRITERS: dict[str, Save] = {".pt": torchfile.save, ".pth": torchfile.save, ".safetensors": safefile.save}
+TORCH_DTYPES, SAFE_DTYPES = set(torchfile.DTYPES.values()), set(safefile.CODES)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]  # C-contiguous and read-only, for it may be the mapped file itself
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    path: Path
+    container: str
+    nested: str  # the key under which the state dict lay, "" when it was the root
+    prefix: str  # what was stripped from every name
+    tensors: dict[str, Tensor]  # in the file's order
+    extras: dict[str, Any]  # what lay beside the state dict
+
+
+def read(path: str | Path) -> Checkpoint:
+    """Names, shapes and dtypes at once; the weights when they are asked for."""
+    path = Path(path)
+    try:
+        head = glance(path)
+        if torchfile.is_torch(head):
+            container, root = torchfile.load(path, head)
+            nested, state, extras = choose(root, path)
+            found = {name: torchfile.describe(tensor) for name, tensor in state.items()}
+        elif safefile.is_safetensors(head):
+            container, nested = "safetensors", ""
+            found, extras = safefile.load(path)
+        else:
+            raise UserError(f"{path} ({path.stat().st_size} bytes) {unknown(path, head)}")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+    if not found:
+        raise UserError(f"{path} holds no tensors.")
+    require_dtypes({name: dtype for name, (_, dtype, _) in found.items()}, TORCH_DTYPES, path)
+    prefix = wrapping(list(found), LIGHTNING_WRAPPERS if nested == "state_dict" else WRAPPERS)
+    tensors = {name.removeprefix(prefix): Tensor(*described) for name, described in found.items()}
+    return Checkpoint(path, container, nested, prefix, tensors, extras)
+
+
+def glance(path: Path) -> bytes:
+    """The first bytes of a regular file: what it is, whatever its name says."""
+    if path.is_dir():
+        held = ", ".join(sorted(child.name for child in path.iterdir())[:5]) or "nothing"
+        raise UserError(f"{path} is a directory; name one .pt, .pth, .bin or .safetensors file. It holds {held}.")
+    if not path.exists():
+        raise UserError(f"{path} does not exist.")
+    if not path.is_file():
+        raise UserError(f"{path} is a device or a pipe; name a file, which can be read more than once.")
+    with path.open("rb") as file:
+        return file.read(256)
+
+
+def unknown(path: Path, head: bytes) -> str:
+    if not head:
+        return "is empty. Copy or download it again."
+    if head.startswith(b"version https://git-lfs"):
+        real = re.search(rb"size (\d+)", head)
+        meant = f" to a file of {int(real[1])} bytes" if real else ""
+        return f"is a Git LFS pointer{meant}, not that file: run git lfs pull in its repository."
+    if re.match(rb"\x80[\x02-\x05]", head):
+        with path.open("rb") as file:
+            names = sorted(Ledger(file).follow(1).names)
+        return (
+            f"is a plain pickle, not written by torch.save, and stays closed, for a pickle can run any code when it "
+            f"is opened; this one names {', '.join(names) or 'nothing'}. {RESAVE}"
+        )
+    return f"is not a torch or safetensors checkpoint: it begins with {head[:24]!r}."
+
+
+def choose(root: Any, path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The state dict among what people save beside it: its key, itself, and the rest."""
+    if not isinstance(root, dict):
+        raise UserError(
+            f"{path}: expected a dict of tensors by name, but its root is a {type(root).__name__}. {RESAVE}"
+        )
+    if is_state_dict(root):
+        return "", root, {}
+    candidates = [key for key, value in root.items() if isinstance(key, str) and is_state_dict(value)]
+    keys = [key for key in STATE_DICT_KEYS if key in candidates][:1]
+    loose = {name: value for name, value in root.items() if isinstance(name, str) and torchfile.is_tensor(value)}
+    if not keys and sum("." in name for name in loose) >= 2:  # settings strewn among the weights
+        return "", loose, {key: value for key, value in root.items() if key not in loose}
+    keys = keys or candidates
+    if len(keys) > 1:
+        raise UserError(
+            f"{path} holds {len(keys)} state dicts, {', '.join(keys)}, and none of them is called "
+            f"{' or '.join(STATE_DICT_KEYS)}. Save the one you mean in a file of its own."
+        )
+    if not keys:
+        held = ", ".join(f"{key!r} ({type(value).__name__})" for key, value in itertools.islice(root.items(), 8))
+        raise UserError(
+            f"{path} holds no tensors by name, at its root or one level below; it holds {held or 'nothing'}. {RESAVE}"
+        )
+    return keys[0], root[keys[0]], {key: value for key, value in root.items() if key != keys[0]}
+
+
+def is_state_dict(value: Any) -> bool:
+    """Not an optimizer's, whose entries are a dict of moments by number and a list of groups."""
+    named = isinstance(value, dict) and all(isinstance(name, str) for name in value)
+    return named and bool(value) and all(map(torchfile.is_tensor, value.values()))
+
+
+def wrapping(names: list[str], wrappers: tuple[str, ...]) -> str:
+    """What wrappers put before every name. Where only some names have it, it is part of the model."""
+    prefix = ""
+    while True:
+        longer = (prefix + wrapper for wrapper in wrappers)
+        common = [start for start in longer if all(name.startswith(start) and name != start for name in names)]
+        if not common:
+            return prefix
+        prefix = common[0]
+
+
+def require_dtypes(dtypes: Mapping[str, object], known: set[np.dtype], path: Path) -> None:
+    odd = [f"{name} is {dtype}" for name, dtype in dtypes.items() if dtype not in known]
+    if odd:
+        raise UserError(
+            f"{path}: {in_a_row(odd)}; there can be {', '.join(sorted(map(str, known)))}. Convert them where they were "
+            "made, for instance with tensor.float()."
+        )
+
+
+def to_tensor(array: np.ndarray) -> Any:
+    """A torch tensor with memory of its own: torch changes tensors in place, jax takes its arrays for constants."""
+    return torchfile.aliasing(np.array(array, order="C"))
+
+
+def write(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """A file that is whole and holds these very bits, or no file. Its suffix says which container."""
+    path, arrays = Path(path), dict(arrays)  # a mapping that makes its arrays on demand would make them thrice
+    if path.suffix not in WRITERS:
+        raise UserError(f"{path} should end in {' or '.join(WRITERS)}, so that it is clear what to write.")
+    if path.exists():
+        raise UserError(f"{path} exists, and is not overwritten: move it away, or choose another name.")
+    safe = path.suffix == ".safetensors"
+    if not safe:
+        torchfile.need_torch(path)
+    require_dtypes({name: array.dtype for name, array in arrays.items()}, SAFE_DTYPES if safe else TORCH_DTYPES, path)
+    if not arrays:
+        raise UserError(f"{path} is not written, for there are no tensors to put in it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, WRITERS[path.suffix], arrays)
+    except OSError as error:
+        raise UserError(f"{path} could not be written: {error.strerror or error}. Nothing of it was left.") from None
+
+
+def write_whole(path: Path, save: Save, arrays: Mapping[str, np.ndarray]) -> None:
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            save(file, arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        require_same_bits(partial, arrays)
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def require_same_bits(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Read back before anyone relies on it."""
+    written = read(path)
+    for name, array in arrays.items():
+        tensor = written.tensors[name.removeprefix(written.prefix)]
+        same = (tensor.shape, tensor.dtype) == (array.shape, array.dtype)
+        if not (same and np.array_equal(safefile.bits(tensor.read()), safefile.bits(array))):
+            raise RuntimeError(
+                f"{path}: {name} was not read back as it was written; the disk or a library is at fault."
+            )

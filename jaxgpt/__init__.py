@@ -1,0 +1,20 @@
+"""A GPT decoder in Flax. Names are loaded when first used, so that importing this package costs nothing."""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "GPT": "model",
+    "ModelConfig": "config",
+    "UserError": "config",
+    "load": "checkpoint",
+}
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,240 @@
+"""Every choice a run or a checkpoint can make, declared once. Knows no array, no file format, no device."""
+
+import contextlib
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+class UserError(ValueError):
+    """Something the user gave is wrong; the text is one paragraph that says what, and the way out."""
+
+
+def require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise UserError(problem)
+
+
+def require_positive(section: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        require(value > 0, f"{name} must be positive, but is {value}.")
+
+
+def divisors(n: int) -> str:
+    return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The function that a GPT computes: every choice in which real checkpoints differ has a field."""
+
+    vocab_size: int = 0  # 0 in a training config: as many as the tokenizer has
+    context_length: int = 128
+    model_dim: int = 252
+    num_blocks: int = 6
+    num_heads: int = 6
+    head_dim: int = 0  # 0: model_dim / num_heads
+    mlp_dim: int = 0  # 0: 4 * model_dim
+    norm: Literal["pre", "post"] = "pre"
+    final_norm: bool | Literal["unused"] = True  # "unused": it is in the file, and never applied
+    activation: Literal["relu", "gelu", "gelu_tanh"] = "relu"
+    attention_scale: Literal["head_dim", "model_dim", "none"] = "head_dim"
+    attention_scale_by_layer: bool = False  # True: divided by (layer + 1) as well
+    positions: Literal["learned", "sinusoidal"] = "learned"
+    qkv_bias: bool = False
+    attention_out: bool = True
+    attention_out_bias: bool = True
+    mlp_bias: bool = True
+    head_bias: bool = True
+    norm_bias: bool = True
+    norm_eps: float = 1e-5
+    tied: bool = False
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        require(self.vocab_size >= 0, f"vocab_size must not be negative, but is {self.vocab_size}.")
+        require_positive(self, "context_length", "model_dim", "num_blocks", "num_heads", "norm_eps")
+        if not self.head_dim:
+            require(
+                self.model_dim % self.num_heads == 0,
+                f"model_dim {self.model_dim} does not divide into num_heads {self.num_heads}; head counts that "
+                f"fit are {divisors(self.model_dim)}, or set head_dim.",
+            )
+            object.__setattr__(self, "head_dim", self.model_dim // self.num_heads)
+        if not self.mlp_dim:
+            object.__setattr__(self, "mlp_dim", 4 * self.model_dim)
+        require_positive(self, "head_dim", "mlp_dim")
+        require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), but is {self.dropout}.")
+        heads = self.num_heads * self.head_dim
+        require(
+            self.attention_out or heads == self.model_dim,
+            f"without attention_out the heads' joint width {self.num_heads} * {self.head_dim} = {heads} must be "
+            f"model_dim {self.model_dim}.",
+        )
+        if not self.attention_out:  # a bias belongs to the projection
+            object.__setattr__(self, "attention_out_bias", False)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What it learns from."""
+
+    path: str = ""  # a prepared directory; or a text file or python-docs, which are prepared in the run's directory
+    tokenizer: str = "char"  # for a text that is prepared here: char, byte, bpe, or a tokenizer.json
+
+    def __post_init__(self) -> None:
+        require(bool(self.path), "path is missing: a directory from jaxgpt prepare, a text file, or python-docs.")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    learning_rate: float = 1e-3
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = 100
+    final_learning_rate: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    decay: Literal["matrices", "all"] = "matrices"  # torch's own AdamW decays all
+    clip_norm: float = 1.0  # 0: no clipping
+    ema: float = 0.0  # of the weights; 0: none, otherwise the share that stays at each step
+
+    def __post_init__(self) -> None:
+        require_positive(self, "learning_rate", "eps")
+        for name in ("warmup_steps", "final_learning_rate", "weight_decay", "clip_norm"):
+            require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}.")
+        for name in ("beta1", "beta2", "ema"):
+            require(0 <= getattr(self, name) < 1, f"{name} must lie in [0, 1), but is {getattr(self, name)}.")
+        require(
+            self.final_learning_rate <= self.learning_rate,
+            f"final_learning_rate {self.final_learning_rate} is above learning_rate {self.learning_rate}.",
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how much at a time, how often to look."""
+
+    steps: int = 2000
+    batch_size: int = 32  # sequences in a step, all devices together
+    accumulate: int = 1  # parts in which a step's batch is computed one after the other
+    seed: int = 0
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # weights and optimiser stay float32
+    log_every: int = 10
+    eval_every: int = 250
+    eval_batches: int = 50  # batches of the validation split, always the same ones; 0: all
+
+    def __post_init__(self) -> None:
+        require_positive(self, "steps", "batch_size", "accumulate", "log_every", "eval_every")
+        require(self.eval_batches >= 0, f"eval_batches must not be negative, but is {self.eval_batches}.")
+        require(
+            self.batch_size % self.accumulate == 0,
+            f"batch_size {self.batch_size} does not divide into accumulate {self.accumulate} parts.",
+        )
+        require(0 <= self.seed < 2**32, f"seed must lie in [0, 2**32), but is {self.seed}.")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How devices share the work; on a CPU every core is a device."""
+
+    data: int = -1  # devices among which a batch is divided; -1: all that divide it
+
+    def __post_init__(self) -> None:
+        require(self.data == -1 or self.data > 0, f"data must be positive, or -1 for all, but is {self.data}.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where it lies."""
+
+    dir: str = ""
+    init: str = ""  # a model directory to start from instead of random weights
+
+    def __post_init__(self) -> None:
+        require(bool(self.dir), "dir is missing: the directory that the run shall be written to.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    data: DataConfig
+    run: RunConfig
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self) -> None:
+        require(
+            self.optim.warmup_steps < self.train.steps,
+            f"warmup_steps {self.optim.warmup_steps} must be fewer than steps {self.train.steps}.",
+        )
+
+
+def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """A frozen dataclass from plain values, nested ones from nested dicts; `where` names their origin in errors."""
+    check(cls, values, where)
+    hints = typing.get_type_hints(cls)
+    made = {
+        name: build(hints[name], value, f"{where} [{name}]") if dataclasses.is_dataclass(hints[name]) else value
+        for name, value in values.items()
+    }
+    try:
+        return cls(**made)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def check(cls: type, values: Mapping[str, Any], where: str) -> None:
+    """Names and types alone: values that are possible only together are the dataclass's own matter."""
+    hints = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(hints)}."
+            raise UserError(f"{where}: there is no setting {name}. {hint}")
+        if dataclasses.is_dataclass(hints[name]):
+            require(isinstance(value, dict), f"{where}: {name} is a section, written [{name}], but got {value!r}.")
+        else:
+            require(fits(value, hints[name]), f"{where}: {name} takes {describe(hints[name])}, but got {value!r}.")
+
+
+def parse(cls: type, name: str, text: str) -> Any:
+    """What somebody typed for a field: the first reading of it that the field takes, else the text itself."""
+    hint = typing.get_type_hints(cls).get(name, str)
+    readings = [text]
+    for spelled in (text, text.lower()):  # True and true are both meant
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            readings.append(tomllib.loads(f"value = {spelled}")["value"])
+    return next((reading for reading in readings if fits(reading, hint)), text)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(fits(value, arg) for arg in args)
+    if origin is Literal:
+        return isinstance(value, str) and value in args
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def describe(hint: Any) -> str:
+    args = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(repr(arg) for arg in args)
+    if args:
+        return " or ".join(describe(arg) for arg in args)
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[hint]

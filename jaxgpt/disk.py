@@ -1,0 +1,128 @@
+"""Files and folders that are whole or not there, and checksums that say so. Knows nothing of what is in them."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.config import UserError
+
+MANIFEST = "manifest.json"
+
+
+@contextlib.contextmanager
+def new_directory(path: str | Path) -> Iterator[Path]:
+    """A folder to fill; it takes its name, with a manifest of its files, only when the block ends without error."""
+    path = Path(path)
+    require_vacant(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    try:
+        yield partial
+        write_manifest(partial)
+        _make_durable(partial)
+        partial.chmod(0o755)  # a temporary folder is private, this one is no longer temporary
+        partial.rename(path)
+        _sync(path.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def require_vacant(path: Path) -> None:
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path} exists and is not an empty directory; choose another name or remove it first.")
+
+
+@contextlib.contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """A file to write; it takes its name only when the block ends without error."""
+    path = Path(path)
+    if path.exists():
+        raise UserError(f"{path} exists already; choose another name or remove it first.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        yield partial
+        _sync(partial)
+        partial.rename(path)
+        _sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_manifest(directory: Path) -> None:
+    entries = {
+        str(file.relative_to(directory)): {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        for file in sorted(directory.rglob("*"))
+        if file.is_file() and file != directory / MANIFEST
+    }
+    write_json(directory / MANIFEST, {"files": entries})
+
+
+def check_manifest(directory: Path) -> None:
+    """Every file that the manifest names is there, with the bytes it had; files beside them are nobody's business."""
+    if not directory.is_dir():
+        raise UserError(f"{directory} is not a directory; a model directory holds {MANIFEST} and what it names.")
+    entries = read_json(directory / MANIFEST).get("files")
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise UserError(f"{directory / MANIFEST} is not a manifest that this program wrote.")
+    problems = [problem for name, entry in entries.items() if (problem := _problem(directory, name, entry))]
+    if problems:
+        raise UserError(
+            f"{directory} does not match its {MANIFEST}: {'; '.join(problems)}. The files were changed or damaged "
+            f"after they were written; restore them from a copy, or make the directory again."
+        )
+
+
+def _problem(directory: Path, name: str, entry: dict[str, Any]) -> str | None:
+    file = directory / name
+    if not file.resolve().is_relative_to(directory.resolve()):
+        return f"{name} lies outside"
+    if not file.is_file():
+        return f"{name} is missing"
+    if file.stat().st_size != entry.get("bytes"):
+        return f"{name} has {file.stat().st_size} bytes, not {entry.get('bytes')}"
+    if (found := sha256(file)) != entry.get("sha256"):
+        return f"{name} has sha256 {found[:12]}..., not {str(entry.get('sha256'))[:12]}..."
+    return None
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(file: Path, value: Any) -> None:
+    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object; anything else is the user's error."""
+    if not file.is_file():
+        raise UserError(f"{file} is missing: {file.parent} is not a directory that this program wrote.")
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{file} is not readable as JSON ({error}); it was changed or damaged.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{file} must hold a JSON object, but holds a {type(value).__name__}.")
+    return value
+
+
+def _make_durable(directory: Path) -> None:
+    for file in [*directory.rglob("*"), directory]:
+        _sync(file)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

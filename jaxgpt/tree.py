@@ -1,0 +1,41 @@
+"""Nested dicts of arrays by path: flatten, unflatten, compare. Knows no model and no file."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxgpt.config import UserError
+
+Tree = dict[str, Any]  # nested; every leaf an array, or what describes one (shape and dtype)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": x}} -> {"a/b": x}"""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> Tree:
+    tree: Tree = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def require_same(expected: Mapping[str, Any], got: Mapping[str, Any], what: str) -> None:
+    """Refuse `got` unless it has the paths and the shapes of `expected`; all differences are named at once."""
+    want, have = flatten(expected), flatten(got)
+    problems = [f"{path} is missing" for path in want if path not in have]
+    problems += [f"{path} is not expected" for path in have if path not in want]
+    problems += [
+        f"{path} is {tuple(have[path].shape)}, expected {tuple(want[path].shape)}"
+        for path in want
+        if path in have and tuple(have[path].shape) != tuple(want[path].shape)
+    ]
+    if problems:
+        raise UserError(f"{what} does not fit the model: {'; '.join(problems)}.")

@@ -1,0 +1,93 @@
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+import jaxgpt
+from jaxgpt import checkpoint, disk
+from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.model import GPT, params_of
+from jaxgpt.tree import flatten
+
+CONFIG = ModelConfig(vocab_size=23, context_length=11, model_dim=14, num_blocks=3, num_heads=2)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "model"
+    checkpoint.save(path, CONFIG, params_of(GPT(CONFIG, seed=5)), {"note": "kept"})
+    return path
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+def test_saving_and_loading_is_identity_in_every_dtype(tmp_path: Path, dtype: type) -> None:
+    params = jax.tree.map(lambda x: np.asarray(x).astype(dtype), params_of(GPT(CONFIG)))
+    checkpoint.save(tmp_path / "m", CONFIG, params)
+    opened = checkpoint.ModelDirectory(tmp_path / "m")
+    assert opened.config == CONFIG
+    restored = flatten(opened.params())
+    for path, value in flatten(params).items():
+        assert restored[path].dtype == dtype
+        assert restored[path].tobytes() == value.tobytes()
+        assert opened.read(path).tobytes() == value.tobytes()
+    assert jaxgpt.load(tmp_path / "m").dtype == dtype
+
+
+def test_a_loaded_model_computes_the_same(whole: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 23, (2, 11))
+    np.testing.assert_array_equal(jaxgpt.load(whole)(ids), GPT(CONFIG, seed=5)(ids))
+    assert json.loads((whole / "config.json").read_text())["note"] == "kept"
+
+
+def test_wrong_parameters_are_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="head/kernel is missing"):
+        params = params_of(GPT(CONFIG))
+        del params["head"]["kernel"]
+        checkpoint.save(tmp_path / "m", CONFIG, params)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_flipped_bit_in_any_file_is_found_and_named(whole: Path, tmp_path: Path) -> None:
+    """No file format notices; orbax returns wrong arrays."""
+    for name in json.loads((whole / disk.MANIFEST).read_text())["files"]:
+        copy = shutil.copytree(whole, tmp_path / "copy")
+        damaged = bytearray((copy / name).read_bytes())
+        damaged[len(damaged) // 2] ^= 4
+        (copy / name).write_bytes(damaged)
+        with pytest.raises(UserError, match=name):
+            jaxgpt.load(copy)
+        shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model_dim": 16, "head_dim": 8}, r"token_embedding/embedding is \(23, 14\), expected \(23, 16\)"),
+        ({"qkv_bias": True}, "blocks/attn/query/bias is missing"),
+        ({"zebra": 1}, "there is no setting zebra"),
+    ],
+)
+def test_a_config_that_does_not_fit_the_weights_is_refused(
+    whole: Path, tmp_path: Path, fields: dict, message: str
+) -> None:
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    values = json.loads((copy / "config.json").read_text())
+    values["model"] |= fields
+    (copy / "config.json").write_text(json.dumps(values))
+    disk.write_manifest(copy)
+    with pytest.raises(UserError, match=message):
+        jaxgpt.load(copy)
+
+
+def test_what_is_no_model_directory_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(UserError, match=f"{path}"):
+            jaxgpt.load(path)
+    with disk.new_directory(tmp_path / "other") as partial:
+        disk.write_json(partial / "config.json", {"data": {}})
+    with pytest.raises(UserError, match="no section model"):
+        jaxgpt.load(tmp_path / "other")

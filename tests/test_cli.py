@@ -1,0 +1,245 @@
+"""The commands as people meet them: what they print, how they end, how long they take, and what they leave behind."""
+
+import collections
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convert.__main__ import main as _convert_main  # noqa: F401  (imported here, so that no test is charged for it)
+
+from .conftest import PRIMES, SEED_SIZES
+
+
+@pytest.mark.parametrize("program", ["convert"])
+def test_help_is_instant_and_imports_nothing_heavy(program: str) -> None:
+    code = f"""
+import sys
+sys.argv = ["x", "--help"]
+from {program}.__main__ import main
+try:
+    main()
+finally:
+    print(sorted({{"jax", "torch", "flax", "numpy"}} & sys.modules.keys()))
+"""
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.endswith("[]\n"), done.stdout[-200:]
+    assert min(seconds[1:]) < 0.5
+
+
+def test_importing_the_packages_costs_nothing() -> None:
+    code = "import sys, jaxgpt, convert; print(sorted({'jax', 'torch', 'numpy'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+
+@pytest.fixture
+def saved(make_reference: Callable[..., Any], tmp_path: Path) -> Callable[..., Path]:
+    """A function (state dict -> file), for files with one thing wrong in them."""
+
+    def save(change: Callable[[dict[str, Any]], Any] = lambda state: state) -> Path:
+        path = tmp_path / "weights.pt"
+        torch.save(change(make_reference(PRIMES).state_dict()), path)
+        return path
+
+    return save
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_there_and_back_through_files_is_identity(
+    suffix: str, dtype: Any, saved: Callable[..., Path], tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    source = saved(lambda state: collections.OrderedDict((k, v.to(dtype)) for k, v in state.items()))
+    assert command("jaxgpt-convert", "to-flax", source, tmp_path / "m").code == 0
+    out = tmp_path / f"back{suffix}"
+    assert command("jaxgpt-convert", "to-torch", tmp_path / "m", out, "--dialect", "gpt").code == 0
+    before = torch.load(source, weights_only=True)
+    if suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        after = load_file(out)
+    else:
+        after = torch.load(out, weights_only=True)
+        assert list(after) == list(before)
+    assert after.keys() == before.keys()
+    for name, value in before.items():
+        assert after[name].dtype == dtype
+        assert torch.equal(after[name], value), name
+    from convert.reference import GPT
+
+    GPT(**PRIMES).to(dtype).load_state_dict(after, strict=True)
+
+
+def test_inspect_tells_all_and_needs_no_weights(
+    primes_file: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from convert import torchfile
+
+    monkeypatch.setattr(torchfile, "to_array", lambda _: pytest.fail("inspect read a tensor"))
+    text = command("jaxgpt-convert", "inspect", primes_file).out
+    for word in ("dialect     gpt", "tensors     81", "float32 x 81", "model_dim = 35", "activation = relu", "assumed"):
+        assert word in text, text
+    report = json.loads(command("jaxgpt-convert", "inspect", primes_file, "--json", "--set", "norm_eps=1e-6").out)
+    assert report["read"]["num_heads"] == 5
+    assert report["given"] == {"norm_eps": 1e-6}
+    assert report["parameters"] == sum(value.numel() for value in torch.load(primes_file).values())
+
+
+def test_the_report_stays_in_the_directory(primes_file: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+    outcome = command("jaxgpt-convert", "to-flax", primes_file, tmp_path / "m", "--set", "activation=gelu")
+    assert "given:\n  activation = gelu" in outcome.out
+    about = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert about["model"]["activation"] == "gelu"
+    assert about["fields"]["given"] == {"activation": "gelu"}
+    assert "norm" in about["fields"]["assumed"]
+    assert about["source"] == {"file": "weights.pt", "dialect": "gpt"}
+    back = command("jaxgpt-convert", "to-torch", tmp_path / "m", tmp_path / "back.pt", "--dialect", "gpt")
+    assert "warning: activation is 'gelu'; the file cannot say so, and this class has 'relu'." in back.err
+
+
+class Foreign:
+    def __reduce__(self) -> Any:
+        return print, ("executed",)
+
+
+def zip_bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+        archive.writestr("archive/data/0", bytes(200_000_000))
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    path.write_bytes(data)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing": (lambda p: p.unlink(), "does not exist"),
+    "empty": (lambda p: p.write_bytes(b""), "empty"),
+    "truncated": (lambda p: p.write_bytes(p.read_bytes()[:5000]), "5000"),
+    "text": (lambda p: p.write_text("These are my weights.\n"), "not a torch or safetensors checkpoint"),
+    "LFS pointer": (
+        lambda p: p.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 19\n"),
+        "git lfs pull",
+    ),
+    "foreign globals": (lambda p: torch.save({"model": Foreign()}, p), "print"),
+    "plain pickle": (lambda p: p.write_bytes(pickle.dumps(Foreign(), protocol=4)), "print"),
+    "whole module": (lambda p: torch.save(torch.nn.Linear(2, 2), p), "Linear"),
+    "zip bomb": (zip_bomb, "200"),
+    "flipped bit": (flip, "data"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.filterwarnings("error")
+def test_broken_and_hostile_files_are_refused_and_nothing_is_written(
+    damage: str, saved: Callable[..., Path], tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    path = saved()
+    act, message = DAMAGE[damage]
+    act(path)
+    text = refused("jaxgpt-convert", "to-flax", path, tmp_path / "m")
+    assert str(path) in text
+    assert message in text
+    assert "executed" not in text
+    assert not (tmp_path / "m").exists()
+    refused("jaxgpt-convert", "inspect", path)
+
+
+def without(state: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if key != name}
+
+
+BIAS = "transformer_blocks.1.mhsa.compute.bias"
+WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "missing, extra and mis-shaped": (
+        lambda s: {**without(s, BIAS), "zebra": torch.ones(1), "vocab_projection.weight": torch.ones(35, 103)},
+        "3 things are wrong: zebra is unknown; transformer_blocks.1.mhsa.compute.bias is missing (d = (35,)); "
+        "vocab_projection.weight is (35, 103), expected v d = (103, 35)",
+    ),
+    "NaN": (lambda s: {**s, BIAS: torch.full((35,), float("nan"))}, f"{BIAS} has 35"),
+    "infinity": (lambda s: {**s, BIAS: torch.tensor([float("inf"), *[0.0] * 34])}, f"{BIAS} has 1"),
+    "integers": (lambda s: {k: v.to(torch.int8) for k, v in s.items()}, f"{BIAS} is int8"),
+    "complex": (lambda s: {**s, BIAS: s[BIAS].to(torch.complex64)}, f"{BIAS} is complex64"),
+    "mixed dtypes": (lambda s: {**s, BIAS: s[BIAS].half()}, "compute.bias has float16 and float32"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_tensors_are_refused_and_nothing_is_written(
+    wrong: str, saved: Callable[..., Path], tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    change, message = WRONG[wrong]
+    path = saved(change)
+    assert message in refused("jaxgpt-convert", "to-flax", path, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_nan_is_carried_when_asked_for(saved: Callable[..., Path], tmp_path: Path, command: Callable[..., Any]) -> None:
+    path = saved(WRONG["NaN"][0])
+    assert command("jaxgpt-convert", "to-flax", path, tmp_path / "m", "--allow-nonfinite").code == 0
+    assert command("jaxgpt-convert", "to-torch", tmp_path / "m", tmp_path / "b.pt", "--dialect", "gpt").code == 0
+    assert torch.load(tmp_path / "b.pt")[BIAS].isnan().all()
+    assert command("jaxgpt-convert", "verify", path, tmp_path / "m").code == 3
+
+
+def test_other_wrong_input(primes_file: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.txt").write_text("mine")
+    assert f"{full} exists and is not an empty" in refused("jaxgpt-convert", "to-flax", primes_file, full)
+    assert [child.name for child in full.iterdir()] == ["thesis.txt"]
+    out = tmp_path / "m"
+    for arguments, message in [
+        (["--set", "num_heads=7"], "num_heads = 7 was given, but the tensors show 5"),
+        (["--set", "activaton=gelu"], "Did you mean activation?"),
+        (["--set", "gelu"], "FIELD=VALUE"),
+        (["--dialect", "llama"], "There are: gpt"),
+    ]:
+        assert message in refused("jaxgpt-convert", "to-flax", primes_file, out, *arguments)
+        assert not out.exists()
+
+
+def test_a_damaged_directory_is_refused(
+    primes_file: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
+) -> None:
+    command("jaxgpt-convert", "to-flax", primes_file, tmp_path / "m")
+    for name in ("config.json", "weights/_METADATA"):
+        copy = shutil.copytree(tmp_path / "m", tmp_path / "copy")
+        flip(copy / name)
+        text = refused("jaxgpt-convert", "to-torch", copy, tmp_path / "b.pt", "--dialect", "gpt")
+        assert f"{name} has sha256" in text
+        assert name in refused("jaxgpt-convert", "verify", primes_file, copy)
+        shutil.rmtree(copy)
+    assert not (tmp_path / "b.pt").exists()
+    existing = tmp_path / "mine.pt"
+    existing.write_text("mine")
+    for out, message in [(existing, "exists"), (tmp_path / "b.onnx", ".onnx")]:
+        assert message in refused("jaxgpt-convert", "to-torch", tmp_path / "m", out, "--dialect", "gpt")
+    assert existing.read_text() == "mine"
+
+
+def test_to_flax_of_the_released_size_takes_seconds(make_reference: Callable[..., Any], tmp_path: Path) -> None:
+    """A generous bound, for a machine that runs other tests at the same time."""
+    torch.save(make_reference(SEED_SIZES).state_dict(), tmp_path / "weights.pt")
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "convert", "to-flax", tmp_path / "weights.pt", tmp_path / "m"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert time.perf_counter() - start < 12

@@ -1,0 +1,57 @@
+import dataclasses
+
+import pytest
+
+from jaxgpt.config import ModelConfig, UserError, build, parse
+
+
+def test_derived_sizes_follow_the_others() -> None:
+    config = ModelConfig(104, 128, 252, 6, 6)
+    assert (config.head_dim, config.mlp_dim) == (42, 1008)
+    assert ModelConfig(104, 128, 250, 6, 6, head_dim=41).head_dim == 41
+
+
+def test_a_config_survives_being_written_and_read() -> None:
+    config = ModelConfig(vocab_size=11, norm="post", final_norm="unused", attention_out=False)
+    assert build(ModelConfig, dataclasses.asdict(config), "here") == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_head": 6}, "model.toml: there is no setting num_head. Did you mean num_heads?"),
+        ({"zebra": 6}, "there is no setting zebra. There are: vocab_size"),
+        ({"num_heads": "six"}, "num_heads takes a whole number, but got 'six'"),
+        ({"num_heads": 6.0}, "num_heads takes a whole number, but got 6.0"),
+        ({"num_heads": True}, "num_heads takes a whole number, but got True"),
+        ({"tied": 1}, "tied takes true or false, but got 1"),
+        ({"norm": "mid"}, "norm takes 'pre' or 'post', but got 'mid'"),
+        ({"final_norm": "maybe"}, "final_norm takes true or false or 'unused', but got 'maybe'"),
+        ({"model_dim": 250}, r"model_dim 250 does not divide into num_heads 6; .* 1, 2, 5, 10, 25, 50, 125, 250"),
+        ({"num_blocks": 0}, "num_blocks must be positive, but is 0"),
+        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), but is 1.0"),
+        ({"attention_out": False, "head_dim": 5}, r"6 \* 5 = 30 must be model_dim 252"),
+    ],
+)
+def test_what_is_wrong_is_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(ModelConfig, values, "model.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("num_heads", "6", 6),
+        ("norm_eps", "1e-6", 1e-6),
+        ("norm_eps", "1", 1),
+        ("tied", "True", True),
+        ("tied", "false", False),
+        ("final_norm", "true", True),
+        ("final_norm", "unused", "unused"),
+        ("norm", "post", "post"),
+        ("num_heads", "six", "six"),  # left for the check to refuse
+    ],
+)
+def test_typed_values_are_read_as_the_field_takes_them(name: str, text: str, value: object) -> None:
+    assert parse(ModelConfig, name, text) == value
+    assert type(parse(ModelConfig, name, text)) is type(value)

@@ -1,0 +1,89 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxgpt import disk
+from jaxgpt.config import UserError
+
+
+def make(path: Path) -> Path:
+    with disk.new_directory(path) as partial:
+        (partial / "sub").mkdir()
+        (partial / "sub" / "data.bin").write_bytes(bytes(range(100)))
+        (partial / "note.txt").write_text("hello")
+    return path
+
+
+def test_what_was_written_is_whole(tmp_path: Path) -> None:
+    disk.check_manifest(make(tmp_path / "out"))
+    assert [child.name for child in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), disk.new_directory(tmp_path / "out") as partial:
+        (partial / "half").write_text("half")
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), disk.new_file(tmp_path / "file") as target:
+        target.write_text("half")
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_kill_leaves_no_directory_of_that_name(tmp_path: Path) -> None:
+    code = f"""
+from jaxgpt import disk
+with disk.new_directory({str(tmp_path / "out")!r}) as partial:
+    (partial / "half").write_text("half")
+    print("writing", flush=True)
+    input()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "out").exists()
+    disk.check_manifest(make(tmp_path / "out"))
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    with pytest.raises(UserError, match="not an empty directory"), disk.new_directory(tmp_path / "out"):
+        pass
+    with pytest.raises(UserError, match="exists already"), disk.new_file(tmp_path / "out" / "note.txt"):
+        pass
+    disk.check_manifest(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["note.txt", "sub/data.bin"])
+def test_every_flipped_bit_is_found_and_named(tmp_path: Path, name: str) -> None:
+    file = make(tmp_path / "out") / name
+    whole = file.read_bytes()
+    for position in (0, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with pytest.raises(UserError, match=f"{name} has sha256"):
+            disk.check_manifest(tmp_path / "out")
+    file.write_bytes(whole[:-1])
+    with pytest.raises(UserError, match=f"{name} has {len(whole) - 1} bytes, not {len(whole)}"):
+        disk.check_manifest(tmp_path / "out")
+    file.unlink()
+    with pytest.raises(UserError, match=f"{name} is missing"):
+        disk.check_manifest(tmp_path / "out")
+
+
+def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
+    manifest = make(tmp_path / "out") / disk.MANIFEST
+    for text, message in [("{", "not readable"), ("[]", "must hold"), ("{}", "not a manifest")]:
+        manifest.write_text(text)
+        with pytest.raises(UserError, match=message):
+            disk.check_manifest(tmp_path / "out")
+    (tmp_path / "secret").write_text("x")
+    manifest.write_text(json.dumps({"files": {"../secret": {"bytes": 1, "sha256": ""}}}))
+    with pytest.raises(UserError, match=r"\.\./secret lies outside"):
+        disk.check_manifest(tmp_path / "out")
+    with pytest.raises(UserError, match="is not a directory"):
+        disk.check_manifest(tmp_path / "nowhere")

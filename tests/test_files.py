@@ -1,0 +1,304 @@
+"""Checkpoint files as users meet them: what is written is read again, and what is odd is refused in words."""
+
+import os
+import resource
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from convert import files, safefile
+from jaxgpt.config import UserError
+
+FLOATS = ["float16", "bfloat16", "float32", "float64"]
+
+
+@pytest.fixture(params=[".pt", ".pth", ".safetensors"])
+def suffix(request):
+    if request.param != ".safetensors":
+        pytest.importorskip("torch")
+    return request.param
+
+
+def random_bits(shape, dtype):
+    """Every pattern a file can hold, NaN payloads and infinities too."""
+    dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    patterns = 2 if dtype.kind == "b" else 256
+    raw = np.random.default_rng(0).integers(0, patterns, (*shape, dtype.itemsize), dtype=np.uint8)
+    return raw.view(dtype).reshape(shape)
+
+
+def assert_same(checkpoint, arrays):
+    assert list(checkpoint.tensors) == list(arrays)
+    for name, array in arrays.items():
+        tensor = checkpoint.tensors[name]
+        value = tensor.read()
+        assert (tensor.shape, tensor.dtype) == (value.shape, value.dtype) == (array.shape, array.dtype), name
+        assert value.tobytes() == array.tobytes(), name
+        assert value.flags.c_contiguous, name
+        assert not value.flags.writeable, name
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, "int64", "uint8", "bool", "complex64"])
+def test_what_is_written_is_read_again(tmp_path, suffix, dtype):
+    shapes = {"z": (5, 3), "a.b": (2, 3, 4), "scalar": (), "none": (0, 4), "m": (7,)}
+    arrays = {name: random_bits(shape, dtype) for name, shape in shapes.items()}
+    files.write(tmp_path / f"w{suffix}", arrays)
+    assert_same(files.read(tmp_path / f"w{suffix}"), arrays)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_arrays_in_any_order_of_memory_keep_their_values(tmp_path, suffix, dtype):
+    base = random_bits((6, 8), dtype)
+    frozen = random_bits((3, 5), dtype)
+    frozen.flags.writeable = False
+    arrays = {
+        "transposed": base.T,
+        "slice": base[:, 2:5],
+        "strided": base[::2, ::3],
+        "backwards": base[::-1, ::-1],
+        "repeated": np.broadcast_to(base[0], (4, 8)),
+        "permuted": random_bits((2, 3, 4), dtype).transpose(2, 0, 1),
+        "frozen": frozen,
+        "frozen transposed": frozen.T,
+    }
+    files.write(tmp_path / f"w{suffix}", arrays)
+    assert_same(files.read(tmp_path / f"w{suffix}"), arrays)
+
+
+def test_dtypes_mixed(tmp_path, suffix):
+    arrays = {name: random_bits((3,), name) for name in ["uint8", *FLOATS]}
+    files.write(tmp_path / f"w{suffix}", arrays)
+    read = files.read(tmp_path / f"w{suffix}")
+    assert_same(read, {name: arrays[name] for name in read.tensors})
+    assert read.tensors.keys() == arrays.keys()
+
+
+def test_torch_reads_what_is_written(tmp_path, suffix):
+    torch = pytest.importorskip("torch")
+    arrays = {"odd": random_bits((3,), "uint8"), "w": np.arange(12, dtype="float32").reshape(3, 4).T}
+    files.write(tmp_path / f"w{suffix}", arrays)
+    if suffix == ".safetensors":
+        from safetensors.torch import load_file as load
+    else:
+        load = torch.load
+    state = load(tmp_path / f"w{suffix}")
+    assert state["w"].equal(torch.arange(12.0).reshape(3, 4).T)
+
+
+def test_weights_are_mapped_and_not_loaded(tmp_path, suffix):
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("only Linux lists its mappings")
+    path = tmp_path / f"w{suffix}"
+    files.write(path, {"w": np.zeros((64, 64), "float32")})
+    assert str(path) not in maps.read_text()
+    checkpoint = files.read(path)
+    assert str(path) in maps.read_text()
+    assert checkpoint.container == ("safetensors" if suffix == ".safetensors" else "torch zip")
+
+
+def test_one_array_under_two_names_is_stored_once_as_tied(tmp_path):
+    torch = pytest.importorskip("torch")
+    wte = np.ones((100, 100), "float32")
+    files.write(tmp_path / "tied.pt", {"wte": wte, "head": wte, "slice": np.ones((100, 1000), "float32")[:, :1]})
+    state = torch.load(tmp_path / "tied.pt", weights_only=True)
+    assert state["wte"].data_ptr() == state["head"].data_ptr()
+    assert (tmp_path / "tied.pt").stat().st_size < 2 * wte.nbytes
+
+
+def test_a_tensor_made_from_an_array_has_its_own_memory():
+    torch = pytest.importorskip("torch")
+    array = np.ones((2, 3), ml_dtypes.bfloat16).T
+    tensor = files.to_tensor(array)
+    assert tensor.dtype == torch.bfloat16
+    assert tensor.is_contiguous()
+    tensor.zero_()
+    assert array.all()
+
+
+def test_writing_makes_the_parent_and_overwrites_nothing(tmp_path, suffix):
+    path = tmp_path / "new" / "deep" / f"w{suffix}"
+    files.write(path, {"w": np.zeros(3, "float32")})
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="exists.*another name"):
+        files.write(path, {"w": np.ones(3, "float32")})
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, suffix):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(UserError, match=rf"w{suffix} could not be written: File too large"):
+            files.write(tmp_path / f"w{suffix}", {name: np.ones(10_000, "float32") for name in "ab"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_parent_that_is_a_file_is_said(tmp_path, suffix):
+    (tmp_path / "taken").write_text("x")
+    with pytest.raises(UserError, match="could not be written"):
+        files.write(tmp_path / "taken" / f"w{suffix}", {"w": np.zeros(3, "float32")})
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interruption_leaves_nothing(tmp_path, suffix, monkeypatch, error):
+    def stop(descriptor):
+        raise error
+
+    monkeypatch.setattr(os, "fsync", stop)
+    with pytest.raises(error):
+        files.write(tmp_path / f"w{suffix}", {"w": np.zeros(3, "float32")})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_wrong_bit_written_is_noticed(tmp_path, monkeypatch):
+    def save(file, arrays):
+        safefile.save(file, {name: np.nextafter(array, 9) for name, array in arrays.items()})
+
+    monkeypatch.setitem(files.WRITERS, ".safetensors", save)
+    with pytest.raises(RuntimeError, match="w was not read back"):
+        files.write(tmp_path / "w.safetensors", {"w": np.zeros(3, "float32")})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "says"),
+    [
+        ("w.bin", np.zeros(3), r"should end in \.pt or \.pth or \.safetensors"),
+        ("w.safetensors", np.zeros(3, "complex128"), "w is complex128"),
+        ("w.safetensors", np.zeros(3, ">f4"), "w is >f4"),
+        ("w.safetensors", np.array([None]), "w is object"),
+        ("w.safetensors", np.zeros(3, ml_dtypes.float8_e4m3fn), "w is float8_e4m3fn"),
+    ],
+)
+def test_what_no_file_can_hold_is_not_written(tmp_path, name, array, says):
+    with pytest.raises(UserError, match=says):
+        files.write(tmp_path / name, {"w": array})
+    with pytest.raises(UserError, match="no tensors"):
+        files.write(tmp_path / "none.safetensors", {})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", r"\(0 bytes\) is empty"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 548118077\n",
+            "548118077 bytes.*git lfs pull",
+        ),
+        (b"<!DOCTYPE html><html>", r"\(21 bytes\) is not a torch or safetensors.*DOCTYPE"),
+        (b"hello", "not a torch or safetensors checkpoint"),
+        (b"\x80", "not a torch or safetensors checkpoint"),
+        (bytes(300), "not a torch or safetensors checkpoint"),
+    ],
+)
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_what_is_no_checkpoint_is_refused_whatever_its_name(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}.*{says}"):
+        files.read(tmp_path / name)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.pt does not exist"):
+        files.read(tmp_path / "gone.pt")
+    (tmp_path / "config.json").touch()
+    with pytest.raises(UserError, match=r"is a directory; name one \.pt.*holds config\.json"):
+        files.read(tmp_path)
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(UserError, match=r"pipe\.pt is a device or a pipe"):
+        files.read(tmp_path / "pipe.pt")
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [
+        (["a.w", "b.w"], ""),
+        (["_orig_mod.a", "_orig_mod.b"], "_orig_mod."),
+        (["module._orig_mod.a", "module._orig_mod.b"], "module._orig_mod."),
+        (["_orig_mod.module.module.a", "_orig_mod.module.b"], "_orig_mod.module."),
+        (["module.a", "head"], ""),
+        (["module.", "module.a"], ""),
+        (["model.a", "model.b"], ""),
+    ],
+)
+def test_wrappers_come_off_when_every_name_has_them(tmp_path, names, prefix):
+    files.write(tmp_path / "w.safetensors", {name: np.zeros(2, "float32") for name in names})
+    read = files.read(tmp_path / "w.safetensors")
+    assert read.prefix == prefix
+    assert list(read.tensors) == [name.removeprefix(prefix) for name in names]
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_lightning_has_two_wrappers_more(tmp_path, key):
+    torch = pytest.importorskip("torch")
+    torch.save({key: {"net.module.a": torch.ones(2), "net.module.b": torch.ones(2)}}, tmp_path / "w.ckpt")
+    assert files.read(tmp_path / "w.ckpt").prefix == ("net.module." if key == "state_dict" else "")
+
+
+ADAM = {"state": {0: {"step": "T", "exp_avg": "T"}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+CONTAINERS = [  # root with "T" for each tensor, key of the state dict, names in it, names beside it
+    ({"b.w": "T", "a.w": "T"}, "", ["b.w", "a.w"], []),
+    ({"weight": "T"}, "", ["weight"], []),
+    ({"model": {"a": "T"}, "optimizer": ADAM, "loss": "T", "n": 3}, "model", ["a"], ["optimizer", "loss", "n"]),
+    ({"optimizer": ADAM, "model_state": {"a": "T"}}, "model_state", ["a"], ["optimizer"]),
+    ({"ema": {"a": "T"}, "model_state_dict": {"b": "T"}}, "model_state_dict", ["b"], ["ema"]),
+    ({"model": {"n_layer": 2}, "state_dict": {"b": "T"}}, "state_dict", ["b"], ["model"]),
+    ({"state_dict": {"a": "T"}, "model": {"b": "T"}}, "model", ["b"], ["state_dict"]),
+    ({"weights": {"a": "T"}, "epoch": 3, 7: {"a": "T"}}, "weights", ["a"], ["epoch", 7]),
+    ({"h.w": "T", "pos": "T", "h.b": "T", "epoch": 3, "c": {"d": 1}}, "", ["h.w", "pos", "h.b"], ["epoch", "c"]),
+]
+
+
+@pytest.mark.parametrize(("root", "nested", "names", "beside"), CONTAINERS)
+def test_the_state_dict_is_found_among_its_siblings(tmp_path, root, nested, names, beside):
+    torch = pytest.importorskip("torch")
+    torch.save(filled(root, torch), tmp_path / "ckpt.pt")
+    read = files.read(tmp_path / "ckpt.pt")
+    assert (read.nested, list(read.tensors), list(read.extras)) == (nested, names, beside)
+    assert (read.tensors[names[0]].read() == 1).all()
+    if "optimizer" in beside:
+        assert read.extras["optimizer"]["state"][0]["exp_avg"].equal(torch.ones(3))
+
+
+def filled(value, torch):
+    if isinstance(value, dict):
+        return {key: filled(item, torch) for key, item in value.items()}
+    return torch.nn.Parameter(torch.ones(3)) if value == "T" else value
+
+
+@pytest.mark.parametrize(
+    ("root", "says"),
+    [
+        ({"g": {"a": "T"}, "d": {"a": "T"}}, "2 state dicts, g, d, and none .* model"),
+        ({"a": "T", "epoch": 3}, r"no tensors by name.*'a' \(Parameter\), 'epoch' \(int\)"),
+        ({0: "T", 1: "T"}, "no tensors by name"),
+        ({"model": {}}, r"no tensors by name.*'model' \(dict\).*state_dict\(\)"),
+        ({}, "holds nothing"),
+        ([1, 2], "its root is a list"),
+        ("T", "its root is a Parameter"),
+    ],
+)
+def test_a_root_without_a_state_dict_is_refused(tmp_path, root, says):
+    torch = pytest.importorskip("torch")
+    torch.save(filled(root, torch), tmp_path / "ckpt.pt")
+    with pytest.raises(UserError, match=rf"ckpt\.pt.*{says}"):
+        files.read(tmp_path / "ckpt.pt")
+
+
+def test_content_decides_and_not_the_suffix(tmp_path):
+    files.write(tmp_path / "w.safetensors", {"a": np.ones(3, "float32")})
+    (tmp_path / "w.safetensors").rename(tmp_path / "w.pt")
+    assert files.read(tmp_path / "w.pt").container == "safetensors"
+    pytest.importorskip("torch")
+    files.write(tmp_path / "other.pt", {"a": np.ones(3, "float32")})
+    (tmp_path / "other.pt").rename(tmp_path / "other.safetensors")
+    read = files.read(tmp_path / "other.safetensors")
+    assert read.container == "torch zip"
+    assert read.tensors["a"].read().tolist() == [1, 1, 1]

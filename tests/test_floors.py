@@ -1,0 +1,65 @@
+"""The house has floors, and imports only go down."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = [
+    {"convert.axes", "jaxgpt.config", "jaxgpt.disk", "jaxgpt.tokenizer", "jaxgpt.tree"},
+    {"convert.dialects", "convert.reference", "convert.rows"}
+    | {f"jaxgpt.{room}" for room in ("attention", "data", "corpus", "model", "optim", "sharding")},
+    {"convert.bridge", "convert.detect", "convert.safefile", "convert.suspect", "convert.torchfile"}
+    | {f"jaxgpt.{room}" for room in ("checkpoint", "generate", "prepare", "step")},
+    {"convert.carry", "convert.files", "convert.parity", "convert.probe", "jaxgpt.train"},
+    {"convert.__main__", "jaxgpt.__main__"},
+]
+ONLY_IN = {"orbax": {"jaxgpt.checkpoint"}, "grain": {"jaxgpt.data"}, "flax": {"jaxgpt.model"}}
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts): ast.parse(file.read_text())
+    for package in ("jaxgpt", "convert")
+    for file in (ROOT / package).rglob("*.py")
+}
+
+
+def floor(module: str) -> int:
+    """Of a room or a part of one; a package's `__init__` only lists names, and its dialects are one room."""
+    room = "convert.dialects" if module.startswith("convert.dialects") else module
+    found = [i for i, rooms in enumerate(FLOORS, 1) if room in rooms]
+    assert len(found) == 1, f"{module} has no floor of its own: put it in FLOORS"
+    return found[0]
+
+
+def imports(tree: ast.Module) -> set[str]:
+    """Modules imported anywhere in a file; `from package import room` counts as the room."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {part if part in MODULES else str(node.module) for part in parts}
+    return names
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"jaxgpt.__init__", "convert.__init__"}))
+def test_imports_only_go_down(module: str) -> None:
+    for name in imports(MODULES[module]):
+        if name in MODULES and not name.endswith("__init__"):
+            assert floor(name) <= floor(module), f"{module} (floor {floor(module)}) imports {name}, which lies above"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_libraries_stay_in_their_rooms(module: str) -> None:
+    tops = {name.partition(".")[0] for name in imports(MODULES[module])}
+    if module.startswith("jaxgpt"):
+        assert not tops & {"torch", "convert"}
+    for library, rooms in ONLY_IN.items():
+        assert library not in tops or module in rooms, f"{library} belongs in {rooms}, not in {module}"
+
+
+def test_rooms_are_small() -> None:
+    for module in MODULES:
+        lines = (ROOT / (module.replace(".", "/") + ".py")).read_text().count("\n")
+        assert lines <= 260, f"{module} has {lines} lines"

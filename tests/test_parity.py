@@ -1,0 +1,182 @@
+"""The proof, and that it is one: every mutation must break it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+import convert  # noqa: E402
+from convert import bridge, parity  # noqa: E402
+from convert.carry import Loaded, to_flax  # noqa: E402
+from jaxgpt import checkpoint  # noqa: E402
+from jaxgpt.model import assemble, params_of  # noqa: E402
+from jaxgpt.tree import flatten  # noqa: E402
+
+from .conftest import PRIMES, SEED_SIZES  # noqa: E402
+
+BOTH_SIZES = pytest.mark.parametrize("sizes", [PRIMES, SEED_SIZES], ids=["primes", "seed"])
+
+
+def load(module: Any, path: Path, dtype: str | None = None) -> Loaded:
+    torch.save(module.state_dict(), path)
+    return to_flax(path, dtype=dtype)
+
+
+def ids(sizes: dict[str, int], extra: int = 0) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, sizes["vocab_size"], (4, sizes["context_length"] + extra))
+
+
+@BOTH_SIZES
+def test_logits_agree(sizes: dict[str, int], make_reference: Callable[..., Any], tmp_path: Path) -> None:
+    module, tokens = make_reference(sizes), ids(sizes)
+    loaded = load(module, tmp_path / "weights.pt")
+    with torch.no_grad():
+        single = module(torch.from_numpy(tokens)).numpy()
+        double = module.double()(torch.from_numpy(tokens)).numpy()
+    assert np.abs(double).max() > 1
+    assert np.abs(np.asarray(loaded.model(tokens)) - single).max() < 5e-5
+    exact = to_flax(tmp_path / "weights.pt", dtype="float64").model(tokens)
+    assert exact.dtype == jnp.float64
+    assert np.abs(np.asarray(exact) - double).max() < 1e-10
+
+
+@BOTH_SIZES
+@pytest.mark.parametrize("decay", [0.01, 0.1])
+def test_gradients_and_three_steps_agree(
+    sizes: dict[str, int], decay: float, make_reference: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = make_reference(sizes)
+    loaded = load(module, tmp_path / "weights.pt")
+    found = parity.compare_training(module, loaded.model, ids(sizes, extra=1), loaded.dialect, 3, decay)
+    names = [name for name, _ in module.named_parameters()]
+    assert len(found) == 1 + 2 * len(names)
+    for item in found:
+        assert item.max < 1e-9, item
+        assert item.same, item
+
+
+def test_the_steps_are_three_and_the_decay_counts(make_reference: Callable[..., Any], tmp_path: Path) -> None:
+    """Nothing above would notice steps that do not move."""
+    module = make_reference(PRIMES)
+    loaded = load(module, tmp_path / "weights.pt", "float64")
+    tokens = ids(PRIMES, extra=1)
+    results = [
+        flatten(parity._flax_training(parity._exact_model(loaded.model), tokens, steps, decay)[2])["head/kernel"]
+        for steps, decay in ((3, 0.01), (2, 0.01), (3, 0.1))
+    ]
+    start = loaded.params["head"]["kernel"]
+    assert all(np.abs(np.asarray(result) - start).max() > 1e-4 for result in results)
+    assert np.abs(results[0] - results[1]).max() > 1e-4
+    assert np.abs(results[0] - results[2]).max() > 1e-5
+
+
+def test_assert_same_for_other_peoples_suites(make_reference: Callable[..., Any], tmp_path: Path) -> None:
+    module = make_reference(PRIMES)
+    model = load(module, tmp_path / "weights.pt").model
+    convert.assert_same(module, model, ids(PRIMES))
+    with torch.no_grad():
+        module.layer_norm_three.bias[3] += 1e-6
+    with pytest.raises(AssertionError, match="logits by up to"):
+        convert.assert_same(module, model, ids(PRIMES))
+
+
+def test_nan_is_a_difference() -> None:
+    assert not parity.Difference.of("x", np.array([1.0, 2.0]), np.array([1.0, np.nan])).same
+    assert not parity.Difference.of("x", np.array([1.0, np.nan]), np.array([1.0, np.nan])).same
+
+
+def mutate_config(**fields: Any) -> Callable[[Loaded], tuple[Any, Any]]:
+    return lambda loaded: (type(loaded.config)(**{**vars(loaded.config), **fields}), loaded.params)
+
+
+def mutate_layer(layer: int, change: Callable[[Any], Any]) -> Callable[[Loaded], tuple[Any, Any]]:
+    """`change` gets the attention parameters of one layer, as a dict of arrays, and returns them changed."""
+
+    def mutate(loaded: Loaded) -> tuple[Any, Any]:
+        attn = loaded.params["blocks"]["attn"]
+        new = change({name: attn[name]["kernel"][layer].copy() for name in attn})
+        for name, value in new.items():
+            attn[name]["kernel"][layer] = value
+        return loaded.config, loaded.params
+
+    return mutate
+
+
+def transpose_out(attn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    out = attn["out"]
+    return {"out": out.reshape(out.shape[-1], -1).T.reshape(out.shape)}
+
+
+def swap_query_and_key(attn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {"query": attn["key"], "key": attn["query"]}
+
+
+def reorder_heads(attn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.roll(attn[name], 1, axis=1) for name in ("query", "key", "value")}
+
+
+MUTATIONS = {
+    "epsilon": (mutate_config(norm_eps=1e-6), "block 0"),
+    "gelu for relu": (mutate_config(activation="gelu_tanh"), "block 0"),
+    "no final norm": (mutate_config(final_norm="unused"), "logits"),
+    "scale": (mutate_config(attention_scale="model_dim"), "block 0"),
+    "post-norm": (mutate_config(norm="post"), "block 0"),
+    "transposed attention output": (mutate_layer(1, transpose_out), "block 1"),
+    "query and key swapped": (mutate_layer(2, swap_query_and_key), "block 2"),
+    "heads in another order": (mutate_layer(1, reorder_heads), "block 1"),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_every_mutation_is_caught_and_its_block_named(
+    name: str, primes_file: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    mutate, first = MUTATIONS[name]
+    config, params = mutate(to_flax(primes_file))
+    checkpoint.save(tmp_path / "mutant", config, params)
+    outcome = command("jaxgpt-convert", "verify", primes_file, tmp_path / "mutant")
+    assert outcome.code == 3
+    assert f"DIFFER, first in {first}." in outcome.out
+    report = json.loads(command("jaxgpt-convert", "verify", primes_file, tmp_path / "mutant", "--json").out)
+    assert report["first_difference"] == first
+    assert not report["same"]
+
+
+def test_verify_says_same_of_the_same(primes_file: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+    to_flax(primes_file).save(tmp_path / "m")
+    outcome = command("jaxgpt-convert", "verify", primes_file, tmp_path / "m", "--train-steps", "2")
+    assert outcome.code == 0, outcome
+    assert "The two compute the same function." in outcome.out
+    report = json.loads(
+        command("jaxgpt-convert", "verify", primes_file, tmp_path / "m", "--train-steps", "2", "--json").out
+    )
+    assert report["same"]
+    assert report["top1"] == 1
+    assert [stage["name"] for stage in report["stages"]] == ["embedding", "block 0", "block 1", "block 2", "logits"]
+    assert len(report["training"]) == 1 + 2 * 81
+
+
+def test_models_of_other_sizes_differ_by_name(
+    make_reference: Callable[..., Any], primes_file: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    load(make_reference({**PRIMES, "context_length": 19}), tmp_path / "other.pt").save(tmp_path / "m")
+    outcome = command("jaxgpt-convert", "verify", primes_file, tmp_path / "m")
+    assert outcome.code == 3
+    assert "context_length is 17 in the file and 19 in the directory" in outcome.out
+
+
+def test_gradients_move_by_the_rows_that_move_parameters(primes_file: Path) -> None:
+    """A gradient tree has its parameters' names and shapes on torch's side too."""
+    loaded = to_flax(primes_file)
+    moved = bridge.to_torch(loaded.dialect, loaded.config, jax.tree.map(np.asarray, params_of(loaded.model)))
+    assert {name: value.shape for name, value in moved.items()} == {
+        name: tensor.shape for name, tensor in loaded.source.tensors.items()
+    }
+    assert assemble(loaded.config, params_of(loaded.model)).config == loaded.config

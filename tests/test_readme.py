@@ -1,0 +1,60 @@
+"""The README is true: its commands run, its example runs, its file tree is the files."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import SEED_SIZES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [text for kind, text in found if kind == language]
+
+
+def test_commands_and_example_run_in_an_empty_folder(
+    make_reference: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
+) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    torch.save(make_reference(SEED_SIZES).state_dict(), "weights.pt")
+    lines = [line.partition("#")[0].split() for block in blocks("sh") for line in block.splitlines()]
+    ran = [command(*words) for words in lines if words and words[0] in ("jaxgpt", "jaxgpt-convert")]
+    assert len(ran) >= 4
+    assert all(outcome.code == 0 for outcome in ran), ran
+    assert Path("back.pt").exists()
+    scope: dict[str, Any] = {}
+    for block in blocks("python"):
+        exec(block, scope)
+    assert scope["logits"].shape == (1, 3, 104)
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", "\n".join(blocks("sh")), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_the_file_tree_is_the_files() -> None:
+    (tree,) = (block for block in blocks("") if block.startswith("jaxgpt/"))
+    folder, listed = "", set()
+    for line in tree.splitlines():
+        name = line.split()[0]
+        if line.startswith(" "):
+            listed.add(folder + name)
+        else:
+            folder = name
+    files = {
+        str(file.relative_to(ROOT))
+        for package in ("jaxgpt", "convert")
+        for file in (ROOT / package).rglob("*.py")
+        if file.name != "__init__.py"
+    }
+    assert listed == files
