@@ -1,7 +1,5 @@
 """Checkpoint files of any container, read lazily and written whole. Knows no dialect and no model."""
 
-import itertools
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ import numpy as np
 
 from convert import safefile, torchfile
 from convert.suspect import RESAVE, Ledger, in_a_row
+from jaxgpt import disk
 from jaxgpt.config import UserError
 
 STATE_DICT_KEYS = ("model", "model_state_dict", "model_state", "state_dict")
@@ -88,7 +87,7 @@ def unknown(path: Path, head: bytes) -> str:
             names = sorted(Ledger(file).follow(1).names)
         return (
             f"is a plain pickle, not written by torch.save, and stays closed, for a pickle can run any code when it "
-            f"is opened; this one names {', '.join(names) or 'nothing'}. {RESAVE}"
+            f"is opened; this one names {in_a_row(names, ', ') or 'nothing'}. {RESAVE}"
         )
     return f"is not a torch or safetensors checkpoint: it begins with {head[:24]!r}."
 
@@ -109,11 +108,11 @@ def choose(root: Any, path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
     keys = keys or candidates
     if len(keys) > 1:
         raise UserError(
-            f"{path} holds {len(keys)} state dicts, {', '.join(keys)}, and none of them is called "
+            f"{path} holds {len(keys)} state dicts, {in_a_row(keys, ', ')}, and none of them is called "
             f"{' or '.join(STATE_DICT_KEYS)}. Save the one you mean in a file of its own."
         )
     if not keys:
-        held = ", ".join(f"{key!r} ({type(value).__name__})" for key, value in itertools.islice(root.items(), 8))
+        held = in_a_row([f"{key!r} ({type(value).__name__})" for key, value in root.items()], ", ")
         raise UserError(
             f"{path} holds no tensors by name, at its root or one level below; it holds {held or 'nothing'}. {RESAVE}"
         )
@@ -156,8 +155,6 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     path, arrays = Path(path), dict(arrays)  # a mapping that makes its arrays on demand would make them thrice
     if path.suffix not in WRITERS:
         raise UserError(f"{path} should end in {' or '.join(WRITERS)}, so that it is clear what to write.")
-    if path.exists():
-        raise UserError(f"{path} exists, and is not overwritten: move it away, or choose another name.")
     safe = path.suffix == ".safetensors"
     if not safe:
         torchfile.need_torch(path)
@@ -165,23 +162,12 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     if not arrays:
         raise UserError(f"{path} is not written, for there are no tensors to put in it.")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, WRITERS[path.suffix], arrays)
+        with disk.new_file(path) as partial:
+            with partial.open("wb") as file:
+                WRITERS[path.suffix](file, arrays)
+            require_same_bits(partial, arrays)
     except OSError as error:
         raise UserError(f"{path} could not be written: {error.strerror or error}. Nothing of it was left.") from None
-
-
-def write_whole(path: Path, save: Save, arrays: Mapping[str, np.ndarray]) -> None:
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            save(file, arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        require_same_bits(partial, arrays)
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def require_same_bits(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

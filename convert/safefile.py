@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from convert.suspect import in_a_row
 from jaxgpt.config import UserError
 
 DTYPES = {
@@ -35,8 +36,8 @@ def load(path: Path) -> tuple[dict[str, tuple], dict[str, str]]:
         metadata, names = handle.metadata() or {}, handle.offset_keys()
     except Exception as error:  # its own kind of error, or an OSError
         raise UserError(
-            f"{path} begins as a safetensors file but is not a whole one: {declared(path)} ({error}). Copy or "
-            "download it again."
+            f"{path} begins as a safetensors file but is not a whole one: {declared(path)} ({in_a_row([str(error)])}). "
+            "Copy or download it again."
         ) from None
     slices = {name: handle.get_slice(name) for name in names}
     return {

@@ -7,9 +7,9 @@ import io
 import pickle
 import re
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from jaxgpt.config import UserError
 
@@ -27,15 +27,18 @@ KINDS = {
 }
 ITEM_BYTES = {f"{kind}Storage": size for size, kinds in KINDS.items() for kind in kinds.split()}
 ORDINARY = re.compile(r"torch\.\w+|torch\.storage\.\w+|torch\._utils\._rebuild_\w+|collections\.OrderedDict")
+# torch allows these by name, but makes them as large as a file says, of bytes that the file does not have.
+HUNGRY = re.compile(r"(builtins|__builtin__)\.bytearray|torch\.(\w+\.)*[A-Z]\w*Tensor")
 RESAVE = (
     "In the program that wrote it, save the weights alone, torch.save(model.state_dict(), 'weights.pt'), with settings "
     "as plain numbers and strings if at all, and give that file."
 )
 
 
-def in_a_row(problems: list[str]) -> str:
-    more = [f"and {len(problems) - 8} more"] if len(problems) > 8 else []
-    return "; ".join(problems[:8] + more)
+def in_a_row(texts: Iterable[str], separator: str = "; ") -> str:
+    """The first few, fit for a terminal: hostile names hold line breaks, and commands that move the cursor."""
+    plain = [text if text.isprintable() else ascii(text)[1:-1] for text in texts]
+    return separator.join(plain[:8] + ([f"and {len(plain) - 8} more"] if len(plain) > 8 else []))
 
 
 def report(who: str, problems: list[str]) -> None:
@@ -59,16 +62,16 @@ class Archive:
                 damaged = archive.testzip()  # streams, whatever the size
                 if damaged:
                     raise UserError(
-                        f"{who} is damaged: its entry {damaged} does not match its checksum (or torch was told to "
-                        "write none). Copy or download it again."
+                        f"{who} is damaged: its entry {in_a_row([damaged])} does not match its checksum (or torch was "
+                        "told to write none). Copy or download it again."
                     )
                 self.ledger = Ledger(io.BytesIO(archive.read(f"{self.top}/data.pkl"))).follow(1)
         except UserError:
             raise
         except Exception as error:  # on hostile input zipfile raises a dozen kinds
             raise UserError(
-                f"{who} begins as a zip archive but cannot be read as one ({error}): it is truncated or damaged, for "
-                "the table of contents stands at the very end. Copy or download it again."
+                f"{who} begins as a zip archive but cannot be read as one ({in_a_row([str(error)])}): it is truncated "
+                "or damaged, for the table of contents stands at the very end. Copy or download it again."
             ) from None
 
     @property
@@ -114,7 +117,7 @@ def require_checkpoint(who: str, top: str, names: Collection[str]) -> None:
     if f"{top}/archive_format" in names:
         raise UserError(f"{who} is an exported program (.pt2), not a checkpoint. {RESAVE}")
     if f"{top}/data.pkl" not in names:
-        listed = ", ".join(list(names)[:3]) or "nothing"
+        listed = in_a_row(names, ", ") or "nothing"
         raise UserError(
             f"{who} is a zip archive, but not a torch checkpoint, which has an entry data.pkl; this one holds "
             f"{listed}. Unpack it if the checkpoint is inside."
@@ -137,10 +140,14 @@ class Ledger(pickle._Unpickler):
     """Follows a pickle, and notes which names it wants and how many bytes each of its storages claims.
 
     Nothing it names is ever looked up, so nothing can be run. It is Python's unpickler in Python, because the one in C
-    allocates gigabytes when a hostile memo index says so.
+    allocates gigabytes when a hostile memo index says so; and without the opcode that fills as many bytes with zeros
+    as the pickle asks for.
     """
 
     proto: int  # of the pickle last followed
+    dispatch: ClassVar = {
+        code: step for code, step in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]
+    }
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, encoding="latin-1")  # strings from Python 2 may hold any byte
@@ -153,12 +160,16 @@ class Ledger(pickle._Unpickler):
             for _ in range(pickles):
                 self.load()
         except Exception as error:
-            self.broken = " ".join(f"{type(error).__name__} {error}".split())
+            self.broken = in_a_row([f"{type(error).__name__} {error}".strip()])
         return self
 
     @property
     def foreign(self) -> list[str]:
         return sorted(name for name in self.names if not ORDINARY.fullmatch(name))
+
+    @property
+    def hungry(self) -> list[str]:
+        return sorted(name for name in self.names if HUNGRY.fullmatch(name))
 
     def find_class(self, module: str, name: str) -> Any:
         """A storage's class is stood for by the size of its items, all else by a dummy."""

@@ -46,7 +46,7 @@ def load(path: Path, head: bytes) -> tuple[str, Any]:
             ledger = Ledger(file).follow(5)  # magic number, version, machine, the root, the storages' keys
         container, limit, claim, mapped = "torch legacy", size, sum(ledger.claims.values()), False
         problems = [f"its storages are declared with {claim} bytes, more than the file has"] if claim > size else []
-    if ledger.broken:
+    if ledger.broken or ledger.hungry:
         raise unloadable(torch, path, who, ledger, ledger.broken)
     report(who, problems)
     try:
@@ -88,18 +88,19 @@ def load_weights(torch: Any, path: Path, mapped: bool) -> Any:
 def in_short(error: Exception) -> str:
     """torch's own words, without its advice to load the file unsafely."""
     words = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]
-    return "" if "weights_only" in words else f"{type(error).__name__} {words[:200]}".strip()
+    return "" if "weights_only" in words else in_a_row([f"{type(error).__name__} {words[:200]}".strip()])
 
 
 def unloadable(torch: Any, path: Path, who: str, ledger: Ledger, reason: str) -> UserError:
     try:
-        foreign = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # it reads no legacy file, and no pickle newer than protocol 2
         foreign = ledger.foreign
-    if foreign:
+    if foreign or ledger.hungry:
+        names = in_a_row(sorted({*foreign, *ledger.hungry}), ", ")
         return UserError(
-            f"{who} holds more than tensors: it names {', '.join(foreign)}. To rebuild such objects is to run code "
-            f"of the file's choosing, so it stays closed. {RESAVE}"
+            f"{who} holds more than tensors: it names {names}. To rebuild such objects is to let the file choose what "
+            f"is run and how much memory is filled, so it stays closed. {RESAVE}"
         )
     if ledger.proto > 2:
         return UserError(

@@ -36,7 +36,7 @@ def new_directory(path: str | Path) -> Iterator[Path]:
 
 def require_vacant(path: Path) -> None:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"{path} exists and is not an empty directory; choose another name or remove it first.")
+        raise UserError(f"{path} exists and is not an empty directory: move it away, or choose another name.")
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def new_file(path: str | Path) -> Iterator[Path]:
     """A file to write; it takes its name only when the block ends without error."""
     path = Path(path)
     if path.exists():
-        raise UserError(f"{path} exists already; choose another name or remove it first.")
+        raise UserError(f"{path} exists, and is not overwritten: move it away, or choose another name.")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:

@@ -54,7 +54,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     make(tmp_path / "out")
     with pytest.raises(UserError, match="not an empty directory"), disk.new_directory(tmp_path / "out"):
         pass
-    with pytest.raises(UserError, match="exists already"), disk.new_file(tmp_path / "out" / "note.txt"):
+    with pytest.raises(UserError, match="exists, and is not"), disk.new_file(tmp_path / "out" / "note.txt"):
         pass
     disk.check_manifest(tmp_path / "out")
 
