@@ -11,14 +11,12 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 2
 
 demo: $(READY)
-	rm -rf demo && mkdir demo
-	$(BIN)/python -c "import torch; from convert.reference import GPT; \
-	    torch.save(GPT(104, 128, 252, 6, 6).state_dict(), 'demo/weights.pt')"
-	$(BIN)/jaxgpt-convert inspect demo/weights.pt
-	$(BIN)/jaxgpt-convert to-flax demo/weights.pt demo/model
-	$(BIN)/jaxgpt-convert verify demo/weights.pt demo/model
-	$(BIN)/jaxgpt-convert to-torch demo/model demo/back.pt --dialect gpt
-	$(BIN)/jaxgpt-convert verify demo/back.pt demo/model --train-steps 3
+	rm -rf demo
+	$(BIN)/jaxgpt prepare python-docs --out demo/data
+	$(BIN)/jaxgpt train configs/quickstart.toml --data.path demo/data --run.dir demo/run
+	$(BIN)/jaxgpt eval demo/run
+	$(BIN)/jaxgpt-convert to-torch demo/run demo/weights.pt --dialect gpt
+	$(BIN)/jaxgpt-convert verify demo/weights.pt demo/run --train-steps 3
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from jaxgpt import disk
-from jaxgpt.__main__ import run
-from jaxgpt.config import ModelConfig, UserError, parse
+from jaxgpt.__main__ import run, working
+from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.settings import parse
 
 if TYPE_CHECKING:
     from convert.detect import Report
@@ -39,6 +40,7 @@ def inspect(file: File, /, given: Given = (), dialect: str | None = None, json: 
         "file": str(source.path),
         "container": source.container,
         "state dict": f"under {source.nested!r}" if source.nested else "at the root",
+        "beside it": ", ".join(source.extras) or "nothing",
         "prefix": source.prefix or "none",
         "dialect": found.detected.dialect.name,
         "tensors": len(source.tensors),
@@ -77,11 +79,15 @@ def to_flax(
     disk.require_vacant(directory)
     from convert import carry
 
-    loaded = carry.to_flax(file, dialect=dialect, dtype=dtype, allow_nonfinite=allow_nonfinite, **_fields(given))
-    loaded.save(directory, tokenizer)
+    with working(f"{file} -> {directory}"):
+        loaded = carry.to_flax(file, dialect=dialect, dtype=dtype, allow_nonfinite=allow_nonfinite, **_fields(given))
+        loaded.save(directory, tokenizer)
     print(f"{file} ({loaded.dialect.name}) -> {directory}")
     _print_report(loaded.report, "assumed")
-    print(f"Prove it: jaxgpt-convert verify {file} {directory}")
+    if loaded.report.given or dtype:
+        print(f"verify compares with the class {loaded.dialect.about} as it usually is, in the file's own dtype.")
+    else:
+        print(f"Prove it: jaxgpt-convert verify {file} {directory}")
 
 
 def to_torch(directory: Directory, out: Out, /, dialect: str) -> None:
@@ -93,9 +99,12 @@ def to_torch(directory: Directory, out: Out, /, dialect: str) -> None:
         dialect: The class that shall load the file.
     """
     from convert import carry
+    from convert.rows import FIELDS
 
-    config, target = carry.directory_to_file(directory, out, dialect)
-    print(f"{directory} -> {out} ({target.name}: {target.about})")
+    with working(f"{directory} -> {out}"):
+        source, config, target = carry.directory_to_file(directory, out, dialect)
+    sizes = ", ".join(str(getattr(config, field)) for field in list(FIELDS.values())[:5])
+    print(f"{source} -> {out}, for the class GPT({sizes}) of dialect {target.name}")
     for field, (ours, usual) in carry.unlike_its_class(config, target).items():
         print(f"warning: {field} is {ours!r}; the file cannot say so, and this class has {usual!r}.", file=sys.stderr)
 
@@ -114,7 +123,8 @@ def verify(file: File, directory: Directory, /, train_steps: int = 0, json: bool
 
     if train_steps < 0:
         raise UserError(f"--train-steps must not be negative, but is {train_steps}.")
-    page = parity.verify(file, directory, train_steps)
+    with working(f"running {file} and {directory} in float64"):
+        page = parity.verify(file, directory, train_steps)
     if json:
         print(json_format.dumps(page.as_dict(), indent=2))
     else:
@@ -132,9 +142,13 @@ def _fields(given: tuple[str, ...]) -> dict[str, Any]:
 def _print_report(report: "Report", assumed: str) -> None:
     for how, fields in (("read", report.read), ("given", report.given), (assumed, report.assumed)):
         if fields:
-            print(f"{how}:\n  " + ", ".join(f"{name} = {value}" for name, value in fields.items()))
+            print(f"{how}:\n  {_listed(fields)}")
     if report.assumed:
         print("What is assumed leaves no trace in the file. If your class differs, say so: --set FIELD=VALUE.")
+
+
+def _listed(fields: dict[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in fields.items())
 
 
 def _print_page(page: "Page") -> None:
@@ -145,12 +159,25 @@ def _print_page(page: "Page") -> None:
     for field, (theirs, ours) in page.fields.items():
         console.print(f"{field} is {theirs} in the file and {ours} in the directory")
     table = Table("", "max |difference|", "mean", "largest value", "")
-    for item in page.stages + page.training:
+    differing = [item for item in page.training if not item.same]
+    for item in page.stages + differing:
         verdict = "same" if item.same else "DIFFERS"
         table.add_row(item.name, f"{item.max:.2e}", f"{item.mean:.2e}", f"{item.scale:.3g}", verdict)
     if page.stages:
         console.print(table)
-        console.print(f"KL divergence {page.kl:.2e}, top-1 agreement {page.top1:.2%}, float64 on CPU")
+        console.print(
+            f"KL divergence {page.kl:.2e}, top-1 agreement {page.top1:.2%}; float64 on CPU, tolerance {page.tolerance}"
+        )
+    if page.training:
+        largest = max(item.max for item in page.training)
+        console.print(
+            f"training: the loss, {len(page.training) // 2} gradients and as many parameters after the last step, "
+            f"{len(differing)} of them different; largest difference {largest:.2e}"
+        )
+    for name in page.weights:
+        console.print(f"{name} does not hold the same numbers")
+    if page.assumed:
+        console.print(f"Of the torch class the file does not say, and was assumed: {_listed(page.assumed)}")
     if page.same:
         console.print("The two compute the same function.")
     else:
@@ -164,7 +191,8 @@ def main() -> None:
         "to-torch": to_torch,
         "verify": verify,
     }
-    run("jaxgpt-convert", "Carry GPT checkpoints between PyTorch and Flax, and prove that nothing changed.", commands)
+    about = "Carry GPT checkpoints between PyTorch and Flax, and prove that nothing changed."
+    run("jaxgpt-convert", about, commands, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 
 from convert.axes import LABELS, Place, Sizes, View, in_module_order, move
 from convert.rows import FIELDS, Dialect
+from convert.suspect import in_a_row
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.tree import Tree, flatten, unflatten
 
@@ -40,8 +41,10 @@ def fit(dialect: Dialect, shapes: Mapping[str, Shape]) -> Fit:
         for axis, index in place.items():
             counts[axis] = max(counts[axis], index + 1)
     # A name such as `blocks.999999999` must not make us write a list as long.
-    problems += [f"{axis} is numbered up to {n - 1}" for axis, n in counts.items() if n > len(shapes)]
-    if any(n > len(shapes) for n in counts.values()):
+    total = sum(math.prod(counts.get(axis, 0) for axis in view.spread) for _, view in dialect.views)
+    if total > 16 * len(shapes) + 1024:
+        numbered = ", ".join(f"{axis} up to {n - 1}" for axis, n in counts.items() if axis not in LABELS)
+        problems.append(f"its names number {numbered}, which makes {total} tensors")
         return Fit(dialect, counts, len(mine), problems)
     expected = {view.at(place): view for _, view in dialect.views for place in view.places(defaultdict(int, counts))}
     sizes = _solve([(view.dims, shapes[name]) for name, (view, _) in mine.items()], counts)
@@ -82,7 +85,7 @@ def require_floats(dtypes: Mapping[str, np.dtype], path: object) -> None:
     odd = [f"{name} is {dtype}" for name, dtype in dtypes.items() if dtype not in FLOATS]
     if odd:
         raise UserError(
-            f"{path}: weights must be float16, bfloat16, float32 or float64, but {'; '.join(odd)}. Quantised and "
+            f"{path}: weights must be float16, bfloat16, float32 or float64, but {in_a_row(odd)}. Quantised and "
             f"complex weights have no counterpart here; convert them with the code that made them."
         )
 
@@ -95,14 +98,15 @@ def require_one_dtype_per_row(dialect: Dialect, dtypes: Mapping[str, np.dtype], 
             rows[view.name].add(str(dtype))
     mixed = [f"{name} has {' and '.join(sorted(kinds))}" for name, kinds in rows.items() if len(kinds) > 1]
     if mixed:
-        raise UserError(f"{path}: layers differ in dtype: {'; '.join(mixed)}. Save the file in one dtype.")
+        raise UserError(f"{path}: layers differ in dtype: {in_a_row(mixed)}. Save the file in one dtype.")
 
 
 def to_flax(dialect: Dialect, sizes: Sizes, read: Read, dtype: np.dtype | None = None) -> Tree:
     flat = {}
     for flax, torch in dialect.views:
         for path, array in move(torch, flax, sizes, read):
-            flat[path] = array if dtype is None else array.astype(dtype)
+            with np.errstate(over="ignore"):  # the caller looks at the result
+                flat[path] = array if dtype is None else array.astype(dtype)
     return unflatten(flat)
 
 

@@ -6,16 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from convert import bridge, files
 from convert.detect import Detected, Report, detect
 from convert.dialects import DIALECTS
 from convert.rows import Dialect
+from convert.suspect import in_a_row
 from jaxgpt import checkpoint
 from jaxgpt.config import ModelConfig, UserError
-from jaxgpt.model import GPT, assemble
-from jaxgpt.tree import Tree
+from jaxgpt.model import GPT, abstract_params, assemble
+from jaxgpt.tokenizer import load as load_tokenizer
+from jaxgpt.tree import Tree, flatten, require_same
 
 DTYPES = {str(kind): kind for kind in bridge.FLOATS}
 
@@ -36,7 +39,12 @@ class Loaded:
 
     def save(self, directory: str | Path, tokenizer: Path | None = None) -> None:
         about = {"source": {"file": self.source.path.name, "dialect": self.dialect.name}, "fields": vars(self.report)}
-        checkpoint.save(directory, self.config, self.params, about, tokenizer)
+        kept = load_tokenizer(tokenizer) if tokenizer else None
+        if kept and kept.vocab_size > self.config.vocab_size:
+            raise UserError(
+                f"{tokenizer} has {kept.vocab_size} ids, but the model's vocabulary is {self.config.vocab_size}."
+            )
+        checkpoint.save(directory, self.config, self.params, about, kept)
 
 
 @dataclass(frozen=True)
@@ -87,24 +95,32 @@ def to_flax(
     config = detected.report.config
     params = bridge.to_flax(detected.dialect, detected.fit.sizes, read, DTYPES[dtype] if dtype else None)
     if nonfinite and not allow_nonfinite:
-        counts = "; ".join(f"{name} has {count}" for name, count in nonfinite.items())
+        counts = in_a_row(f"{name} has {count}" for name, count in nonfinite.items())
         raise UserError(
             f"{source.path}: weights are NaN or infinite: {counts}. A run that diverged saves such files; take an "
             f"earlier checkpoint, or bring it over as it is with --allow-nonfinite."
+        )
+    overflown = [path for path, array in flatten(params).items() if not np.isfinite(array).all()]
+    if overflown and not nonfinite:
+        raise UserError(
+            f"{source.path}: {', '.join(overflown)} would become infinite in {dtype}, which ends at "
+            f"{ml_dtypes.finfo(DTYPES[dtype or 'float64']).max}. Choose bfloat16 or float32."
         )
     return Loaded(config, params, detected.report, detected.dialect, source)
 
 
 def to_torch(params: Tree, config: ModelConfig, dialect: str) -> dict[str, Any]:
     """name -> torch.Tensor, in the order of the torch class, for `load_state_dict(strict=True)`."""
+    require_same(abstract_params(config), params, "This set of parameters")
     return {name: files.to_tensor(array) for name, array in bridge.to_torch(named(dialect), config, params).items()}
 
 
-def directory_to_file(directory: str | Path, out: str | Path, dialect: str) -> tuple[ModelConfig, Dialect]:
+def directory_to_file(directory: str | Path, out: str | Path, dialect: str) -> tuple[Path, ModelConfig, Dialect]:
+    """Returns where the weights were taken from, what they are, and the dialect that they went to."""
     target = named(dialect)
     opened = checkpoint.ModelDirectory(directory)
     files.write(out, bridge.to_torch_lazily(target, opened.config, set(opened.paths), opened.read))
-    return opened.config, target
+    return opened.path, opened.config, target
 
 
 def named(dialect: str) -> Dialect:

@@ -7,7 +7,9 @@ from typing import Any
 from convert.bridge import Fit, fit, parameter_rows
 from convert.dialects import DIALECTS
 from convert.rows import FIELDS, Dialect
-from jaxgpt.config import ModelConfig, UserError, check
+from convert.suspect import in_a_row
+from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.settings import check
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,10 @@ def _choose(shapes: Mapping[str, tuple[int, ...]], path: object, name: str | Non
         names = " and ".join(found.dialect.name for found in whole)
         raise UserError(f"{path}: its tensors fit the dialects {names}; choose one with --dialect.")
     nearest = max(fits, key=lambda found: found.claimed)
+    wrong = in_a_row(nearest.problems, most=64)
     raise UserError(
         f"{path}: its {len(shapes)} tensors fit no known dialect. The nearest is {nearest.dialect.name} "
-        f"({nearest.dialect.about}), for which {len(nearest.problems)} things are wrong: {'; '.join(nearest.problems)}."
+        f"({nearest.dialect.about}), for which {len(nearest.problems)} things are wrong: {wrong}."
     )
 
 

@@ -35,10 +35,10 @@ RESAVE = (
 )
 
 
-def in_a_row(texts: Iterable[str], separator: str = "; ") -> str:
-    """The first few, fit for a terminal: hostile names hold line breaks, and commands that move the cursor."""
+def in_a_row(texts: Iterable[str], separator: str = "; ", most: int = 8) -> str:
+    """The first of them, fit for a terminal: hostile names hold line breaks, and commands that move the cursor."""
     plain = [text if text.isprintable() else ascii(text)[1:-1] for text in texts]
-    return separator.join(plain[:8] + ([f"and {len(plain) - 8} more"] if len(plain) > 8 else []))
+    return separator.join(plain[:most] + ([f"and {len(plain) - most} more"] if len(plain) > most else []))
 
 
 def report(who: str, problems: list[str]) -> None:

@@ -3,9 +3,13 @@
 DIR/config.json      {"model": every field of ModelConfig, ...}
 DIR/tokenizer.json   where there is one
 DIR/weights/         the parameters
+DIR/state/           what training needs besides, in the checkpoints of a run
 DIR/manifest.json    size and sha256 of every file above
+
+A run's directory stands for the best of its checkpoints.
 """
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +21,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxgpt import disk
-from jaxgpt.config import ModelConfig, UserError, build
+from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import GPT, abstract_params, assemble
+from jaxgpt.settings import build
+from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.tree import Tree, flatten, require_same, unflatten
+
+CHECKPOINTS = "checkpoints"
 
 
 def save(
@@ -27,23 +35,45 @@ def save(
     config: ModelConfig,
     params: Tree,
     about: Mapping[str, Any] | None = None,
-    tokenizer: Path | None = None,
+    tokenizer: Tokenizer | None = None,
+    state: Any = None,
 ) -> None:
     """Write a whole model directory or none; `about` is kept in config.json beside the model's fields."""
     require_same(abstract_params(config), params, "What was to be saved")
     with disk.new_directory(directory) as partial:
-        disk.write_json(partial / "config.json", {"model": vars(config), **(about or {})})
+        disk.write_json(partial / "config.json", {**(about or {}), "model": vars(config)})
         if tokenizer is not None:
-            shutil.copyfile(tokenizer, partial / "tokenizer.json")
+            tokenizer.save(partial / "tokenizer.json")
         with ocp.PyTreeCheckpointer() as weights:
             weights.save((partial / "weights").resolve(), params)
+            if state is not None:
+                weights.save((partial / "state").resolve(), state)
+
+
+def best_and_last(run: Path) -> list[Path]:
+    """Of a run's checkpoints; one or two, or none where there are none."""
+    found = sorted((run / CHECKPOINTS).glob("step-*"))
+    return list(dict.fromkeys([min(found, key=_val_loss), found[-1]])) if found else []
+
+
+def keep_best_and_last(run: Path) -> None:
+    keep = best_and_last(run)
+    for path in (run / CHECKPOINTS).glob("step-*"):
+        if path not in keep:
+            shutil.rmtree(path)
+
+
+def _val_loss(checkpoint: Path) -> float:
+    return disk.read_json(checkpoint / "config.json").get("val_loss", math.inf)
 
 
 class ModelDirectory:
     """A model directory opened: what it says of itself, and its arrays one by one."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = next(iter(best_and_last(Path(path))), Path(path))
+        if (self.path / "metrics.jsonl").exists():
+            raise UserError(f"{self.path} is a run that has not written a checkpoint yet.")
         disk.check_manifest(self.path)
         self.about = disk.read_json(self.path / "config.json")
         fields = self.about.get("model")
@@ -60,6 +90,18 @@ class ModelDirectory:
 
     def params(self) -> Tree:
         return self._restore(self.paths)
+
+    def state(self, like: Any) -> Any:
+        """What `save` got as its state; `like` has its structure, shapes and dtypes."""
+        with ocp.PyTreeCheckpointer() as weights:
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+            found = weights.restore(
+                (self.path / "state").resolve(), args=ocp.args.PyTreeRestore(item=like, restore_args=as_numpy)
+            )
+        different = jax.tree.map(lambda a, b: (a.shape, a.dtype) != (b.shape, b.dtype), like, found)
+        if any(jax.tree.leaves(different)):
+            raise UserError(f"{self.path / 'state'} is of another model or optimiser than the config asks for.")
+        return found
 
     @property
     def _weights(self) -> Path:

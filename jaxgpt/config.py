@@ -1,12 +1,5 @@
 """Every choice a run or a checkpoint can make, declared once. Knows no array, no file format, no device."""
 
-import contextlib
-import dataclasses
-import difflib
-import tomllib
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -128,13 +121,14 @@ class TrainConfig:
     batch_size: int = 32  # sequences in a step, all devices together
     accumulate: int = 1  # parts in which a step's batch is computed one after the other
     seed: int = 0
+    scan_unroll: int = 1  # blocks compiled as one: a little faster, longer to compile
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # weights and optimiser stay float32
     log_every: int = 10
     eval_every: int = 250
     eval_batches: int = 50  # batches of the validation split, always the same ones; 0: all
 
     def __post_init__(self) -> None:
-        require_positive(self, "steps", "batch_size", "accumulate", "log_every", "eval_every")
+        require_positive(self, "steps", "batch_size", "accumulate", "scan_unroll", "log_every", "eval_every")
         require(self.eval_batches >= 0, f"eval_batches must not be negative, but is {self.eval_batches}.")
         require(
             self.batch_size % self.accumulate == 0,
@@ -180,61 +174,3 @@ class Config:
             self.optim.warmup_steps < self.train.steps,
             f"warmup_steps {self.optim.warmup_steps} must be fewer than steps {self.train.steps}.",
         )
-
-
-def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    """A frozen dataclass from plain values, nested ones from nested dicts; `where` names their origin in errors."""
-    check(cls, values, where)
-    hints = typing.get_type_hints(cls)
-    made = {
-        name: build(hints[name], value, f"{where} [{name}]") if dataclasses.is_dataclass(hints[name]) else value
-        for name, value in values.items()
-    }
-    try:
-        return cls(**made)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
-def check(cls: type, values: Mapping[str, Any], where: str) -> None:
-    """Names and types alone: values that are possible only together are the dataclass's own matter."""
-    hints = typing.get_type_hints(cls)
-    for name, value in values.items():
-        if name not in hints:
-            near = difflib.get_close_matches(name, hints, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(hints)}."
-            raise UserError(f"{where}: there is no setting {name}. {hint}")
-        if dataclasses.is_dataclass(hints[name]):
-            require(isinstance(value, dict), f"{where}: {name} is a section, written [{name}], but got {value!r}.")
-        else:
-            require(fits(value, hints[name]), f"{where}: {name} takes {describe(hints[name])}, but got {value!r}.")
-
-
-def parse(cls: type, name: str, text: str) -> Any:
-    """What somebody typed for a field: the first reading of it that the field takes, else the text itself."""
-    hint = typing.get_type_hints(cls).get(name, str)
-    readings = [text]
-    for spelled in (text, text.lower()):  # True and true are both meant
-        with contextlib.suppress(tomllib.TOMLDecodeError):
-            readings.append(tomllib.loads(f"value = {spelled}")["value"])
-    return next((reading for reading in readings if fits(reading, hint)), text)
-
-
-def fits(value: Any, hint: Any) -> bool:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return any(fits(value, arg) for arg in args)
-    if origin is Literal:
-        return isinstance(value, str) and value in args
-    if isinstance(value, bool) or hint is bool:
-        return isinstance(value, bool) and hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
-
-
-def describe(hint: Any) -> str:
-    args = typing.get_args(hint)
-    if typing.get_origin(hint) is Literal:
-        return " or ".join(repr(arg) for arg in args)
-    if args:
-        return " or ".join(describe(arg) for arg in args)
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[hint]

@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from jaxgpt.attention import attend
 from jaxgpt.config import ModelConfig, UserError, require
+from jaxgpt.layers import INIT_STD, Embed, LayerNorm, dropout, sinusoids
 from jaxgpt.tree import Tree, require_same
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -25,7 +26,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
 }
-INIT_STD = 0.02
 
 
 class States(NamedTuple):
@@ -35,16 +35,6 @@ class States(NamedTuple):
     blocks: jax.Array  # L B T D
     final: jax.Array  # B T D, after the final norm
     logits: jax.Array  # B T V
-
-
-class Embed(nnx.Module):
-    """nnx.Embed answers in the dtype it was created with; this one in that of its table, whatever that has become."""
-
-    def __init__(self, size: int, c: ModelConfig, rngs: nnx.Rngs):
-        self.embedding = nnx.Param(INIT_STD * jax.random.normal(rngs.params(), (size, c.model_dim), jnp.float32))
-
-    def __call__(self, ids_bt: jax.Array) -> jax.Array:
-        return jnp.take(self.embedding[...], ids_bt, axis=0)
 
 
 class Attention(nnx.Module):
@@ -76,8 +66,17 @@ class Attention(nnx.Module):
         c = self.config
         width = {"head_dim": c.head_dim, "model_dim": c.model_dim, "none": 1}[c.attention_scale]
         scale = width**-0.5 / (layer + 1) if c.attention_scale_by_layer else width**-0.5
-        mixed_btnh = attend(self.query(x_btd), self.key(x_btd), self.value(x_btd), scale)
+        mixed_btnh = attend(*self.project(x_btd), scale)
         return self.out(mixed_btnh) if c.attention_out else mixed_btnh.reshape(x_btd.shape)
+
+    def project(self, x_btd: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries, keys and values by one matrix product: on a CPU three narrow ones take longer."""
+        parts = (self.query, self.key, self.value)
+        all_btnh = jnp.tensordot(x_btd, jnp.concatenate([part.kernel[...] for part in parts], axis=1), axes=1)
+        if biases := [part.bias[...] for part in parts if part.bias is not None]:
+            all_btnh += jnp.concatenate(biases)
+        query, key, value = jnp.split(all_btnh, 3, axis=2)
+        return query, key, value
 
 
 class Mlp(nnx.Module):
@@ -95,8 +94,8 @@ class Block(nnx.Module):
     def __init__(self, c: ModelConfig, rngs: nnx.Rngs):
         self.attn = Attention(c, rngs)
         self.mlp = Mlp(c, rngs)
-        self.norm1 = layer_norm(c, rngs)
-        self.norm2 = layer_norm(c, rngs)
+        self.norm1 = LayerNorm(c)
+        self.norm2 = LayerNorm(c)
         self.config = c
 
     def __call__(self, x: jax.Array, layer: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
@@ -139,28 +138,29 @@ class GPT(nnx.Module):
         layer_keys = jax.random.split(rngs.params(), c.num_blocks)
         self.blocks = jax.vmap(lambda key: Block(c, nnx.Rngs(key)))(layer_keys)
         if c.final_norm:
-            self.final_norm = layer_norm(c, rngs)
+            self.final_norm = LayerNorm(c)
         self.head = Head(c, rngs)
         self.config = c
 
     @property
     def dtype(self) -> jnp.dtype:
-        return self.token_embedding.embedding[...].dtype
+        """In which it computes: the widest of its parameters'."""
+        return functools.reduce(jnp.promote_types, {leaf.dtype for leaf in jax.tree.leaves(params_of(self))})
 
     def __call__(self, tokens: ArrayLike) -> jax.Array:
         """For people: ids are checked on the host, and matrices multiply at full precision on every device."""
         check_tokens(tokens, self.config)
         with jax.enable_x64(self.dtype == jnp.float64), jax.default_matmul_precision("highest"):
-            return _logits(self, jnp.asarray(tokens, jnp.int32))
+            return _logits(self, jnp.asarray(tokens, jnp.int32), self.dtype)
 
-    def logits(self, tokens_bt: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+    def logits(self, tokens_bt: jax.Array, dropout_key: jax.Array | None = None, unroll: int = 1) -> jax.Array:
         """For programs: pure and traceable, nothing checked; dropout is on exactly when a key is given."""
 
         def body(x: jax.Array, block_and_layer: tuple[Block, jax.Array]) -> tuple[jax.Array, None]:
             block, layer = block_and_layer
             return block(x, layer, dropout_key), None
 
-        x, _ = jax.lax.scan(body, self.embed(tokens_bt), self._layers())
+        x, _ = jax.lax.scan(body, self.embed(tokens_bt), self._layers(), unroll=unroll)
         return self.head(self.normalise(x), self.token_embedding.embedding[...])
 
     def states(self, tokens_bt: jax.Array) -> States:
@@ -188,29 +188,14 @@ class GPT(nnx.Module):
         return self.blocks, jnp.arange(self.config.num_blocks)
 
 
-_logits = jax.jit(lambda model, tokens: model.logits(tokens))
-
-
-def layer_norm(c: ModelConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    # The fast variance is off by more than 1 where the mean is large; torch has no such form.
-    return nnx.LayerNorm(c.model_dim, epsilon=c.norm_eps, use_bias=c.norm_bias, use_fast_variance=False, rngs=rngs)
+@functools.partial(jax.jit, static_argnums=2)
+def _logits(model: GPT, tokens_bt: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), model).logits(tokens_bt)
 
 
 def residual_init(c: ModelConfig) -> nnx.Initializer:
     """Each block adds to the stream twice; GPT-2's start keeps its variance independent of depth."""
     return nnx.initializers.normal(INIT_STD / (2 * c.num_blocks) ** 0.5)
-
-
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    if key is None or rate == 0:
-        return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
-
-
-def sinusoids(length: int, width: int) -> np.ndarray:
-    """Sine and cosine interleaved: feature 2i turns with wave length 2 pi * 10000^(2i / width)."""
-    angles = np.arange(length)[:, None] * np.exp(-np.arange(0, width, 2) / width * np.log(10000.0))
-    return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, -1)[:, :width]
 
 
 def check_tokens(tokens: ArrayLike, config: ModelConfig) -> None:

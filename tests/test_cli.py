@@ -19,7 +19,7 @@ from convert.__main__ import main as _convert_main  # noqa: F401  (imported here
 from .conftest import PRIMES, SEED_SIZES
 
 
-@pytest.mark.parametrize("program", ["convert"])
+@pytest.mark.parametrize("program", ["jaxgpt", "convert"])
 def test_help_is_instant_and_imports_nothing_heavy(program: str) -> None:
     code = f"""
 import sys
@@ -43,6 +43,36 @@ finally:
 def test_importing_the_packages_costs_nothing() -> None:
     code = "import sys, jaxgpt, convert; print(sorted({'jax', 'torch', 'numpy'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "message"),
+    [
+        (None, [], "text.txt"),
+        (b"", [], "empty"),
+        (b"abc", [], "too short"),
+        (b"ok so far \xff and on" * 9, [], "10"),
+        (b"fine text " * 9, ["--tokenizer", "nonsense"], "There is no tokenizer nonsense"),
+        (b"fine text " * 9, ["--val", "1.5"], "between 0 and 1, but is 1.5"),
+    ],
+)
+def test_text_that_cannot_be_prepared_is_refused(
+    content: bytes | None, words: list[str], message: str, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    if content is not None:
+        (tmp_path / "text.txt").write_bytes(content)
+    text = refused("jaxgpt", "prepare", tmp_path / "text.txt", "--out", tmp_path / "data", *words)
+    assert message in text
+    assert not (tmp_path / "data").exists()
+
+
+def test_invalid_utf8_can_be_replaced(tmp_path: Path, command: Callable[..., Any]) -> None:
+    (tmp_path / "text.txt").write_bytes(b"ok so far \xff and on" * 9)
+    outcome = command(
+        "jaxgpt", "prepare", tmp_path / "text.txt", "--out", tmp_path / "data", "--errors", "replace", "--val", "0.2"
+    )
+    assert outcome.code == 0, outcome
+    assert "tokens to train on" in outcome.out
 
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -176,7 +206,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "NaN": (lambda s: {**s, BIAS: torch.full((35,), float("nan"))}, f"{BIAS} has 35"),
     "infinity": (lambda s: {**s, BIAS: torch.tensor([float("inf"), *[0.0] * 34])}, f"{BIAS} has 1"),
-    "integers": (lambda s: {k: v.to(torch.int8) for k, v in s.items()}, f"{BIAS} is int8"),
+    "integers": (lambda s: {k: v.to(torch.int8) for k, v in s.items()}, "token_embedding.weight is int8"),
     "complex": (lambda s: {**s, BIAS: s[BIAS].to(torch.complex64)}, f"{BIAS} is complex64"),
     "mixed dtypes": (lambda s: {**s, BIAS: s[BIAS].half()}, "compute.bias has float16 and float32"),
 }
@@ -190,6 +220,14 @@ def test_wrong_tensors_are_refused_and_nothing_is_written(
     path = saved(change)
     assert message in refused("jaxgpt-convert", "to-flax", path, tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def test_weights_too_large_for_a_dtype_are_refused(
+    saved: Callable[..., Path], tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    path = saved(lambda state: {**state, BIAS: state[BIAS] * 1e6})
+    text = refused("jaxgpt-convert", "to-flax", path, tmp_path / "m", "--dtype", "float16")
+    assert "blocks/attn/out/bias would become infinite in float16, which ends at 65504" in text
 
 
 def test_nan_is_carried_when_asked_for(saved: Callable[..., Path], tmp_path: Path, command: Callable[..., Any]) -> None:
@@ -206,6 +244,9 @@ def test_other_wrong_input(primes_file: Path, tmp_path: Path, refused: Callable[
     (full / "thesis.txt").write_text("mine")
     assert f"{full} exists and is not an empty" in refused("jaxgpt-convert", "to-flax", primes_file, full)
     assert [child.name for child in full.iterdir()] == ["thesis.txt"]
+    assert "thesis.txt" in refused("jaxgpt-convert", "to-flax", primes_file, full / "thesis.txt" / "m")
+    for tokenizer, message in [("nowhere.json", "nowhere.json"), (full / "thesis.txt", "is no tokenizer file")]:
+        assert message in refused("jaxgpt-convert", "to-flax", primes_file, tmp_path / "m", "--tokenizer", tokenizer)
     out = tmp_path / "m"
     for arguments, message in [
         (["--set", "num_heads=7"], "num_heads = 7 was given, but the tensors show 5"),

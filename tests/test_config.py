@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from jaxgpt.config import ModelConfig, UserError, build, parse
+from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.settings import build, parse
 
 
 def test_derived_sizes_follow_the_others() -> None:

@@ -7,15 +7,23 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"convert.axes", "jaxgpt.config", "jaxgpt.disk", "jaxgpt.tokenizer", "jaxgpt.tree"},
+    {"convert.axes", "jaxgpt.config", "jaxgpt.disk", "jaxgpt.settings", "jaxgpt.tokenizer", "jaxgpt.tree"},
     {"convert.dialects", "convert.reference", "convert.rows"}
-    | {f"jaxgpt.{room}" for room in ("attention", "data", "corpus", "model", "optim", "sharding")},
+    | {f"jaxgpt.{room}" for room in ("attention", "corpus", "data", "layers", "model", "optim", "sharding")},
     {"convert.bridge", "convert.detect", "convert.safefile", "convert.suspect", "convert.torchfile"}
     | {f"jaxgpt.{room}" for room in ("checkpoint", "generate", "prepare", "step")},
-    {"convert.carry", "convert.files", "convert.parity", "convert.probe", "jaxgpt.train"},
+    {
+        "convert.carry",
+        "convert.exact",
+        "convert.files",
+        "convert.parity",
+        "convert.probe",
+        "jaxgpt.evaluate",
+        "jaxgpt.train",
+    },
     {"convert.__main__", "jaxgpt.__main__"},
 ]
-ONLY_IN = {"orbax": {"jaxgpt.checkpoint"}, "grain": {"jaxgpt.data"}, "flax": {"jaxgpt.model"}}
+ONLY_IN = {"orbax": {"jaxgpt.checkpoint"}, "grain": {"jaxgpt.data"}, "flax": {"jaxgpt.layers", "jaxgpt.model"}}
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts): ast.parse(file.read_text())
     for package in ("jaxgpt", "convert")

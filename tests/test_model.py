@@ -5,7 +5,8 @@ import pytest
 
 from jaxgpt.checkpoint import to_device
 from jaxgpt.config import ModelConfig, UserError
-from jaxgpt.model import GPT, abstract_params, assemble, params_of, sinusoids
+from jaxgpt.layers import dropout, sinusoids
+from jaxgpt.model import GPT, abstract_params, assemble, params_of
 from jaxgpt.tree import flatten
 
 SMALL = ModelConfig(vocab_size=23, context_length=11, model_dim=14, num_blocks=3, num_heads=2, mlp_dim=19)
@@ -78,8 +79,6 @@ def test_dropout_is_off_without_a_key_and_fresh_with_each() -> None:
 
 
 def test_dropout_keeps_the_mean_and_drops_its_share() -> None:
-    from jaxgpt.model import dropout
-
     x = dropout(jnp.ones((1000, 100)), 0.2, jax.random.key(0))
     assert abs(float((x == 0).mean()) - 0.2) < 0.005
     assert abs(float(x.mean()) - 1) < 0.005
@@ -93,6 +92,15 @@ def test_it_computes_in_the_dtype_of_its_parameters(dtype: str) -> None:
     logits = assemble(SMALL, params)(tokens(SMALL))
     assert logits.dtype == dtype
     assert np.abs(np.asarray(logits, np.float64) - np.asarray(GPT(SMALL)(tokens(SMALL)))).max() < 0.01
+
+
+def test_mixed_dtypes_compute_in_the_widest() -> None:
+    params = params_of(GPT(SMALL))
+    plain = GPT(SMALL)(tokens(SMALL))
+    params["blocks"]["mlp"] = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params["blocks"]["mlp"])
+    mixed = assemble(SMALL, params)(tokens(SMALL))
+    assert mixed.dtype == jnp.float32
+    assert np.abs(mixed - plain).max() < 0.01
 
 
 def test_unused_final_norm_is_held_and_not_applied() -> None:

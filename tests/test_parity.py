@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import convert  # noqa: E402
-from convert import bridge, parity  # noqa: E402
+from convert import bridge, exact  # noqa: E402
 from convert.carry import Loaded, to_flax  # noqa: E402
 from jaxgpt import checkpoint  # noqa: E402
 from jaxgpt.model import assemble, params_of  # noqa: E402
@@ -54,7 +54,7 @@ def test_gradients_and_three_steps_agree(
 ) -> None:
     module = make_reference(sizes)
     loaded = load(module, tmp_path / "weights.pt")
-    found = parity.compare_training(module, loaded.model, ids(sizes, extra=1), loaded.dialect, 3, decay)
+    found = exact.compare_training(module, loaded.model, ids(sizes, extra=1), loaded.dialect, 3, decay)
     names = [name for name, _ in module.named_parameters()]
     assert len(found) == 1 + 2 * len(names)
     for item in found:
@@ -68,7 +68,7 @@ def test_the_steps_are_three_and_the_decay_counts(make_reference: Callable[..., 
     loaded = load(module, tmp_path / "weights.pt", "float64")
     tokens = ids(PRIMES, extra=1)
     results = [
-        flatten(parity._flax_training(parity._exact_model(loaded.model), tokens, steps, decay)[2])["head/kernel"]
+        flatten(exact.flax_training(exact.exact_model(loaded.model), tokens, steps, decay)[2])["head/kernel"]
         for steps, decay in ((3, 0.01), (2, 0.01), (3, 0.1))
     ]
     start = loaded.params["head"]["kernel"]
@@ -87,9 +87,50 @@ def test_assert_same_for_other_peoples_suites(make_reference: Callable[..., Any]
         convert.assert_same(module, model, ids(PRIMES))
 
 
+def test_weights_that_no_token_touched_are_compared_too(
+    primes_file: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    loaded = to_flax(primes_file)
+    tokens = np.random.default_rng(0).integers(0, 103, (4, 18))
+    unused = min(set(range(103)) - set(tokens[:, :-1].flat))
+    loaded.params["token_embedding"]["embedding"][unused, 3] += 1
+    checkpoint.save(tmp_path / "m", loaded.config, loaded.params)
+    outcome = command("jaxgpt-convert", "verify", primes_file, tmp_path / "m")
+    assert outcome.code == 3
+    assert "DIFFER, first in token_embedding.weight." in outcome.out
+
+
+def test_one_huge_logit_does_not_excuse_the_others(make_reference: Callable[..., Any], tmp_path: Path) -> None:
+    module = make_reference(PRIMES)
+    with torch.no_grad():
+        module.vocab_projection.bias[10] = -1e12
+    model = load(module, tmp_path / "weights.pt").model
+    convert.assert_same(module, model, ids(PRIMES))
+    with torch.no_grad():
+        module.vocab_projection.weight[5, 5] += 1e-6
+    with pytest.raises(AssertionError, match="differ"):
+        convert.assert_same(module, model, ids(PRIMES))
+
+
+def test_modules_that_return_something_else_are_named(make_reference: Callable[..., Any], tmp_path: Path) -> None:
+    module = make_reference(PRIMES)
+    model = load(module, tmp_path / "weights.pt").model
+
+    class Last(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module
+
+        def forward(self, x: Any) -> Any:
+            return self.inner(x)[0]
+
+    with pytest.raises(ValueError, match=r"must return logits .* but returned \(17, 103\)"):
+        convert.assert_same(Last(), model, ids(PRIMES))
+
+
 def test_nan_is_a_difference() -> None:
-    assert not parity.Difference.of("x", np.array([1.0, 2.0]), np.array([1.0, np.nan])).same
-    assert not parity.Difference.of("x", np.array([1.0, np.nan]), np.array([1.0, np.nan])).same
+    assert not exact.Difference.of("x", np.array([1.0, 2.0]), np.array([1.0, np.nan])).same
+    assert not exact.Difference.of("x", np.array([1.0, np.nan]), np.array([1.0, np.nan])).same
 
 
 def mutate_config(**fields: Any) -> Callable[[Loaded], tuple[Any, Any]]:

@@ -1,0 +1,41 @@
+"""AdamW with its schedule, as optax. Knows the names of parameters, and no model."""
+
+import jax
+import optax
+
+from jaxgpt.config import Config
+from jaxgpt.tree import Tree
+
+MATRICES = ("kernel", "embedding")
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    o = config.optim
+    adamw = optax.adamw(
+        make_schedule(config),
+        b1=o.beta1,
+        b2=o.beta2,
+        eps=o.eps,
+        weight_decay=o.weight_decay,
+        mask=is_matrix if o.decay == "matrices" else None,
+    )
+    return optax.chain(optax.clip_by_global_norm(o.clip_norm), adamw) if o.clip_norm else adamw
+
+
+def make_schedule(config: Config) -> optax.Schedule:
+    """Learning rate of step 0, 1, ...: never zero, so that no step is wasted."""
+    o, steps = config.optim, config.train.steps
+    down = {
+        "cosine": optax.cosine_decay_schedule(
+            o.learning_rate, steps - o.warmup_steps, o.final_learning_rate / o.learning_rate
+        ),
+        "linear": optax.linear_schedule(o.learning_rate, o.final_learning_rate, steps - o.warmup_steps),
+        "constant": optax.constant_schedule(o.learning_rate),
+    }[o.schedule]
+    up = optax.linear_schedule(o.learning_rate / (o.warmup_steps + 1), o.learning_rate, o.warmup_steps)
+    return optax.join_schedules([up, down], [o.warmup_steps])
+
+
+def is_matrix(params: Tree) -> Tree:
+    """By name: layers are stacked, so that a bias has two axes as well."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in MATRICES, params)

@@ -1,0 +1,97 @@
+"""From what people write, in TOML or on the command line, to the dataclasses of `config`, with errors they can use."""
+
+import contextlib
+import dataclasses
+import difflib
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxgpt.config import Config, UserError, require
+
+
+def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """A frozen dataclass from plain values, nested ones from nested dicts; `where` names their origin in errors."""
+    check(cls, values, where)
+    hints = typing.get_type_hints(cls)
+    sections = {
+        name: build(hint, values.get(name, {}), f"{where} [{name}]")
+        for name, hint in hints.items()
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint)
+    }
+    try:
+        return cls(**{**values, **sections})
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def check(cls: type, values: Mapping[str, Any], where: str) -> None:
+    """Names and types alone: values that are possible only together are the dataclass's own matter."""
+    hints = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(hints)}."
+            raise UserError(f"{where}: there is no setting {name}. {hint}")
+        if dataclasses.is_dataclass(hints[name]):
+            require(isinstance(value, dict), f"{where}: {name} is a section, written [{name}], but got {value!r}.")
+        else:
+            require(fits(value, hints[name]), f"{where}: {name} takes {describe(hints[name])}, but got {value!r}.")
+
+
+def parse(cls: type, name: str, text: str) -> Any:
+    """What somebody typed for a field: the first reading of it that the field takes, else the text itself."""
+    hint = typing.get_type_hints(cls).get(name, str)
+    readings = [text]
+    for spelled in (text, text.lower()):  # True and true are both meant
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            readings.append(tomllib.loads(f"value = {spelled}")["value"])
+    return next((reading for reading in readings if fits(reading, hint)), text)
+
+
+def read_settings(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
+    """The sections of a TOML file, with `section.field=value` assignments put over them."""
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not TOML: {error}.") from None
+    sections = typing.get_type_hints(Config)
+    check(Config, settings, str(path))
+    for section, fields in settings.items():
+        check(sections[section], fields, f"{path} [{section}]")
+    for assignment in assignments:
+        name, _, text = assignment.partition("=")
+        section, _, field = name.partition(".")
+        check(Config, {section: {}}, f"--{name}")
+        value = {field: parse(sections[section], field, text)}
+        check(sections[section], value, f"--{name}")
+        settings.setdefault(section, {}).update(value)
+    return settings
+
+
+def fits(value: Any, hint: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(fits(value, arg) for arg in args)
+    if origin is Literal:
+        return isinstance(value, str) and value in args
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    if hint is float:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, hint)
+
+
+def describe(hint: Any) -> str:
+    args = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(repr(arg) for arg in args)
+    if args:
+        return " or ".join(describe(arg) for arg in args)
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[hint]

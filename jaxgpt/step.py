@@ -1,0 +1,84 @@
+"""One training step and one evaluation step, as pure functions of arrays. Knows no loop, no file, no clock."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxgpt.config import Config, ModelConfig
+from jaxgpt.model import GPT, assemble, params_of
+from jaxgpt.optim import make_optimizer, make_schedule
+from jaxgpt.tree import Tree
+
+
+class State(NamedTuple):
+    """All that a run is, between two steps."""
+
+    step: jax.Array
+    params: Tree
+    optimizer: optax.OptState
+    ema: Tree | None  # the average of the weights, where one is kept
+
+
+class Metrics(NamedTuple):
+    loss: jax.Array
+    gradient_norm: jax.Array
+    learning_rate: jax.Array
+
+
+def init_state(config: Config, params: Tree | None = None) -> State:
+    """From random weights, or from those given; in float32, whatever they were stored in."""
+    params = params_of(GPT(config.model, config.train.seed)) if params is None else cast(params, "float32")
+    ema = jax.tree.map(jnp.copy, params) if config.optim.ema else None
+    return State(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params), ema)
+
+
+def make_step(config: Config) -> Callable[[State, jax.Array], tuple[State, Metrics]]:
+    """A function (state, ids (A, B, T + 1)) -> (state, metrics); A parts are computed one after the other."""
+    optimizer, schedule, rate = make_optimizer(config), make_schedule(config), config.optim.ema
+
+    def loss(params: Tree, ids_bt: jax.Array, key: jax.Array) -> jax.Array:
+        computed = cast(params, config.train.compute_dtype)
+        return token_losses(config.model, computed, ids_bt, key, config.train.scan_unroll).mean()
+
+    def step(state: State, ids_abt: jax.Array) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
+
+        def add_part(sums: tuple[jax.Array, Tree], part: tuple[jax.Array, jax.Array]) -> tuple[tuple, None]:
+            ids_bt, i = part
+            new = jax.value_and_grad(loss)(state.params, ids_bt, jax.random.fold_in(key, i))
+            return jax.tree.map(jnp.add, sums, new), None
+
+        parts = ids_abt.shape[0]
+        zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
+        sums, _ = jax.lax.scan(add_part, zeros, (ids_abt, jnp.arange(parts)))
+        mean_loss, gradients = jax.tree.map(lambda x: x / parts, sums)
+        updates, moments = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema and jax.tree.map(lambda old, new: rate * old + (1 - rate) * new, state.ema, params)
+        metrics = Metrics(mean_loss, optax.tree.norm(gradients), jnp.asarray(schedule(state.step)))
+        return State(state.step + 1, params, moments, ema), metrics
+
+    return step
+
+
+def make_eval_step(config: ModelConfig, dtype: str) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:
+    """A function (params, ids (B, T + 1), mask (B, T)) -> the sum of the losses where the mask is set."""
+
+    def eval_step(params: Tree, ids_bt: jax.Array, mask_bt: jax.Array) -> jax.Array:
+        return jnp.sum(token_losses(config, cast(params, dtype), ids_bt, None), where=mask_bt)
+
+    return eval_step
+
+
+def token_losses(
+    config: ModelConfig, params: Tree, ids_bt: jax.Array, key: jax.Array | None, unroll: int = 1
+) -> jax.Array:
+    logits_btv = assemble(config, params).logits(ids_bt[:, :-1], key, unroll)
+    return optax.softmax_cross_entropy_with_integer_labels(logits_btv.astype(jnp.float32), ids_bt[:, 1:])
+
+
+def cast(params: Tree, dtype: str) -> Tree:
+    return jax.tree.map(lambda x: x.astype(dtype), params)

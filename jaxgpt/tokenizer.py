@@ -1,0 +1,245 @@
+"""Text to ids and back, by character, by byte or by byte-pair merges. Knows no corpus, no array file, no model."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.config import UserError, require
+
+END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")  # as GPT-2, Llama 3, Llama 2 and Gemma call it
+
+
+class Tokenizer(ABC):
+    """Whatever `encode` returns decodes to the same text: each call checks it."""
+
+    kind: str
+    vocab_size: int
+    eot: int | None = None  # the id that ends a text, if there is one
+    _holes: Sequence[int] = ()  # ids below vocab_size that mean nothing
+
+    @abstractmethod
+    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """May lose what the vocabulary cannot express; `encode_many` finds out."""
+
+    @abstractmethod
+    def decode_bytes(self, ids: Any) -> bytes:
+        """Of the ids one after the other, so that a stream may be decoded in any parts; may end inside a character."""
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps({"kind": self.kind}) + "\n")
+
+    def encode(self, text: str) -> np.ndarray:
+        return self.encode_many([text])[0]
+
+    def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """As `encode` for each text; where the library can, on all cores."""
+        encoded = self._encode([text.encode("utf-8", "replace").decode() for text in texts])
+        for which, (text, ids) in enumerate(zip(texts, encoded, strict=True)):
+            # Half a surrogate pair went in as "?", so it does not come back either.
+            before, after = text.encode("utf-8", "surrogatepass"), self.decode_bytes(ids)
+            if before != after:
+                same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(after))
+                raise Unencodable(self, text, len(before[:same].decode("utf-8", "ignore")), which)
+        return encoded
+
+    def decode(self, ids: Any) -> str:
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def _in_vocabulary(self, ids: Any) -> np.ndarray:
+        flat = np.asarray(ids).reshape(-1).astype(np.int64)
+        wrong = (flat < 0) | (flat >= self.vocab_size) | np.isin(flat, self._holes)
+        if wrong.any():
+            at = int(wrong.argmax())
+            problem = f"Id {flat[at]} at position {at} is not in the {self.kind} tokenizer's {self.vocab_size}"
+            raise UserError(f"{problem}; it comes from another tokenizer, or from a model with a larger vocabulary.")
+        return flat
+
+
+class Unencodable(UserError):
+    """One of the texts does not come back as it was; says which text, and from which character on."""
+
+    def __init__(self, tokenizer: Tokenizer, text: str, position: int, which: int):
+        lost = f"loses {text[position]!r} (U+{ord(text[position]):04X})" if position < len(text) else "adds to the end"
+        self.problem = f"the {tokenizer.kind} tokenizer of {tokenizer.vocab_size} ids {lost}"
+        self.position, self.which = position, which
+        super().__init__(f"At position {position} of the text {self.problem}. Leave it out, or use another tokenizer.")
+
+
+class CharTokenizer(Tokenizer):
+    kind = "char"
+
+    def __init__(self, characters: Sequence[str]):
+        """An id is the index into `characters`."""
+        for index, entry in enumerate(characters):
+            single = isinstance(entry, str) and len(entry) == 1 and not "\ud800" <= entry <= "\udfff"
+            require(single, f"Entry {index} of the character list is {entry!r}, which is not one character.")
+        different = len(set(characters))
+        require(different > 0, "The character list is empty; a tokenizer needs at least one character.")
+        require(different == len(characters), f"Of {len(characters)} characters only {different} are different.")
+        self.vocab_size = len(characters)
+        self._codepoints = _codepoints("".join(characters))
+        self._ids = np.full(0x110000, -1, np.int32)
+        self._ids[self._codepoints] = np.arange(self.vocab_size)
+
+    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [ids[ids >= 0] for text in texts for ids in [self._ids[_codepoints(text)]]]
+
+    def decode_bytes(self, ids: Any) -> bytes:
+        return self._codepoints[self._in_vocabulary(ids)].tobytes().decode("utf-32-le").encode()
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps({"kind": self.kind, "characters": [*self.decode(range(self.vocab_size))]}) + "\n")
+
+
+class ByteTokenizer(Tokenizer):
+    kind = "byte"
+    vocab_size = 256
+
+    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
+
+    def decode_bytes(self, ids: Any) -> bytes:
+        return self._in_vocabulary(ids).astype(np.uint8).tobytes()
+
+
+class BpeTokenizer(Tokenizer):
+    """Any tokenizer of the `tokenizers` library."""
+
+    kind = "bpe"
+
+    def __init__(self, library_tokenizer: Any):
+        self._library = library_tokenizer
+        self._library.encode_special_tokens = True  # "<|endoftext|>" inside a text is text
+        self._library.no_truncation()
+        self._library.no_padding()
+        vocabulary = self._library.get_vocab()
+        require(bool(vocabulary), "The tokenizer has an empty vocabulary.")
+        self.vocab_size = max(vocabulary.values()) + 1
+        self.eot = next((vocabulary[name] for name in END_OF_TEXT if name in vocabulary), None)
+        self._holes = sorted(set(range(self.vocab_size)) - set(vocabulary.values()))
+
+    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def decode_bytes(self, ids: Any) -> bytes:
+        return b"".join(map(self._bytes.__getitem__, self._in_vocabulary(ids).tolist()))
+
+    @cached_property
+    def _bytes(self) -> dict[int, bytes]:
+        """The library decodes ids only to whole characters; a stream needs the bytes of each."""
+        vocabulary = self._library.get_vocab()
+        if "ByteLevel" not in str(self._library.decoder):
+            return {i: self._library.decode([i], skip_special_tokens=False).encode() for i in vocabulary.values()}
+        added = {token.content for token in self._library.get_added_tokens_decoder().values()}
+        byte = _byte_alphabet()
+        return {
+            i: token.encode() if token in added else b"".join(byte.get(c) or c.encode() for c in token)
+            for token, i in vocabulary.items()
+        }
+
+    def save(self, path: Path) -> None:
+        self._library.save(str(path))
+
+
+def load(path: Path) -> Tokenizer:
+    """From our own or Hugging Face's `tokenizer.json`, GPT-2's `vocab.json` beside `merges.txt`, a folder with one of
+    these, or a list of characters as the tutorials keep it: ["a", "b"] or {"0": "a", "1": "b"}."""
+    if path.is_dir():
+        path = next((path / name for name in ("tokenizer.json", "vocab.json") if (path / name).exists()), path)
+    require(path.is_file(), f"{path} is no tokenizer: there is no tokenizer.json, and no vocab.json with merges.txt.")
+    try:
+        return _from_json(json.loads(path.read_bytes()), path)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no tokenizer file: {error}") from None
+
+
+def _from_json(content: Any, path: Path) -> Tokenizer:
+    import tokenizers
+
+    if isinstance(content, list):
+        return CharTokenizer(content)
+    if isinstance(content, dict):
+        if content.get("kind") == "byte":
+            return ByteTokenizer()
+        if isinstance(content.get("characters"), list):
+            return CharTokenizer(content["characters"])
+        if "model" in content:
+            return BpeTokenizer(_made(tokenizers.Tokenizer.from_file, path))
+        if {*content} == {str(index) for index in range(len(content))}:
+            return CharTokenizer([content[str(index)] for index in range(len(content))])
+        if path.with_name("merges.txt").is_file():
+            return load_bpe(path, path.with_name("merges.txt"))
+    raise UserError(
+        "jaxgpt knows its own and Hugging Face's tokenizer.json, vocab.json with merges.txt beside it, and lists of "
+        'characters, ["a", "b"] or {"0": "a", "1": "b"}.'
+    )
+
+
+def load_bpe(vocab_json: Path, merges_txt: Path) -> Tokenizer:
+    """GPT-2's two files."""
+    from tokenizers import models
+
+    made = _byte_level(_made(models.BPE.from_file, vocab_json, merges_txt))
+    made.add_special_tokens([name for name in END_OF_TEXT[:1] if made.token_to_id(name) is not None])
+    return BpeTokenizer(made)
+
+
+def train_char(texts: Iterable[str]) -> Tokenizer:
+    """The sorted characters of the texts."""
+    seen = np.zeros(0x110000, bool)
+    for text in texts:
+        seen[_codepoints(text)] = True
+    return CharTokenizer([chr(codepoint) for codepoint in seen.nonzero()[0]])
+
+
+def train_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:
+    """Byte-level merges; fewer than asked where the texts have no more pairs. Takes up to 100 bytes of memory for each
+    byte of the different words, and in writing without spaces a sentence is a word: give it no more than is needed."""
+    from tokenizers import models, pre_tokenizers, trainers
+
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    least = len(alphabet) + 1  # every byte, and the end of text
+    require(vocab_size >= least, f"vocab_size {vocab_size} is too small: byte-pair merges take {least} or more.")
+    made = _byte_level(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, initial_alphabet=alphabet, special_tokens=[END_OF_TEXT[0]], show_progress=False
+    )
+    made.train_from_iterator(texts, trainer)
+    return BpeTokenizer(made)
+
+
+def _byte_level(model: Any) -> Any:
+    import tokenizers
+
+    made = tokenizers.Tokenizer(model)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    return made
+
+
+def _made(make: Any, *paths: Path) -> Any:
+    try:
+        return make(*map(str, paths))
+    except Exception as error:  # the library has no narrower class
+        said = " ".join(str(error).split())
+        raise UserError(f"the tokenizers library refuses {' with '.join(map(str, paths))}: {said}") from None
+
+
+def _byte_alphabet() -> dict[str, bytes]:
+    """Printable bytes stand for themselves; the others, in order, for the characters from 256 on."""
+    from tokenizers import pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    printable = [ord(character) for character in alphabet if ord(character) < 256]
+    others = sorted({*range(256)} - {*printable})
+    return {character: bytes([byte]) for character, byte in zip(alphabet, printable + others, strict=True)}
+
+
+def _codepoints(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), "<u4")

@@ -1,0 +1,143 @@
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from jaxgpt.step import State, init_state, make_eval_step, make_step, token_losses
+from jaxgpt.tree import flatten
+
+MODEL = ModelConfig(vocab_size=23, context_length=11, model_dim=14, num_blocks=2, num_heads=2, dropout=0.0)
+BASE = Config(
+    DataConfig("x"),
+    RunConfig("x"),
+    MODEL,
+    OptimConfig(warmup_steps=0),
+    TrainConfig(steps=10, batch_size=8, accumulate=1),
+)
+
+
+def config(**changes: Any) -> Config:
+    """BASE with fields of its sections changed, given as section__field."""
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in changes.items():
+        section, _, field = name.partition("__")
+        sections.setdefault(section, {})[field] = value
+    return dataclasses.replace(
+        BASE, **{name: dataclasses.replace(getattr(BASE, name), **fields) for name, fields in sections.items()}
+    )
+
+
+def ids(seed: int = 0, parts: int = 1) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).integers(0, 23, (8, 12)).reshape(parts, 8 // parts, 12))
+
+
+@functools.cache
+def compiled(made: Config) -> Any:
+    return jax.jit(make_step(made))
+
+
+@functools.cache
+def start(made: Config) -> State:
+    return init_state(made)
+
+
+def run(made: Config, steps: int = 3, parts: int = 1) -> tuple[State, list[float]]:
+    step, state, losses = compiled(made), start(made), []
+    for i in range(steps):
+        state, metrics = step(state, ids(i, parts))
+        losses.append(float(metrics.loss))
+    return state, losses
+
+
+def distance(a: Any, b: Any) -> float:
+    return max(float(jnp.abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_accumulating_four_parts_is_one_batch_four_times_as_large() -> None:
+    whole, losses = run(BASE)
+    parts, part_losses = run(config(train__accumulate=4), parts=4)
+    assert part_losses == pytest.approx(losses, abs=1e-6)
+    # Compared where Adam has not yet divided rounding noise by its own size: on the first moments.
+    mu = [
+        [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(s.optimizer) if ".mu" in jax.tree_util.keystr(path)]
+        for s in (whole, parts)
+    ]
+    assert distance(*mu) < 1e-6
+
+
+def test_it_learns_one_batch_by_heart() -> None:
+    made = config(optim__learning_rate=1e-2, optim__schedule="constant")
+    step, state = compiled(made), start(made)
+    first = last = 0.0
+    for i in range(150):
+        state, metrics = step(state, ids())
+        first, last = (float(metrics.loss) if i == 0 else first), float(metrics.loss)
+    assert first == pytest.approx(np.log(23), abs=0.3)
+    assert last < 0.2
+
+
+def test_dropout_is_another_one_at_each_step_and_part() -> None:
+    made = config(model__dropout=0.5, optim__learning_rate=1e-12, optim__final_learning_rate=0.0)
+    step, state = compiled(made), start(made)
+    losses = []
+    for _ in range(3):
+        state, metrics = step(state, ids())
+        losses.append(float(metrics.loss))
+    assert len(set(losses)) == 3
+    same_parts = jnp.concatenate([ids()[:, :4]] * 2).reshape(2, 4, 12)
+    alone = float(step(start(made), same_parts[:1])[1].loss)
+    assert float(step(start(made), same_parts)[1].loss) != pytest.approx(alone, abs=1e-4)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
+    made = config(model__dropout=0.2)
+    assert distance(run(made)[0], run(made)[0]) == 0
+    assert distance(run(made)[0], run(config(model__dropout=0.2, train__seed=1))[0]) > 0
+
+
+def test_bfloat16_computes_in_halves_and_keeps_masters_in_float32() -> None:
+    state, losses = run(config(train__compute_dtype="bfloat16"))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
+    assert losses == pytest.approx(run(BASE)[1], abs=0.02)
+    assert losses != run(BASE)[1]
+    text = str(jax.make_jaxpr(make_step(config(train__compute_dtype="bfloat16")))(state, ids()))
+    assert "bf16[8,11,14]" in text
+
+
+def test_the_average_of_the_weights_follows_them() -> None:
+    made = config(optim__ema=0.75)
+    step, state = compiled(made), start(made)
+    expected = state.params
+    for i in range(3):
+        state, _ = step(state, ids(i))
+        expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, expected, state.params)
+    assert distance(state.ema, expected) < 1e-6
+    assert distance(state.ema, state.params) > 1e-4
+
+
+def test_weights_stored_in_halves_are_trained_in_float32() -> None:
+    halves = jax.tree.map(lambda x: x.astype(jnp.bfloat16), start(BASE).params)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(init_state(BASE, halves).params))
+
+
+def test_unrolling_the_scan_changes_nothing() -> None:
+    assert run(config(train__scan_unroll=2))[1] == pytest.approx(run(BASE)[1], abs=1e-6)
+
+
+def test_evaluation_sums_what_the_mask_shows() -> None:
+    params, batch = start(BASE).params, ids()[0]
+    losses = token_losses(MODEL, params, batch, None)
+    mask = np.random.default_rng(0).random((8, 11)) < 0.5
+    found = make_eval_step(MODEL, "float32")(params, batch, jnp.asarray(mask))
+    assert float(found) == pytest.approx(float(losses[mask].sum()), rel=1e-6)
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    state, _ = run(BASE, steps=1)
+    before = flatten(start(BASE).params)
+    assert all(np.abs(leaf - before[path]).max() > 0 for path, leaf in flatten(state.params).items())
