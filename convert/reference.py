@@ -1,4 +1,4 @@
-"""The seed's GPT in PyTorch: what the Flax model is checked against. Knows nothing of JAX.
+"""The lyric generator's GPT in PyTorch: what the Flax model is checked against. Knows nothing of JAX.
 
 Its modules carry the names, and are made in the order, that files of this class have.
 """

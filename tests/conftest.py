@@ -9,7 +9,7 @@ import pytest
 
 # Sizes are pairwise different so that no two axes can be mistaken for each other; D = H * hs cannot be prime.
 PRIMES = {"vocab_size": 103, "context_length": 17, "model_dim": 35, "num_blocks": 3, "num_heads": 5}
-SEED_SIZES = {"vocab_size": 104, "context_length": 128, "model_dim": 252, "num_blocks": 6, "num_heads": 6}
+LYRIC_SIZES = {"vocab_size": 104, "context_length": 128, "model_dim": 252, "num_blocks": 6, "num_heads": 6}
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def make_reference() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def primes_file(make_reference: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A weights.pt of the seed's class with sizes PRIMES."""
+    """A weights.pt of the reference class with sizes PRIMES."""
     import torch
 
     path = tmp_path_factory.mktemp("primes") / "weights.pt"

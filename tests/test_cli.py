@@ -16,7 +16,7 @@ import pytest
 
 from convert.__main__ import main as _convert_main  # noqa: F401  (imported here, so that no test is charged for it)
 
-from .conftest import PRIMES, SEED_SIZES
+from .conftest import LYRIC_SIZES, PRIMES
 
 
 @pytest.mark.parametrize("program", ["jaxgpt", "convert"])
@@ -279,7 +279,7 @@ def test_a_damaged_directory_is_refused(
 
 def test_to_flax_of_the_released_size_takes_seconds(make_reference: Callable[..., Any], tmp_path: Path) -> None:
     """A generous bound, for a machine that runs other tests at the same time."""
-    torch.save(make_reference(SEED_SIZES).state_dict(), tmp_path / "weights.pt")
+    torch.save(make_reference(LYRIC_SIZES).state_dict(), tmp_path / "weights.pt")
     start = time.perf_counter()
     command = [sys.executable, "-m", "convert", "to-flax", tmp_path / "weights.pt", tmp_path / "m"]
     subprocess.run(command, check=True, capture_output=True)

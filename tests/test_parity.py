@@ -19,9 +19,9 @@ from jaxgpt import checkpoint  # noqa: E402
 from jaxgpt.model import assemble, params_of  # noqa: E402
 from jaxgpt.tree import flatten  # noqa: E402
 
-from .conftest import PRIMES, SEED_SIZES  # noqa: E402
+from .conftest import LYRIC_SIZES, PRIMES  # noqa: E402
 
-BOTH_SIZES = pytest.mark.parametrize("sizes", [PRIMES, SEED_SIZES], ids=["primes", "seed"])
+BOTH_SIZES = pytest.mark.parametrize("sizes", [PRIMES, LYRIC_SIZES], ids=["primes", "lyrics"])
 
 
 def load(module: Any, path: Path, dtype: str | None = None) -> Loaded:

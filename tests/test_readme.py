@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import SEED_SIZES
+from .conftest import LYRIC_SIZES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -25,7 +25,7 @@ def test_commands_and_example_run_in_an_empty_folder(
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    torch.save(make_reference(SEED_SIZES).state_dict(), "weights.pt")
+    torch.save(make_reference(LYRIC_SIZES).state_dict(), "weights.pt")
     lines = [line.partition("#")[0].split() for block in blocks("sh") for line in block.splitlines()]
     ran = [command(*words) for words in lines if words and words[0] in ("jaxgpt", "jaxgpt-convert")]
     assert len(ran) >= 9

@@ -10,11 +10,11 @@ from convert.dialects import DIALECTS  # noqa: E402
 from convert.reference import GPT, generate  # noqa: E402
 from convert.rows import FIELDS  # noqa: E402
 
-from .conftest import PRIMES, SEED_SIZES  # noqa: E402
+from .conftest import LYRIC_SIZES, PRIMES  # noqa: E402
 
 
 def test_it_has_the_tensors_of_the_released_model() -> None:
-    state = GPT(**SEED_SIZES).state_dict()
+    state = GPT(**LYRIC_SIZES).state_dict()
     assert len(state) == 174
     assert sum(value.numel() for value in state.values()) == 4_672_688
 
@@ -27,7 +27,7 @@ def test_its_names_and_their_order_are_those_of_the_dialect() -> None:
     assert names == list(GPT(**PRIMES).state_dict())
 
 
-def test_dropout_is_where_the_seed_has_it() -> None:
+def test_dropout_is_where_the_original_has_it() -> None:
     assert [m.p for m in GPT(**PRIMES).modules() if isinstance(m, torch.nn.Dropout)] == [0.2] * 6
 
 

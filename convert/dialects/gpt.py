@@ -1,4 +1,4 @@
-"""The seed's GPT(vocab_size, context_length, model_dim, num_blocks, num_heads), one module for each head."""
+"""The lyric generator's GPT(vocab_size, context_length, model_dim, num_blocks, num_heads), one module for each head."""
 
 from convert.rows import Dialect, Row
 
@@ -6,7 +6,7 @@ BLOCK = "transformer_blocks.{layer}"
 
 DIALECT = Dialect(
     name="gpt",
-    about="GPT(vocab_size, context_length, model_dim, num_blocks, num_heads) of the lyric generator",
+    about="the lyric generator, GPT(vocab_size, context_length, model_dim, num_blocks, num_heads)",
     rows=(
         Row("token_embedding/embedding : v d", "token_embedding.weight : v d"),
         Row("pos_embedding/embedding : t d", "pos_embedding.weight : t d"),

@@ -1,4 +1,4 @@
-"""Training speed at the sizes of the seed: ours, the torch reference in eager mode, and our step without its loop.
+"""Training speed at the sizes of the lyric generator: ours, the torch reference in eager mode, our step without loop.
 
     python -m tests.bench.training [ROUNDS]
 
