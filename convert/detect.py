@@ -59,7 +59,7 @@ def _choose(shapes: Mapping[str, tuple[int, ...]], path: object, name: str | Non
         names = " and ".join(found.dialect.name for found in whole)
         raise UserError(f"{path}: its tensors fit the dialects {names}; choose one with --dialect.")
     nearest = max(fits, key=lambda found: found.claimed)
-    wrong = in_a_row(nearest.problems, most=64)
+    wrong = in_a_row(nearest.problems, most=1000)
     raise UserError(
         f"{path}: its {len(shapes)} tensors fit no known dialect. The nearest is {nearest.dialect.name} "
         f"({nearest.dialect.about}), for which {len(nearest.problems)} things are wrong: {wrong}."

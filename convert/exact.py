@@ -17,7 +17,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.model import GPT, assemble, params_of
 from jaxgpt.tree import Tree
 
-TOLERANCE = 1e-10  # of the largest value compared; the frameworks' rounding stays below a hundredth of it
+TOLERANCE = 1e-10  # of the largest value in the same column; the frameworks' rounding stays below a hundredth of it
 
 
 @dataclass(frozen=True)

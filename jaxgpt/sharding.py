@@ -13,7 +13,7 @@ from jaxgpt.config import MeshConfig, require
 def use_all_cores() -> None:
     """On a CPU, one device for each core: what XLA computes on a single thread then runs on all of them. Must come
     before the first computation; later it changes nothing."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
     # Devices that wait for each other in a collective each hold a thread of XLA's pool. With no more threads than
     # devices, two programs at a time can take all of them and wait forever.
     os.environ.setdefault("NPROC", str(2 * cores))
