@@ -5,10 +5,13 @@ EXTRAS ?= torch,dev
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test slow lint clean
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
+
+slow: $(READY)
+	$(BIN)/python -m pytest -m slow
 
 demo: $(READY)
 	rm -rf demo

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import re
+import signal
 import sys
 import typing
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxgpt.config import Config, UserError
+from jaxgpt.config import Config, Failure, UserError
 from jaxgpt.settings import describe, read_settings
 
 Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
@@ -59,9 +60,11 @@ def train(
         init: A model directory to start from, instead of random weights.
     """
     given = read_settings(config, [*changes, *([f"run.init={init}"] if init else [])])
+    from jaxgpt.progress import watching
     from jaxgpt.train import train as run_train
 
-    run_train(given, str(config))
+    with watching() as (say, passing):
+        run_train(given, str(config), say, passing)
 
 
 def evaluate(directory: Directory, /, data: Path | None = None, batch_size: int = 32) -> None:
@@ -79,6 +82,27 @@ def evaluate(directory: Directory, /, data: Path | None = None, batch_size: int 
     print(found)
 
 
+def list_runs(directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = Path("runs"), /) -> None:
+    """List the runs in a directory: their model, how far they are, their losses, whether their files are whole.
+
+    Args:
+        directory: Where to look; runs lie anywhere in it.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxgpt import runs
+
+    with working(f"checking the files in {directory}"):
+        found = [runs.summary(run) for run in runs.find(directory)]
+    table = Table("run", "config", "model", "step", "loss", "best val", "size", "state", box=None, pad_edge=False)
+    for one in found:
+        losses = ["-" if loss is None else f"{loss:.4f}" for loss in (one.loss, one.val_loss)]
+        steps, size = f"{one.step}/{one.steps}", f"{one.size / 1e6:,.1f} MB"
+        table.add_row(str(one.path), one.origin, one.model, steps, *losses, size, one.state)
+    Console(width=None if sys.stdout.isatty() else 200).print(table if found else f"There is no run in {directory}.")
+
+
 def working(what: str) -> contextlib.AbstractContextManager[Any]:
     """Something that moves, for people who wait at a terminal."""
     from rich.console import Console
@@ -88,7 +112,8 @@ def working(what: str) -> contextlib.AbstractContextManager[Any]:
 
 
 def run(prog: str, description: str, commands: Mapping[str, Callable[..., Any]], arguments: list[str]) -> None:
-    """Exit codes: what the command returns (0 for None), 2 where the user's input is wrong, 1 for anything else."""
+    """Exit codes: what the command returns (0 for None), 2 where the user's input is wrong, 128 and a signal's number
+    where one stopped it, 1 for anything else."""
     try:
         code = tyro.extras.subcommand_cli_from_dict(
             dict(commands),
@@ -100,11 +125,17 @@ def run(prog: str, description: str, commands: Mapping[str, Callable[..., Any]],
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         code = 2
+    except Failure as failure:
+        print(f"{prog}: {failure}", file=sys.stderr)
+        code = 1
     except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         print(f"{prog}: {error.filename}: {error.strerror}.", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
-        code = 130
+    except OSError as error:
+        print(f"{prog}: {error}.", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt as stop:
+        code = 128 + (stop.args[0] if stop.args else signal.SIGINT)
     sys.exit(code or 0)
 
 
@@ -130,6 +161,7 @@ def main() -> None:
         "prepare": prepare,
         "train": train,
         "eval": evaluate,
+        "runs": list_runs,
         "settings": settings,
     }
     run("jaxgpt", "A GPT decoder in Flax: train it, look at it, carry it.", commands, as_assignments(sys.argv[1:]))

@@ -4,14 +4,15 @@ DIR/config.json      {"model": every field of ModelConfig, ...}
 DIR/tokenizer.json   where there is one
 DIR/weights/         the parameters
 DIR/state/           what training needs besides, in the checkpoints of a run
+DIR/metrics.jsonl    what was logged up to then, likewise
 DIR/manifest.json    size and sha256 of every file above
 
 A run's directory stands for the best of its checkpoints.
 """
 
-import math
-import shutil
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxgpt import disk
+from jaxgpt import disk, runs
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import GPT, abstract_params, assemble
 from jaxgpt.settings import build
 from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.tree import Tree, flatten, require_same, unflatten
-
-CHECKPOINTS = "checkpoints"
 
 
 def save(
@@ -37,6 +36,7 @@ def save(
     about: Mapping[str, Any] | None = None,
     tokenizer: Tokenizer | None = None,
     state: Any = None,
+    metrics: bytes | None = None,
 ) -> None:
     """Write a whole model directory or none; `about` is kept in config.json beside the model's fields."""
     require_same(abstract_params(config), params, "What was to be saved")
@@ -44,35 +44,31 @@ def save(
         disk.write_json(partial / "config.json", {**(about or {}), "model": vars(config)})
         if tokenizer is not None:
             tokenizer.save(partial / "tokenizer.json")
-        with ocp.PyTreeCheckpointer() as weights:
-            weights.save((partial / "weights").resolve(), params)
-            if state is not None:
-                weights.save((partial / "state").resolve(), state)
+        if metrics is not None:
+            (partial / runs.METRICS).write_bytes(metrics)
+        disk.require_room(partial, sum(leaf.nbytes for leaf in jax.tree.leaves((params, state))))
+        _write(partial / "weights", params)
+        if state is not None:
+            _write(partial / "state", state)
 
 
-def best_and_last(run: Path) -> list[Path]:
-    """Of a run's checkpoints; one or two, or none where there are none."""
-    found = sorted((run / CHECKPOINTS).glob("step-*"))
-    return list(dict.fromkeys([min(found, key=_val_loss), found[-1]])) if found else []
-
-
-def keep_best_and_last(run: Path) -> None:
-    keep = best_and_last(run)
-    for path in (run / CHECKPOINTS).glob("step-*"):
-        if path not in keep:
-            shutil.rmtree(path)
-
-
-def _val_loss(checkpoint: Path) -> float:
-    return disk.read_json(checkpoint / "config.json").get("val_loss", math.inf)
+def _write(folder: Path, tree: Any) -> None:
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save(folder.resolve(), tree)
+    except ValueError as error:  # what the system said is in the text alone
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        if not number:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
 
 
 class ModelDirectory:
     """A model directory opened: what it says of itself, and its arrays one by one."""
 
     def __init__(self, path: str | Path):
-        self.path = next(iter(best_and_last(Path(path))), Path(path))
-        if (self.path / "metrics.jsonl").exists():
+        self.path = runs.best(Path(path)) or Path(path)
+        if runs.is_run(self.path):
             raise UserError(f"{self.path} is a run that has not written a checkpoint yet.")
         disk.check_manifest(self.path)
         self.about = disk.read_json(self.path / "config.json")
@@ -117,6 +113,26 @@ class ModelDirectory:
                     partial_restore=True,
                 ),
             )
+
+
+def newest_whole(run: Path, say: Callable[[str], None]) -> ModelDirectory | None:
+    """A run's newest checkpoint; those that are damaged are named and set aside."""
+    damaged: dict[Path, str] = {}
+    for path in reversed(runs.checkpoints(run)):
+        try:
+            found = ModelDirectory(path)
+        except UserError as problem:
+            damaged[path] = str(problem)
+            continue
+        for broken, what in damaged.items():
+            say(f"WARNING: {what} It is now {runs.set_aside(broken)}, and the run goes on from {path}.")
+        return found
+    if damaged:
+        raise UserError(
+            f"None of the checkpoints in {run} is whole. {' '.join(damaged.values())} To begin anew, remove "
+            f"{run / runs.CHECKPOINTS}."
+        )
+    return None
 
 
 def load(directory: str | Path) -> GPT:

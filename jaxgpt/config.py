@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Something the user gave is wrong; the text is one paragraph that says what, and the way out."""
 
 
+class Failure(RuntimeError):
+    """Something outside went wrong, a full disk for instance; the text is one paragraph that says what to do."""
+
+
 def require(condition: bool, problem: str) -> None:
     if not condition:
         raise UserError(problem)
@@ -126,10 +130,14 @@ class TrainConfig:
     log_every: int = 10
     eval_every: int = 250
     eval_batches: int = 50  # batches of the validation split, always the same ones; 0: all
+    save_every: int = 0  # a checkpoint is saved at each evaluation, and, unless 0, each so many steps
+    keep: int = 2  # newest checkpoints that are kept, besides the best
+    skip_nonfinite: int = 0  # steps in a row that may be passed over because their loss or gradient is no number
 
     def __post_init__(self) -> None:
-        require_positive(self, "steps", "batch_size", "accumulate", "scan_unroll", "log_every", "eval_every")
-        require(self.eval_batches >= 0, f"eval_batches must not be negative, but is {self.eval_batches}.")
+        require_positive(self, "steps", "batch_size", "accumulate", "scan_unroll", "log_every", "eval_every", "keep")
+        for name in ("eval_batches", "save_every", "skip_nonfinite"):
+            require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}.")
         require(
             self.batch_size % self.accumulate == 0,
             f"batch_size {self.batch_size} does not divide into accumulate {self.accumulate} parts.",
@@ -153,6 +161,8 @@ class RunConfig:
 
     dir: str = ""
     init: str = ""  # a model directory to start from instead of random weights
+    tensorboard: bool = False  # metrics to DIR/tensorboard as well
+    wandb: str = ""  # a project of Weights & Biases that gets the metrics as well
 
     def __post_init__(self) -> None:
         require(bool(self.dir), "dir is missing: the directory that the run shall be written to.")

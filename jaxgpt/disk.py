@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, and checksums that say so. Knows nothing of what is in them."""
+"""Files and folders that are whole or not there, checksums that say so, and locks. Knows not what is in them."""
 
 import contextlib
 import hashlib
@@ -8,11 +8,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from jaxgpt.config import UserError
 
 MANIFEST = "manifest.json"
+PARTIAL = ".partial-"  # in the hidden name of what is being written, or removed
 
 
 @contextlib.contextmanager
@@ -21,7 +22,7 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     require_vacant(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}{PARTIAL}", dir=path.parent))
     try:
         yield partial
         write_manifest(partial)
@@ -32,6 +33,13 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def require_room(directory: Path, size: int) -> None:
+    """An OSError at once, instead of one in the middle of writing so many bytes."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with tempfile.TemporaryFile(dir=directory) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def require_vacant(path: Path) -> None:
@@ -45,8 +53,15 @@ def new_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.exists():
         raise UserError(f"{path} exists, and is not overwritten: move it away, or choose another name.")
+    with replaced_file(path) as partial:
+        yield partial
+
+
+@contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A file to write over another, which stays as it was until the block ends without error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
     try:
         yield partial
         _sync(partial)
@@ -54,6 +69,50 @@ def new_file(path: str | Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def discard(directory: Path) -> None:
+    """Out of sight first: a machine that dies meanwhile leaves no half of it under its name."""
+    hidden = directory.with_name(f".{directory.name}{PARTIAL}discarded")
+    directory.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """What was being written or removed when a process died."""
+    for path in directory.glob(f".*{PARTIAL}*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextlib.contextmanager
+def locked(file: Path, taken: str) -> Iterator[None]:
+    """For one process at a time, until it ends, however it ends; `taken` is what a second one is told."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as handle:
+        if not _flock(handle):
+            raise UserError(taken)
+        yield
+
+
+def is_locked(file: Path) -> bool:
+    if not file.exists():
+        return False
+    with file.open() as handle:
+        return not _flock(handle)
+
+
+def _flock(handle: IO) -> bool:
+    """The system lets go of it when the file is closed, by whomever."""
+    import fcntl  # missing on Windows, where only this would fail
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_manifest(directory: Path) -> None:
@@ -98,8 +157,18 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def size(directory: Path) -> int:
+    """Bytes; files that vanish meanwhile count nothing."""
+    total = 0
+    for file in directory.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += file.lstat().st_size if file.is_file() else 0
+    return total
+
+
 def write_json(file: Path, value: Any) -> None:
-    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with replaced_file(file) as partial:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(file: Path) -> dict[str, Any]:

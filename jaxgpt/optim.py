@@ -19,7 +19,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
         weight_decay=o.weight_decay,
         mask=is_matrix if o.decay == "matrices" else None,
     )
-    return optax.chain(optax.clip_by_global_norm(o.clip_norm), adamw) if o.clip_norm else adamw
+    # The state has one structure, clipped or not, so that a run can go on with the other.
+    return optax.chain(optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity(), adamw)
 
 
 def make_schedule(config: Config) -> optax.Schedule:

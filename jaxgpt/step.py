@@ -1,7 +1,7 @@
 """One training step and one evaluation step, as pure functions of arrays. Knows no loop, no file, no clock."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,18 @@ class State(NamedTuple):
     params: Tree
     optimizer: optax.OptState
     ema: Tree | None  # the average of the weights, where one is kept
+
+
+def evaluated(state: State) -> Tree:
+    """The weights that count: their average, where one is kept."""
+    return state.params if state.ema is None else state.ema
+
+
+def besides_weights(state: State) -> dict[str, Any]:
+    """What a checkpoint needs beside `evaluated(state)`."""
+    return {
+        name: value for name, value in state._asdict().items() if value is not None and value is not evaluated(state)
+    }
 
 
 class Metrics(NamedTuple):
@@ -59,9 +71,15 @@ def make_step(config: Config) -> Callable[[State, jax.Array], tuple[State, Metri
         params = optax.apply_updates(state.params, updates)
         ema = state.ema and jax.tree.map(lambda old, new: rate * old + (1 - rate) * new, state.ema, params)
         metrics = Metrics(mean_loss, optax.tree.norm(gradients), jnp.asarray(schedule(state.step)))
-        return State(state.step + 1, params, moments, ema), metrics
+        finite = jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
+        return keep_unless(finite, state, State(state.step + 1, params, moments, ema)), metrics
 
     return step
+
+
+def keep_unless(finite: jax.Array, old: State, new: State) -> State:
+    """A loss that is no number must not reach the weights; counters go on, so that the schedule does too."""
+    return jax.tree.map(lambda a, b: jnp.where(finite, b, a) if jnp.issubdtype(a.dtype, jnp.floating) else b, old, new)
 
 
 def make_eval_step(config: ModelConfig, dtype: str) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:

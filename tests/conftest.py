@@ -1,7 +1,9 @@
-"""What several tests share: torch models random in every tensor at trained scale, and the command line in-process."""
+"""What several tests share: torch models random in every tensor at trained scale, tiny runs, the command line."""
 
+import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +11,43 @@ import pytest
 
 # Sizes are pairwise different so that no two axes can be mistaken for each other; D = H * hs cannot be prime.
 PRIMES = {"vocab_size": 103, "context_length": 17, "model_dim": 35, "num_blocks": 3, "num_heads": 5}
+# A run of a few steps on a few words.
+TINY: dict[str, dict[str, Any]] = {
+    "model": {"context_length": 16, "model_dim": 12, "num_blocks": 2, "num_heads": 2, "dropout": 0.1},
+    "optim": {"warmup_steps": 2},
+    "train": {"steps": 6, "batch_size": 4, "log_every": 2, "eval_every": 4, "eval_batches": 3},
+}
+TEXT = "How much wood would a woodchuck chuck, if a woodchuck could chuck wood? " * 40
 LYRIC_SIZES = {"vocab_size": 104, "context_length": 128, "model_dim": 252, "num_blocks": 6, "num_heads": 6}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What was compiled once is kept, for other tests and processes, and for the next time."""
+    assert config.cache is not None
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("xla")))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "wood.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def settings(text: Path, run_dir: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+    """Of a tiny run, some of them replaced."""
+    made = {"data": {"path": str(text)}, "run": {"dir": str(run_dir)}, **TINY}
+    return {name: {**made.get(name, {}), **sections.get(name, {})} for name in {**made, **sections}}
+
+
+def write_toml(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> Path:
+    """A config file; JSON's values are TOML's, as far as settings have any."""
+    text = ""
+    for name, fields in sections.items():
+        text += f"[{name}]\n" + "".join(f"{field} = {json.dumps(value)}\n" for field, value in fields.items())
+    path.write_text(text)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt import checkpoint, disk
+from jaxgpt import checkpoint, disk, runs
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import GPT, params_of
+from jaxgpt.tokenizer import train_char
 from jaxgpt.tree import flatten
 
 CONFIG = ModelConfig(vocab_size=23, context_length=11, model_dim=14, num_blocks=3, num_heads=2)
@@ -91,3 +92,50 @@ def test_what_is_no_model_directory_is_refused(tmp_path: Path) -> None:
         disk.write_json(partial / "config.json", {"data": {}})
     with pytest.raises(UserError, match="no section model"):
         jaxgpt.load(tmp_path / "other")
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two, with a file of every kind in each."""
+    run, params = tmp_path_factory.mktemp("runs") / "run", params_of(GPT(CONFIG, seed=5))
+    for step in (10, 20):
+        path, tokenizer = runs.checkpoint_of(run, step), train_char(["abc"])
+        checkpoint.save(path, CONFIG, params, {"val_loss": 1.0}, tokenizer, {"step": np.int32(step)}, b"{}\n")
+    return run
+
+
+KINDS = ["config.json", "tokenizer.json", "metrics.jsonl", "manifest.json", "weights/d/*", "weights/_METADATA"]
+KINDS += ["weights/manifest.ocdbt", "state/d/*", "state/_METADATA", "state/manifest.ocdbt"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flipped_bit_is_named_and_the_checkpoint_before_is_taken(
+    kind: str, two_checkpoints: Path, tmp_path: Path
+) -> None:
+    run, said = tmp_path / "run", list[str]()
+    shutil.copytree(two_checkpoints, run)
+    old, new = runs.checkpoints(run)
+    file = next(new.glob(kind))
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    file.write_bytes(damaged)
+    found = checkpoint.newest_whole(run, said.append)
+    assert found is not None
+    assert found.path == old
+    (warning,) = said
+    assert warning.startswith("WARNING: ")
+    assert kind == "manifest.json" or str(file.relative_to(new)) in warning
+    assert str(new) in warning
+    assert f"It is now {new.with_name('damaged-step-00000020')}, and the run goes on from {old}." in warning
+    assert runs.checkpoints(run) == [old]
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_begun_anew(two_checkpoints: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(two_checkpoints, run)
+    for path in runs.checkpoints(run):
+        (path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="None of the checkpoints in .*run is whole.*To begin anew, remove "):
+        checkpoint.newest_whole(run, print)
+    assert len(runs.checkpoints(run)) == 2
+    assert checkpoint.newest_whole(tmp_path / "new", print) is None

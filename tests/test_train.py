@@ -11,33 +11,15 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt import checkpoint
-from jaxgpt import evaluate as evaluate_room
-from jaxgpt import train as train_room
+from jaxgpt import runs
 from jaxgpt.config import UserError
-from jaxgpt.data import eval_windows, open_dataset
+from jaxgpt.data import batch, eval_windows, open_dataset
 from jaxgpt.prepare import prepare
 from jaxgpt.train import train
 
+from .conftest import TEXT, settings, write_toml
+
 ROOT = Path(__file__).parents[1]
-TINY = {
-    "model": {"context_length": 16, "model_dim": 12, "num_blocks": 2, "num_heads": 2, "dropout": 0.1},
-    "optim": {"warmup_steps": 2},
-    "train": {"steps": 6, "batch_size": 4, "log_every": 2, "eval_every": 4, "eval_batches": 3},
-}
-TEXT = "How much wood would a woodchuck chuck, if a woodchuck could chuck wood? " * 40
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "wood.txt"
-    path.write_text(TEXT)
-    return path
-
-
-def settings(text: Path, directory: Path, **sections: dict[str, Any]) -> dict[str, Any]:
-    made = {"data": {"path": str(text)}, "run": {"dir": str(directory)}, **TINY}
-    return {name: {**made.get(name, {}), **sections.get(name, {})} for name in {**made, **sections}}
 
 
 def test_a_run_leaves_what_it_promises(text: Path, tmp_path: Path) -> None:
@@ -47,48 +29,15 @@ def test_a_run_leaves_what_it_promises(text: Path, tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert [("val_loss" in line) for line in lines] == [False, True, True]
     assert all(math.isfinite(line["loss"]) for line in lines)
-    assert len(checkpoint.best_and_last(run)) in (1, 2)
-    assert checkpoint.best_and_last(run)[-1].name == "step-00000006"
+    assert [path.name for path in runs.checkpoints(run)] == ["step-00000004", "step-00000006"]
     config = json.loads((run / "config.json").read_text())
     assert config["model"]["vocab_size"] == len(set(TEXT))
     assert config["optim"]["learning_rate"] == 1e-3
     assert any("loss" in line and "tokens/s" in line and "left" in line for line in said)
     model = jaxgpt.load(run)
-    best = json.loads((checkpoint.best_and_last(run)[0] / "config.json").read_text())
+    best = json.loads((runs.best(run) / "config.json").read_text())
     assert best["val_loss"] == min(line["val_loss"] for line in lines if "val_loss" in line)
     assert model.config.vocab_size == len(set(TEXT))
-
-
-def test_a_checkpoint_holds_the_whole_state(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[Any] = []
-    original = train_room.Loop.save
-    monkeypatch.setattr(train_room.Loop, "save", lambda self, *a: (kept.append(a[0]), original(self, *a)))
-    for ema in (0.0, 0.5):
-        run = train(settings(text, tmp_path / f"run{ema}", optim={"ema": ema}), "here", lambda line: None)
-        opened = checkpoint.ModelDirectory(checkpoint.best_and_last(run)[-1])
-        state = kept[-1]
-        beside = train_room.besides_weights(state)
-        assert set(beside) == {"step", "optimizer", *(["params"] if ema else [])}
-        pairs = [(beside, opened.state(beside)), (train_room.evaluated(state), opened.params())]
-        for saved, found in pairs:
-            for a, b in zip(*map(train_room.jax.tree.leaves, (saved, found)), strict=True):
-                np.testing.assert_array_equal(a, b)
-
-
-def test_one_compilation_serves_the_whole_run(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    traced: list[str] = []
-
-    def counting(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
-        def made(*arguments: Any) -> Any:
-            function = make(*arguments)
-            return lambda *inputs: (traced.append(name), function(*inputs))[1]
-
-        return made
-
-    for room, name in ((train_room, "make_step"), (evaluate_room, "make_eval_step")):
-        monkeypatch.setattr(room, name, counting(name, getattr(room, name)))
-    train(settings(text, tmp_path / "run", train={"accumulate": 2}), "here", lambda line: None)
-    assert sorted(traced) == ["make_eval_step", "make_step"]
 
 
 def test_eval_is_the_mean_over_the_whole_split(text: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
@@ -184,7 +133,7 @@ def test_it_follows_torch_from_a_converted_checkpoint(steps: int, tmp_path: Path
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     theirs = []
     for step in range(steps):
-        ids = train_room.batch(data.train, seed=3, step=step, batch_size=8, context_length=16)
+        ids = batch(data.train, seed=3, step=step, batch_size=8, context_length=16)
         ids = torch.from_numpy(ids.astype(np.int64))
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(module(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
@@ -235,14 +184,7 @@ def test_every_shipped_config_trains_at_tiny_size(
 def test_wrong_settings_are_refused(
     words: list[str], message: str, text: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
-    config = tmp_path / "config.toml"
-    sections = settings(text, tmp_path / "run")
-    config.write_text(
-        "\n".join(
-            f"[{name}]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in fields.items())
-            for name, fields in sections.items()
-        )
-    )
+    config = write_toml(tmp_path / "config.toml", settings(text, tmp_path / "run"))
     assert message in refused("jaxgpt", "train", config, *words)
 
 
@@ -263,12 +205,6 @@ def test_wrong_config_files_are_refused(
     if content is not None:
         (tmp_path / "config.toml").write_text(content)
     assert message in refused("jaxgpt", "train", tmp_path / "config.toml")
-
-
-def test_a_run_is_not_written_over_another(text: Path, tmp_path: Path) -> None:
-    train(settings(text, tmp_path / "run"), "here", lambda line: None)
-    with pytest.raises(UserError, match="run holds a run already: remove it, or choose another run.dir"):
-        train(settings(text, tmp_path / "run"), "here", lambda line: None)
 
 
 def test_an_attempt_that_failed_is_not_in_the_way_of_the_next(text: Path, tmp_path: Path) -> None:
@@ -295,10 +231,3 @@ def test_a_flipped_bit_in_the_data_is_found(name: str, text: Path, tmp_path: Pat
     with pytest.raises(UserError, match=name):
         train(settings(tmp_path / "data", tmp_path / "run"), "here", lambda line: None)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_loss_that_is_no_number_stops_the_run(text: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the loss is .* Try a lower optim.learning_rate"):
-        train(
-            settings(text, tmp_path / "run", optim={"learning_rate": 1e30, "clip_norm": 0.0}), "here", lambda line: None
-        )

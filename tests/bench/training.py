@@ -41,8 +41,8 @@ class QuietLoop(Loop):
         jax.block_until_ready(state)
         return 0.0
 
-    def save(self, state: State, step: int, val_loss: float) -> None:
-        self.state = state
+    def save(self, state: State, step: int, val_loss: float | None) -> None:
+        self.state = state._replace(step=0 * state.step)
 
 
 def contestants() -> dict[str, Callable[[], object]]:

@@ -1,0 +1,105 @@
+"""Where a run begins: at random weights, at another model's, or where it stopped. Knows no step."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxgpt import checkpoint, disk, runs
+from jaxgpt.config import Config, require
+from jaxgpt.data import ABOUT, Dataset, open_dataset
+from jaxgpt.evaluate import fit_vocabulary, require_same_tokenizer
+from jaxgpt.prepare import prepare
+from jaxgpt.progress import Say
+from jaxgpt.settings import build
+from jaxgpt.step import State, besides_weights, init_state
+from jaxgpt.tree import flatten
+
+
+class Beginning(NamedTuple):
+    config: Config
+    dataset: Dataset
+    source: checkpoint.ModelDirectory | None  # of the first weights
+    resumed: bool
+
+
+def begin(settings: Mapping[str, Any], where: str, run: Path, say: Say) -> Beginning:
+    stopped = checkpoint.newest_whole(run, say)
+    init = settings.get("run", {}).get("init")
+    source = stopped or (checkpoint.ModelDirectory(init) if init else None)
+    inherited = vars(source.config) if source and init else {}
+    config: Config = build(Config, {**settings, "model": {**inherited, **settings.get("model", {})}}, where)
+    if source:
+        require_same_architecture(source, config, str(run) if stopped else init)
+    dataset = find_data(config, run, stopped)
+    if source:
+        require_same_tokenizer(source.path / "tokenizer.json", dataset.path / "tokenizer.json")
+    config = dataclasses.replace(config, model=fit_vocabulary(config.model, dataset))
+    if stopped:
+        for change in changes(stopped.about, config, dataset):
+            say(f"Changed since the run stopped: {change}")
+    return Beginning(config, dataset, source, bool(stopped))
+
+
+def require_same_architecture(source: checkpoint.ModelDirectory, config: Config, name: str) -> None:
+    """Dropout is no part of it; a vocabulary that was left open becomes that of the data."""
+    asked = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or source.config.vocab_size)
+    differing = [
+        f"{field} is {value} in {name} and {getattr(asked, field)} in the config"
+        for field, value in vars(source.config).items()
+        if field != "dropout" and value != getattr(asked, field)
+    ]
+    require(
+        not differing,
+        f"The model cannot go on from {name}: {'; '.join(differing)}. Set these as they are there, or begin another "
+        "run in another run.dir.",
+    )
+
+
+def changes(about: Mapping[str, Any], config: Config, dataset: Dataset) -> list[str]:
+    """Of settings, and of the text itself. Where a run lies and who else watches it is no change."""
+    before, now = flatten(about), flatten({**dataclasses.asdict(config), "data_sha256": dataset.train_sha256})
+    return [
+        f"{name.replace('/', '.')} was {before[name]} and is {value}"
+        for name, value in now.items()
+        if not name.startswith("run/") and name in before and before[name] != value
+    ]
+
+
+def find_data(config: Config, run: Path, stopped: checkpoint.ModelDirectory | None) -> Dataset:
+    """A text is prepared once for a run, in its directory."""
+    source, own = Path(config.data.path), run / runs.DATA
+    if (source / ABOUT).exists():
+        return open_dataset(source)
+    if own.exists():
+        file = (stopped.path if stopped else run) / runs.CONFIG
+        before = disk.read_json(file).get("data") if file.exists() else None
+        now = dataclasses.asdict(config.data)
+        if before == now:
+            return open_dataset(own)
+        require(
+            not stopped,
+            f"{run} was trained on the text of {before}, and the config says {now}. Leave it as it was; to train the "
+            f"same model on another text, begin another run with --init {run}.",
+        )
+        shutil.rmtree(own)
+    return prepare([config.data.path], own, tokenizer=config.data.tokenizer)
+
+
+def first_state(beginning: Beginning) -> State:
+    config, source = beginning.config, beginning.source
+    if not beginning.resumed:
+        return init_state(config, checkpoint.to_device(source.params()) if source else None)
+    assert source is not None
+    averaged = bool(source.about.get("optim", {}).get("ema"))
+    require(
+        averaged == bool(config.optim.ema),
+        f"optim.ema is {config.optim.ema}, but {source.path} was saved {'with' if averaged else 'without'} an average "
+        f"of the weights. Set it as it was, or begin another run with --init {source.path}.",
+    )
+    like = besides_weights(jax.eval_shape(lambda: init_state(config)))
+    weights = source.params()
+    return State(**{"params": weights, "ema": weights if averaged else None, **source.state(like)})

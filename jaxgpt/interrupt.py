@@ -1,0 +1,36 @@
+"""Ctrl-C and SIGTERM, held back while a step is under way. Knows no step."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+
+class Stopped(KeyboardInterrupt):
+    """By the signal whose number is args[0]."""
+
+
+class Signals:
+    """A signal stops what runs at once; while `held`, the first one is only noted, in `caught`."""
+
+    held = False
+    caught: int | None = None
+
+    def handle(self, number: int, frame: Any) -> None:
+        if not self.held or self.caught:
+            raise Stopped(number)
+        self.caught = number
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[Signals]:
+    """Only a program's main thread may ask for signals; elsewhere none come."""
+    kept = Signals()
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, kept.handle) for number in (signal.SIGINT, signal.SIGTERM) if here}
+    try:
+        yield kept
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,171 @@
+"""The loop: steps, and what happens between them. Knows when things happen; how, the rooms below know."""
+
+import contextlib
+import dataclasses
+import math
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgpt import checkpoint, plot, runs
+from jaxgpt.background import Background
+from jaxgpt.config import Config, Failure, UserError
+from jaxgpt.data import Dataset, batch
+from jaxgpt.evaluate import Evaluator
+from jaxgpt.interrupt import Signals, Stopped
+from jaxgpt.progress import Passing, Progress, Say
+from jaxgpt.sharding import make_mesh, over_rows, replicated
+from jaxgpt.step import Metrics, State, besides_weights, evaluated, make_step
+from jaxgpt.tokenizer import load as load_tokenizer
+from jaxgpt.trackers import Track, trackers
+from jaxgpt.tree import Tree
+
+
+class Loop:
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        run: Path,
+        say: Say,
+        passing: Passing | None = None,
+        signals: Signals | None = None,
+    ):
+        """Whatever is wrong with the config is found here, before anything is written."""
+        self.config, self.dataset, self.directory, self.say = config, dataset, run, say
+        self.signals = signals or Signals()
+        self.rows = config.train.batch_size // config.train.accumulate
+        self.mesh = make_mesh(config.mesh, self.rows)
+        whole, parts = replicated(self.mesh), over_rows(self.mesh, axis=1)
+        self.step = jax.jit(
+            make_step(config), donate_argnums=0, in_shardings=(whole, parts), out_shardings=(whole, whole)
+        )
+        self.evaluator = Evaluator(config.model, config.train.compute_dtype, self.mesh, self.rows)
+        self.batch(0)
+        tokenizer = dataset.path / "tokenizer.json"
+        self.tokenizer = load_tokenizer(tokenizer) if tokenizer.exists() else None
+        self.progress = Progress(config, list(self.mesh.devices.flat), say, passing)
+        self.background = Background()
+        self.trackers: Sequence[Track] = ()
+        self.skipped = 0  # steps in a row
+
+    def go(self, state: State) -> None:
+        """`run`, and whatever may end it: a signal, a full disk."""
+        try:
+            with trackers(self.config, self.directory, int(state.step)) as self.trackers:
+                self.signals.held = True
+                self.run(state)
+                self.background.wait()
+        except Stopped as stopped:
+            self.say(f"Stopped by {signal.Signals(stopped.args[0]).name}. {self.last_good()}")
+            raise
+        except OSError as error:
+            raise Failure(f"The run could not be written: {error}. Make room for it. {self.last_good()}") from error
+        finally:
+            self.signals.held = False
+
+    def run(self, state: State) -> None:
+        """A step's metrics are read after the next one was started: the device never waits for us, nor we run ahead."""
+        t = self.config.train
+        state = jax.device_put(state, replicated(self.mesh))
+        first = int(state.step) + 1
+        waiting: tuple[int, Metrics] | None = None
+        for step in range(first, t.steps + 1):
+            state, metrics = self.step(state, self.batch(step - 1))
+            if waiting:
+                self.settle(*waiting)
+                if step == first + 1:  # the first step was compiled as well
+                    self.progress.start(first)
+            waiting = step, metrics
+            self.background.check()
+            stopping, evaluating = self.signals.caught, step % t.eval_every == 0 or step == t.steps
+            if evaluating or stopping or (t.save_every and step % t.save_every == 0):
+                waiting = None
+                val_loss = self.settle(step, metrics, state if evaluating else None)
+                self.save(state, step, val_loss)
+                self.progress.start(step)
+            if stopping:
+                self.background.wait()
+                raise Stopped(stopping)
+
+    def batch(self, step: int) -> jax.Array:
+        t, length = self.config.train, self.config.model.context_length
+        ids = batch(self.dataset.train, seed=t.seed, step=step, batch_size=t.batch_size, context_length=length)
+        return jax.device_put(ids.reshape(t.accumulate, self.rows, length + 1), over_rows(self.mesh, axis=1))
+
+    def settle(self, step: int, metrics: Metrics, evaluate: State | None = None) -> float | None:
+        """What is known of a step is checked, written and shown; returns the validation loss, where asked for one."""
+        figures: dict[str, Any] = {name: float(value) for name, value in jax.device_get(metrics)._asdict().items()}
+        self.count_skipped(step, figures)
+        logged = evaluate is not None or step % self.config.train.log_every == 0
+        speed = self.progress.tokens_per_second(step) if logged else 0.0
+        if evaluate is not None:
+            figures["val_loss"] = self.validate(evaluate)
+            if not math.isfinite(figures["val_loss"]):
+                raise self.no_number(step, "validation loss", figures["val_loss"])
+        if logged:
+            written = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+            line = {"step": step, **written, "tokens_per_second": round(speed)}
+            runs.append_metrics(self.directory, line)
+            for track in self.trackers:
+                track(line)
+        self.progress.step(step, logged, **figures)
+        return figures.get("val_loss")
+
+    def count_skipped(self, step: int, figures: dict[str, float]) -> None:
+        """The step itself has left the weights alone where its loss or gradient was no number."""
+        wrong = {name.replace("_", " "): value for name, value in figures.items() if not math.isfinite(value)}
+        self.skipped = self.skipped + 1 if wrong else 0
+        if self.skipped > self.config.train.skip_nonfinite:
+            raise self.no_number(step, *next(iter(wrong.items())))
+        if wrong:
+            causes = " and ".join(f"its {name} is {value}" for name, value in wrong.items())
+            self.say(f"Step {step} was skipped: {causes}.")
+
+    def no_number(self, step: int, name: str, value: float) -> UserError:
+        row = f", {self.skipped} steps in a row" if self.skipped > 1 else ""
+        return UserError(
+            f"At step {step} the {name} is {value}{row}. {self.last_good()} Try a lower optim.learning_rate, or pass "
+            f"over such steps with --train.skip_nonfinite {2 * self.config.train.skip_nonfinite or 3}."
+        )
+
+    def validate(self, state: State) -> float:
+        limit = self.config.train.eval_batches or None
+        return self.evaluator.mean_loss(evaluated(state), self.dataset.val, limit)
+
+    def last_good(self) -> str:
+        """The one that is being written counts, if it can be written."""
+        with contextlib.suppress(OSError):
+            self.background.wait()
+        if saved := runs.checkpoints(self.directory):
+            return f"The last good checkpoint is {saved[-1]}; the same command goes on from it."
+        return "No checkpoint had been written yet."
+
+    def save(self, state: State, step: int, val_loss: float | None) -> None:
+        """Steps go on while it is written: what is written are copies."""
+        weights, beside = copied(evaluated(state)), copied(besides_weights(state))
+        about = {
+            **dataclasses.asdict(self.config),
+            "step": step,
+            "val_loss": val_loss,
+            "data_sha256": self.dataset.train_sha256,
+        }
+        metrics = (self.directory / runs.METRICS).read_bytes()
+
+        def write() -> None:
+            path = runs.checkpoint_of(self.directory, step)
+            checkpoint.save(path, self.config.model, weights, about, self.tokenizer, beside, metrics)
+            runs.keep(self.directory, self.config.train.keep)
+            if plot.INSTALLED and val_loss is not None:
+                plot.draw_losses(runs.read_metrics(self.directory), self.directory)
+
+        self.background.start(write)
+
+
+def copied(tree: Tree) -> Tree:
+    """To the host; on a CPU a view would change under us, for the next step writes over what it was given."""
+    return jax.tree.map(np.array, tree)

@@ -1,0 +1,91 @@
+"""What a person sees of a run: one line that moves on a terminal, lines one after another elsewhere. Knows no array."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from jaxgpt import flops
+from jaxgpt.config import Config
+
+Say = Callable[[str], None]  # a line that stays
+Passing = Callable[[int, int, str], None]  # (step, of how many, text): a line that the next one replaces
+
+
+class Progress:
+    """Knows when each step came, and what was last known of each figure."""
+
+    def __init__(self, config: Config, devices: Sequence[Any], say: Say, passing: Passing | None = None):
+        self.say, self.passing = say, passing
+        self.steps = config.train.steps
+        self.tokens_per_step = config.train.batch_size * config.model.context_length
+        peak = flops.peak(devices[0].device_kind)
+        self.share_per_speed = flops.per_token(config.model) / (peak * len(devices)) if peak else None
+        self.known: dict[str, Any] = {}
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Time is counted from here: what came before was no step."""
+        self.since, self.time = step, time.perf_counter()
+
+    def tokens_per_second(self, step: int) -> float:
+        """Since the last call, or the start."""
+        speed = (step - self.since) * self.tokens_per_step / max(time.perf_counter() - self.time, 1e-9)
+        self.start(step)
+        self.known["speed"] = speed
+        return speed
+
+    def step(self, step: int, logged: bool, **figures: float) -> None:
+        """Of `figures`, val_loss is there where the model was evaluated."""
+        self.known |= figures
+        evaluated = "val_loss" in figures
+        if self.passing:
+            self.passing(step, self.steps, self.line(step))
+        if evaluated or (logged and not self.passing):
+            self.say(f"step {step:>{len(str(self.steps))}}/{self.steps}  {self.line(step, evaluated)}")
+
+    def line(self, step: int, val: bool = True) -> str:
+        known = self.known
+        parts = [f"loss {known['loss']:.4f}"]
+        parts += [f"val {known['val_loss']:.4f}"] if val and "val_loss" in known else []
+        parts += [f"lr {known['learning_rate']:.2e}", f"norm {known['gradient_norm']:.2f}"]
+        if speed := known.get("speed"):
+            parts += [f"{speed:,.0f} tokens/s"]
+            parts += [f"MFU {speed * self.share_per_speed:.0%}"] if self.share_per_speed else []
+            parts += [f"{clock((self.steps - step) * self.tokens_per_step / speed)} left"]
+        return "  ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """1:05, or 3:20:05"""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[tuple[Say, Passing | None]]:
+    """How to show lines where standard output goes."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        yield lambda text: print(text, flush=True), None
+        return
+    bar = BarColumn(bar_width=max(8, min(24, console.width - 96)))
+    columns = TextColumn("step"), MofNCompleteColumn(), bar, TextColumn("{task.description}", markup=False)
+    shown = Progress(*columns, console=console, transient=True)
+    task = shown.add_task("", total=None)
+
+    def passing(step: int, steps: int, text: str) -> None:
+        shown.update(task, completed=step, total=steps, description=text)
+        shown.start()
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    try:
+        yield say, passing
+    finally:
+        shown.stop()

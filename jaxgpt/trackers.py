@@ -1,0 +1,54 @@
+"""Metrics for programs that other people watch them with; only where a setting asks for it. Knows no training."""
+
+import contextlib
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.config import Config, UserError
+
+Track = Callable[[Mapping[str, Any]], None]
+
+
+@contextlib.contextmanager
+def trackers(config: Config, run: Path, since: int) -> Iterator[list[Track]]:
+    """Functions of a line of metrics; `since` is the step that a run goes on from, later ones are forgotten."""
+    with contextlib.ExitStack() as stack:
+        opened: list[Track] = []
+        if config.run.tensorboard:
+            opened.append(stack.enter_context(_tensorboard(run / "tensorboard", since)))
+        if config.run.wandb:
+            opened.append(stack.enter_context(_wandb(config, run)))
+        yield opened
+
+
+@contextlib.contextmanager
+def _tensorboard(folder: Path, since: int) -> Iterator[Track]:
+    library = _library("tensorboardX", "run.tensorboard", "tensorboard")
+    with library.SummaryWriter(str(folder), purge_step=since + 1, filename_suffix=f".{since}") as writer:
+
+        def track(line: Mapping[str, Any]) -> None:
+            for name, value in line.items():
+                if name != "step" and value is not None:
+                    writer.add_scalar(name, value, line["step"])
+            writer.flush()
+
+        yield track
+
+
+@contextlib.contextmanager
+def _wandb(config: Config, run: Path) -> Iterator[Track]:
+    """A run that goes on is the same one there too: its id is the name of its directory."""
+    library = _library("wandb", "run.wandb", "wandb")
+    options = {"project": config.run.wandb, "id": run.resolve().name, "resume": "allow", "dir": str(run)}
+    with library.init(**options, config=dataclasses.asdict(config)) as session:
+        yield lambda line: session.log({name: value for name, value in line.items() if name != "step"}, line["step"])
+
+
+def _library(name: str, setting: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(f'{setting} needs {name}: pip install "jaxgpt[{extra}]", or leave the setting out.') from None

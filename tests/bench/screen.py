@@ -1,0 +1,56 @@
+"""A picture of what a terminal shows while a command runs; the command is stopped by Ctrl-C afterwards.
+
+python -m tests.bench.screen OUT.svg SECONDS COMMAND ...
+"""
+
+import io
+import os
+import pty
+import re
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+ROWS, COLUMNS = 30, 124
+
+
+def shown(command: list[str], seconds: float) -> str:
+    """What the command has written by then."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ |= {"TERM": "xterm-256color", "COLUMNS": str(COLUMNS), "LINES": str(ROWS)}
+        os.execvp(command[0], command)
+    end, written = time.monotonic() + seconds, b""
+    while (left := end - time.monotonic()) > 0:
+        if select.select([terminal], [], [], left)[0]:
+            written += os.read(terminal, 1 << 16)
+    os.kill(child, signal.SIGINT)
+    with open(terminal, "rb", buffering=0) as rest:
+        try:
+            while rest.read(1 << 16):
+                pass
+        except OSError:  # what Linux says when the other end is closed
+            pass
+    os.waitpid(child, 0)
+    return written.decode()
+
+
+def main() -> None:
+    out, seconds, *command = sys.argv[1:]
+    lines = shown(command, float(seconds)).replace("\r\n", "\n").split("\n")
+    visible = [re.split(r"\r?\x1b\[2K|\r", line)[-1] for line in lines]
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor", force_terminal=True)
+    console.print(Text(f"$ {' '.join(command)}"))
+    for line in visible:
+        console.print(Text.from_ansi(line), soft_wrap=True)
+    picture = console.export_svg(title="jaxgpt train")
+    Path(out).write_text(re.sub(r"@font-face \{.*?\}\n", "", picture, flags=re.DOTALL))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+import io
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from jaxgpt import flops, progress
+from jaxgpt.config import Config, DataConfig, ModelConfig, RunConfig, TrainConfig
+
+CONFIG = Config(DataConfig("x"), RunConfig("y"), ModelConfig(104), train=TrainConfig(steps=2000, batch_size=32))
+FIGURES = {"loss": 2.5, "learning_rate": 1e-3, "gradient_norm": 0.5}
+
+
+def shown(kind: str, monkeypatch: pytest.MonkeyPatch, passing: progress.Passing | None = None) -> list[str]:
+    """What is said of 20 steps in 4 seconds, the last of them evaluated, on two such devices."""
+    said: list[str] = []
+    now = iter([100.0, 102.0, 102.0, 104.0, 104.0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(now))
+    line = progress.Progress(CONFIG, [SimpleNamespace(device_kind=kind)] * 2, said.append, passing)
+    for step in range(1, 21):
+        if logged := step % 10 == 0:
+            line.tokens_per_second(step)
+        line.step(step, logged, **FIGURES, **({"val_loss": 2.25} if step == 20 else {}))
+    return said
+
+
+def test_elsewhere_than_on_a_terminal_each_logged_step_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown("cpu", monkeypatch) == [
+        "step   10/2000  loss 2.5000  lr 1.00e-03  norm 0.50  20,480 tokens/s  6:38 left",
+        "step   20/2000  loss 2.5000  val 2.2500  lr 1.00e-03  norm 0.50  20,480 tokens/s  6:36 left",
+    ]
+
+
+def test_utilization_is_shown_where_the_peak_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    share = 20_480 * flops.per_token(CONFIG.model) / (2 * 312e12)
+    monkeypatch.setitem(flops.PEAKS, "A100", 312e12 * share * 4)
+    assert "MFU 25%" in shown("NVIDIA A100-SXM4-80GB", monkeypatch)[-1]
+
+
+def test_on_a_terminal_a_line_passes_and_evaluations_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed: list[tuple[int, int, str]] = []
+    said = shown("cpu", monkeypatch, lambda *line: passed.append(line))
+    assert [line.split()[1] for line in said] == ["20/2000"]
+    assert [line[:2] for line in passed] == [(n, 2000) for n in range(1, 21)]
+    assert "left" in passed[-1][2]
+    assert "val 2.2500" in passed[-1][2]
+
+
+def test_watching_writes_plain_lines_to_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.watching() as (say, passing):
+        assert passing is None
+        say("[red]as it is[/red]")
+    assert capsys.readouterr().out == "[red]as it is[/red]\n"
+
+
+def test_watching_moves_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "140")
+    with progress.watching() as (say, passing):
+        assert passing is not None
+        say("compiling")
+        for step in range(1, 4):
+            passing(step, 2000, f"loss {5 - step}.0000")
+    written = terminal.getvalue()
+    assert written.startswith("compiling")
+    assert "3/2000" in written
+    assert "loss 2.0000" in written
+    assert "\x1b[2K" in written
+
+
+def test_clock() -> None:
+    assert [progress.clock(s) for s in (0.4, 65, 3600 * 26 + 61)] == ["0:00", "1:05", "26:01:01"]

@@ -1,0 +1,125 @@
+"""A run's directory, from checkpoints that hold nothing but what is looked at."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxgpt import disk, runs
+from jaxgpt.config import UserError
+
+MODEL = {"num_blocks": 2, "model_dim": 12, "num_heads": 3}
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """A function (name, {step: val_loss}) -> a run with these checkpoints."""
+
+    def make(name: str, val_losses: dict[int, float | None]) -> Path:
+        run = tmp_path / "runs" / name
+        for step, loss in val_losses.items():
+            with disk.new_directory(runs.checkpoint_of(run, step)) as partial:
+                disk.write_json(partial / runs.CONFIG, {"val_loss": loss})
+            runs.append_metrics(run, {"step": step, "loss": 2.0, **({"val_loss": loss} if loss else {})})
+        config = {"origin": "configs/wood.toml", "model": MODEL, "train": {"steps": 30}}
+        disk.write_json(run / runs.CONFIG, config)
+        return run
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("val_losses", "newest", "best", "kept"),
+    [
+        ({10: 3.0, 20: 2.0, 30: 2.5}, 1, 20, [20, 30]),
+        ({10: 3.0, 20: 2.0, 30: 2.5, 40: 2.6}, 2, 20, [20, 30, 40]),
+        ({10: 2.0, 20: None, 30: None, 40: None}, 1, 10, [10, 40]),
+        ({10: None, 20: None}, 1, 20, [20]),
+        ({10: 2.0, 20: 2.0}, 1, 20, [20]),
+    ],
+)
+def test_the_best_and_the_newest_are_kept(
+    val_losses: dict[int, float | None], newest: int, best: int, kept: list[int], make_run: Callable[..., Path]
+) -> None:
+    run = make_run("run", val_losses)
+    assert runs.best(run) == runs.checkpoint_of(run, best)
+    runs.keep(run, newest)
+    assert sorted((run / runs.CHECKPOINTS).iterdir()) == [runs.checkpoint_of(run, step) for step in kept]
+    assert runs.best(run) == runs.checkpoint_of(run, best)
+
+
+def test_a_run_belongs_to_one_process_and_is_cleaned_for_it(make_run: Callable[..., Path]) -> None:
+    run = make_run("run", {10: 3.0})
+    leftover, hidden = run / runs.CHECKPOINTS / ".step-00000020.partial-x1y2", run / ".loss.png.partial-77"
+    leftover.mkdir()
+    hidden.write_text("half")
+    with runs.held(run):
+        assert not leftover.exists()
+        assert not hidden.exists()
+        assert runs.summary(run).state == "running"
+        with pytest.raises(UserError, match="run is being trained by another process"), runs.held(run):
+            pass
+    with runs.held(run):
+        pass
+    assert runs.checkpoints(run) == [runs.checkpoint_of(run, 10)]
+
+
+def test_what_is_no_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="exists and is not an empty directory"), runs.held(tmp_path):
+        pass
+    with pytest.raises(ZeroDivisionError), runs.held(tmp_path / "new"):
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_metrics_are_rewound_to_a_checkpoints(make_run: Callable[..., Path]) -> None:
+    run = make_run("run", {10: 3.0})
+    copy = (run / runs.METRICS).read_bytes()
+    (runs.checkpoint_of(run, 10) / runs.METRICS).write_bytes(copy)
+    runs.append_metrics(run, {"step": 12, "loss": 1.0})
+    with (run / runs.METRICS).open("a") as file:
+        file.write('{"step": 13, "lo')
+    assert [line["step"] for line in runs.read_metrics(run)] == [10, 12]
+    runs.rewind_metrics(run, runs.checkpoint_of(run, 10))
+    assert (run / runs.METRICS).read_bytes() == copy
+    runs.rewind_metrics(run, None)
+    assert runs.read_metrics(run) == []
+
+
+def test_the_list_shows_every_run_and_whether_it_is_whole(
+    make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
+) -> None:
+    make_run("done", {20: 1.75, 30: 2.25})
+    make_run("deep/stopped", {20: 2.0})
+    damaged = make_run("damaged", {10: 2.0, 20: 2.5})
+    (runs.checkpoint_of(damaged, 10) / runs.CONFIG).write_text("{}")
+    shutil.rmtree(make_run("young", {10: 2.0}) / runs.CHECKPOINTS)
+    monkeypatch.chdir(tmp_path)
+    outcome = command("jaxgpt", "runs")
+    assert outcome.code == 0
+    head, *rows = (line.split("  ") for line in outcome.out.splitlines())
+    table = {cells[0]: [cell.strip() for cell in cells[1:] if cell.strip()] for cells in rows}
+    assert [cell.strip() for cell in head if cell.strip()] == [
+        "run", "config", "model", "step", "loss", "best val", "size", "state",
+    ]  # fmt: skip
+    assert table["runs/done"][:5] == ["wood", "2 x 12, 3 heads", "30/30", "2.0000", "1.7500"]
+    assert {name: cells[-1] for name, cells in table.items()} == {
+        "runs/damaged": "damaged: step-00000010",
+        "runs/deep/stopped": "whole, goes on from 20",
+        "runs/done": "whole, done",
+        "runs/young": "no checkpoint",
+    }
+
+
+def test_no_run_and_no_directory_are_said(tmp_path: Path, command: Callable[..., Any], refused: Any) -> None:
+    assert "There is no run in" in command("jaxgpt", "runs", tmp_path).out
+    assert "is not a directory" in refused("jaxgpt", "runs", tmp_path / "nowhere")
+
+
+def test_a_line_of_metrics_is_written_as_one(tmp_path: Path) -> None:
+    runs.append_metrics(tmp_path, {"step": 1, "loss": None})
+    assert json.loads((tmp_path / runs.METRICS).read_text()) == {"step": 1, "loss": None}
