@@ -18,6 +18,7 @@ demo: $(READY)
 	$(BIN)/jaxgpt prepare python-docs --out demo/data
 	$(BIN)/jaxgpt train configs/quickstart.toml --data.path demo/data --run.dir demo/run
 	$(BIN)/jaxgpt eval demo/run
+	$(BIN)/jaxgpt sample demo/run --prompt "The " --tokens 300 --stats
 	$(BIN)/jaxgpt-convert to-torch demo/run demo/weights.pt --dialect gpt
 	$(BIN)/jaxgpt-convert verify demo/weights.pt demo/run --train-steps 3
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from jaxgpt import disk
-from jaxgpt.__main__ import run, working
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.settings import parse
+from jaxgpt.shell import run, working
 
 if TYPE_CHECKING:
     from convert.detect import Report

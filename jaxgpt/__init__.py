@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "GPT": "model",
+    "generate": "generate",
     "ModelConfig": "config",
     "UserError": "config",
     "load": "checkpoint",

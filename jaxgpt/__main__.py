@@ -1,19 +1,17 @@
 """The command line: jaxgpt. Heavy imports wait inside the commands, so that --help answers at once."""
 
-import contextlib
 import dataclasses
-import re
-import signal
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxgpt.config import Config, Failure, UserError
+from jaxgpt.config import Config
 from jaxgpt.settings import describe, read_settings
+from jaxgpt.shell import as_assignments, console, run, working
 
 Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 
@@ -82,14 +80,121 @@ def evaluate(directory: Directory, /, data: Path | None = None, batch_size: int 
     print(found)
 
 
+def sample(
+    directory: Directory,
+    /,
+    prompt: str = "",
+    prompt_file: Path | None = None,
+    tokens: int = 500,
+    samples: int = 1,
+    temperature: float = 0.8,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    seed: int = 0,
+    stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    on_full: Literal["slide", "stop"] = "slide",
+    tokenizer: Path | None = None,
+    errors: Literal["strict", "skip"] = "strict",
+    stats: bool = False,
+) -> None:
+    """Write text with a model.
+
+    Args:
+        directory: A run, or any model directory. Where it has no tokenizer, prompt and text are ids.
+        prompt: What the text begins with; - reads standard input.
+        prompt_file: The same from a file.
+        tokens: How many new tokens to write.
+        samples: How many texts.
+        temperature: 0 always takes the likeliest token, 1 draws from what the model says.
+        top_k: Only so many of the likeliest tokens are drawn from; 0: all.
+        top_p: Only the likeliest tokens that together have so much probability.
+        min_p: Only tokens with so much of the likeliest one's probability.
+        seed: The same seed writes the same text.
+        stop: End before this text; may be given several times.
+        on_full: Past the model's context, slide goes on with the last part of the text, stop ends.
+        tokenizer: A tokenizer.json, or a list of characters as JSON, instead of the model's own.
+        errors: Characters of the prompt that the tokenizer does not know: strict names them, skip leaves them out.
+        stats: Say how long it took.
+    """
+    from jaxgpt.sample import read_prompt
+    from jaxgpt.sample import sample as run_sample
+
+    run_sample(
+        directory,
+        read_prompt(prompt, prompt_file),
+        tokens=tokens,
+        samples=samples,
+        tokenizer=tokenizer,
+        stop=stop,
+        errors=errors,
+        stats=stats,
+        show=lambda text: print(text, end="", flush=True),
+        note=lambda text: print(text, file=sys.stderr),
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=seed,
+        on_full=on_full,
+    )
+
+
+def look(
+    directory: Directory,
+    /,
+    text: str,
+    out: Path | None = None,
+    layer: int = -1,
+    head: int | None = None,
+    top: int = 5,
+    tokenizer: Path | None = None,
+) -> None:
+    """Show where attention goes in a text, and what the model expected at each token.
+
+    Args:
+        directory: A run, or any model directory.
+        text: What to look at; ids, where there is no tokenizer.
+        out: A picture of every head of every layer to write, attention.png for instance.
+        layer: The layer that the table shows; -1 is the last.
+        head: Its head; by default the mean of all.
+        top: How many of the likeliest tokens to list.
+        tokenizer: A tokenizer.json, or a list of characters as JSON, instead of the model's own.
+    """
+    from jaxgpt import look as room
+
+    with working(f"looking into {directory}"):
+        seen = room.look(directory, text, tokenizer)
+    page = console()
+    page.print(room.attention_table(seen, layer, head, page.width), "", room.token_table(seen, top))
+    if out:
+        room.draw(seen, out)
+        print(f"{out} shows all heads of all layers.")
+
+
+def export(directory: Directory, /, out: Path, batch_size: int = 1) -> None:
+    """Write prefill and decode as StableHLO for CPU, CUDA and TPU, to run without jaxgpt.
+
+    Args:
+        directory: A run, or any model directory.
+        out: The file to write; a zip of the two programs, weights inside, and a description.
+        batch_size: How many texts at a time.
+    """
+    from jaxgpt.export import export as run_export
+
+    with working(f"exporting {directory}"):
+        run_export(directory, out, batch_size)
+    print(f"{out}: prefill.stablehlo, decode.stablehlo and about.json, which says how to call them")
+
+
 def list_runs(directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = Path("runs"), /) -> None:
     """List the runs in a directory: their model, how far they are, their losses, whether their files are whole.
 
     Args:
         directory: Where to look; runs lie anywhere in it.
     """
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from jaxgpt import runs
 
@@ -99,53 +204,8 @@ def list_runs(directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(met
     for one in found:
         losses = ["-" if loss is None else f"{loss:.4f}" for loss in (one.loss, one.val_loss)]
         steps, size = f"{one.step}/{one.steps}", f"{one.size / 1e6:,.1f} MB"
-        table.add_row(str(one.path), one.origin, one.model, steps, *losses, size, one.state)
-    Console(width=None if sys.stdout.isatty() else 200).print(table if found else f"There is no run in {directory}.")
-
-
-def working(what: str) -> contextlib.AbstractContextManager[Any]:
-    """Something that moves, for people who wait at a terminal."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    return console.status(what) if console.is_terminal else contextlib.nullcontext()
-
-
-def run(prog: str, description: str, commands: Mapping[str, Callable[..., Any]], arguments: list[str]) -> None:
-    """Exit codes: what the command returns (0 for None), 2 where the user's input is wrong, 128 and a signal's number
-    where one stopped it, 1 for anything else."""
-    try:
-        code = tyro.extras.subcommand_cli_from_dict(
-            dict(commands),
-            prog=prog,
-            description=description,
-            args=arguments,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-    except UserError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        code = 2
-    except Failure as failure:
-        print(f"{prog}: {failure}", file=sys.stderr)
-        code = 1
-    except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        print(f"{prog}: {error.filename}: {error.strerror}.", file=sys.stderr)
-        code = 2
-    except OSError as error:
-        print(f"{prog}: {error}.", file=sys.stderr)
-        code = 1
-    except KeyboardInterrupt as stop:
-        code = 128 + (stop.args[0] if stop.args else signal.SIGINT)
-    sys.exit(code or 0)
-
-
-def as_assignments(arguments: list[str]) -> list[str]:
-    """--train.steps 500 and --train.steps=500 as train.steps=500: what a section may hold, the config knows."""
-    words = iter(arguments)
-    return [
-        (word[2:] if "=" in word else f"{word[2:]}={next(words, '')}") if re.match(r"--\w+\.", word) else word
-        for word in words
-    ]
+        table.add_row(*map(Text, (str(one.path), one.origin, one.model, steps, *losses, size, one.state)))
+    console().print(table if found else Text(f"There is no run in {directory}."))
 
 
 def settings() -> None:
@@ -161,6 +221,9 @@ def main() -> None:
         "prepare": prepare,
         "train": train,
         "eval": evaluate,
+        "sample": sample,
+        "look": look,
+        "export": export,
         "runs": list_runs,
         "settings": settings,
     }

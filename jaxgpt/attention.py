@@ -19,6 +19,22 @@ def attend(q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, scale: jax.A
     return jnp.concatenate(blocks, axis=1)
 
 
+def attend_cached(
+    q_bnh: jax.Array, k_bnsh: jax.Array, v_bnsh: jax.Array, position_b: jax.Array, scale: jax.Array | float
+) -> jax.Array:
+    """One query in each row, with the keys up to its own position."""
+    scores_bns = jnp.einsum("bnh,bnsh->bns", q_bnh * jnp.asarray(scale, q_bnh.dtype), k_bnsh).astype(sum_dtype(q_bnh))
+    past_bs = jnp.arange(k_bnsh.shape[2]) <= position_b[:, None]
+    weights_bns = jax.nn.softmax(jnp.where(past_bs[:, None], scores_bns, -jnp.inf)).astype(v_bnsh.dtype)
+    return jnp.einsum("bns,bnsh->bnh", weights_bns, v_bnsh)
+
+
+def attention_weights(q_btnh: jax.Array, k_bsnh: jax.Array, scale: jax.Array | float) -> jax.Array:
+    """(B, N, T, S): how much each query takes from each key."""
+    scores_bnts = jnp.einsum("btnh,bsnh->bnts", q_btnh * scale, k_bsnh)
+    return jax.nn.softmax(jnp.where(jnp.tril(jnp.ones(scores_bnts.shape[-2:], bool)), scores_bnts, -jnp.inf))
+
+
 @jax.custom_vjp
 def _attend_block(q_btnh: jax.Array, k_bsnh: jax.Array, v_bsnh: jax.Array) -> jax.Array:
     """The queries are the last of the positions that the keys have."""

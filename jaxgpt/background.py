@@ -22,6 +22,9 @@ class Background:
             self.wait()
 
     def wait(self) -> None:
-        job, self._job = self._job, None
-        if job:
-            job.result()
+        if self._job:
+            try:
+                self._job.result()
+            finally:
+                if self._job.done():  # else the waiting was interrupted, and not the job
+                    self._job = None

@@ -75,6 +75,11 @@ def find_data(config: Config, run: Path, stopped: checkpoint.ModelDirectory | No
     if (source / ABOUT).exists():
         return open_dataset(source)
     if own.exists():
+        require(
+            (own / ABOUT).exists(),
+            f"{own} is where this run would prepare its data, but holds something else: move it away, or choose "
+            "another run.dir.",
+        )
         file = (stopped.path if stopped else run) / runs.CONFIG
         before = disk.read_json(file).get("data") if file.exists() else None
         now = dataclasses.asdict(config.data)

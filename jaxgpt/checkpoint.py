@@ -77,8 +77,8 @@ class ModelDirectory:
             raise UserError(f"{self.path / 'config.json'} has no section model; it is no model directory.")
         self.config: ModelConfig = build(ModelConfig, fields, str(self.path / "config.json"))
         with ocp.PyTreeCheckpointer() as weights:
-            found = weights.metadata(self._weights).item_metadata.tree
-        require_same(abstract_params(self.config), found, f"{self._weights}")
+            found = weights.metadata((self.path / "weights").resolve()).item_metadata.tree
+        require_same(abstract_params(self.config), found, str(self.path / "weights"))
         self.paths = list(flatten(found))
 
     def read(self, path: str) -> np.ndarray:
@@ -87,32 +87,34 @@ class ModelDirectory:
     def params(self) -> Tree:
         return self._restore(self.paths)
 
+    def model(self) -> GPT:
+        return assemble(self.config, to_device(self.params()))
+
     def state(self, like: Any) -> Any:
         """What `save` got as its state; `like` has its structure, shapes and dtypes."""
-        with ocp.PyTreeCheckpointer() as weights:
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-            found = weights.restore(
-                (self.path / "state").resolve(), args=ocp.args.PyTreeRestore(item=like, restore_args=as_numpy)
-            )
-        different = jax.tree.map(lambda a, b: (a.shape, a.dtype) != (b.shape, b.dtype), like, found)
-        if any(jax.tree.leaves(different)):
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        try:
+            found = self._read("state", ocp.args.PyTreeRestore(item=like, restore_args=as_numpy))
+            same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), like, found)
+        except ValueError:
+            same = False
+        if not all(jax.tree.leaves(same)):
             raise UserError(f"{self.path / 'state'} is of another model or optimiser than the config asks for.")
         return found
 
-    @property
-    def _weights(self) -> Path:
-        return (self.path / "weights").resolve()
-
     def _restore(self, paths: list[str]) -> Tree:
-        with ocp.PyTreeCheckpointer() as weights:
-            return weights.restore(
-                self._weights,
-                args=ocp.args.PyTreeRestore(
-                    item=unflatten(dict.fromkeys(paths, 0)),
-                    restore_args=unflatten(dict.fromkeys(paths, ocp.RestoreArgs(restore_type=np.ndarray))),
-                    partial_restore=True,
-                ),
-            )
+        numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+        item, as_numpy = (unflatten(dict.fromkeys(paths, value)) for value in (0, numpy))
+        return self._read("weights", ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True))
+
+    def _read(self, part: str, what: ocp.args.PyTreeRestore) -> Any:
+        try:
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                return checkpointer.restore((self.path / part).resolve(), args=what)
+        except Exception:
+            if self.path.exists():
+                raise
+            raise UserError(f"{self.path} was there and is gone: its run has newer ones by now. Try again.") from None
 
 
 def newest_whole(run: Path, say: Callable[[str], None]) -> ModelDirectory | None:
@@ -137,8 +139,7 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> ModelDirectory | None
 
 def load(directory: str | Path) -> GPT:
     """The model in a model directory, ready to be called, in the dtype of its weights."""
-    opened = ModelDirectory(directory)
-    return assemble(opened.config, to_device(opened.params()))
+    return ModelDirectory(directory).model()
 
 
 def to_device(params: Tree) -> Tree:

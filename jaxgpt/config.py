@@ -130,13 +130,14 @@ class TrainConfig:
     log_every: int = 10
     eval_every: int = 250
     eval_batches: int = 50  # batches of the validation split, always the same ones; 0: all
+    sample_tokens: int = 100  # of text that is written at each evaluation, to look at; 0: none
     save_every: int = 0  # a checkpoint is saved at each evaluation, and, unless 0, each so many steps
     keep: int = 2  # newest checkpoints that are kept, besides the best
     skip_nonfinite: int = 0  # steps in a row that may be passed over because their loss or gradient is no number
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "batch_size", "accumulate", "scan_unroll", "log_every", "eval_every", "keep")
-        for name in ("eval_batches", "save_every", "skip_nonfinite"):
+        for name in ("eval_batches", "sample_tokens", "save_every", "skip_nonfinite"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}.")
         require(
             self.batch_size % self.accumulate == 0,

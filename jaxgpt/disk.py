@@ -88,12 +88,16 @@ def remove_leftovers(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(file: Path, taken: str) -> Iterator[None]:
-    """For one process at a time, until it ends, however it ends; `taken` is what a second one is told."""
+def locked(file: Path, mark: str, taken: str) -> Iterator[None]:
+    """For one process at a time, until it ends, however it ends; `mark` is what the file says, `taken` what a second
+    process is told."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as handle:
         if not _flock(handle):
             raise UserError(taken)
+        handle.truncate(0)
+        handle.write(mark)
+        handle.flush()
         yield
 
 

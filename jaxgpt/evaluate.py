@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgpt import checkpoint
+from jaxgpt import checkpoint, runs
 from jaxgpt.config import MeshConfig, ModelConfig, UserError, require
 from jaxgpt.data import ABOUT, Dataset, eval_windows, open_dataset
 from jaxgpt.sharding import make_mesh, over_rows, replicated, use_all_cores
@@ -55,7 +55,8 @@ def evaluate(directory: Path, data: Path | None, batch_size: int) -> str:
 def trained_on(opened: checkpoint.ModelDirectory, directory: Path) -> Path:
     """The run's own data, or what its config names."""
     named = opened.about.get("data", {}).get("path")
-    candidates = [directory / "data", *([Path(named)] if named else [])]
+    run = opened.path.parent.parent
+    candidates = [*([Path(named)] if named else []), directory / runs.DATA, run / runs.DATA]
     found = next((path for path in candidates if (path / ABOUT).exists()), None)
     if found is None:
         known = f"It was trained on {named}, which" if named else "What it was trained on"

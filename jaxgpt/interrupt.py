@@ -18,9 +18,10 @@ class Signals:
     caught: int | None = None
 
     def handle(self, number: int, frame: Any) -> None:
-        if not self.held or self.caught:
+        """Raised or not, it is noted: an exception inside a destructor gets lost."""
+        before, self.caught = self.caught, number
+        if before or not self.held:
             raise Stopped(number)
-        self.caught = number
 
 
 @contextlib.contextmanager

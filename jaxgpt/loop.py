@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import errno
 import math
 import signal
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ from jaxgpt.background import Background
 from jaxgpt.config import Config, Failure, UserError
 from jaxgpt.data import Dataset, batch
 from jaxgpt.evaluate import Evaluator
+from jaxgpt.generate import generate
 from jaxgpt.interrupt import Signals, Stopped
+from jaxgpt.model import assemble
 from jaxgpt.progress import Passing, Progress, Say
 from jaxgpt.sharding import make_mesh, over_rows, replicated
 from jaxgpt.step import Metrics, State, besides_weights, evaluated, make_step
@@ -34,6 +38,7 @@ class Loop:
         say: Say,
         passing: Passing | None = None,
         signals: Signals | None = None,
+        skipped: int = 0,
     ):
         """Whatever is wrong with the config is found here, before anything is written."""
         self.config, self.dataset, self.directory, self.say = config, dataset, run, say
@@ -51,22 +56,27 @@ class Loop:
         self.progress = Progress(config, list(self.mesh.devices.flat), say, passing)
         self.background = Background()
         self.trackers: Sequence[Track] = ()
-        self.skipped = 0  # steps in a row
+        self.skipped = skipped  # steps in a row
 
     def go(self, state: State) -> None:
         """`run`, and whatever may end it: a signal, a full disk."""
         try:
             with trackers(self.config, self.directory, int(state.step)) as self.trackers:
                 self.signals.held = True
+                if self.signals.caught:
+                    raise Stopped(self.signals.caught)
                 self.run(state)
                 self.background.wait()
         except Stopped as stopped:
             self.say(f"Stopped by {signal.Signals(stopped.args[0]).name}. {self.last_good()}")
             raise
         except OSError as error:
-            raise Failure(f"The run could not be written: {error}. Make room for it. {self.last_good()}") from error
+            room = "Make room for it. " if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+            raise Failure(f"The run could not be written: {error}. {room}{self.last_good()}") from error
         finally:
             self.signals.held = False
+            with contextlib.suppress(OSError):  # the run is held until nothing is written any more
+                self.background.wait()
 
     def run(self, state: State) -> None:
         """A step's metrics are read after the next one was started: the device never waits for us, nor we run ahead."""
@@ -99,6 +109,7 @@ class Loop:
 
     def settle(self, step: int, metrics: Metrics, evaluate: State | None = None) -> float | None:
         """What is known of a step is checked, written and shown; returns the validation loss, where asked for one."""
+        line: dict[str, Any] = {}
         figures: dict[str, Any] = {name: float(value) for name, value in jax.device_get(metrics)._asdict().items()}
         self.count_skipped(step, figures)
         logged = evaluate is not None or step % self.config.train.log_every == 0
@@ -110,10 +121,14 @@ class Loop:
         if logged:
             written = {name: value if math.isfinite(value) else None for name, value in figures.items()}
             line = {"step": step, **written, "tokens_per_second": round(speed)}
+            if evaluate is not None and (text := self.sample(evaluate)):
+                line["sample"] = text
             runs.append_metrics(self.directory, line)
             for track in self.trackers:
                 track(line)
         self.progress.step(step, logged, **figures)
+        if "sample" in line:
+            self.say(textwrap.indent(line["sample"], "    | ", lambda _: True))
         return figures.get("val_loss")
 
     def count_skipped(self, step: int, figures: dict[str, float]) -> None:
@@ -137,6 +152,17 @@ class Loop:
         limit = self.config.train.eval_batches or None
         return self.evaluator.mean_loss(evaluated(state), self.dataset.val, limit)
 
+    def sample(self, state: State) -> str:
+        """What the model would write by now; on one device, for the others have the same weights."""
+        tokens, tokenizer = self.config.train.sample_tokens, self.tokenizer
+        if not tokens or not tokenizer:
+            return ""
+        weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), evaluated(state))
+        start = 0 if tokenizer.eot is None else tokenizer.eot
+        allowed = tokenizer.means_something(self.config.model.vocab_size)
+        pieces = generate(assemble(self.config.model, weights), [start], tokens, 0.8, allowed=allowed)
+        return tokenizer.decode(np.concatenate(list(pieces)))
+
     def last_good(self) -> str:
         """The one that is being written counts, if it can be written."""
         with contextlib.suppress(OSError):
@@ -152,6 +178,7 @@ class Loop:
             **dataclasses.asdict(self.config),
             "step": step,
             "val_loss": val_loss,
+            "skipped": self.skipped,
             "data_sha256": self.dataset.train_sha256,
         }
         metrics = (self.directory / runs.METRICS).read_bytes()
@@ -161,9 +188,18 @@ class Loop:
             checkpoint.save(path, self.config.model, weights, about, self.tokenizer, beside, metrics)
             runs.keep(self.directory, self.config.train.keep)
             if plot.INSTALLED and val_loss is not None:
-                plot.draw_losses(runs.read_metrics(self.directory), self.directory)
+                self.draw()
 
         self.background.start(write)
+
+    def draw(self) -> None:
+        """A picture is not worth a run."""
+        try:
+            plot.draw_losses(runs.read_metrics(self.directory), self.directory)
+        except OSError:
+            raise
+        except Exception as error:
+            self.say(f"{self.directory / plot.FILE} was not drawn: {' '.join(str(error).split())[:200]}")
 
 
 def copied(tree: Tree) -> Tree:

@@ -6,8 +6,9 @@ stacked: layer is the leading axis of every array under `blocks`.
 Shapes: B batch, T time, D model width, N heads, H head width, F mlp width, L layers, V vocabulary.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -16,16 +17,10 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from jaxgpt.attention import attend
+from jaxgpt.block import Block
 from jaxgpt.config import ModelConfig, UserError, require
-from jaxgpt.layers import INIT_STD, Embed, LayerNorm, dropout, sinusoids
+from jaxgpt.layers import INIT_STD, Embed, LayerNorm, sinusoids
 from jaxgpt.tree import Tree, require_same
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": jax.nn.relu,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
-}
 
 
 class States(NamedTuple):
@@ -35,77 +30,6 @@ class States(NamedTuple):
     blocks: jax.Array  # L B T D
     final: jax.Array  # B T D, after the final norm
     logits: jax.Array  # B T V
-
-
-class Attention(nnx.Module):
-    def __init__(self, c: ModelConfig, rngs: nnx.Rngs):
-        heads = (c.num_heads, c.head_dim)
-        project = functools.partial(
-            nnx.LinearGeneral,
-            c.model_dim,
-            heads,
-            use_bias=c.qkv_bias,
-            kernel_init=nnx.initializers.normal(INIT_STD),
-            rngs=rngs,
-        )
-        self.key = project()
-        self.query = project()
-        self.value = project()
-        if c.attention_out:
-            self.out = nnx.LinearGeneral(
-                heads,
-                c.model_dim,
-                axis=(-2, -1),
-                use_bias=c.attention_out_bias,
-                kernel_init=residual_init(c),
-                rngs=rngs,
-            )
-        self.config = c
-
-    def __call__(self, x_btd: jax.Array, layer: jax.Array) -> jax.Array:
-        c = self.config
-        width = {"head_dim": c.head_dim, "model_dim": c.model_dim, "none": 1}[c.attention_scale]
-        scale = width**-0.5 / (layer + 1) if c.attention_scale_by_layer else width**-0.5
-        mixed_btnh = attend(*self.project(x_btd), scale)
-        return self.out(mixed_btnh) if c.attention_out else mixed_btnh.reshape(x_btd.shape)
-
-    def project(self, x_btd: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries, keys and values by one matrix product: on a CPU three narrow ones take longer."""
-        parts = (self.query, self.key, self.value)
-        all_btnh = jnp.tensordot(x_btd, jnp.concatenate([part.kernel[...] for part in parts], axis=1), axes=1)
-        if biases := [part.bias[...] for part in parts if part.bias is not None]:
-            all_btnh += jnp.concatenate(biases)
-        query, key, value = jnp.split(all_btnh, 3, axis=2)
-        return query, key, value
-
-
-class Mlp(nnx.Module):
-    def __init__(self, c: ModelConfig, rngs: nnx.Rngs):
-        up_init = nnx.initializers.normal(INIT_STD)
-        self.up = nnx.Linear(c.model_dim, c.mlp_dim, use_bias=c.mlp_bias, kernel_init=up_init, rngs=rngs)
-        self.down = nnx.Linear(c.mlp_dim, c.model_dim, use_bias=c.mlp_bias, kernel_init=residual_init(c), rngs=rngs)
-        self.activation = c.activation
-
-    def __call__(self, x_btd: jax.Array) -> jax.Array:
-        return self.down(ACTIVATIONS[self.activation](self.up(x_btd)))
-
-
-class Block(nnx.Module):
-    def __init__(self, c: ModelConfig, rngs: nnx.Rngs):
-        self.attn = Attention(c, rngs)
-        self.mlp = Mlp(c, rngs)
-        self.norm1 = LayerNorm(c)
-        self.norm2 = LayerNorm(c)
-        self.config = c
-
-    def __call__(self, x: jax.Array, layer: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        rate = self.config.dropout
-        key1, key2 = (None, None) if dropout_key is None else jax.random.split(jax.random.fold_in(dropout_key, layer))
-        if self.config.norm == "pre":
-            x = x + dropout(self.attn(self.norm1(x), layer), rate, key1)
-            return x + dropout(self.mlp(self.norm2(x)), rate, key2)
-        x = self.norm1(x + dropout(self.attn(x, layer), rate, key1))
-        return self.norm2(x + dropout(self.mlp(x), rate, key2))
 
 
 class Head(nnx.Module):
@@ -150,7 +74,7 @@ class GPT(nnx.Module):
     def __call__(self, tokens: ArrayLike) -> jax.Array:
         """For people: ids are checked on the host, and matrices multiply at full precision on every device."""
         check_tokens(tokens, self.config)
-        with jax.enable_x64(self.dtype == jnp.float64), jax.default_matmul_precision("highest"):
+        with exactly(self.dtype):
             return _logits(self, jnp.asarray(tokens, jnp.int32), self.dtype)
 
     def logits(self, tokens_bt: jax.Array, dropout_key: jax.Array | None = None, unroll: int = 1) -> jax.Array:
@@ -160,42 +84,48 @@ class GPT(nnx.Module):
             block, layer = block_and_layer
             return block(x, layer, dropout_key), None
 
-        x, _ = jax.lax.scan(body, self.embed(tokens_bt), self._layers(), unroll=unroll)
-        return self.head(self.normalise(x), self.token_embedding.embedding[...])
+        x, _ = jax.lax.scan(body, self.embed(tokens_bt), self.layers(), unroll=unroll)
+        return self.read_out(x)
 
     def states(self, tokens_bt: jax.Array) -> States:
         def body(x: jax.Array, block_and_layer: tuple[Block, jax.Array]) -> tuple[jax.Array, jax.Array]:
             block, layer = block_and_layer
-            x = block(x, layer, None)
+            x = block(x, layer)
             return x, x
 
         embedding = self.embed(tokens_bt)
-        x, blocks = jax.lax.scan(body, embedding, self._layers())
-        final = self.normalise(x)
-        return States(embedding, blocks, final, self.head(final, self.token_embedding.embedding[...]))
+        x, blocks = jax.lax.scan(body, embedding, self.layers())
+        return States(embedding, blocks, self.normalise(x), self.read_out(x))
 
-    def embed(self, tokens_bt: jax.Array) -> jax.Array:
-        c, length = self.config, tokens_bt.shape[1]
+    def embed(self, tokens_bt: jax.Array, positions_bt: jax.Array | None = None) -> jax.Array:
+        """Positions count from 0 unless others are given."""
+        c = self.config
+        where = slice(tokens_bt.shape[1]) if positions_bt is None else positions_bt
+        learned = c.positions == "learned"
+        table = self.pos_embedding.embedding[...] if learned else jnp.asarray(sinusoids(c.context_length, c.model_dim))
         x_btd = self.token_embedding(tokens_bt)
-        if c.positions == "learned":
-            return x_btd + self.pos_embedding.embedding[...][:length]
-        return x_btd + sinusoids(length, c.model_dim).astype(x_btd.dtype)
+        return x_btd + table[where].astype(x_btd.dtype)
 
     def normalise(self, x_btd: jax.Array) -> jax.Array:
         return self.final_norm(x_btd) if self.config.final_norm is True else x_btd
 
-    def _layers(self) -> tuple[Block, jax.Array]:
+    def read_out(self, x_btd: jax.Array) -> jax.Array:
+        return self.head(self.normalise(x_btd), self.token_embedding.embedding[...])
+
+    def layers(self) -> tuple[Block, jax.Array]:
         return self.blocks, jnp.arange(self.config.num_blocks)
+
+
+@contextlib.contextmanager
+def exactly(dtype: jnp.dtype) -> Iterator[None]:
+    """Matrices multiply at full precision on every device, and float64 is not turned into float32."""
+    with jax.enable_x64(dtype == jnp.float64), jax.default_matmul_precision("highest"):
+        yield
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _logits(model: GPT, tokens_bt: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), model).logits(tokens_bt)
-
-
-def residual_init(c: ModelConfig) -> nnx.Initializer:
-    """Each block adds to the stream twice; GPT-2's start keeps its variance independent of depth."""
-    return nnx.initializers.normal(INIT_STD / (2 * c.num_blocks) ** 0.5)
 
 
 def check_tokens(tokens: ArrayLike, config: ModelConfig) -> None:

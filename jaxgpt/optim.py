@@ -17,9 +17,9 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
         b2=o.beta2,
         eps=o.eps,
         weight_decay=o.weight_decay,
-        mask=is_matrix if o.decay == "matrices" else None,
+        mask=is_matrix if o.decay == "matrices" else is_any,
     )
-    # The state has one structure, clipped or not, so that a run can go on with the other.
+    # The state has one structure, clipped or not, all decayed or not: a run can go on with the other.
     return optax.chain(optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity(), adamw)
 
 
@@ -35,6 +35,10 @@ def make_schedule(config: Config) -> optax.Schedule:
     }[o.schedule]
     up = optax.linear_schedule(o.learning_rate / (o.warmup_steps + 1), o.learning_rate, o.warmup_steps)
     return optax.join_schedules([up, down], [o.warmup_steps])
+
+
+def is_any(params: Tree) -> Tree:
+    return jax.tree.map(lambda _: True, params)
 
 
 def is_matrix(params: Tree) -> Tree:

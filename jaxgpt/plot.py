@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxgpt import disk
 
 FILE = "loss.png"
@@ -20,15 +22,38 @@ def draw_losses(metrics: Sequence[Mapping[str, Any]], run: Path) -> None:
         points = [(line["step"], line[key]) for line in metrics if line.get(key) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=name, markersize=3.5, linewidth=1)
-    best = min((line for line in metrics if "val_loss" in line), key=lambda line: line["val_loss"], default=None)
+    best = min(
+        (line for line in metrics if line.get("val_loss") is not None), key=lambda line: line["val_loss"], default=None
+    )
     if best:
         note = f"best: {best['val_loss']:.4f} at step {best['step']}"
         axes.axhline(best["val_loss"], color="gray", linewidth=0.7, linestyle=":", label=note)
-    axes.set(xlabel="step", ylabel="loss (nats per token)", title=run.name)
+    axes.set(xlabel="step", ylabel="loss (nats per token)", title=run.resolve().name.replace("$", r"\$"))
     losses = sorted(line["loss"] for line in metrics if line.get("loss") is not None)
     if losses and losses[-1] > 2 * losses[len(losses) // 2]:  # the first steps would leave no room for the rest
         axes.set_yscale("log")
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     with disk.replaced_file(run / FILE) as partial:
         figure.savefig(partial, format="png", dpi=110)
+
+
+def draw_attention(weights_lnts: np.ndarray, names: Sequence[str], file: Path) -> None:
+    """A map for each head, a row of them for each layer; in a map, rows look at columns."""
+    from matplotlib.figure import Figure
+
+    layers, heads, length, _ = weights_lnts.shape
+    side = max(1.4, min(4.0, 0.16 * length))
+    figure = Figure(figsize=(side * heads + 0.6, side * layers + 0.4), layout="constrained")
+    axes = figure.subplots(layers, heads, squeeze=False)
+    size = min(8.0, 60 * side / length)
+    for layer, head in np.ndindex(layers, heads):
+        here: Any = axes[layer, head]
+        here.imshow(weights_lnts[layer, head], vmin=0, vmax=1, cmap="magma")
+        here.set_title(f"layer {layer}, head {head}", fontsize=8)
+        here.set_xticks(range(length), names if layer == layers - 1 else [], fontsize=size, rotation=90)
+        here.set_yticks(range(length), names if head == 0 else [], fontsize=size)
+        here.tick_params(length=0)
+    with disk.replaced_file(file) as partial:
+        figure.savefig(partial, format=file.suffix[1:] or "png", dpi=130)

@@ -1,6 +1,9 @@
 """What a person sees of a run: one line that moves on a terminal, lines one after another elsewhere. Knows no array."""
 
 import contextlib
+import os
+import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -71,21 +74,32 @@ def watching() -> Iterator[tuple[Say, Passing | None]]:
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        yield lambda text: print(text, flush=True), None
+        yield unbroken(lambda text: print(text, flush=True)), None
         return
-    bar = BarColumn(bar_width=max(8, min(24, console.width - 96)))
-    columns = TextColumn("step"), MofNCompleteColumn(), bar, TextColumn("{task.description}", markup=False)
+    narrow = console.width < 96
+    bar = [] if narrow else [BarColumn(bar_width=min(24, console.width - 88))]
+    columns = [TextColumn("step"), MofNCompleteColumn(), *bar, TextColumn("{task.description}", markup=False)]
     shown = Progress(*columns, console=console, transient=True)
     task = shown.add_task("", total=None)
 
     def passing(step: int, steps: int, text: str) -> None:
+        text = re.sub(r"  (lr|norm) \S+", "", text) if narrow else text
         shown.update(task, completed=step, total=steps, description=text)
         shown.start()
 
-    def say(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
-
     try:
-        yield say, passing
+        yield unbroken(lambda text: console.print(text, markup=False, soft_wrap=True)), passing
     finally:
         shown.stop()
+
+
+def unbroken(say: Say) -> Say:
+    """Whoever listened may be gone, as head is after its lines; the run goes on."""
+
+    def still(text: str) -> None:
+        try:
+            say(text)
+        except BrokenPipeError:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+    return still

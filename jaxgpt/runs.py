@@ -11,6 +11,7 @@ DIR/.lock               held while it is trained
 import contextlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,30 +20,34 @@ from typing import Any
 from jaxgpt import disk
 from jaxgpt.config import UserError
 
+MARK = "jaxgpt train\n"  # what the lock says
 CONFIG, METRICS, CHECKPOINTS, DATA, LOCK = "config.json", "metrics.jsonl", "checkpoints", "data", ".lock"
 
 
 @contextlib.contextmanager
 def held(run: Path) -> Iterator[None]:
     """For this process alone, and free of what a dead one left half written."""
-    if run.exists() and not is_run(run):
+    existed = run.exists()
+    if existed and not is_run(run):
         disk.require_vacant(run)
-    with disk.locked(run / LOCK, f"{run} is being trained by another process: wait for it, or choose another run.dir."):
+    taken = f"{run} is being trained by another process: wait for it, or choose another run.dir."
+    with disk.locked(run / LOCK, MARK, taken):
         try:
             for folder in (run, run / CHECKPOINTS):
                 disk.remove_leftovers(folder)
             yield
         finally:
-            if [path.name for path in run.iterdir()] == [LOCK]:  # nothing came of it
-                (run / LOCK).unlink()
-                run.rmdir()
+            with contextlib.suppress(OSError):
+                if [path.name for path in run.iterdir()] == [LOCK]:  # nothing came of it
+                    (run / LOCK).unlink()
+                    if not existed:
+                        run.rmdir()
 
 
 def is_run(path: Path) -> bool:
-    """Also of one that died before its first step."""
-    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-    begun = bool(names & {METRICS, CHECKPOINTS, LOCK}) or names == {DATA}
-    return begun and not names & {disk.MANIFEST, "weights"}
+    """By what nobody else would write: other programs have a checkpoints/, a data/ or a metrics.jsonl as well."""
+    lock = path / LOCK
+    return any(path.glob(f"{CHECKPOINTS}/step-*/{disk.MANIFEST}")) or (lock.is_file() and lock.read_text() == MARK)
 
 
 def checkpoint_of(run: Path, step: int) -> Path:
@@ -50,8 +55,13 @@ def checkpoint_of(run: Path, step: int) -> Path:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Oldest first."""
-    return sorted((run / CHECKPOINTS).glob("step-*"))
+    """Oldest first; what people put beside them is theirs."""
+    ours = [path for path in (run / CHECKPOINTS).glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name)]
+    return sorted((path for path in ours if path.is_dir()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def best(run: Path) -> Path | None:
@@ -88,9 +98,13 @@ def set_aside(checkpoint: Path) -> Path:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """A last line that is not whole is being written."""
-    lines = (run / METRICS).read_text(encoding="utf-8").splitlines(keepends=True) if (run / METRICS).exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """Lines that are not whole are passed over: the last one may just be written."""
+    text = (run / METRICS).read_text(encoding="utf-8", errors="replace") if (run / METRICS).exists() else ""
+    found = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict) and {"step", "loss"} <= line.keys()]
 
 
 def append_metrics(run: Path, line: Mapping[str, Any]) -> None:
@@ -122,24 +136,29 @@ class Summary:
 def find(root: Path) -> list[Path]:
     if not root.is_dir():
         raise UserError(f"{root} is not a directory. Name the one that your runs lie in.")
-    return sorted(config.parent for config in root.rglob(CONFIG) if is_run(config.parent))
+    signs = (sign.parent for name in (CHECKPOINTS, LOCK) for sign in root.rglob(name))
+    return sorted({run for run in signs if is_run(run)})
 
 
 def summary(run: Path) -> Summary:
-    config, metrics = disk.read_json(run / CONFIG), read_metrics(run)
+    metrics = read_metrics(run)
+    try:
+        config = disk.read_json(run / CONFIG)
+    except UserError:
+        config = {}
     model, steps = config.get("model", {}), config.get("train", {}).get("steps", 0)
     losses = [line["val_loss"] for line in metrics if line.get("val_loss") is not None]
     saved = checkpoints(run)
     return Summary(
         run,
-        "{num_blocks} x {model_dim}, {num_heads} heads".format_map(model),
+        "{num_blocks} x {model_dim}, {num_heads} heads".format_map(model) if model else "",
         Path(config.get("origin", "")).stem,
         metrics[-1]["step"] if metrics else 0,
         steps,
         metrics[-1]["loss"] if metrics else None,
         min(losses, default=None),
         disk.size(run),
-        _state(run, saved, steps),
+        _state(run, saved, steps) if config else f"damaged: {CONFIG}",
     )
 
 
@@ -156,5 +175,5 @@ def _state(run: Path, saved: list[Path], steps: int) -> str:
         return f"damaged: {', '.join(damaged)}"
     if not saved:
         return "no checkpoint"
-    last = int(saved[-1].name.removeprefix("step-"))
+    last = step_of(saved[-1])
     return "whole, done" if last >= steps else f"whole, goes on from {last}"

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,8 +33,14 @@ class Tokenizer(ABC):
     def save(self, path: Path) -> None:
         path.write_text(json.dumps({"kind": self.kind}) + "\n")
 
-    def encode(self, text: str) -> np.ndarray:
-        return self.encode_many([text])[0]
+    def encode(self, text: str, errors: Literal["strict", "skip"] = "strict") -> np.ndarray:
+        """Where errors are skipped, what the vocabulary cannot express is left out."""
+        return self.encode_many([text])[0] if errors == "strict" else self._encode([text])[0]
+
+    def means_something(self, vocab_size: int) -> np.ndarray:
+        """Of the ids of a model that has so many: False for those that no text has."""
+        ids = np.arange(vocab_size)
+        return (ids < self.vocab_size) & ~np.isin(ids, self._holes)
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
         """As `encode` for each text; where the library can, on all cores."""

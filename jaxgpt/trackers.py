@@ -30,9 +30,8 @@ def _tensorboard(folder: Path, since: int) -> Iterator[Track]:
     with library.SummaryWriter(str(folder), purge_step=since + 1, filename_suffix=f".{since}") as writer:
 
         def track(line: Mapping[str, Any]) -> None:
-            for name, value in line.items():
-                if name != "step" and value is not None:
-                    writer.add_scalar(name, value, line["step"])
+            for name, value in numbers(line).items():
+                writer.add_scalar(name, value, line["step"])
             writer.flush()
 
         yield track
@@ -44,7 +43,11 @@ def _wandb(config: Config, run: Path) -> Iterator[Track]:
     library = _library("wandb", "run.wandb", "wandb")
     options = {"project": config.run.wandb, "id": run.resolve().name, "resume": "allow", "dir": str(run)}
     with library.init(**options, config=dataclasses.asdict(config)) as session:
-        yield lambda line: session.log({name: value for name, value in line.items() if name != "step"}, line["step"])
+        yield lambda line: session.log(numbers(line), line["step"])
+
+
+def numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in line.items() if name != "step" and isinstance(value, int | float)}
 
 
 def _library(name: str, setting: str, extra: str) -> Any:

@@ -9,7 +9,7 @@ import jax
 
 from jaxgpt import disk, plot, runs
 from jaxgpt.begin import begin, first_state
-from jaxgpt.config import Config, RunConfig
+from jaxgpt.config import RunConfig
 from jaxgpt.interrupt import signals
 from jaxgpt.loop import Loop
 from jaxgpt.progress import Passing, Say
@@ -26,7 +26,8 @@ def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Pa
     with signals() as caught, runs.held(run):
         beginning = begin(settings, where, run, say)
         config, dataset, source = beginning.config, beginning.dataset, beginning.source
-        loop = Loop(config, dataset, run, say, passing, caught)
+        skipped = source.about.get("skipped", 0) if source and beginning.resumed else 0
+        loop = Loop(config, dataset, run, say, passing, caught, skipped)
         state = first_state(beginning)
         done = int(state.step)
         if done >= config.train.steps:
@@ -39,21 +40,22 @@ def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Pa
             disk.write_json(run / runs.CONFIG, {"origin": where, **dataclasses.asdict(config)})
             runs.rewind_metrics(run, source.path if source and beginning.resumed else None)
             loop.go(state)
-        say(ending(run, config))
+        say(ending(run, max(done, config.train.steps)))
     return run
 
 
-def ending(run: Path, config: Config) -> str:
+def ending(run: Path, done: int) -> str:
     """What there is now, and what can be done with it."""
     found = runs.summary(run)
+    loss, val_loss = ("unknown" if number is None else f"{number:.4f}" for number in (found.loss, found.val_loss))
     picture = f", {plot.FILE}" if (run / plot.FILE).exists() else ""
     return "\n".join(
         [
-            f"Done: {found.step} steps, loss {found.loss:.4f}, best validation loss {found.val_loss:.4f}.",
+            f"Done: {done} steps, loss {loss}, best validation loss {val_loss}.",
             f"  run       {run}: {runs.METRICS}{picture}, {runs.CONFIG}, {runs.CHECKPOINTS}",
-            f"  best      {runs.best(run)}",
             f"  evaluate  jaxgpt eval {run}",
+            f"  sample    jaxgpt sample {run}",
             f"  export    jaxgpt-convert to-torch {run} weights.pt --dialect gpt",
-            f"  go on     the same command with --train.steps {2 * config.train.steps}",
+            f"  go on     the same command with --train.steps {2 * done}",
         ]
     )

@@ -15,7 +15,7 @@ PRIMES = {"vocab_size": 103, "context_length": 17, "model_dim": 35, "num_blocks"
 TINY: dict[str, dict[str, Any]] = {
     "model": {"context_length": 16, "model_dim": 12, "num_blocks": 2, "num_heads": 2, "dropout": 0.1},
     "optim": {"warmup_steps": 2},
-    "train": {"steps": 6, "batch_size": 4, "log_every": 2, "eval_every": 4, "eval_batches": 3},
+    "train": {"steps": 6, "batch_size": 4, "log_every": 2, "eval_every": 4, "eval_batches": 3, "sample_tokens": 0},
 }
 TEXT = "How much wood would a woodchuck chuck, if a woodchuck could chuck wood? " * 40
 LYRIC_SIZES = {"vocab_size": 104, "context_length": 128, "model_dim": 252, "num_blocks": 6, "num_heads": 6}

@@ -1,4 +1,5 @@
 import threading
+from concurrent.futures import Future
 
 import pytest
 
@@ -30,3 +31,30 @@ def test_what_a_job_raises_comes_up_once(call: str) -> None:
     with pytest.raises(OSError, match="the disk is full"):
         background.start(print) if call == "start" else getattr(background, call)()
     background.wait()
+
+
+def test_waiting_that_is_interrupted_can_be_taken_up_again() -> None:
+    gate, done = threading.Event(), []
+    background = Background()
+    background.start(lambda: (gate.wait(), done.append(True)))
+    assert background._job is not None
+    job, background._job = background._job, Interrupted(background._job)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        background.wait()
+    background._job = job
+    gate.set()
+    background.wait()
+    assert done == [True]
+
+
+class Interrupted:
+    """A job that somebody grows tired of."""
+
+    def __init__(self, job: Future):
+        self.job = job
+
+    def result(self) -> None:
+        raise KeyboardInterrupt
+
+    def done(self) -> bool:
+        return self.job.done()

@@ -42,11 +42,12 @@ def again(stopped: Path, tmp_path: Path) -> Callable[..., list[str]]:
 
 
 def test_it_goes_on_with_what_changed_listed(again: Callable[..., list[str]], tmp_path: Path) -> None:
-    said = again(optim={"learning_rate": 5e-4, "clip_norm": 0.0}, model={"dropout": 0.0})
+    said = again(optim={"learning_rate": 5e-4, "clip_norm": 0.0, "decay": "all"}, model={"dropout": 0.0})
     listed = [line.removeprefix("Changed since the run stopped: ") for line in said if line.startswith("Changed")]
     assert listed == [
         "model.dropout was 0.1 and is 0.0",
         "optim.learning_rate was 0.001 and is 0.0005",
+        "optim.decay was matrices and is all",
         "optim.clip_norm was 1.0 and is 0.0",
         "train.steps was 6 and is 8",
     ]
@@ -98,10 +99,10 @@ def test_a_damaged_newest_checkpoint_is_left_for_the_one_before(
 
 
 def test_a_run_that_is_done_has_nothing_left_to_do(again: Callable[..., list[str]], tmp_path: Path) -> None:
-    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*") if path.is_file())
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*") if path.suffix)
     said = again(train={"steps": 6})
     assert "has had 6 steps, and train.steps is 6: there is nothing left to do" in said[0]
-    assert before == sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*") if path.is_file())
+    assert before == sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*") if path.suffix)
 
 
 def test_a_run_that_died_before_its_first_checkpoint_begins_again(
@@ -128,3 +129,21 @@ def test_it_goes_on_without_the_model_that_it_began_from(stopped: Path, tmp_path
     longer = {**sections, "model": {"dropout": 0.0}, "train": {**sections["train"], "steps": 8}}
     train(longer, "here", said.append)
     assert any("step-00000006; compiling" in line for line in said)
+
+
+def test_a_run_that_was_never_evaluated_can_be_done(again: Callable[..., list[str]], tmp_path: Path) -> None:
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    said = again(train={"steps": 4})
+    assert "there is nothing left to do" in said[1]
+    assert "loss unknown, best validation loss unknown" in said[2]
+    assert "the same command with --train.steps 12" in said[2]
+
+
+def test_a_folder_named_data_that_is_not_the_runs_is_left_alone(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "data").mkdir(parents=True)
+    (run / "data" / "wood.txt").write_text(TEXT)
+    (run / runs.LOCK).write_text(runs.MARK)
+    with pytest.raises(UserError, match="is where this run would prepare its data, but holds something else"):
+        train(settings(run / "data" / "wood.txt", run), "here", lambda line: None)
+    assert (run / "data" / "wood.txt").read_text() == TEXT

@@ -7,16 +7,23 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"convert": "axes", "jaxgpt": "background config disk interrupt settings tokenizer tree"},
+    {"convert": "axes", "jaxgpt": "background config disk interrupt settings shell tokenizer tree"},
     {
         "convert": "dialects reference rows",
-        "jaxgpt": "attention corpus data flops layers model optim plot runs sharding trackers",
+        "jaxgpt": "attention block corpus data flops layers model optim plot runs sampling sharding trackers",
     },
-    {"convert": "bridge detect safefile suspect torchfile", "jaxgpt": "checkpoint prepare progress step"},
-    {"convert": "carry exact files parity", "jaxgpt": "begin evaluate loop train"},
+    {
+        "convert": "bridge detect safefile suspect torchfile",
+        "jaxgpt": "cache checkpoint generate prepare progress step",
+    },
+    {"convert": "carry exact files parity", "jaxgpt": "begin evaluate export look loop sample train"},
     {"convert": "__main__", "jaxgpt": "__main__"},
 ]
-ONLY_IN = {"orbax": {"jaxgpt.checkpoint"}, "grain": {"jaxgpt.data"}, "flax": {"jaxgpt.layers", "jaxgpt.model"}}
+ONLY_IN = {
+    "orbax": {"jaxgpt.checkpoint"},
+    "grain": {"jaxgpt.data"},
+    "flax": {"jaxgpt.block", "jaxgpt.layers", "jaxgpt.model"},
+}
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts): ast.parse(file.read_text())
     for package in ("jaxgpt", "convert")

@@ -97,3 +97,39 @@ def test_it_may_be_passed_over(rare: dict[str, Any], tmp_path: Path) -> None:
     assert [line["loss"] is None for line in metrics] == [n == 5 for n in range(1, 9)]
     opened = checkpoint.ModelDirectory(tmp_path / "run")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(opened.params()))
+
+
+def test_how_many_steps_were_skipped_is_known_after_an_interruption(text: Path, tmp_path: Path) -> None:
+    """Else a run that is started again and again would pass over any number."""
+    endless = settings(
+        text,
+        tmp_path / "run",
+        optim={"learning_rate": 1e30, "final_learning_rate": 1e30, "warmup_steps": 0, "clip_norm": 0.0},
+        train={"steps": 40, "skip_nonfinite": 6, "save_every": 1, "eval_every": 40},
+    )
+    for _ in range(2):
+        with pytest.raises(UserError, match="At step 8 the .* 7 steps in a row"):
+            train(endless, "here", lambda line: None)
+
+
+def test_a_picture_that_cannot_be_drawn_is_said_and_costs_nothing(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise ValueError("no\nsuch backend")
+
+    monkeypatch.setattr(loop_room.plot, "INSTALLED", True)
+    monkeypatch.setattr(loop_room.plot, "draw_losses", fail)
+    said: list[str] = []
+    train(settings(text, tmp_path / "run"), "here", said.append)
+    assert f"{tmp_path / 'run' / 'loss.png'} was not drawn: no such backend" in said
+    assert len(runs.checkpoints(tmp_path / "run")) == 2
+
+
+def test_text_is_written_at_each_evaluation(text: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    run = train(settings(text, tmp_path / "run", train={"sample_tokens": 30}), "here", said.append)
+    metrics = runs.read_metrics(run)
+    assert [len(line.get("sample", "")) for line in metrics] == [0, 30, 30]
+    assert set(metrics[-1]["sample"]) <= set(TEXT)
+    assert "    | " + metrics[-1]["sample"].replace("\n", "\n    | ") in said

@@ -50,7 +50,7 @@ def test_no_position_sees_the_future(norm: str) -> None:
 
     def loss_at(t: int, shift: jax.Array) -> jax.Array:
         embedded = model.embed(ids) + shift
-        x, _ = jax.lax.scan(lambda x, item: (item[0](x, item[1], None), None), embedded, model._layers())
+        x, _ = jax.lax.scan(lambda x, item: (item[0](x, item[1], None), None), embedded, model.layers())
         logits = model.head(model.normalise(x), model.token_embedding.embedding[...])
         return -jax.nn.log_softmax(logits)[0, t, 5]
 

@@ -1,4 +1,5 @@
 import io
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -73,3 +74,28 @@ def test_watching_moves_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) 
 
 def test_clock() -> None:
     assert [progress.clock(s) for s in (0.4, 65, 3600 * 26 + 61)] == ["0:00", "1:05", "26:01:01"]
+
+
+def test_a_listener_who_leaves_does_not_end_the_run() -> None:
+    code = (
+        "from jaxgpt.progress import watching\n"
+        "with watching() as (say, _):\n"
+        "    for i in range(20000): say(f'line {i}')\n"
+        "import sys; sys.stderr.write('went on')"
+    )
+    shell = ["sh", "-c", '"$@" | head -1', "sh", sys.executable, "-c", code]
+    outcome = subprocess.run(shell, capture_output=True, text=True, timeout=60)
+    assert (outcome.stdout, outcome.stderr) == ("line 0\n", "went on")
+
+
+def test_a_narrow_terminal_keeps_what_one_looks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "76")
+    with progress.watching() as (_, passing):
+        assert passing is not None
+        passing(3, 2000, "loss 2.0000  val 2.1000  lr 1.00e-03  norm 0.50  20,480 tokens/s  1:05 left")
+    assert "3/2000" in terminal.getvalue()
+    assert "1:05 left" in terminal.getvalue()

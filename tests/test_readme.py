@@ -1,6 +1,7 @@
 """The README is true: its commands run, its example runs, its file tree is the files."""
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def test_commands_and_example_run_in_an_empty_folder(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     torch.save(make_reference(LYRIC_SIZES).state_dict(), "weights.pt")
-    lines = [line.partition("#")[0].split() for block in blocks("sh") for line in block.splitlines()]
+    lines = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
     ran = [command(*words) for words in lines if words and words[0] in ("jaxgpt", "jaxgpt-convert")]
     assert len(ran) >= 9
     assert all(outcome.code == 0 for outcome in ran), ran

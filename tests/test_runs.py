@@ -67,13 +67,32 @@ def test_a_run_belongs_to_one_process_and_is_cleaned_for_it(make_run: Callable[.
     assert runs.checkpoints(run) == [runs.checkpoint_of(run, 10)]
 
 
-def test_what_is_no_run_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="exists and is not an empty directory"), runs.held(tmp_path):
+@pytest.mark.parametrize("name", ["thesis.txt", "data/p.csv", "checkpoints/epoch1.ckpt", "metrics.jsonl", ".lock"])
+def test_what_is_no_run_is_left_alone(name: str, tmp_path: Path) -> None:
+    precious = tmp_path / "theirs" / name
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    with pytest.raises(UserError, match="exists and is not an empty directory"), runs.held(tmp_path / "theirs"):
         pass
-    with pytest.raises(ZeroDivisionError), runs.held(tmp_path / "new"):
-        raise ZeroDivisionError
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    assert [path for path in (tmp_path / "theirs").rglob("*") if path.is_file()] == [precious]
+
+
+def test_a_run_of_which_nothing_came_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        with pytest.raises(ZeroDivisionError), runs.held(tmp_path / name):
+            raise ZeroDivisionError
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_what_people_put_beside_the_checkpoints_is_theirs(make_run: Callable[..., Path]) -> None:
+    run = make_run("run", {10: 3.0, 20: 2.0, 30: 2.5})
+    names = "step-00000010.tar", "step-00000020-good"
+    for name in names:
+        (run / runs.CHECKPOINTS / name).mkdir()
+    runs.keep(run, 1)
+    assert {path.name for path in (run / runs.CHECKPOINTS).iterdir()} == {*names, "step-00000020", "step-00000030"}
+    assert runs.summary(run).state == "whole, done"
 
 
 def test_metrics_are_rewound_to_a_checkpoints(make_run: Callable[..., Path]) -> None:
@@ -98,6 +117,12 @@ def test_the_list_shows_every_run_and_whether_it_is_whole(
     damaged = make_run("damaged", {10: 2.0, 20: 2.5})
     (runs.checkpoint_of(damaged, 10) / runs.CONFIG).write_text("{}")
     shutil.rmtree(make_run("young", {10: 2.0}) / runs.CHECKPOINTS)
+    (tmp_path / "runs" / "young" / runs.LOCK).write_text(runs.MARK)
+    (make_run("[lost]", {10: 2.0}) / runs.CONFIG).unlink()
+    (tmp_path / "runs" / "other" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "runs" / "other" / "config.json").write_text('{"model_type": "gpt2"}')
+    with (tmp_path / "runs" / "done" / runs.METRICS).open("a") as file:
+        file.write("garbage\n")
     monkeypatch.chdir(tmp_path)
     outcome = command("jaxgpt", "runs")
     assert outcome.code == 0
@@ -108,6 +133,7 @@ def test_the_list_shows_every_run_and_whether_it_is_whole(
     ]  # fmt: skip
     assert table["runs/done"][:5] == ["wood", "2 x 12, 3 heads", "30/30", "2.0000", "1.7500"]
     assert {name: cells[-1] for name, cells in table.items()} == {
+        "runs/[lost]": "damaged: config.json",
         "runs/damaged": "damaged: step-00000010",
         "runs/deep/stopped": "whole, goes on from 20",
         "runs/done": "whole, done",

@@ -1,0 +1,87 @@
+"""The model one position at a time: keys and values of what came before are kept. Knows no sampling.
+
+Shapes: L layers, B rows, S positions of the context, N heads, H head width.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgpt.attention import attend, attend_cached
+from jaxgpt.block import Block
+from jaxgpt.model import GPT
+
+
+class Cache(NamedTuple):
+    """Of each layer on its own: a stacked one would be copied at each step."""
+
+    keys_bnsh: tuple[jax.Array, ...]
+    values_bnsh: tuple[jax.Array, ...]
+
+
+def prefill(model: GPT, tokens_bt: jax.Array, lengths_b: jax.Array) -> tuple[jax.Array, Cache]:
+    """Logits (B, V) after each row's last token; what pads a row to T comes after its length and is never looked at."""
+
+    def body(x: jax.Array, block_and_layer: tuple[Block, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        block, layer = block_and_layer
+        kept: list[tuple[jax.Array, ...]] = []
+
+        def keeping(q: jax.Array, k: jax.Array, v: jax.Array, scale: jax.Array) -> jax.Array:
+            kept.append((k, v))
+            return attend(q, k, v, scale)
+
+        return block(x, layer, None, keeping), kept[0]
+
+    x, kept = jax.lax.scan(body, model.embed(tokens_bt), model.layers())
+    padding = model.config.context_length - tokens_bt.shape[1]
+    padded = [jnp.pad(seen.swapaxes(2, 3), ((0, 0), (0, 0), (0, 0), (0, padding), (0, 0))) for seen in kept]
+    last = jnp.take_along_axis(x, lengths_b[:, None, None] - 1, axis=1)
+    return model.read_out(last)[:, 0], Cache(*(tuple(seen) for seen in padded))
+
+
+def window(model: GPT, blocks: tuple[Block, ...], tokens_bs: jax.Array, lengths_b: jax.Array) -> jax.Array:
+    """The same logits, with nothing kept: once the window slides, every token has another position. Of the last block
+    only one position is needed."""
+
+    def last(x_bs: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x_bs, lengths_b.reshape(-1, *[1] * (x_bs.ndim - 1)) - 1, axis=1)
+
+    def from_last(q: jax.Array, k: jax.Array, v: jax.Array, scale: jax.Array) -> jax.Array:
+        keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        return attend_cached(last(q)[:, 0], keys, values, lengths_b - 1, scale)[:, None]
+
+    x = model.embed(tokens_bs)
+    for layer, block in enumerate(blocks[:-1]):
+        x = block(x, layer)
+    return model.read_out(blocks[-1](x, len(blocks) - 1, None, from_last, last))[:, 0]
+
+
+def unstack(model: GPT) -> tuple[Block, ...]:
+    """Blocks one by one: taking them out of the stack at each position would copy all weights."""
+
+    def block(i: int) -> Block:
+        alone = jax.tree.map(lambda leaf: leaf[i], model.blocks)
+        alone.attn.join()
+        return alone
+
+    return tuple(map(block, range(model.config.num_blocks)))
+
+
+def decode(
+    model: GPT, blocks: tuple[Block, ...], cache: Cache, tokens_b: jax.Array, positions_b: jax.Array
+) -> tuple[jax.Array, Cache]:
+    """Logits (B, V) after one more token in each row, at its own position."""
+    rows = jnp.arange(len(tokens_b))
+    x = model.embed(tokens_b[:, None], positions_b[:, None])
+    seen = [*zip(*cache, strict=True)]
+    for layer, block in enumerate(blocks):
+
+        def remembering(q: jax.Array, k: jax.Array, v: jax.Array, scale: jax.Array, layer: int = layer) -> jax.Array:
+            new = [old.at[rows, :, positions_b].set(x[:, 0]) for old, x in zip(seen[layer], (k, v), strict=True)]
+            # Else XLA writes what it reads next a second time, in full.
+            seen[layer] = jax.lax.optimization_barrier(tuple(new))
+            return attend_cached(q[:, 0], *seen[layer], positions_b, scale)[:, None]
+
+        x = block(x, layer, None, remembering)
+    return model.read_out(x)[:, 0], Cache(*zip(*seen, strict=True))

@@ -1,0 +1,60 @@
+"""Prefill and decode as StableHLO, to run where there is jax and no jaxgpt. Knows no sampling.
+
+FILE is a zip with prefill.stablehlo, decode.stablehlo and about.json; the weights are in both programs.
+
+    file = zipfile.ZipFile(FILE)
+    prefill = jax.export.deserialize(bytearray(file.read("prefill.stablehlo")))
+    decode = jax.export.deserialize(bytearray(file.read("decode.stablehlo")))
+    logits, cache = prefill.call(tokens, lengths)           # int32 (B, S) padded with anything, int32 (B,)
+    logits, cache = decode.call(cache, newest, positions)   # int32 (B,), int32 (B,)
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax import export as jax_export
+
+from jaxgpt import cache, checkpoint, disk
+from jaxgpt.cache import Cache
+from jaxgpt.config import require
+from jaxgpt.model import exactly
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export(directory: Path, file: Path, batch_size: int) -> None:
+    require(batch_size > 0, f"--batch-size must be positive, but is {batch_size}.")
+    opened = checkpoint.ModelDirectory(directory)
+    model, context = opened.model(), opened.config.context_length
+    with exactly(model.dtype):
+        model = jax.tree.map(lambda leaf: leaf.astype(model.dtype), model)
+        blocks = cache.unstack(model)
+
+        def prefill(tokens_bs: jax.Array, lengths_b: jax.Array) -> tuple[jax.Array, tuple]:
+            logits_bv, kept = cache.prefill(model, tokens_bs, lengths_b)
+            return logits_bv, tuple(kept)
+
+        def decode(kept: tuple, newest_b: jax.Array, positions_b: jax.Array) -> tuple[jax.Array, tuple]:
+            logits_bv, new = cache.decode(model, blocks, Cache(*kept), newest_b, positions_b)
+            return logits_bv, tuple(new)
+
+        tokens, row = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((batch_size, context), (batch_size,)))
+        kept = jax.eval_shape(prefill, tokens, row)[1]
+        programs = {
+            name: jax_export.export(jax.jit(program), platforms=PLATFORMS)(*arguments).serialize()
+            for name, program, arguments in (("prefill", prefill, (tokens, row)), ("decode", decode, (kept, row, row)))
+        }
+    about = {
+        "model": vars(opened.config),
+        "batch_size": batch_size,
+        "platforms": PLATFORMS,
+        "prefill": "(tokens int32 (B, context_length), lengths int32 (B,)) -> (logits (B, V) after each length, cache)",
+        "decode": "(cache, newest int32 (B,), positions int32 (B,)) -> (logits (B, V), cache)",
+    }
+    with disk.new_file(file) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as parts:
+        for name, program in programs.items():
+            parts.writestr(f"{name}.stablehlo", bytes(program))
+        parts.writestr("about.json", json.dumps(about, indent=2))

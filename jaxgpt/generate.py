@@ -1,0 +1,245 @@
+"""Text after text, as ids: prefill, then one token after the other inside one program. Knows no tokenizer, no file.
+
+Up to the context length keys and values are kept. Past it the model sees the last `context_length` tokens and positions
+start anew, as in the torch original; nothing that was kept is valid then, and each step computes its whole window.
+
+Shapes: B rows, S context length, V vocabulary.
+"""
+
+import functools
+import sys
+import types
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxgpt import cache
+from jaxgpt.block import Block
+from jaxgpt.cache import Cache
+from jaxgpt.config import UserError, require
+from jaxgpt.model import GPT, check_tokens, exactly
+from jaxgpt.sampling import NOT_FINITE, Sampling, choose, make_sampling
+
+PIECE = 32  # most tokens that come at once
+NOTHING = -1  # in a row that has ended
+
+
+class Piece(NamedTuple):
+    """New tokens of each row, and their log-probabilities under the model itself."""
+
+    ids: np.ndarray  # (B, n); NOTHING after a row's end
+    logprobs: np.ndarray
+
+
+class Written(NamedTuple):
+    """What there is of the texts."""
+
+    tokens_bs: jax.Array  # the last S of them
+    lengths_b: jax.Array  # how many of these
+    new: jax.Array  # how many tokens are
+    keys_b: jax.Array
+
+
+_unstack = jax.jit(cache.unstack)
+Buffers = tuple[jax.Array, jax.Array]  # ids and log-probabilities (B, PIECE)
+
+
+def generate(
+    model: GPT,
+    prompt: Any,
+    max_new_tokens: int = 500,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    seed: int = 0,
+    **more: Any,
+) -> Iterator[np.ndarray]:
+    """Pieces of new ids as they come: (n,) after one prompt, (B, n) after several; `stream` says what else there is."""
+    alone = more.get("samples", 1) == 1 and np.ndim(prompt[0] if len(prompt) else 0) == 0
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed, **more}
+    return (piece.ids[0] if alone else piece.ids for piece in stream(model, prompt, max_new_tokens, **options))
+
+
+def stream(
+    model: GPT,
+    prompt: Any,
+    max_new_tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    seed: int = 0,
+    samples: int = 1,
+    stop_ids: Collection[int] = (),
+    on_full: Literal["slide", "stop"] = "slide",
+    allowed: ArrayLike | None = None,
+) -> Iterator[Piece]:
+    """`prompt` is a list of ids, or of such lists; each gets so many `samples`. Temperature 0: the likeliest token;
+    top_k 0 cuts nothing off; `allowed` (V,) says which ids may be chosen. A row ends after one of `stop_ids`, and,
+    where `on_full` is stop, with the last token that the model can see the whole text for. An empty prompt is id 0."""
+    c = model.config
+    require(max_new_tokens > 0, f"The number of new tokens must be positive, but is {max_new_tokens}.")
+    require(samples > 0, f"samples must be positive, but is {samples}.")
+    require(0 <= seed < 2**32, f"seed must lie in [0, 2**32), but is {seed}.")
+    require(on_full in ("slide", "stop"), f"on_full is slide or stop, but got {on_full!r}.")
+    sampling = make_sampling(c.vocab_size, temperature, top_k, top_p, min_p, allowed)
+    rows = [row for row in as_rows(prompt, c.vocab_size) for _ in range(samples)]
+    return _stream(model, rows, max_new_tokens, sampling, seed, frozenset(stop_ids), on_full == "stop")
+
+
+def as_rows(prompt: Any, vocab_size: int) -> list[list[int]]:
+    several = len(prompt) > 0 and np.ndim(prompt[0]) > 0
+    rows = [np.asarray(row).reshape(-1) for row in (prompt if several else [prompt])]
+    rows = [row if len(row) else np.zeros(1, np.int64) for row in rows]
+    for row in rows:
+        wrong = not np.issubdtype(row.dtype, np.integer) or ((row < 0) | (row >= vocab_size)).any()
+        require(not wrong, f"A prompt must be ids from 0 to {vocab_size - 1}, but is {row.tolist()[:20]}.")
+    return [row.tolist() for row in rows]
+
+
+def _stream(
+    model: GPT,
+    rows: list[list[int]],
+    tokens: int,
+    sampling: Sampling,
+    seed: int,
+    stop_ids: frozenset,
+    stop_on_full: bool,
+) -> Iterator[Piece]:
+    context = model.config.context_length
+    lengths = [min(len(row), context) for row in rows]
+    room = [context + 1 - length if stop_on_full else tokens for length in lengths]
+    tokens = min(tokens, max(room))
+
+    def run(program: Callable[..., Any], *arguments: Any) -> Any:
+        with exactly(dtype):
+            return program(*arguments)
+
+    dtype = model.dtype
+    model = run(jax.tree.map, lambda leaf: leaf if leaf.dtype == dtype else leaf.astype(dtype), model)
+    blocks = run(_unstack, model)
+    written, buffers, kept = run(_first, model, *_padded(rows, context), np.uint32(seed), sampling)
+    ended, size, done = np.zeros(len(rows), bool), 2, 1
+    n, given = 1, 0
+    while True:
+        waiting, waiting_n = buffers, n
+        visible = context + 1 - max(lengths) - done  # further tokens that see the whole text
+        n = min(size, tokens - done, *([visible] if visible > 0 else []))
+        if n and visible > 0:
+            written, buffers, kept = run(_cached, model, blocks, written, kept, sampling, np.int32(n))
+        elif n:
+            written, buffers = run(_windowed, model, blocks, written, sampling, np.int32(n))
+        yield _piece(waiting, waiting_n, given, room, ended, stop_ids)
+        if not n or ended.all():
+            return
+        given, done, size = done, done + n, min(2 * size, PIECE)
+
+
+def _piece(buffers: Buffers, n: int, given: int, room: Sequence[int], ended: np.ndarray, stop_ids: frozenset) -> Piece:
+    """To the host; `ended` is brought up to date."""
+    ids, logprobs = (np.array(buffer)[:, :n] for buffer in buffers)
+    for i, row in enumerate(ids):
+        if not ended[i] and NOT_FINITE in row:
+            at = given + int((row == NOT_FINITE).argmax()) + 1
+            raise UserError(f"At new token {at} the model's logits are not finite numbers: its weights are damaged.")
+        last = next((j + 1 for j, token in enumerate(row) if token in stop_ids), n)
+        last = 0 if ended[i] else min(last, room[i] - given)
+        ended[i] |= last < n or row[n - 1] in stop_ids or given + n >= room[i]
+        row[last:], logprobs[i, last:] = NOTHING, 0
+    return Piece(ids, logprobs)
+
+
+def _padded(rows: Sequence[Sequence[int]], context: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Tokens (B, S), lengths (B,), and the width that is computed of them: the same for many lengths."""
+    cropped = [row[-context:] for row in rows]
+    tokens, lengths = np.zeros((len(rows), context), np.int32), np.array([*map(len, cropped)], np.int32)
+    for i, row in enumerate(cropped):
+        tokens[i, : len(row)] = row
+    return tokens, lengths, min(context, 1 << int(lengths.max() - 1).bit_length())
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _first(
+    model: GPT, tokens_bs: jax.Array, lengths_b: jax.Array, width: int, seed: jax.Array, sampling: Sampling
+) -> tuple[Written, Buffers, Cache]:
+    rows = jnp.arange(len(tokens_bs))
+    keys_b = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), rows)
+    written = Written(tokens_bs, lengths_b, jnp.int32(0), keys_b)
+    logits_bv, kept = cache.prefill(model, tokens_bs[:, :width], lengths_b)
+    written, ids_b, logp_b = _append(written, logits_bv, sampling)
+    ids, logp = _empty(len(rows), logp_b.dtype)
+    return written, (ids.at[:, 0].set(ids_b), logp.at[:, 0].set(logp_b)), kept
+
+
+@functools.partial(jax.jit, donate_argnums=(2, 3))
+def _cached(
+    model: GPT, blocks: tuple[Block, ...], written: Written, kept: Cache, sampling: Sampling, n: jax.Array
+) -> tuple[Written, Buffers, Cache]:
+    def logits(written: Written, kept: Cache) -> tuple[jax.Array, Cache]:
+        places_b = written.lengths_b - 1
+        newest_b = jnp.take_along_axis(written.tokens_bs, places_b[:, None], axis=1)[:, 0]
+        return cache.decode(model, blocks, kept, newest_b, places_b)
+
+    return _repeated(logits, written, kept, sampling, n)
+
+
+@functools.partial(jax.jit, donate_argnums=2)
+def _windowed(
+    model: GPT, blocks: tuple[Block, ...], written: Written, sampling: Sampling, n: jax.Array
+) -> tuple[Written, Buffers]:
+    def logits(written: Written, kept: None) -> tuple[jax.Array, None]:
+        return cache.window(model, blocks, written.tokens_bs, written.lengths_b), kept
+
+    return _repeated(logits, written, None, sampling, n)[:2]
+
+
+def _repeated(logits: Any, written: Written, kept: Any, sampling: Sampling, n: jax.Array) -> tuple[Any, Any, Any]:
+    def one_more(i: jax.Array, carry: tuple[Written, Buffers, Any]) -> tuple[Written, Buffers, Any]:
+        written, (ids, logp), kept = carry
+        logits_bv, kept = logits(written, kept)
+        written, ids_b, logp_b = _append(written, logits_bv, sampling)
+        return written, (ids.at[:, i].set(ids_b), logp.at[:, i].set(logp_b)), kept
+
+    some = jax.eval_shape(lambda: logits(written, kept)[0])
+    buffers = _empty(len(written.tokens_bs), jnp.promote_types(some.dtype, jnp.float32))
+    return jax.lax.fori_loop(0, n, one_more, (written, buffers, kept))
+
+
+def _append(written: Written, logits_bv: jax.Array, sampling: Sampling) -> tuple[Written, jax.Array, jax.Array]:
+    tokens_bs, lengths_b, new, keys_b = written
+    draws_b = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_b, new)
+    ids_b, logp_b = choose(logits_bv, draws_b, sampling)
+    context = tokens_bs.shape[1]
+    full_b = lengths_b == context
+    tokens_bs = jnp.where(full_b[:, None], jnp.roll(tokens_bs, -1, axis=1), tokens_bs)
+    lengths_b = jnp.minimum(lengths_b + 1, context)
+    tokens_bs = tokens_bs.at[jnp.arange(len(ids_b)), lengths_b - 1].set(jnp.maximum(ids_b, 0))
+    return Written(tokens_bs, lengths_b, new + 1, keys_b), ids_b, logp_b
+
+
+def _empty(rows: int, dtype: jnp.dtype) -> Buffers:
+    return jnp.full((rows, PIECE), NOTHING, jnp.int32), jnp.zeros((rows, PIECE), dtype)
+
+
+def score(model: GPT, ids: ArrayLike) -> np.ndarray:
+    """The log-probability of each id after those before it: of all but the first, (B, T - 1) for (B, T)."""
+    check_tokens(ids, model.config)
+    logits_btv = model(ids)
+    with exactly(model.dtype):
+        logp_btv = jax.nn.log_softmax(logits_btv[:, :-1])
+        return np.asarray(jnp.take_along_axis(logp_btv, jnp.asarray(ids)[:, 1:, None], axis=-1)[..., 0])
+
+
+class _Callable(types.ModuleType):
+    """`jaxgpt.generate` is this module, as soon as anybody has imported it, and the function of the same name."""
+
+    __call__ = staticmethod(generate)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -1,0 +1,119 @@
+"""A look inside: where attention goes, and what the model expected at each token. Knows no training."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text as Cell
+
+from jaxgpt import checkpoint, plot
+from jaxgpt.attention import attend, attention_weights
+from jaxgpt.block import Block
+from jaxgpt.config import UserError, require
+from jaxgpt.model import GPT, check_tokens, exactly
+from jaxgpt.sample import Text, find_tokenizer
+
+SHADES = ("grey23", "grey42", "yellow4", "gold3", "orange1")
+
+
+class Seen(NamedTuple):
+    ids: list[int]
+    names: list[str]  # what each id is as text
+    weights_lnts: np.ndarray  # how much each token takes from each one before it
+    logprobs_tv: np.ndarray  # of what comes next
+
+
+def look(directory: Path, text: str, tokenizer: Path | None) -> Seen:
+    opened = checkpoint.ModelDirectory(directory)
+    words = Text(find_tokenizer(opened, tokenizer), directory)
+    ids = words.encode(text, "strict")
+    require(bool(ids), "There is no text to look at: give some by --text.")
+    require(
+        len(ids) <= opened.config.context_length,
+        f"The text has {len(ids)} tokens, and the model sees {opened.config.context_length} at a time: give less.",
+    )
+    found = words.tokenizer
+    names = [f"#{i}" for i in range(opened.config.vocab_size)]
+    if found:
+        known = found.means_something(len(names))
+        names = [
+            shown(found.decode([i])) if ok else name for (i, name), ok in zip(enumerate(names), known, strict=True)
+        ]
+    weights, logprobs = inside(opened.model(), ids)
+    return Seen(ids, names, weights, logprobs)
+
+
+def shown(token: str) -> str:
+    return repr(token)[1:-1].replace(" ", "\N{OPEN BOX}")
+
+
+def inside(model: GPT, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Attention weights (L, N, T, T), and log-probabilities (T, V) of the token after each."""
+    check_tokens(np.array([ids]), model.config)
+
+    @jax.jit
+    def run(model: GPT, tokens_bt: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def body(x: jax.Array, block_and_layer: tuple[Block, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            block, layer = block_and_layer
+            seen: list[jax.Array] = []
+
+            def showing(q: jax.Array, k: jax.Array, v: jax.Array, scale: jax.Array) -> jax.Array:
+                seen.append(attention_weights(q, k, scale)[0])
+                return attend(q, k, v, scale)
+
+            return block(x, layer, None, showing), seen[0]
+
+        x, weights = jax.lax.scan(body, model.embed(tokens_bt), model.layers())
+        return weights, jax.nn.log_softmax(model.read_out(x)[0])
+
+    with exactly(model.dtype):
+        weights, logprobs = run(jax.tree.map(lambda leaf: leaf.astype(model.dtype), model), jnp.asarray([ids]))
+        return np.asarray(weights), np.asarray(logprobs)
+
+
+def attention_table(seen: Seen, layer: int, head: int | None, width: int) -> Group:
+    """Rows look at columns, in hundredths; the mean of all heads, or one. What does not fit is left out on the left."""
+    layers, heads, length, _ = seen.weights_lnts.shape
+    for name, value, count in (("layer", layer, layers), ("head", head or 0, heads)):
+        if not -count <= value < count:
+            raise UserError(f"There is no {name} {value}: they are 0 to {count - 1}.")
+    weights = seen.weights_lnts[layer].mean(axis=0) if head is None else seen.weights_lnts[layer, head]
+    columns = [seen.names[i] for i in seen.ids]
+    cell = max(4, *(len(name) + 2 for name in columns))
+    first = max(0, length - max(1, width // cell - 1))
+    whose = "mean of all heads" if head is None else f"head {head}"
+    left_out = f"; columns from token {first} on" if first else ""
+    title = f"layer {layer % layers}, {whose}, in hundredths{left_out}"
+    table = Table("", *columns[first:], box=None, padding=(0, 1))
+    for t, name in enumerate(columns):
+        shares = [round(100 * float(share)) if s <= t else None for s, share in enumerate(weights[t])][first:]
+        table.add_row(name, *(Cell("") if s is None else Cell(str(s), shade(s)) for s in shares))
+    return Group(Cell(title), table)
+
+
+def shade(hundredths: int) -> str:
+    return SHADES[min(len(SHADES) - 1, hundredths * len(SHADES) // 60)]
+
+
+def token_table(seen: Seen, alternatives: int) -> Table:
+    """Each token's probability after those before it, its rank, and what was likelier or nearly so."""
+    table = Table("token", "probability", "rank", "likeliest instead", box=None, padding=(0, 2, 0, 0))
+    for t, i in enumerate(seen.ids):
+        if t == 0:
+            table.add_row(seen.names[i], "", "", "")
+            continue
+        logp = seen.logprobs_tv[t - 1]
+        rank = int((logp > logp[i]).sum()) + 1
+        likeliest = np.argsort(-logp, kind="stable")[:alternatives]
+        others = "  ".join(f"{seen.names[j]} {np.exp(logp[j]):.2f}" for j in likeliest if j != i)
+        table.add_row(seen.names[i], f"{np.exp(logp[i]):.4f}", str(rank), others)
+    return table
+
+
+def draw(seen: Seen, file: Path) -> None:
+    require(plot.INSTALLED, 'A picture needs matplotlib: pip install "jaxgpt[plot]", or leave --out out.')
+    plot.draw_attention(seen.weights_lnts, [seen.names[i] for i in seen.ids], file)

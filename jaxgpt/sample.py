@@ -1,0 +1,149 @@
+"""Text from a model directory, as it is written, and how fast. Knows no device, and not how a token is chosen."""
+
+import codecs
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxgpt import checkpoint
+from jaxgpt.config import UserError, require
+from jaxgpt.generate import NOTHING, stream
+from jaxgpt.tokenizer import Tokenizer, Unencodable
+from jaxgpt.tokenizer import load as load_tokenizer
+
+BETWEEN = "\n---------------\n"  # two samples
+
+
+def sample(
+    directory: Path,
+    prompt: str,
+    *,
+    tokens: int,
+    samples: int,
+    tokenizer: Path | None,
+    stop: Sequence[str],
+    errors: Literal["strict", "skip"],
+    stats: bool,
+    show: Callable[[str], None],
+    note: Callable[[str], None],
+    **options: Any,
+) -> None:
+    """`show` gets text in pieces, `note` what is said about it."""
+    opened = checkpoint.ModelDirectory(directory)
+    text = Text(find_tokenizer(opened, tokenizer), directory)
+    require(text.tokenizer is not None or not stop, f"--stop takes text, and {directory} has no tokenizer.")
+    ids = text.encode(prompt, errors)
+    if text.tokenizer is None:
+        note(f"{directory} has no tokenizer: ids go in and out. To have text, name its tokenizer by --tokenizer.")
+    model, context = opened.model(), opened.config.context_length
+    if len(ids) > context:
+        note(f"The prompt has {len(ids)} tokens; the model sees the last {context} of them.")
+    if text.tokenizer:
+        allowed = text.tokenizer.means_something(opened.config.vocab_size)
+        stop_ids = [] if text.tokenizer.eot is None else [text.tokenizer.eot]
+        options |= {"allowed": allowed, "stop_ids": stop_ids}
+    show(prompt if text.tokenizer else " ".join(map(str, ids)))
+    writers = [Writer(text, stop) for _ in range(samples)]
+    clock, first, count, later = time.perf_counter(), 0.0, 0, [""] * samples
+    for piece in stream(model, ids if len(ids) else [text.start], tokens, samples=samples, **options):
+        first = first or time.perf_counter() - clock
+        count += int((piece.ids != NOTHING).sum())
+        for i, (writer, row) in enumerate(zip(writers, piece.ids, strict=True)):
+            later[i] += writer.add(row[row != NOTHING])
+        show(later[0])
+        later[0] = ""
+        if all(writer.ended for writer in writers):
+            break
+    seconds = time.perf_counter() - clock
+    for i, writer in enumerate(writers):
+        show((BETWEEN + prompt if i else "") + later[i] + writer.end())
+    show("\n")
+    if stats:
+        note(
+            f"{count} tokens in {seconds:.2f} s, the first after {first:.2f} s with compilation; then "
+            f"{(count - samples) / max(seconds - first, 1e-9):,.0f} tokens/s"
+        )
+
+
+def find_tokenizer(opened: checkpoint.ModelDirectory, given: Path | None) -> Tokenizer | None:
+    own = opened.path / "tokenizer.json"
+    found = load_tokenizer(given or own) if given or own.exists() else None
+    if found and found.vocab_size > opened.config.vocab_size:
+        raise UserError(
+            f"The tokenizer {given or own} has {found.vocab_size} ids, but the model in {opened.path} has "
+            f"{opened.config.vocab_size}: it belongs to another model."
+        )
+    return found
+
+
+class Text:
+    """What ids stand for; without a tokenizer, for themselves."""
+
+    def __init__(self, tokenizer: Tokenizer | None, directory: Path):
+        self.tokenizer, self.directory = tokenizer, directory
+        self.start = 0 if tokenizer is None or tokenizer.eot is None else tokenizer.eot
+
+    def encode(self, prompt: str, errors: Literal["strict", "skip"]) -> list[int]:
+        if self.tokenizer:
+            try:
+                return self.tokenizer.encode(prompt, errors).tolist()
+            except Unencodable as error:
+                raise UserError(f"{error} Or let --errors skip leave it out.") from None
+        try:
+            return [int(word) for word in prompt.replace(",", " ").split()]
+        except ValueError:
+            raise UserError(
+                f"{self.directory} has no tokenizer, so a prompt is ids, like 0 29 59, but is {prompt[:40]!r}. To "
+                "give it text, name its tokenizer by --tokenizer: a tokenizer.json, or a list of characters as JSON."
+            ) from None
+
+
+class Writer:
+    """Turns ids into text as they come: half a character waits for its other half, and the beginning of a stop for the
+    rest of it."""
+
+    def __init__(self, text: Text, stops: Sequence[str]):
+        self.tokenizer, self.stops = text.tokenizer, [stop for stop in stops if stop]
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.held, self.ended = "", False
+
+    def add(self, ids: np.ndarray) -> str:
+        if self.ended:
+            return ""
+        if self.tokenizer is None:
+            return "".join(f" {i}" for i in ids)
+        eot = self.tokenizer.eot
+        self.held += self.decoder.decode(self.tokenizer.decode_bytes(ids[ids != eot] if eot is not None else ids))
+        found = [self.held.find(stop) for stop in self.stops if stop in self.held]
+        if found:
+            self.ended = True
+            return self._release(min(found))
+        return self._release(len(self.held) - max(map(self._begun, self.stops), default=0))
+
+    def _begun(self, stop: str) -> int:
+        """Characters at the end of what is held that `stop` may begin with."""
+        return next(n for n in range(min(len(stop), len(self.held)), -1, -1) if self.held.endswith(stop[:n]))
+
+    def _release(self, n: int) -> str:
+        out, self.held = self.held[:n], "" if self.ended else self.held[n:]
+        return out
+
+    def end(self) -> str:
+        return "" if self.ended else self.held + self.decoder.decode(b"", final=True)
+
+
+def read_prompt(prompt: str, file: Path | None) -> str:
+    """- is standard input."""
+    require(not prompt or file is None, "A prompt comes from --prompt or from --prompt-file, not from both.")
+    if prompt == "-" or str(file) == "-":
+        return sys.stdin.read()
+    if file is None:
+        return prompt
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 text: {error}.") from None

@@ -1,0 +1,74 @@
+"""From logits to a token. Knows no model.
+
+Shapes: B rows, V vocabulary.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxgpt.config import require
+
+NOT_FINITE = -2  # in place of an id where the logits are no numbers
+
+
+class Sampling(NamedTuple):
+    """How a token is chosen; arrays, so that other values compile nothing anew."""
+
+    temperature: jax.Array  # 0: the likeliest
+    top_k: jax.Array  # only so many of the likeliest
+    top_p: jax.Array  # only the likeliest that together have so much probability
+    min_p: jax.Array  # only those with so much of the likeliest's probability
+    allowed_v: jax.Array  # False for ids that mean nothing: rows that pad a vocabulary
+
+
+def make_sampling(
+    vocab_size: int, temperature: float, top_k: int, top_p: float, min_p: float, allowed: ArrayLike | None
+) -> Sampling:
+    require(0 <= temperature < np.inf, f"temperature must be 0 (the likeliest token) or more, but is {temperature}.")
+    require(0 <= top_k <= vocab_size, f"top_k must lie between 1 and the {vocab_size} ids there are, but is {top_k}.")
+    require(0 < top_p <= 1, f"top_p must lie in (0, 1], but is {top_p}.")
+    require(0 <= min_p <= 1, f"min_p must lie in [0, 1], but is {min_p}.")
+    may = np.ones(vocab_size, bool) if allowed is None else np.asarray(allowed, bool)
+    require(may.shape == (vocab_size,), f"allowed must have shape ({vocab_size},), but has {may.shape}.")
+    require(bool(may.any()), "allowed leaves no id to choose.")
+    top_k = top_k or vocab_size
+    numbers = jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p), jnp.float32(min_p)
+    return Sampling(*numbers, jnp.asarray(may))
+
+
+def choose(logits_bv: jax.Array, keys_b: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
+    """Ids (B,), and their log-probabilities under the model itself: at temperature 1, with nothing cut off."""
+    logits_bv = logits_bv.astype(jnp.promote_types(logits_bv.dtype, jnp.float32))
+    finite_b = jnp.isfinite(logits_bv).all(axis=-1)
+    logits_bv = jnp.where(sampling.allowed_v, logits_bv, -jnp.inf)
+    ids_b = jax.lax.cond(
+        sampling.temperature > 0,
+        lambda: jax.vmap(jax.random.categorical)(keys_b, kept(logits_bv, sampling)),
+        lambda: logits_bv.argmax(axis=-1),
+    )
+    logp_b = jnp.take_along_axis(jax.nn.log_softmax(logits_bv), ids_b[:, None], axis=-1)[:, 0]
+    return jnp.where(finite_b, ids_b, NOT_FINITE).astype(jnp.int32), logp_b
+
+
+def kept(logits_bv: jax.Array, sampling: Sampling) -> jax.Array:
+    """Logits at the temperature, -inf where cut off: by top_k, then by top_p of what that left, then by min_p."""
+    scaled_bv = logits_bv / sampling.temperature.astype(logits_bv.dtype)
+
+    def cut(scaled_bv: jax.Array) -> jax.Array:
+        ordered_bv = -jnp.sort(-scaled_bv)
+        ranks_v = jnp.arange(scaled_bv.shape[-1])
+        ordered_bv = jnp.where(ranks_v < sampling.top_k, ordered_bv, -jnp.inf)
+        likelier_bv = jnp.cumsum(jax.nn.softmax(ordered_bv), axis=-1) - jax.nn.softmax(ordered_bv)
+        within_bv = (likelier_bv < sampling.top_p) | (sampling.top_p >= 1)
+        last_b = jnp.where(within_bv, ordered_bv, jnp.inf).min(axis=-1, keepdims=True)
+        least_b = jnp.maximum(last_b, jnp.where(ordered_bv > -jnp.inf, ordered_bv, jnp.inf).min(axis=-1, keepdims=True))
+        return jnp.where(scaled_bv < least_b, -jnp.inf, scaled_bv)
+
+    cutting = (sampling.top_k < scaled_bv.shape[-1]) | (sampling.top_p < 1)
+    scaled_bv = jax.lax.cond(cutting, cut, lambda same: same, scaled_bv)  # to sort a vocabulary takes long
+    least_b = scaled_bv.max(axis=-1, keepdims=True) + jnp.log(sampling.min_p)
+    return jnp.where(scaled_bv < least_b, -jnp.inf, scaled_bv)

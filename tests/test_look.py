@@ -1,0 +1,80 @@
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import jaxgpt
+from jaxgpt import look
+from jaxgpt.config import UserError
+
+from .test_cache import CONFIGS, random_model
+from .test_sample import model
+
+__all__ = ["model"]
+
+
+@pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
+def test_weights_are_those_that_the_model_mixes_with(fields: dict[str, object]) -> None:
+    """Shown by the other side: what is expected after each token is what the model says."""
+    gpt = random_model("float64", **fields, num_blocks=2)
+    ids = [3, 1, 4, 1, 5, 9, 2, 6]
+    weights, logprobs = look.inside(gpt, ids)
+    assert weights.shape == (2, 5, 8, 8)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-12)
+    assert not np.triu(weights, k=1).any()
+    logits = np.asarray(gpt(np.array([ids])))[0]
+    np.testing.assert_allclose(logprobs, logits - np.log(np.exp(logits).sum(-1, keepdims=True)), atol=1e-10)
+
+
+def test_weights_of_one_head_by_hand() -> None:
+    gpt = random_model("float64")
+    block = jaxgpt.model.jax.tree.map(lambda leaf: leaf[0], gpt.blocks)
+    ids = np.array([[3, 1, 4]])
+    with jaxgpt.model.exactly(gpt.dtype):
+        q, k, _ = block.attn.project(block.norm1(gpt.embed(ids)))
+    scores = np.asarray(q)[0, 2, 1] @ np.asarray(k)[0, :, 1].T / 7**0.5
+    weights, _ = look.inside(gpt, ids[0].tolist())
+    np.testing.assert_allclose(weights[0, 1, 2], np.exp(scores) / np.exp(scores).sum(), rtol=1e-10)
+
+
+def test_the_command_shows_tables_and_writes_a_picture(
+    model: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
+) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    outcome = command("jaxgpt", "look", model, "--text", "abc a".replace(" ", "h"), "--out", tmp_path / "a.png")
+    assert outcome.code == 0, outcome
+    assert "layer 1, mean of all heads, in hundredths" in outcome.out
+    assert "likeliest instead" in outcome.out
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert "There is no layer 2: they are 0 to 1." in refused("jaxgpt", "look", model, "--text", "ab", "--layer", "2")
+    assert "The text has 17 tokens, and the model sees 16" in refused("jaxgpt", "look", model, "--text", "a" * 17)
+    assert "There is no text" in refused("jaxgpt", "look", model, "--text", "")
+    assert "loses 'Z'" in refused("jaxgpt", "look", model, "--text", "aZ")
+
+
+def shown(table: Any, width: int) -> str:
+    page = Console(width=width, file=io.StringIO())
+    page.print(table)
+    return page.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_tables_say_what_they_show() -> None:
+    weights = np.tril(np.ones((1, 2, 3, 3))) / np.arange(1, 4)[:, None]
+    weights[0, 1, 2] = [1, 0, 0]
+    logprobs = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.2, 0.3, 0.5]]))
+    seen = look.Seen([0, 1, 2], ["M", "y", "␣"], weights, logprobs)
+    rows = [line.split() for line in shown(look.attention_table(seen, 0, None, 80), 80).splitlines()]
+    assert rows[1:] == [["M", "y", "␣"], ["M", "100"], ["y", "50", "50"], ["␣", "67", "17", "17"]]
+    one = shown(look.attention_table(seen, -1, 1, 80), 80)
+    assert "head 1" in one
+    assert ["␣", "100", "0", "0"] in [line.split() for line in one.splitlines()]
+    assert "columns from token 2 on" in shown(look.attention_table(seen, 0, None, 8), 80)
+    tokens = [line.split() for line in shown(look.token_table(seen, 2), 80).splitlines()]
+    assert tokens[2] == ["y", "0.3000", "2", "M", "0.50"]
+    assert tokens[3][:3] == ["␣", "0.8000", "1"]
+    with pytest.raises(UserError, match="There is no head 2: they are 0 to 1"):
+        look.attention_table(seen, 0, 2, 80)

@@ -1,0 +1,147 @@
+"""The command: prompts, streams, stops; on what training wrote and on what was converted."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jaxgpt
+from jaxgpt import checkpoint
+from jaxgpt.config import ModelConfig
+from jaxgpt.model import GPT, params_of
+from jaxgpt.sample import Text, Writer
+from jaxgpt.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+
+LETTERS = "\nabcdefgh"
+CONFIG = ModelConfig(12, 16, 12, 2, 2)  # three ids more than letters
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory with a tokenizer, and beside it `bare`, without."""
+    folder = tmp_path_factory.mktemp("models")
+    params = params_of(GPT(CONFIG, seed=3))
+    params["head"]["kernel"] = params["head"]["kernel"] * 30  # else all is equally likely
+    checkpoint.save(folder / "model", CONFIG, params, tokenizer=CharTokenizer(LETTERS))
+    checkpoint.save(folder / "bare", CONFIG, params)
+    return folder / "model"
+
+
+def test_it_writes_what_generate_gives(model: Path, command: Callable[..., Any]) -> None:
+    outcome = command("jaxgpt", "sample", model, "--prompt", "abc", "--tokens", "40", "--seed", "5", "--stats")
+    allowed = np.arange(12) < 9
+    ids = np.concatenate(list(jaxgpt.generate(jaxgpt.load(model), [1, 2, 3], 40, 0.8, seed=5, allowed=allowed)))
+    assert outcome.code == 0
+    assert outcome.out == "abc" + "".join(LETTERS[i] for i in ids) + "\n"
+    assert "40 tokens in" in outcome.err
+    assert "the first after" in outcome.err
+
+
+def test_an_empty_prompt_starts_from_id_0(model: Path, command: Callable[..., Any]) -> None:
+    empty, newline = (
+        command("jaxgpt", "sample", model, "--tokens", "9", *words).out for words in ([], ["--prompt", "\n"])
+    )
+    assert "\n" + empty == newline
+
+
+def test_a_prompt_comes_from_a_file_or_from_standard_input(
+    model: Path, tmp_path: Path, command: Callable[..., Any], refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompt.txt").write_text("abc")
+    expected = command("jaxgpt", "sample", model, "--prompt", "abc", "--tokens", "5").out
+    assert command("jaxgpt", "sample", model, "--prompt-file", tmp_path / "prompt.txt", "--tokens", "5").out == expected
+    for words in (["--prompt", "-"], ["--prompt-file", "-"]):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("abc"))
+        assert command("jaxgpt", "sample", model, *words, "--tokens", "5").out == expected
+    assert "not from both" in refused("jaxgpt", "sample", model, "--prompt", "a", "--prompt-file", "b")
+
+
+def test_several_samples_are_each_a_whole_text(model: Path, command: Callable[..., Any]) -> None:
+    outcome = command("jaxgpt", "sample", model, "--prompt", "abc", "--tokens", "20", "--samples", "3")
+    texts = outcome.out.removesuffix("\n").split("\n---------------\n")
+    assert [len(text) for text in texts] == [23, 23, 23]
+    assert all(text.startswith("abc") for text in texts)
+    assert len(set(texts)) == 3
+
+
+def test_without_a_tokenizer_ids_go_in_and_out(
+    model: Path, tmp_path: Path, command: Callable[..., Any], refused: Any
+) -> None:
+    bare = model.with_name("bare")
+    outcome = command("jaxgpt", "sample", bare, "--prompt", "1 2, 3", "--tokens", "6", "--temperature", "0")
+    assert "has no tokenizer: ids go in and out. To have text, name its tokenizer by --tokenizer" in outcome.err
+    ids = outcome.out
+    assert ids.split()[:3] == ["1", "2", "3"]
+    assert len(ids.split()) == 9
+    message = refused("jaxgpt", "sample", bare, "--prompt", "hello")
+    assert "has no tokenizer" in message
+    assert "--tokenizer" in message
+    (tmp_path / "chars.json").write_text(json.dumps({str(i): letter for i, letter in enumerate(LETTERS)}))
+    words = ["--prompt", "abc", "--tokens", "6"]
+    named = command("jaxgpt", "sample", bare, *words, "--tokenizer", tmp_path / "chars.json").out
+    assert named == command("jaxgpt", "sample", model, *words).out
+    (tmp_path / "chars.json").write_text(json.dumps([chr(97 + i) for i in range(20)]))
+    assert "belongs to another model" in refused("jaxgpt", "sample", bare, "--tokenizer", tmp_path / "chars.json")
+
+
+def test_a_prompt_longer_than_the_context_is_cropped_and_said_once(model: Path, command: Callable[..., Any]) -> None:
+    long = "abcdefgh" * 4
+    outcome = command("jaxgpt", "sample", model, "--prompt", long, "--tokens", "5")
+    assert outcome.err == "The prompt has 32 tokens; the model sees the last 16 of them.\n"
+    short = command("jaxgpt", "sample", model, "--prompt", long[-16:], "--tokens", "5")
+    assert outcome.out == long[:16] + short.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prompt", "abz"], "At position 2 of the text the char tokenizer of 9 ids loses 'z'"),
+        (["--temperature", "-1"], "temperature must be 0 (the likeliest token) or more"),
+        (["--top-k", "13"], "top_k must lie between 1 and the 12 ids there are, but is 13"),
+        (["--tokens", "0"], "number of new tokens must be positive"),
+    ],
+)
+def test_wrong_input_is_refused(words: list[str], message: str, model: Path, refused: Callable[..., str]) -> None:
+    assert message in refused("jaxgpt", "sample", model, *words)
+
+
+def test_unknown_characters_can_be_skipped(model: Path, command: Callable[..., Any]) -> None:
+    words = ["--tokens", "5", "--errors", "skip"]
+    skipped, clean = (command("jaxgpt", "sample", model, "--prompt", text, *words).out for text in ("aZb", "ab"))
+    assert skipped.removeprefix("aZb") == clean.removeprefix("ab")
+
+
+def written(tokenizer: Tokenizer, ids: list[int], stops: list[str], size: int) -> tuple[list[str], bool]:
+    writer = Writer(Text(tokenizer, Path()), stops)
+    pieces = [writer.add(np.array(ids[at : at + size])) for at in range(0, len(ids), size)]
+    return [*pieces, writer.end()], writer.ended
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_characters_come_whole_however_they_are_cut(size: int) -> None:
+    text = "naïve, 日本語 🙂"
+    pieces, _ = written(ByteTokenizer(), [*text.encode()], [], size)
+    assert "".join(pieces) == text
+    assert "\ufffd" not in "".join(pieces)
+    broken, _ = written(ByteTokenizer(), [*"🙂".encode()[:2]], [], size)
+    assert "".join(broken) == "\ufffd"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+@pytest.mark.parametrize(
+    ("stops", "text"),
+    [
+        (["END"], "an E, an EN, then "),
+        (["nothing like it"], "an E, an EN, then END and more"),
+        (["x", "EN"], "an E, an "),
+    ],
+)
+def test_a_stop_is_found_across_pieces_and_not_shown(stops: list[str], text: str, size: int) -> None:
+    pieces, ended = written(ByteTokenizer(), [*b"an E, an EN, then END and more"], stops, size)
+    assert "".join(pieces) == text
+    assert ended == (stops[0] != "nothing like it")
