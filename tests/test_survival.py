@@ -54,7 +54,7 @@ def said_until(process: subprocess.Popen, words: str) -> str:
 
 
 def finish(process: subprocess.Popen) -> str:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, out + err
     return out
 
@@ -150,7 +150,7 @@ def test_a_full_disk_is_said_and_costs_nothing(text: Path, tmp_path: Path, start
     longer = "--train.steps", "40"
     # No file may have more than 100 blocks, be they of 512 bytes or 1024; those of a checkpoint have.
     process = start(config, *longer, before="ulimit -f 100; unset JAX_COMPILATION_CACHE_DIR")
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 1, out + err
     assert f"The last good checkpoint is {good}" in err
     assert len(err.strip().splitlines()) == 1, err
