@@ -158,9 +158,8 @@ class Loop:
         if not tokens or not tokenizer:
             return ""
         weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), evaluated(state))
-        start = 0 if tokenizer.eot is None else tokenizer.eot
         allowed = tokenizer.means_something(self.config.model.vocab_size)
-        pieces = generate(assemble(self.config.model, weights), [start], tokens, 0.8, allowed=allowed)
+        pieces = generate(assemble(self.config.model, weights), [tokenizer.start], tokens, 0.8, allowed=allowed)
         return tokenizer.decode(np.concatenate(list(pieces)))
 
     def last_good(self) -> str:

@@ -85,7 +85,7 @@ class Text:
 
     def __init__(self, tokenizer: Tokenizer | None, directory: Path):
         self.tokenizer, self.directory = tokenizer, directory
-        self.start = 0 if tokenizer is None or tokenizer.eot is None else tokenizer.eot
+        self.start = tokenizer.start if tokenizer else 0
 
     def encode(self, prompt: str, errors: Literal["strict", "skip"]) -> list[int]:
         if self.tokenizer:

@@ -22,6 +22,11 @@ class Tokenizer(ABC):
     eot: int | None = None  # the id that ends a text, if there is one
     _holes: Sequence[int] = ()  # ids below vocab_size that mean nothing
 
+    @property
+    def start(self) -> int:
+        """The id that a text without a beginning begins with."""
+        return 0 if self.eot is None else self.eot
+
     @abstractmethod
     def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """May lose what the vocabulary cannot express; `encode_many` finds out."""
