@@ -20,13 +20,22 @@ def attend(q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, scale: jax.A
 
 
 def attend_cached(
-    q_bnh: jax.Array, k_bnsh: jax.Array, v_bnsh: jax.Array, position_b: jax.Array, scale: jax.Array | float
+    q_bnh: jax.Array,
+    own_bnh: tuple[jax.Array, jax.Array],
+    k_bnsh: jax.Array,
+    v_bnsh: jax.Array,
+    position_b: jax.Array,
+    scale: jax.Array | float,
 ) -> jax.Array:
-    """One query in each row, with the keys up to its own position."""
-    scores_bns = jnp.einsum("bnh,bnsh->bns", q_bnh * jnp.asarray(scale, q_bnh.dtype), k_bnsh).astype(sum_dtype(q_bnh))
-    past_bs = jnp.arange(k_bnsh.shape[2]) <= position_b[:, None]
-    weights_bns = jax.nn.softmax(jnp.where(past_bs[:, None], scores_bns, -jnp.inf)).astype(v_bnsh.dtype)
-    return jnp.einsum("bns,bnsh->bnh", weights_bns, v_bnsh)
+    """One query in each row, with its own key and value and with those that were kept before its position."""
+    k_bnh, v_bnh = own_bnh
+    q_bnh = q_bnh * jnp.asarray(scale, q_bnh.dtype)
+    before_bs = jnp.arange(k_bnsh.shape[2]) < position_b[:, None]
+    scores_bns = jnp.where(before_bs[:, None], jnp.einsum("bnh,bnsh->bns", q_bnh, k_bnsh), -jnp.inf)
+    scores_bns = jnp.concatenate([scores_bns, (q_bnh * k_bnh).sum(axis=-1, keepdims=True)], axis=-1)
+    weights_bns = jax.nn.softmax(scores_bns.astype(sum_dtype(q_bnh))).astype(v_bnsh.dtype)
+    kept_bnh = jnp.einsum("bns,bnsh->bnh", weights_bns[..., :-1], v_bnsh)
+    return kept_bnh + weights_bns[..., -1:] * v_bnh
 
 
 def attention_weights(q_btnh: jax.Array, k_bsnh: jax.Array, scale: jax.Array | float) -> jax.Array:

@@ -48,8 +48,8 @@ def window(model: GPT, blocks: tuple[Block, ...], tokens_bs: jax.Array, lengths_
         return jnp.take_along_axis(x_bs, lengths_b.reshape(-1, *[1] * (x_bs.ndim - 1)) - 1, axis=1)
 
     def from_last(q: jax.Array, k: jax.Array, v: jax.Array, scale: jax.Array) -> jax.Array:
-        keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
-        return attend_cached(last(q)[:, 0], keys, values, lengths_b - 1, scale)[:, None]
+        own, kept = (last(k)[:, 0], last(v)[:, 0]), (k.swapaxes(1, 2), v.swapaxes(1, 2))
+        return attend_cached(last(q)[:, 0], own, *kept, lengths_b - 1, scale)[:, None]
 
     x = model.embed(tokens_bs)
     for layer, block in enumerate(blocks[:-1]):
@@ -78,10 +78,14 @@ def decode(
     for layer, block in enumerate(blocks):
 
         def remembering(q: jax.Array, k: jax.Array, v: jax.Array, scale: jax.Array, layer: int = layer) -> jax.Array:
-            new = [old.at[rows, :, positions_b].set(x[:, 0]) for old, x in zip(seen[layer], (k, v), strict=True)]
-            # Else XLA writes what it reads next a second time, in full.
-            seen[layer] = jax.lax.optimization_barrier(tuple(new))
-            return attend_cached(q[:, 0], *seen[layer], positions_b, scale)[:, None]
+            own = k[:, 0], v[:, 0]
+            mixture = attend_cached(q[:, 0], own, *seen[layer], positions_b, scale)
+            # What is written waits for what is read, by name: else XLA copies the whole cache first, to be safe.
+            seen[layer] = tuple(
+                old.at[rows, :, positions_b].set(new + 0 * mixture, mode="promise_in_bounds")
+                for old, new in zip(seen[layer], own, strict=True)
+            )
+            return mixture[:, None]
 
         x = block(x, layer, None, remembering)
     return model.read_out(x)[:, 0], Cache(*zip(*seen, strict=True))
