@@ -14,7 +14,7 @@ from jaxgpt.settings import parse
 from jaxgpt.shell import run, working
 
 if TYPE_CHECKING:
-    from convert.detect import Report
+    from convert.detect import Detected
     from convert.parity import Page
 
 File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
@@ -23,18 +23,21 @@ Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
 Given = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE"), tyro.conf.UseAppendAction]
 
 
-def inspect(file: File, /, given: Given = (), dialect: str | None = None, json: bool = False) -> None:
+def inspect(
+    file: File, /, given: Given = (), dialect: str | None = None, ignore_config: bool = False, json: bool = False
+) -> None:
     """Say what a checkpoint holds, what of its model can be read from it, and what would be assumed.
 
     Args:
-        file: A PyTorch checkpoint: .pt, .pth or .safetensors.
+        file: A PyTorch checkpoint, .pt, .pth, .bin or .safetensors, or a Hugging Face folder.
         given: A field of the model that the file cannot say, such as activation=gelu; may be repeated.
-        dialect: The class that wrote the file, where its tensors fit several.
+        dialect: The class that wrote the file, where its tensors fit several; auto for a table of its own.
+        ignore_config: Pass over what a config in the file or beside it says.
         json: Print JSON.
     """
     from convert import carry
 
-    found = carry.inspect(file, dialect=dialect, **_fields(given))
+    found = carry.inspect(file, dialect=dialect, ignore_config=ignore_config, **_fields(given))
     source, report = found.source, found.detected.report
     facts = {
         "file": str(source.path),
@@ -52,7 +55,11 @@ def inspect(file: File, /, given: Given = (), dialect: str | None = None, json: 
         return
     for name, value in facts.items():
         print(f"{name:<12}{value:,}" if isinstance(value, int) else f"{name:<12}{value}")
-    _print_report(report, "would be assumed")
+    if dialect == "auto":
+        from convert.propose import described
+
+        print("names, as their structure explains them:", *described(found.detected.dialect), sep="\n  ")
+    _print_report(found.detected, "would be assumed")
 
 
 def to_flax(
@@ -61,6 +68,7 @@ def to_flax(
     /,
     given: Given = (),
     dialect: str | None = None,
+    ignore_config: bool = False,
     dtype: Literal["float16", "bfloat16", "float32", "float64"] | None = None,
     tokenizer: Path | None = None,
     allow_nonfinite: bool = False,
@@ -68,10 +76,11 @@ def to_flax(
     """Bring a PyTorch checkpoint over into a new model directory.
 
     Args:
-        file: A PyTorch checkpoint: .pt, .pth or .safetensors.
+        file: A PyTorch checkpoint, .pt, .pth, .bin or .safetensors, or a Hugging Face folder.
         directory: The model directory to write; must not exist, or be empty.
         given: A field of the model that the file cannot say, such as activation=gelu; may be repeated.
-        dialect: The class that wrote the file, where its tensors fit several.
+        dialect: The class that wrote the file, where its tensors fit several; auto for a table of its own.
+        ignore_config: Pass over what a config in the file or beside it says.
         dtype: Store the weights in this type instead of the file's.
         tokenizer: A tokenizer.json to keep in the directory.
         allow_nonfinite: Take NaN and infinite weights as they are.
@@ -80,31 +89,45 @@ def to_flax(
     from convert import carry
 
     with working(f"{file} -> {directory}"):
-        loaded = carry.to_flax(file, dialect=dialect, dtype=dtype, allow_nonfinite=allow_nonfinite, **_fields(given))
+        loaded = carry.to_flax(
+            file,
+            dialect=dialect,
+            dtype=dtype,
+            allow_nonfinite=allow_nonfinite,
+            ignore_config=ignore_config,
+            **_fields(given),
+        )
         loaded.save(directory, tokenizer)
-    print(f"{file} ({loaded.dialect.name}) -> {directory}")
-    _print_report(loaded.report, "assumed")
+    print(f"{loaded.source.path} ({loaded.dialect.name}) -> {directory}")
+    if loaded.source.aside:
+        print(f"Not read, for the same weights lie beside: {', '.join(loaded.source.aside)}.")
+    if loaded.characters and not tokenizer:
+        print(f"Its {len(loaded.characters)} characters, which lay beside the weights, are the tokenizer.")
+    _print_report(loaded.detected, "assumed")
     if loaded.report.given or dtype:
         print(f"verify compares with the class {loaded.dialect.about} as it usually is, in the file's own dtype.")
     else:
         print(f"Prove it: jaxgpt-convert verify {file} {directory}")
 
 
-def to_torch(directory: Directory, out: Out, /, dialect: str) -> None:
+def to_torch(directory: Directory, out: Out, /, dialect: str | None = None) -> None:
     """Write the model of a model directory as a PyTorch checkpoint.
 
     Args:
         directory: A model directory, from to-flax or from training.
         out: The file to write; .pt, .pth or .safetensors decides the format.
-        dialect: The class that shall load the file.
+        dialect: The class that shall load the file. Without one, a model that came from a file goes back as it was.
     """
     from convert import carry
     from convert.rows import FIELDS
 
     with working(f"{directory} -> {out}"):
-        source, config, target = carry.directory_to_file(directory, out, dialect)
+        written = carry.directory_to_file(directory, out, dialect)
+    config, target = written.config, written.dialect
     sizes = ", ".join(str(getattr(config, field)) for field in list(FIELDS.values())[:5])
-    print(f"{source} -> {out}, for the class GPT({sizes}) of dialect {target.name}")
+    print(f"{written.source} -> {out}, for the class GPT({sizes}) of dialect {target.name}")
+    if written.filled:
+        print(f"This class has {', '.join(written.filled)}, which the model lacks; it was filled with zeros.")
     for field, (ours, usual) in carry.unlike_its_class(config, target).items():
         print(f"warning: {field} is {ours!r}; the file cannot say so, and this class has {usual!r}.", file=sys.stderr)
 
@@ -132,19 +155,23 @@ def verify(file: File, directory: Directory, /, train_steps: int = 0, json: bool
     return 0 if page.same else 3
 
 
-def _fields(given: tuple[str, ...]) -> dict[str, Any]:
+def _fields(given: tuple[str, ...]) -> Any:
     pairs = [item.partition("=") for item in given]
     if wrong := [name for name, equals, _ in pairs if not equals]:
         raise UserError(f"--set takes FIELD=VALUE, such as activation=gelu, but got {wrong[0]!r}.")
     return {name: parse(ModelConfig, name, value) for name, _, value in pairs}
 
 
-def _print_report(report: "Report", assumed: str) -> None:
+def _print_report(detected: "Detected", assumed: str) -> None:
+    report = detected.report
     for how, fields in (("read", report.read), ("given", report.given), (assumed, report.assumed)):
         if fields:
             print(f"{how}:\n  {_listed(fields)}")
     if report.assumed:
         print("What is assumed leaves no trace in the file. If your class differs, say so: --set FIELD=VALUE.")
+    for warning in [detected.dialect.beware] * bool(report.assumed) + detected.hints:
+        if warning:
+            print(f"warning: {warning}.", file=sys.stderr)
 
 
 def _listed(fields: dict[str, Any]) -> str:
@@ -178,7 +205,9 @@ def _print_page(page: "Page") -> None:
         console.print(f"{name} does not hold the same numbers")
     if page.assumed:
         console.print(f"Of the torch class the file does not say, and was assumed: {_listed(page.assumed)}")
-    if page.same:
+    if page.same and not page.stages:
+        console.print("All numbers are the same. There is no torch class of this dialect here to run beside the model.")
+    elif page.same:
         console.print("The two compute the same function.")
     else:
         console.print(f"The two DIFFER, first in {page.first_difference or ', '.join(page.fields)}.")

@@ -4,6 +4,7 @@ A view is a name and the axes of each dimension: `h.{layer}.attn.c_attn.weight :
 spread over names, one array for each of its values; axes in parentheses are merged in one dimension.
 """
 
+import functools
 import itertools
 import math
 import re
@@ -29,7 +30,7 @@ class View:
     @staticmethod
     def parse(text: str, spelling: Mapping[str, Mapping[str, str]] | None = None) -> "View":
         """`spelling` says how names write the values of a labelled axis, in the order in which the file has them."""
-        name, dims = (part.strip() for part in text.split(" : "))
+        name, dims = (part.strip() for part in text.partition(" : ")[::2])
         words = re.findall(r"\(([^)]*)\)|(\S+)", dims)
         return View(name, tuple(tuple((merged or single).split()) for merged, single in words), spelling or {})
 
@@ -50,7 +51,7 @@ class View:
 
     def match(self, name: str) -> Place | None:
         """Where on the spread axes this name lies; None when it is none of this view's names."""
-        found = re.fullmatch(self._pattern(), name)
+        found = self._pattern.fullmatch(name)
         return found and {axis: self._index(axis, word) for axis, word in found.groupdict().items()}
 
     def at(self, place: Place) -> str:
@@ -62,13 +63,14 @@ class View:
     def _words(self, axis: str) -> dict[str, str]:
         return dict(self.spelling.get(axis) or {label: label for label in LABELS[axis]})
 
-    def _pattern(self) -> str:
+    @functools.cached_property
+    def _pattern(self) -> re.Pattern[str]:
         def group(axis: str) -> str:
             words = "|".join(map(re.escape, self._words(axis).values())) if axis in LABELS else "0|[1-9][0-9]{0,8}"
             return f"(?P<{axis}>{words})"
 
         parts = re.split(r"{(\w+)}", self.name)
-        return "".join(group(part) if i % 2 else re.escape(part) for i, part in enumerate(parts))
+        return re.compile("".join(group(part) if i % 2 else re.escape(part) for i, part in enumerate(parts)))
 
     def _index(self, axis: str, word: str) -> int:
         if axis not in LABELS:

@@ -10,7 +10,9 @@ import ml_dtypes
 import numpy as np
 
 from convert.axes import LABELS, Place, Sizes, View, in_module_order, move
-from convert.rows import FIELDS, Dialect
+from convert.evidence import masks
+from convert.rows import FIELDS, Dialect, Ignore
+from convert.settle import express, pattern
 from convert.suspect import in_a_row
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.tree import Tree, flatten, unflatten
@@ -31,7 +33,10 @@ class Fit:
     problems: list[str]
 
 
-def fit(dialect: Dialect, shapes: Mapping[str, Shape]) -> Fit:
+def fit(dialect: Dialect, shapes: Mapping[str, Shape], known: Sizes | None = None) -> Fit:
+    """Of a dialect settled for this file; `known` are sizes that somebody stated, for axes that no name counts."""
+    needless = [pattern(row.torch, dialect.qkv)[0] for row in dialect.rows if isinstance(row, Ignore)]
+    shapes = {name: shape for name, shape in shapes.items() if not any(regex.fullmatch(name) for regex in needless)}
     claims = {name: _claims(dialect, name) for name in shapes}
     problems = [f"{name} is unknown" for name, found in claims.items() if not found]
     problems += [f"{name} is claimed by {len(found)} rows" for name, found in claims.items() if len(found) > 1]
@@ -40,24 +45,39 @@ def fit(dialect: Dialect, shapes: Mapping[str, Shape]) -> Fit:
     for _, place in mine.values():
         for axis, index in place.items():
             counts[axis] = max(counts[axis], index + 1)
+    views = dialect.tensors
     # A name such as `blocks.999999999` must not make us write a list as long.
-    total = sum(math.prod(counts.get(axis, 0) for axis in view.spread) for _, view in dialect.views)
+    total = sum(math.prod(counts.get(axis, 0) for axis in view.spread) for view in views)
     if total > 16 * len(shapes) + 1024:
         numbered = ", ".join(f"{axis} up to {n - 1}" for axis, n in counts.items() if axis not in LABELS)
         problems.append(f"its names number {numbered}, which makes {total} tensors")
         return Fit(dialect, counts, len(mine), problems)
-    expected = {view.at(place): view for _, view in dialect.views for place in view.places(defaultdict(int, counts))}
-    sizes = _solve([(view.dims, shapes[name]) for name, (view, _) in mine.items()], counts)
+    expected = {view.at(place): view for view in views for place in view.places(defaultdict(int, counts))}
+    problems += [f"{view.name} is missing" for view in views if not all(counts.get(axis) for axis in view.spread)]
+    tensors = [(view.dims, shapes[name]) for name, (view, _) in mine.items()]
+    sizes = _solve(tensors, {**(known or {}), **counts})
     for name, view in expected.items():
         if name not in shapes:
             problems.append(f"{name} is missing ({_wanted(view, sizes)})")
         elif sizes.keys() >= set(view.inner) and shapes[name] != view.shape(sizes):
             problems.append(f"{name} is {shapes[name]}, expected {_wanted(view, sizes)}")
+        elif len(shapes[name]) != len(view.dims):
+            problems.append(f"{name} is {shapes[name]}, expected {view.formula}")
     return Fit(dialect, sizes, len(mine), problems)
 
 
+def joint_width(dialect: Dialect, shapes: Mapping[str, Shape], sizes: Sizes) -> int | None:
+    """How wide all heads are together, where no tensor shows how many they are."""
+    for view in dialect.tensors:
+        for name in filter(shapes.__contains__, (view.at(place) for place in view.places(sizes))):
+            for dim, length in zip(view.dims, shapes[name], strict=True):
+                if {axis for axis in dim if axis not in sizes} == {"head", "k"}:
+                    return length // math.prod(sizes[axis] for axis in dim if axis in sizes)
+    return None
+
+
 def _claims(dialect: Dialect, name: str) -> list[tuple[View, Place]]:
-    places = ((view, view.match(name)) for _, view in dialect.views)
+    places = ((view, view.match(name)) for view in dialect.tensors)
     return [(view, place) for view, place in places if place is not None]
 
 
@@ -94,16 +114,19 @@ def require_one_dtype_per_row(dialect: Dialect, dtypes: Mapping[str, np.dtype], 
     """Layers are stacked in one array: a mixture would be cast without a word."""
     rows: defaultdict[str, set[str]] = defaultdict(set)
     for name, dtype in dtypes.items():
-        for view, _ in _claims(dialect, name):
-            rows[view.name].add(str(dtype))
+        for _, view in dialect.views:
+            if view.match(name) is not None:
+                rows[view.name].add(str(dtype))
     mixed = [f"{name} has {' and '.join(sorted(kinds))}" for name, kinds in rows.items() if len(kinds) > 1]
     if mixed:
         raise UserError(f"{path}: layers differ in dtype: {in_a_row(mixed)}. Save the file in one dtype.")
 
 
 def to_flax(dialect: Dialect, sizes: Sizes, read: Read, dtype: np.dtype | None = None) -> Tree:
-    flat = {}
+    flat: dict[str, np.ndarray] = {}
     for flax, torch in dialect.views:
+        if flax.name in flat:  # a tied head is the embedding again
+            continue
         for path, array in move(torch, flax, sizes, read):
             with np.errstate(over="ignore"):  # the caller looks at the result
                 flat[path] = array if dtype is None else array.astype(dtype)
@@ -118,22 +141,68 @@ def to_torch(dialect: Dialect, config: ModelConfig, params: Tree) -> dict[str, n
 
 def to_torch_lazily(dialect: Dialect, config: ModelConfig, paths: set[str], read: Read) -> dict[str, np.ndarray]:
     """As `to_torch`, but only the arrays of one row are held at a time beside what is being made."""
-    sizes = LABEL_SIZES | {axis: getattr(config, name) for axis, name in FIELDS.items()}
-    _require_expressible(dialect, sizes, paths)
-    made: dict[str, np.ndarray] = {}
+    dialect = express(dialect, paths, config.tied)
+    sizes = sizes_of(config)
+    _require_expressible(dialect, config, sizes, paths)
+    dtype = read(min(paths)).dtype
+    made: dict[str, np.ndarray] = dict(masks(dialect, sizes))
+    whole: dict[tuple[str, str], str] = {}
     for flax, torch in dialect.views:
-        made |= move(flax, torch, sizes, functools.cache(read))
-    return {name: made[name] for name in in_module_order([torch for _, torch in dialect.views], sizes)}
+        if twin := whole.get((flax.name, torch.formula)):  # a tied head is the very array of the embedding
+            made[torch.name] = made[twin]
+            continue
+        if not torch.spread:
+            whole[flax.name, torch.formula] = torch.name
+
+        def filled(path: str, flax: View = flax) -> np.ndarray:
+            return read(path) if path in paths else np.zeros(flax.shape(sizes), dtype)
+
+        made |= move(flax, torch, sizes, functools.cache(filled))
+    return {name: made[name] for name in in_module_order(list(dialect.tensors), sizes)}
 
 
-def _require_expressible(dialect: Dialect, sizes: Sizes, paths: set[str]) -> None:
-    rows = {flax.at(place) for flax, _ in dialect.views for place in flax.places(sizes)}
-    problems = [f"it has no {path}, which this dialect's files hold" for path in sorted(rows - paths)]
+def sizes_of(config: ModelConfig) -> dict[str, int]:
+    sizes = LABEL_SIZES | {axis: getattr(config, name) for axis, name in FIELDS.items()}
+    return sizes | {"p": config.context_length + config.positions_offset}
+
+
+def filled(dialect: Dialect, config: ModelConfig, paths: set[str]) -> list[str]:
+    """Biases that the class has and the model lacks: zeros compute the same."""
+    return sorted(path for path in _flax_paths(express(dialect, paths, config.tied), sizes_of(config)) - paths)
+
+
+def _require_expressible(dialect: Dialect, config: ModelConfig, sizes: Sizes, paths: set[str]) -> None:
+    rows = _flax_paths(dialect, sizes)
+    missing = sorted(path for path in rows - paths if not path.endswith("/bias"))
+    problems = [f"it has no {path}, which this dialect's files hold" for path in missing]
     problems += [f"its {path} has no place in this dialect's files" for path in sorted(paths - rows)]
+    problems += [
+        f"its {name} is {getattr(config, name)!r}, but {value!r} in all of this dialect's files"
+        for name, value in {"positions_offset": 0, **dialect.fixed}.items()
+        if getattr(config, name) != value
+    ]
     if problems:
         raise UserError(f"The model cannot be written as dialect {dialect.name}: {'; '.join(problems)}.")
+
+
+def _flax_paths(dialect: Dialect, sizes: Sizes) -> set[str]:
+    return {flax.at(place) for flax, _ in dialect.views for place in flax.places(sizes)}
 
 
 def parameter_rows(dialect: Dialect, sizes: Sizes) -> Iterator[str]:
     for flax, _ in dialect.views:
         yield from (flax.at(place) for place in flax.places(sizes))
+
+
+def torch_names(dialect: Dialect, sizes: Sizes) -> set[str]:
+    """Of the parameters, without masks."""
+    return {view.at(place) for _, view in dialect.views for place in view.places(sizes)}
+
+
+def meanings(dialect: Dialect, sizes: Sizes) -> dict[str, tuple[str, str]]:
+    """Torch name -> which parameter it is, and how it lies: two dialects may say the same in other words."""
+    return {
+        torch.at(place): (flax.name if "qkv" in torch.inner else flax.at({"qkv": 0, **place}), torch.formula)
+        for flax, torch in dialect.views
+        for place in torch.places(sizes)
+    }

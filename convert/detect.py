@@ -1,22 +1,33 @@
-"""From tensor names and shapes to a dialect and a ModelConfig, saying of each field how it is known."""
+"""From the tensors of a file to a dialect and a ModelConfig, saying of each field how it is known."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from convert.bridge import Fit, fit, parameter_rows
-from convert.dialects import DIALECTS
+import numpy as np
+
+import convert.propose as proposals
+from convert.bridge import Fit, fit, joint_width, meanings, parameter_rows
+from convert.dialects import DIALECTS, named
+from convert.evidence import Evidence, weigh
+from convert.foreign import reasons
 from convert.rows import FIELDS, Dialect
+from convert.said import CLASS, said
+from convert.settle import settle
 from convert.suspect import in_a_row
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ModelConfig, UserError, divisors
 from jaxgpt.settings import check
+
+Shapes = Mapping[str, tuple[int, ...]]
+Configs = Mapping[str, Mapping[str, Any]]
+AXES = {field: axis for axis, field in FIELDS.items()}
 
 
 @dataclass(frozen=True)
 class Report:
     """Each field of ModelConfig stands in exactly one of the three."""
 
-    read: dict[str, Any]  # tensors show it
+    read: dict[str, Any]  # tensors show it, or a config in the file or beside it
     given: dict[str, Any]  # the caller said it
     assumed: dict[str, Any]  # nobody said it: the dialect's usual value
 
@@ -27,54 +38,172 @@ class Report:
 
 @dataclass(frozen=True)
 class Detected:
-    dialect: Dialect
+    dialect: Dialect  # settled for this file
     fit: Fit
     report: Report
+    hints: list[str]
 
 
-def detect(shapes: Mapping[str, tuple[int, ...]], path: object, name: str | None, given: Mapping[str, Any]) -> Detected:
+def detect(
+    shapes: Shapes,
+    read: Callable[[str], np.ndarray],
+    path: object,
+    name: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    configs: Configs | None = None,
+) -> Detected:
+    """`configs` are what lies beside the tensors, in the file or in its folder, by name."""
+    given, configs = given or {}, configs or {}
     check(ModelConfig, given, "--set")
-    found = _choose(shapes, path, name)
-    read = _read_fields(found)
+    choose = _named if name else _fitting
+    found, evidence, dialect = choose(shapes, read, path, name or "", given, configs)
+    if evidence.problems:
+        raise UserError(f"{path}: {in_a_row(evidence.problems)}.")
+    shown = _shown(found, evidence, dialect)
+    stated = said(configs, dialect, path)
     contradictions = [
-        f"{field} = {given[field]} was given, but the tensors show {read[field]}"
-        for field in read
-        if field in given and given[field] != read[field]
+        f"{field} = {given[field]} was given, but {where} {value}"
+        for field in given
+        for where, value in _known(field, shown, stated)
+        if given[field] != value
+    ] + [
+        f"{where} says {field} = {value}, but the tensors show {shown[field]}"
+        for field, (value, where) in stated.items()
+        if field in shown and shown[field] != value and not _may_differ(field, shown) and not where.startswith(CLASS)
     ]
     if contradictions:
-        raise UserError(f"{path}: {'; '.join(contradictions)}. Leave out what the file itself says.")
-    said = {field: value for field, value in given.items() if field not in read}
-    assumed = {field: value for field, value in found.dialect.unsaid.items() if field not in said}
-    return Detected(found.dialect, found, Report(read, said, assumed))
+        way = "--ignore-config leaves out the config" if stated else "Leave out what the file itself says"
+        raise UserError(f"{path}: {'; '.join(contradictions)}. {way}.")
+    known = {field: value for field, (value, _) in stated.items()} | shown
+    fields = {field: value for field, value in given.items() if field not in known}
+    assumed = {field: value for field, value in dialect.unsaid.items() if field not in {**known, **fields}}
+    _require_all(found, shapes, {**known, **fields, **assumed}, path)
+    hints = evidence.hints if "final_norm" in assumed else []
+    return Detected(evidence.dialect, found, Report(known, fields, assumed), hints)
 
 
-def _choose(shapes: Mapping[str, tuple[int, ...]], path: object, name: str | None) -> Fit:
-    if name is not None and name not in DIALECTS:
-        raise UserError(f"There is no dialect {name}. There are: {', '.join(DIALECTS)}.")
-    fits = [fit(dialect, shapes) for dialect in ([DIALECTS[name]] if name else DIALECTS.values())]
-    whole = [found for found in fits if not found.problems]
-    if len(whole) == 1:
-        return whole[0]
-    if whole:
-        names = " and ".join(found.dialect.name for found in whole)
-        raise UserError(f"{path}: its tensors fit the dialects {names}; choose one with --dialect.")
-    nearest = max(fits, key=lambda found: found.claimed)
+def _may_differ(field: str, shown: Mapping[str, Any]) -> bool:
+    """A head that happens to equal the embedding computes the same, tied or not."""
+    return field == "tied" and bool(shown["tied"])
+
+
+def _known(field: str, shown: Mapping[str, Any], stated: Mapping[str, tuple[Any, str]]) -> list[tuple[str, Any]]:
+    known = [("the tensors show", shown[field])] if field in shown else []
+    return known + ([(f"{stated[field][1]} says", stated[field][0])] if field in stated else [])
+
+
+def _sizes(dialect: Dialect, given: Mapping[str, Any], configs: Configs, path: object) -> dict[str, int]:
+    stated = {field: value for field, (value, _) in said(configs, dialect, path).items()}
+    return {AXES[field]: value for field, value in {**stated, **given}.items() if field in ("num_heads", "head_dim")}
+
+
+def _try(dialect: Dialect, shapes: Shapes, given: Mapping[str, Any], configs: Configs, path: object) -> Fit:
+    return fit(settle(dialect, shapes), shapes, _sizes(dialect, given, configs, path))
+
+
+def _named(
+    shapes: Shapes,
+    read: Callable[[str], np.ndarray],
+    path: object,
+    name: str,
+    given: Mapping[str, Any],
+    configs: Configs,
+) -> tuple[Fit, Evidence, Dialect]:
+    if name == "auto":
+        proposal = proposals.propose(shapes)
+        if proposal.dialect is None:
+            raise UserError(f"{path}: no GPT can be seen in its tensors: {in_a_row(proposal.problems)}.")
+        dialect = proposal.dialect
+    else:
+        dialect = named(name)
+    found = _try(dialect, shapes, given, configs, path)
+    if found.problems:
+        raise UserError(_stranger(path, shapes, [found], given))
+    return found, weigh(found.dialect, found.sizes, read), dialect
+
+
+def _fitting(
+    shapes: Shapes,
+    read: Callable[[str], np.ndarray],
+    path: object,
+    name: str,
+    given: Mapping[str, Any],
+    configs: Configs,
+) -> tuple[Fit, Evidence, Dialect]:
+    fits = {dialect.name: _try(dialect, shapes, given, configs, path) for dialect in DIALECTS.values()}
+    if any(found.claimed == len(shapes) and found.problems and not found.dialect.family for found in fits.values()):
+        # It has these names, and not all of them: what a family makes of the rest could be another function.
+        fits = {name: found for name, found in fits.items() if not found.dialect.family}
+    whole = {name: found for name, found in fits.items() if not found.problems}
+    if not whole:
+        raise UserError(_stranger(path, shapes, list(fits.values()), given))
+    whole = {name: found for name, found in whole.items() if not found.dialect.family} or whole
+    weighed = {name: weigh(found.dialect, found.sizes, read) for name, found in whole.items()}
+    tables = [meanings(one.dialect, whole[name].sizes) for name, one in weighed.items()]
+    if any(table != tables[0] for table in tables):
+        raise UserError(f"{path}: its tensors fit the dialects {' and '.join(whole)}; choose one with --dialect.")
+    marks = next(iter(weighed.values())).told | {key for config in configs.values() for key in config}
+    marks |= {f"{key}={value}" for config in configs.values() for key, value in config.items() if key == "model_type"}
+    told = [name for name in whole if DIALECTS[name].told_by and DIALECTS[name].told_by <= marks]
+    chosen = max(told, key=lambda name: len(DIALECTS[name].told_by), default="")
+    chosen = chosen or min(whole, key=lambda name: bool(DIALECTS[name].twin))
+    return whole[chosen], weighed[chosen], DIALECTS[chosen]
+
+
+def _stranger(path: object, shapes: Shapes, fits: list[Fit], given: Mapping[str, Any]) -> str:
+    foreign = reasons(shapes)
+    if foreign:
+        return (
+            f"{path}: {in_a_row(foreign)}. Only decoders that look at one text, from left to right, have a place here."
+        )
+    nearest = min(fits, key=lambda found: (len(found.problems) - found.claimed, bool(found.dialect.twin)))
     wrong = in_a_row(nearest.problems, most=1000)
-    raise UserError(
-        f"{path}: its {len(shapes)} tensors fit no known dialect. The nearest is {nearest.dialect.name} "
-        f"({nearest.dialect.about}), for which {len(nearest.problems)} things are wrong: {wrong}."
+    text = (
+        f"{path}: its {len(shapes)} tensors fit {'no known dialect. The nearest is ' if len(fits) > 1 else 'not '}"
+        f"{nearest.dialect.name} ({nearest.dialect.about}), for which {len(nearest.problems)} things are "
+        f"wrong: {wrong}."
     )
+    if len(fits) > 1 and proposals.propose(shapes).dialect:
+        text += (
+            f" By its structure it could be a GPT: jaxgpt-convert inspect {path} --dialect auto shows how it would be "
+            "read; to-flax takes that only with --dialect auto."
+        )
+    return text
 
 
-def _read_fields(found: Fit) -> dict[str, Any]:
-    sizes = {field: found.sizes[axis] for axis, field in FIELDS.items()}
-    return sizes | _presence(set(parameter_rows(found.dialect, found.sizes)))
+def _require_all(found: Fit, shapes: Shapes, fields: Mapping[str, Any], path: object) -> None:
+    if "num_heads" not in fields or "k" not in found.sizes:
+        width = joint_width(found.dialect, shapes, {a: n for a, n in found.sizes.items() if a not in ("head", "k")})
+        said = f"{fields['num_heads']} does not divide" if "num_heads" in fields else "no tensor shows how they divide"
+        raise UserError(
+            f"{path}: queries, keys and values are {width} wide, all heads together, and {said} among heads. Head "
+            f"counts that fit are {divisors(width or 0)}: say which with --set num_heads=N."
+        )
+    if "context_length" not in fields:
+        raise UserError(
+            f"{path}: positions leave no trace in this file, so nothing shows how long the context is. Say it with "
+            f"--set context_length=N."
+        )
 
 
-def _presence(paths: Collection[str]) -> dict[str, Any]:
-    """What the mere presence of a tensor tells."""
+def _shown(found: Fit, evidence: Evidence, dialect: Dialect) -> dict[str, Any]:
+    """What the tensors themselves say."""
+    sizes = dict(found.sizes)
+    offset = dialect.fixed.get("positions_offset", 0)
+    if "p" in sizes:
+        sizes["t"] = sizes["p"] - offset
+    fields = {field: sizes[axis] for axis, field in FIELDS.items() if axis in sizes}
+    counted = {axis for _, view in found.dialect.views for axis in view.spread}
+    if "head" not in counted:
+        fields.pop("num_heads", None), fields.pop("head_dim", None)
+    paths = set(parameter_rows(evidence.dialect, {axis: found.sizes.get(axis, 0) for axis in (*FIELDS, "qkv")}))
+    return fields | _presence(paths) | {"positions_offset": offset} | evidence.read | dict(dialect.fixed)
+
+
+def _presence(paths: set[str]) -> dict[str, Any]:
+    """What the mere presence of a tensor tells; a norm that is there may still be unused."""
+    stored = "pos_embedding/embedding" in paths
     return {
-        "positions": "learned",
         "qkv_bias": "blocks/attn/query/bias" in paths,
         "attention_out": "blocks/attn/out/kernel" in paths,
         "attention_out_bias": "blocks/attn/out/bias" in paths,
@@ -82,4 +211,6 @@ def _presence(paths: Collection[str]) -> dict[str, Any]:
         "head_bias": "head/bias" in paths,
         "norm_bias": "blocks/norm1/bias" in paths,
         "tied": "head/kernel" not in paths,
+        **({} if stored else {"positions_stored": False}),
+        **({} if "final_norm/scale" in paths else {"final_norm": False}),
     }

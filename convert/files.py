@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from convert import safefile, torchfile
+from convert import folder, safefile, torchfile
 from convert.suspect import RESAVE, Ledger, in_a_row
 from jaxgpt import disk
 from jaxgpt.config import UserError
@@ -16,8 +16,7 @@ from jaxgpt.config import UserError
 STATE_DICT_KEYS = ("model", "model_state_dict", "model_state", "state_dict")
 WRAPPERS = ("_orig_mod.", "module.")  # torch.compile, DistributedDataParallel
 LIGHTNING_WRAPPERS = (*WRAPPERS, "model.", "net.")
-Save = Callable[[IO[bytes], Mapping[str, np.ndarray]], None]
-WRITERS: dict[str, Save] = {".pt": torchfile.save, ".pth": torchfile.save, ".safetensors": safefile.save}
+WRITTEN = (".pt", ".pth", ".safetensors")
 TORCH_DTYPES, SAFE_DTYPES = set(torchfile.DTYPES.values()), set(safefile.CODES)
 
 
@@ -36,22 +35,30 @@ class Checkpoint:
     prefix: str  # what was stripped from every name
     tensors: dict[str, Tensor]  # in the file's order
     extras: dict[str, Any]  # what lay beside the state dict
+    aside: tuple[str, ...] = ()  # other files of the same weights, which were not read
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """That of a config.json in the same folder."""
+        return folder.config_beside(self.path)
+
+    def without(self, prefix: str) -> "Checkpoint":
+        """Where all names begin alike: as if they did not."""
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items()}
+        return replace(self, prefix=self.prefix + prefix, tensors=tensors)
 
 
 def read(path: str | Path) -> Checkpoint:
-    """Names, shapes and dtypes at once; the weights when they are asked for."""
+    """Names, shapes and dtypes at once; the weights when they are asked for. A folder stands for the weights in it."""
     path = Path(path)
     try:
-        head = glance(path)
-        if torchfile.is_torch(head):
-            container, root = torchfile.load(path, head)
-            nested, state, extras = choose(root, path)
-            found = {name: torchfile.describe(tensor) for name, tensor in state.items()}
-        elif safefile.is_safetensors(head):
-            container, nested = "safetensors", ""
-            found, extras = safefile.load(path)
+        aside: list[Path] = []
+        if path.is_dir():
+            path, aside = folder.find(path)
+        if path.name.endswith(".index.json"):
+            container, nested, found, extras = _read_shards(path)
         else:
-            raise UserError(f"{path} ({path.stat().st_size} bytes) {unknown(path, head)}")
+            container, nested, found, extras = _read_one(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
     if not found:
@@ -59,14 +66,36 @@ def read(path: str | Path) -> Checkpoint:
     require_dtypes({name: dtype for name, (_, dtype, _) in found.items()}, TORCH_DTYPES, path)
     prefix = wrapping(list(found), LIGHTNING_WRAPPERS if nested == "state_dict" else WRAPPERS)
     tensors = {name.removeprefix(prefix): Tensor(*described) for name, described in found.items()}
-    return Checkpoint(path, container, nested, prefix, tensors, extras)
+    return Checkpoint(path, container, nested, prefix, tensors, extras, tuple(file.name for file in aside))
+
+
+def _read_one(path: Path) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
+    """Container, key of the state dict, (shape, dtype, read) by name, and what lies beside."""
+    head = glance(path)
+    if torchfile.is_torch(head):
+        container, root = torchfile.load(path, head)
+        nested, state, extras = choose(root, path)
+        return container, nested, {name: torchfile.describe(tensor) for name, tensor in state.items()}, extras
+    if safefile.is_safetensors(head):
+        return "safetensors", "", *safefile.load(path)
+    raise UserError(f"{path} ({path.stat().st_size} bytes) {unknown(path, head)}")
+
+
+def _read_shards(index: Path) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
+    found: dict[str, Any] = {}
+    for file, names in folder.shards(index).items():
+        container, nested, held, _ = _read_one(index.parent / file)
+        lacking = sorted(set(names) - held.keys())
+        if lacking:
+            raise UserError(f"{index} says that {in_a_row(lacking, ', ')} lies in {file}, but it does not.")
+        if double := sorted(found.keys() & held.keys()):
+            raise UserError(f"{index}: {in_a_row(double, ', ')} lies in more than one of its shards.")
+        found |= held
+    return f"{container} in {len(folder.shards(index))} shards", nested, found, {}
 
 
 def glance(path: Path) -> bytes:
     """The first bytes of a regular file: what it is, whatever its name says."""
-    if path.is_dir():
-        held = ", ".join(sorted(child.name for child in path.iterdir())[:5]) or "nothing"
-        raise UserError(f"{path} is a directory; name one .pt, .pth, .bin or .safetensors file. It holds {held}.")
     if not path.exists():
         raise UserError(f"{path} does not exist.")
     if not path.is_file():
@@ -150,11 +179,12 @@ def to_tensor(array: np.ndarray) -> Any:
     return torchfile.aliasing(np.array(array, order="C"))
 
 
-def write(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """A file that is whole and holds these very bits, or no file. Its suffix says which container."""
+def write(path: str | Path, arrays: Mapping[str, np.ndarray], nested: str = "") -> None:
+    """A file that is whole and holds these very bits, or no file. Its suffix says which container; in torch's, the
+    arrays may be nested under a key."""
     path, arrays = Path(path), dict(arrays)  # a mapping that makes its arrays on demand would make them thrice
-    if path.suffix not in WRITERS:
-        raise UserError(f"{path} should end in {' or '.join(WRITERS)}, so that it is clear what to write.")
+    if path.suffix not in WRITTEN:
+        raise UserError(f"{path} should end in {' or '.join(WRITTEN)}, so that it is clear what to write.")
     safe = path.suffix == ".safetensors"
     if not safe:
         torchfile.need_torch(path)
@@ -164,7 +194,10 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     try:
         with disk.new_file(path) as partial:
             with partial.open("wb") as file:
-                WRITERS[path.suffix](file, arrays)
+                if safe:
+                    safefile.save(file, arrays)
+                else:
+                    torchfile.save(file, arrays, nested)
             require_same_bits(partial, arrays)
     except OSError as error:
         raise UserError(f"{path} could not be written: {error.strerror or error}. Nothing of it was left.") from None

@@ -186,8 +186,8 @@ def aliasing(array: np.ndarray) -> Any:
     return tensor.view(torch.bfloat16) if bfloat16 else tensor
 
 
-def save(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
-    """As torch.save(model.state_dict()); an array given under two names becomes tied tensors."""
+def save(file: IO[bytes], arrays: Mapping[str, np.ndarray], nested: str = "") -> None:
+    """As torch.save(model.state_dict()), or that under a key; an array given under two names becomes tied tensors."""
     import torch
 
     tensors: dict[int, Any] = {}
@@ -197,6 +197,7 @@ def save(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
         if id(array) not in tensors:
             tensors[id(array)] = aliasing(array if array.flags.forc else np.ascontiguousarray(array))
     try:
-        torch.save(OrderedDict((name, tensors[id(array)]) for name, array in arrays.items()), file)
+        state = OrderedDict((name, tensors[id(array)]) for name, array in arrays.items())
+        torch.save({nested: state} if nested else state, file)
     except RuntimeError as error:  # what a full disk becomes on the way through torch
         raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None

@@ -107,13 +107,17 @@ class Block(nnx.Module):
     ) -> jax.Array:
         """`attend` may be another one, that remembers what it has seen or shows where it looks; where it answers only
         some of the queries, `keep` picks the same ones out of the stream."""
-        rate = self.config.dropout
+        rate, norm = self.config.dropout, self.config.norm
         key1, key2 = (None, None) if dropout_key is None else jax.random.split(jax.random.fold_in(dropout_key, layer))
-        if self.config.norm == "pre":
+        if norm == "pre":
             x = keep(x) + dropout(self.attn(self.norm1(x), layer, attend), rate, key1)
             return x + dropout(self.mlp(self.norm2(x)), rate, key2)
-        x = self.norm1(keep(x) + dropout(self.attn(x, layer, attend), rate, key1))
-        return self.norm2(x + dropout(self.mlp(x), rate, key2))
+        if norm == "post":
+            x = self.norm1(keep(x) + dropout(self.attn(x, layer, attend), rate, key1))
+            return self.norm2(x + dropout(self.mlp(x), rate, key2))
+        x = self.norm1(x)
+        x = self.norm2(keep(x) + dropout(self.attn(x, layer, attend), rate, key1))
+        return x + dropout(self.mlp(x), rate, key2)
 
 
 def residual_init(c: ModelConfig) -> nnx.Initializer:

@@ -81,10 +81,11 @@ def decode(
             own = k[:, 0], v[:, 0]
             mixture = attend_cached(q[:, 0], own, *seen[layer], positions_b, scale)
             # What is written waits for what is read, by name: else XLA copies the whole cache first, to be safe.
-            seen[layer] = tuple(
+            keys, values = (
                 old.at[rows, :, positions_b].set(new + 0 * mixture, mode="promise_in_bounds")
                 for old, new in zip(seen[layer], own, strict=True)
             )
+            seen[layer] = keys, values
             return mixture[:, None]
 
         x = block(x, layer, None, remembering)

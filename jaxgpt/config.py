@@ -38,12 +38,14 @@ class ModelConfig:
     num_heads: int = 6
     head_dim: int = 0  # 0: model_dim / num_heads
     mlp_dim: int = 0  # 0: 4 * model_dim
-    norm: Literal["pre", "post"] = "pre"
+    norm: Literal["pre", "post", "residual"] = "pre"  # "residual": pre, and what is added to is normalised too
     final_norm: bool | Literal["unused"] = True  # "unused": it is in the file, and never applied
     activation: Literal["relu", "gelu", "gelu_tanh"] = "relu"
     attention_scale: Literal["head_dim", "model_dim", "none"] = "head_dim"
     attention_scale_by_layer: bool = False  # True: divided by (layer + 1) as well
     positions: Literal["learned", "sinusoidal"] = "learned"
+    positions_stored: bool = False  # a sinusoidal table that lies in the file is used as it is, and never trained
+    positions_offset: int = 0  # rows of the position table before that of position 0, as OPT has
     qkv_bias: bool = False
     attention_out: bool = True
     attention_out_bias: bool = True
@@ -68,6 +70,16 @@ class ModelConfig:
             object.__setattr__(self, "mlp_dim", 4 * self.model_dim)
         require_positive(self, "head_dim", "mlp_dim")
         require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), but is {self.dropout}.")
+        require(
+            self.positions == "sinusoidal" or not self.positions_stored,
+            "positions_stored is for sinusoidal positions: those that are learned always lie in the file.",
+        )
+        require(self.positions_offset >= 0, f"positions_offset must not be negative, but is {self.positions_offset}.")
+        require(
+            not self.positions_offset or bool(self.position_rows),
+            f"positions_offset is {self.positions_offset}, but there is no table that it could be an offset in: set "
+            "positions_stored, or learn the positions.",
+        )
         heads = self.num_heads * self.head_dim
         require(
             self.attention_out or heads == self.model_dim,
@@ -76,6 +88,12 @@ class ModelConfig:
         )
         if not self.attention_out:  # a bias belongs to the projection
             object.__setattr__(self, "attention_out_bias", False)
+
+    @property
+    def position_rows(self) -> int:
+        """Of the table among the parameters; 0 where it is computed."""
+        held = self.positions == "learned" or self.positions_stored
+        return self.context_length + self.positions_offset if held else 0
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,10 @@ class GPT(nnx.Module):
         require(c.vocab_size > 0, "vocab_size must be positive, but is 0.")
         rngs = nnx.Rngs(seed)
         self.token_embedding = Embed(c.vocab_size, c, rngs)
-        if c.positions == "learned":
-            self.pos_embedding = Embed(c.context_length, c, rngs)
+        if c.position_rows:
+            self.pos_embedding = Embed(c.position_rows, c, rngs)
+        if c.positions_stored:
+            self.pos_embedding.embedding.set_value(jnp.asarray(sinusoids(c.position_rows, c.model_dim), jnp.float32))
         layer_keys = jax.random.split(rngs.params(), c.num_blocks)
         self.blocks = jax.vmap(lambda key: Block(c, nnx.Rngs(key)))(layer_keys)
         if c.final_norm:
@@ -100,11 +102,17 @@ class GPT(nnx.Module):
     def embed(self, tokens_bt: jax.Array, positions_bt: jax.Array | None = None) -> jax.Array:
         """Positions count from 0 unless others are given."""
         c = self.config
-        where = slice(tokens_bt.shape[1]) if positions_bt is None else positions_bt
-        learned = c.positions == "learned"
-        table = self.pos_embedding.embedding[...] if learned else jnp.asarray(sinusoids(c.context_length, c.model_dim))
+        first = c.positions_offset
+        where = slice(first, first + tokens_bt.shape[1]) if positions_bt is None else first + positions_bt
         x_btd = self.token_embedding(tokens_bt)
-        return x_btd + table[where].astype(x_btd.dtype)
+        return x_btd + self.position_table()[where].astype(x_btd.dtype)
+
+    def position_table(self) -> jax.Array:
+        c = self.config
+        if not c.position_rows:
+            return jnp.asarray(sinusoids(c.context_length, c.model_dim))
+        table = self.pos_embedding.embedding[...]
+        return jax.lax.stop_gradient(table) if c.positions_stored else table
 
     def normalise(self, x_btd: jax.Array) -> jax.Array:
         return self.final_norm(x_btd) if self.config.final_norm is True else x_btd

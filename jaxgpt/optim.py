@@ -1,9 +1,11 @@
 """AdamW with its schedule, as optax. Knows the names of parameters, and no model."""
 
+import functools
+
 import jax
 import optax
 
-from jaxgpt.config import Config
+from jaxgpt.config import Config, ModelConfig
 from jaxgpt.tree import Tree
 
 MATRICES = ("kernel", "embedding")
@@ -17,7 +19,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
         b2=o.beta2,
         eps=o.eps,
         weight_decay=o.weight_decay,
-        mask=is_matrix if o.decay == "matrices" else is_any,
+        mask=functools.partial(decayed, config),
     )
     # The state has one structure, clipped or not, all decayed or not: a run can go on with the other.
     return optax.chain(optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity(), adamw)
@@ -37,10 +39,17 @@ def make_schedule(config: Config) -> optax.Schedule:
     return optax.join_schedules([up, down], [o.warmup_steps])
 
 
-def is_any(params: Tree) -> Tree:
-    return jax.tree.map(lambda _: True, params)
-
-
-def is_matrix(params: Tree) -> Tree:
+def decayed(config: Config, params: Tree) -> Tree:
     """By name: layers are stacked, so that a bias has two axes as well."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in MATRICES, params)
+    left_alone, every = without_gradient(config.model), config.optim.decay == "all"
+
+    def is_decayed(path: tuple, _: jax.Array) -> bool:
+        return path[0].key not in left_alone and (every or path[-1].key in MATRICES)
+
+    return jax.tree_util.tree_map_with_path(is_decayed, params)
+
+
+def without_gradient(model: ModelConfig) -> set[str]:
+    """Decay alone would change them; torch's AdamW passes over them."""
+    held = {"final_norm": model.final_norm == "unused", "pos_embedding": model.positions_stored}
+    return {name for name, still in held.items() if still}

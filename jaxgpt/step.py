@@ -69,7 +69,8 @@ def make_step(config: Config) -> Callable[[State, jax.Array], tuple[State, Metri
         mean_loss, gradients = jax.tree.map(lambda x: x / parts, sums)
         updates, moments = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = state.ema and jax.tree.map(lambda old, new: rate * old + (1 - rate) * new, state.ema, params)
+        # As a weighted sum it would drift, by rounding, from weights that stay as they are.
+        ema = state.ema and jax.tree.map(lambda old, new: old + (1 - rate) * (new - old), state.ema, params)
         metrics = Metrics(mean_loss, optax.tree.norm(gradients), jnp.asarray(schedule(state.step)))
         finite = jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
         return keep_unless(finite, state, State(state.step + 1, params, moments, ema)), metrics

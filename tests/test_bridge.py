@@ -1,16 +1,39 @@
+import random
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
 
-from convert.bridge import FLOATS, fit, require_floats, require_one_dtype_per_row, to_flax, to_torch
+from convert import evidence
+from convert.bridge import FLOATS, Fit, fit, meanings, require_floats, require_one_dtype_per_row, to_flax, to_torch
 from convert.dialects import DIALECTS
-from convert.rows import Dialect, Row
+from convert.rows import Dialect, Row, Tied
+from convert.settle import CHOICE, settle, worded
+from convert.words import PAIRS
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import abstract_params
 from jaxgpt.tree import Tree, flatten, unflatten
 
 CONFIG = ModelConfig(vocab_size=103, context_length=17, model_dim=35, num_blocks=3, num_heads=5)
 BLOCK = "transformer_blocks.1.mhsa"
+FAMILIES = [dialect for dialect in DIALECTS.values() if dialect.family]
+
+
+def config_of(dialect: Dialect, tied: bool = False) -> ModelConfig:
+    """One that this class can have, with every tensor that it knows."""
+    rows = {row.flax.partition(" ")[0] for row in dialect.rows if isinstance(row, Row)}
+    ties = any(isinstance(row, Tied) for row in dialect.rows)
+    fields = {
+        "qkv_bias": "blocks/attn/{qkv}/bias" in rows,
+        "attention_out": "blocks/attn/out/kernel" in rows,
+        "attention_out_bias": "blocks/attn/out/bias" in rows,
+        "final_norm": "final_norm/scale" in rows,
+        "head_bias": "head/bias" in rows,
+        "tied": tied and ties,
+        "positions_offset": dialect.fixed.get("positions_offset", 0),
+    }
+    return ModelConfig(**{**vars(CONFIG), **fields})
 
 
 def random_params(config: ModelConfig, dtype: np.dtype) -> Tree:
@@ -20,30 +43,81 @@ def random_params(config: ModelConfig, dtype: np.dtype) -> Tree:
 
 
 def shapes(dialect: Dialect) -> dict[str, tuple[int, ...]]:
-    tensors = to_torch(dialect, CONFIG, random_params(CONFIG, np.dtype("float32")))
+    config = config_of(dialect)
+    tensors = to_torch(dialect, config, random_params(config, np.dtype("float32")))
     return {name: value.shape for name, value in tensors.items()}
 
 
-@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
-@pytest.mark.parametrize("dtype", sorted(FLOATS, key=str), ids=str)
-def test_there_and_back_is_identity_bit_for_bit(dialect: Dialect, dtype: np.dtype) -> None:
-    params = random_params(CONFIG, dtype)
-    tensors = to_torch(dialect, CONFIG, params)
-    found = fit(dialect, {name: value.shape for name, value in tensors.items()})
+def fitted(dialect: Dialect, tensors: dict[str, np.ndarray]) -> Fit:
+    held = {name: value.shape for name, value in tensors.items()}
+    found = fit(settle(dialect, held), held, {"head": CONFIG.num_heads})
+    weighed = evidence.weigh(found.dialect, found.sizes, tensors.__getitem__) if not found.problems else None
+    return replace(found, dialect=weighed.dialect) if weighed else found
+
+
+def require_identity(dialect: Dialect, params: Tree, tensors: dict[str, np.ndarray]) -> None:
+    found = fitted(dialect, tensors)
     assert not found.problems
-    back = flatten(to_flax(dialect, found.sizes, tensors.__getitem__))
+    back = flatten(to_flax(found.dialect, found.sizes, tensors.__getitem__))
     assert back.keys() == flatten(params).keys()
     for path, value in flatten(params).items():
-        assert back[path].dtype == dtype
+        assert back[path].dtype == value.dtype
         assert back[path].tobytes() == value.tobytes(), path
 
 
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
-def test_rows_cover_the_model_once_and_agree_on_their_axes(dialect: Dialect) -> None:
-    for flax, torch in dialect.views:
+@pytest.mark.parametrize("dtype", sorted(FLOATS, key=str), ids=str)
+def test_there_and_back_is_identity_bit_for_bit(dialect: Dialect, dtype: np.dtype, tied: bool) -> None:
+    config = config_of(dialect, tied)
+    params = random_params(config, dtype)
+    tensors = to_torch(dialect, config, params)
+    require_identity(dialect, params, tensors)
+    again = to_torch(fitted(dialect, tensors).dialect, config, params)
+    assert [*again] == [*tensors]
+    assert all(again[name].tobytes() == value.tobytes() for name, value in tensors.items())
+
+
+def reworded(dialect: Dialect, seed: int) -> Dialect:
+    """With any of its own words in every place."""
+    names = [row.torch.partition(" : ")[0] for row in dialect.rows]
+    words = random.Random(seed)
+    chosen = {choice: words.choice(choice.split("|")) for name in names for choice in CHOICE.findall(name)}
+    pair = words.choice(PAIRS.split()).split("/")  # nobody mixes these
+    for choice in chosen:
+        chosen[choice] = next(
+            (word for word in pair if {"net.0", "net.2"} & {*choice.split("|")} and word in choice.split("|")),
+            chosen[choice],
+        )
+    rows = tuple(replace(row, torch=worded(row.torch, chosen)) for row in dialect.rows)
+    return replace(dialect, rows=rows, qkv=(words.choice(dialect.qkv),))
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("dialect", FAMILIES, ids=lambda dialect: dialect.name)
+def test_a_family_reads_every_wording_of_its_own(dialect: Dialect, seed: int) -> None:
+    other = reworded(dialect, seed)
+    config = config_of(dialect)
+    params = random_params(config, np.dtype("float32"))
+    require_identity(dialect, params, to_torch(other, config, params))
+
+
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
+def test_rows_agree_on_their_axes(dialect: Dialect) -> None:
+    tensors = to_torch(dialect, config_of(dialect), random_params(config_of(dialect), np.dtype("float32")))
+    for flax, torch in fitted(dialect, tensors).dialect.views:
         assert sorted((*flax.spread, *flax.inner)) == sorted((*torch.spread, *torch.inner)), flax.name
-    paths = [view.at(place) for view, _ in dialect.views for place in view.places({"qkv": 3})]
-    assert sorted(paths) == sorted(flatten(abstract_params(CONFIG)))
+
+
+def test_dialects_of_the_same_names_mean_the_same() -> None:
+    """Else one of the two would be silently wrong."""
+    for dialect in DIALECTS.values():
+        config = config_of(dialect)
+        tensors = to_torch(dialect, config, random_params(config, np.dtype("float32")))
+        fits = [found for other in DIALECTS.values() if not (found := fitted(other, tensors)).problems]
+        tables = [meanings(found.dialect, found.sizes) for found in fits]
+        assert tables
+        assert all(table == tables[0] for table in tables)
 
 
 def test_every_problem_is_named_at_once_and_in_axis_names() -> None:
@@ -83,8 +157,8 @@ def test_absurd_numbers_in_names_are_refused_without_being_counted_out() -> None
 
 def test_merged_axes_are_solved_from_what_the_others_say() -> None:
     dialect = Dialect(
-        "fused",
-        "a made-up one",
+        "made-up",
+        "",
         (
             Row("token_embedding/embedding : v d", "wte : v d"),
             Row("blocks/attn/{qkv}/kernel : layer d head k", "h.{layer}.attn : d (qkv head k)"),
@@ -108,6 +182,22 @@ def test_a_model_that_the_dialect_cannot_hold_is_refused() -> None:
     tied = ModelConfig(**{**vars(CONFIG), "tied": True, "qkv_bias": True})
     with pytest.raises(UserError, match=r"it has no head/kernel.*its blocks/attn/key/bias has no place"):
         to_torch(DIALECTS["gpt"], tied, random_params(tied, np.dtype("float32")))
+    shifted = ModelConfig(**{**vars(CONFIG), "positions_offset": 2})
+    with pytest.raises(UserError, match="its positions_offset is 2, but 0 in all of this dialect's files"):
+        to_torch(DIALECTS["gpt"], shifted, random_params(shifted, np.dtype("float32")))
+
+
+def test_a_bias_that_only_the_class_has_is_zero() -> None:
+    without = ModelConfig(**{**vars(CONFIG), "head_bias": False})
+    tensors = to_torch(DIALECTS["gpt"], without, random_params(without, np.dtype("float16")))
+    assert tensors["vocab_projection.bias"].dtype == np.float16
+    assert not tensors["vocab_projection.bias"].any()
+
+
+def test_nothing_where_blocks_or_heads_should_be_is_a_problem() -> None:
+    for part in ("transformer_blocks", "attention_heads"):
+        left = {name: shape for name, shape in shapes(DIALECTS["gpt"]).items() if part not in name}
+        assert any(part in problem and "missing" in problem for problem in fit(DIALECTS["gpt"], left).problems)
 
 
 def test_only_floats_of_one_kind_are_weights() -> None:

@@ -1,5 +1,7 @@
 """What is computed one position at a time is what the whole model computes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,27 +9,42 @@ import pytest
 
 from jaxgpt import cache
 from jaxgpt.config import ModelConfig
-from jaxgpt.model import GPT, exactly, params_of
+from jaxgpt.model import GPT, abstract_params, assemble, exactly, params_of
 from jaxgpt.tree import flatten
 
 from .conftest import PRIMES
 
-CONFIGS = {
+# Together they make every choice that there is; test_choices sees to that.
+CONFIGS: dict[str, dict[str, Any]] = {
     "gpt": {},
-    "post, no output projection": {"norm": "post", "final_norm": False, "attention_out": False},
-    "sinusoids, scale by layer": {"positions": "sinusoidal", "attention_scale_by_layer": True, "qkv_bias": True},
-    "tied": {"tied": True, "activation": "gelu_tanh", "attention_scale": "none"},
-}
+    "post, no output projection": {
+        "norm": "post", "final_norm": False, "attention_out": False, "attention_scale": "model_dim", "norm_eps": 0.1,
+    },
+    "sinusoids, scale by layer": {
+        "positions": "sinusoidal", "attention_scale_by_layer": True, "qkv_bias": True, "norm_bias": False,
+        "activation": "gelu", "head_dim": 6, "mlp_dim": 37,
+    },
+    "tied with a bias, offset": {
+        "tied": True, "activation": "gelu_tanh", "attention_scale": "none", "final_norm": "unused",
+        "attention_out_bias": False, "positions_offset": 2,
+    },
+    "residual, stored sinusoids": {
+        "norm": "residual", "positions": "sinusoidal", "positions_stored": True, "positions_offset": 3,
+        "mlp_bias": False, "tied": True, "head_bias": False,
+    },
+}  # fmt: skip
 
 
 def random_model(dtype: str = "float64", **fields: object) -> GPT:
     """Random in every tensor, at trained scale."""
-    model = GPT(ModelConfig(**{**PRIMES, "dropout": 0.0, **fields}))  # type: ignore[arg-type]
-    random = np.random.default_rng(0)
+    config, random = ModelConfig(**{**PRIMES, "dropout": 0.0, **fields}), np.random.default_rng(0)  # type: ignore[arg-type]
+
+    def leaf(shape: tuple[int, ...]) -> jax.Array:
+        scale = shape[-2] ** -0.5 if len(shape) > 2 else 0.3
+        return jnp.asarray(random.standard_normal(shape) * scale + (len(shape) == 2), dtype)
+
     with exactly(jnp.dtype(dtype)):
-        for leaf in jax.tree.leaves(model, is_leaf=lambda x: hasattr(x, "set_value")):
-            scale = leaf.shape[-2] ** -0.5 if leaf.ndim > 2 else 0.3
-            leaf.set_value(jnp.asarray(random.standard_normal(leaf.shape) * scale + (leaf.ndim == 2), dtype))
+        model = assemble(config, jax.tree.map(lambda like: leaf(like.shape), abstract_params(config)))
     assert {leaf.dtype.name for leaf in flatten(params_of(model)).values()} == {dtype}
     return model
 

@@ -84,6 +84,18 @@ def test_a_config_that_does_not_fit_the_weights_is_refused(
         jaxgpt.load(copy)
 
 
+def test_what_was_saved_before_a_field_existed_is_read(whole: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    values = json.loads((copy / "config.json").read_text())
+    for newer in ("positions_stored", "positions_offset"):
+        del values["model"][newer]
+    (copy / "config.json").write_text(json.dumps(values))
+    disk.write_manifest(copy)
+    assert checkpoint.ModelDirectory(copy).config == CONFIG
+    ids = np.random.default_rng(0).integers(0, 23, (2, 11))
+    np.testing.assert_array_equal(jaxgpt.load(copy)(ids), jaxgpt.load(whole)(ids))
+
+
 def test_what_is_no_model_directory_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(UserError, match=f"{path}"):

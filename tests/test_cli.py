@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from convert.__main__ import main as _convert_main  # noqa: F401  (imported here, so that no test is charged for it)
@@ -116,15 +117,17 @@ def test_there_and_back_through_files_is_identity(
     GPT(**PRIMES).to(dtype).load_state_dict(after, strict=True)
 
 
-def test_inspect_tells_all_and_needs_no_weights(
+def test_inspect_tells_all_and_reads_only_what_decides(
     primes_file: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from convert import torchfile
 
-    monkeypatch.setattr(torchfile, "to_array", lambda _: pytest.fail("inspect read a tensor"))
+    read, to_array = [], torchfile.to_array
+    monkeypatch.setattr(torchfile, "to_array", lambda tensor: read.append(tuple(tensor.shape)) or to_array(tensor))
     text = command("jaxgpt-convert", "inspect", primes_file).out
     for word in ("dialect     gpt", "tensors     81", "float32 x 81", "model_dim = 35", "activation = relu", "assumed"):
         assert word in text, text
+    assert set(read) == {(17, 35), (35,)}  # positions: are they sinusoids? and the final norm: was it ever applied?
     report = json.loads(command("jaxgpt-convert", "inspect", primes_file, "--json", "--set", "norm_eps=1e-6").out)
     assert report["read"]["num_heads"] == 5
     assert report["given"] == {"norm_eps": 1e-6}
@@ -138,7 +141,8 @@ def test_the_report_stays_in_the_directory(primes_file: Path, tmp_path: Path, co
     assert about["model"]["activation"] == "gelu"
     assert about["fields"]["given"] == {"activation": "gelu"}
     assert "norm" in about["fields"]["assumed"]
-    assert about["source"] == {"file": "weights.pt", "dialect": "gpt"}
+    assert about["source"]["file"] == "weights.pt"
+    assert about["source"]["dialect"] == "gpt"
     back = command("jaxgpt-convert", "to-torch", tmp_path / "m", tmp_path / "back.pt", "--dialect", "gpt")
     assert "warning: activation is 'gelu'; the file cannot say so, and this class has 'relu'." in back.err
 
@@ -252,7 +256,7 @@ def test_other_wrong_input(primes_file: Path, tmp_path: Path, refused: Callable[
         (["--set", "num_heads=7"], "num_heads = 7 was given, but the tensors show 5"),
         (["--set", "activaton=gelu"], "Did you mean activation?"),
         (["--set", "gelu"], "FIELD=VALUE"),
-        (["--dialect", "llama"], "There are: gpt"),
+        (["--dialect", "llama"], "There are: build-nanogpt, "),
     ]:
         assert message in refused("jaxgpt-convert", "to-flax", primes_file, out, *arguments)
         assert not out.exists()
@@ -284,3 +288,45 @@ def test_to_flax_of_the_released_size_takes_seconds(make_reference: Callable[...
     command = [sys.executable, "-m", "convert", "to-flax", tmp_path / "weights.pt", tmp_path / "m"]
     subprocess.run(command, check=True, capture_output=True)
     assert time.perf_counter() - start < 12
+
+
+def test_a_file_goes_back_under_its_own_names(tmp_path: Path, command: Callable[..., Any]) -> None:
+    """Renamed, wrapped, nested, with masks, a fused projection and a tokenizer beside it."""
+    from convert import to_torch
+    from convert.dialects import DIALECTS
+
+    from .test_bridge import config_of, random_params
+
+    config = config_of(DIALECTS["fused"])
+    state = to_torch(random_params(config, np.dtype("float32")), config, "fused")
+    renamed = {
+        f"module.{name.replace('attn.qkv', 'attn.c_attn').replace('ln1', 'norm1')}": v for name, v in state.items()
+    }
+    renamed = {name.replace("ln2", "norm2"): value for name, value in renamed.items()}
+    renamed |= {f"module.blocks.{i}.attn.bias": torch.ones(17, 17).tril().view(1, 1, 17, 17) for i in range(3)}
+    chars = {i: chr(33 + i) for i in range(90)}
+    torch.save({"model_state": renamed, "itos": chars, "config": {"n_head": 5, "dropout": 0.1}}, tmp_path / "w.pt")
+    outcome = command("jaxgpt-convert", "to-flax", tmp_path / "w.pt", tmp_path / "m")
+    assert "num_heads = 5" in outcome.out
+    assert "Its 90 characters" in outcome.out
+    assert "warning: queries, keys and values are taken for thirds in this order" in outcome.err
+    assert command("jaxgpt", "sample", tmp_path / "m", "--prompt", "ABC", "--tokens", "3").code == 0
+    assert "All numbers are the same" in command("jaxgpt-convert", "verify", tmp_path / "w.pt", tmp_path / "m").out
+    assert command("jaxgpt-convert", "to-torch", tmp_path / "m", tmp_path / "back.pt").code == 0
+    back = torch.load(tmp_path / "back.pt", weights_only=True)
+    assert [*back] == ["model_state"]
+    assert back["model_state"].keys() == renamed.keys()
+    assert all(torch.equal(back["model_state"][name], value) for name, value in renamed.items())
+
+
+def test_a_model_that_was_trained_here_has_no_names_of_its_own(
+    text: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    from jaxgpt import checkpoint
+    from jaxgpt.config import ModelConfig
+    from jaxgpt.model import GPT, params_of
+
+    config = ModelConfig(**PRIMES)
+    checkpoint.save(tmp_path / "m", config, params_of(GPT(config)))
+    said = refused("jaxgpt-convert", "to-torch", tmp_path / "m", tmp_path / "w.pt")
+    assert "did not come from a file; say with --dialect which class" in said

@@ -9,11 +9,11 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"convert": "axes", "jaxgpt": "background config disk interrupt settings shell tokenizer tree"},
     {
-        "convert": "dialects reference rows",
+        "convert": "dialects foreign reference rows words",
         "jaxgpt": "attention block corpus data flops layers model optim plot runs sampling sharding trackers",
     },
     {
-        "convert": "bridge detect safefile suspect torchfile",
+        "convert": "bridge detect evidence folder propose safefile said settle suspect torchfile",
         "jaxgpt": "cache checkpoint generate prepare progress step",
     },
     {"convert": "carry exact files parity", "jaxgpt": "begin evaluate export look loop sample train"},

@@ -1,7 +1,14 @@
+from typing import Any
+
 import pytest
 
 from jaxgpt import flops
 from jaxgpt.config import ModelConfig
+from jaxgpt.model import abstract_params
+from jaxgpt.tree import flatten
+
+from .conftest import PRIMES
+from .test_cache import CONFIGS
 
 
 def test_gpt2s_count_is_the_one_that_everybody_quotes() -> None:
@@ -10,6 +17,16 @@ def test_gpt2s_count_is_the_one_that_everybody_quotes() -> None:
     weights = 12 * 12 * 768**2 + 50257 * 768
     assert flops.per_token(config) == 6 * weights + 12 * 12 * 768 * 1024
     assert flops.per_token(config) == pytest.approx(8.6e8, rel=0.01)
+
+
+@pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
+def test_what_multiplies_is_counted_and_no_table_or_norm(fields: dict[str, Any]) -> None:
+    config = ModelConfig(**{**PRIMES, **fields})
+    weights = flatten(abstract_params(config))
+    multiplied = [leaf for path, leaf in weights.items() if path.endswith("kernel")]
+    multiplied += [weights["token_embedding/embedding"]] if config.tied else []
+    scores = config.num_blocks * config.num_heads * config.head_dim * config.context_length
+    assert flops.per_token(config) == 6 * sum(leaf.size for leaf in multiplied) + 12 * scores
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_layers_start_different_and_the_seed_decides() -> None:
     assert not np.allclose(up, params_of(GPT(SMALL, seed=2))["blocks"]["mlp"]["up"]["kernel"])
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("norm", ["pre", "post", "residual"])
 def test_no_position_sees_the_future(norm: str) -> None:
     """The loss at t has no gradient at all on the input of later positions, and some on every earlier one."""
     config = ModelConfig(**{**vars(SMALL), "norm": norm})
@@ -76,6 +76,19 @@ def test_dropout_is_off_without_a_key_and_fresh_with_each() -> None:
     np.testing.assert_array_equal(dropped[0], dropped[1])
     assert np.abs(plain - dropped[0]).max() > 1e-3
     assert np.abs(dropped[2] - dropped[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("norm", ["pre", "post", "residual"])
+def test_dropout_reaches_both_that_a_block_adds(norm: str) -> None:
+    """With one of them silent, it is the other that is another one at each seed."""
+    config = ModelConfig(**{**vars(SMALL), "norm": norm})
+    params, ids = params_of(GPT(config)), jnp.asarray(tokens(config))
+    run = jax.jit(lambda params, seed: assemble(config, params).logits(ids, jax.random.key(seed)))
+    for part, matrix in (("attn", "out"), ("mlp", "down")):
+        kernel = params["blocks"][part][matrix]["kernel"]
+        params["blocks"][part][matrix]["kernel"] = 0 * kernel
+        assert np.abs(run(params, 0) - run(params, 1)).max() > 1e-4
+        params["blocks"][part][matrix]["kernel"] = kernel
 
 
 def test_dropout_keeps_the_mean_and_drops_its_share() -> None:
@@ -143,6 +156,22 @@ def test_sinusoids_against_their_definition() -> None:
     config = ModelConfig(**{**vars(SMALL), "positions": "sinusoidal"})
     assert "pos_embedding/embedding" not in flatten(abstract_params(config))
     assert GPT(config)(tokens(config)).shape == (2, 11, 23)
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+def test_a_stored_table_starts_as_the_sinusoids(offset: int) -> None:
+    """With an offset, position 0 is not at the sinusoids' beginning; without one, nothing tells it from a computed
+    table."""
+    stored = {"positions": "sinusoidal", "positions_stored": True, "positions_offset": offset}
+    config = ModelConfig(**{**vars(SMALL), **stored})
+    model = GPT(config)
+    table = params_of(model)["pos_embedding"]["embedding"]
+    np.testing.assert_array_equal(table, sinusoids(11 + offset, 14).astype(np.float32))
+    ids = jnp.asarray(tokens(config))
+    params = {name: value for name, value in params_of(model).items() if name != "pos_embedding"}
+    computed = assemble(ModelConfig(**{**vars(SMALL), "positions": "sinusoidal"}), params)
+    differs = model.embed(ids) - computed.embed(ids)
+    np.testing.assert_allclose(differs[0], table[offset:] - table[:11], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

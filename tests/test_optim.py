@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -5,7 +6,7 @@ import pytest
 
 from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from jaxgpt.model import abstract_params
-from jaxgpt.optim import is_matrix, make_optimizer, make_schedule
+from jaxgpt.optim import decayed, make_optimizer, make_schedule
 from jaxgpt.tree import flatten
 
 
@@ -31,10 +32,10 @@ def test_the_other_schedules(schedule: str, middle: float, end: float) -> None:
 
 def test_matrices_are_told_by_name_not_by_axes() -> None:
     params = abstract_params(ModelConfig(vocab_size=11, qkv_bias=True))
-    decayed = {path for path, yes in flatten(is_matrix(params)).items() if yes}
-    assert all(path.endswith(("kernel", "embedding")) for path in decayed)
-    assert len(decayed) == 9
-    assert not flatten(is_matrix(params))["blocks/norm1/scale"]
+    matrices = {path for path, yes in flatten(decayed(config(), params)).items() if yes}
+    assert all(path.endswith(("kernel", "embedding")) for path in matrices)
+    assert len(matrices) == 9
+    assert all(jax.tree.leaves(decayed(config(decay="all"), params)))
 
 
 @pytest.mark.parametrize(("decay", "moved"), [("matrices", False), ("all", True)])

@@ -141,3 +141,17 @@ def test_every_parameter_gets_a_gradient() -> None:
     state, _ = run(BASE, steps=1)
     before = flatten(start(BASE).params)
     assert all(np.abs(leaf - before[path]).max() > 0 for path, leaf in flatten(state.params).items())
+
+
+@pytest.mark.parametrize("decay", ["matrices", "all"])
+def test_what_gets_no_gradient_stays_bit_for_bit_and_the_rest_moves(decay: str) -> None:
+    fields = {"positions": "sinusoidal", "positions_stored": True, "positions_offset": 2, "final_norm": "unused"}
+    # At this rate of the average, a weighted sum of a weight and itself is not always itself.
+    made = config(
+        **{f"model__{name}": value for name, value in fields.items()},
+        optim__decay=decay, optim__weight_decay=0.5, optim__clip_norm=0.1, optim__ema=0.507,
+    )  # fmt: skip
+    before, (state, _) = flatten(start(made).params), run(made)
+    for after in (state.params, state.ema):
+        still = {path for path, leaf in flatten(after).items() if leaf.tobytes() == before[path].tobytes()}
+        assert still == {"pos_embedding/embedding", "final_norm/scale", "final_norm/bias"}

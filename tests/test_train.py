@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 import jaxgpt
+from convert.dialects import DIALECTS
 from jaxgpt import runs
 from jaxgpt.config import UserError
 from jaxgpt.data import batch, eval_windows, open_dataset
+from jaxgpt.model import params_of
 from jaxgpt.prepare import prepare
 from jaxgpt.train import train
+from jaxgpt.tree import flatten
 
 from .conftest import TEXT, settings, write_toml
 
@@ -151,6 +154,9 @@ def test_it_follows_torch_from_a_converted_checkpoint(steps: int, tmp_path: Path
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
 
+TUTORIALS = {"lyrics_char": "gpt", "add_norm": "heads", "simple_gpt": "heads", "sinusoidal": "fused"}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_config_trains_at_tiny_size(
     path: Path, text: Path, tmp_path: Path, command: Callable[..., Any]
@@ -166,6 +172,22 @@ def test_every_shipped_config_trains_at_tiny_size(
     outcome = command("jaxgpt", "train", path, *(word for name, value in tiny.items() for word in (f"--{name}", value)))
     assert outcome.code == 0, outcome
     assert "step 2/2" in outcome.out
+    if dialect := TUTORIALS.get(path.stem):
+        require_there_and_back(dialect, tmp_path, command)
+
+
+def require_there_and_back(dialect: str, tmp_path: Path, command: Callable[..., Any]) -> None:
+    """A model of this system writes text, goes to torch, and comes back with the same bits."""
+    assert len(command("jaxgpt", "sample", tmp_path / "run", "--prompt", "", "--tokens", "9").out) > 8
+    file, config = tmp_path / "w.safetensors", jaxgpt.load(tmp_path / "run").config
+    assert command("jaxgpt-convert", "to-torch", tmp_path / "run", file, "--dialect", dialect).code == 0
+    said = {name: getattr(config, name) for name in (*DIALECTS[dialect].unsaid, "num_heads") if name != "positions"}
+    known = {"final_norm": config.final_norm is not False, "num_heads": dialect == "fused"}
+    given = [f"--set={name}={value}" for name, value in said.items() if known.get(name, True)]
+    assert command("jaxgpt-convert", "to-flax", file, tmp_path / "back", *given).code == 0
+    assert jaxgpt.load(tmp_path / "back").config == config
+    before, after = (flatten(params_of(jaxgpt.load(tmp_path / name))) for name in ("run", "back"))
+    assert all(np.array_equal(after[name], value) for name, value in before.items())
 
 
 @pytest.mark.parametrize(

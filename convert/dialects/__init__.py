@@ -1,6 +1,32 @@
-"""The registry: every dialect that the bridge knows, in the order in which they are tried."""
+"""The registry: every module of this package that declares a DIALECT, or several DIALECTS."""
 
-from convert.dialects import gpt
+import importlib
+import pkgutil
+
 from convert.rows import Dialect
+from jaxgpt.config import UserError
 
-DIALECTS: dict[str, Dialect] = {module.DIALECT.name: module.DIALECT for module in (gpt,)}
+
+def find_all() -> dict[str, Dialect]:
+    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    declared = [dialect for module in modules for dialect in module.DIALECTS]
+    return {dialect.name: dialect for dialect in sorted(declared, key=lambda dialect: dialect.name)}
+
+
+DIALECTS = find_all()
+
+
+def named(name: str) -> Dialect:
+    if name not in DIALECTS:
+        raise UserError(f"There is no dialect {name}. There are: {', '.join(DIALECTS)}.")
+    return DIALECTS[name]
+
+
+def table() -> str:
+    """For people, in Markdown: the README shows it."""
+    rows = ["| dialect | class | usual, where nothing says otherwise | heads |", "|---|---|---|---|"]
+    for dialect in DIALECTS.values():
+        usual = f"{dialect.unsaid['norm']}-norm, {dialect.unsaid['activation']}, dropout {dialect.unsaid['dropout']}"
+        heads = "counted" if any("{head}" in row.torch for row in dialect.rows) else "from a config, or asked for"
+        rows.append(f"| `{dialect.name}` | {dialect.about} | {usual} | {heads} |")
+    return "\n".join(rows)

@@ -1,0 +1,24 @@
+"""Hugging Face's OpenAI GPT-1: GPT-2's attention, norms after the residual, and no final norm."""
+
+from convert.dialects.gpt2 import BLOCK, CLASS, CONV
+from convert.rows import Dialect, Mask, Row, Tied, norm
+
+POST = {**CLASS, "norm": "post"}
+
+DIALECTS = (
+    Dialect(
+        name="gpt1",
+        about="Hugging Face's OpenAIGPTLMHeadModel",
+        rows=(
+            Row("token_embedding/embedding : v d", "(transformer.|)tokens_embed.weight : v d"),
+            Row("pos_embedding/embedding : t d", "(transformer.|)positions_embed.weight : t d"),
+            Mask(f"{BLOCK}.attn.bias : () () t t", written=False),
+            *CONV,
+            *norm("blocks/norm1", f"{BLOCK}.ln_1"),
+            *norm("blocks/norm2", f"{BLOCK}.ln_2"),
+            Tied("lm_head.weight : v d"),
+        ),
+        unsaid=POST,
+        says={"model_type": {"openai-gpt": POST}, "afn": {"gelu": {"activation": "gelu_tanh"}}},
+    ),
+)

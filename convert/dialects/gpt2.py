@@ -1,0 +1,32 @@
+"""Hugging Face's GPT-2, whose Conv1D matrices lie [in, out]: the output is their last axis."""
+
+from convert.rows import USUAL, Dialect, Ignore, Mask, Row, Tied, linear, norm
+
+BLOCK = "(transformer.|)h.{layer}"
+CLASS = {**USUAL, "activation": "gelu_tanh", "dropout": 0.1}
+CONV = (
+    *linear("blocks/attn/{qkv} : layer d head k", f"{BLOCK}.attn.c_attn : d (qkv head k)", conv=True),
+    *linear("blocks/attn/out : layer head k d", f"{BLOCK}.attn.c_proj : (head k) d", conv=True),
+    *linear("blocks/mlp/up : layer d f", f"{BLOCK}.mlp.c_fc : d f", conv=True),
+    *linear("blocks/mlp/down : layer f d", f"{BLOCK}.mlp.c_proj : f d", conv=True),
+)
+
+DIALECTS = (
+    Dialect(
+        name="gpt2",
+        about="Hugging Face's GPT2LMHeadModel",
+        rows=(
+            Row("token_embedding/embedding : v d", "(transformer.|)wte.weight : v d"),
+            Row("pos_embedding/embedding : t d", "(transformer.|)wpe.weight : t d"),
+            *norm("blocks/norm1", f"{BLOCK}.ln_1"),
+            Mask(f"{BLOCK}.attn.bias : () () t t", written=False),
+            Ignore(f"{BLOCK}.attn.masked_bias", "the number that masks, as old versions stored it"),
+            *CONV,
+            *norm("blocks/norm2", f"{BLOCK}.ln_2"),
+            *norm("final_norm", "(transformer.|)ln_f"),
+            Tied("lm_head.weight : v d"),
+        ),
+        unsaid=CLASS,
+        says={"model_type": {"gpt2": CLASS}},
+    ),
+)

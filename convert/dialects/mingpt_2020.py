@@ -1,0 +1,27 @@
+"""minGPT before 2022: the position table is a parameter of its own, the head is not tied."""
+
+from convert.rows import USUAL, Dialect, Mask, Row, Tied, linear, norm
+
+BLOCK = "blocks.{layer}"
+
+DIALECTS = (
+    Dialect(
+        name="mingpt-2020",
+        about="minGPT's GPT, before 2022",
+        rows=(
+            Row("pos_embedding/embedding : t d", "pos_emb : () t d"),
+            Row("token_embedding/embedding : v d", "tok_emb.weight : v d"),
+            *norm("blocks/norm1", f"{BLOCK}.ln1"),
+            *norm("blocks/norm2", f"{BLOCK}.ln2"),
+            *linear("blocks/attn/{qkv} : layer d head k", f"{BLOCK}.attn.{{qkv}} : (head k) d"),
+            Mask(f"{BLOCK}.attn.mask : () () t t"),
+            *linear("blocks/attn/out : layer head k d", f"{BLOCK}.attn.proj : d (head k)"),
+            *linear("blocks/mlp/up : layer d f", f"{BLOCK}.mlp.0 : f d"),
+            *linear("blocks/mlp/down : layer f d", f"{BLOCK}.mlp.2 : d f"),
+            *norm("final_norm", "ln_f"),
+            Tied("head.weight : v d"),
+        ),
+        qkv=("key query value",),
+        unsaid={**USUAL, "activation": "gelu", "dropout": 0.1},
+    ),
+)

@@ -1,0 +1,48 @@
+"""nanoGPT, and those whose tensors have its names: build-nanogpt, minGPT of 2022 and after, makemore."""
+
+from dataclasses import replace
+
+from convert.rows import USUAL, Dialect, Mask, Row, Tied, linear, norm
+
+BLOCK = "transformer.h.{layer}"
+WORDS = "(weight|gamma) (bias|beta)"
+MINGPT_HEADS = {
+    "gpt-nano": 3, "gpt-micro": 4, "gpt-mini": 6, "gopher-44m": 8,
+    "gpt2": 12, "openai-gpt": 12, "gpt2-medium": 16, "gpt2-large": 20, "gpt2-xl": 25,
+}  # fmt: skip
+
+NANOGPT = Dialect(
+    name="nanogpt",
+    about="nanoGPT's GPT",
+    rows=(
+        Row("token_embedding/embedding : v d", "transformer.wte.weight : v d"),
+        Row("pos_embedding/embedding : t d", "transformer.wpe.weight : t d"),
+        *norm("blocks/norm1", f"{BLOCK}.ln_1", "?", WORDS),
+        Mask(f"{BLOCK}.attn.bias : () () t t", written=False),
+        *linear("blocks/attn/{qkv} : layer d head k", f"{BLOCK}.attn.c_attn : (qkv head k) d", "?"),
+        *linear("blocks/attn/out : layer head k d", f"{BLOCK}.attn.c_proj : d (head k)", "?"),
+        *norm("blocks/norm2", f"{BLOCK}.ln_2", "?", WORDS),
+        *linear("blocks/mlp/up : layer d f", f"{BLOCK}.mlp.c_fc : f d", "?"),
+        *linear("blocks/mlp/down : layer f d", f"{BLOCK}.mlp.c_proj : d f", "?"),
+        *norm("final_norm", "transformer.ln_f", "?", WORDS),
+        Tied("lm_head.weight : v d"),
+    ),
+    unsaid={**USUAL, "activation": "gelu"},
+    beware="before May 2023 its GELU was the tanh one",
+)
+TANH = {**USUAL, "activation": "gelu_tanh"}
+MINGPT_ROWS = tuple(replace(row, written=True) if isinstance(row, Mask) else row for row in NANOGPT.rows)
+
+DIALECTS = (
+    NANOGPT,
+    Dialect(
+        "build-nanogpt", "build-nanogpt's GPT", NANOGPT.rows, TANH,
+        twin="nanogpt", told_by=frozenset({"step", "val_loss"}),
+    ),
+    Dialect(
+        "mingpt", "minGPT's GPT, of 2022 and after", MINGPT_ROWS, {**TANH, "dropout": 0.1},
+        says={"model_type": {name: {"num_heads": heads} for name, heads in MINGPT_HEADS.items()}},
+        twin="nanogpt", told_by=frozenset({"mask", "untied"}),
+    ),
+    Dialect("makemore", "makemore's Transformer", MINGPT_ROWS, TANH, twin="nanogpt"),
+)  # fmt: skip

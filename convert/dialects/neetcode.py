@@ -1,0 +1,27 @@
+"""NeetCode's Code GPT: one module for each head, and no projection after attention."""
+
+from convert.rows import USUAL, Dialect, Row, embeddings, linear, norm
+
+BLOCK = "transformer_blocks.{layer}"
+
+DIALECTS = (
+    Dialect(
+        name="neetcode",
+        about="NeetCode's Code GPT, which has no projection after attention",
+        rows=(
+            *embeddings("word_embeddings", "position_embeddings.weight"),
+            Row(
+                "blocks/attn/{qkv}/kernel : layer d head k",
+                f"{BLOCK}.attention.att_heads.{{head}}.{{qkv}}_gen.weight : k d",
+            ),
+            *linear("blocks/mlp/up : layer d f", f"{BLOCK}.linear_network.up_projection : f d"),
+            *linear("blocks/mlp/down : layer f d", f"{BLOCK}.linear_network.down_projection : d f"),
+            *norm("blocks/norm1", f"{BLOCK}.first_norm"),
+            *norm("blocks/norm2", f"{BLOCK}.second_norm"),
+            *norm("final_norm", "final_norm"),
+            *linear("head : d v", "vocab_projection : v d"),
+        ),
+        qkv=("key query value",),
+        unsaid={**USUAL, "dropout": 0.2},
+    ),
+)

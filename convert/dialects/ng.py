@@ -1,0 +1,36 @@
+"""The ng-video-lecture's GPTLanguageModel, one module for each head; and freeCodeCamp's course, with the same names."""
+
+from dataclasses import replace
+
+from convert.rows import USUAL, Dialect, Mask, embeddings, linear, norm
+
+BLOCK = "blocks.{layer}"
+
+LECTURE = Dialect(
+    name="ng",
+    about="the ng-video-lecture's GPTLanguageModel",
+    rows=(
+        *embeddings("token_embedding_table", "position_embedding_table.weight"),
+        Mask(f"{BLOCK}.sa.heads.{{head}}.tril : t t"),
+        *linear("blocks/attn/{qkv} : layer d head k", f"{BLOCK}.sa.heads.{{head}}.{{qkv}} : k d", "no"),
+        *linear("blocks/attn/out : layer head k d", f"{BLOCK}.sa.proj : d (head k)"),
+        *linear("blocks/mlp/up : layer d f", f"{BLOCK}.ffwd.net.0 : f d"),
+        *linear("blocks/mlp/down : layer f d", f"{BLOCK}.ffwd.net.2 : d f"),
+        *norm("blocks/norm1", f"{BLOCK}.ln1"),
+        *norm("blocks/norm2", f"{BLOCK}.ln2"),
+        *norm("final_norm", "ln_f"),
+        *linear("head : d v", "lm_head : v d"),
+    ),
+    qkv=("key query value",),
+    unsaid={**USUAL, "dropout": 0.2},
+    beware="its first version and the lecture's notebook divide by the root of model_dim, later ones of head_dim",
+)
+COURSE = replace(
+    LECTURE,
+    name="freecodecamp",
+    about="freeCodeCamp's course on language models: the lecture's names, norms after the residual",
+    unsaid={**USUAL, "norm": "post", "dropout": 0.2},
+    twin="ng",
+    beware="",
+)
+DIALECTS = (LECTURE, COURSE)

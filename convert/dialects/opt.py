@@ -1,0 +1,29 @@
+"""Hugging Face's OPT, whose table of positions has two rows before that of position 0."""
+
+from convert.rows import USUAL, Dialect, Row, Tied, linear, norm
+
+BLOCK = "(model.|)decoder.layers.{layer}"
+CLASS = {**USUAL, "dropout": 0.1}
+
+DIALECTS = (
+    Dialect(
+        name="opt",
+        about="Hugging Face's OPTForCausalLM",
+        rows=(
+            Row("token_embedding/embedding : v d", "(model.|)decoder.embed_tokens.weight : v d"),
+            Row("pos_embedding/embedding : p d", "(model.|)decoder.embed_positions.weight : p d"),
+            *norm("final_norm", "(model.|)decoder.final_layer_norm", absent="?"),
+            *linear("blocks/attn/{qkv} : layer d head k", f"{BLOCK}.self_attn.{{qkv}} : (head k) d", "?"),
+            *linear("blocks/attn/out : layer head k d", f"{BLOCK}.self_attn.out_proj : d (head k)", "?"),
+            *norm("blocks/norm1", f"{BLOCK}.self_attn_layer_norm"),
+            *linear("blocks/mlp/up : layer d f", f"{BLOCK}.fc1 : f d", "?"),
+            *linear("blocks/mlp/down : layer f d", f"{BLOCK}.fc2 : d f", "?"),
+            *norm("blocks/norm2", f"{BLOCK}.final_layer_norm"),
+            Tied("lm_head.weight : v d"),
+        ),
+        qkv=("k_proj v_proj q_proj",),
+        fixed={"positions_offset": 2},
+        unsaid=CLASS,
+        says={"model_type": {"opt": CLASS}},
+    ),
+)

@@ -1,0 +1,26 @@
+"""GPTModel of Sebastian Raschka's book, whose norms have scale and shift, and whose mask marks what is hidden."""
+
+from convert.rows import USUAL, Dialect, Mask, Tied, embeddings, linear, norm
+
+BLOCK = "trf_blocks.{layer}"
+
+DIALECTS = (
+    Dialect(
+        name="raschka",
+        about="GPTModel of the book Build a Large Language Model (From Scratch)",
+        rows=(
+            *embeddings("tok_emb", "pos_emb.weight"),
+            Mask(f"{BLOCK}.att.mask : t t", "upper"),
+            *linear("blocks/attn/{qkv} : layer d head k", f"{BLOCK}.att.{{qkv}} : (head k) d", "?"),
+            *linear("blocks/attn/out : layer head k d", f"{BLOCK}.att.out_proj : d (head k)"),
+            *linear("blocks/mlp/up : layer d f", f"{BLOCK}.ff.layers.0 : f d"),
+            *linear("blocks/mlp/down : layer f d", f"{BLOCK}.ff.layers.2 : d f"),
+            *norm("blocks/norm1", f"{BLOCK}.norm1", words="scale shift"),
+            *norm("blocks/norm2", f"{BLOCK}.norm2", words="scale shift"),
+            *norm("final_norm", "final_norm", words="scale shift"),
+            Tied("out_head.weight : v d"),
+        ),
+        qkv=("W_query W_key W_value",),
+        unsaid={**USUAL, "activation": "gelu_tanh", "dropout": 0.1},
+    ),
+)

@@ -1,0 +1,67 @@
+import pytest
+
+from convert.dialects import DIALECTS
+from convert.rows import Dialect
+from convert.said import characters, said
+from jaxgpt.config import UserError
+
+NOBODY = Dialect("", "", ())
+
+
+def values(dialect: Dialect = NOBODY, **configs: dict) -> dict:
+    return {field: value for field, (value, _) in said(configs, dialect, "f.pt").items()}
+
+
+def test_the_words_of_many_trainers_are_one() -> None:
+    assert values(file={"n_layer": 3, "num_heads": 5, "emb_dim": 35, "block_size": 9, "drop_rate": 0.1}) == {
+        "num_blocks": 3, "num_heads": 5, "model_dim": 35, "context_length": 9, "dropout": 0.1,
+    }  # fmt: skip
+
+
+def test_sections_are_looked_into_and_what_is_no_plain_value_is_passed_over() -> None:
+    config = {
+        "n_layer": None,
+        "n_head": "4",
+        "n_embd": True,
+        "vocab_size": -1,
+        "model": {"n_head": 3},
+        "x": {"n_layer": 9},
+    }
+    assert values(file=config) == {"num_heads": 3}
+
+
+def test_model_args_stand_over_the_trainers_defaults() -> None:
+    assert values(file={"config": {"n_layer": 12}, "model_args": {"n_layer": 3}}) == {"num_blocks": 3}
+    with pytest.raises(UserError, match=r"n_layer = 12, but file, config: n_layer = 3"):
+        values(file={"n_layer": 12, "config": {"n_layer": 3}})
+
+
+def test_a_class_fills_in_what_its_config_leaves_out() -> None:
+    gpt2 = DIALECTS["gpt2"]
+    plain = values(gpt2, config={"model_type": "gpt2", "n_head": 12})
+    assert (plain["activation"], plain["attention_scale"], plain["norm"]) == ("gelu_tanh", "head_dim", "pre")
+    other = values(gpt2, config={"model_type": "gpt2", "activation_function": "relu", "scale_attn_weights": False})
+    assert (other["activation"], other["attention_scale"]) == ("relu", "none")
+
+
+def test_a_word_may_mean_something_else_in_one_class() -> None:
+    assert values(DIALECTS["gpt1"], config={"afn": "gelu"})["activation"] == "gelu_tanh"
+    assert values(config={"afn": "gelu"})["activation"] == "gelu"
+    assert values(DIALECTS["mingpt"], config={"model": {"model_type": "gpt-nano", "n_head": None}})["num_heads"] == 3
+
+
+@pytest.mark.parametrize(
+    ("extras", "found"),
+    [
+        ({"itos": {0: "a", 1: "b"}}, "ab"),
+        ({"stoi": {"b": 0, "a": 1}}, "ba"),
+        ({"vocab": ["x", "y"]}, "xy"),
+        ({"vocab": ["word", "y"]}, ""),
+        ({"itos": {0: "a", 2: "b"}}, ""),
+        ({"chars": ["a", "a"]}, ""),
+        ({"itos": "ab", "stoi": {"a": "0"}}, ""),
+        ({}, ""),
+    ],
+)
+def test_characters_beside_the_weights_are_found(extras: dict, found: str) -> None:
+    assert characters(extras) == list(found)
