@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-import convert.propose as proposals
 from convert.bridge import Fit, fit, joint_width, meanings, parameter_rows
 from convert.dialects import DIALECTS, named
 from convert.evidence import Evidence, weigh
 from convert.foreign import reasons
+from convert.propose import propose
 from convert.rows import FIELDS, Dialect
 from convert.said import CLASS, said
 from convert.settle import settle
@@ -44,6 +44,17 @@ class Detected:
     hints: list[str]
 
 
+@dataclass(frozen=True)
+class Held:
+    """What there is to judge by."""
+
+    shapes: Shapes
+    read: Callable[[str], np.ndarray]
+    path: object
+    given: Mapping[str, Any]
+    configs: Configs  # what lies beside the tensors, in the file or in its folder, by name
+
+
 def detect(
     shapes: Shapes,
     read: Callable[[str], np.ndarray],
@@ -52,136 +63,114 @@ def detect(
     given: Mapping[str, Any] | None = None,
     configs: Configs | None = None,
 ) -> Detected:
-    """`configs` are what lies beside the tensors, in the file or in its folder, by name."""
-    given, configs = given or {}, configs or {}
-    check(ModelConfig, given, "--set")
-    choose = _named if name else _fitting
-    found, evidence, dialect = choose(shapes, read, path, name or "", given, configs)
+    held = Held(shapes, read, path, given or {}, configs or {})
+    check(ModelConfig, held.given, "--set")
+    found, evidence, dialect = _named(held, name) if name else _fitting(held)
     if evidence.problems:
         raise UserError(f"{path}: {in_a_row(evidence.problems)}.")
     shown = _shown(found, evidence, dialect)
-    stated = said(configs, dialect, path)
-    contradictions = [
-        f"{field} = {given[field]} was given, but {where} {value}"
-        for field in given
-        for where, value in _known(field, shown, stated)
-        if given[field] != value
-    ] + [
-        f"{where} says {field} = {value}, but the tensors show {shown[field]}"
-        for field, (value, where) in stated.items()
-        if field in shown and shown[field] != value and not _may_differ(field, shown) and not where.startswith(CLASS)
-    ]
-    if contradictions:
-        way = "--ignore-config leaves out the config" if stated else "Leave out what the file itself says"
-        raise UserError(f"{path}: {'; '.join(contradictions)}. {way}.")
+    stated = said(held.configs, dialect, path)
+    _require_agreement(held, shown, stated)
     known = {field: value for field, (value, _) in stated.items()} | shown
-    fields = {field: value for field, value in given.items() if field not in known}
+    fields = {field: value for field, value in held.given.items() if field not in known}
     assumed = {field: value for field, value in dialect.unsaid.items() if field not in {**known, **fields}}
-    _require_all(found, shapes, {**known, **fields, **assumed}, path)
+    _require_all(held, found, {**known, **fields, **assumed})
     hints = evidence.hints if "final_norm" in assumed else []
     return Detected(evidence.dialect, found, Report(known, fields, assumed), hints)
 
 
-def _may_differ(field: str, shown: Mapping[str, Any]) -> bool:
-    """A head that happens to equal the embedding computes the same, tied or not."""
-    return field == "tied" and bool(shown["tied"])
+def _require_agreement(held: Held, shown: Mapping[str, Any], stated: Mapping[str, tuple[Any, str]]) -> None:
+    contradictions = []
+    for field, value in held.given.items():
+        known = [("the tensors show", shown[field])] if field in shown else []
+        known += [(f"{stated[field][1]} says", stated[field][0])] if field in stated else []
+        contradictions += [
+            f"{field} = {value} was given, but {where} {other}" for where, other in known if value != other
+        ]
+    for field, (value, where) in stated.items():
+        # A head that happens to equal the embedding computes the same, tied or not.
+        harmless = (field == "tied" and shown.get(field)) or where.startswith(CLASS)
+        if field in shown and shown[field] != value and not harmless:
+            contradictions.append(f"{where} says {field} = {value}, but the tensors show {shown[field]}")
+    if contradictions:
+        way = "--ignore-config leaves out the config" if stated else "Leave out what the file itself says"
+        raise UserError(f"{held.path}: {'; '.join(contradictions)}. {way}.")
 
 
-def _known(field: str, shown: Mapping[str, Any], stated: Mapping[str, tuple[Any, str]]) -> list[tuple[str, Any]]:
-    known = [("the tensors show", shown[field])] if field in shown else []
-    return known + ([(f"{stated[field][1]} says", stated[field][0])] if field in stated else [])
+def _try(dialect: Dialect, held: Held) -> Fit:
+    stated = {field: value for field, (value, _) in said(held.configs, dialect, held.path).items()}
+    sizes = {AXES[field]: n for field, n in {**stated, **held.given}.items() if field in ("num_heads", "head_dim")}
+    return fit(settle(dialect, held.shapes), held.shapes, sizes)
 
 
-def _sizes(dialect: Dialect, given: Mapping[str, Any], configs: Configs, path: object) -> dict[str, int]:
-    stated = {field: value for field, (value, _) in said(configs, dialect, path).items()}
-    return {AXES[field]: value for field, value in {**stated, **given}.items() if field in ("num_heads", "head_dim")}
-
-
-def _try(dialect: Dialect, shapes: Shapes, given: Mapping[str, Any], configs: Configs, path: object) -> Fit:
-    return fit(settle(dialect, shapes), shapes, _sizes(dialect, given, configs, path))
-
-
-def _named(
-    shapes: Shapes,
-    read: Callable[[str], np.ndarray],
-    path: object,
-    name: str,
-    given: Mapping[str, Any],
-    configs: Configs,
-) -> tuple[Fit, Evidence, Dialect]:
-    if name == "auto":
-        proposal = proposals.propose(shapes)
-        if proposal.dialect is None:
-            raise UserError(f"{path}: no GPT can be seen in its tensors: {in_a_row(proposal.problems)}.")
-        dialect = proposal.dialect
-    else:
-        dialect = named(name)
-    found = _try(dialect, shapes, given, configs, path)
+def _named(held: Held, name: str) -> tuple[Fit, Evidence, Dialect]:
+    dialect = _proposed(held) if name == "auto" else named(name)
+    found = _try(dialect, held)
     if found.problems:
-        raise UserError(_stranger(path, shapes, [found], given))
-    return found, weigh(found.dialect, found.sizes, read), dialect
+        raise UserError(_stranger(held, [found]))
+    return found, weigh(found.dialect, found.sizes, held.read), dialect
 
 
-def _fitting(
-    shapes: Shapes,
-    read: Callable[[str], np.ndarray],
-    path: object,
-    name: str,
-    given: Mapping[str, Any],
-    configs: Configs,
-) -> tuple[Fit, Evidence, Dialect]:
-    fits = {dialect.name: _try(dialect, shapes, given, configs, path) for dialect in DIALECTS.values()}
-    if any(found.claimed == len(shapes) and found.problems and not found.dialect.family for found in fits.values()):
+def _proposed(held: Held) -> Dialect:
+    proposal = propose(held.shapes)
+    if proposal.dialect is None:
+        raise UserError(f"{held.path}: no GPT can be seen in its tensors: {in_a_row(proposal.problems)}.")
+    return proposal.dialect
+
+
+def _fitting(held: Held) -> tuple[Fit, Evidence, Dialect]:
+    fits = {dialect.name: _try(dialect, held) for dialect in DIALECTS.values()}
+    if any(
+        found.claimed == len(held.shapes) and found.problems and not found.dialect.family for found in fits.values()
+    ):
         # It has these names, and not all of them: what a family makes of the rest could be another function.
         fits = {name: found for name, found in fits.items() if not found.dialect.family}
     whole = {name: found for name, found in fits.items() if not found.problems}
     if not whole:
-        raise UserError(_stranger(path, shapes, list(fits.values()), given))
+        raise UserError(_stranger(held, list(fits.values())))
     whole = {name: found for name, found in whole.items() if not found.dialect.family} or whole
-    weighed = {name: weigh(found.dialect, found.sizes, read) for name, found in whole.items()}
+    weighed = {name: weigh(found.dialect, found.sizes, held.read) for name, found in whole.items()}
     tables = [meanings(one.dialect, whole[name].sizes) for name, one in weighed.items()]
     if any(table != tables[0] for table in tables):
-        raise UserError(f"{path}: its tensors fit the dialects {' and '.join(whole)}; choose one with --dialect.")
-    marks = next(iter(weighed.values())).told | {key for config in configs.values() for key in config}
-    marks |= {f"{key}={value}" for config in configs.values() for key, value in config.items() if key == "model_type"}
+        raise UserError(f"{held.path}: its tensors fit the dialects {' and '.join(whole)}; choose one with --dialect.")
+    marks = next(iter(weighed.values())).told | {key for config in held.configs.values() for key in config}
     told = [name for name in whole if DIALECTS[name].told_by and DIALECTS[name].told_by <= marks]
     chosen = max(told, key=lambda name: len(DIALECTS[name].told_by), default="")
     chosen = chosen or min(whole, key=lambda name: bool(DIALECTS[name].twin))
     return whole[chosen], weighed[chosen], DIALECTS[chosen]
 
 
-def _stranger(path: object, shapes: Shapes, fits: list[Fit], given: Mapping[str, Any]) -> str:
-    foreign = reasons(shapes)
-    if foreign:
-        return (
-            f"{path}: {in_a_row(foreign)}. Only decoders that look at one text, from left to right, have a place here."
-        )
+def _stranger(held: Held, fits: list[Fit]) -> str:
+    if foreign := reasons(held.shapes):
+        return f"{held.path}: {in_a_row(foreign)}. Only decoders that look at one text, from left to right, have a place here."
     nearest = min(fits, key=lambda found: (len(found.problems) - found.claimed, bool(found.dialect.twin)))
     wrong = in_a_row(nearest.problems, most=1000)
     text = (
-        f"{path}: its {len(shapes)} tensors fit {'no known dialect. The nearest is ' if len(fits) > 1 else 'not '}"
+        f"{held.path}: its {len(held.shapes)} tensors fit {'no known dialect. The nearest is ' * (len(fits) > 1) or 'not '}"
         f"{nearest.dialect.name} ({nearest.dialect.about}), for which {len(nearest.problems)} things are "
         f"wrong: {wrong}."
     )
-    if len(fits) > 1 and proposals.propose(shapes).dialect:
+    if len(fits) > 1 and propose(held.shapes).dialect:
         text += (
-            f" By its structure it could be a GPT: jaxgpt-convert inspect {path} --dialect auto shows how it would be "
-            "read; to-flax takes that only with --dialect auto."
+            f" By its structure it could be a GPT: jaxgpt-convert inspect {held.path} --dialect auto shows how it would "
+            "be read; to-flax takes that only with --dialect auto."
         )
     return text
 
 
-def _require_all(found: Fit, shapes: Shapes, fields: Mapping[str, Any], path: object) -> None:
+def _require_all(held: Held, found: Fit, fields: Mapping[str, Any]) -> None:
+    """Fields that have no usual value."""
     if "num_heads" not in fields or "k" not in found.sizes:
-        width = joint_width(found.dialect, shapes, {a: n for a, n in found.sizes.items() if a not in ("head", "k")})
-        said = f"{fields['num_heads']} does not divide" if "num_heads" in fields else "no tensor shows how they divide"
+        known = {axis: n for axis, n in found.sizes.items() if axis not in ("head", "k")}
+        width = joint_width(found.dialect, held.shapes, known) or 0
+        why = f"{fields['num_heads']} does not divide" if "num_heads" in fields else "no tensor shows how they divide"
         raise UserError(
-            f"{path}: queries, keys and values are {width} wide, all heads together, and {said} among heads. Head "
-            f"counts that fit are {divisors(width or 0)}: say which with --set num_heads=N."
+            f"{held.path}: queries, keys and values are {width} wide, all heads together, and {why} among heads. Head "
+            f"counts that fit are {divisors(width)}: say which with --set num_heads=N."
         )
     if "context_length" not in fields:
         raise UserError(
-            f"{path}: positions leave no trace in this file, so nothing shows how long the context is. Say it with "
+            f"{held.path}: positions leave no trace in this file, so nothing shows how long the context is. Say it with "
             f"--set context_length=N."
         )
 
