@@ -120,11 +120,9 @@ def _proposed(held: Held) -> Dialect:
 
 def _fitting(held: Held) -> tuple[Fit, Evidence, Dialect]:
     fits = {dialect.name: _try(dialect, held) for dialect in DIALECTS.values()}
-    if any(
-        found.claimed == len(held.shapes) and found.problems and not found.dialect.family for found in fits.values()
-    ):
-        # It has these names, and not all of them: what a family makes of the rest could be another function.
-        fits = {name: found for name, found in fits.items() if not found.dialect.family}
+    classes = {name: found for name, found in fits.items() if not found.dialect.family}
+    if any(found.claimed == len(held.shapes) and found.problems for found in classes.values()):
+        fits = classes  # it has these names, and not all of them: a family could make another function of the rest
     whole = {name: found for name, found in fits.items() if not found.problems}
     if not whole:
         raise UserError(_stranger(held, list(fits.values())))
@@ -142,18 +140,21 @@ def _fitting(held: Held) -> tuple[Fit, Evidence, Dialect]:
 
 def _stranger(held: Held, fits: list[Fit]) -> str:
     if foreign := reasons(held.shapes):
-        return f"{held.path}: {in_a_row(foreign)}. Only decoders that look at one text, from left to right, have a place here."
+        return (
+            f"{held.path}: {in_a_row(foreign)}. Only decoders that look at one text, from left to right, have a place "
+            "here."
+        )
     nearest = min(fits, key=lambda found: (len(found.problems) - found.claimed, bool(found.dialect.twin)))
     wrong = in_a_row(nearest.problems, most=1000)
     text = (
-        f"{held.path}: its {len(held.shapes)} tensors fit {'no known dialect. The nearest is ' * (len(fits) > 1) or 'not '}"
-        f"{nearest.dialect.name} ({nearest.dialect.about}), for which {len(nearest.problems)} things are "
-        f"wrong: {wrong}."
+        f"{held.path}: its {len(held.shapes)} tensors fit "
+        f"{'no known dialect. The nearest is' if len(fits) > 1 else 'not'} {nearest.dialect.name} "
+        f"({nearest.dialect.about}), for which {len(nearest.problems)} things are wrong: {wrong}."
     )
     if len(fits) > 1 and propose(held.shapes).dialect:
         text += (
-            f" By its structure it could be a GPT: jaxgpt-convert inspect {held.path} --dialect auto shows how it would "
-            "be read; to-flax takes that only with --dialect auto."
+            f" By its structure it could be a GPT: jaxgpt-convert inspect {held.path} --dialect auto shows how it "
+            "would be read; to-flax takes that only with --dialect auto."
         )
     return text
 
@@ -170,8 +171,8 @@ def _require_all(held: Held, found: Fit, fields: Mapping[str, Any]) -> None:
         )
     if "context_length" not in fields:
         raise UserError(
-            f"{held.path}: positions leave no trace in this file, so nothing shows how long the context is. Say it with "
-            f"--set context_length=N."
+            f"{held.path}: positions leave no trace in this file, so nothing shows how long the context is. Say it "
+            "with --set context_length=N."
         )
 
 
