@@ -43,7 +43,7 @@ def inspect(
         "file": str(source.path),
         "container": source.container,
         "state dict": f"under {source.nested!r}" if source.nested else "at the root",
-        "beside it": ", ".join(source.extras) or "nothing",
+        "beside it": ", ".join(map(str, source.extras)) or "nothing",
         "prefix": source.prefix or "none",
         "dialect": found.detected.dialect.name,
         "tensors": len(source.tensors),

@@ -31,6 +31,14 @@ class Fit:
     sizes: Sizes
     claimed: int
     problems: list[str]
+    stated: frozenset[str] = frozenset()  # axes whose sizes somebody had to say
+
+    @property
+    def lacking(self) -> bool:
+        """Whether tensors are missing, and no other ones are there in their place."""
+        return any("is missing" in problem for problem in self.problems) and not any(
+            "is unknown" in problem for problem in self.problems
+        )
 
 
 def fit(dialect: Dialect, shapes: Mapping[str, Shape], known: Sizes | None = None) -> Fit:
@@ -63,7 +71,7 @@ def fit(dialect: Dialect, shapes: Mapping[str, Shape], known: Sizes | None = Non
             problems.append(f"{name} is {shapes[name]}, expected {_wanted(view, sizes)}")
         elif len(shapes[name]) != len(view.dims):
             problems.append(f"{name} is {shapes[name]}, expected {view.formula}")
-    return Fit(dialect, sizes, len(mine), problems)
+    return Fit(dialect, sizes, len(mine), problems, frozenset(known or {}) - counts.keys())
 
 
 def joint_width(dialect: Dialect, shapes: Mapping[str, Shape], sizes: Sizes) -> int | None:

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from convert import bridge, files
-from convert.detect import Detected, Report, detect
+from convert.detect import Detected, Report, Stranger, detect
 from convert.dialects import DIALECTS, named
 from convert.rows import Dialect
 from convert.said import characters
@@ -91,15 +91,20 @@ class Inspected:
 
 def inspect(path: str | Path, *, dialect: str | None = None, ignore_config: bool = False, **fields: Any) -> Inspected:
     """What `to_flax` would do, from names, shapes, and the few tensors whose values decide."""
-    source = files.read(path)
+    return inspect_source(files.read(path), dialect, ignore_config, fields)
+
+
+def inspect_source(
+    source: files.Checkpoint, dialect: str | None, ignore_config: bool, fields: dict[str, Any]
+) -> Inspected:
     try:
         return _inspected(source, dialect, ignore_config, fields)
-    except UserError:
+    except Stranger:
         outer = {name.partition(".")[0] for name in source.tensors}
         if len(outer) > 1 or min(outer).isdigit():
             raise
-        with contextlib.suppress(UserError):  # the whole model may lie in an attribute of another module
-            return _inspected(source.without(f"{min(outer)}."), dialect, ignore_config, fields)
+        with contextlib.suppress(Stranger):  # the whole model may lie in an attribute of another module
+            return inspect_source(source.without(f"{min(outer)}."), dialect, ignore_config, fields)
         raise
 
 
@@ -209,8 +214,10 @@ def _origin(source: dict[str, Any], path: Path) -> Dialect:
 
 def unlike_its_class(config: ModelConfig, dialect: Dialect) -> dict[str, tuple[Any, Any]]:
     """Fields that a file of this dialect cannot hold, and that differ from what its class computes: (ours, usual)."""
+    shown = {"dropout"} | ({"positions"} if config.position_rows else set())
+    shown |= {"final_norm"} if config.final_norm is False else set()
     return {
         field: (getattr(config, field), usual)
         for field, usual in dialect.unsaid.items()
-        if field != "dropout" and getattr(config, field) != usual
+        if field not in shown and getattr(config, field) != usual
     }

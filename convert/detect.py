@@ -11,7 +11,7 @@ from convert.dialects import DIALECTS, named
 from convert.evidence import Evidence, weigh
 from convert.foreign import reasons
 from convert.propose import propose
-from convert.rows import FIELDS, Dialect
+from convert.rows import EMBEDDING, FIELDS, Dialect, Row
 from convert.said import CLASS, said
 from convert.settle import settle
 from convert.suspect import in_a_row
@@ -20,6 +20,7 @@ from jaxgpt.settings import check
 
 Shapes = Mapping[str, tuple[int, ...]]
 Configs = Mapping[str, Mapping[str, Any]]
+LONGEST = 2**22  # tokens of context, where no table shows how many
 AXES = {field: axis for axis, field in FIELDS.items()}
 
 
@@ -42,6 +43,10 @@ class Detected:
     fit: Fit
     report: Report
     hints: list[str]
+
+
+class Stranger(UserError):
+    """No dialect explains these tensors."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +74,32 @@ def detect(
     if evidence.problems:
         raise UserError(f"{path}: {in_a_row(evidence.problems)}.")
     shown = _shown(found, evidence, dialect)
-    stated = said(held.configs, dialect, path)
-    _require_agreement(held, shown, stated)
+    stated = said(held.configs, dialect, path, held.given)
+    _require_agreement(held, evidence, shown, stated)
     known = {field: value for field, (value, _) in stated.items()} | shown
     fields = {field: value for field, value in held.given.items() if field not in known}
     assumed = {field: value for field, value in dialect.unsaid.items() if field not in {**known, **fields}}
     _require_all(held, found, {**known, **fields, **assumed})
+    report = Report(known, fields, assumed)
+    try:
+        report.config  # noqa: B018
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     hints = evidence.hints if "final_norm" in assumed else []
-    return Detected(evidence.dialect, found, Report(known, fields, assumed), hints)
+    if not report.config.norm_bias:
+        hints.append("its norms have no bias: an RMSNorm would look the same, and be another function")
+    return Detected(evidence.dialect, found, report, hints)
 
 
-def _require_agreement(held: Held, shown: Mapping[str, Any], stated: Mapping[str, tuple[Any, str]]) -> None:
+def _require_agreement(
+    held: Held, evidence: Evidence, shown: Mapping[str, Any], stated: Mapping[str, tuple[Any, str]]
+) -> None:
     contradictions = []
+    repeated = sum(isinstance(row, Row) and row.flax == EMBEDDING for row in evidence.dialect.rows) > 1
+    if held.given.get("final_norm") is False and "final_norm" not in shown:
+        contradictions.append("final_norm = False was given, but the file has one; if it is never applied, say unused")
+    if held.given.get("positions") == "learned" and "positions" not in shown:
+        contradictions.append("positions = learned was given, but the file has no table of them")
     for field, value in held.given.items():
         known = [("the tensors show", shown[field])] if field in shown else []
         known += [(f"{stated[field][1]} says", stated[field][0])] if field in stated else []
@@ -88,8 +107,10 @@ def _require_agreement(held: Held, shown: Mapping[str, Any], stated: Mapping[str
             f"{field} = {value} was given, but {where} {other}" for where, other in known if value != other
         ]
     for field, (value, where) in stated.items():
-        # A head that happens to equal the embedding computes the same, tied or not.
-        harmless = (field == "tied" and shown.get(field)) or where.startswith(CLASS)
+        # A head that happens to equal the embedding computes the same, tied or not; sinusoids may go on for longer.
+        equal = field == "tied" and repeated
+        longer = field == "context_length" and shown.get("positions_stored") and value < shown[field]
+        harmless = equal or longer or where.startswith(CLASS)
         if field in shown and shown[field] != value and not harmless:
             contradictions.append(f"{where} says {field} = {value}, but the tensors show {shown[field]}")
     if contradictions:
@@ -98,7 +119,11 @@ def _require_agreement(held: Held, shown: Mapping[str, Any], stated: Mapping[str
 
 
 def _try(dialect: Dialect, held: Held) -> Fit:
-    stated = {field: value for field, (value, _) in said(held.configs, dialect, held.path).items()}
+    try:
+        stated = {field: value for field, (value, _) in said(held.configs, dialect, held.path, held.given).items()}
+    except UserError:
+        stated = {}  # said again, where it matters, of the dialect that is chosen
+    stated.pop("head_dim", None)  # where it is wrong, every tensor would look wrong
     sizes = {AXES[field]: n for field, n in {**stated, **held.given}.items() if field in ("num_heads", "head_dim")}
     return fit(settle(dialect, held.shapes), held.shapes, sizes)
 
@@ -107,7 +132,7 @@ def _named(held: Held, name: str) -> tuple[Fit, Evidence, Dialect]:
     dialect = _proposed(held) if name == "auto" else named(name)
     found = _try(dialect, held)
     if found.problems:
-        raise UserError(_stranger(held, [found]))
+        raise Stranger(_stranger(held, [found]))
     return found, weigh(found.dialect, found.sizes, held.read), dialect
 
 
@@ -121,11 +146,11 @@ def _proposed(held: Held) -> Dialect:
 def _fitting(held: Held) -> tuple[Fit, Evidence, Dialect]:
     fits = {dialect.name: _try(dialect, held) for dialect in DIALECTS.values()}
     classes = {name: found for name, found in fits.items() if not found.dialect.family}
-    if any(found.claimed == len(held.shapes) and found.problems for found in classes.values()):
+    if any(found.claimed == len(held.shapes) and found.lacking for found in classes.values()):
         fits = classes  # it has these names, and not all of them: a family could make another function of the rest
     whole = {name: found for name, found in fits.items() if not found.problems}
     if not whole:
-        raise UserError(_stranger(held, list(fits.values())))
+        raise Stranger(_stranger(held, list(fits.values())))
     whole = {name: found for name, found in whole.items() if not found.dialect.family} or whole
     weighed = {name: weigh(found.dialect, found.sizes, held.read) for name, found in whole.items()}
     tables = [meanings(one.dialect, whole[name].sizes) for name, one in weighed.items()]
@@ -174,6 +199,8 @@ def _require_all(held: Held, found: Fit, fields: Mapping[str, Any]) -> None:
             f"{held.path}: positions leave no trace in this file, so nothing shows how long the context is. Say it "
             "with --set context_length=N."
         )
+    if fields["context_length"] > LONGEST:
+        raise UserError(f"{held.path}: a context length of {fields['context_length']} is more than {LONGEST}.")
 
 
 def _shown(found: Fit, evidence: Evidence, dialect: Dialect) -> dict[str, Any]:
@@ -183,9 +210,9 @@ def _shown(found: Fit, evidence: Evidence, dialect: Dialect) -> dict[str, Any]:
     if "p" in sizes:
         sizes["t"] = sizes["p"] - offset
     fields = {field: sizes[axis] for axis, field in FIELDS.items() if axis in sizes}
-    counted = {axis for _, view in found.dialect.views for axis in view.spread}
-    if "head" not in counted:
-        fields.pop("num_heads", None), fields.pop("head_dim", None)
+    for field, axis in (("num_heads", "head"), ("head_dim", "k")):
+        if axis in found.stated:
+            fields.pop(field, None)
     paths = set(parameter_rows(evidence.dialect, {axis: found.sizes.get(axis, 0) for axis in (*FIELDS, "qkv")}))
     return fields | _presence(paths) | {"positions_offset": offset} | evidence.read | dict(dialect.fixed)
 

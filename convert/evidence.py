@@ -57,8 +57,8 @@ def _head(row: Tied, dialect: Dialect, read: Read) -> Row:
 KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "lower": lambda lower: lower,  # ones where a query may look
     "upper": lambda lower: ~lower,  # ones where it may not
-    "additive": lambda lower: np.where(lower, 0, -np.inf),
 }
+ADDED = -1e4  # or less: what people add to a score so that nothing is left of it
 
 
 def _mask(row: Mask, dialect: Dialect, sizes: Sizes, read: Read) -> tuple[Mask, list[str]]:
@@ -75,15 +75,15 @@ def _mask(row: Mask, dialect: Dialect, sizes: Sizes, read: Read) -> tuple[Mask, 
 
 
 def kind_of(mask: np.ndarray) -> str:
-    """Which of the forms that people give a causal mask; "" for another one."""
+    """Which of the forms that people give a causal mask: of ones, or a number that is added; "" for another one."""
     square = mask.reshape(mask.shape[-2:])
-    return next((kind for kind in KINDS if np.array_equal(square, made(kind, len(square), square.dtype))), "")
+    kinds = [*KINDS, *({float(square[0, -1])} if square.dtype.kind == "f" and square[0, -1] <= ADDED else ())]
+    return next((str(kind) for kind in kinds if np.array_equal(square, made(str(kind), len(square), square.dtype))), "")
 
 
 def made(kind: str, length: int, dtype: np.dtype | str) -> np.ndarray:
     lower = np.tri(length, dtype=bool)
-    with np.errstate(invalid="ignore"):  # no infinity among whole numbers
-        return KINDS[kind](lower).astype(dtype)
+    return (KINDS[kind](lower) if kind in KINDS else np.where(lower, 0, float(kind))).astype(dtype)
 
 
 def _positions(view: View, read: Read) -> dict[str, Any]:

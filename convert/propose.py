@@ -1,6 +1,4 @@
-"""Proposes a dialect for a file with unknown names, by what stands together. Knows names and shapes; no value.
-
-Words decide only what structure leaves open; then the order of the file does, unless that is the alphabet's."""
+"""Proposes a dialect for a file with unknown names, by what stands together. Knows names and shapes; no value."""
 
 import itertools
 import re
@@ -11,10 +9,10 @@ from dataclasses import dataclass
 from convert.axes import LABELS, View
 from convert.foreign import reasons
 from convert.rows import EMBEDDING, HEAD, POSITIONS, Dialect, Ignore, Kind, Mask, Row, Tied
+from convert.suspect import in_a_row
 
 Table = dict[str, tuple[int, ...]]  # names, their numbers replaced by {layer} and {head}, in the order of the file
 Lists = dict[str, dict[int, Table]]  # what stands before a number -> number -> what stands behind it
-Way = dict[str, str]  # role -> name
 
 NUMBER = r"(?<![^.])(0|[1-9][0-9]{0,8})\."
 THREE, MLP, NORMS = LABELS["qkv"], ("up", "down"), ("norm1", "norm2")
@@ -54,10 +52,10 @@ def propose(shapes: Mapping[str, tuple[int, ...]]) -> Proposal:
     problems = [f"{n!a} is no name for a tensor" for n in shapes if not re.fullmatch(r"[^\s(){}|?:\\]{1,400}", n)]
     table, lists, odd = folded({} if problems else dict(shapes), "layer", lambda block: len(block) > 2)
     if len(lists) != 1:
-        problems.append(f"more than one list of blocks: {', '.join(lists)}" if lists else "no list of blocks")
+        problems.append(f"more than one list of blocks: {in_a_row(lists, ', ')}" if lists else "no list of blocks")
     if problems or odd:
         return Proposal(None, problems + odd)
-    by_alphabet = any(list(block) == sorted(block) for block in lists.popitem()[1].values())
+    by_alphabet = any(list(block) == sorted(block) for block in lists.popitem()[1].values())  # order says nothing
     table, heads, odd = folded(table, "head", lambda head: len(head) == 3 and len(set(head.values())) == 1)
     draft = Draft(table, max(map(len, heads.values()), default=1), not by_alphabet, odd)
     rows = draft.rows()
@@ -90,9 +88,8 @@ def described(dialect: Dialect) -> list[str]:
 
 class Draft:
     def __init__(self, table: Table, heads: int, ordered: bool, problems: list[str]) -> None:
-        """`ordered` says whether the file lists tensors as their class does."""
         self.table, self.heads, self.ordered, self.problems = table, heads, ordered, problems
-        self.roles: Way = {}
+        self.roles: dict[str, str] = {}  # role -> name
         self.biases = biases(table)
         self.place = {name: i for i, name in enumerate(table)}
         self.rank = {n: said(n, FIRST) - said(n, SECOND) - sum(map(int, re.findall(r"\d+", n))) for n in table}
@@ -119,12 +116,12 @@ class Draft:
             if best:
                 self.roles = dict(sorted(best[0].items(), key=lambda pair: self.place[pair[1]]))
                 return True
-        held = ", ".join(f"{name} {self.table[name]}{' with a bias' * bool(self.biases[name])}" for name in names)
+        held = in_a_row((f"{n} {self.table[n]}{' with a bias' * bool(self.biases[n])}" for n in names), ", ")
         self.problems.append(f"{held or 'nothing'} cannot be {'; '.join(ROLES[role][3] for role in groups[-1][0])}")
         return False
 
-    def rate(self, way: Way) -> tuple[int, int] | None:
-        """By words, and by order; None where shapes forbid it, or where what belongs together stands apart."""
+    def rate(self, way: dict[str, str]) -> tuple[int, int] | None:
+        """By words, then by order; None where shapes forbid it, or where what belongs together stands apart."""
         words = joined([way[label] for label in THREE if label in way])[1]
         if words and [next((x for x in "{qkv" if x in word), "") for word in words] != [label[0] for label in THREE]:
             return None
@@ -140,7 +137,7 @@ class Draft:
         strays = [self.place[way[one]] > self.place[way[two]] for one, two in ORDER if one in way and two in way]
         return hints + sum((one > two) - (one < two) for one, two in ranks), linear - self.ordered * sum(strays)
 
-    def fits(self, way: Way, step: int) -> bool:
+    def fits(self, way: dict[str, str], step: int) -> bool:
         """Whether shapes allow it: of matrices of a block that lie [out, in], or, with step -1, [in, out]."""
         sizes = self.sizes | ({} if "out" in way else {"head k": self.sizes["d"]})
         for role, name in way.items():
@@ -182,8 +179,7 @@ class Draft:
         return made
 
     def why(self, name: str) -> str:
-        peers = [role for role, other in self.roles.items() if len(self.table[other]) == len(self.table[name])]
-        role = max(peers or self.roles, key=lambda role: alike(self.roles[role], name))
+        role = max(self.roles, key=lambda role: alike(self.roles[role], name))
         text = "an RMSNorm" if said(name, "rms") else f"one too many beside {self.roles[role]}, the {ROLES[role][3]}"
         return next(iter(reasons([name])), text).removeprefix(f"{name} ")
 
@@ -194,13 +190,17 @@ def folded(table: Table, axis: str, holds: Callable[[Table], bool]) -> tuple[Tab
     for name, shape in table.items():
         for number in itertools.islice(re.finditer(NUMBER, name), 8):
             lists[name[: number.start()]].setdefault(int(number[1]), {})[name[number.end() :]] = shape
-    kept, odd = Lists(), list[str]()
+    kept, odd, outer = Lists(), list[str](), tuple[str, ...]()
     for stem in sorted(stem for stem, members in lists.items() if all(holds(matrices(m)) for m in members.values())):
-        if not kept or not stem.startswith(list(kept)[-1]):
-            kept[stem] = alls = dict(sorted(lists[stem].items()))
-            first = next(iter(alls.values()))
-            odd += [f"{stem}{n} is not one more of the same" for i, n in enumerate(alls) if n != i or alls[n] != first]
-            table = {re.sub(f"^{re.escape(stem)}{NUMBER}", f"{stem}{{{axis}}}.", n): s for n, s in table.items()}
+        if not stem.startswith(outer):
+            outer, kept[stem] = (stem,), dict(sorted(lists[stem].items()))
+            first = next(iter(kept[stem].values()))
+            strange = [n for i, (n, member) in enumerate(kept[stem].items()) if n != i or member != first]
+            odd += [f"{stem}{n} is not one more of the same" for n in strange]
+    table = {
+        re.sub(NUMBER, lambda m: f"{{{axis}}}." if m.string[: m.start()] in kept else m[0], name): shape
+        for name, shape in table.items()
+    }
     return table, kept, odd
 
 

@@ -1,6 +1,6 @@
 """What the config in a file, or beside it, says of the model, in the words of ModelConfig. Knows no tensor."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from convert.rows import Dialect
@@ -53,32 +53,53 @@ CLASS = "the class"  # how a place begins whose word is its class's default, and
 REFUSED = {"add_cross_attention": "attends to a second text (add_cross_attention)"}
 
 
-def said(configs: Mapping[str, Mapping[str, Any]], dialect: Dialect, path: object) -> dict[str, tuple[Any, str]]:
-    """Field -> its value, and where that was written. `configs` are what lies in the file and beside it, by name."""
+def said(
+    configs: Mapping[str, Mapping[str, Any]], dialect: Dialect, path: object, given: Collection[str] = ()
+) -> dict[str, tuple[Any, str]]:
+    """Field -> its value, and where that was written. `configs` are what lies in the file and beside it, by name; of
+    fields that are `given` anyway, contradictions do not matter."""
+    _require_known_class(configs, dialect, path)
     found: dict[str, tuple[Any, str]] = {}
-    for where, key, value in _words(configs):
+    words = list(_words(configs))
+    for where, key, value in words:
         if reason := REFUSED.get(key) if value is True else None:
             raise UserError(f"{path}: {where} says that the model {reason}, which has no counterpart here.")
-        for name, meant in dialect.says.get(key, {}).get(value, {}).items() if _plain(value) else ():
+        for name, meant in dialect.says.get(key, {}).get(value, {}).items():
             found.setdefault(name, (meant, f"{CLASS} of {where}, {key} = {value!r},"))
-    defaults = dict(found)
-    for where, key, value in _words(configs):
+    for where, key, value in words:
         name = FIELD.get(key, "")
-        if not name or key in dialect.says or not _fits(name, value):
+        if not name or value in dialect.says.get(key, {}) or not _fits(name, value):
             continue
-        meant = value
-        if name in VALUES:
-            if value not in VALUES[name]:
-                raise UserError(
-                    f"{path}: {where} says {key} = {value!r}; there can be {', '.join(map(str, VALUES[name]))}."
-                )
-            meant = VALUES[name][value]
-        if name in found and found[name] != defaults.get(name) and found[name][0] != meant:
-            if "model_args" in found[name][1]:
-                continue
-            raise UserError(f"{path}: {found[name][1]}, but {where}: {key} = {value!r}. Say which with --set {name}=.")
-        found[name] = (meant, f"{where}: {key} = {value!r}")
+        meant = _meaning(name, value, f"{path}: {where} says {key} = {value!r}")
+        old, place = found.get(name, (meant, CLASS))
+        if place.startswith(CLASS) or old == meant:
+            found[name] = (meant, f"{where}: {key} = {value!r}")
+        elif "model_args" not in place and name != "dropout" and name not in given:
+            raise UserError(f"{path}: {place}, but {where}: {key} = {value!r}. Say which with --set {name}=VALUE.")
     return found
+
+
+def _meaning(name: str, value: Any, who: str) -> Any:
+    if name not in VALUES:
+        return value
+    spelled = value.lower() if isinstance(value, str) else value
+    if spelled not in VALUES[name]:
+        known = ", ".join(map(str, VALUES[name]))
+        raise UserError(
+            f"{who}; there can be {known}. If that config is not the file's, --ignore-config passes over it."
+        )
+    return VALUES[name][spelled]
+
+
+def _require_known_class(configs: Mapping[str, Mapping[str, Any]], dialect: Dialect, path: object) -> None:
+    """Hugging Face names the class: another one with the same tensors is another function."""
+    for where, config in configs.items():
+        kind = config.get("model_type")
+        if "architectures" in config and isinstance(kind, str) and kind not in dialect.says.get("model_type", {}):
+            raise UserError(
+                f"{path}: {where} says model_type = {kind!r}, which is another class than {dialect.name}. If that "
+                "config is not the file's, --ignore-config passes over it."
+            )
 
 
 def characters(extras: Mapping[str, Any]) -> list[str]:
@@ -105,10 +126,13 @@ def characters(extras: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _words(configs: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, Any]]:
+def _words(configs: Mapping[str, Mapping[str, Any]], depth: int = 0) -> Iterator[tuple[str, str, Any]]:
+    """Two sections deep: files of strangers hold dicts that hold themselves."""
     for where, config in configs.items():
         yield from ((where, key, value) for key, value in config.items() if isinstance(key, str) and _plain(value))
-        yield from _words({f"{where}, {key}": config[key] for key in SECTIONS if isinstance(config.get(key), dict)})
+        if depth < 2:
+            inner = {f"{where}, {key}": config[key] for key in SECTIONS if isinstance(config.get(key), dict)}
+            yield from _words(inner, depth + 1)
 
 
 def _plain(value: Any) -> bool:

@@ -9,13 +9,13 @@ TOKEN = (
     "token_embedding_table token_embedding token_embeddings token_emb token_embed tok_emb tok_embed tok_embedding "
     "tok_embeddings tok_emb_table token_emb_table word_embedding word_embeddings word_emdedding embedding embeddings "
     "embed emb embed_tokens wte transformer.wte transformer.tok_emb tok_embeds tokens_embed embedding_layer input_emb "
-    "token_embedding_layer embedding.token embeddings.token_embedding embeddings.token_embeddings"
+    "encoder token_embedding_layer embedding.token embeddings.token_embedding embeddings.token_embeddings"
 )
 POSITION = (
     "position_embedding_table position_embedding position_embeddings pos_embedding pos_embeddings pos_emb pos_embed "
     "pos_emb_table positional_embedding positional_embeddings positional_encoding position_encoding wpe "
     "transformer.wpe transformer.pos_emb positions_embed pos_embeds pos_embedding_table positional_embedding_table "
-    "embed_positions embedding.position embeddings.position_embedding embeddings.position_embeddings position_emb "
+    "embedding.position embeddings.position_embedding embeddings.position_embeddings position_emb "
     "pos_encoding"
 )
 TABLE = (  # a parameter or buffer of its own
@@ -43,7 +43,7 @@ OUT = (
     "wo w_o Wo o_proj dense output proj_out linear_out out_linear final_linear to_out proj_layer o combine_heads "
     "linear_layer output_linear output_layer"
 )
-FUSED = "qkv qkv_proj c_attn in_proj to_qkv Wqkv qkv_linear query_key_value W_qkv w_qkv kqv attn qkv_projection"
+FUSED = "qkv qkv_proj c_attn in_proj to_qkv Wqkv qkv_linear query_key_value W_qkv w_qkv attn qkv_projection"
 MLP = (
     "ffwd ffn ff mlp feed_forward feedforward feed_fwd linear_network vanilla_nn snn ff_gen fc feed_forward_network "
     "ffn_layer ff_layer position_wise_feed_forward feed_forward_layer ffw ffd feedfoward feedforward_network"
@@ -90,6 +90,10 @@ QKV = (
     "queries_linear keys_linear values_linear", "query_weights key_weights value_weights", "proj_q proj_k proj_v",
     "get_query get_key get_value", "q_layer k_layer v_layer", "fc_query fc_key fc_value", "lin_q lin_k lin_v",
 )  # fmt: skip
+BEWARE = (
+    "a class may also scale its embeddings by the root of model_dim, add attention and MLP side by side, or norm the "
+    "embeddings: none of these leaves a trace, and none is what this model does"
+)
 SQUARES = ("t t", "() t t", "() () t t")
 MASKS = "tril mask causal_mask attn_mask bias attention_mask _mask causal tri"
 

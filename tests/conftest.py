@@ -22,8 +22,10 @@ LYRIC_SIZES = {"vocab_size": 104, "context_length": 128, "model_dim": 252, "num_
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What was compiled once is kept, for other tests and processes, and for the next time."""
+    """What was compiled once is kept, for other tests and processes, and for the next time. Tests compile much and
+    compute little, so the compiler need not do its best."""
     assert config.cache is not None
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("xla")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 

@@ -12,6 +12,7 @@ from convert.bridge import to_torch
 from convert.detect import Detected, detect
 from convert.dialects import DIALECTS
 from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.layers import sinusoids
 
 from .test_bridge import BLOCK, CONFIG, config_of, random_params
 
@@ -153,6 +154,68 @@ def test_names_that_two_dialects_read_differently_need_a_person(monkeypatch: pyt
     with pytest.raises(UserError, match="its tensors fit the dialects gpt and gtp; choose one with --dialect"):
         found(tensors_of("gpt"))
     assert found(tensors_of("gpt"), "gtp").dialect.name == "gtp"
+
+
+def with_heads(num_heads: int, head_dim: int, name: str = "separate") -> dict[str, np.ndarray]:
+    config = ModelConfig(**{**vars(config_of(DIALECTS[name])), "num_heads": num_heads, "head_dim": head_dim})
+    return to_torch(DIALECTS[name], config, random_params(config, np.dtype("float32")))
+
+
+@pytest.mark.parametrize("given", [{"num_heads": 4}, {"head_dim": 9}])
+def test_heads_may_be_wider_than_the_model_divided(given: dict) -> None:
+    config = found(with_heads(4, 9), None, given).report.config
+    assert (config.num_heads, config.head_dim) == (4, 9)
+
+
+def test_a_head_width_in_a_config_is_compared_and_not_believed() -> None:
+    with pytest.raises(UserError, match="head_size = 8 says head_dim = 8, but the tensors show 9"):
+        found(with_heads(4, 9), None, {"num_heads": 4}, **{"config.json": {"head_size": 8}})
+
+
+def test_a_class_without_its_wrapper_is_read_by_its_orientation() -> None:
+    bare = {name.removeprefix("transformer."): array for name, array in tensors_of("nanogpt").items()}
+    assert found(bare, None, {"num_heads": 5}).dialect.name == "nanogpt"
+    conv = {name.removeprefix("transformer."): array for name, array in tensors_of("gpt2").items()}
+    assert found(conv, None, {"num_heads": 5}).dialect.name == "gpt2"
+
+
+def test_sinusoids_may_go_on_for_longer_than_the_context() -> None:
+    tensors = tensors_of("fused")
+    tensors["position_embedding.weight"] = sinusoids(17, 35).astype(np.float32)
+    report = found(tensors, None, {"num_heads": 5}, **{"the file": {"block_size": 8}}).report
+    assert report.read["context_length"] == 17
+    with pytest.raises(UserError, match="block_size = 8 says context_length = 8, but the tensors show 17"):
+        found(tensors_of("fused"), None, {"num_heads": 5}, **{"the file": {"block_size": 8}})
+
+
+def test_norms_without_bias_are_hinted_at() -> None:
+    tensors = {name: array for name, array in tensors_of("nanogpt").items() if "ln_" not in name or "bias" not in name}
+    assert "RMSNorm would look the same" in found(tensors, None, {"num_heads": 5}).hints[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"final_norm": False}, "if it is never applied, say unused"),
+        ({"norm_eps": -1.0}, "weights.pt: norm_eps must be positive"),
+    ],
+)
+def test_fields_that_cannot_be_are_refused_with_the_file(given: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        found(tensors_of("gpt"), None, given)
+
+
+def test_positions_that_leave_no_trace_are_asked_for() -> None:
+    tensors = {name: array for name, array in tensors_of("fused").items() if not name.startswith("position")}
+    given = {"num_heads": 5}
+    with pytest.raises(UserError, match="positions leave no trace in this file.*--set context_length=N"):
+        found(tensors, None, given)
+    report = found(tensors, None, given | {"context_length": 9}).report
+    assert report.assumed["positions"] == "sinusoidal"
+    with pytest.raises(UserError, match="positions = learned was given, but the file has no table"):
+        found(tensors, None, given | {"context_length": 9, "positions": "learned"})
+    with pytest.raises(UserError, match="a context length of 1000000000000 is more than"):
+        found(tensors, None, given, **{"config.json": {"max_seq_len": 10**12}})
 
 
 FICTION = """

@@ -65,3 +65,28 @@ def test_a_word_may_mean_something_else_in_one_class() -> None:
 )
 def test_characters_beside_the_weights_are_found(extras: dict, found: str) -> None:
     assert characters(extras) == list(found)
+
+
+def test_a_word_that_one_class_translates_keeps_its_other_values() -> None:
+    relu = values(DIALECTS["gpt1"], config={"model_type": "openai-gpt", "architectures": ["x"], "afn": "relu"})
+    assert relu["activation"] == "relu"
+
+
+def test_another_class_of_hugging_face_is_not_taken_for_this_one() -> None:
+    config = {"model_type": "gpt_bigcode", "architectures": ["GPTBigCodeForCausalLM"], "n_head": 4}
+    with pytest.raises(UserError, match=r"model_type = 'gpt_bigcode', which is another class than nanogpt.*--ignore-c"):
+        said({"config.json": config}, DIALECTS["nanogpt"], "f.pt")
+
+
+def test_what_is_given_settles_what_two_places_say() -> None:
+    both = {"hidden_size": 128, "embed_dim": 32, "dropout": 0.1, "resid_pdrop": 0.2}
+    with pytest.raises(UserError, match="Say which with --set model_dim=VALUE"):
+        values(file=both)
+    assert said({"file": both}, NOBODY, "f.pt", {"model_dim"})["dropout"][0] == 0.1
+
+
+def test_a_config_that_holds_itself_has_an_end() -> None:
+    config: dict = {"n_head": 4}
+    config |= {"config": config, "model": config}
+    assert values(file=config) == {"num_heads": 4}
+    assert values(file={"activation": "GELU"}) == {"activation": "gelu"}

@@ -21,6 +21,6 @@ DIALECTS = (
         ),
         unsaid={**USUAL, "activation": "gelu"},
         family=True,
-        beware="queries, keys and values are taken for thirds in this order, the heads inside each",
+        beware=f"queries, keys and values are taken for thirds in this order, the heads inside each; {words.BEWARE}",
     ),
 )

@@ -22,7 +22,7 @@ DIALECTS = (
         ),
         qkv=words.QKV,
         unsaid={**USUAL, "dropout": 0.2},
-        beware="some versions divide by the root of model_dim, others of head_dim",
+        beware=f"some versions divide by the root of model_dim, others of head_dim; {words.BEWARE}",
         family=True,
     ),
 )

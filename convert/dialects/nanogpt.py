@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from convert.rows import USUAL, Dialect, Mask, Row, Tied, linear, norm
 
-BLOCK = "transformer.h.{layer}"
+BLOCK = "(transformer.|)h.{layer}"
 WORDS = "(weight|gamma) (bias|beta)"
 MINGPT_HEADS = {
     "gpt-nano": 3, "gpt-micro": 4, "gpt-mini": 6, "gopher-44m": 8,
@@ -15,8 +15,8 @@ NANOGPT = Dialect(
     name="nanogpt",
     about="nanoGPT's GPT",
     rows=(
-        Row("token_embedding/embedding : v d", "transformer.wte.weight : v d"),
-        Row("pos_embedding/embedding : t d", "transformer.wpe.weight : t d"),
+        Row("token_embedding/embedding : v d", "(transformer.|)wte.weight : v d"),
+        Row("pos_embedding/embedding : t d", "(transformer.|)wpe.weight : t d"),
         *norm("blocks/norm1", f"{BLOCK}.ln_1", "?", WORDS),
         Mask(f"{BLOCK}.attn.bias : () () t t", written=False),
         *linear("blocks/attn/{qkv} : layer d head k", f"{BLOCK}.attn.c_attn : (qkv head k) d", "?"),
@@ -24,7 +24,7 @@ NANOGPT = Dialect(
         *norm("blocks/norm2", f"{BLOCK}.ln_2", "?", WORDS),
         *linear("blocks/mlp/up : layer d f", f"{BLOCK}.mlp.c_fc : f d", "?"),
         *linear("blocks/mlp/down : layer f d", f"{BLOCK}.mlp.c_proj : d f", "?"),
-        *norm("final_norm", "transformer.ln_f", "?", WORDS),
+        *norm("final_norm", "(transformer.|)ln_f", "?", WORDS, absent="?"),
         Tied("lm_head.weight : v d"),
     ),
     unsaid={**USUAL, "activation": "gelu"},

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from convert.rows import USUAL, Dialect, Mask, embeddings, linear, norm
+from convert.rows import USUAL, Dialect, Mask, Row, Tied, embeddings, linear, norm
 
 BLOCK = "blocks.{layer}"
 
@@ -12,14 +12,15 @@ LECTURE = Dialect(
     rows=(
         *embeddings("token_embedding_table", "position_embedding_table.weight"),
         Mask(f"{BLOCK}.sa.heads.{{head}}.tril : t t"),
-        *linear("blocks/attn/{qkv} : layer d head k", f"{BLOCK}.sa.heads.{{head}}.{{qkv}} : k d", "no"),
-        *linear("blocks/attn/out : layer head k d", f"{BLOCK}.sa.proj : d (head k)"),
-        *linear("blocks/mlp/up : layer d f", f"{BLOCK}.ffwd.net.0 : f d"),
-        *linear("blocks/mlp/down : layer f d", f"{BLOCK}.ffwd.net.2 : d f"),
-        *norm("blocks/norm1", f"{BLOCK}.ln1"),
-        *norm("blocks/norm2", f"{BLOCK}.ln2"),
-        *norm("final_norm", "ln_f"),
-        *linear("head : d v", "lm_head : v d"),
+        *linear("blocks/attn/{qkv} : layer d head k", f"{BLOCK}.sa.heads.{{head}}.{{qkv}} : k d", "?"),
+        *linear("blocks/attn/out : layer head k d", f"{BLOCK}.sa.proj : d (head k)", "?"),
+        *linear("blocks/mlp/up : layer d f", f"{BLOCK}.ffwd.net.0 : f d", "?"),
+        *linear("blocks/mlp/down : layer f d", f"{BLOCK}.ffwd.net.2 : d f", "?"),
+        *norm("blocks/norm1", f"{BLOCK}.ln1", "?"),
+        *norm("blocks/norm2", f"{BLOCK}.ln2", "?"),
+        *norm("final_norm", "ln_f", absent="?"),
+        Tied("lm_head.weight : v d"),
+        Row("head/bias : v", "lm_head.bias? : v"),
     ),
     qkv=("key query value",),
     unsaid={**USUAL, "dropout": 0.2},

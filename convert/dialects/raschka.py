@@ -12,7 +12,7 @@ DIALECTS = (
             *embeddings("tok_emb", "pos_emb.weight"),
             Mask(f"{BLOCK}.att.mask : t t", "upper"),
             *linear("blocks/attn/{qkv} : layer d head k", f"{BLOCK}.att.{{qkv}} : (head k) d", "?"),
-            *linear("blocks/attn/out : layer head k d", f"{BLOCK}.att.out_proj : d (head k)"),
+            *linear("blocks/attn/out : layer head k d", f"{BLOCK}.att.out_proj : d (head k)", "?"),
             *linear("blocks/mlp/up : layer d f", f"{BLOCK}.ff.layers.0 : f d"),
             *linear("blocks/mlp/down : layer f d", f"{BLOCK}.ff.layers.2 : d f"),
             *norm("blocks/norm1", f"{BLOCK}.norm1", words="scale shift"),

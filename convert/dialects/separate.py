@@ -21,6 +21,7 @@ DIALECTS = (
         ),
         qkv=words.QKV,
         unsaid={**USUAL, "activation": "gelu"},
+        beware=f"the heads are taken to lie one after the other in each matrix; {words.BEWARE}",
         family=True,
     ),
 )

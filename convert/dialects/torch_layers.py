@@ -3,7 +3,7 @@
 from convert import words
 from convert.rows import USUAL, Dialect, Kind, Row, linear
 
-UNMASKED = "nothing in the file shows that a causal mask was used, or that batch_first was set"
+UNMASKED = f"nothing shows that a causal mask was used, or that batch_first was set; {words.BEWARE}"
 
 
 def attention(block: str, module: str) -> tuple[Kind, ...]:
