@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from convert import folder, safefile, torchfile
+from convert import folder, llmc, safefile, torchfile
 from convert.suspect import RESAVE, Ledger, in_a_row
 from jaxgpt import disk
 from jaxgpt.config import UserError
@@ -78,6 +78,8 @@ def _read_one(path: Path) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
         return container, nested, {name: torchfile.describe(tensor) for name, tensor in state.items()}, extras
     if safefile.is_safetensors(head):
         return "safetensors", "", *safefile.load(path)
+    if llmc.is_llmc(head):
+        return "llm.c", "", *llmc.load(path)
     raise UserError(f"{path} ({path.stat().st_size} bytes) {unknown(path, head)}")
 
 

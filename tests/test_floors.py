@@ -13,7 +13,7 @@ FLOORS = [
         "jaxgpt": "attention block corpus data flops layers model optim plot runs sampling sharding trackers",
     },
     {
-        "convert": "bridge detect evidence folder propose safefile said settle suspect torchfile",
+        "convert": "bridge detect evidence folder llmc propose safefile said settle suspect torchfile",
         "jaxgpt": "cache checkpoint generate prepare progress step",
     },
     {"convert": "carry exact files parity", "jaxgpt": "begin evaluate export look loop sample train"},
