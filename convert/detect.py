@@ -12,7 +12,7 @@ from convert.evidence import Evidence, weigh
 from convert.foreign import reasons
 from convert.propose import propose
 from convert.rows import EMBEDDING, FIELDS, Dialect, Row
-from convert.said import CLASS, said
+from convert.said import CLASS, pads, said
 from convert.settle import settle
 from convert.suspect import in_a_row
 from jaxgpt.config import ModelConfig, UserError, divisors
@@ -88,6 +88,10 @@ def detect(
     hints = evidence.hints if "final_norm" in assumed else []
     if not report.config.norm_bias:
         hints.append("its norms have no bias: an RMSNorm would look the same, and be another function")
+    if pads(held.configs):
+        hints.append(
+            "its config names a token for padding: where the class hides it from attention, this model does not"
+        )
     return Detected(evidence.dialect, found, report, hints)
 
 

@@ -36,8 +36,8 @@ STEPS: tuple[tuple[bool, int, list[list[tuple[str, ...]]]], ...] = (  # in block
     (False, 2, [[("token", "positions", "head")], [("token", "positions"), ("token", "head")], [("token",)]]),
     (False, 1, [[("final",)], [()]]),
 )
-ORDER = (MLP, NORMS, ("out", "up"), ("token", "positions"), ("token", "up"), ("positions", "up"), ("up", "head"))
-FIRST, SECOND = "one |first|up |fc|in|exp|pre|att|mha|sa ", "two |second|down|proj|out|contr|post|ff|feed|mlp"
+ORDER = (MLP, NORMS, ("out", "up"), ("token", "positions"), ("positions", "up"), ("up", "head"))
+FIRST, SECOND = "in|att|mha|sa ", "two |second|down|proj|out|contr|post|ff|feed|mlp"
 BEWARE = "nobody has seen this class: RMSNorm, rotary positions, another activation or no causal mask leave no trace"
 
 
@@ -96,7 +96,7 @@ class Draft:
         inside = {name: table[name] for name in self.biases if "{layer}" in name}
         scales = [shape[0] for shape in inside.values() if len(shape) == 1]
         # D is the width of a norm that is a side of every matrix.
-        d = max(scales, key=lambda d: (sum(d in shape for shape in inside.values()), scales.count(d)), default=0)
+        d = max(scales, key=lambda width: sum(width in shape for shape in inside.values()), default=0)
         squares = [shape[-1] for name, shape in table.items() if is_mask(name, shape)]
         self.sizes: dict[str, float] = dict(zip(("embedding bias", "d", "t"), (0, d, *squares), strict=False))
         all(self.assign(*step) for step in STEPS)
@@ -220,7 +220,7 @@ def biases(table: Table) -> dict[str, str]:
         modules[name.rpartition(".")[0]] |= {} if is_mask(name, shape) else {name: shape}
     found: dict[str, str] = {}
     for inside in modules.values():
-        scales = [name for name in inside if not name.rpartition(".")[2].startswith(("b", "shift", "offset"))]
+        scales = [name for name in inside if not name.rpartition(".")[2].startswith(("b", "offset"))]
         wide = list(matrices(inside)) or scales[:1]
         beside = [name for name, shape in inside.items() if name not in wide and len(shape) == 1]
         found |= dict.fromkeys(wide, beside[0] if len(wide) == len(beside) == 1 else "")

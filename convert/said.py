@@ -102,6 +102,11 @@ def _require_known_class(configs: Mapping[str, Mapping[str, Any]], dialect: Dial
             )
 
 
+def pads(configs: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the class has a token for padding, which it may hide from attention. Hugging Face hides none unasked."""
+    return any(key in ("pad_id", "pad_idx", "padding_idx") for _, key, _ in _words(configs))
+
+
 def characters(extras: Mapping[str, Any]) -> list[str]:
     """The characters that the ids stand for, where somebody kept them beside the weights; [] otherwise."""
     for key in (

@@ -188,6 +188,10 @@ def test_sinusoids_may_go_on_for_longer_than_the_context() -> None:
         found(tensors_of("fused"), None, {"num_heads": 5}, **{"the file": {"block_size": 8}})
 
 
+def test_padding_is_hinted_at() -> None:
+    assert "token for padding" in found(tensors_of("gpt"), **{"the file": {"config": {"pad_id": 0}}}).hints[0]
+
+
 def test_norms_without_bias_are_hinted_at() -> None:
     tensors = {name: array for name, array in tensors_of("nanogpt").items() if "ln_" not in name or "bias" not in name}
     assert "RMSNorm would look the same" in found(tensors, None, {"num_heads": 5}).hints[0]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from convert import safefile
 from convert.axes import View, in_module_order
 from convert.bridge import fit
+from convert.dialects import DIALECTS
 from convert.propose import described, propose
 from convert.rows import FIELDS, Mask, Row, Tied
 from convert.settle import settle
@@ -24,7 +25,7 @@ TELLING = [  # names from which the roles can be read even without an order
     {"token": "tok_emb", "positions": "pos_emb", "head": "out_head", "norms": "norm1 norm2", "mlp": "ff.0 ff.3"},
     {"token": "word_embeddings", "positions": "pe", "head": "vocab_projection", "norms": "first_norm second_norm"},
     {"token": "embed", "positions": "pos_embed", "head": "fc_out", "norms": "attn_norm ff_norm", "mlp": "fc1 fc2"},
-    {"head": "unembed", "norms": "input_layernorm post_attention_layernorm", "mlp": "mlp.up_proj mlp.down_proj"},
+    {"head": "head.0", "norms": "input_layernorm post_attention_layernorm", "mlp": "mlp.up_proj mlp.down_proj"},
     {"head": "linear", "norms": "layer_norm_one layer_norm_two", "mlp": "nn.first_linear_layer nn.second_linear_layer"},
     {"head": "decoder", "norms": "preNorm postNorm", "mlp": "ffn.fc_in ffn.fc_out", "final": "encoder.norm"},
 ]
@@ -37,7 +38,7 @@ QKV = [
     "key query value", "q_proj k_proj v_proj", "W_query W_key W_value", "wq wk wv", "get_keys get_queries get_values",
     "k v q", "keyNetwork valueNetwork queryNetwork", "to_q to_k to_v", "q_lin.linear k_lin.linear v_lin.linear",
 ]  # fmt: skip
-SCALES = ["weight bias", "gamma beta", "scale shift", "g b", "a_2 b_2"]
+SCALES = ["weight bias", "gamma beta", "scale shift", "g b", "a_2 b_2", "scale offset"]
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,11 @@ def meant(word: str) -> str:
     return next(label for label in ("query", "key", "value") if label[0] in word.removeprefix("get_").split("Net")[0])
 
 
+CANONICAL = {row.flax for row in DIALECTS["gpt"].rows if isinstance(row, Row)} | {
+    "blocks/attn/{qkv}/bias : layer head k",
+}
+
+
 def given_roles(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[str, str]]:
     """name -> (flax name, torch dims), as the proposal has them."""
     proposal = propose(shapes)
@@ -153,6 +159,7 @@ def given_roles(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[str, str]
         flax = {Mask: "mask", Tied: "head/kernel"}.get(type(row), "")
         for name in shapes:
             place = view.match(name)
+            assert not isinstance(row, Row) or row.flax in CANONICAL
             if place is not None:
                 assert name not in found, f"{name} is claimed twice"
                 role = View.parse(row.flax).name if isinstance(row, Row) else flax
@@ -211,6 +218,40 @@ def test_words_tell_where_a_file_is_sorted_by_name(layout: Layout) -> None:
 
 
 SQUARE = Layout(v=30, t=30, f=30, biases=frozenset())
+FLAT = replace(SQUARE, attention="", mlp="w1 w2", out="o")
+
+
+@pytest.mark.parametrize("kind", ["heads", "separate"])
+@pytest.mark.parametrize("words", QKV)
+def test_words_for_query_key_and_value(kind: str, words: str) -> None:
+    layout = replace(SQUARE, kind=kind, qkv=words)
+    assert given_roles(layout.shapes()) == layout.tensors()
+    dialect = propose(layout.shapes()).dialect
+    assert dialect is not None
+    assert [meant(word) for word in dialect.qkv[0].split()] == [meant(word) for word in words.split()]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        FLAT,  # the words for attention's output
+        replace(FLAT, kind="fused", f=90),  # the words for all three
+        replace(SQUARE, attention="core", out="core.x", mlp="w1 w2"),  # what stands beside attention is no MLP
+        replace(SQUARE, kind="heads", attention="sa.heads", out="sa.v_out", qkv="q k v"),  # it is of no head
+        replace(SQUARE, kind="heads", attention="net.1.heads"),  # the second number counts heads, the first nothing
+        replace(SQUARE, attention="0", mlp="1.net.0 1.net.2", out=""),  # nor does this, though a member has three
+        replace(SQUARE, mask="block mask", out=""),  # a mask is no output
+        replace(SQUARE, positions="", token="y", head="x", biases=frozenset({"head"})),  # an embedding has no bias
+        replace(SQUARE, token="y", positions="x", head="", t=24, mask="top mask"),  # the mask tells T
+    ],
+)
+def test_what_decides_where_order_does_not(layout: Layout) -> None:
+    assert given_roles(by_name(layout)) == layout.tensors()
+
+
+def test_order_decides_last() -> None:
+    layout = replace(SQUARE, attention="", out="c", mlp="b a", norms="e d", token="z", positions="y", head="x")
+    assert given_roles(layout.shapes()) == layout.tensors()
 
 
 @pytest.mark.parametrize(
@@ -286,8 +327,14 @@ BLOCK = "blocks.{layer}."
         ),
         ({"blocks.1.more": (1,)}, "blocks.1 is not one more of the same"),
         ({"blocks.3.a": (9, 9), "blocks.3.b": (9, 9), "blocks.3.c": (9, 9)}, "blocks.3 is not one more of the same"),
-        ({"a b": (1,)}, "'a b' is no name for a tensor"),
-        ({"(a|b)": (1,)}, "'(a|b)' is no name for a tensor"),
+        ({f"blocks.N.attn.{word}.g": (6,) for word in "abc"}, "attn.a.g (6,): one too many"),
+        ({f"blocks.N.x{i}.weight": (30, 30) for i in range(40)}, " and 38 more cannot be query, key, value; first"),
+        ({"blocks.N.attn.bias": (5, 24, 24)}, "attn.bias (5, 24, 24): one too many"),
+        ({"mask": (24, 30)}, "mask (24, 30)"),
+        ({"position_embedding.weight": (2, 24, 30)}, "position_embedding.weight (2, 24, 30): one too many"),
+        ({"blocks.N.attn.proj.weight": (30, 30, 1)}, "attn.proj.weight (30, 30, 1)"),
+        *(({f"a{letter}b": (1,)}, " is no name for a tensor") for letter in "(){}|?: \\\n"),
+        ({"a" * 401: (1,)}, " is no name for a tensor"),
     ],
 )
 def test_what_has_no_role_is_named(added: dict[str, tuple[int, ...]], why: str) -> None:
@@ -295,6 +342,51 @@ def test_what_has_no_role_is_named(added: dict[str, tuple[int, ...]], why: str) 
     proposal = propose(Layout().shapes() | more)
     assert proposal.dialect is None
     assert why in "; ".join(proposal.problems)
+
+
+@pytest.mark.parametrize(
+    ("gone", "why"),
+    [
+        (
+            "ln2.bias",
+            "ln1.weight (30,) with a bias, blocks.{layer}.ln2.weight (30,) cannot be norm of attention; norm of",
+        ),
+        ("ln_f.bias", "ln_f.weight (30,): one too many"),
+        ("ffn.net.2.bias", "net.0.weight (77, 30) with a bias, blocks.{layer}.ffn.net.2.weight (30, 77) cannot be"),
+        ("ln2.", "blocks.{layer}.ln1.weight (30,) with a bias cannot be norm of attention; norm of the MLP"),
+        (
+            "ffn.net.2.",
+            "blocks.{layer}.ffn.net.0.weight (77, 30) with a bias cannot be query, key, value; first matrix",
+        ),
+        ("attn.key.", "cannot be query, key, value; first matrix"),
+        ("token_embedding.", "position_embedding.weight (24, 30), lm_head.weight (61, 30) with a bias cannot be token"),
+        ("blocks.", "no list of blocks"),
+        ("blocks.0.", "blocks.1 is not one more of the same"),
+    ],
+)
+def test_what_is_missing_is_named(gone: str, why: str) -> None:
+    proposal = propose({name: shape for name, shape in Layout().shapes().items() if gone not in name})
+    assert proposal.dialect is None
+    assert why in "; ".join(proposal.problems)
+
+
+def test_a_norm_of_the_embedding_is_not_the_last_one() -> None:
+    assert propose(Layout(final="ln_x").shapes()).dialect
+    assert "ln_emb.weight (30,): one too many" in propose(Layout(final="ln_emb").shapes()).problems[0]
+
+
+def test_rmsnorm_is_refused() -> None:
+    assert propose(Layout(norms="norm1 norm2", biases=frozenset()).shapes()).dialect
+    shapes = Layout(norms="rms_norm1 rms_norm2", biases=frozenset()).shapes()
+    assert propose(shapes).problems[0] == "blocks.{layer}.rms_norm1.weight (30,): an RMSNorm"
+
+
+def test_a_bias_belongs_to_the_one_matrix_of_its_module() -> None:
+    shapes = {name: shape for name, shape in Layout().shapes().items() if "ffn" not in name}
+    raw = {f"blocks.{n}.ffn.{word}": shape for n in (0, 1) for word, shape in (("w1", (77, 30)), ("w2", (30, 77)))}
+    assert propose(shapes | raw).dialect
+    bias = {f"blocks.{n}.ffn.b": (30,) for n in (0, 1)}
+    assert "blocks.{layer}.ffn.b (30,): one too many" in propose(shapes | raw | bias).problems[0]
 
 
 def test_a_person_is_shown_each_row_in_plain_words() -> None:
