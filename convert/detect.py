@@ -174,7 +174,7 @@ def _stranger(held: Held, fits: list[Fit]) -> str:
             "here."
         )
     nearest = min(fits, key=lambda found: (len(found.problems) - found.claimed, bool(found.dialect.twin)))
-    wrong = in_a_row(nearest.problems, most=1000)
+    wrong = in_a_row(nearest.problems, most=1000 if 2 * nearest.claimed > len(held.shapes) else 8)
     text = (
         f"{held.path}: its {len(held.shapes)} tensors fit "
         f"{'no known dialect. The nearest is' if len(fits) > 1 else 'not'} {nearest.dialect.name} "

@@ -115,6 +115,11 @@ def test_a_stranger_is_shown_the_nearest_dialect_and_all_that_is_wrong() -> None
         UserError, match="fit no known dialect. The nearest is gpt .* 1 things are wrong: zebra is unknown"
     ):
         found(zebra)
+    foreign = {f"u{name}": array for name, array in tensors_of("gpt").items()}
+    with pytest.raises(
+        UserError, match=r"; and \d+ more\. By its structure it could be a GPT: .* --dialect auto shows"
+    ):
+        found(foreign)
     with pytest.raises(UserError, match="There is no dialect llama. There are: build-nanogpt, .*gpt"):
         found(zebra, "llama")
     with pytest.raises(UserError, match="tensors fit not gpt .* zebra is unknown"):

@@ -359,7 +359,7 @@ def test_what_has_no_role_is_named(added: dict[str, tuple[int, ...]], why: str) 
             "blocks.{layer}.ffn.net.0.weight (77, 30) with a bias cannot be query, key, value; first matrix",
         ),
         ("attn.key.", "cannot be query, key, value; first matrix"),
-        ("token_embedding.", "position_embedding.weight (24, 30), lm_head.weight (61, 30) with a bias cannot be token"),
+        ("token_embedding.", "lm_head.weight (61, 30): one too many"),
         ("blocks.", "no list of blocks"),
         ("blocks.0.", "blocks.1 is not one more of the same"),
     ],
