@@ -2,6 +2,7 @@
 
 import json as json_format
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -168,10 +169,20 @@ def _print_report(detected: "Detected", assumed: str) -> None:
         if fields:
             print(f"{how}:\n  {_listed(fields)}")
     if report.assumed:
-        print("What is assumed leaves no trace in the file. If your class differs, say so: --set FIELD=VALUE.")
+        print("warning: what is assumed leaves no trace in the file. Each of these would settle it:", file=sys.stderr)
+        for field in report.assumed:
+            print(f"  --set {field}={_choices(field)}", file=sys.stderr)
     for warning in [detected.dialect.beware] * bool(report.assumed) + detected.hints:
         if warning:
             print(f"warning: {warning}.", file=sys.stderr)
+
+
+def _choices(field: str) -> str:
+    """What the field takes, as one would type it."""
+    hint = typing.get_type_hints(ModelConfig)[field]
+    options = [option for part in typing.get_args(hint) or (hint,) for option in typing.get_args(part) or (part,)]
+    words = {bool: "true|false", int: "N", float: "NUMBER"}
+    return "|".join(words.get(option, str(option)) for option in options)
 
 
 def _listed(fields: dict[str, Any]) -> str:

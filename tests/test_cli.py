@@ -127,6 +127,8 @@ def test_inspect_tells_all_and_reads_only_what_decides(
     text = command("jaxgpt-convert", "inspect", primes_file).out
     for word in ("dialect     gpt", "tensors     81", "float32 x 81", "model_dim = 35", "activation = relu", "assumed"):
         assert word in text, text
+    said = command("jaxgpt-convert", "inspect", primes_file).err
+    assert "  --set norm=pre|post|residual\n  --set final_norm=true|false|unused\n  --set activation=relu|gelu" in said
     assert set(read) == {(17, 35), (35,)}  # positions: are they sinusoids? and the final norm: was it ever applied?
     report = json.loads(command("jaxgpt-convert", "inspect", primes_file, "--json", "--set", "norm_eps=1e-6").out)
     assert report["read"]["num_heads"] == 5
