@@ -217,3 +217,16 @@ def test_heads_keep_their_order() -> None:
     for name in ("query", "key", "value"):
         kernel = params["blocks"]["attn"][name]["kernel"]
         np.testing.assert_array_equal(tensors[f"{BLOCK}.attention_heads.2.{name}_layer.weight"], kernel[1, :, 2].T)
+
+
+def test_a_name_that_only_one_row_can_mean_decides_first() -> None:
+    """`blocks.0.proj` could be a second matrix of an MLP without a module; with `blocks.0.ff.2` there, it is not."""
+    dialect = DIALECTS["heads"]
+    params = random_params(config_of(dialect), np.dtype("float32"))
+    renames = {".mha.proj.": ".proj.", ".ffn.net.": ".ff."}
+    tensors = {}
+    for name, array in to_torch(dialect, config_of(dialect), params).items():
+        for old, new in renames.items():
+            name = name.replace(old, new)
+        tensors[name] = array
+    require_identity(dialect, params, tensors)
