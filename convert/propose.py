@@ -123,14 +123,13 @@ class Draft:
     def rate(self, way: dict[str, str]) -> tuple[int, int] | None:
         """By words, then by order; None where shapes forbid it, or where what belongs together stands apart."""
         words = joined([way[label] for label in THREE if label in way])[1]
-        if words and [next((x for x in "{qkv" if x in word), "") for word in words] != [label[0] for label in THREE]:
-            return None
+        letters = "".join(next((x for x in "{qkv" if x in word.lower()), "-") for word in words)
         parts = {role: name.split(".") for role, name in way.items()}
         query, out = parts.get("query") or parts["fused"], parts.get("out", [])
         apart = any(alike(parts[role], query) > alike(parts["up"], parts["down"]) for role in MLP)
         apart |= any(alike(parts[role], out) > alike(out, query) for role in MLP)
         linear = self.fits(way, 1)
-        if apart or not (linear or self.fits(way, -1)):
+        if letters not in ("", "qkv") or apart or not (linear or self.fits(way, -1)):
             return None
         hints = sum(bool(said(name, ROLES[role][4])) for role, name in way.items())
         ranks = [(self.rank[way[one]], self.rank[way[two]]) for one, two in (MLP, NORMS) if one in way]

@@ -15,7 +15,7 @@ from convert.axes import View, in_module_order
 from convert.bridge import fit
 from convert.dialects import DIALECTS
 from convert.propose import described, propose
-from convert.rows import FIELDS, Mask, Row, Tied
+from convert.rows import FIELDS, Dialect, Mask, Row, Tied
 from convert.settle import settle
 
 ZOO = Path(__file__).parents[2] / "shared" / "zoo"
@@ -26,6 +26,7 @@ TELLING = [  # names from which the roles can be read even without an order
     {"token": "word_embeddings", "positions": "pe", "head": "vocab_projection", "norms": "first_norm second_norm"},
     {"token": "embed", "positions": "pos_embed", "head": "fc_out", "norms": "attn_norm ff_norm", "mlp": "fc1 fc2"},
     {"head": "head.0", "norms": "input_layernorm post_attention_layernorm", "mlp": "mlp.up_proj mlp.down_proj"},
+    {"norms": "ln ln_ff", "mlp": "mlp.hidden mlp.output"},
     {"head": "linear", "norms": "layer_norm_one layer_norm_two", "mlp": "nn.first_linear_layer nn.second_linear_layer"},
     {"head": "decoder", "norms": "preNorm postNorm", "mlp": "ffn.fc_in ffn.fc_out", "final": "encoder.norm"},
 ]
@@ -37,6 +38,7 @@ MUTE = [  # names that say nothing: only structure and order tell
 QKV = [
     "key query value", "q_proj k_proj v_proj", "W_query W_key W_value", "wq wk wv", "get_keys get_queries get_values",
     "k v q", "keyNetwork valueNetwork queryNetwork", "to_q to_k to_v", "q_lin.linear k_lin.linear v_lin.linear",
+    "W_Q W_K W_V", "WQ WK WV", "V K Q",
 ]  # fmt: skip
 SCALES = ["weight bias", "gamma beta", "scale shift", "g b", "a_2 b_2", "scale offset"]
 
@@ -140,7 +142,9 @@ class Layout:
 
 
 def meant(word: str) -> str:
-    return next(label for label in ("query", "key", "value") if label[0] in word.removeprefix("get_").split("Net")[0])
+    return next(
+        label for label in ("query", "key", "value") if label[0] in word.removeprefix("get_").split("Net")[0].lower()
+    )
 
 
 CANONICAL = {row.flax for row in DIALECTS["gpt"].rows if isinstance(row, Row)} | {
@@ -153,13 +157,17 @@ def given_roles(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[str, str]
     proposal = propose(shapes)
     assert not proposal.problems
     assert proposal.dialect is not None
+    assert {row.flax for row in proposal.dialect.rows if isinstance(row, Row)} <= CANONICAL
+    return roles(proposal.dialect, shapes)
+
+
+def roles(dialect: Dialect, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
-    for row in proposal.dialect.rows:
-        view = View.parse(row.torch, proposal.dialect.spelling)
+    for row in dialect.rows:
+        view = View.parse(row.torch, dialect.spelling)
         flax = {Mask: "mask", Tied: "head/kernel"}.get(type(row), "")
         for name in shapes:
             place = view.match(name)
-            assert not isinstance(row, Row) or row.flax in CANONICAL
             if place is not None:
                 assert name not in found, f"{name} is claimed twice"
                 role = View.parse(row.flax).name if isinstance(row, Row) else flax
@@ -237,7 +245,8 @@ def test_words_for_query_key_and_value(kind: str, words: str) -> None:
         FLAT,  # the words for attention's output
         replace(FLAT, kind="fused", f=90),  # the words for all three
         replace(SQUARE, attention="core", out="core.x", mlp="w1 w2"),  # what stands beside attention is no MLP
-        replace(SQUARE, kind="heads", attention="sa.heads", out="sa.v_out", qkv="q k v"),  # it is of no head
+        replace(SQUARE, attention="core", out="x", mlp="n.0 n.1"),  # what stands in the MLP is not attention's
+        replace(SQUARE, kind="heads", attention="sa.heads", out="sa.vx", qkv="q k v"),  # it is of no head
         replace(SQUARE, kind="heads", attention="net.1.heads"),  # the second number counts heads, the first nothing
         replace(SQUARE, attention="0", mlp="1.net.0 1.net.2", out=""),  # nor does this, though a member has three
         replace(SQUARE, mask="block mask", out=""),  # a mask is no output
@@ -453,7 +462,11 @@ def test_real_names_are_understood_or_refused(path: Path) -> None:
     if facts["refuse"] or fields.get("cross_attention"):
         assert propose(shapes).dialect is None
         return
-    given_roles(shapes)
+    given = given_roles(shapes)
+    whole = [found for found in (fit(settle(one, shapes), shapes) for one in DIALECTS.values()) if not found.problems]
+    for found in whole:
+        known_roles = roles(found.dialect, shapes)
+        assert {name: role for name, (role, _) in given.items()} == {n: role for n, (role, _) in known_roles.items()}
     dialect = propose(shapes).dialect
     assert dialect is not None
     sizes = fit(settle(dialect, shapes), shapes).sizes
