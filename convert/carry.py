@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,21 +92,24 @@ class Inspected:
 
 def inspect(path: str | Path, *, dialect: str | None = None, ignore_config: bool = False, **fields: Any) -> Inspected:
     """What `to_flax` would do, from names, shapes, and the few tensors whose values decide."""
-    return inspect_source(files.read(path), dialect, ignore_config, fields)
-
-
-def inspect_source(
-    source: files.Checkpoint, dialect: str | None, ignore_config: bool, fields: dict[str, Any]
-) -> Inspected:
+    source = files.read(path)
     try:
         return _inspected(source, dialect, ignore_config, fields)
     except Stranger:
-        outer = {name.partition(".")[0] for name in source.tensors}
-        if len(outer) > 1 or min(outer).isdigit():
-            raise
-        with contextlib.suppress(Stranger):  # the whole model may lie in an attribute of another module
-            return inspect_source(source.without(f"{min(outer)}."), dialect, ignore_config, fields)
+        for inner in _unwrapped(source):
+            with contextlib.suppress(Stranger):
+                return _inspected(inner, dialect, ignore_config, fields)
         raise
+
+
+def _unwrapped(source: files.Checkpoint) -> Iterator[files.Checkpoint]:
+    """The whole model may lie in an attribute of another module, or of one in that one."""
+    for _ in range(2):
+        outer, *others = {name.rpartition(".")[0].partition(".")[0] for name in source.tensors}
+        if others or not outer or outer.isdigit():
+            return
+        source = source.without(f"{outer}.")
+        yield source
 
 
 def _inspected(source: files.Checkpoint, dialect: str | None, ignore_config: bool, fields: dict[str, Any]) -> Inspected:

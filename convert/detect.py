@@ -1,7 +1,7 @@
 """From the tensors of a file to a dialect and a ModelConfig, saying of each field how it is known."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -156,15 +156,24 @@ def _fitting(held: Held) -> tuple[Fit, Evidence, Dialect]:
     if not whole:
         raise Stranger(_stranger(held, list(fits.values())))
     whole = {name: found for name, found in whole.items() if not found.dialect.family} or whole
-    weighed = {name: weigh(found.dialect, found.sizes, held.read) for name, found in whole.items()}
+    # A twin's rows are those of its other: the numbers, of which there may be many, are read once.
+    weighed = {
+        name: weigh(found.dialect, found.sizes, held.read)
+        for name, found in whole.items()
+        if found.dialect.twin not in whole
+    }
     tables = [meanings(one.dialect, whole[name].sizes) for name, one in weighed.items()]
     if any(table != tables[0] for table in tables):
-        raise UserError(f"{held.path}: its tensors fit the dialects {' and '.join(whole)}; choose one with --dialect.")
+        raise UserError(
+            f"{held.path}: its tensors fit the dialects {' and '.join(weighed)}; choose one with --dialect."
+        )
     marks = next(iter(weighed.values())).told | {key for config in held.configs.values() for key in config}
     told = [name for name in whole if DIALECTS[name].told_by and DIALECTS[name].told_by <= marks]
     chosen = max(told, key=lambda name: len(DIALECTS[name].told_by), default="")
     chosen = chosen or min(whole, key=lambda name: bool(DIALECTS[name].twin))
-    return whole[chosen], weighed[chosen], DIALECTS[chosen]
+    evidence = weighed[chosen if chosen in weighed else DIALECTS[chosen].twin]
+    dialect = replace(whole[chosen].dialect, rows=evidence.dialect.rows)
+    return whole[chosen], replace(evidence, dialect=dialect), DIALECTS[chosen]
 
 
 def _stranger(held: Held, fits: list[Fit]) -> str:

@@ -89,7 +89,7 @@ def verify(file: str | Path, directory: str | Path, train_steps: int = 0, seed: 
     unequal = [name for name, value in ours.items() if not np.array_equal(tensors[name].read(), value)]
     assumed = found.detected.report.assumed
     if not dialect.reference:
-        return Page([], 0.0, 1.0, weights=unequal, assumed=assumed)
+        return Page([], float("nan"), float("nan"), weights=unequal, assumed=assumed)
     module = build_reference(dialect, found.detected.report.config, found.source)
     model = assemble(config, checkpoint.to_device(opened.params()))
     tokens = np.random.default_rng(seed).integers(0, config.vocab_size, (4, config.context_length + 1))
@@ -99,11 +99,16 @@ def verify(file: str | Path, directory: str | Path, train_steps: int = 0, seed: 
 
 
 def _as_it_was_read(file: str | Path, opened: checkpoint.ModelDirectory) -> carry.Inspected:
-    """What the directory was told, where the file cannot be read without it."""
+    """With what the directory was told; a file of another class may leave it to the directory how many heads there
+    are."""
     source, fields = opened.about.get("source") or {}, opened.about.get("fields") or {}
     needed = ("num_heads", "head_dim", "context_length")
     given = {name: value for name, value in fields.get("given", {}).items() if name in needed}
-    return carry.inspect(file, dialect=source.get("dialect"), ignore_config=source.get("ignore_config", False), **given)
+    ignore_config = source.get("ignore_config", False)
+    try:
+        return carry.inspect(file, dialect=source.get("dialect"), ignore_config=ignore_config, **given)
+    except UserError:
+        return carry.inspect(file, num_heads=opened.config.num_heads)
 
 
 def build_reference(dialect: Dialect, config: ModelConfig, source: files.Checkpoint) -> torch.nn.Module:

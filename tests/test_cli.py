@@ -332,3 +332,15 @@ def test_a_model_that_was_trained_here_has_no_names_of_its_own(
     checkpoint.save(tmp_path / "m", config, params_of(GPT(config)))
     said = refused("jaxgpt-convert", "to-torch", tmp_path / "m", tmp_path / "w.pt")
     assert "did not come from a file; say with --dialect which class" in said
+
+
+def test_a_model_in_an_attribute_of_another_is_found_and_no_deeper(tmp_path: Path, primes_file: Path) -> None:
+    from convert import inspect
+    from convert.carry import Stranger
+
+    state = torch.load(primes_file)
+    torch.save({f"net.gpt.{name}": value for name, value in state.items()}, tmp_path / "w.pt")
+    assert inspect(tmp_path / "w.pt").source.prefix == "net.gpt."
+    torch.save({"a." * 3000 + name: value for name, value in state.items()}, tmp_path / "deep.pt")
+    with pytest.raises(Stranger):
+        inspect(tmp_path / "deep.pt")

@@ -1,6 +1,7 @@
 """The proof, and that it is one: every mutation must break it."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import convert  # noqa: E402
-from convert import bridge, exact  # noqa: E402
+from convert import bridge, carry, exact  # noqa: E402
 from convert.carry import Loaded, to_flax  # noqa: E402
+from convert.parity import verify  # noqa: E402
 from jaxgpt import checkpoint  # noqa: E402
 from jaxgpt.model import assemble, params_of  # noqa: E402
 from jaxgpt.tree import flatten  # noqa: E402
@@ -221,3 +223,12 @@ def test_gradients_move_by_the_rows_that_move_parameters(primes_file: Path) -> N
         name: tensor.shape for name, tensor in loaded.source.tensors.items()
     }
     assert assemble(loaded.config, params_of(loaded.model)).config == loaded.config
+
+
+def test_a_file_of_another_class_is_compared_with_the_same_model(primes_file: Path, tmp_path: Path) -> None:
+    to_flax(primes_file).save(tmp_path / "model")
+    carry.directory_to_file(tmp_path / "model", tmp_path / "other.pt", "separate")
+    page = verify(tmp_path / "other.pt", tmp_path / "model")
+    assert page.same
+    assert not page.stages
+    assert math.isnan(page.kl)  # nothing was run
