@@ -2,21 +2,17 @@
 
 import json as json_format
 import sys
-import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from convert import show
 from jaxgpt import disk
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.settings import parse
 from jaxgpt.shell import run, working
-
-if TYPE_CHECKING:
-    from convert.detect import Detected
-    from convert.parity import Page
 
 File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
@@ -60,7 +56,7 @@ def inspect(
         from convert.propose import described
 
         print("names, as their structure explains them:", *described(found.detected.dialect), sep="\n  ")
-    _print_report(found.detected, "would be assumed")
+    show.report(found.detected, "would be assumed")
 
 
 def to_flax(
@@ -104,7 +100,7 @@ def to_flax(
         print(f"Not read, for the same weights lie beside: {', '.join(loaded.source.aside)}.")
     if loaded.characters and not tokenizer:
         print(f"Its {len(loaded.characters)} characters, which lay beside the weights, are the tokenizer.")
-    _print_report(loaded.detected, "assumed")
+    show.report(loaded.detected, "assumed")
     if loaded.report.given or dtype:
         print(f"verify compares with the class {loaded.dialect.about} as it usually is, in the file's own dtype.")
     else:
@@ -152,7 +148,7 @@ def verify(file: File, directory: Directory, /, train_steps: int = 0, json: bool
     if json:
         print(json_format.dumps(page.as_dict(), indent=2))
     else:
-        _print_page(page)
+        show.page(page)
     return 0 if page.same else 3
 
 
@@ -161,67 +157,6 @@ def _fields(given: tuple[str, ...]) -> Any:
     if wrong := [name for name, equals, _ in pairs if not equals]:
         raise UserError(f"--set takes FIELD=VALUE, such as activation=gelu, but got {wrong[0]!r}.")
     return {name: parse(ModelConfig, name, value) for name, _, value in pairs}
-
-
-def _print_report(detected: "Detected", assumed: str) -> None:
-    report = detected.report
-    for how, fields in (("read", report.read), ("given", report.given), (assumed, report.assumed)):
-        if fields:
-            print(f"{how}:\n  {_listed(fields)}")
-    if report.assumed:
-        print("warning: what is assumed leaves no trace in the file. Each of these would settle it:", file=sys.stderr)
-        for field in report.assumed:
-            print(f"  --set {field}={_choices(field)}", file=sys.stderr)
-    for warning in [detected.dialect.beware] * bool(report.assumed) + detected.hints:
-        if warning:
-            print(f"warning: {warning}.", file=sys.stderr)
-
-
-def _choices(field: str) -> str:
-    """What the field takes, as one would type it."""
-    hint = typing.get_type_hints(ModelConfig)[field]
-    options = [option for part in typing.get_args(hint) or (hint,) for option in typing.get_args(part) or (part,)]
-    words = {bool: "true|false", int: "N", float: "NUMBER"}
-    return "|".join(words.get(option, str(option)) for option in options)
-
-
-def _listed(fields: dict[str, Any]) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in fields.items())
-
-
-def _print_page(page: "Page") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    for field, (theirs, ours) in page.fields.items():
-        console.print(f"{field} is {theirs} in the file and {ours} in the directory")
-    table = Table("", "max |difference|", "mean", "largest value", "")
-    differing = [item for item in page.training if not item.same]
-    for item in page.stages + differing:
-        verdict = "same" if item.same else "DIFFERS"
-        table.add_row(item.name, f"{item.max:.2e}", f"{item.mean:.2e}", f"{item.scale:.3g}", verdict)
-    if page.stages:
-        console.print(table)
-        console.print(
-            f"KL divergence {page.kl:.2e}, top-1 agreement {page.top1:.2%}; float64 on CPU, tolerance {page.tolerance}"
-        )
-    if page.training:
-        largest = max(item.max for item in page.training)
-        console.print(
-            f"training: the loss, {len(page.training) // 2} gradients and as many parameters after the last step, "
-            f"{len(differing)} of them different; largest difference {largest:.2e}"
-        )
-    for name in page.weights:
-        console.print(f"{name} does not hold the same numbers")
-    if page.assumed:
-        console.print(f"Of the torch class the file does not say, and was assumed: {_listed(page.assumed)}")
-    if page.same and not page.stages:
-        console.print("All numbers are the same. There is no torch class of this dialect here to run beside the model.")
-    elif page.same:
-        console.print("The two compute the same function.")
-    else:
-        console.print(f"The two DIFFER, first in {page.first_difference or ', '.join(page.fields)}.")
 
 
 def main() -> None:
