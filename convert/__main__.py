@@ -69,6 +69,7 @@ def to_flax(
     dtype: Literal["float16", "bfloat16", "float32", "float64"] | None = None,
     tokenizer: Path | None = None,
     allow_nonfinite: bool = False,
+    weights_only: bool = False,
 ) -> None:
     """Bring a PyTorch checkpoint over into a new model directory.
 
@@ -81,6 +82,7 @@ def to_flax(
         dtype: Store the weights in this type instead of the file's.
         tokenizer: A tokenizer.json to keep in the directory.
         allow_nonfinite: Take NaN and infinite weights as they are.
+        weights_only: Leave behind the optimiser and whatever else lies beside the weights.
     """
     disk.require_vacant(directory)
     from convert import carry
@@ -92,6 +94,7 @@ def to_flax(
             dtype=dtype,
             allow_nonfinite=allow_nonfinite,
             ignore_config=ignore_config,
+            weights_only=weights_only,
             **_fields(given),
         )
         loaded.save(directory, tokenizer)
@@ -100,6 +103,7 @@ def to_flax(
         print(f"Not read, for the same weights lie beside: {', '.join(loaded.source.aside)}.")
     if loaded.characters and not tokenizer:
         print(f"Its {len(loaded.characters)} characters, which lay beside the weights, are the tokenizer.")
+    show.beside(loaded.beside, directory)
     show.report(loaded.detected, "assumed")
     if loaded.report.given or dtype:
         print(f"verify compares with the class {loaded.dialect.about} as it usually is, in the file's own dtype.")
@@ -107,22 +111,33 @@ def to_flax(
         print(f"Prove it: jaxgpt-convert verify {file} {directory}")
 
 
-def to_torch(directory: Directory, out: Out, /, dialect: str | None = None) -> None:
+def to_torch(
+    directory: Directory,
+    out: Out,
+    /,
+    dialect: str | None = None,
+    optimizer: bool = False,
+    weights_only: bool = False,
+) -> None:
     """Write the model of a model directory as a PyTorch checkpoint.
 
     Args:
         directory: A model directory, from to-flax or from training.
         out: The file to write; .pt, .pth or .safetensors decides the format.
         dialect: The class that shall load the file. Without one, a model that came from a file goes back as it was.
+        optimizer: Write the optimiser's state too, where the class does not ask for it anyway.
+        weights_only: Write nothing beside the weights.
     """
     from convert import carry
     from convert.rows import FIELDS
 
     with working(f"{directory} -> {out}"):
-        written = carry.directory_to_file(directory, out, dialect)
+        written = carry.directory_to_file(directory, out, dialect, optimizer, weights_only)
     config, target = written.config, written.dialect
     sizes = ", ".join(str(getattr(config, field)) for field in list(FIELDS.values())[:5])
     print(f"{written.source} -> {out}, for the class GPT({sizes}) of dialect {target.name}")
+    if written.beside:
+        print(f"Beside the weights: {', '.join(map(str, written.beside))}.")
     if written.filled:
         print(f"This class has {', '.join(written.filled)}, which the model lacks; it was filled with zeros.")
     for field, (ours, usual) in carry.unlike_its_class(config, target).items():

@@ -11,9 +11,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from convert import bridge, files
+from convert import bridge, files, whole
 from convert.detect import Detected, Report, Stranger, detect
-from convert.dialects import DIALECTS, named
+from convert.dialects import named
 from convert.rows import Dialect
 from convert.said import characters
 from convert.suspect import in_a_row
@@ -34,6 +34,7 @@ class Loaded:
     params: Tree
     detected: Detected
     source: files.Checkpoint
+    beside: whole.Beside
     ignore_config: bool = False  # whether a config in the file or beside it was passed over
 
     @property
@@ -66,14 +67,15 @@ class Loaded:
             "prefix": self.source.prefix,
             "ignore_config": self.ignore_config,
         }
-        about = {"source": {**container, **self.dialect.written()}, "fields": vars(self.report)}
+        source = {**container, **self.dialect.written(), **self.beside.about}
+        about = {"source": source, "fields": vars(self.report)}
         kept = load_tokenizer(tokenizer) if tokenizer else None
         kept = kept or (CharTokenizer(self.characters) if self.characters else None)
         if kept and kept.vocab_size > self.config.vocab_size:
             raise UserError(
                 f"{tokenizer} has {kept.vocab_size} ids, but the model's vocabulary is {self.config.vocab_size}."
             )
-        checkpoint.save(directory, self.config, self.params, about, kept)
+        checkpoint.save(directory, self.config, self.params, about, kept, self.beside.state)
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def to_flax(
     dtype: str | None = None,
     allow_nonfinite: bool = False,
     ignore_config: bool = False,
+    weights_only: bool = False,
     **fields: Any,
 ) -> Loaded:
     """Bring a PyTorch checkpoint over; `fields` are those of ModelConfig that the file itself cannot say."""
@@ -161,7 +164,9 @@ def to_flax(
             f"{ml_dtypes.finfo(DTYPES[dtype or 'float64']).max}. Choose bfloat16 or float32."
         )
     _require_one_function(config, params, source)
-    return Loaded(params, detected, source, ignore_config)
+    held = {} if weights_only or not source.container.startswith("torch") else source.extras
+    beside = whole.read(held, detected.dialect, config, list(source.tensors), source.path)
+    return Loaded(params, detected, source, beside, ignore_config)
 
 
 def _require_one_function(config: ModelConfig, params: Tree, source: files.Checkpoint) -> None:
@@ -191,29 +196,29 @@ class Written:
     config: ModelConfig
     dialect: Dialect
     filled: list[str]  # biases that the class has and the model lacks
+    beside: list[Any]  # the names of what is in the file besides the weights
 
 
-def directory_to_file(directory: str | Path, out: str | Path, dialect: str | None) -> Written:
+def directory_to_file(
+    directory: str | Path, out: str | Path, dialect: str | None, optimizer: bool = False, weights_only: bool = False
+) -> Written:
     """With no dialect, a model that came from a file goes back under the names, and in the dict, of that file."""
     opened = checkpoint.ModelDirectory(directory)
-    source = opened.about.get("source") or {}
-    if not dialect and "rows" not in source:
+    origin = whole.Origin.of(opened)
+    if not dialect and not origin:
         raise UserError(f"{directory} did not come from a file; say with --dialect which class shall load {out}.")
-    target = named(dialect) if dialect else _origin(source, opened.path)
+    target = origin.dialect if origin and not dialect else named(dialect or "")
     paths, nested, prefix = set(opened.paths), "", ""
+    beside: dict[str, Any] = {}
+    alone = weights_only or Path(out).suffix == ".safetensors"
+    if origin and not dialect:
+        nested, prefix = origin.nested, origin.prefix
+        beside = {} if alone else whole.as_it_was(opened, origin)
+    elif optimizer or (target.container.settings and not alone):
+        nested, beside = target.container.weights, whole.as_its_class_does(opened, target, origin)
     arrays = bridge.to_torch_lazily(target, opened.config, paths, opened.read)
-    if not dialect:
-        nested, prefix = source["nested"], source["prefix"]
-    files.write(out, {prefix + name: array for name, array in arrays.items()}, nested)
-    return Written(opened.path, opened.config, target, bridge.filled(target, opened.config, paths))
-
-
-def _origin(source: dict[str, Any], path: Path) -> Dialect:
-    usual = DIALECTS.get(source.get("dialect", ""), Dialect("", "its structure alone", ()))
-    try:
-        return usual.reread(source)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path / 'config.json'}: its source cannot be read ({error!r}); give --dialect.") from None
+    files.write(out, {prefix + name: array for name, array in arrays.items()}, nested, beside)
+    return Written(opened.path, opened.config, target, bridge.filled(target, opened.config, paths), list(beside))
 
 
 def unlike_its_class(config: ModelConfig, dialect: Dialect) -> dict[str, tuple[Any, Any]]:

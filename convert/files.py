@@ -181,9 +181,11 @@ def to_tensor(array: np.ndarray) -> Any:
     return torchfile.aliasing(np.array(array, order="C"))
 
 
-def write(path: str | Path, arrays: Mapping[str, np.ndarray], nested: str = "") -> None:
+def write(
+    path: str | Path, arrays: Mapping[str, np.ndarray], nested: str = "", beside: Mapping[str, Any] | None = None
+) -> None:
     """A file that is whole and holds these very bits, or no file. Its suffix says which container; in torch's, the
-    arrays may be nested under a key."""
+    arrays may be nested under a key, and other things lie beside them."""
     path, arrays = Path(path), dict(arrays)  # a mapping that makes its arrays on demand would make them thrice
     if path.suffix not in WRITTEN:
         raise UserError(f"{path} should end in {' or '.join(WRITTEN)}, so that it is clear what to write.")
@@ -199,7 +201,7 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray], nested: str = "") 
                 if safe:
                     safefile.save(file, arrays)
                 else:
-                    torchfile.save(file, arrays, nested)
+                    torchfile.save(file, arrays, nested, beside or {})
             require_same_bits(partial, arrays)
     except OSError as error:
         raise UserError(f"{path} could not be written: {error.strerror or error}. Nothing of it was left.") from None

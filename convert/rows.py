@@ -101,6 +101,19 @@ def embeddings(token: str, positions: str) -> tuple[Row, ...]:
 
 
 @dataclass(frozen=True)
+class Container:
+    """How the people of a class save a whole run: under which keys."""
+
+    weights: str = "model_state_dict"
+    optimizer: str = "optimizer_state_dict"
+    settings: str = ""  # the class's own, without which its programs do not open a file
+    words: Mapping[str, str] = field(default_factory=dict)  # each of them -> the fields that it stands for
+    step: str = ""
+    loss: str = ""
+    groups: str = ""  # what its optimiser's first group holds, and its second does not; "": as the run has it
+
+
+@dataclass(frozen=True)
 class Dialect:
     """One class of PyTorch GPT: how it names its tensors, and what its files leave unsaid."""
 
@@ -115,6 +128,7 @@ class Dialect:
     told_by: frozenset[str] = frozenset()  # "mask", "untied", or a key beside the state dict
     family: bool = False  # many classes of one structure; not for a file that is a part of another dialect's
     beware: str = ""  # what a user of this class must know, and no file shows
+    container: Container = Container()
     reference: str = ""  # "module:Class" of a torch class to prove against, built with the five sizes of GPT
 
     @functools.cached_property

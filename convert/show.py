@@ -2,6 +2,7 @@
 
 import sys
 import typing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxgpt.config import ModelConfig
@@ -9,6 +10,7 @@ from jaxgpt.config import ModelConfig
 if TYPE_CHECKING:
     from convert.detect import Detected
     from convert.parity import Page
+    from convert.whole import Beside
 
 
 def report(detected: "Detected", assumed: str) -> None:
@@ -23,6 +25,15 @@ def report(detected: "Detected", assumed: str) -> None:
     for warning in [detected.dialect.beware] * bool(known.assumed) + detected.hints:
         if warning:
             print(f"warning: {warning}.", file=sys.stderr)
+
+
+def beside(found: "Beside", directory: Path) -> None:
+    if found.optimizer:
+        flags = "".join(f" --optim.{name} {value}" for name, value in found.settings.items())
+        print(f"Its optimiser, AdamW after {found.optimizer.moments.updates:,} updates, goes along. To go on training:")
+        print(f"  jaxgpt train CONFIG.toml --init {directory} --run.go_on true{flags}")
+    for name, why in found.left.items():
+        print(f"warning: {name} stays behind: {why}.", file=sys.stderr)
 
 
 def choices(field: str) -> str:

@@ -186,7 +186,7 @@ def aliasing(array: np.ndarray) -> Any:
     return tensor.view(torch.bfloat16) if bfloat16 else tensor
 
 
-def save(file: IO[bytes], arrays: Mapping[str, np.ndarray], nested: str = "") -> None:
+def save(file: IO[bytes], arrays: Mapping[str, np.ndarray], nested: str, beside: Mapping[str, Any]) -> None:
     """As torch.save(model.state_dict()), or that under a key; an array given under two names becomes tied tensors."""
     import torch
 
@@ -198,6 +198,6 @@ def save(file: IO[bytes], arrays: Mapping[str, np.ndarray], nested: str = "") ->
             tensors[id(array)] = aliasing(array if array.flags.forc else np.ascontiguousarray(array))
     try:
         state = OrderedDict((name, tensors[id(array)]) for name, array in arrays.items())
-        torch.save({nested: state} if nested else state, file)
+        torch.save({nested: state, **beside} if nested else OrderedDict(state, **beside), file)
     except RuntimeError as error:  # what a full disk becomes on the way through torch
         raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxgpt import checkpoint, disk, runs
 from jaxgpt.config import Config, require
 from jaxgpt.data import ABOUT, Dataset, open_dataset
 from jaxgpt.evaluate import fit_vocabulary, require_same_tokenizer
+from jaxgpt.optim import going_on
 from jaxgpt.prepare import prepare
 from jaxgpt.progress import Say
 from jaxgpt.settings import build
@@ -97,7 +99,8 @@ def find_data(config: Config, run: Path, stopped: checkpoint.ModelDirectory | No
 def first_state(beginning: Beginning) -> State:
     config, source = beginning.config, beginning.source
     if not beginning.resumed:
-        return init_state(config, checkpoint.to_device(source.params()) if source else None)
+        state = init_state(config, checkpoint.to_device(source.params()) if source else None)
+        return _gone_on(state, config, source) if source and config.run.go_on else state
     assert source is not None
     averaged = bool(source.about.get("optim", {}).get("ema"))
     require(
@@ -108,3 +111,22 @@ def first_state(beginning: Beginning) -> State:
     like = besides_weights(jax.eval_shape(lambda: init_state(config)))
     weights = source.params()
     return State(**{"params": weights, "ema": weights if averaged else None, **source.state(like)})
+
+
+def _gone_on(state: State, config: Config, source: checkpoint.ModelDirectory) -> State:
+    moments = source.moments()
+    require(
+        moments is not None,
+        f"run.go_on is set, but {source.path} has no optimiser to go on with: leave it out to begin at step 0.",
+    )
+    assert moments is not None
+    require(
+        not source.about.get("optim", {}).get("ema"),
+        f"run.go_on is set, but {source.path} holds the average of the weights that its optimiser went with. Go on in "
+        "its own run, or leave run.go_on out.",
+    )
+    require(
+        moments.step < config.train.steps,
+        f"{source.path} has had {moments.step} steps, and train.steps is {config.train.steps}: it counts all of them.",
+    )
+    return state._replace(step=jnp.int32(moments.step), optimizer=going_on(state.optimizer, moments))

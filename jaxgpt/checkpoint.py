@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 from jaxgpt import disk, runs
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import GPT, abstract_params, assemble
+from jaxgpt.optim import Moments
 from jaxgpt.settings import build
 from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.tree import Tree, flatten, require_same, unflatten
@@ -102,6 +103,19 @@ class ModelDirectory:
             raise UserError(f"{self.path / 'state'} is of another model or optimiser than the config asks for.")
         return found
 
+    def moments(self) -> Moments | None:
+        """Of its optimiser, wherever in its state they lie; None where none were kept."""
+        if not (self.path / "state").is_dir():
+            return None
+        with ocp.PyTreeCheckpointer() as state:
+            found = state.metadata((self.path / "state").resolve()).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), found)
+        whole = self._read("state", ocp.args.PyTreeRestore(item=found, restore_args=as_numpy))
+        (adam,) = _adams(whole)
+        for moment in ("mu", "nu"):
+            require_same(abstract_params(self.config), adam[moment], f"{self.path / 'state'}, its {moment},")
+        return Moments(int(whole["step"]), int(adam["count"]), adam["mu"], adam["nu"])
+
     def _restore(self, paths: list[str]) -> Tree:
         numpy = ocp.RestoreArgs(restore_type=np.ndarray)
         item, as_numpy = (unflatten(dict.fromkeys(paths, value)) for value in (0, numpy))
@@ -115,6 +129,13 @@ class ModelDirectory:
             if self.path.exists():
                 raise
             raise UserError(f"{self.path} was there and is gone: its run has newer ones by now. Try again.") from None
+
+
+def _adams(tree: Any) -> list[dict[str, Any]]:
+    if isinstance(tree, dict) and {"count", "mu", "nu"} <= tree.keys():
+        return [tree]
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return [adam for part in parts for adam in _adams(part)]
 
 
 def newest_whole(run: Path, say: Callable[[str], None]) -> ModelDirectory | None:

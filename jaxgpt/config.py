@@ -119,7 +119,7 @@ class OptimConfig:
     beta2: float = 0.99
     eps: float = 1e-8
     weight_decay: float = 0.1
-    decay: Literal["matrices", "all"] = "matrices"  # torch's own AdamW decays all
+    decay: Literal["matrices", "kernels", "all"] = "matrices"  # kernels: not embeddings; torch's AdamW decays all
     clip_norm: float = 1.0  # 0: no clipping
     ema: float = 0.0  # of the weights; 0: none, otherwise the share that stays at each step
 
@@ -180,11 +180,13 @@ class RunConfig:
 
     dir: str = ""
     init: str = ""  # a model directory to start from instead of random weights
+    go_on: bool = False  # from init's optimiser and step too, so that a run begun elsewhere goes on here
     tensorboard: bool = False  # metrics to DIR/tensorboard as well
     wandb: str = ""  # a project of Weights & Biases that gets the metrics as well
 
     def __post_init__(self) -> None:
         require(bool(self.dir), "dir is missing: the directory that the run shall be written to.")
+        require(bool(self.init) or not self.go_on, "go_on needs init: the model directory to go on from.")
 
 
 @dataclass(frozen=True)

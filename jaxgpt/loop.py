@@ -39,6 +39,7 @@ class Loop:
         passing: Passing | None = None,
         signals: Signals | None = None,
         skipped: int = 0,
+        origin: Any = None,
     ):
         """Whatever is wrong with the config is found here, before anything is written."""
         self.config, self.dataset, self.directory, self.say = config, dataset, run, say
@@ -57,6 +58,7 @@ class Loop:
         self.background = Background()
         self.trackers: Sequence[Track] = ()
         self.skipped = skipped  # steps in a row
+        self.origin = {"source": origin} if origin else {}  # what the converter remembers of the file it all began with
 
     def go(self, state: State) -> None:
         """`run`, and whatever may end it: a signal, a full disk."""
@@ -175,6 +177,7 @@ class Loop:
         weights, beside = copied(evaluated(state)), copied(besides_weights(state))
         about = {
             **dataclasses.asdict(self.config),
+            **self.origin,
             "step": step,
             "val_loss": val_loss,
             "skipped": self.skipped,

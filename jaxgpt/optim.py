@@ -1,14 +1,29 @@
 """AdamW with its schedule, as optax. Knows the names of parameters, and no model."""
 
 import functools
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxgpt.config import Config, ModelConfig
 from jaxgpt.tree import Tree
 
-MATRICES = ("kernel", "embedding")
+DECAYED = {  # by the last part of their paths
+    "matrices": ("kernel", "embedding"),
+    "kernels": ("kernel",),
+    "all": ("kernel", "embedding", "scale", "bias"),
+}
+
+
+class Moments(NamedTuple):
+    """What AdamW has gathered of one set of parameters."""
+
+    step: int  # of the run: what the schedule and the order of the data go by
+    updates: int  # that were made
+    mu: Tree
+    nu: Tree
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -41,10 +56,10 @@ def make_schedule(config: Config) -> optax.Schedule:
 
 def decayed(config: Config, params: Tree) -> Tree:
     """By name: layers are stacked, so that a bias has two axes as well."""
-    left_alone, every = without_gradient(config.model), config.optim.decay == "all"
+    left_alone, leaves = without_gradient(config.model), DECAYED[config.optim.decay]
 
     def is_decayed(path: tuple, _: jax.Array) -> bool:
-        return path[0].key not in left_alone and (every or path[-1].key in MATRICES)
+        return path[0].key not in left_alone and path[-1].key in leaves
 
     return jax.tree_util.tree_map_with_path(is_decayed, params)
 
@@ -53,3 +68,25 @@ def without_gradient(model: ModelConfig) -> set[str]:
     """Decay alone would change them; torch's AdamW passes over them."""
     held = {"final_norm": model.final_norm == "unused", "pos_embedding": model.positions_stored}
     return {name for name, still in held.items() if still}
+
+
+def going_on(state: optax.OptState, moments: Moments) -> optax.OptState:
+    """A fresh state of `make_optimizer`, as if it had made these updates."""
+
+    def like(old: Tree, new: Tree) -> Tree:
+        return jax.tree.map(lambda a, b: jnp.array(b, a.dtype), old, new)
+
+    def with_moments(part: optax.OptState) -> optax.OptState:
+        match part:
+            case optax.ScaleByAdamState(_, mu, nu):
+                return optax.ScaleByAdamState(jnp.int32(moments.updates), like(mu, moments.mu), like(nu, moments.nu))
+            case optax.ScaleByScheduleState():
+                return optax.ScaleByScheduleState(jnp.int32(moments.step))
+        return part
+
+    return jax.tree.map(with_moments, state, is_leaf=lambda part: hasattr(part, "_fields"))
+
+
+def moments_of(state: optax.OptState, step: int) -> Moments:
+    found = optax.tree.get(state, "ScaleByAdamState")
+    return Moments(step, int(found.count), found.mu, found.nu)

@@ -26,8 +26,9 @@ def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Pa
     with signals() as caught, runs.held(run):
         beginning = begin(settings, where, run, say)
         config, dataset, source = beginning.config, beginning.dataset, beginning.source
-        skipped = source.about.get("skipped", 0) if source and beginning.resumed else 0
-        loop = Loop(config, dataset, run, say, passing, caught, skipped)
+        about = source.about if source else {}
+        skipped = about.get("skipped", 0) if beginning.resumed else 0
+        loop = Loop(config, dataset, run, say, passing, caught, skipped, about.get("source"))
         state = first_state(beginning)
         done = int(state.step)
         if done >= config.train.steps:
@@ -35,7 +36,7 @@ def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Pa
         else:
             size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
             say(f"{size:,} parameters, {len(dataset.train):,} tokens to train on, {len(dataset.val):,} to validate")
-            verb = "going on from" if beginning.resumed else "starting from"
+            verb = "going on from" if done else "starting from"
             say(f"{verb} {source.path if source else 'random weights'}; compiling first, which takes a while")
             disk.write_json(run / runs.CONFIG, {"origin": where, **dataclasses.asdict(config)})
             runs.rewind_metrics(run, source.path if source and beginning.resumed else None)

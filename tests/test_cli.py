@@ -316,7 +316,7 @@ def test_a_file_goes_back_under_its_own_names(tmp_path: Path, command: Callable[
     assert "All numbers are the same" in command("jaxgpt-convert", "verify", tmp_path / "w.pt", tmp_path / "m").out
     assert command("jaxgpt-convert", "to-torch", tmp_path / "m", tmp_path / "back.pt").code == 0
     back = torch.load(tmp_path / "back.pt", weights_only=True)
-    assert [*back] == ["model_state"]
+    assert (back["itos"], back["config"]) == (chars, {"n_head": 5, "dropout": 0.1})
     assert back["model_state"].keys() == renamed.keys()
     assert all(torch.equal(back["model_state"][name], value) for name, value in renamed.items())
 

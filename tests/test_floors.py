@@ -7,16 +7,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"convert": "axes", "jaxgpt": "background config disk interrupt settings shell tokenizer tree"},
+    {"convert": "axes beside", "jaxgpt": "background config disk interrupt settings shell tokenizer tree"},
     {
         "convert": "dialects foreign reference rows words",
         "jaxgpt": "attention block corpus data flops layers model optim plot runs sampling sharding trackers",
     },
     {
-        "convert": "bridge detect evidence folder llmc propose safefile said settle suspect torchfile",
+        "convert": "bridge detect evidence folder groups llmc optimizer propose safefile said settle suspect torchfile",
         "jaxgpt": "cache checkpoint generate prepare progress step",
     },
-    {"convert": "carry exact files parity show", "jaxgpt": "begin evaluate export look loop sample train"},
+    {"convert": "carry exact files parity show whole", "jaxgpt": "begin evaluate export look loop sample train"},
     {"convert": "__main__", "jaxgpt": "__main__"},
 ]
 ONLY_IN = {

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from convert.rows import USUAL, Dialect, Mask, Row, Tied, linear, norm
+from convert.rows import USUAL, Container, Dialect, Mask, Row, Tied, linear, norm
 
 BLOCK = "(transformer.|)h.{layer}"
 WORDS = "(weight|gamma) (bias|beta)"
@@ -10,6 +10,15 @@ MINGPT_HEADS = {
     "gpt-nano": 3, "gpt-micro": 4, "gpt-mini": 6, "gopher-44m": 8,
     "gpt2": 12, "openai-gpt": 12, "gpt2-medium": 16, "gpt2-large": 20, "gpt2-xl": 25,
 }  # fmt: skip
+ARGS = {
+    "n_layer": "num_blocks",
+    "n_head": "num_heads",
+    "n_embd": "model_dim",
+    "block_size": "context_length",
+    "bias": "norm_bias qkv_bias attention_out_bias mlp_bias",
+    "vocab_size": "vocab_size",
+    "dropout": "dropout",
+}
 
 NANOGPT = Dialect(
     name="nanogpt",
@@ -28,6 +37,7 @@ NANOGPT = Dialect(
         Tied("lm_head.weight : v d"),
     ),
     unsaid={**USUAL, "activation": "gelu"},
+    container=Container("model", "optimizer", "model_args", ARGS, "iter_num", "best_val_loss", groups="matrices"),
     beware="before May 2023 its GELU was the tanh one",
 )
 TANH = {**USUAL, "activation": "gelu_tanh"}

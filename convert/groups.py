@@ -1,0 +1,116 @@
+"""Which parameters an optimiser of torch's has, in which groups, with which settings. Knows no array.
+
+torch numbers the parameters through the groups and names none: which is which follows from the order in which a class
+lists them, and from how people make groups.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from convert.axes import in_module_order
+from convert.bridge import sizes_of
+from convert.rows import POSITIONS, Dialect
+from convert.suspect import in_a_row
+from jaxgpt.config import ModelConfig, OptimConfig, UserError
+from jaxgpt.optim import DECAYED
+
+Names = tuple[str, ...]
+Leaves = Mapping[str, str]  # parameters in a class's order -> what each is: kernel, embedding, scale or bias
+Shapes = Mapping[Any, tuple[int, ...]]
+
+
+class Unlike(UserError):
+    """An optimiser that is no AdamW as optax has it."""
+
+
+@dataclass(frozen=True)
+class Group:
+    names: Names
+    settings: Mapping[str, Any]  # in torch's words: lr, betas, eps, weight_decay, ...
+
+
+def leaves(dialect: Dialect, config: ModelConfig, order: Sequence[str] = ()) -> dict[str, str]:
+    """In the order given, or in that of the class. A tied head is the embedding again, stored sinusoids are none."""
+    sizes = sizes_of(config)
+    order = order or in_module_order(list(dialect.tensors), sizes)
+    owners: dict[str, tuple[Any, ...]] = {
+        torch.at(p): (flax.name, *p.values()) for flax, torch in dialect.views for p in torch.places(sizes)
+    }
+    first = {owners[name]: name for name in reversed(order) if name in owners}
+    if config.positions_stored:
+        first.pop((POSITIONS,))
+    kept = set(first.values())
+    return {name: owners[name][0].rpartition("/")[2] for name in order if name in kept}
+
+
+def named(groups: Sequence[Mapping[str, Any]], known: Leaves, shapes: Shapes, stored: Shapes) -> tuple[Group, ...]:
+    """Names for the numbers: of the ways in which people make groups, the one that the stored shapes allow."""
+    ways, counts = list(_ways(len(groups), known)), [len(group["params"]) for group in groups]
+    if not ways:
+        raise Unlike(f"it has {len(groups)} groups of parameters, and which parameters these are is not known")
+    fitting = [parts for parts in ways if [len(part) for part in parts] == counts]
+    problem = f"its groups have {counts} parameters, and those of the model would have {[len(p) for p in ways[0]]}"
+    for parts in fitting:
+        numbers = [number for group in groups for number in group["params"]]
+        pairs = list(zip(numbers, itertools.chain(*parts), strict=True))
+        wrong = [(number, name) for number, name in pairs if stored.get(number, shapes[name]) != shapes[name]]
+        if not wrong:
+            settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+            return tuple(map(Group, parts, settings))
+        number, name = wrong[0]
+        problem = f"its moments of parameter {number} are {stored[number]}, where {name} is {shapes[name]}"
+    raise UserError(problem)
+
+
+def _ways(count: int, known: Leaves) -> Iterator[tuple[Names, ...]]:
+    if count == 1:
+        yield (tuple(known),)
+    if count == 2:
+        for kind in ("matrices", "kernels"):
+            yield _divided(known, kind)
+            yield _divided(known, kind)[::-1]
+
+
+def _divided(known: Leaves, kind: str) -> tuple[Names, Names]:
+    """What decays, and what does not. Who leaves embeddings out sorts the names, as minGPT did."""
+    order = sorted(known) if kind == "kernels" else list(known)
+    decayed = tuple(name for name in order if known[name] in DECAYED[kind])
+    return decayed, tuple(name for name in order if name not in decayed)
+
+
+def made(known: Leaves, kind: str = "all") -> tuple[Group, ...]:
+    """As people make them; `kind` is what decays in most runs of the class."""
+    parts: Sequence[Names] = (tuple(known),) if kind == "all" else _divided(known, kind)
+    return tuple(Group(part, {}) for part in parts)
+
+
+def renewed(groups: Sequence[Group], known: Leaves, optim: OptimConfig, rate: float) -> tuple[Group, ...]:
+    """The same groups in a run with these settings."""
+    new = {"lr": rate, "betas": (optim.beta1, optim.beta2), "eps": optim.eps}
+    found = []
+    for group in groups:
+        decays = {known[name] in DECAYED[optim.decay] for name in group.names}
+        if len(decays) > 1:
+            raise UserError(
+                f"The optimiser cannot be written: with optim.decay {optim.decay} one group of this class, that of "
+                f"{group.names[0]}, would decay in part."
+            )
+        found.append(Group(group.names, {**group.settings, **new, "weight_decay": max(decays) * optim.weight_decay}))
+    return tuple(found)
+
+
+def as_settings(groups: tuple[Group, ...], known: Leaves) -> dict[str, Any]:
+    """In the words of OptimConfig; Unlike where it has none."""
+    first = groups[0].settings
+    if different := [key for key in ("lr", "betas", "eps") if any(g.settings[key] != first[key] for g in groups)]:
+        raise Unlike(f"its groups differ in {in_a_row(different, ', ')}")
+    rates = {group.settings["weight_decay"] for group in groups} - {0}
+    decayed = {name for group in groups if group.settings["weight_decay"] for name in group.names}
+    kinds = [kind for kind, leaf in DECAYED.items() if decayed == {name for name in known if known[name] in leaf}]
+    if len(rates) > 1 or (rates and not kinds):
+        raise Unlike(f"which of its parameters decay, and how much, is none of {', '.join(DECAYED)}")
+    found = {"learning_rate": first["lr"], "eps": first["eps"], "weight_decay": max(rates, default=0.0)}
+    beta1, beta2 = first["betas"]
+    return {**found, "beta1": beta1, "beta2": beta2, **({"decay": kinds[0]} if rates else {})}

@@ -1,0 +1,47 @@
+import json
+import math
+
+import pytest
+
+from convert.beside import decode, encode, split
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        3,
+        0.1,
+        math.inf,
+        "ü",
+        [1, [2, "three"]],
+        (0.9, (0.95,)),
+        {"a": (1, 2), 3: {4: []}, "tuple": [1], "dict": {}},
+        {},
+        [],
+        (),
+    ],
+)
+def test_plain_values_come_back_as_they_were(value: object) -> None:
+    back = decode(json.loads(json.dumps(encode(value))))
+    assert back == value
+    assert repr(back) == repr(value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool], ids=str)
+def test_a_number_in_a_tensor_comes_back_in_one(dtype: torch.dtype) -> None:
+    value = torch.tensor(1.1).to(dtype)
+    back = decode(json.loads(json.dumps(encode(value))))
+    assert back.dtype == dtype
+    assert torch.equal(back, value)
+
+
+def test_what_cannot_be_kept_is_named() -> None:
+    knot: list[object] = []
+    knot.append(knot)
+    kept, left = split({"a": 1, "b": torch.zeros(2), "c": knot, "d": "x" * 2**24, 5: {6: 7}, "e": torch.tensor(1j)})
+    assert [decode(pair) for pair in kept] == [["a", 1], [5, {6: 7}]]
+    assert left == ["b", "c", "d", "e"]
