@@ -87,7 +87,7 @@ def to_flax(
     disk.require_vacant(directory)
     from convert import carry
 
-    with working(f"{file} -> {directory}"):
+    with working(f"{file} -> {directory}") as stage:
         loaded = carry.to_flax(
             file,
             dialect=dialect,
@@ -95,9 +95,10 @@ def to_flax(
             allow_nonfinite=allow_nonfinite,
             ignore_config=ignore_config,
             weights_only=weights_only,
+            stage=stage,
             **_fields(given),
         )
-        loaded.save(directory, tokenizer)
+        loaded.save(directory, tokenizer, stage)
     print(f"{loaded.source.path} ({loaded.dialect.name}) -> {directory}")
     if loaded.source.aside:
         print(f"Not read, for the same weights lie beside: {', '.join(loaded.source.aside)}.")
@@ -131,8 +132,8 @@ def to_torch(
     from convert import carry
     from convert.rows import FIELDS
 
-    with working(f"{directory} -> {out}"):
-        written = carry.directory_to_file(directory, out, dialect, optimizer, weights_only)
+    with working(f"{directory} -> {out}") as stage:
+        written = carry.directory_to_file(directory, out, dialect, optimizer, weights_only, stage)
     config, target = written.config, written.dialect
     sizes = ", ".join(str(getattr(config, field)) for field in list(FIELDS.values())[:5])
     print(f"{written.source} -> {out}, for the class GPT({sizes}) of dialect {target.name}")

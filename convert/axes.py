@@ -49,6 +49,10 @@ class View:
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         return tuple(math.prod(sizes[axis] for axis in dim) for dim in self.dims)
 
+    def size(self, sizes: Sizes) -> int:
+        """Of all its arrays together."""
+        return math.prod(sizes[axis] for axis in (*self.spread, *self.inner))
+
     def match(self, name: str) -> Place | None:
         """Where on the spread axes this name lies; None when it is none of this view's names."""
         found = self._pattern.fullmatch(name)

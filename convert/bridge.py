@@ -155,7 +155,8 @@ def to_torch_lazily(dialect: Dialect, config: ModelConfig, paths: set[str], read
     dtype = read(min(paths)).dtype
     made: dict[str, np.ndarray] = dict(masks(dialect, sizes))
     whole: dict[tuple[str, str], str] = {}
-    for flax, torch in dialect.views:
+    # The largest are made while there is little else in memory.
+    for flax, torch in sorted(dialect.views, key=lambda views: -views[0].size(sizes)):
         if twin := whole.get((flax.name, torch.formula)):  # a tied head is the very array of the embedding
             made[torch.name] = made[twin]
             continue

@@ -20,6 +20,7 @@ from convert.suspect import in_a_row
 from jaxgpt import checkpoint
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import GPT, abstract_params, assemble
+from jaxgpt.shell import Stage, silent
 from jaxgpt.tokenizer import CharTokenizer
 from jaxgpt.tokenizer import load as load_tokenizer
 from jaxgpt.tree import Tree, flatten, require_same
@@ -60,7 +61,8 @@ class Loaded:
     def model(self) -> GPT:
         return assemble(self.config, checkpoint.to_device(self.params))
 
-    def save(self, directory: str | Path, tokenizer: Path | None = None) -> None:
+    def save(self, directory: str | Path, tokenizer: Path | None = None, stage: Stage = silent) -> None:
+        stage("writing", 0)
         container = {
             "file": self.source.path.name,
             "nested": self.source.nested,
@@ -130,6 +132,7 @@ def to_flax(
     allow_nonfinite: bool = False,
     ignore_config: bool = False,
     weights_only: bool = False,
+    stage: Stage = silent,
     **fields: Any,
 ) -> Loaded:
     """Bring a PyTorch checkpoint over; `fields` are those of ModelConfig that the file itself cannot say."""
@@ -142,9 +145,11 @@ def to_flax(
     bridge.require_floats(dtypes, source.path)
     bridge.require_one_dtype_per_row(detected.dialect, dtypes, source.path)
     nonfinite: dict[str, int] = {}
+    passed = stage("reading", sum(source.tensors[name].size for name in weights))
 
     def read(name: str) -> np.ndarray:
         array = source.tensors[name].read()
+        passed(array.size)
         if bad := int(array.size - np.count_nonzero(np.isfinite(array))):
             nonfinite[name] = bad
         return array
@@ -157,7 +162,7 @@ def to_flax(
             f"{source.path}: weights are NaN or infinite: {counts}. A run that diverged saves such files; take an "
             f"earlier checkpoint, or bring it over as it is with --allow-nonfinite."
         )
-    overflown = [path for path, array in flatten(params).items() if not np.isfinite(array).all()]
+    overflown = [path for path, array in flatten(params).items() if dtype and not np.isfinite(array).all()]
     if overflown and not nonfinite:
         raise UserError(
             f"{source.path}: {', '.join(overflown)} would become infinite in {dtype}, which ends at "
@@ -200,7 +205,12 @@ class Written:
 
 
 def directory_to_file(
-    directory: str | Path, out: str | Path, dialect: str | None, optimizer: bool = False, weights_only: bool = False
+    directory: str | Path,
+    out: str | Path,
+    dialect: str | None,
+    optimizer: bool = False,
+    weights_only: bool = False,
+    stage: Stage = silent,
 ) -> Written:
     """With no dialect, a model that came from a file goes back under the names, and in the dict, of that file."""
     opened = checkpoint.ModelDirectory(directory)
@@ -216,8 +226,15 @@ def directory_to_file(
         beside = {} if alone else whole.as_it_was(opened, origin)
     elif optimizer or (target.container.settings and not alone):
         nested, beside = target.container.weights, whole.as_its_class_does(opened, target, origin)
-    arrays = bridge.to_torch_lazily(target, opened.config, paths, opened.read)
-    files.write(out, {prefix + name: array for name, array in arrays.items()}, nested, beside)
+    passed = stage("reading", sum(leaf.size for leaf in flatten(abstract_params(opened.config)).values()))
+
+    def read(path: str) -> np.ndarray:
+        array = opened.read(path)
+        passed(array.size)
+        return array
+
+    arrays = bridge.to_torch_lazily(target, opened.config, paths, read)
+    files.write(out, {prefix + name: array for name, array in arrays.items()}, nested, beside, stage)
     return Written(opened.path, opened.config, target, bridge.filled(target, opened.config, paths), list(beside))
 
 

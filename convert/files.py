@@ -1,5 +1,6 @@
 """Checkpoint files of any container, read lazily and written whole. Knows no dialect and no model."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from convert import folder, llmc, safefile, torchfile
 from convert.suspect import RESAVE, Ledger, in_a_row
 from jaxgpt import disk
 from jaxgpt.config import UserError
+from jaxgpt.shell import Stage, silent
 
 STATE_DICT_KEYS = ("model", "model_state_dict", "model_state", "state_dict")
 WRAPPERS = ("_orig_mod.", "module.")  # torch.compile, DistributedDataParallel
@@ -25,6 +27,10 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]  # C-contiguous and read-only, for it may be the mapped file itself
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -182,7 +188,11 @@ def to_tensor(array: np.ndarray) -> Any:
 
 
 def write(
-    path: str | Path, arrays: Mapping[str, np.ndarray], nested: str = "", beside: Mapping[str, Any] | None = None
+    path: str | Path,
+    arrays: Mapping[str, np.ndarray],
+    nested: str = "",
+    beside: Mapping[str, Any] | None = None,
+    stage: Stage = silent,
 ) -> None:
     """A file that is whole and holds these very bits, or no file. Its suffix says which container; in torch's, the
     arrays may be nested under a key, and other things lie beside them."""
@@ -195,6 +205,7 @@ def write(
     require_dtypes({name: array.dtype for name, array in arrays.items()}, SAFE_DTYPES if safe else TORCH_DTYPES, path)
     if not arrays:
         raise UserError(f"{path} is not written, for there are no tensors to put in it.")
+    stage("writing", 0)
     try:
         with disk.new_file(path) as partial:
             with partial.open("wb") as file:
@@ -202,15 +213,17 @@ def write(
                     safefile.save(file, arrays)
                 else:
                     torchfile.save(file, arrays, nested, beside or {})
-            require_same_bits(partial, arrays)
+            require_same_bits(partial, arrays, stage)
     except OSError as error:
         raise UserError(f"{path} could not be written: {error.strerror or error}. Nothing of it was left.") from None
 
 
-def require_same_bits(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def require_same_bits(path: Path, arrays: Mapping[str, np.ndarray], stage: Stage) -> None:
     """Read back before anyone relies on it."""
     written = read(path)
+    passed = stage("checking", sum(array.size for array in arrays.values()))
     for name, array in arrays.items():
+        passed(array.size)
         tensor = written.tensors[name.removeprefix(written.prefix)]
         same = (tensor.shape, tensor.dtype) == (array.shape, array.dtype)
         if not (same and np.array_equal(safefile.bits(tensor.read()), safefile.bits(array))):

@@ -9,6 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from convert.safefile import piece
 from jaxgpt.config import UserError
 
 MAGIC, HEADER = 20240326, 1024  # bytes: 256 whole numbers
@@ -57,6 +58,6 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _described(path: Path, listed: list[tuple[str, tuple[int, ...]]], dtype: np.dtype) -> dict[str, Any]:
     found, offset = {}, HEADER
     for name, shape in listed:
-        found[name] = (shape, dtype, functools.partial(np.memmap, path, dtype, "r", offset, shape))
+        found[name] = (shape, dtype, functools.partial(piece, path, dtype, shape, offset))
         offset += math.prod(shape) * dtype.itemsize
     return found

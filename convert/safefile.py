@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,26 +33,30 @@ def is_safetensors(head: bytes) -> bool:
 def load(path: Path) -> tuple[dict[str, tuple], dict[str, str]]:
     """name -> (shape, dtype or the name of a kind that numpy has not, a function that reads it), and the metadata."""
     try:
-        handle = safetensors.safe_open(path, framework="numpy")
-        metadata, names = handle.metadata() or {}, handle.offset_keys()
+        with safetensors.safe_open(path, framework="numpy") as handle:
+            metadata, names = handle.metadata() or {}, handle.offset_keys()
     except Exception as error:  # its own kind of error, or an OSError
         raise UserError(
             f"{path} begins as a safetensors file but is not a whole one: {declared(path)} ({in_a_row([str(error)])}). "
             "Copy or download it again."
         ) from None
-    slices = {name: handle.get_slice(name) for name in names}
-    return {
-        name: (
-            tuple(view.get_shape()),
-            DTYPES.get(view.get_dtype(), view.get_dtype()),
-            functools.partial(read, handle, name),
-        )
-        for name, view in slices.items()
-    }, metadata
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    found = {}
+    for name in names:
+        shape, code, start = tuple(header[name]["shape"]), header[name]["dtype"], header[name]["data_offsets"][0]
+        dtype = DTYPES.get(code, code)
+        found[name] = shape, dtype, functools.partial(piece, path, dtype, shape, 8 + length + start)
+    return found, metadata
 
 
-def read(handle: Any, name: str) -> np.ndarray:
-    array = handle.get_tensor(name)
+def piece(path: Path, dtype: np.dtype, shape: tuple[int, ...], start: int) -> np.ndarray:
+    """Of a file: not through a mapping, whose pages would stay in memory beside what is made of them."""
+    array = np.fromfile(path, dtype, math.prod(shape), offset=start)
+    if array.size != math.prod(shape):
+        raise UserError(f"{path} became shorter while it was read. Try again when nothing writes to it.")
+    array = array.reshape(shape)
     array.flags.writeable = False
     return array
 

@@ -10,12 +10,14 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 
+from convert.safefile import piece
 from convert.suspect import HARMLESS_BYTES, RESAVE, Archive, Ledger, in_a_row, report
 from jaxgpt.config import UserError
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # the number with which files older than torch 1.6 begin
 OLDEST_TORCH = (2, 10)  # older ones can be made to run code in spite of weights_only: CVE-2025-32434, CVE-2026-24747
+MAPS = Path("/proc/self/maps")  # where the parts of this process's memory come from, on Linux
 
 DTYPES = {  # by torch's names
     "bool": np.dtype(bool),
@@ -170,10 +172,26 @@ def to_array(tensor: Any) -> np.ndarray:
     import torch
 
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    bfloat16 = plain.dtype is torch.bfloat16
-    array = plain.view(torch.uint16).numpy().view(ml_dtypes.bfloat16) if bfloat16 else plain.numpy()
+    if (array := unmapped(plain)) is None:
+        bfloat16 = plain.dtype is torch.bfloat16
+        array = plain.view(torch.uint16).numpy().view(ml_dtypes.bfloat16) if bfloat16 else plain.numpy()
     array.flags.writeable = False
     return array
+
+
+def unmapped(tensor: Any) -> np.ndarray | None:
+    """Read from the file that torch has mapped: pages of the mapping, once looked at, would stay in memory beside what
+    is made of them. None where it is small, or no such file is found."""
+    start, size = tensor.data_ptr(), tensor.numel() * tensor.element_size()
+    if size < 2**20 or not MAPS.exists():
+        return None
+    for line in MAPS.read_text().splitlines():
+        span, _, offset, _, inode, *name = line.split(maxsplit=5)
+        low, high = (int(end, 16) for end in span.split("-"))
+        if low <= start and start + size <= high and inode != "0" and Path(*name).is_file():
+            dtype = DTYPES[str(tensor.dtype).removeprefix("torch.")]
+            return piece(Path(*name), dtype, tuple(tensor.shape), int(offset, 16) + start - low)
+    return None
 
 
 def aliasing(array: np.ndarray) -> Any:

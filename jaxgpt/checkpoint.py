@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import type_handlers
 
 from jaxgpt import disk, runs
 from jaxgpt.config import ModelConfig, UserError
@@ -28,6 +29,8 @@ from jaxgpt.optim import Moments
 from jaxgpt.settings import build
 from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.tree import Tree, flatten, require_same, unflatten
+
+PIECE = 2**26  # bytes of a file under weights/ or state/, roughly
 
 
 def save(
@@ -54,9 +57,15 @@ def save(
 
 
 def _write(folder: Path, tree: Any) -> None:
+    """With little memory beside the arrays: orbax would copy them all, and hold what it packed until the end."""
+    numpy = type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    handler = ocp.PyTreeCheckpointHandler(
+        type_handler_registry=type_handlers.create_type_handler_registry((np.ndarray, numpy))
+    )
+    args = ocp.args.PyTreeSave(jax.tree.map(np.asarray, tree), ocdbt_target_data_file_size=PIECE)
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(folder.resolve(), tree)
+        with ocp.Checkpointer(handler) as checkpointer:
+            checkpointer.save(folder.resolve(), args=args)
     except ValueError as error:  # what the system said is in the text alone
         number = re.search(r"os_error_code='(\d+)'", str(error))
         if not number:

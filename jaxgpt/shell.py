@@ -4,12 +4,18 @@ import contextlib
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tyro
 
 from jaxgpt.config import Failure, UserError
+
+Stage = Callable[[str, int], Callable[[int], None]]  # (what is done now, how much it is) -> to be told what was done
+
+
+def silent(name: str, total: int) -> Callable[[int], None]:
+    return lambda done: None
 
 
 def console() -> Any:
@@ -20,13 +26,26 @@ def console() -> Any:
     return found if found.is_terminal else Console(highlight=False, width=200)
 
 
-def working(what: str) -> contextlib.AbstractContextManager[Any]:
-    """Something that moves, for people who wait at a terminal."""
+@contextlib.contextmanager
+def working(what: str) -> Iterator[Stage]:
+    """Something that moves, for people who wait at a terminal; a bar where it is known how much there is."""
     from rich.console import Console
     from rich.markup import escape
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     found = Console(stderr=True)
-    return found.status(escape(what)) if found.is_terminal else contextlib.nullcontext()
+    if not found.is_terminal:
+        yield silent
+        return
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=found, transient=True) as progress:
+        task = progress.add_task(escape(what), total=None)
+
+        def stage(name: str, total: int) -> Callable[[int], None]:
+            progress.reset(task, total=total or None, description=escape(f"{what}: {name}"))
+            return lambda done: progress.advance(task, done)
+
+        yield stage
 
 
 def run(prog: str, description: str, commands: Mapping[str, Callable[..., Any]], arguments: list[str]) -> None:

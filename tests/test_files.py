@@ -1,6 +1,7 @@
 """Checkpoint files as users meet them: what is written is read again, and what is odd is refused in words."""
 
 import os
+import re
 import resource
 from pathlib import Path
 
@@ -87,16 +88,23 @@ def test_torch_reads_what_is_written(tmp_path, suffix):
     assert state["w"].equal(torch.arange(12.0).reshape(3, 4).T)
 
 
-def test_weights_are_mapped_and_not_loaded(tmp_path, suffix):
-    maps = Path("/proc/self/maps")
-    if not maps.exists():
+def test_weights_stay_in_the_file_until_asked_for_and_leave_no_pages_behind(tmp_path, suffix):
+    smaps = Path("/proc/self/smaps")
+    if not smaps.exists():
         pytest.skip("only Linux lists its mappings")
-    path = tmp_path / f"w{suffix}"
-    files.write(path, {"w": np.zeros((64, 64), "float32")})
-    assert str(path) not in maps.read_text()
+
+    def resident() -> int:
+        """Kilobytes of the file that are in this process's memory."""
+        parts = re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", smaps.read_text())
+        return sum(int(re.search(r"Rss:\s+(\d+)", part)[1]) for part in parts if str(path) in part)
+
+    path, array = tmp_path / f"w{suffix}", np.random.default_rng(0).random((1024, 1024))
+    files.write(path, {"w": array})
     checkpoint = files.read(path)
-    assert str(path) in maps.read_text()
     assert checkpoint.container == ("safetensors" if suffix == ".safetensors" else "torch zip")
+    before = resident()
+    assert np.array_equal(checkpoint.tensors["w"].read(), array)
+    assert before <= resident() < 1024
 
 
 def test_one_array_under_two_names_is_stored_once_as_tied(tmp_path):

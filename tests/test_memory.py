@@ -1,0 +1,83 @@
+"""A conversion needs little memory beyond the weights themselves."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convert import safefile
+from convert.bridge import to_torch_lazily
+from convert.dialects import DIALECTS
+from jaxgpt.config import ModelConfig
+from jaxgpt.model import abstract_params
+from jaxgpt.tree import flatten
+
+pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("resource", reason="this system does not say how much memory was used")
+
+XL = ModelConfig(
+    vocab_size=50257, context_length=1024, model_dim=1600, num_blocks=48, num_heads=25, qkv_bias=True, head_bias=False,
+    tied=True, activation="gelu_tanh",
+)  # fmt: skip
+SMALL = ModelConfig(**{**vars(XL), "model_dim": 800, "num_blocks": 12, "head_dim": 32, "mlp_dim": 3200})
+# Runs one command, and says how many bytes of memory it had at most.
+MEASURED = """
+import resource, sys
+from convert.__main__ import main
+try:
+    main()
+finally:
+    print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak(*arguments: object) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *map(str, arguments)], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout.splitlines()[-1])
+
+
+def make(path: Path, config: ModelConfig) -> int:
+    """Made up, and no larger in memory than its largest tensors; returns the bytes of all."""
+    rng = np.random.default_rng(0)
+    paths = {name: leaf.shape for name, leaf in flatten(abstract_params(config)).items()}
+    random = rng.standard_normal(2**22, np.float32)
+
+    def one(name: str) -> np.ndarray:
+        return np.resize(random, paths[name])
+
+    made = to_torch_lazily(DIALECTS["gpt2"], config, set(paths), one)
+    with path.open("wb") as file:
+        safefile.save(file, made)
+    return sum(array.nbytes for array in made.values()) - made["lm_head.weight"].nbytes
+
+
+@pytest.mark.parametrize(
+    ("config", "suffix", "allowance"),
+    [
+        (SMALL, ".pt", 1.3e9),  # of which the libraries take 0.45
+        pytest.param(XL, ".pt", 1.5e9, marks=pytest.mark.slow),
+        pytest.param(XL, ".safetensors", 1.5e9, marks=pytest.mark.slow),
+    ],
+    ids=["small", "xl-pt", "xl-safe"],
+)
+def test_memory_beyond_the_weights_is_bounded(
+    config: ModelConfig, suffix: str, allowance: float, tmp_path: Path
+) -> None:
+    weights = make(tmp_path / "made.safetensors", config)
+    heads = f"num_heads={config.num_heads}"
+    source = tmp_path / "made.safetensors"
+    there = peak("to-flax", source, tmp_path / "model", "--set", heads)
+    back = peak("to-torch", tmp_path / "model", tmp_path / f"back{suffix}")
+    figures = [there, back]
+    source.unlink()
+    if suffix == ".pt":
+        (tmp_path / "model").rename(tmp_path / "first")
+        figures.append(peak("to-flax", tmp_path / "back.pt", tmp_path / "model", "--set", heads))
+    print(
+        f"weights {weights / 1e9:.2f} GB, beyond them {[round((figure - weights) / 1e9, 2) for figure in figures]} GB"
+    )
+    assert max(figures) < weights + allowance
