@@ -11,17 +11,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from convert import bridge, files
+from convert import bridge, files, hubtokens
 from convert.detect import Detected, Report, Stranger, detect
 from convert.dialects import DIALECTS, named
 from convert.rows import Dialect
-from convert.said import characters
 from convert.suspect import in_a_row
 from jaxgpt import checkpoint
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import GPT, abstract_params, assemble
-from jaxgpt.tokenizer import CharTokenizer
-from jaxgpt.tokenizer import load as load_tokenizer
 from jaxgpt.tree import Tree, flatten, require_same
 
 DTYPES = {str(kind): kind for kind in bridge.FLOATS}
@@ -50,10 +47,8 @@ class Loaded:
         return self.report.config
 
     @functools.cached_property
-    def characters(self) -> list[str]:
-        """What its ids stand for, where that lay beside the weights."""
-        found = characters(self.source.extras)
-        return found if len(found) <= self.config.vocab_size else []
+    def tokenizer(self) -> hubtokens.Found:
+        return hubtokens.beside(self.source.tokenizer, self.source.extras, self.config.vocab_size)
 
     @functools.cached_property
     def model(self) -> GPT:
@@ -67,11 +62,12 @@ class Loaded:
             "ignore_config": self.ignore_config,
         }
         about = {"source": {**container, **self.dialect.written()}, "fields": vars(self.report)}
-        kept = load_tokenizer(tokenizer) if tokenizer else None
-        kept = kept or (CharTokenizer(self.characters) if self.characters else None)
+        kept = hubtokens.read(tokenizer) if tokenizer else self.tokenizer.tokenizer
         if kept and kept.vocab_size > self.config.vocab_size:
             raise UserError(
-                f"{tokenizer} has {kept.vocab_size} ids, but the model's vocabulary is {self.config.vocab_size}."
+                f"{tokenizer or self.source.tokenizer} has {kept.vocab_size} ids, but the model's vocabulary is "
+                f"{self.config.vocab_size}: it is another model's. Name the right one with --tokenizer, or move this "
+                "one away to go without."
             )
         checkpoint.save(directory, self.config, self.params, about, kept)
 
@@ -147,7 +143,9 @@ def to_flax(
         return array
 
     config = detected.report.config
-    params = bridge.to_flax(detected.dialect, detected.fit.sizes, read, DTYPES[dtype] if dtype else None)
+    params = bridge.to_flax(
+        detected.dialect, detected.fit.sizes, read, DTYPES[dtype] if dtype else None, source.tensors
+    )
     if nonfinite and not allow_nonfinite:
         counts = in_a_row(f"{name} has {count}" for name, count in nonfinite.items())
         raise UserError(

@@ -1,5 +1,6 @@
 """Checkpoint files of any container, read lazily and written whole. Knows no dialect and no model."""
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]  # in the file's order
     extras: dict[str, Any]  # what lay beside the state dict
     aside: tuple[str, ...] = ()  # other files of the same weights, which were not read
+    tokenizer: Path | None = None  # where it was a folder, and has one
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -53,7 +55,9 @@ def read(path: str | Path) -> Checkpoint:
     path = Path(path)
     try:
         aside: list[Path] = []
+        tokenizer = None
         if path.is_dir():
+            tokenizer = folder.tokenizer_in(path)
             path, aside = folder.find(path)
         if path.name.endswith(".index.json"):
             container, nested, found, extras = _read_shards(path)
@@ -66,7 +70,7 @@ def read(path: str | Path) -> Checkpoint:
     require_dtypes({name: dtype for name, (_, dtype, _) in found.items()}, TORCH_DTYPES, path)
     prefix = wrapping(list(found), LIGHTNING_WRAPPERS if nested == "state_dict" else WRAPPERS)
     tensors = {name.removeprefix(prefix): Tensor(*described) for name, described in found.items()}
-    return Checkpoint(path, container, nested, prefix, tensors, extras, tuple(file.name for file in aside))
+    return Checkpoint(path, container, nested, prefix, tensors, extras, tuple(file.name for file in aside), tokenizer)
 
 
 def _read_one(path: Path) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
@@ -85,15 +89,42 @@ def _read_one(path: Path) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
 
 def _read_shards(index: Path) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
     found: dict[str, Any] = {}
-    for file, names in folder.shards(index).items():
-        container, nested, held, _ = _read_one(index.parent / file)
+    shards, listed = Shards(), folder.shards(index)
+    for file, names in listed.items():
+        container, nested, held, _ = shards.open(index.parent / file)
         lacking = sorted(set(names) - held.keys())
         if lacking:
             raise UserError(f"{index} says that {in_a_row(lacking, ', ')} lies in {file}, but it does not.")
         if double := sorted(found.keys() & held.keys()):
             raise UserError(f"{index}: {in_a_row(double, ', ')} lies in more than one of its shards.")
-        found |= held
-    return f"{container} in {len(folder.shards(index))} shards", nested, found, {}
+        for name, (shape, dtype, _) in held.items():
+            found[name] = shape, dtype, functools.partial(shards.read, index.parent / file, name)
+        del held  # while the next one is opened, nothing may refer to this one
+    return f"{container} in {len(listed)} shards", nested, found, {}
+
+
+class Shards:
+    """Files of which one is open at a time; to read them in their order opens each once."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._opened: tuple[str, str, dict[str, Any], dict[str, Any]] = "", "", {}, {}
+
+    def open(self, path: Path) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
+        if path != self._path:
+            self._path, self._opened = None, ("", "", {}, {})  # closes the one before
+            self._opened = _read_one(path)
+            self._path = path
+        return self._opened
+
+    def read(self, path: Path, name: str) -> np.ndarray:
+        container, _, held, _ = self.open(path)
+        array = held[name][2]()
+        if container == "safetensors":
+            return array
+        own = array.copy()  # what torch maps would keep its file open
+        own.flags.writeable = False
+        return own
 
 
 def glance(path: Path) -> bytes:

@@ -13,6 +13,7 @@ WEIGHTS = (
     "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin",
 )  # fmt: skip
 CONFIG = "config.json"
+TOKENIZERS = ("tokenizer.json", "vocab.json")  # the latter beside merges.txt
 MOST = 64 * 2**20  # bytes of JSON; an index of ten thousand tensors has one
 
 
@@ -28,6 +29,10 @@ def find(folder: Path) -> tuple[Path, list[Path]]:
             f"{folder} is a directory; in it should be one of {', '.join(WEIGHTS)}, or one checkpoint. It holds {held}."
         )
     return there[0], [path for path in there[1:] if path.suffix == ".bin" or path.suffix == ".safetensors"]
+
+
+def tokenizer_in(folder: Path) -> Path | None:
+    return next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
 
 
 def shards(index: Path) -> dict[str, list[str]]:

@@ -101,6 +101,15 @@ def embeddings(token: str, positions: str) -> tuple[Row, ...]:
 
 
 @dataclass(frozen=True)
+class Hub:
+    """The class of Hugging Face that opens a folder of such tensors, and its words in config.json."""
+
+    architecture: str
+    words: str  # those that say a field of ModelConfig; `said` knows which
+    repeated: Mapping[str, str] = field(default_factory=dict)  # further words of the class, and which they repeat
+
+
+@dataclass(frozen=True)
 class Dialect:
     """One class of PyTorch GPT: how it names its tensors, and what its files leave unsaid."""
 
@@ -115,6 +124,7 @@ class Dialect:
     told_by: frozenset[str] = frozenset()  # "mask", "untied", or a key beside the state dict
     family: bool = False  # many classes of one structure; not for a file that is a part of another dialect's
     beware: str = ""  # what a user of this class must know, and no file shows
+    hub: Hub | None = None  # where a class of Hugging Face opens folders of it
     reference: str = ""  # "module:Class" of a torch class to prove against, built with the five sizes of GPT
 
     @functools.cached_property

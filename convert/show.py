@@ -8,6 +8,7 @@ from jaxgpt.config import ModelConfig
 
 if TYPE_CHECKING:
     from convert.detect import Detected
+    from convert.hubtokens import Found
     from convert.parity import Page
 
 
@@ -23,6 +24,13 @@ def report(detected: "Detected", assumed: str) -> None:
     for warning in [detected.dialect.beware] * bool(known.assumed) + detected.hints:
         if warning:
             print(f"warning: {warning}.", file=sys.stderr)
+
+
+def tokenizer(found: "Found") -> None:
+    if found.words:
+        print(found.words)
+    if found.problem:
+        print(f"warning: {found.problem} The model has no tokenizer now; --tokenizer gives it one.", file=sys.stderr)
 
 
 def choices(field: str) -> str:
