@@ -97,8 +97,10 @@ def _read_shards(index: Path) -> tuple[str, str, dict[str, Any], dict[str, Any]]
             raise UserError(f"{index} says that {in_a_row(lacking, ', ')} lies in {file}, but it does not.")
         if double := sorted(found.keys() & held.keys()):
             raise UserError(f"{index}: {in_a_row(double, ', ')} lies in more than one of its shards.")
-        for name, (shape, dtype, _) in held.items():
-            found[name] = shape, dtype, functools.partial(shards.read, index.parent / file, name)
+        found |= {
+            name: (*described[:2], functools.partial(shards.read, index.parent / file, name))
+            for name, described in held.items()
+        }
         del held  # while the next one is opened, nothing may refer to this one
     return f"{container} in {len(listed)} shards", nested, found, {}
 
@@ -217,7 +219,9 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray], nested: str = "") 
     arrays may be nested under a key."""
     path, arrays = Path(path), dict(arrays)  # a mapping that makes its arrays on demand would make them thrice
     if path.suffix not in WRITTEN:
-        raise UserError(f"{path} should end in {' or '.join(WRITTEN)}, so that it is clear what to write.")
+        raise UserError(
+            f"{path} should end in {' or '.join(WRITTEN)}, so that it is clear what to write; or be an empty directory."
+        )
     safe = path.suffix == ".safetensors"
     if not safe:
         torchfile.need_torch(path)

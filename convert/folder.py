@@ -38,7 +38,11 @@ def tokenizer_in(folder: Path) -> Path | None:
 def shards(index: Path) -> dict[str, list[str]]:
     """File -> the tensors that the index says are in it."""
     listed = read_json(index).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(name, str) for pair in listed.items() for name in pair):
+    if (
+        not isinstance(listed, dict)
+        or not listed
+        or not all(isinstance(name, str) for pair in listed.items() for name in pair)
+    ):
         raise UserError(f"{index} has no weight_map from tensors to files.")
     files: dict[str, list[str]] = {}
     for name, file in listed.items():

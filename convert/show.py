@@ -30,7 +30,8 @@ def tokenizer(found: "Found") -> None:
     if found.words:
         print(found.words)
     if found.problem:
-        print(f"warning: {found.problem} The model has no tokenizer now; --tokenizer gives it one.", file=sys.stderr)
+        without = "The model has no tokenizer now; --tokenizer gives it one."
+        print(f"warning: {found.problem.rstrip('.')}. {without}", file=sys.stderr)
 
 
 def choices(field: str) -> str:
