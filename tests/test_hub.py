@@ -83,7 +83,7 @@ CASES = {
     "padded": Case("gpt2", BPE, {"vocab_size": 640, "tied": True}, "float16"),
     "gpt1": Case("gpt1", BYTES, {"norm": "post", "activation": "gelu_tanh", "tied": True}),
     "opt": Case("opt", BYTES, {"activation": "gelu", "mlp_dim": 50, "tied": True}, shard="30KB"),
-    "opt post": Case("opt", BYTES, {"norm": "post", "final_norm": False, "tied": False}),
+    "opt post": Case("opt", BYTES, {"norm": "post", "final_norm": False, "tied": False, "qkv_bias": False}),
 }
 WRITTEN = ("relu", "gelu", "tanh")  # whose text is compared; of the others the logits, of which it is made
 ROUNDING = {"float64": 1e-12, "float32": 1e-5}  # of the largest logit
@@ -426,6 +426,18 @@ def test_a_name_without_a_suffix_is_a_folder_and_the_config_says_all(
     assert "is for folders" in refused("jaxgpt-convert", "to-torch", model, out, *words, "5GB")
     assert "but got 'five'" in refused("jaxgpt-convert", "to-torch", model, tmp_path / "other", *words, "five")
     assert not (tmp_path / "other").exists()
+
+
+def test_without_a_tokenizer_no_id_is_special(tmp_path: Path) -> None:
+    """Each class has numbers of its own for them, which lie outside of a small vocabulary."""
+    for dialect in HUBS:
+        norms = {field: dialect.unsaid[field] for field in ("norm", "activation")}
+        config = ModelConfig(**{**vars(config_of(dialect)), **norms, "mlp_dim": 140})
+        checkpoint.save(tmp_path / dialect.name / "m", config, random_params(config, "float32"))
+        hub.directory_to_folder(tmp_path / dialect.name / "m", tmp_path / dialect.name / "out", dialect.name)
+        said = json.loads((tmp_path / dialect.name / "out" / "config.json").read_text())
+        assert [said[f"{kind}_token_id"] for kind in ("bos", "eos", "pad")] == [None] * 3
+        assert {*os.listdir(tmp_path / dialect.name / "out")} == {"config.json", "manifest.json", "model.safetensors"}
 
 
 def test_an_interruption_leaves_nothing(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,8 +67,10 @@ def test_the_folders_tokenizer_comes_along(
     assert f"Its tokenizer came along: vocab.json, {BPE.vocab_size} ids (bpe)." in outcome.out
     np.testing.assert_array_equal(load(tmp_path / "two").encode(TEXT), BPE.encode(TEXT))
     train_char(["ab"]).save(folder / "tokenizer.json")  # which comes first
+    (folder / "pytorch_model.bin").write_bytes(b"never opened")
     outcome = command("jaxgpt-convert", "to-flax", folder, tmp_path / "one")
     assert "Its tokenizer came along: tokenizer.json, 2 ids (char)." in outcome.out
+    assert "Not read, for the same weights lie beside: pytorch_model.bin." in outcome.out
     given = tmp_path / "given.json"
     train_char(["abc"]).save(given)
     outcome = command("jaxgpt-convert", "to-flax", folder, tmp_path / "given", "--tokenizer", given)
