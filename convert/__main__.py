@@ -80,7 +80,7 @@ def to_flax(
         dialect: The class that wrote the file, where its tensors fit several; auto for a table of its own.
         ignore_config: Pass over what a config in the file or beside it says.
         dtype: Store the weights in this type instead of the file's.
-        tokenizer: A tokenizer.json to keep in the directory.
+        tokenizer: A tokenizer.json to keep in the directory, instead of the one in FILE's folder.
         allow_nonfinite: Take NaN and infinite weights as they are.
         weights_only: Leave behind the optimiser and whatever else lies beside the weights.
     """
@@ -102,8 +102,8 @@ def to_flax(
     print(f"{loaded.source.path} ({loaded.dialect.name}) -> {directory}")
     if loaded.source.aside:
         print(f"Not read, for the same weights lie beside: {', '.join(loaded.source.aside)}.")
-    if loaded.characters and not tokenizer:
-        print(f"Its {len(loaded.characters)} characters, which lay beside the weights, are the tokenizer.")
+    if not tokenizer:
+        show.tokenizer(loaded.tokenizer)
     show.beside(loaded.beside, directory)
     show.report(loaded.detected, "assumed")
     if loaded.report.given or dtype:
@@ -119,21 +119,33 @@ def to_torch(
     dialect: str | None = None,
     optimizer: bool = False,
     weights_only: bool = False,
+    max_shard_size: str | None = None,
 ) -> None:
-    """Write the model of a model directory as a PyTorch checkpoint.
+    """Write the model of a model directory as a PyTorch checkpoint, or as a folder for Hugging Face's from_pretrained.
 
     Args:
         directory: A model directory, from to-flax or from training.
-        out: The file to write; .pt, .pth or .safetensors decides the format.
-        dialect: The class that shall load the file. Without one, a model that came from a file goes back as it was.
+        out: The file to write; .pt, .pth or .safetensors decides the format. A name without a suffix, or an empty
+            directory, becomes a Hugging Face folder.
+        dialect: The class that shall load it. Without one, a model that came from a file goes back as it was; folders
+            are for gpt2, gpt1 or opt.
         optimizer: Write the optimiser's state too, where the class does not ask for it anyway.
         weights_only: Write nothing beside the weights.
+        max_shard_size: Of a folder, the most that one file of weights shall have, such as 200MB; 5GB unless given.
     """
-    from convert import carry
+    from convert import carry, hub
     from convert.rows import FIELDS
 
+    folder = hub.is_folder(out)
+    if max_shard_size and not folder:
+        raise UserError(f"--max-shard-size is for folders, and {out} is a file: a folder's name has no suffix.")
+    if optimizer and folder:
+        raise UserError(f"--optimizer is for files, and {out} is a folder: name a .pt or .pth file to have it in.")
     with working(f"{directory} -> {out}") as stage:
-        written = carry.directory_to_file(directory, out, dialect, optimizer, weights_only, stage)
+        if folder:
+            written = hub.directory_to_folder(directory, out, dialect, max_shard_size or hub.SHARD, stage)
+        else:
+            written = carry.directory_to_file(directory, out, dialect, optimizer, weights_only, stage)
     config, target = written.config, written.dialect
     sizes = ", ".join(str(getattr(config, field)) for field in list(FIELDS.values())[:5])
     print(f"{written.source} -> {out}, for the class GPT({sizes}) of dialect {target.name}")
@@ -141,7 +153,7 @@ def to_torch(
         print(f"Beside the weights: {', '.join(map(str, written.beside))}.")
     if written.filled:
         print(f"This class has {', '.join(written.filled)}, which the model lacks; it was filled with zeros.")
-    for field, (ours, usual) in carry.unlike_its_class(config, target).items():
+    for field, (ours, usual) in {} if folder else carry.unlike_its_class(config, target).items():
         print(f"warning: {field} is {ours!r}; the file cannot say so, and this class has {usual!r}.", file=sys.stderr)
 
 

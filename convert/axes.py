@@ -19,6 +19,7 @@ LABELS = {"qkv": ("query", "key", "value")}
 
 Sizes = Mapping[str, int]
 Place = dict[str, int]  # axis -> index, for the axes that are spread over names
+Put = Callable[[np.ndarray, np.ndarray], None]  # a piece, in the array that it belongs to
 
 
 @dataclass(frozen=True)
@@ -99,19 +100,29 @@ def move(
 
 
 def _gather(source: View, target: View, sizes: Sizes, place: Place, read: Callable[[str], np.ndarray]) -> np.ndarray:
+    made = None
+    for name, put in parts(source, target, sizes, place):
+        piece = read(name)
+        made = np.empty(target.shape(sizes), piece.dtype) if made is None else made
+        put(piece, made)
+    assert made is not None
+    return made
+
+
+def parts(source: View, target: View, sizes: Sizes, place: Place) -> Iterator[tuple[str, Put]]:
+    """Each array of `source` that the array of `target` at `place` is made of, and what puts it where it belongs."""
     chosen = [axis for axis in source.inner if axis in place]  # spread in the target, inside the source
     kept = [axis for axis in target.inner if axis in source.inner]
     pattern = f"{source.formula} -> {' '.join(chosen + kept)}"
     lengths = {axis: sizes[axis] for axis in source.inner}
-    made = None
     for rest in every(tuple(axis for axis in source.spread if axis not in place), sizes):
-        piece = read(source.at({**place, **rest}))
-        piece = einops.rearrange(piece, pattern, **lengths)[tuple(place[axis] for axis in chosen)]
-        if made is None:
-            made = np.empty([sizes[axis] for axis in target.inner], piece.dtype)
-        made[tuple(rest.get(axis, slice(None)) for axis in target.inner)] = piece
-    assert made is not None
-    return made.reshape(target.shape(sizes))
+
+        def put(piece: np.ndarray, made: np.ndarray, rest: Place = rest) -> None:
+            piece = einops.rearrange(piece, pattern, **lengths)[tuple(place[axis] for axis in chosen)]
+            whole = made.reshape([sizes[axis] for axis in target.inner])  # the same memory
+            whole[tuple(rest.get(axis, slice(None)) for axis in target.inner)] = piece
+
+        yield source.at({**place, **rest}), put
 
 
 def in_module_order(views: list[View], sizes: Sizes) -> list[str]:

@@ -3,13 +3,13 @@
 import functools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
 
-from convert.axes import LABELS, Place, Sizes, View, in_module_order, move
+from convert.axes import LABELS, Place, Put, Sizes, View, in_module_order, move, parts
 from convert.evidence import masks
 from convert.rows import FIELDS, Dialect, Ignore
 from convert.settle import express, pattern
@@ -130,14 +130,23 @@ def require_one_dtype_per_row(dialect: Dialect, dtypes: Mapping[str, np.dtype], 
         raise UserError(f"{path}: layers differ in dtype: {in_a_row(mixed)}. Save the file in one dtype.")
 
 
-def to_flax(dialect: Dialect, sizes: Sizes, read: Read, dtype: np.dtype | None = None) -> Tree:
+def to_flax(
+    dialect: Dialect, sizes: Sizes, read: Read, dtype: np.dtype | None = None, order: Iterable[str] = ()
+) -> Tree:
+    """Each tensor is read once, in the given order: it may be that of a file in parts, of which one is open."""
+    uses: dict[str, list[tuple[View, Place, Put]]] = {name: [] for name in order}
+    for flax, torch in {flax.name: (flax, torch) for flax, torch in reversed(dialect.views)}.values():
+        for place in flax.places(sizes):  # of a tied head the embedding alone, which comes first
+            for name, put in parts(torch, flax, sizes, place):
+                uses.setdefault(name, []).append((flax, place, put))
     flat: dict[str, np.ndarray] = {}
-    for flax, torch in dialect.views:
-        if flax.name in flat:  # a tied head is the embedding again
-            continue
-        for path, array in move(torch, flax, sizes, read):
+    for name, wanted in uses.items():
+        piece = read(name) if wanted else np.empty(0)
+        for flax, place, put in wanted:
+            if flax.at(place) not in flat:
+                flat[flax.at(place)] = np.empty(flax.shape(sizes), dtype or piece.dtype)
             with np.errstate(over="ignore"):  # the caller looks at the result
-                flat[path] = array if dtype is None else array.astype(dtype)
+                put(piece, flat[flax.at(place)])
     return unflatten(flat)
 
 

@@ -3,26 +3,23 @@
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from convert import bridge, files, whole
+from convert import bridge, files, hubtokens, whole
 from convert.detect import Detected, Report, Stranger, detect
 from convert.dialects import named
 from convert.rows import Dialect
-from convert.said import characters
 from convert.suspect import in_a_row
 from jaxgpt import checkpoint
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import GPT, abstract_params, assemble
 from jaxgpt.shell import Stage, silent
-from jaxgpt.tokenizer import CharTokenizer
-from jaxgpt.tokenizer import load as load_tokenizer
 from jaxgpt.tree import Tree, flatten, require_same
 
 DTYPES = {str(kind): kind for kind in bridge.FLOATS}
@@ -52,10 +49,8 @@ class Loaded:
         return self.report.config
 
     @functools.cached_property
-    def characters(self) -> list[str]:
-        """What its ids stand for, where that lay beside the weights."""
-        found = characters(self.source.extras)
-        return found if len(found) <= self.config.vocab_size else []
+    def tokenizer(self) -> hubtokens.Found:
+        return hubtokens.beside(self.source.tokenizer, self.source.extras, self.config.vocab_size)
 
     @functools.cached_property
     def model(self) -> GPT:
@@ -71,11 +66,12 @@ class Loaded:
         }
         source = {**container, **self.dialect.written(), **self.beside.about}
         about = {"source": source, "fields": vars(self.report)}
-        kept = load_tokenizer(tokenizer) if tokenizer else None
-        kept = kept or (CharTokenizer(self.characters) if self.characters else None)
+        kept = hubtokens.read(tokenizer) if tokenizer else self.tokenizer.tokenizer
         if kept and kept.vocab_size > self.config.vocab_size:
             raise UserError(
-                f"{tokenizer} has {kept.vocab_size} ids, but the model's vocabulary is {self.config.vocab_size}."
+                f"{tokenizer or self.source.tokenizer} has {kept.vocab_size} ids, but the model's vocabulary is "
+                f"{self.config.vocab_size}: it is another model's. Name the right one with --tokenizer, or move this "
+                "one away to go without."
             )
         checkpoint.save(directory, self.config, self.params, about, kept, self.beside.state)
 
@@ -155,7 +151,9 @@ def to_flax(
         return array
 
     config = detected.report.config
-    params = bridge.to_flax(detected.dialect, detected.fit.sizes, read, DTYPES[dtype] if dtype else None)
+    params = bridge.to_flax(
+        detected.dialect, detected.fit.sizes, read, DTYPES[dtype] if dtype else None, source.tensors
+    )
     if nonfinite and not allow_nonfinite:
         counts = in_a_row(f"{name} has {count}" for name, count in nonfinite.items())
         raise UserError(
@@ -201,7 +199,7 @@ class Written:
     config: ModelConfig
     dialect: Dialect
     filled: list[str]  # biases that the class has and the model lacks
-    beside: list[Any]  # the names of what is in the file besides the weights
+    beside: list[Any] = field(default_factory=list)  # the names of what is in the file besides the weights
 
 
 def directory_to_file(
@@ -226,6 +224,12 @@ def directory_to_file(
         beside = {} if alone else whole.as_it_was(opened, origin)
     elif optimizer or (target.container.settings and not alone):
         nested, beside = target.container.weights, whole.as_its_class_does(opened, target, origin)
+    arrays = bridge.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
+    files.write(out, {prefix + name: array for name, array in arrays.items()}, nested, beside, stage)
+    return Written(opened.path, opened.config, target, bridge.filled(target, opened.config, paths), list(beside))
+
+
+def reading(opened: checkpoint.ModelDirectory, stage: Stage) -> Callable[[str], np.ndarray]:
     passed = stage("reading", sum(leaf.size for leaf in flatten(abstract_params(opened.config)).values()))
 
     def read(path: str) -> np.ndarray:
@@ -233,9 +237,7 @@ def directory_to_file(
         passed(array.size)
         return array
 
-    arrays = bridge.to_torch_lazily(target, opened.config, paths, read)
-    files.write(out, {prefix + name: array for name, array in arrays.items()}, nested, beside, stage)
-    return Written(opened.path, opened.config, target, bridge.filled(target, opened.config, paths), list(beside))
+    return read
 
 
 def unlike_its_class(config: ModelConfig, dialect: Dialect) -> dict[str, tuple[Any, Any]]:

@@ -1,5 +1,6 @@
 """Checkpoint files of any container, read lazily and written whole. Knows no dialect and no model."""
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -10,14 +11,12 @@ from typing import Any
 import numpy as np
 
 from convert import folder, llmc, safefile, torchfile
+from convert.statedict import LIGHTNING_WRAPPERS, WRAPPERS, choose, wrapping
 from convert.suspect import RESAVE, Ledger, in_a_row
 from jaxgpt import disk
 from jaxgpt.config import UserError
 from jaxgpt.shell import Stage, silent
 
-STATE_DICT_KEYS = ("model", "model_state_dict", "model_state", "state_dict")
-WRAPPERS = ("_orig_mod.", "module.")  # torch.compile, DistributedDataParallel
-LIGHTNING_WRAPPERS = (*WRAPPERS, "model.", "net.")
 WRITTEN = (".pt", ".pth", ".safetensors")
 TORCH_DTYPES, SAFE_DTYPES = set(torchfile.DTYPES.values()), set(safefile.CODES)
 
@@ -42,6 +41,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]  # in the file's order
     extras: dict[str, Any]  # what lay beside the state dict
     aside: tuple[str, ...] = ()  # other files of the same weights, which were not read
+    tokenizer: Path | None = None  # where it was a folder, and has one
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -59,7 +59,9 @@ def read(path: str | Path) -> Checkpoint:
     path = Path(path)
     try:
         aside: list[Path] = []
+        tokenizer = None
         if path.is_dir():
+            tokenizer = folder.tokenizer_in(path)
             path, aside = folder.find(path)
         if path.name.endswith(".index.json"):
             container, nested, found, extras = _read_shards(path)
@@ -72,7 +74,7 @@ def read(path: str | Path) -> Checkpoint:
     require_dtypes({name: dtype for name, (_, dtype, _) in found.items()}, TORCH_DTYPES, path)
     prefix = wrapping(list(found), LIGHTNING_WRAPPERS if nested == "state_dict" else WRAPPERS)
     tensors = {name.removeprefix(prefix): Tensor(*described) for name, described in found.items()}
-    return Checkpoint(path, container, nested, prefix, tensors, extras, tuple(file.name for file in aside))
+    return Checkpoint(path, container, nested, prefix, tensors, extras, tuple(file.name for file in aside), tokenizer)
 
 
 def _read_one(path: Path) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
@@ -91,15 +93,44 @@ def _read_one(path: Path) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
 
 def _read_shards(index: Path) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
     found: dict[str, Any] = {}
-    for file, names in folder.shards(index).items():
-        container, nested, held, _ = _read_one(index.parent / file)
+    shards, listed = Shards(), folder.shards(index)
+    for file, names in listed.items():
+        container, nested, held, _ = shards.open(index.parent / file)
         lacking = sorted(set(names) - held.keys())
         if lacking:
             raise UserError(f"{index} says that {in_a_row(lacking, ', ')} lies in {file}, but it does not.")
         if double := sorted(found.keys() & held.keys()):
             raise UserError(f"{index}: {in_a_row(double, ', ')} lies in more than one of its shards.")
-        found |= held
-    return f"{container} in {len(folder.shards(index))} shards", nested, found, {}
+        found |= {
+            name: (*described[:2], functools.partial(shards.read, index.parent / file, name))
+            for name, described in held.items()
+        }
+        del held  # while the next one is opened, nothing may refer to this one
+    return f"{container} in {len(listed)} shards", nested, found, {}
+
+
+class Shards:
+    """Files of which one is open at a time; to read them in their order opens each once."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._opened: tuple[str, str, dict[str, Any], dict[str, Any]] = "", "", {}, {}
+
+    def open(self, path: Path) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
+        if path != self._path:
+            self._path, self._opened = None, ("", "", {}, {})  # closes the one before
+            self._opened = _read_one(path)
+            self._path = path
+        return self._opened
+
+    def read(self, path: Path, name: str) -> np.ndarray:
+        container, _, held, _ = self.open(path)
+        array = held[name][2]()
+        if container == "safetensors":
+            return array
+        own = array.copy()  # what torch maps would keep its file open
+        own.flags.writeable = False
+        return own
 
 
 def glance(path: Path) -> bytes:
@@ -129,50 +160,6 @@ def unknown(path: Path, head: bytes) -> str:
     return f"is not a torch or safetensors checkpoint: it begins with {head[:24]!r}."
 
 
-def choose(root: Any, path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The state dict among what people save beside it: its key, itself, and the rest."""
-    if not isinstance(root, dict):
-        raise UserError(
-            f"{path}: expected a dict of tensors by name, but its root is a {type(root).__name__}. {RESAVE}"
-        )
-    if is_state_dict(root):
-        return "", root, {}
-    candidates = [key for key, value in root.items() if isinstance(key, str) and is_state_dict(value)]
-    keys = [key for key in STATE_DICT_KEYS if key in candidates][:1]
-    loose = {name: value for name, value in root.items() if isinstance(name, str) and torchfile.is_tensor(value)}
-    if not keys and sum("." in name for name in loose) >= 2:  # settings strewn among the weights
-        return "", loose, {key: value for key, value in root.items() if key not in loose}
-    keys = keys or candidates
-    if len(keys) > 1:
-        raise UserError(
-            f"{path} holds {len(keys)} state dicts, {in_a_row(keys, ', ')}, and none of them is called "
-            f"{' or '.join(STATE_DICT_KEYS)}. Save the one you mean in a file of its own."
-        )
-    if not keys:
-        held = in_a_row([f"{key!r} ({type(value).__name__})" for key, value in root.items()], ", ")
-        raise UserError(
-            f"{path} holds no tensors by name, at its root or one level below; it holds {held or 'nothing'}. {RESAVE}"
-        )
-    return keys[0], root[keys[0]], {key: value for key, value in root.items() if key != keys[0]}
-
-
-def is_state_dict(value: Any) -> bool:
-    """Not an optimizer's, whose entries are a dict of moments by number and a list of groups."""
-    named = isinstance(value, dict) and all(isinstance(name, str) for name in value)
-    return named and bool(value) and all(map(torchfile.is_tensor, value.values()))
-
-
-def wrapping(names: list[str], wrappers: tuple[str, ...]) -> str:
-    """What wrappers put before every name. Where only some names have it, it is part of the model."""
-    prefix = ""
-    while True:
-        longer = (prefix + wrapper for wrapper in wrappers)
-        common = [start for start in longer if all(name.startswith(start) and name != start for name in names)]
-        if not common:
-            return prefix
-        prefix = common[0]
-
-
 def require_dtypes(dtypes: Mapping[str, object], known: set[np.dtype], path: Path) -> None:
     odd = [f"{name} is {dtype}" for name, dtype in dtypes.items() if dtype not in known]
     if odd:
@@ -198,7 +185,9 @@ def write(
     arrays may be nested under a key, and other things lie beside them."""
     path, arrays = Path(path), dict(arrays)  # a mapping that makes its arrays on demand would make them thrice
     if path.suffix not in WRITTEN:
-        raise UserError(f"{path} should end in {' or '.join(WRITTEN)}, so that it is clear what to write.")
+        raise UserError(
+            f"{path} should end in {' or '.join(WRITTEN)}, so that it is clear what to write; or be an empty directory."
+        )
     safe = path.suffix == ".safetensors"
     if not safe:
         torchfile.need_torch(path)

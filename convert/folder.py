@@ -13,6 +13,7 @@ WEIGHTS = (
     "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin",
 )  # fmt: skip
 CONFIG = "config.json"
+TOKENIZERS = ("tokenizer.json", "vocab.json")  # the latter beside merges.txt
 MOST = 64 * 2**20  # bytes of JSON; an index of ten thousand tensors has one
 
 
@@ -30,10 +31,18 @@ def find(folder: Path) -> tuple[Path, list[Path]]:
     return there[0], [path for path in there[1:] if path.suffix == ".bin" or path.suffix == ".safetensors"]
 
 
+def tokenizer_in(folder: Path) -> Path | None:
+    return next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
+
+
 def shards(index: Path) -> dict[str, list[str]]:
     """File -> the tensors that the index says are in it."""
     listed = read_json(index).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(name, str) for pair in listed.items() for name in pair):
+    if (
+        not isinstance(listed, dict)
+        or not listed
+        or not all(isinstance(name, str) for pair in listed.items() for name in pair)
+    ):
         raise UserError(f"{index} has no weight_map from tensors to files.")
     files: dict[str, list[str]] = {}
     for name, file in listed.items():

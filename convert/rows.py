@@ -114,6 +114,15 @@ class Container:
 
 
 @dataclass(frozen=True)
+class Hub:
+    """The class of Hugging Face that opens a folder of such tensors, and its words in config.json."""
+
+    architecture: str
+    words: str  # those that say a field of ModelConfig; `said` knows which
+    repeated: Mapping[str, str] = field(default_factory=dict)  # further words of the class, and which they repeat
+
+
+@dataclass(frozen=True)
 class Dialect:
     """One class of PyTorch GPT: how it names its tensors, and what its files leave unsaid."""
 
@@ -129,6 +138,7 @@ class Dialect:
     family: bool = False  # many classes of one structure; not for a file that is a part of another dialect's
     beware: str = ""  # what a user of this class must know, and no file shows
     container: Container = Container()
+    hub: Hub | None = None  # where a class of Hugging Face opens folders of it
     reference: str = ""  # "module:Class" of a torch class to prove against, built with the five sizes of GPT
 
     @functools.cached_property

@@ -9,6 +9,7 @@ from jaxgpt.config import ModelConfig
 
 if TYPE_CHECKING:
     from convert.detect import Detected
+    from convert.hubtokens import Found
     from convert.parity import Page
     from convert.whole import Beside
 
@@ -34,6 +35,14 @@ def beside(found: "Beside", directory: Path) -> None:
         print(f"  jaxgpt train CONFIG.toml --init {directory} --run.go_on true{flags}")
     for name, why in found.left.items():
         print(f"warning: {name} stays behind: {why}.", file=sys.stderr)
+
+
+def tokenizer(found: "Found") -> None:
+    if found.words:
+        print(found.words)
+    if found.problem:
+        without = "The model has no tokenizer now; --tokenizer gives it one."
+        print(f"warning: {found.problem.rstrip('.')}. {without}", file=sys.stderr)
 
 
 def choices(field: str) -> str:

@@ -89,7 +89,8 @@ class ModelDirectory:
         with ocp.PyTreeCheckpointer() as weights:
             found = weights.metadata((self.path / "weights").resolve()).item_metadata.tree
         require_same(abstract_params(self.config), found, str(self.path / "weights"))
-        self.paths = list(flatten(found))
+        self.dtypes: dict[str, np.dtype] = {path: np.dtype(leaf.dtype) for path, leaf in flatten(found).items()}
+        self.paths = list(self.dtypes)
 
     def read(self, path: str) -> np.ndarray:
         return flatten(self._restore([path]))[path]

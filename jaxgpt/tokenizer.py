@@ -148,7 +148,7 @@ class BpeTokenizer(Tokenizer):
         if "ByteLevel" not in str(self._library.decoder):
             return {i: self._library.decode([i], skip_special_tokens=False).encode() for i in vocabulary.values()}
         added = {token.content for token in self._library.get_added_tokens_decoder().values()}
-        byte = _byte_alphabet()
+        byte = byte_alphabet()
         return {
             i: token.encode() if token in added else b"".join(byte.get(c) or c.encode() for c in token)
             for token, i in vocabulary.items()
@@ -242,7 +242,7 @@ def _made(make: Any, *paths: Path) -> Any:
         raise UserError(f"the tokenizers library refuses {' with '.join(map(str, paths))}: {said}") from None
 
 
-def _byte_alphabet() -> dict[str, bytes]:
+def byte_alphabet() -> dict[str, bytes]:
     """Printable bytes stand for themselves; the others, in order, for the characters from 256 on."""
     from tokenizers import pre_tokenizers
 

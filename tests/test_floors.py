@@ -13,10 +13,11 @@ FLOORS = [
         "jaxgpt": "attention block corpus data flops layers model optim plot runs sampling sharding trackers",
     },
     {
-        "convert": "bridge detect evidence folder groups llmc optimizer propose safefile said settle suspect torchfile",
+        "convert": "bridge detect evidence folder groups hubtokens llmc optimizer propose safefile said settle "
+        "statedict suspect torchfile",
         "jaxgpt": "cache checkpoint generate prepare progress step",
     },
-    {"convert": "carry exact files parity show whole", "jaxgpt": "begin evaluate export look loop sample train"},
+    {"convert": "carry exact files hub parity show whole", "jaxgpt": "begin evaluate export look loop sample train"},
     {"convert": "__main__", "jaxgpt": "__main__"},
 ]
 ONLY_IN = {

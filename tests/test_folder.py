@@ -1,11 +1,17 @@
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from convert import files, folder
+from convert.dialects import DIALECTS
 from jaxgpt.config import UserError
+from jaxgpt.tree import flatten
+
+from .test_bridge import config_of, random_params
 
 A, B = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(4, np.float32)
 
@@ -51,6 +57,7 @@ def test_a_lone_checkpoint_in_a_folder_is_taken(tmp_path: Path) -> None:
         ({"a": "model-2.safetensors", "b": "model-2.safetensors"}, "says that a lies in model-2.safetensors, but it"),
         ({"a": 3}, "has no weight_map"),
         ("x", "has no weight_map"),
+        ({}, "has no weight_map"),
     ],
 )
 def test_an_index_that_lies_is_refused(weight_map: dict, message: str, tmp_path: Path) -> None:
@@ -80,3 +87,53 @@ def test_folders_and_configs_that_are_no_use(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="config.json is not JSON"):
         folder.config_beside(tmp_path / "weights.safetensors")
+
+
+def opened(path: Path) -> int:
+    """How many of the weights files in a folder this process has mapped or open."""
+    links = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
+    files = {os.readlink(link) for link in links if link.is_symlink()}
+    files |= {line.split(maxsplit=5)[5] for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line}
+    return sum(file.startswith(f"{path}/") and file.endswith((".safetensors", ".bin")) for file in files)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists its mappings")
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_one_shard_is_open_at_a_time_and_each_is_read_through_once(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queries, keys and values lie in one matrix, and each parameter in all shards."""
+    from convert import to_flax, to_torch
+
+    params = random_params(config_of(DIALECTS["gpt2"], tied=True), np.dtype("float32"))
+    state = to_torch(params, config_of(DIALECTS["gpt2"], tied=True), "gpt2")
+    names, stem = [*state], "model" if suffix == "safetensors" else "pytorch_model"
+    listed = {name: f"{stem}-{place * 4 // len(names) + 1}.{suffix}" for place, name in enumerate(names)}
+    for file in {*listed.values()}:
+        held = {name: state[name].numpy() for name in names if listed[name] == file}
+        files.write(tmp_path / f"{file}.{'pt' if suffix == 'bin' else suffix}", held)
+        (tmp_path / f"{file}.{'pt' if suffix == 'bin' else suffix}").rename(tmp_path / file)
+    (tmp_path / f"{stem}.{suffix}.index.json").write_text(json.dumps({"weight_map": listed}))
+    assert opened(tmp_path) == 0
+    opens, before = [], []
+    open_one, read = files._read_one, files.Shards.read
+
+    def counted(path: Path) -> Any:
+        before.append(opened(tmp_path))
+        opens.append(path.name)
+        return open_one(path)
+
+    def watched(shards: Any, path: Path, name: str) -> np.ndarray:
+        kept.append(read(shards, path, name))  # what was read stays in use
+        before.append(opened(tmp_path) - 1)
+        return kept[-1]
+
+    kept: list[np.ndarray] = []
+    monkeypatch.setattr(files, "_read_one", counted)
+    monkeypatch.setattr(files.Shards, "read", watched)
+    loaded = to_flax(tmp_path, num_heads=5)
+    assert max(before) == 0
+    assert opens[:4] == opens[-4:] == sorted({*listed.values()})
+    assert len(opens) < 16  # headers, values, and a few that decide: embedding and head, positions, final norm
+    for path, value in flatten(loaded.params).items():
+        np.testing.assert_array_equal(value, flatten(params)[path])

@@ -1,7 +1,7 @@
 """Hugging Face's OpenAI GPT-1: GPT-2's attention, norms after the residual, and no final norm."""
 
-from convert.dialects.gpt2 import BLOCK, CLASS, CONV
-from convert.rows import Dialect, Mask, Row, Tied, norm
+from convert.dialects.gpt2 import BLOCK, CLASS, CONV, REPEATED, WORDS
+from convert.rows import Dialect, Hub, Mask, Row, Tied, norm
 
 POST = {**CLASS, "norm": "post"}
 
@@ -20,5 +20,6 @@ DIALECTS = (
         ),
         unsaid=POST,
         says={"model_type": {"openai-gpt": POST}, "afn": {"gelu": {"activation": "gelu_tanh"}}},
+        hub=Hub("OpenAIGPTLMHeadModel", f"{WORDS} afn", REPEATED),
     ),
 )

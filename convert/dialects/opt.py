@@ -1,6 +1,6 @@
 """Hugging Face's OPT, whose table of positions has two rows before that of position 0."""
 
-from convert.rows import USUAL, Dialect, Row, Tied, linear, norm
+from convert.rows import USUAL, Dialect, Hub, Row, Tied, linear, norm
 
 BLOCK = "(model.|)decoder.layers.{layer}"
 CLASS = {**USUAL, "dropout": 0.1}
@@ -25,5 +25,11 @@ DIALECTS = (
         fixed={"positions_offset": 2},
         unsaid=CLASS,
         says={"model_type": {"opt": CLASS}},
+        hub=Hub(
+            "OPTForCausalLM",
+            "vocab_size max_position_embeddings hidden_size num_hidden_layers num_attention_heads ffn_dim "
+            "activation_function do_layer_norm_before dropout tie_word_embeddings",
+            {"word_embed_proj_dim": "hidden_size", "attention_dropout": "dropout"},
+        ),
     ),
 )

@@ -1,0 +1,182 @@
+"""Folders as Hugging Face's classes open them: config.json, tokenizer, weights in shards. Knows none of the classes."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert import bridge, files, folder, hubtokens
+from convert.axes import in_module_order
+from convert.carry import Written, reading
+from convert.dialects import DIALECTS, named
+from convert.rows import Dialect, Row, Tied
+from convert.said import FIELD, VALUES
+from convert.settle import express
+from jaxgpt import checkpoint, disk
+from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.shell import Stage, silent
+
+SHARD = "5GB"
+UNITS = {f"{prefix}B": 1000**n for n, prefix in enumerate("KMGT", 1)}
+UNITS |= {f"{prefix}iB": 1024**n for n, prefix in enumerate("KMGT", 1)}
+
+
+def is_folder(out: Path) -> bool:
+    """Whether what shall be written is a folder: its name has no suffix, or is a directory's."""
+    return out.is_dir() or not out.suffix
+
+
+def directory_to_folder(
+    directory: str | Path, out: str | Path, dialect: str | None, shard: str = SHARD, stage: Stage = silent
+) -> Written:
+    """The whole folder or none. With no dialect, for the class that the model came from."""
+    disk.require_vacant(Path(out))
+    most = parse_size(shard)
+    opened = checkpoint.ModelDirectory(directory)
+    target = _target(dialect or (opened.about.get("source") or {}).get("dialect", ""), out)
+    words, problems = config_words(target, opened.config)
+    if problems:
+        raise UserError(f"{opened.path}: {'; '.join(problems)}. {_way_out(opened.config, target)}")
+    target = _as_written(target, opened.config)
+    paths = set(opened.paths)
+    arrays = bridge.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
+    with disk.new_directory(out) as partial:
+        ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # the classes have numbers of their own
+        if folder.tokenizer_in(opened.path):
+            tokenizer = hubtokens.read(opened.path)
+            hubtokens.write(tokenizer, partial, opened.config.context_length)
+            ids |= dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eot)
+        kind = _dtype(opened.dtypes)
+        disk.write_json(partial / folder.CONFIG, {**words, **ids, "dtype": kind, "torch_dtype": kind})
+        write_weights(partial, arrays, tensor_bytes(target, opened.config, opened.dtypes), most)
+    return Written(opened.path, opened.config, target, bridge.filled(target, opened.config, paths))
+
+
+def _target(name: str, out: str | Path) -> Dialect:
+    able = [known.name for known in DIALECTS.values() if known.hub]
+    if not name or named(name).hub is None:
+        who = f"The dialect {name} has no class" if name else "Nothing says which class"
+        raise UserError(
+            f"{who} of Hugging Face for the folder {out}: say --dialect {' or '.join(able)}. For a file, give it a "
+            f"suffix, {' or '.join(files.WRITTEN)}."
+        )
+    return named(name)
+
+
+def config_words(dialect: Dialect, config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
+    """What config.json says, and what of the model the class can neither say nor be."""
+    assert dialect.hub is not None
+    (kind,) = dialect.says["model_type"]
+    made: dict[str, Any] = {"architectures": [dialect.hub.architecture], "model_type": kind}
+    able: dict[str, list[Any]] = {field: [value] for field, value in _as_the_class_is(dialect, config).items()}
+    for word in dialect.hub.words.split():
+        field = FIELD[word]
+        spelled = _spellings(dialect, word, field)
+        able[field] = list(spelled) or [getattr(config, field)]
+        made[word] = spelled.get(getattr(config, field), getattr(config, field))
+    problems = [
+        f"{field} is {getattr(config, field)!r}, but {dialect.hub.architecture} has {' or '.join(map(repr, values))}"
+        for field, values in able.items()
+        if getattr(config, field) not in values
+    ]
+    return made | {word: made[first] for word, first in dialect.hub.repeated.items()}, problems
+
+
+def _spellings(dialect: Dialect, word: str, field: str) -> dict[Any, Any]:
+    """Value of the field -> how the class writes it; {} where it is written as it is."""
+    own = dialect.says.get(word, {})
+    usual = {value: spelled for spelled, value in reversed(VALUES.get(field, {}).items())}  # the first that means it
+    return {value: spelled for value, spelled in usual.items() if spelled not in own} | {
+        meant[field]: spelled for spelled, meant in own.items()
+    }
+
+
+def _as_the_class_is(dialect: Dialect, config: ModelConfig) -> dict[str, Any]:
+    """Of the fields that a config.json of its may not say."""
+    rows = {row.flax.partition(" ")[0] for row in dialect.rows if isinstance(row, Row)}
+    width, heads = config.model_dim, config.num_heads
+    return {
+        **dialect.unsaid,
+        "head_dim": width / heads if width % heads else width // heads,
+        "mlp_dim": 4 * width,
+        "final_norm": "final_norm/scale" in rows and config.norm == "pre",
+        "positions": config.positions if config.position_rows else "learned",  # a table of sinusoids is a table
+        "positions_offset": dialect.fixed.get("positions_offset", 0),
+        "attention_out": "blocks/attn/out/kernel" in rows,
+        "head_bias": "head/bias" in rows,
+    }
+
+
+def _way_out(config: ModelConfig, dialect: Dialect) -> str:
+    others = [other.name for other in DIALECTS.values() if other.hub and not config_words(other, config)[1]]
+    if others:
+        return f"It can be written with --dialect {' or '.join(others)}."
+    return "A file for a class of your own can hold it: name one that ends in .pt, and its --dialect."
+
+
+def _as_written(dialect: Dialect, config: ModelConfig) -> Dialect:
+    """With every bias that the class has unless told otherwise, and without a head that is the embedding again."""
+
+    def sure(row: Any) -> Any:
+        optional = isinstance(row, Row) and row.flax.startswith("final_norm")
+        return row if optional else replace(row, torch=row.torch.replace("?", ""))
+
+    rows = (row for row in dialect.rows if not (config.tied and isinstance(row, Tied)))
+    return replace(dialect, rows=tuple(map(sure, rows)))
+
+
+def _dtype(dtypes: Mapping[str, np.dtype]) -> str:
+    """The class brings all tensors to one: to one that loses nothing."""
+    kinds = {str(kind) for kind in dtypes.values()}
+    return kinds.pop() if len(kinds) == 1 else "float64" if "float64" in kinds else "float32"
+
+
+def tensor_bytes(dialect: Dialect, config: ModelConfig, dtypes: Mapping[str, np.dtype]) -> dict[str, int]:
+    """Of each tensor of the file, in its order, before any of them is made."""
+    dialect, sizes = express(dialect, dtypes, config.tied), bridge.sizes_of(config)
+    found: dict[str, int] = {}
+    for flax, torch in dialect.views:
+        held = [dtypes[path] for path in map(flax.at, flax.places(sizes)) if path in dtypes]
+        kind = held[0] if held else dtypes[min(dtypes)]  # of a bias that is filled in
+        size = math.prod(torch.shape(sizes)) * kind.itemsize
+        found |= {torch.at(place): size for place in torch.places(sizes)}
+    return {name: found[name] for name in in_module_order(list(dialect.tensors), sizes)}
+
+
+def write_weights(out: Path, arrays: Mapping[str, np.ndarray], sizes: Mapping[str, int], most: int) -> None:
+    """The arrays may be made when they are asked for: those of one file are, at a time."""
+    disk.require_room(out, sum(sizes.values()))
+    shards = list(in_shards(sizes, most))
+    single, index = "model.safetensors", "model.safetensors.index.json"
+    listed: dict[str, str] = {}
+    for number, names in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else single
+        files.write(out / file, {name: arrays[name] for name in names})
+        listed |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        disk.write_json(out / index, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": listed})
+
+
+def in_shards(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
+    """In the order given; a tensor that is larger than a shard has one of its own."""
+    names: list[str] = []
+    total = 0
+    for name, size in sizes.items():
+        if names and total + size > most:
+            yield names
+            names, total = [], 0
+        names.append(name)
+        total += size
+    yield names
+
+
+def parse_size(text: str) -> int:
+    """5GB or 200MB, by thousands, as transformers has them; 1GiB by 1024."""
+    found = re.fullmatch(r"([0-9]+) ?([KMGT]i?B)", text)
+    if not found or not int(found[1]):
+        raise UserError(f"A shard's size is a number and a unit, such as 5GB, 200MB or 1GiB, but got {text!r}.")
+    return int(found[1]) * UNITS[found[2]]
