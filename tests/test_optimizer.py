@@ -150,6 +150,24 @@ def test_there_and_back_bit_for_bit(name: str, kind: str) -> None:
         assert np.array_equal(value, flatten(expected)[path]), path
 
 
+def test_who_leaves_embeddings_out_sorts_the_names() -> None:
+    """As minGPT makes its groups, spelled out here: weights of Linear, then all else, each by the alphabet."""
+    dialect, config = ends(DIALECTS["mingpt"]), config_of(DIALECTS["mingpt"])
+    params = random_params(config, np.dtype("float32"))
+    state = {n: v for n, v in to_torch(params, config, "mingpt").items() if not n.endswith("attn.bias") or v.dim() == 1}
+    linear = sorted(n for n in state if n.endswith("weight") and not any(w in n for w in ("ln_", "wte", "wpe")))
+    names = linear + sorted(state.keys() - set(linear))
+    entries = [{"step": torch.tensor(4.0), "exp_avg": state[n], "exp_avg_sq": state[n] ** 2} for n in names]
+    numbers = list(range(len(names)))
+    groups = [
+        {**SETTINGS, "params": numbers[: len(linear)]},
+        {**SETTINGS, "weight_decay": 0.0, "params": numbers[len(linear) :]},
+    ]
+    found = read({"state": dict(enumerate(entries)), "param_groups": groups}, dialect, config, list(state))
+    for path, value in flatten(found.moments.mu).items():
+        assert np.array_equal(value, flatten(params)[path]), path
+
+
 def require_equal(ours: Any, theirs: Any) -> None:
     assert type(ours) is type(theirs)
     if isinstance(theirs, dict):
