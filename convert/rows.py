@@ -115,7 +115,7 @@ class Dialect:
     told_by: frozenset[str] = frozenset()  # "mask", "untied", or a key beside the state dict
     family: bool = False  # many classes of one structure; not for a file that is a part of another dialect's
     beware: str = ""  # what a user of this class must know, and no file shows
-    reference: str = ""  # "module:Class" of a torch class to prove against, built with the five sizes of GPT
+    reference: str = ""  # "module:Class" of a torch class to prove against, ours or a library's
 
     @functools.cached_property
     def views(self) -> tuple[tuple[View, View], ...]:

@@ -16,7 +16,10 @@ FLOORS = [
         "convert": "bridge detect evidence folder llmc propose safefile said settle suspect torchfile",
         "jaxgpt": "cache checkpoint generate prepare progress step",
     },
-    {"convert": "carry exact files parity show", "jaxgpt": "begin evaluate export look loop sample train"},
+    {
+        "convert": "answers carry exact files parity show theirs",
+        "jaxgpt": "begin evaluate export look loop sample train",
+    },
     {"convert": "__main__", "jaxgpt": "__main__"},
 ]
 ONLY_IN = {

@@ -20,5 +20,6 @@ DIALECTS = (
         ),
         unsaid=POST,
         says={"model_type": {"openai-gpt": POST}, "afn": {"gelu": {"activation": "gelu_tanh"}}},
+        reference="transformers:OpenAIGPTLMHeadModel",
     ),
 )

@@ -28,5 +28,6 @@ DIALECTS = (
         ),
         unsaid=CLASS,
         says={"model_type": {"gpt2": CLASS}},
+        reference="transformers:GPT2LMHeadModel",
     ),
 )

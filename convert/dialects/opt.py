@@ -25,5 +25,6 @@ DIALECTS = (
         fixed={"positions_offset": 2},
         unsaid=CLASS,
         says={"model_type": {"opt": CLASS}},
+        reference="transformers:OPTForCausalLM",
     ),
 )
