@@ -102,10 +102,10 @@ def to_flax(
     if loaded.characters and not tokenizer:
         print(f"Its {len(loaded.characters)} characters, which lay beside the weights, are the tokenizer.")
     show.report(loaded.detected, "assumed")
-    if loaded.report.given or dtype:
+    own = "" if loaded.dialect.reference else " --torch MODULE:CLASS"
+    if dtype or (loaded.report.given and not own):
         print(f"verify compares with the class {loaded.dialect.about} as it usually is, in the file's own dtype.")
     else:
-        own = "" if loaded.dialect.reference else " --torch MODULE:CLASS"
         print(f"Prove it: jaxgpt-convert verify {file} {directory}{own}")
 
 
@@ -147,7 +147,7 @@ def verify(
         file: A PyTorch checkpoint.
         directory: A model directory.
         torch: Your own class, module:Class or path/to/file.py:Class, or a function that returns it. Runs its code.
-        torch_args: What your class should be given, such as n_head=6; may be repeated.
+        torch_args: What your class should be given, such as n_head=6, as JSON or as text; may be repeated.
         train_steps: Compare also every gradient, and the parameters after so many AdamW steps.
         json: Print JSON.
     """

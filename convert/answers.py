@@ -68,7 +68,7 @@ class Answers:
             return biases.pop()
         if isinstance(self.read.get(name), (bool, int, float)) and name not in VALUES:
             return self.read[name]
-        raise LookupError(word)
+        raise KeyError(word)
 
     def build(self, target: Callable[..., Any], namespace: Mapping[str, Any]) -> Any:
         """Calls it; `namespace` is its module's, which may hold the class of its config."""
@@ -92,8 +92,9 @@ class Answers:
         return target(*positional, **named)
 
     def _value(self, parameter: inspect.Parameter, target: Any, namespace: Mapping[str, Any]) -> Any:
-        with contextlib.suppress(LookupError):
-            return self.answer(parameter.name)
+        if parameter.name not in CONFIGS or parameter.name in self.given:
+            with contextlib.suppress(LookupError):
+                return self.answer(parameter.name)
         cls = _config_class(parameter, target, namespace)
         if cls:
             return self._filled(cls, namespace)
@@ -154,7 +155,7 @@ def parameters(target: Callable[..., Any], all_kinds: bool = False) -> list[insp
 
 def described(target: Callable[..., Any]) -> str:
     name = getattr(target, "__qualname__", type(target).__name__)
-    return f"{name}({', '.join(map(str, parameters(target, all_kinds=True)))})"
+    return f"{name}{inspect.signature(target)}" if parameters(target, all_kinds=True) else f"{name}()"
 
 
 def _config_class(parameter: inspect.Parameter, target: Any, namespace: Mapping[str, Any]) -> type | None:
@@ -166,8 +167,9 @@ def _config_class(parameter: inspect.Parameter, target: Any, namespace: Mapping[
     if parameter.name not in CONFIGS or parameter.annotation in (dict, "dict") or isinstance(default, dict):
         return None
     classes = [found for name, found in namespace.items() if isinstance(found, type) and name.lower().endswith(ENDINGS)]
+    models = [found for found in classes if _sizes_known(found) > 1]  # a trainer's may know one
     own = f"{getattr(target, '__name__', '')}Config"
-    return max(filter(_sizes_known, classes), key=lambda cls: (_sizes_known(cls), cls.__name__ == own), default=None)
+    return max(models, key=lambda found: (_sizes_known(found), found.__name__ == own), default=None)
 
 
 def _sizes_known(cls: type) -> int:

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from convert import bridge, carry, theirs
 from convert.answers import Answers
+from convert.detect import Detected
 from convert.exact import TOLERANCE, Difference, compare_training, exact_model, exact_module, in_float64, logits_of
 from convert.rows import FIELDS, Dialect
 from convert.said import as_written
@@ -114,8 +115,7 @@ def verify(
     page = compare(peer.module, model, tokens[:, :-1], dialect)
     training = compare_training(peer.module, model, tokens, dialect, train_steps) if train_steps else []
     page = dataclasses.replace(page, training=training, weights=unequal, ran=peer.about)
-    itself = bool(torch_class) or "model_type" in found.source.config  # Hugging Face's config names the class
-    return _judged(page, peer, opened, found.detected.report.assumed, itself)
+    return _judged(page, peer, opened, found.detected, bool(torch_class))
 
 
 def _as_it_was_read(file: str | Path, opened: checkpoint.ModelDirectory) -> carry.Inspected:
@@ -141,17 +141,18 @@ def _peer(
     return theirs.build(named, answers, source, bridge.torch_names(detected.dialect, detected.fit.sizes), home)
 
 
-def _judged(
-    page: Page, peer: theirs.Theirs, opened: checkpoint.ModelDirectory, assumed: dict[str, Any], itself: bool
-) -> Page:
-    """What the file cannot say is proven once its own class ran, unless that class had to be told, or no run shows
-    it."""
-    if not itself:
-        return dataclasses.replace(page, assumed=assumed)
+def _judged(page: Page, peer: theirs.Theirs, opened: checkpoint.ModelDirectory, detected: Detected, own: bool) -> Page:
+    """What the file cannot say is proven once its own class ran, unless that class was told, or no run shows it.
+    Hugging Face's config names the class; otherwise that of a dialect is assumed itself."""
+    kinds = detected.dialect.says.get("model_type", {})
+    if not own and peer.answers.beside.get("model_type") not in kinds:
+        return dataclasses.replace(page, assumed=detected.report.assumed)
     known = opened.about.get("fields") or {}
-    unsure = [*known.get("given", {}), *known.get("assumed", {})] or [*assumed]
+    unsure = [*known.get("given", {}), *known.get("assumed", {})] or [*detected.report.assumed]
     values = {name: getattr(opened.config, name) for name in unsure}
-    proven = {name: value for name, value in values.items() if page.same and name not in {*peer.told, "dropout"}}
+    proven = {
+        name: value for name, value in values.items() if page.same and name not in {*peer.answers.fields, "dropout"}
+    }
     left = {name: value for name, value in values.items() if name not in proven}
     return dataclasses.replace(page, proven=proven, assumed=left)
 
@@ -178,7 +179,7 @@ def compare(module: torch.nn.Module, model: GPT, tokens: np.ndarray, dialect: Di
     # Where the logits are the same, a stage that is not is something else there: a sum before its norm, for instance.
     stages = [stage for stage in stages if stage.same or not logits.same]
     p, q = _log_softmax(theirs["logits"]), _log_softmax(ours["logits"])
-    kl = max(0.0, float(np.mean(np.sum(np.exp(p) * (p - q), axis=-1))))  # rounding makes a zero negative
+    kl = float(np.maximum(0.0, np.mean(np.sum(np.exp(p) * (p - q), axis=-1))))  # rounding makes a zero negative
     top1 = float(np.mean(p.argmax(-1) == q.argmax(-1)))
     return Page([*stages, logits], kl, top1)
 

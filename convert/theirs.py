@@ -29,7 +29,7 @@ class Theirs:
 
     module: torch.nn.Module
     about: str  # what it is, and how it was built
-    told: frozenset[str]  # fields of ModelConfig that had to be said to it
+    answers: Answers  # what it was told
 
 
 def folders(named: str) -> list[str]:
@@ -56,7 +56,7 @@ def build(
         words = ", ".join(f"{word} = {value!r}" for word, value in answers.told.items()) or "no arguments"
         about = f"{named}, built with {words}" if home else named
         _fill(module, about, source, weights)
-    return Theirs(module, about, frozenset(answers.fields))
+    return Theirs(module, about, answers)
 
 
 @contextlib.contextmanager
@@ -156,18 +156,18 @@ def _fill(module: torch.nn.Module, about: str, source: files.Checkpoint, weights
     start = _start(held, source, weights)
     names = {name if name in held else start + name: name for name in source.tensors}
     loaded = {held[name].data_ptr() for name in names if name in held}
-    problems = [f"it has no place for {old}" for name, old in names.items() if old in weights and name not in held]
+    alike = {name: old for name, old in names.items() if name in held}
+    shapes = {name: (source.tensors[old].shape, tuple(held[name].shape)) for name, old in alike.items()}
+    problems = [
+        f"{names[name]} is {theirs} in the file and {ours} in the class"
+        for name, (theirs, ours) in shapes.items()
+        if theirs != ours and names[name] in weights
+    ]
+    problems += [f"it has no place for {old}" for name, old in names.items() if old in weights and name not in held]
     problems += [
         f"its {name} is not in the file"
         for name in own
         if name in held and name not in names and held[name].data_ptr() not in loaded
-    ]
-    alike = {name: old for name, old in names.items() if name in held}
-    shapes = {name: (source.tensors[old].shape, tuple(held[name].shape)) for name, old in alike.items()}
-    problems += [
-        f"{names[name]} is {theirs} in the file and {ours} in the class"
-        for name, (theirs, ours) in shapes.items()
-        if theirs != ours and names[name] in weights
     ]
     if problems:
         raise UserError(f"{source.path} does not load into {about}: {in_a_row(problems)}. {WAY_OUT}")
