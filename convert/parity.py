@@ -4,7 +4,6 @@ Both run in float64 on the CPU, where the two frameworks differ by 1e-12 and a r
 """
 
 import dataclasses
-import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -105,10 +104,8 @@ def verify(
     tensors = found.source.tensors
     unequal = [name for name, value in ours.items() if not np.array_equal(tensors[name].read(), value)]
     named = torch_class or dialect.reference
-    library = named.partition(":")[0]
-    if not named or (not torch_class and importlib.util.find_spec(library) is None):
-        hint = f"Installing {library} would run its class" if named else "--torch module:Class would run your own"
-        return Page(weights=unequal, hint=f"{hint} beside the model.", assumed=found.detected.report.assumed)
+    if not torch_class and (hint := theirs.hindrance(named, found.parameters)):
+        return Page(weights=unequal, hint=hint, assumed=found.detected.report.assumed)
     peer = _peer(found, opened, named, torch_args or {}, theirs.folders(named) if torch_class else [])
     model = assemble(config, checkpoint.to_device(opened.params()))
     tokens = _tokens(config, seed)
@@ -178,9 +175,8 @@ def compare(module: torch.nn.Module, model: GPT, tokens: np.ndarray, dialect: Di
     ]
     # Where the logits are the same, a stage that is not is something else there: a sum before its norm, for instance.
     stages = [stage for stage in stages if stage.same or not logits.same]
-    p, q = _log_softmax(theirs["logits"]), _log_softmax(ours["logits"])
-    kl = float(np.maximum(0.0, np.mean(np.sum(np.exp(p) * (p - q), axis=-1))))  # rounding makes a zero negative
-    top1 = float(np.mean(p.argmax(-1) == q.argmax(-1)))
+    rows = [_agreement(*pair) for pair in zip(theirs["logits"], ours["logits"], strict=True)]
+    kl, top1 = (float(value) for value in np.mean(rows, axis=0))
     return Page([*stages, logits], kl, top1)
 
 
@@ -217,6 +213,13 @@ def _flax_stages(model: GPT, tokens: np.ndarray) -> dict[str, np.ndarray]:
         states = jax.jit(lambda model, ids: model.states(ids))(model, jnp.asarray(tokens, jnp.int32))
     blocks = {f"block {layer}": np.asarray(x) for layer, x in enumerate(states.blocks)}
     return {"embedding": np.asarray(states.embedding), **blocks, "logits": np.asarray(states.logits)}
+
+
+def _agreement(theirs: np.ndarray, ours: np.ndarray) -> tuple[float, float]:
+    """KL divergence and how often the likeliest token is the same; of one row, for logits are large."""
+    p, q = _log_softmax(theirs), _log_softmax(ours)
+    kl = np.mean(np.sum(np.exp(p) * (p - q), axis=-1))
+    return np.maximum(0.0, kl), np.mean(p.argmax(-1) == q.argmax(-1))  # rounding makes a zero negative
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ import ast
 import contextlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from convert.exact import blamed, in_float64
 from convert.suspect import in_a_row
 from jaxgpt.config import UserError
 
+BYTES = 40  # a parameter: in torch and a copy, here and on the device, all of them float64, and twice as it was read
 DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.Import, ast.ImportFrom)
 
 
@@ -30,6 +32,21 @@ class Theirs:
     module: torch.nn.Module
     about: str  # what it is, and how it was built
     answers: Answers  # what it was told
+
+
+def hindrance(named: str, parameters: int) -> str:
+    """Why the class of a dialect is not run, and "" where it is."""
+    library = named.partition(":")[0]
+    if not named:
+        return "--torch module:Class would run your own beside the model."
+    if importlib.util.find_spec(library) is None:
+        return f"Installing {library} would run its class beside the model."
+    needed = BYTES * parameters
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
+    if needed > there:
+        gigabytes = f"some {needed / 2**30:.0f} GB of memory, of which there are {there / 2**30:.0f}"
+        return f"To run its class and the model in float64 takes {gigabytes}."
+    return ""
 
 
 def folders(named: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import socket
 from collections.abc import Callable
@@ -114,6 +115,18 @@ def test_without_transformers_the_numbers_alone_are_compared(
     outcome = command("jaxgpt-convert", "verify", source, tmp_path / "m")
     assert outcome.code == 0
     assert "All numbers are the same. Installing transformers would run its class beside the model." in outcome.out
+
+
+def test_a_model_that_memory_cannot_hold_twice_in_float64_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder("gpt2", tmp_path / "hf")
+    to_flax(source).save(tmp_path / "m")
+    monkeypatch.setattr(os, "sysconf", lambda name: 1000)
+    page = verify(source, tmp_path / "m")
+    assert page.same
+    assert not page.ran
+    assert page.hint == "To run its class and the model in float64 takes some 0 GB of memory, of which there are 0."
 
 
 HUGGING = [name for name in FACTS if name.startswith(("hf-", "syn-hf-")) and name not in REFUSED]
