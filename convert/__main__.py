@@ -17,6 +17,7 @@ from jaxgpt.shell import run, working
 File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+TorchArgs = Annotated[tuple[str, ...], tyro.conf.arg(name="torch-arg", metavar="NAME=VALUE"), tyro.conf.UseAppendAction]
 Given = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE"), tyro.conf.UseAppendAction]
 
 
@@ -106,10 +107,11 @@ def to_flax(
         show.tokenizer(loaded.tokenizer)
     show.beside(loaded.beside, directory)
     show.report(loaded.detected, "assumed")
-    if loaded.report.given or dtype:
+    own = "" if loaded.dialect.reference else " --torch MODULE:CLASS"
+    if dtype or (loaded.report.given and not own):
         print(f"verify compares with the class {loaded.dialect.about} as it usually is, in the file's own dtype.")
     else:
-        print(f"Prove it: jaxgpt-convert verify {file} {directory}")
+        print(f"Prove it: jaxgpt-convert verify {file} {directory}{own}")
 
 
 def to_torch(
@@ -157,13 +159,23 @@ def to_torch(
         print(f"warning: {field} is {ours!r}; the file cannot say so, and this class has {usual!r}.", file=sys.stderr)
 
 
-def verify(file: File, directory: Directory, /, train_steps: int = 0, json: bool = False) -> int:
+def verify(
+    file: File,
+    directory: Directory,
+    /,
+    torch: Annotated[str, tyro.conf.arg(metavar="MODULE:CLASS")] = "",
+    torch_args: TorchArgs = (),
+    train_steps: int = 0,
+    json: bool = False,
+) -> int:
     """Run the torch class that wrote FILE and the model in DIRECTORY on the same tokens, and compare. Exit code 3
     when they differ.
 
     Args:
         file: A PyTorch checkpoint.
         directory: A model directory.
+        torch: Your own class, module:Class or path/to/file.py:Class, or a function that returns it. Runs its code.
+        torch_args: What your class should be given, such as n_head=6, as JSON or as text; may be repeated.
         train_steps: Compare also every gradient, and the parameters after so many AdamW steps.
         json: Print JSON.
     """
@@ -171,8 +183,11 @@ def verify(file: File, directory: Directory, /, train_steps: int = 0, json: bool
 
     if train_steps < 0:
         raise UserError(f"--train-steps must not be negative, but is {train_steps}.")
+    if torch_args and not torch:
+        raise UserError("--torch-arg says what the class of --torch is given, but there is no --torch.")
+    given = {name: _plain(value) for name, value in _pairs("--torch-arg", torch_args, "n_head=6")}
     with working(f"running {file} and {directory} in float64"):
-        page = parity.verify(file, directory, train_steps)
+        page = parity.verify(file, directory, train_steps, torch_class=torch, torch_args=given)
     if json:
         print(json_format.dumps(page.as_dict(), indent=2))
     else:
@@ -180,11 +195,22 @@ def verify(file: File, directory: Directory, /, train_steps: int = 0, json: bool
     return 0 if page.same else 3
 
 
-def _fields(given: tuple[str, ...]) -> Any:
+def _plain(value: str) -> Any:
+    try:
+        return json_format.loads(value)
+    except ValueError:
+        return value
+
+
+def _pairs(option: str, given: tuple[str, ...], such_as: str) -> list[tuple[str, str]]:
     pairs = [item.partition("=") for item in given]
     if wrong := [name for name, equals, _ in pairs if not equals]:
-        raise UserError(f"--set takes FIELD=VALUE, such as activation=gelu, but got {wrong[0]!r}.")
-    return {name: parse(ModelConfig, name, value) for name, _, value in pairs}
+        raise UserError(f"{option} takes FIELD=VALUE, such as {such_as}, but got {wrong[0]!r}.")
+    return [(name, value) for name, _, value in pairs]
+
+
+def _fields(given: tuple[str, ...]) -> Any:
+    return {name: parse(ModelConfig, name, value) for name, value in _pairs("--set", given, "activation=gelu")}
 
 
 def main() -> None:

@@ -4,8 +4,9 @@ Both run in float64 on the CPU, where the two frameworks differ by 1e-12 and a r
 """
 
 import dataclasses
-import importlib
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from convert import bridge, carry, files
-from convert.exact import TOLERANCE, Difference, compare_training, exact_model, exact_module
+from convert import bridge, carry, theirs
+from convert.answers import Answers
+from convert.detect import Detected
+from convert.exact import TOLERANCE, Difference, compare_training, exact_model, exact_module, in_float64, logits_of
 from convert.rows import FIELDS, Dialect
+from convert.said import as_written
 from jaxgpt import checkpoint
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import GPT, assemble, check_tokens
@@ -27,13 +31,16 @@ from jaxgpt.model import GPT, assemble, check_tokens
 class Page:
     """Everything that `verify` found."""
 
-    stages: list[Difference]  # in the order of the computation; the last is the logits
-    kl: float
-    top1: float
-    fields: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)  # sizes that differ: (torch, flax)
-    weights: list[str] = dataclasses.field(default_factory=list)  # tensors that are not the same numbers
-    training: list[Difference] = dataclasses.field(default_factory=list)  # each gradient, each parameter after N steps
-    assumed: dict[str, Any] = dataclasses.field(default_factory=dict)  # what the file cannot say of its class
+    stages: list[Difference] = field(default_factory=list)  # in the order of the computation; the last is the logits
+    kl: float | None = None
+    top1: float | None = None
+    fields: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # sizes that differ: (torch, flax)
+    weights: list[str] = field(default_factory=list)  # tensors that are not the same numbers
+    training: list[Difference] = field(default_factory=list)  # each gradient, each parameter after N steps
+    ran: str = ""  # the torch class, and how it was built; otherwise only numbers were compared
+    hint: str = ""  # what would let one run
+    proven: dict[str, Any] = field(default_factory=dict)  # what the file cannot say, and running its own class shows
+    assumed: dict[str, Any] = field(default_factory=dict)  # what the file cannot say, and was not proven
 
     @property
     def first_difference(self) -> str | None:
@@ -49,12 +56,17 @@ class Page:
         return not self.fields and self.first_difference is None
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "same": self.same,
-            "first_difference": self.first_difference,
-            "tolerance": self.tolerance,
-            **dataclasses.asdict(self),
-        }
+        whole = {"same": self.same, "first_difference": self.first_difference, "tolerance": self.tolerance}
+        return _finite({**whole, **dataclasses.asdict(self)})
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def assert_same(torch_module: torch.nn.Module, model: GPT, tokens: ArrayLike) -> None:
@@ -69,33 +81,38 @@ def assert_same(torch_module: torch.nn.Module, model: GPT, tokens: ArrayLike) ->
         )
 
 
-def verify(file: str | Path, directory: str | Path, train_steps: int = 0, seed: int = 0) -> Page:
-    """The class of FILE's dialect holding FILE, against the model in DIRECTORY; the numbers alone where no class is at
-    hand."""
+def verify(
+    file: str | Path,
+    directory: str | Path,
+    train_steps: int = 0,
+    seed: int = 0,
+    torch_class: str = "",
+    torch_args: Mapping[str, Any] | None = None,
+) -> Page:
+    """A torch class holding FILE, against the model in DIRECTORY: the one that somebody named, whose code is run, or
+    that of FILE's dialect. The numbers alone where there is none."""
     opened = checkpoint.ModelDirectory(directory)
     found = _as_it_was_read(file, opened)
-    theirs = {field: getattr(found.detected.report.config, field) for field in FIELDS.values()}
-    fields = {
-        field: (value, getattr(opened.config, field))
-        for field, value in theirs.items()
-        if value != getattr(opened.config, field)
-    }
-    if fields:
-        return Page([], float("nan"), 0.0, fields)
-    dialect, config = found.detected.dialect, opened.config
+    config = opened.config
+    sizes = {name: (getattr(found.detected.report.config, name), getattr(config, name)) for name in FIELDS.values()}
+    different = {name: pair for name, pair in sizes.items() if pair[0] != pair[1]}
+    if different:
+        return Page(fields=different)
+    dialect = found.detected.dialect
     # Random tokens do not touch every row of an embedding, so the numbers themselves are compared as well.
     ours = bridge.to_torch_lazily(dialect, config, set(opened.paths), opened.read)
     tensors = found.source.tensors
     unequal = [name for name, value in ours.items() if not np.array_equal(tensors[name].read(), value)]
-    assumed = found.detected.report.assumed
-    if not dialect.reference:
-        return Page([], float("nan"), float("nan"), weights=unequal, assumed=assumed)
-    module = build_reference(dialect, found.detected.report.config, found.source)
+    named = torch_class or dialect.reference
+    if not torch_class and (hint := theirs.hindrance(named, found.parameters)):
+        return Page(weights=unequal, hint=hint, assumed=found.detected.report.assumed)
+    peer = _peer(found, opened, named, torch_args or {}, theirs.folders(named) if torch_class else [])
     model = assemble(config, checkpoint.to_device(opened.params()))
-    tokens = np.random.default_rng(seed).integers(0, config.vocab_size, (4, config.context_length + 1))
-    page = compare(module, model, tokens[:, :-1], dialect)
-    training = compare_training(module, model, tokens, dialect, train_steps) if train_steps else []
-    return dataclasses.replace(page, training=training, weights=unequal, assumed=assumed)
+    tokens = _tokens(config, seed)
+    page = compare(peer.module, model, tokens[:, :-1], dialect)
+    training = compare_training(peer.module, model, tokens, dialect, train_steps) if train_steps else []
+    page = dataclasses.replace(page, training=training, weights=unequal, ran=peer.about)
+    return _judged(page, peer, opened, found.detected, bool(torch_class))
 
 
 def _as_it_was_read(file: str | Path, opened: checkpoint.ModelDirectory) -> carry.Inspected:
@@ -111,59 +128,84 @@ def _as_it_was_read(file: str | Path, opened: checkpoint.ModelDirectory) -> carr
         return carry.inspect(file, num_heads=opened.config.num_heads)
 
 
-def build_reference(dialect: Dialect, config: ModelConfig, source: files.Checkpoint) -> torch.nn.Module:
-    module, cls = dialect.reference.split(":")
-    sizes = (config.vocab_size, config.context_length, config.model_dim, config.num_blocks, config.num_heads)
-    reference = getattr(importlib.import_module(module), cls)(*sizes)
-    state = {name: files.to_tensor(tensor.read()).double() for name, tensor in source.tensors.items()}
-    try:
-        reference.double().load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise UserError(
-            f"{source.path} does not load into {dialect.reference}: {' '.join(str(error).split())}"
-        ) from None
-    return reference
+def _peer(
+    found: carry.Inspected, opened: checkpoint.ModelDirectory, named: str, given: Mapping[str, Any], home: list[str]
+) -> theirs.Theirs:
+    source, detected = found.source, found.detected
+    passed_over = (opened.about.get("source") or {}).get("ignore_config", False)
+    beside = {} if passed_over else as_written({"the file": source.extras, "config.json": source.config})
+    answers = Answers(detected.report.config, detected.report.read, beside, given)
+    return theirs.build(named, answers, source, bridge.torch_names(detected.dialect, detected.fit.sizes), home)
+
+
+def _judged(page: Page, peer: theirs.Theirs, opened: checkpoint.ModelDirectory, detected: Detected, own: bool) -> Page:
+    """What the file cannot say is proven once its own class ran, unless that class was told, or no run shows it.
+    Hugging Face's config names the class; otherwise that of a dialect is assumed itself."""
+    kinds = detected.dialect.says.get("model_type", {})
+    if not own and peer.answers.beside.get("model_type") not in kinds:
+        return dataclasses.replace(page, assumed=detected.report.assumed)
+    known = opened.about.get("fields") or {}
+    unsure = [*known.get("given", {}), *known.get("assumed", {})] or [*detected.report.assumed]
+    values = {name: getattr(opened.config, name) for name in unsure}
+    proven = {
+        name: value for name, value in values.items() if page.same and name not in {*peer.answers.fields, "dropout"}
+    }
+    left = {name: value for name, value in values.items() if name not in proven}
+    return dataclasses.replace(page, proven=proven, assumed=left)
+
+
+def _tokens(config: ModelConfig, seed: int) -> np.ndarray:
+    """Of full length, in more than one row: a class may mix them up."""
+    rows = 4 if config.context_length * config.vocab_size < 2**25 else 2
+    return np.random.default_rng(seed).integers(0, config.vocab_size, (rows, config.context_length + 1))
 
 
 def compare(module: torch.nn.Module, model: GPT, tokens: np.ndarray, dialect: Dialect | None = None) -> Page:
     """Logits, and block by block where a dialect says which modules the blocks are."""
     check_tokens(tokens, model.config)
-    theirs = _torch_stages(exact_module(module), tokens, dialect, model.config.num_blocks)
+    theirs = _torch_stages(exact_module(module), tokens, dialect)
     ours = _flax_stages(exact_model(model), tokens)
     if theirs["logits"].shape != ours["logits"].shape:
         raise UserError(f"The logits are {theirs['logits'].shape} in torch and {ours['logits'].shape} in jaxgpt.")
-    stages = [Difference.of(name, value, ours[name]) for name, value in theirs.items()]
-    p, q = _log_softmax(theirs["logits"]), _log_softmax(ours["logits"])
-    kl = max(0.0, float(np.mean(np.sum(np.exp(p) * (p - q), axis=-1))))  # rounding makes a zero negative
-    top1 = float(np.mean(p.argmax(-1) == q.argmax(-1)))
-    return Page(stages, kl, top1)
+    logits = Difference.of("logits", theirs["logits"], ours["logits"])
+    stages = [
+        Difference.of(name, theirs[name], value)
+        for name, value in ours.items()
+        if name != "logits" and getattr(theirs.get(name), "shape", None) == value.shape
+    ]
+    # Where the logits are the same, a stage that is not is something else there: a sum before its norm, for instance.
+    stages = [stage for stage in stages if stage.same or not logits.same]
+    rows = [_agreement(*pair) for pair in zip(theirs["logits"], ours["logits"], strict=True)]
+    kl, top1 = (float(value) for value in np.mean(rows, axis=0))
+    return Page([*stages, logits], kl, top1)
 
 
-def _torch_stages(
-    module: torch.nn.Module, tokens: np.ndarray, dialect: Dialect | None, num_blocks: int
-) -> dict[str, np.ndarray]:
+def _torch_stages(module: torch.nn.Module, tokens: np.ndarray, dialect: Dialect | None) -> dict[str, np.ndarray]:
     stages: dict[str, np.ndarray] = {}
-    blocks = [module.get_submodule(_block_name(dialect, layer)) for layer in range(num_blocks)] if dialect else []
-    for layer, block in enumerate(blocks):
+
+    def keep(name: str, value: Any) -> None:
+        value = value[0] if isinstance(value, (tuple, list)) and value else value
+        if isinstance(value, torch.Tensor):
+            stages[name] = value.detach().numpy().copy()
+
+    for layer, block in enumerate(_blocks(module, dialect) if dialect else []):
         if layer == 0:
-            block.register_forward_pre_hook(lambda _, x: stages.update(embedding=x[0].numpy()))
-        block.register_forward_hook(lambda _, __, y, name=f"block {layer}": stages.update({name: y.numpy()}))
-    with torch.no_grad():
-        logits = module(torch.from_numpy(tokens.astype(np.int64)))
-    shape = tuple(getattr(logits, "shape", ()))
-    if len(shape) != 3 or shape[:2] != tokens.shape:
-        raise UserError(
-            f"The torch module must return logits (batch, time, vocabulary) for ids {tokens.shape}, but returned "
-            f"{shape or type(logits).__name__}; wrap it in a module that returns them alone."
-        )
-    stages["logits"] = logits.numpy()
+            block.register_forward_pre_hook(
+                lambda _, args, named: keep("embedding", args or tuple(named.values())), with_kwargs=True
+            )
+        block.register_forward_hook(lambda _, __, y, name=f"block {layer}": keep(name, y))
+    with torch.no_grad(), in_float64():
+        keep("logits", logits_of(module, torch.from_numpy(tokens.astype(np.int64))))
     return stages
 
 
-def _block_name(dialect: Dialect, layer: int) -> str:
-    """The module of a block, as the names of its tensors begin."""
-    name = next(view.name for _, view in dialect.views if "{layer}" in view.name)
-    return name.partition("{layer}")[0] + str(layer)
+def _blocks(module: torch.nn.Module, dialect: Dialect) -> list[torch.nn.Module]:
+    """By the names of their tensors; [] where the class keeps its blocks elsewhere."""
+    before = next(view.name for _, view in dialect.views if "{layer}" in view.name).partition("{layer}")[0]
+    modules = {f".{name}": part for name, part in module.named_modules()}
+    first = next((name for name in modules if name.endswith(f".{before}0")), "")
+    found = (modules.get(f"{first[:-1]}{layer}") for layer in range(len(modules)))
+    return [part for part in found if part is not None] if first else []
 
 
 def _flax_stages(model: GPT, tokens: np.ndarray) -> dict[str, np.ndarray]:
@@ -171,6 +213,13 @@ def _flax_stages(model: GPT, tokens: np.ndarray) -> dict[str, np.ndarray]:
         states = jax.jit(lambda model, ids: model.states(ids))(model, jnp.asarray(tokens, jnp.int32))
     blocks = {f"block {layer}": np.asarray(x) for layer, x in enumerate(states.blocks)}
     return {"embedding": np.asarray(states.embedding), **blocks, "logits": np.asarray(states.logits)}
+
+
+def _agreement(theirs: np.ndarray, ours: np.ndarray) -> tuple[float, float]:
+    """KL divergence and how often the likeliest token is the same; of one row, for logits are large."""
+    p, q = _log_softmax(theirs), _log_softmax(ours)
+    kl = np.mean(np.sum(np.exp(p) * (p - q), axis=-1))
+    return np.maximum(0.0, kl), np.mean(p.argmax(-1) == q.argmax(-1))  # rounding makes a zero negative
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

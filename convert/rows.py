@@ -139,7 +139,12 @@ class Dialect:
     beware: str = ""  # what a user of this class must know, and no file shows
     container: Container = Container()
     hub: Hub | None = None  # where a class of Hugging Face opens folders of it
-    reference: str = ""  # "module:Class" of a torch class to prove against, built with the five sizes of GPT
+    own: str = ""  # "module:Class" of a torch class of ours to prove against
+
+    @property
+    def reference(self) -> str:
+        """ "module:Class" of a torch class to prove against, ours or a library's; "" where none is at hand."""
+        return self.own or (f"transformers:{self.hub.architecture}" if self.hub else "")
 
     @functools.cached_property
     def views(self) -> tuple[tuple[View, View], ...]:

@@ -102,6 +102,11 @@ def _require_known_class(configs: Mapping[str, Mapping[str, Any]], dialect: Dial
             )
 
 
+def as_written(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Every word of them; where there are several places, the first one counts."""
+    return {key: value for _, key, value in reversed(list(_words(configs)))}
+
+
 def pads(configs: Mapping[str, Mapping[str, Any]]) -> bool:
     """Whether the class has a token for padding, which it may hide from attention. Hugging Face hides none unasked."""
     return any(key in ("pad_id", "pad_idx", "padding_idx") for _, key, _ in _words(configs))

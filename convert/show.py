@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from convert.parity import Page
     from convert.whole import Beside
 
+ASSUMED = "Of the torch class the file does not say, and was assumed"
+
 
 def report(detected: "Detected", assumed: str) -> None:
     known = detected.report
@@ -62,6 +64,12 @@ def page(found: "Page") -> None:
     from rich.table import Table
 
     console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False)
+
+    if found.ran:
+        say(f"Beside the model ran {found.ran}.")
     for field, (theirs, ours) in found.fields.items():
         console.print(f"{field} is {theirs} in the file and {ours} in the directory")
     table = Table("", "max |difference|", "mean", "largest value", "")
@@ -83,10 +91,14 @@ def page(found: "Page") -> None:
         )
     for name in found.weights:
         console.print(f"{name} does not hold the same numbers")
+
+    if found.proven:
+        say(f"Assumed or given, and proven by running this class: {listed(found.proven)}")
     if found.assumed:
-        console.print(f"Of the torch class the file does not say, and was assumed: {listed(found.assumed)}")
+        unproven = "What no run shows, or the class had to be told" if found.proven else ASSUMED
+        say(f"{unproven}: {listed(found.assumed)}")
     if found.same and not found.stages:
-        console.print("All numbers are the same. There is no torch class of this dialect here to run beside the model.")
+        say(f"All numbers are the same. {found.hint}")
     elif found.same:
         console.print("The two compute the same function.")
     else:

@@ -17,7 +17,10 @@ FLOORS = [
         "statedict suspect torchfile",
         "jaxgpt": "cache checkpoint generate prepare progress step",
     },
-    {"convert": "carry exact files hub parity show whole", "jaxgpt": "begin evaluate export look loop sample train"},
+    {
+        "convert": "answers carry exact files hub parity show theirs whole",
+        "jaxgpt": "begin evaluate export look loop sample train",
+    },
     {"convert": "__main__", "jaxgpt": "__main__"},
 ]
 ONLY_IN = {

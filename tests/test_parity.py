@@ -1,9 +1,9 @@
 """The proof, and that it is one: every mutation must break it."""
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 import convert  # noqa: E402
 from convert import bridge, carry, exact  # noqa: E402
 from convert.carry import Loaded, to_flax  # noqa: E402
-from convert.parity import verify  # noqa: E402
+from convert.parity import compare, verify  # noqa: E402
 from jaxgpt import checkpoint  # noqa: E402
 from jaxgpt.model import assemble, params_of  # noqa: E402
 from jaxgpt.tree import flatten  # noqa: E402
@@ -130,6 +130,71 @@ def test_modules_that_return_something_else_are_named(make_reference: Callable[.
         convert.assert_same(Last(), model, ids(PRIMES))
 
 
+RETURNS: dict[str, Callable[[Any, Any], Any]] = {
+    "a loss beside them": lambda logits, targets: (logits, None),
+    "a loss before them": lambda logits, targets: (logits.sum(), logits),
+    "an object": lambda logits, targets: SimpleNamespace(logits=logits),
+    "a dict": lambda logits, targets: {"loss": None, "logits": logits},
+    "one row": lambda logits, targets: logits.flatten(0, 1),
+    "the last position, without targets": lambda logits, targets: (logits[:, -1:] if targets is None else logits, 0),
+    "the last one squeezed, or one row": lambda logits, targets: (
+        logits[:, -1] if targets is None else logits.flatten(0, 1)
+    ),
+    "nothing without targets": lambda logits, targets: (None if targets is None else logits, None),
+}
+
+
+@pytest.mark.parametrize("returns", RETURNS)
+def test_logits_are_found_in_whatever_a_forward_returns(
+    returns: str, make_reference: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = make_reference(PRIMES)
+
+    class Other(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module
+
+        def forward(self, idx: Any, targets: Any = None) -> Any:
+            assert targets is None or targets.shape == idx.shape
+            return RETURNS[returns](self.inner(idx), targets)
+
+    class Strict(Other):
+        def forward(self, idx: Any, labels: Any) -> Any:  # type: ignore[override]
+            return super().forward(idx, labels)
+
+    tokens = torch.from_numpy(ids(PRIMES))
+    for cls in (Other, Strict):
+        torch.testing.assert_close(exact.logits_of(cls(), tokens), module(tokens), rtol=0, atol=0)
+    if returns == "one row":
+        convert.assert_same(Other(), load(module, tmp_path / "weights.pt").model, ids(PRIMES))
+
+
+def test_a_stage_that_is_something_else_in_torch_is_no_difference(
+    make_reference: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The same function, cut elsewhere."""
+    module = make_reference(PRIMES)
+    loaded = load(module, tmp_path / "weights.pt")
+
+    class Moved(torch.nn.Module):
+        def __init__(self, inner: Any, before: float, after: float) -> None:
+            super().__init__()
+            self.inner, self.before, self.after = inner, before, after
+
+        def forward(self, x: Any) -> Any:
+            return self.inner(x * self.before) * self.after
+
+    blocks = module.transformer_blocks
+    blocks[0], blocks[1] = Moved(blocks[0], 1, 0.5), Moved(blocks[1], 2, 1)
+    page = compare(module, loaded.model, ids(PRIMES), loaded.dialect)
+    assert page.same
+    assert [stage.name for stage in page.stages] == ["embedding", "block 1", "block 2", "logits"]
+    blocks[1].before = 3
+    page = compare(module, loaded.model, ids(PRIMES), loaded.dialect)
+    assert page.first_difference == "block 0"
+
+
 def test_nan_is_a_difference() -> None:
     assert not exact.Difference.of("x", np.array([1.0, 2.0]), np.array([1.0, np.nan])).same
     assert not exact.Difference.of("x", np.array([1.0, np.nan]), np.array([1.0, np.nan])).same
@@ -231,4 +296,25 @@ def test_a_file_of_another_class_is_compared_with_the_same_model(primes_file: Pa
     page = verify(tmp_path / "other.pt", tmp_path / "model")
     assert page.same
     assert not page.stages
-    assert math.isnan(page.kl)  # nothing was run
+    assert page.kl is None  # nothing was run
+    assert page.hint == "--torch module:Class would run your own beside the model."
+
+
+def no_constants(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_json_is_json_whatever_was_found(
+    primes_file: Path, make_reference: Callable[..., Any], tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    to_flax(primes_file).save(tmp_path / "m")
+    carry.directory_to_file(tmp_path / "m", tmp_path / "other.pt", "separate")
+    broken = make_reference(PRIMES).state_dict()
+    broken["vocab_projection.bias"][3] = float("nan")
+    torch.save(broken, tmp_path / "nan.pt")
+    load(make_reference({**PRIMES, "context_length": 19}), tmp_path / "longer.pt")
+    for name, code in (("other.pt", 0), ("nan.pt", 3), ("longer.pt", 3)):
+        outcome = command("jaxgpt-convert", "verify", tmp_path / name, tmp_path / "m", "--json")
+        assert outcome.code == code
+        found = json.loads(outcome.out, parse_constant=no_constants)
+        assert found["kl"] is None

@@ -25,6 +25,6 @@ DIALECTS = (
         ),
         qkv=("key query value",),
         unsaid={**USUAL, "dropout": 0.2},
-        reference="convert.reference:GPT",
+        own="convert.reference:GPT",
     ),
 )
