@@ -71,6 +71,12 @@ class TrainerConfig:
 
 
 @dataclass
+class PartConfig:
+    block_size: int = 1
+    n_embd: int = 1
+
+
+@dataclass
 class GPTConfig:
     block_size: int
     n_layer: int = 12
@@ -101,10 +107,11 @@ def test_a_config_of_its_own_is_found_and_filled() -> None:
     def usual(whatever=GPTConfig(1)):  # noqa: B008
         return whatever
 
-    held = {"TrainerConfig": TrainerConfig, "GPTConfig": GPTConfig}
+    held = {"TrainerConfig": TrainerConfig, "PartConfig": PartConfig, "GPTConfig": GPTConfig}
     for target in (unsaid, hinted, spelled, usual):
         assert built(target, held) == GPTConfig(17, 3, 103, 0.5)
     assert built(hinted, held, rate=2) == GPTConfig(17, 3, 103, 2)
+    assert built(unsaid, {"TrainerConfig": TrainerConfig})["n_embd"] == 35  # not the model's
     loose = built(unsaid, {"LooseConfig": Loose})
     assert (loose.vocab_size, loose.n_layer, loose.n_embd, loose.block_size) == (103, 3, 35, 17)
 

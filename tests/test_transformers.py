@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-from convert import to_flax  # noqa: E402
+from convert import theirs, to_flax  # noqa: E402
 from convert.parity import verify  # noqa: E402
 from jaxgpt import checkpoint  # noqa: E402
 
@@ -102,7 +103,12 @@ def test_code_that_a_folder_brings_is_never_run(tmp_path: Path, monkeypatch: pyt
         (source / f"{name}.py").write_text("raise SystemExit('this code was run')")
     monkeypatch.chdir(source)
     to_flax(source).save(tmp_path / "m")
+    looked: list[str] = []
+    find = theirs._found
+    monkeypatch.setattr(theirs, "_found", lambda *names: looked.extend(sys.path) or find(*names))
     assert verify(source, tmp_path / "m").same
+    assert looked
+    assert not {str(source), "", "."} & {*looked}  # a library is not looked for where one stands
 
 
 def test_without_transformers_the_numbers_alone_are_compared(

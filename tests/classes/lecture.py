@@ -68,20 +68,19 @@ class LectureGPT(nn.Module):
         self.lm_head = nn.Linear(n_embd, vocab_size)
 
     def forward(self, idx, targets=None):
-        positions = torch.arange(idx.shape[1], device=device)
-        x = self.token_embedding_table(idx) + self.position_embedding_table(positions)
+        x = self.token_embedding_table(idx) + self.position_embedding_table(positions_of(idx))
         logits = self.lm_head(self.ln_f(self.blocks(x)))
         if targets is None:
             return logits, None
         rows = logits.view(-1, vocab_size)
-        return rows, checked_loss(rows, targets.view(-1))
+        return rows, functional.cross_entropy(rows, targets.view(-1))
 
 
 raise SystemExit("it trains for an hour")
 
 
-def checked_loss(rows, targets):
-    return functional.cross_entropy(rows, targets)
+def positions_of(idx):
+    return torch.arange(idx.shape[1], device=device)
 
 
 def sample(model=trained):  # noqa: F821
