@@ -17,6 +17,7 @@ from jaxgpt.optim import going_on
 from jaxgpt.prepare import prepare
 from jaxgpt.progress import Say
 from jaxgpt.settings import build
+from jaxgpt.sharding import shardings
 from jaxgpt.step import State, besides_weights, init_state
 from jaxgpt.tree import flatten
 
@@ -96,21 +97,25 @@ def find_data(config: Config, run: Path, stopped: checkpoint.ModelDirectory | No
     return prepare([config.data.path], own, tokenizer=config.data.tokenizer)
 
 
-def first_state(beginning: Beginning) -> State:
+def first_state(beginning: Beginning, mesh: jax.sharding.Mesh) -> State:
+    """Made or read in parts, each on the device that has it."""
     config, source = beginning.config, beginning.source
+    like = jax.eval_shape(lambda: init_state(config))
+    where = shardings(like, mesh)
+    if source is None:
+        return jax.jit(lambda: init_state(config), out_shardings=where)()
+    weights = source.params(where.params)
     if not beginning.resumed:
-        state = init_state(config, checkpoint.to_device(source.params()) if source else None)
-        return _gone_on(state, config, source) if source and config.run.go_on else state
-    assert source is not None
+        state = jax.jit(lambda params: init_state(config, params), out_shardings=where)(weights)
+        return jax.device_put(_gone_on(state, config, source), where) if config.run.go_on else state
     averaged = bool(source.about.get("optim", {}).get("ema"))
     require(
         averaged == bool(config.optim.ema),
         f"optim.ema is {config.optim.ema}, but {source.path} was saved {'with' if averaged else 'without'} an average "
         f"of the weights. Set it as it was, or begin another run with --init {source.path}.",
     )
-    like = besides_weights(jax.eval_shape(lambda: init_state(config)))
-    weights = source.params()
-    return State(**{"params": weights, "ema": weights if averaged else None, **source.state(like)})
+    state = source.state(besides_weights(like), besides_weights(where))
+    return State(**{"params": weights, "ema": weights if averaged else None, **state})
 
 
 def _gone_on(state: State, config: Config, source: checkpoint.ModelDirectory) -> State:

@@ -58,15 +58,17 @@ class Attention(nnx.Module):
     def project(self, x_btd: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries, keys and values by one matrix product: on a CPU three narrow ones take longer."""
         kernel, bias = self.joined()
-        all_btnh = jnp.tensordot(x_btd, kernel, axes=1)
-        query, key, value = jnp.split(all_btnh if bias is None else all_btnh + bias, 3, axis=2)
+        all_bt3nh = jnp.tensordot(x_btd, kernel, axes=1)
+        query, key, value = jnp.unstack(all_bt3nh if bias is None else all_bt3nh + bias, axis=2)
         return query, key, value
 
     def joined(self) -> tuple[jax.Array, jax.Array | None]:
-        parts = [part for part in (self.query, self.key, self.value) if part is not None]
-        kernel = jnp.concatenate([part.kernel[...] for part in parts], axis=1)
+        """On an axis of their own: heads that are divided among devices stay where they are."""
+        if self.key is None or self.value is None:
+            return self.query.kernel[...], None if self.query.bias is None else self.query.bias[...]
+        parts = (self.query, self.key, self.value)
         biases = [part.bias[...] for part in parts if part.bias is not None]
-        return kernel, jnp.concatenate(biases) if biases else None
+        return jnp.stack([part.kernel[...] for part in parts], axis=1), jnp.stack(biases) if biases else None
 
     def join(self) -> None:
         """Once and for all: where few positions come at a time, putting the matrices together takes longer than their

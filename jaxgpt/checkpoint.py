@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import type_handlers
 
 from jaxgpt import disk, runs
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ModelConfig, UserError, require
 from jaxgpt.model import GPT, abstract_params, assemble
 from jaxgpt.optim import Moments
 from jaxgpt.settings import build
@@ -58,10 +58,9 @@ def save(
 
 def _write(folder: Path, tree: Any) -> None:
     """With little memory beside the arrays: orbax would copy them all, and hold what it packed until the end."""
-    numpy = type_handlers.NumpyHandler(deepcopy_host_arrays=False)
-    handler = ocp.PyTreeCheckpointHandler(
-        type_handler_registry=type_handlers.create_type_handler_registry((np.ndarray, numpy))
-    )
+    numpy, jaxs = type_handlers.NumpyHandler(deepcopy_host_arrays=False), type_handlers.ArrayHandler()
+    known = type_handlers.create_type_handler_registry((np.ndarray, numpy), (jax.Array, jaxs))
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=known)
     args = ocp.args.PyTreeSave(jax.tree.map(np.asarray, tree), ocdbt_target_data_file_size=PIECE)
     try:
         with ocp.Checkpointer(handler) as checkpointer:
@@ -95,23 +94,26 @@ class ModelDirectory:
     def read(self, path: str) -> np.ndarray:
         return flatten(self._restore([path]))[path]
 
-    def params(self) -> Tree:
-        return self._restore(self.paths)
+    def params(self, where: Tree | None = None) -> Tree:
+        """On the host as they were stored; or, in float32, divided among devices as `where` says."""
+        return self._restore(self.paths, where)
 
     def model(self) -> GPT:
         return assemble(self.config, to_device(self.params()))
 
-    def state(self, like: Any) -> Any:
-        """What `save` got as its state; `like` has its structure, shapes and dtypes."""
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+    def state(self, like: Any, where: Any) -> Any:
+        """What `save` got as its state; `like` has its structure, shapes and dtypes, `where` says how it is divided."""
+        parts = jax.tree.map(lambda leaf, part: _divided(part, leaf.dtype), like, where)
         try:
-            found = self._read("state", ocp.args.PyTreeRestore(item=like, restore_args=as_numpy))
-            same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), like, found)
+            with ocp.PyTreeCheckpointer() as kept:
+                found = kept.metadata((self.path / "state").resolve()).item_metadata.tree
+            stored, wanted = (sorted(f"{x.shape} {x.dtype}" for x in jax.tree.leaves(tree)) for tree in (found, like))
+            require(stored == wanted, "")
+            return self._read("state", ocp.args.PyTreeRestore(item=like, restore_args=parts))
         except ValueError:
-            same = False
-        if not all(jax.tree.leaves(same)):
-            raise UserError(f"{self.path / 'state'} is of another model or optimiser than the config asks for.")
-        return found
+            raise UserError(
+                f"{self.path / 'state'} is of another model or optimiser than the config asks for."
+            ) from None
 
     def moments(self) -> Moments | None:
         """Of its optimiser, wherever in its state they lie; None where none were kept."""
@@ -126,10 +128,11 @@ class ModelDirectory:
             require_same(abstract_params(self.config), adam[moment], f"{self.path / 'state'}, its {moment},")
         return Moments(int(whole["step"]), int(adam["count"]), adam["mu"], adam["nu"])
 
-    def _restore(self, paths: list[str]) -> Tree:
+    def _restore(self, paths: list[str], where: Tree | None = None) -> Tree:
+        item = unflatten(dict.fromkeys(paths, 0))
         numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-        item, as_numpy = (unflatten(dict.fromkeys(paths, value)) for value in (0, numpy))
-        return self._read("weights", ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True))
+        parts = jax.tree.map(lambda _: numpy, item) if where is None else jax.tree.map(_divided, where)
+        return self._read("weights", ocp.args.PyTreeRestore(item=item, restore_args=parts, partial_restore=True))
 
     def _read(self, part: str, what: ocp.args.PyTreeRestore) -> Any:
         try:
@@ -139,6 +142,10 @@ class ModelDirectory:
             if self.path.exists():
                 raise
             raise UserError(f"{self.path} was there and is gone: its run has newer ones by now. Try again.") from None
+
+
+def _divided(where: jax.sharding.Sharding, dtype: Any = np.float32) -> ocp.ArrayRestoreArgs:
+    return ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=where, dtype=dtype)
 
 
 def _adams(tree: Any) -> list[dict[str, Any]]:

@@ -166,12 +166,16 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How devices share the work; on a CPU every core is a device."""
+    """How devices share the work; on a CPU every core is a device. One of the three may be -1: what is left."""
 
-    data: int = -1  # devices among which a batch is divided; -1: all that divide it
+    data: int = -1  # groups of devices that each have weights of their own and share a batch
+    fsdp: int = 1  # devices that share a batch, and the weights and the optimiser's state too
+    tensor: int = 1  # devices that share each matrix product, by heads and by the width of the MLP
 
     def __post_init__(self) -> None:
-        require(self.data == -1 or self.data > 0, f"data must be positive, or -1 for all, but is {self.data}.")
+        for name, value in vars(self).items():
+            require(value == -1 or value > 0, f"{name} must be positive, or -1 for what is left, but is {value}.")
+        require(list(vars(self).values()).count(-1) < 2, "only one of data, fsdp and tensor can be -1, what is left.")
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,13 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 
 def batch(
-    tokens: np.ndarray, *, seed: int, step: int, batch_size: int, context_length: int, rows: slice = slice(None)
+    tokens: np.ndarray,
+    *,
+    seed: int,
+    step: int,
+    batch_size: int,
+    context_length: int,
+    rows: slice | np.ndarray = slice(None),
 ) -> np.ndarray:
     """(rows, T+1) int32 for this step: inputs are [:, :-1], targets [:, 1:]. Position step * B + row in an endless list
     of epochs, each of which has every window once; so there is no state, and hosts may take any `rows`."""
@@ -130,7 +136,7 @@ def batch(
     )
     require(0 <= seed < 1 << 32, f"seed must lie in [0, 2**32), but is {seed}.")
     starts = []
-    for position in range(step * batch_size, (step + 1) * batch_size)[rows]:
+    for position in (step * batch_size + np.arange(batch_size)[rows]).tolist():
         epoch, index = divmod(position, windows)
         starts.append(_offset(seed, epoch, context_length) + context_length * _shuffled(windows, seed, epoch, index))
     return np.lib.stride_tricks.sliding_window_view(tokens, context_length + 1)[starts].astype(np.int32)

@@ -12,23 +12,28 @@ import numpy as np
 from jaxgpt import checkpoint, runs
 from jaxgpt.config import MeshConfig, ModelConfig, UserError, require
 from jaxgpt.data import ABOUT, Dataset, eval_windows, open_dataset
-from jaxgpt.sharding import make_mesh, over_rows, replicated, use_all_cores
+from jaxgpt.model import abstract_params
+from jaxgpt.sharding import Layout, make_mesh, over_rows, placed, replicated, shardings, use_devices
 from jaxgpt.step import make_eval_step
 
 
 class Evaluator:
-    """Mean loss over a split, in consecutive windows."""
+    """Mean loss over a split, in consecutive windows; the weights lie as `shardings` has them."""
 
     def __init__(self, model: ModelConfig, dtype: str, mesh: jax.sharding.Mesh, rows: int):
-        self.model, self.mesh, self.rows = model, mesh, rows
-        whole, parts = replicated(mesh), over_rows(mesh)
-        self.step = jax.jit(make_eval_step(model, dtype), in_shardings=(whole, parts, parts), out_shardings=whole)
+        self.model, self.parts, self.rows = model, over_rows(mesh), rows
+        weights = shardings(abstract_params(model), mesh)
+        self.step = jax.jit(
+            make_eval_step(model, dtype, Layout.of(mesh)),
+            in_shardings=(weights, self.parts, self.parts),
+            out_shardings=replicated(mesh),
+        )
 
     def mean_loss(self, params: Any, tokens: np.ndarray, limit: int | None = None) -> float:
         total, count, waiting = 0.0, 0, None
         windows = eval_windows(tokens, batch_size=self.rows, context_length=self.model.context_length)
         for ids, mask in itertools.islice(windows, limit):
-            started = self.step(params, *jax.device_put((ids, mask), over_rows(self.mesh)))
+            started = self.step(params, placed(ids, self.parts), placed(mask, self.parts))
             total += 0.0 if waiting is None else float(waiting)
             waiting, count = started, count + int(mask.sum())
         assert waiting is not None
@@ -37,14 +42,15 @@ class Evaluator:
 
 def evaluate(directory: Path, data: Path | None, batch_size: int) -> str:
     """One line for people; in natural logarithms, as training prints."""
-    use_all_cores()
+    use_devices(MeshConfig())
     require(batch_size > 0, f"--batch-size must be positive, but is {batch_size}.")
     opened = checkpoint.ModelDirectory(directory)
     dataset = open_dataset(data or trained_on(opened, directory))
     fit_vocabulary(opened.config, dataset)
     require_same_tokenizer(opened.path / "tokenizer.json", dataset.path / "tokenizer.json")
-    evaluator = Evaluator(opened.config, "float32", make_mesh(MeshConfig(), batch_size), batch_size)
-    loss = evaluator.mean_loss(checkpoint.to_device(opened.params()), dataset.val)
+    mesh = make_mesh(MeshConfig(), batch_size)
+    evaluator = Evaluator(opened.config, "float32", mesh, batch_size)
+    loss = evaluator.mean_loss(opened.params(shardings(abstract_params(opened.config), mesh)), dataset.val)
     per_byte = (len(dataset.val) - 1) / dataset.val_bytes if dataset.val_bytes else math.nan
     return (
         f"{opened.path}: loss {loss:.4f}, perplexity {math.exp(min(loss, 700)):.3f}, bits per byte "

@@ -22,8 +22,8 @@ from jaxgpt.generate import generate
 from jaxgpt.interrupt import Signals, Stopped
 from jaxgpt.model import assemble
 from jaxgpt.progress import Passing, Progress, Say
-from jaxgpt.sharding import make_mesh, over_rows, replicated
-from jaxgpt.step import Metrics, State, besides_weights, evaluated, make_step
+from jaxgpt.sharding import Layout, make_mesh, over_rows, replicated, shardings
+from jaxgpt.step import Metrics, State, besides_weights, evaluated, init_state, make_step
 from jaxgpt.tokenizer import load as load_tokenizer
 from jaxgpt.trackers import Track, trackers
 from jaxgpt.tree import Tree
@@ -46,10 +46,10 @@ class Loop:
         self.signals = signals or Signals()
         self.rows = config.train.batch_size // config.train.accumulate
         self.mesh = make_mesh(config.mesh, self.rows)
-        whole, parts = replicated(self.mesh), over_rows(self.mesh, axis=1)
-        self.step = jax.jit(
-            make_step(config), donate_argnums=0, in_shardings=(whole, parts), out_shardings=(whole, whole)
-        )
+        whole, self.parts = replicated(self.mesh), over_rows(self.mesh, axis=1)
+        where = shardings(jax.eval_shape(lambda: init_state(config)), self.mesh)
+        step, shares = make_step(config, Layout.of(self.mesh)), (where, self.parts)
+        self.step = jax.jit(step, donate_argnums=0, in_shardings=shares, out_shardings=(where, whole))
         self.evaluator = Evaluator(config.model, config.train.compute_dtype, self.mesh, self.rows)
         self.batch(0)
         tokenizer = dataset.path / "tokenizer.json"
@@ -83,7 +83,6 @@ class Loop:
     def run(self, state: State) -> None:
         """A step's metrics are read after the next one was started: the device never waits for us, nor we run ahead."""
         t = self.config.train
-        state = jax.device_put(state, replicated(self.mesh))
         first = int(state.step) + 1
         waiting: tuple[int, Metrics] | None = None
         for step in range(first, t.steps + 1):
@@ -106,8 +105,15 @@ class Loop:
 
     def batch(self, step: int) -> jax.Array:
         t, length = self.config.train, self.config.model.context_length
-        ids = batch(self.dataset.train, seed=t.seed, step=step, batch_size=t.batch_size, context_length=length)
-        return jax.device_put(ids.reshape(t.accumulate, self.rows, length + 1), over_rows(self.mesh, axis=1))
+        shape = (t.accumulate, self.rows, length + 1)
+
+        def part(where: Any) -> np.ndarray:
+            """A device's own rows; no process makes those of another."""
+            rows = np.arange(t.batch_size).reshape(shape[:2])[where[:2]]
+            options = {"seed": t.seed, "step": step, "batch_size": t.batch_size, "context_length": length}
+            return batch(self.dataset.train, rows=rows.ravel(), **options).reshape(*rows.shape, length + 1)
+
+        return jax.make_array_from_callback(shape, self.parts, part)
 
     def settle(self, step: int, metrics: Metrics, evaluate: State | None = None) -> float | None:
         """What is known of a step is checked, written and shown; returns the validation loss, where asked for one."""
@@ -155,11 +161,13 @@ class Loop:
         return self.evaluator.mean_loss(evaluated(state), self.dataset.val, limit)
 
     def sample(self, state: State) -> str:
-        """What the model would write by now; on one device, for the others have the same weights."""
+        """What the model would write by now; on one device, where the others have the same weights."""
         tokens, tokenizer = self.config.train.sample_tokens, self.tokenizer
         if not tokens or not tokenizer:
             return ""
-        weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), evaluated(state))
+        weights = evaluated(state)
+        if self.mesh.size == self.mesh.shape["data"]:
+            weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
         allowed = tokenizer.means_something(self.config.model.vocab_size)
         pieces = generate(assemble(self.config.model, weights), [tokenizer.start], tokens, 0.8, allowed=allowed)
         return tokenizer.decode(np.concatenate(list(pieces)))

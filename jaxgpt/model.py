@@ -8,7 +8,7 @@ Shapes: B batch, T time, D model width, N heads, H head width, F mlp width, L la
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -79,12 +79,19 @@ class GPT(nnx.Module):
         with exactly(self.dtype):
             return _logits(self, jnp.asarray(tokens, jnp.int32), self.dtype)
 
-    def logits(self, tokens_bt: jax.Array, dropout_key: jax.Array | None = None, unroll: int = 1) -> jax.Array:
-        """For programs: pure and traceable, nothing checked; dropout is on exactly when a key is given."""
+    def logits(
+        self,
+        tokens_bt: jax.Array,
+        dropout_key: jax.Array | None = None,
+        unroll: int = 1,
+        before: Callable[[Block, jax.Array], tuple[Block, jax.Array]] = lambda block, x: (block, x),
+    ) -> jax.Array:
+        """For programs: pure and traceable, nothing checked; dropout is on exactly when a key is given. `before` sees
+        each block, and what enters it."""
 
         def body(x: jax.Array, block_and_layer: tuple[Block, jax.Array]) -> tuple[jax.Array, None]:
-            block, layer = block_and_layer
-            return block(x, layer, dropout_key), None
+            block, x = before(block_and_layer[0], x)
+            return block(x, block_and_layer[1], dropout_key), None
 
         x, _ = jax.lax.scan(body, self.embed(tokens_bt), self.layers(), unroll=unroll)
         return self.read_out(x)

@@ -4,7 +4,7 @@ import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxgpt.config import Config, ModelConfig
@@ -74,14 +74,14 @@ def going_on(state: optax.OptState, moments: Moments) -> optax.OptState:
     """A fresh state of `make_optimizer`, as if it had made these updates."""
 
     def like(old: Tree, new: Tree) -> Tree:
-        return jax.tree.map(lambda a, b: jnp.array(b, a.dtype), old, new)
+        return jax.tree.map(lambda a, b: np.asarray(b, a.dtype), old, new)
 
     def with_moments(part: optax.OptState) -> optax.OptState:
         match part:
             case optax.ScaleByAdamState(_, mu, nu):
-                return optax.ScaleByAdamState(jnp.int32(moments.updates), like(mu, moments.mu), like(nu, moments.nu))
+                return optax.ScaleByAdamState(np.int32(moments.updates), like(mu, moments.mu), like(nu, moments.nu))
             case optax.ScaleByScheduleState():
-                return optax.ScaleByScheduleState(jnp.int32(moments.step))
+                return optax.ScaleByScheduleState(np.int32(moments.step))
         return part
 
     return jax.tree.map(with_moments, state, is_leaf=lambda part: hasattr(part, "_fields"))

@@ -1,7 +1,13 @@
-"""Which device holds what. The only room that makes meshes; knows names of axes, and no model."""
+"""Which device holds what: the one table of how parameters lie on a mesh, and the only room that makes meshes. Knows
+names of axes, and no model."""
 
 import contextlib
+import functools
+import math
 import os
+import re
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,30 +15,68 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgpt.config import MeshConfig, require
 
+AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")  # a batch is divided over both; over fsdp the weights are as well
+# For each axis of a parameter, the mesh axis that divides it. What is not listed is small, and whole on each device.
+LAYOUT = {
+    "token_embedding/embedding": ("tensor", "fsdp"),
+    "pos_embedding/embedding": (None, "fsdp"),
+    **{f"blocks/attn/{part}/kernel": (None, "fsdp", "tensor", None) for part in ("query", "key", "value")},
+    **{f"blocks/attn/{part}/bias": (None, "tensor", None) for part in ("query", "key", "value")},
+    "blocks/attn/out/kernel": (None, "tensor", None, "fsdp"),
+    "blocks/mlp/up/kernel": (None, "fsdp", "tensor"),
+    "blocks/mlp/up/bias": (None, "tensor"),
+    "blocks/mlp/down/kernel": (None, "tensor", "fsdp"),
+    "head/kernel": ("fsdp", "tensor"),
+    "head/bias": ("tensor",),
+}
 
-def use_all_cores() -> None:
-    """On a CPU, one device for each core: what XLA computes on a single thread then runs on all of them. Must come
-    before the first computation; later it changes nothing."""
+
+def use_devices(config: MeshConfig) -> None:
+    """On a CPU, one device for each core, or as many as the mesh asks for: what XLA computes on a single thread then
+    runs on all of them. Must come before the first computation; later it changes nothing."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    asked = math.prod(sizes(config))
+    said = re.search(r"host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    count = int(said[1]) if said else int(os.environ.get("JAX_NUM_CPU_DEVICES", 0))
+    count = count or (asked if 0 < asked <= cores else cores)
     # Devices that wait for each other in a collective each hold a thread of XLA's pool. With no more threads than
     # devices, two programs at a time can take all of them and wait forever.
-    os.environ.setdefault("NPROC", str(2 * cores))
+    os.environ.setdefault("NPROC", str(2 * max(count, cores)))
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores)
+        jax.config.update("jax_num_cpu_devices", count)
 
 
-def make_mesh(config: MeshConfig, rows: int) -> Mesh:
-    """For batches of so many rows."""
-    devices = jax.devices()
-    if config.data == -1:
-        count = next(n for n in range(len(devices), 0, -1) if rows % n == 0)
-        if count < len(devices):
-            print(f"{rows} rows at a time divide among {count} of {len(devices)} devices; the others stay idle.")
-    else:
-        count = config.data
-        require(count <= len(devices), f"mesh.data is {count}, but there are {len(devices)} devices.")
-        require(rows % count == 0, f"mesh.data {count} does not divide the {rows} rows that are computed at a time.")
-    return Mesh(np.asarray(devices[:count]), ("data",))
+def sizes(config: MeshConfig) -> tuple[int, ...]:
+    return tuple(getattr(config, axis) for axis in AXES)
+
+
+def make_mesh(config: MeshConfig, rows: int, devices: list[Any] | None = None) -> Mesh:
+    """For batches of so many rows, of which each device along data and fsdp has its share."""
+    devices = devices or jax.devices()
+    shape = _shape(config, rows, len(devices))
+    count, shares = math.prod(shape), math.prod(size for axis, size in zip(AXES, shape, strict=True) if axis in ROWS)
+    require(
+        rows % shares == 0,
+        f"mesh.data x mesh.fsdp is {shares}, which does not divide the {rows} rows that are computed at a time.",
+    )
+    if count < len(devices):
+        print(f"{rows} rows at a time divide among {count} of {len(devices)} devices; the others stay idle.")
+    return Mesh(np.asarray(devices[:count]).reshape(shape), AXES)
+
+
+def _shape(config: MeshConfig, rows: int, devices: int) -> tuple[int, ...]:
+    asked = sizes(config)
+    known = math.prod(size for size in asked if size > 0)
+    named = " x ".join(f"mesh.{axis} {size}" for axis, size in zip(AXES, asked, strict=True))
+    if -1 not in asked:
+        require(known == devices, f"{named} makes {known} devices, but there are {devices}.")
+        return asked
+    require(devices % known == 0, f"{named}: {known} does not divide the {devices} devices that there are.")
+    left = devices // known
+    if config.data == -1 and jax.process_count() == 1:  # rather fewer devices than none at all
+        left = next(n for n in range(left, 0, -1) if rows % (n * config.fsdp) == 0 or n == 1)
+    return tuple(left if size == -1 else size for size in asked)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -41,4 +85,83 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def over_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """The rows of a batch, which are its given axis, divided among the devices."""
-    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, ROWS))
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """Of parameters, or of anything that holds such trees: moments lie as their parameters do."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, _spec(_name(path), leaf.shape, mesh)), tree
+    )
+
+
+def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, without: str = "") -> PartitionSpec:
+    axes = next((axes for end, axes in LAYOUT.items() if f"/{name}".endswith(f"/{end}")), (None,) * len(shape))
+    axes = axes[len(axes) - len(shape) :]  # one block of the stack has no axis of layers
+    divided = (
+        axis if axis and axis != without and n % mesh.shape[axis] == 0 else None
+        for axis, n in zip(axes, shape, strict=True)
+    )
+    return PartitionSpec(*divided)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a computation wants what it works on, if weights are divided: each device has rows of its own, and weights
+    are whole along fsdp, of one block at a time. Left alone, the compiler would divide products as weights are."""
+
+    mesh: Mesh
+
+    @staticmethod
+    def of(mesh: Mesh) -> "Layout | None":
+        return Layout(mesh) if mesh.size > mesh.shape["data"] else None
+
+    def gathered(self, params: Any) -> Any:
+        """All but the blocks."""
+        return {name: part if name == "blocks" else self._whole({name: part})[name] for name, part in params.items()}
+
+    def before_block(self, block: Any, x_btd: jax.Array) -> tuple[Any, jax.Array]:
+        return self._whole(block, "blocks/"), jax.lax.with_sharding_constraint(x_btd, over_rows(self.mesh))
+
+    def _whole(self, tree: Any, within: str = "") -> Any:
+        def one(path: tuple, leaf: jax.Array) -> jax.Array:
+            name = within + _name(path)
+            specs = (_spec(name, leaf.shape, self.mesh, without) for without in ("fsdp", ""))
+            return _gather(leaf, *(NamedSharding(self.mesh, spec) for spec in specs))
+
+        return jax.tree_util.tree_map_with_path(one, tree)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(x: jax.Array, whole: NamedSharding, divided: NamedSharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, whole)
+
+
+def _scatter(whole: NamedSharding, divided: NamedSharding, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    """Summed and divided at once; said in two steps, or the compiler divides the sum's terms in this way as well."""
+    summed = jax.lax.with_sharding_constraint(gradient, whole)
+    return (jax.lax.with_sharding_constraint(summed, divided),)
+
+
+_gather.defvjp(lambda x, whole, divided: (_gather(x, whole, divided), None), _scatter)
+
+
+def undivided(params: Any, mesh: Mesh) -> list[str]:
+    """What the table would divide, and the mesh cannot."""
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        for axis, n in zip(LAYOUT.get(_name(path), ()), leaf.shape, strict=False):
+            if axis and n % mesh.shape[axis]:
+                found.append(f"{_name(path)} has {n}, which mesh.{axis} {mesh.shape[axis]} does not divide")
+    return found
+
+
+def _name(path: tuple) -> str:
+    """Of a leaf in nested dicts, or in a module, whose leaves end in `value`."""
+    parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path]
+    return "/".join(parts[:-1] if parts[-1] == "value" else parts)
+
+
+def placed(array: np.ndarray, where: NamedSharding) -> jax.Array:
+    """An array that every process has whole, divided: each device gets its own part alone."""
+    return jax.make_array_from_callback(array.shape, where, lambda part: array[part])

@@ -10,6 +10,7 @@ import optax
 from jaxgpt.config import Config, ModelConfig
 from jaxgpt.model import GPT, assemble, params_of
 from jaxgpt.optim import make_optimizer, make_schedule
+from jaxgpt.sharding import Layout
 from jaxgpt.tree import Tree
 
 
@@ -47,13 +48,13 @@ def init_state(config: Config, params: Tree | None = None) -> State:
     return State(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params), ema)
 
 
-def make_step(config: Config) -> Callable[[State, jax.Array], tuple[State, Metrics]]:
+def make_step(config: Config, layout: Layout | None = None) -> Callable[[State, jax.Array], tuple[State, Metrics]]:
     """A function (state, ids (A, B, T + 1)) -> (state, metrics); A parts are computed one after the other."""
     optimizer, schedule, rate = make_optimizer(config), make_schedule(config), config.optim.ema
 
     def loss(params: Tree, ids_bt: jax.Array, key: jax.Array) -> jax.Array:
         computed = cast(params, config.train.compute_dtype)
-        return token_losses(config.model, computed, ids_bt, key, config.train.scan_unroll).mean()
+        return token_losses(config.model, computed, ids_bt, key, config.train.scan_unroll, layout).mean()
 
     def step(state: State, ids_abt: jax.Array) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
@@ -83,19 +84,30 @@ def keep_unless(finite: jax.Array, old: State, new: State) -> State:
     return jax.tree.map(lambda a, b: jnp.where(finite, b, a) if jnp.issubdtype(a.dtype, jnp.floating) else b, old, new)
 
 
-def make_eval_step(config: ModelConfig, dtype: str) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:
+def make_eval_step(
+    config: ModelConfig, dtype: str, layout: Layout | None = None
+) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:
     """A function (params, ids (B, T + 1), mask (B, T)) -> the sum of the losses where the mask is set."""
 
     def eval_step(params: Tree, ids_bt: jax.Array, mask_bt: jax.Array) -> jax.Array:
-        return jnp.sum(token_losses(config, cast(params, dtype), ids_bt, None), where=mask_bt)
+        return jnp.sum(token_losses(config, cast(params, dtype), ids_bt, None, layout=layout), where=mask_bt)
 
     return eval_step
 
 
 def token_losses(
-    config: ModelConfig, params: Tree, ids_bt: jax.Array, key: jax.Array | None, unroll: int = 1
+    config: ModelConfig,
+    params: Tree,
+    ids_bt: jax.Array,
+    key: jax.Array | None,
+    unroll: int = 1,
+    layout: Layout | None = None,
 ) -> jax.Array:
-    logits_btv = assemble(config, params).logits(ids_bt[:, :-1], key, unroll)
+    if layout is None:
+        logits_btv = assemble(config, params).logits(ids_bt[:, :-1], key, unroll)
+    else:
+        model = assemble(config, layout.gathered(params))
+        logits_btv = model.logits(ids_bt[:, :-1], key, unroll, layout.before_block)
     return optax.softmax_cross_entropy_with_integer_labels(logits_btv.astype(jnp.float32), ids_bt[:, 1:])
 
 

@@ -9,18 +9,19 @@ import jax
 
 from jaxgpt import disk, plot, runs
 from jaxgpt.begin import begin, first_state
-from jaxgpt.config import RunConfig
+from jaxgpt.config import MeshConfig, RunConfig
 from jaxgpt.interrupt import signals
 from jaxgpt.loop import Loop
+from jaxgpt.model import abstract_params
 from jaxgpt.progress import Passing, Say
 from jaxgpt.settings import build
-from jaxgpt.sharding import use_all_cores
+from jaxgpt.sharding import undivided, use_devices
 
 
 def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Passing | None = None) -> Path:
     """Run what `settings` (sections of plain values, from `where`) describe; returns the run's directory. `passing` is
     for who watches: it gets every step."""
-    use_all_cores()
+    use_devices(build(MeshConfig, settings.get("mesh", {}), f"{where} [mesh]"))
     location: RunConfig = build(RunConfig, settings.get("run", {}), f"{where} [run]")
     run = Path(location.dir)
     with signals() as caught, runs.held(run):
@@ -29,7 +30,9 @@ def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Pa
         about = source.about if source else {}
         skipped = about.get("skipped", 0) if beginning.resumed else 0
         loop = Loop(config, dataset, run, say, passing, caught, skipped, about.get("source"))
-        state = first_state(beginning)
+        for whole in undivided(abstract_params(config.model), loop.mesh):
+            say(f"Whole on each device: {whole}.")
+        state = first_state(beginning, loop.mesh)
         done = int(state.step)
         if done >= config.train.steps:
             say(f"{run} has had {done} steps, and train.steps is {config.train.steps}: there is nothing left to do.")

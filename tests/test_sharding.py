@@ -1,48 +1,134 @@
-"""Devices share a batch, and nobody can tell from the numbers. In processes of their own: devices are made once."""
+"""Devices share the work, and nobody can tell from the numbers. In processes of their own: devices are made once."""
 
 import json
+import re
 import subprocess
 import sys
+from typing import Any
 
+import jax
+import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
-from jaxgpt.config import MeshConfig, UserError
-from jaxgpt.sharding import make_mesh
+from jaxgpt.config import MeshConfig, ModelConfig, UserError
+from jaxgpt.model import abstract_params
+from jaxgpt.sharding import LAYOUT, make_mesh, shardings, undivided
+from jaxgpt.tree import flatten
 
 CODE = """
-import json, os, sys
-os.sched_getaffinity = lambda _: range(int(sys.argv[1]))
+import json, math, sys
 import jax, numpy as np
 from jaxgpt.config import *
 from jaxgpt.sharding import *
-use_all_cores()
 from jaxgpt.step import *
-model = ModelConfig(23, 11, 14, 2, 2, dropout=0.2)
-config = Config(DataConfig("x"), RunConfig("x"), model, OptimConfig(warmup_steps=0))
-mesh = make_mesh(config.mesh, 8)
+from jaxgpt.tree import flatten
+wanted, vocabulary = MeshConfig(*json.loads(sys.argv[1])), int(sys.argv[2])
+model = ModelConfig(vocabulary, 11, 16, 3, 4, dropout=0.2, qkv_bias=True)
+config = Config(DataConfig("x"), RunConfig("x"), model, OptimConfig(warmup_steps=0), mesh=wanted)
+mesh = make_mesh(wanted, 8, jax.devices()[: math.prod(sizes(wanted))])
+where = shardings(jax.eval_shape(lambda: init_state(config)), mesh)
 whole, parts = replicated(mesh), over_rows(mesh, axis=1)
-step = jax.jit(make_step(config), in_shardings=(whole, parts), out_shardings=(whole, whole))
-state, losses = jax.device_put(init_state(config), whole), []
-for i in range(5):
-    ids = np.random.default_rng(i).integers(0, 23, (1, 8, 12)).astype(np.int32)
-    state, metrics = step(state, jax.device_put(ids, parts))
+step = jax.jit(make_step(config, Layout.of(mesh)), donate_argnums=0, in_shardings=(where, parts),
+               out_shardings=(where, whole))
+state, losses = jax.jit(lambda: init_state(config), out_shardings=where)(), []
+ids = jax.ShapeDtypeStruct((1, 8, 12), np.int32)
+text = step.lower(jax.eval_shape(lambda: state), ids).compile().as_text()
+for i in range(10):
+    ids = np.random.default_rng(i).integers(0, vocabulary, (1, 8, 12)).astype(np.int32)
+    state, metrics = step(state, placed(ids, parts))
     losses.append(float(metrics.loss))
-print(json.dumps([mesh.size, losses]))
+lies = {}
+for name, leaf in flatten(state.params).items():
+    lies[name] = [leaf.shape, leaf.addressable_shards[0].data.shape]
+mu = optax.tree.get(state.optimizer, "mu")
+assert all(a.sharding == b.sharding for a, b in zip(jax.tree.leaves(mu), jax.tree.leaves(state.params)))
+weights = {name: np.asarray(leaf).tolist() for name, leaf in flatten(state.params).items()}
+print(json.dumps({"losses": losses, "weights": weights, "lies": lies, "text": text}))
 """
+EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0", "NPROC": "16"}
 
 
-def run(devices: int) -> tuple[int, list[float]]:
-    done = subprocess.run([sys.executable, "-c", CODE, str(devices)], capture_output=True, text=True, check=True)
-    return tuple(json.loads(done.stdout))
+def steps(mesh: tuple[int, int, int], vocabulary: int = 26) -> dict[str, Any]:
+    import os
+
+    code = [sys.executable, "-W", "error", "-c", CODE, json.dumps(mesh), str(vocabulary)]
+    done = subprocess.run(code, capture_output=True, text=True, env={**os.environ, **EIGHT}, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Involuntary" not in done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_four_devices_equal_one_dropout_and_all() -> None:
-    (one, alone), (four, shared) = run(1), run(4)
-    assert (one, four) == (1, 4)
-    assert shared == pytest.approx(alone, abs=1e-5)
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    return steps((1, 1, 1))
 
 
-def test_a_mesh_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(UserError, match="mesh.data is 512, but there are"):
-        make_mesh(MeshConfig(data=512), 512)
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)], ids=str)
+def test_ten_steps_on_any_mesh_are_those_of_one_device(mesh: tuple[int, int, int], alone: dict[str, Any]) -> None:
+    found = steps(mesh)
+    assert found["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+    for name, weights in alone["weights"].items():
+        np.testing.assert_allclose(found["weights"][name], weights, rtol=0, atol=1e-5, err_msg=name)
+    require_divided(found, dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)))
+
+
+def require_divided(found: dict[str, Any], mesh: dict[str, int]) -> None:
+    """No parameter lies whole where the table divides it, and none is gathered whole but those outside the blocks."""
+    for name, (shape, part) in found["lies"].items():
+        for axis, whole, own in zip(LAYOUT.get(name, (None,) * len(shape)), shape, part, strict=True):
+            divides = axis and whole % mesh[axis] == 0
+            assert own == (whole // mesh[axis] if divides else whole), name
+    stacked = {tuple(shape) for name, (shape, part) in found["lies"].items() if name.startswith("blocks/")}
+    gathered = re.findall(r"= (?:\()?\w+\[([\d,]*)\][^=]*? all-gather", found["text"])
+    if mesh["fsdp"] > 1:
+        assert gathered
+    for shape in gathered:
+        sizes = tuple(int(n) for n in shape.split(",") if n)
+        assert sizes not in stacked
+        assert not sizes or sizes[0] != 3 or len(sizes) < 3, f"{sizes} are of all three layers"
+
+
+def test_a_size_that_does_not_divide_is_whole_and_said() -> None:
+    config = ModelConfig(26, 11, 16, 3, 4, qkv_bias=True)
+    mesh = jax.sharding.AbstractMesh((1, 2, 4), ("data", "fsdp", "tensor"))
+    assert undivided(abstract_params(config), mesh) == [
+        "head/bias has 26, which mesh.tensor 4 does not divide",
+        "head/kernel has 26, which mesh.tensor 4 does not divide",
+        "token_embedding/embedding has 26, which mesh.tensor 4 does not divide",
+    ]
+    specs = {path: where.spec for path, where in flatten(shardings(abstract_params(config), mesh)).items()}
+    assert specs["token_embedding/embedding"] == PartitionSpec(None, "fsdp")
+    assert specs["blocks/attn/query/kernel"] == PartitionSpec(None, "fsdp", "tensor", None)
+
+
+def test_every_matrix_has_a_place_in_the_table() -> None:
+    for path in flatten(abstract_params(ModelConfig(26, qkv_bias=True))):
+        assert path in LAYOUT or path.endswith(
+            ("scale", "out/bias", "down/bias", "norm/bias", "norm1/bias", "norm2/bias")
+        )
+
+
+@pytest.mark.parametrize(
+    ("mesh", "rows", "said"),
+    [
+        ({"data": 512}, 512, "mesh.data 512 x mesh.fsdp 1 x mesh.tensor 1 makes 512 devices, but there are 8"),
+        ({"data": 2, "fsdp": 2}, 8, "makes 4 devices, but there are 8"),
+        ({"data": 2, "fsdp": 4}, 12, "is 8, which does not divide the 12 rows"),
+        ({"fsdp": 3}, 12, "3 does not divide the 8 devices"),
+        ({"data": 2, "fsdp": -1}, 12, "is 8, which does not divide the 12 rows"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(mesh: dict[str, int], rows: int, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        make_mesh(MeshConfig(**mesh), rows, [object()] * 8)
+
+
+@pytest.mark.parametrize(("mesh", "said"), [({"fsdp": 0}, "fsdp must be positive"), ({"fsdp": -1}, "only one of")])
+def test_a_mesh_that_makes_no_sense_is_refused(mesh: dict[str, int], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        MeshConfig(**mesh)
+
+
+def test_devices_that_would_have_no_rows_stay_idle() -> None:
     assert make_mesh(MeshConfig(), 7).size in (1, 7)

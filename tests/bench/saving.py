@@ -16,10 +16,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from jaxgpt.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from jaxgpt.data import Dataset
 from jaxgpt.loop import Loop
-from jaxgpt.sharding import use_all_cores
+from jaxgpt.sharding import use_devices
 from jaxgpt.step import Metrics, State, init_state
 
 STEPS = 200
@@ -73,7 +73,7 @@ def trained(config: Config) -> Timed:
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    use_all_cores()
+    use_devices(MeshConfig())
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     ratios = []

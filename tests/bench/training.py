@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from convert.reference import GPT as TorchGPT
-from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from jaxgpt.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from jaxgpt.data import Dataset
-from jaxgpt.sharding import replicated, use_all_cores
+from jaxgpt.sharding import replicated, use_devices
 from jaxgpt.step import State, init_state
 from jaxgpt.train import Loop
 
@@ -78,7 +78,7 @@ def contestants() -> dict[str, Callable[[], object]]:
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    use_all_cores()
+    use_devices(MeshConfig())
     racers = contestants()
     for racer in racers.values():
         racer()
