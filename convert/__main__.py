@@ -152,6 +152,52 @@ def verify(file: File, directory: Directory, /, train_steps: int = 0, json: bool
     return 0 if page.same else 3
 
 
+def probe(
+    file: File,
+    /,
+    text: str | None = None,
+    ids: str | None = None,
+    tokenizer: Path | None = None,
+    given: Given = (),
+    dialect: str | None = None,
+    ignore_config: bool = False,
+    json: bool = False,
+) -> int:
+    """Rank what a checkpoint leaves open, where the norms are for instance, by the loss on text of the kind that the
+    model was trained on. Exit code 3 when nothing fits that text.
+
+    Args:
+        file: A PyTorch checkpoint, .pt, .pth, .bin or .safetensors, or a Hugging Face folder.
+        text: A text, as jaxgpt prepare takes it: a file, a folder, - for standard input, and so on.
+        ids: Instead of a text: a list such as "0 29 59", or a file of such numbers, .npy, or nanoGPT's .bin.
+        tokenizer: A tokenizer.json, or a list of characters as JSON, for a text.
+        given: A field of the model that is known and shall not be varied, such as activation=gelu; may be repeated.
+        dialect: The class that wrote the file, where its tensors fit several; auto for a table of its own.
+        ignore_config: Pass over what a config in the file or beside it says.
+        json: Print JSON.
+    """
+    from convert.ids import read_ids
+    from convert.probing import probe as run_probe
+    from jaxgpt.corpus import documents
+
+    with working(f"probing {file}") as status:
+        found = run_probe(
+            file,
+            text=None if text is None else "".join(piece.text + (piece.end or "") for piece in documents([text])),
+            ids=None if ids is None else read_ids(ids),
+            tokenizer=tokenizer,
+            dialect=dialect,
+            ignore_config=ignore_config,
+            tell=lambda so_far: status and status.update(f"probing {file}: {so_far}"),
+            **_fields(given),
+        )
+    if json:
+        print(json_format.dumps(found.as_dict(), indent=2))
+    else:
+        show.ranking(found)
+    return 0 if found.fits else 3
+
+
 def _fields(given: tuple[str, ...]) -> Any:
     pairs = [item.partition("=") for item in given]
     if wrong := [name for name, equals, _ in pairs if not equals]:
@@ -165,6 +211,7 @@ def main() -> None:
         "to-flax": to_flax,
         "to-torch": to_torch,
         "verify": verify,
+        "probe": probe,
     }
     about = "Carry GPT checkpoints between PyTorch and Flax, and prove that nothing changed."
     run("jaxgpt-convert", about, commands, sys.argv[1:])

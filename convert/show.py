@@ -4,11 +4,16 @@ import sys
 import typing
 from typing import TYPE_CHECKING, Any
 
+from convert.ranking import spelled
 from jaxgpt.config import ModelConfig
+from jaxgpt.shell import console
 
 if TYPE_CHECKING:
     from convert.detect import Detected
     from convert.parity import Page
+    from convert.ranking import Ranking
+
+MOST = 12  # rows of a table that a person reads
 
 
 def report(detected: "Detected", assumed: str) -> None:
@@ -35,6 +40,42 @@ def choices(field: str) -> str:
 
 def listed(fields: dict[str, Any]) -> str:
     return ", ".join(f"{name} = {value}" for name, value in fields.items())
+
+
+def ranking(found: "Ranking") -> None:
+    if not found.rows:
+        print("Nothing is left open that a loss could show.")
+    else:
+        tried, best = f"{len(found.rows)} of {found.possible} combinations on {found.tokens:,} tokens", found.rows[0]
+        print(f"{tried}; ids by {found.spelling}." if found.spelling else f"{tried}.")
+        _table(found)
+        if not found.fits:
+            print(
+                f"warning: NOTHING FITS. The best loses {best.loss:.4f} nats per token, but {found.entropy:.4f} is lost "
+                "by one who only knows how frequent each token is. The text is not of the kind that the model was "
+                "trained on, or its ids mean other tokens, or the model was hardly trained. The order means nothing.",
+                file=sys.stderr,
+            )
+        elif found.settled:
+            print(f"settled, by {found.margin:.4f} nats per token or more:\n  {listed(found.settled)}")
+    for name, values in found.unsettled.items() if found.fits else ():
+        those = ", ".join(map(spelled, values))
+        kept = f"{spelled(found.kept[name])} is kept" if name in found.kept else f"say it with --set {name}=N"
+        print(f"cannot be told: {name} is one of {those}; {kept}", file=sys.stderr)
+    for name in found.asked:
+        print(f"cannot be told: {name} shows in no loss; say it with --set {name}=N", file=sys.stderr)
+    if found.line:
+        print(found.line)
+
+
+def _table(found: "Ranking") -> None:
+    from rich.table import Table
+
+    table = Table(*found.options, "loss", "behind", "noise", box=None, pad_edge=False)
+    for row, values in found.groups[:MOST]:
+        told = ["|".join(map(spelled, values[name])) for name in found.options]
+        table.add_row(*told, f"{row.loss:.4f}", *(f"{number:.4f}" for number in row.behind(found.rows[0])))
+    console().print(table)
 
 
 def page(found: "Page") -> None:

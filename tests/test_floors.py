@@ -13,10 +13,10 @@ FLOORS = [
         "jaxgpt": "attention block corpus data flops layers model optim plot runs sampling sharding trackers",
     },
     {
-        "convert": "bridge detect evidence folder llmc propose safefile said settle suspect torchfile",
+        "convert": "bridge detect evidence folder llmc propose ranking safefile said settle suspect torchfile",
         "jaxgpt": "cache checkpoint generate prepare progress step",
     },
-    {"convert": "carry exact files parity show", "jaxgpt": "begin evaluate export look loop sample train"},
+    {"convert": "carry exact files ids parity probing show", "jaxgpt": "begin evaluate export look loop sample train"},
     {"convert": "__main__", "jaxgpt": "__main__"},
 ]
 ONLY_IN = {
