@@ -26,16 +26,25 @@ from jaxgpt.model import exactly
 from jaxgpt.step import token_losses
 from jaxgpt.tree import Tree
 
-# In the order in which they are tried: what changes most comes first.
+# The likelier value first, and the fields in which models differ more often.
 OPTIONS: dict[str, tuple[Any, ...]] = {
-    "num_heads": (),  # the divisors of the width
     "norm": ("pre", "post", "residual"),
     "final_norm": (True, "unused"),
     "attention_scale": ("head_dim", "model_dim", "none"),
     "activation": ("relu", "gelu", "gelu_tanh"),
     "attention_scale_by_layer": (False, True),
     "norm_eps": (1e-5, 1e-6, 1e-12),
-}
+}  # and num_heads: what divides the width
+# What wrecks a model when it is wrong; and what is varied together after that, for the scale of attention can make up
+# for a wrong number of heads.
+FIRST = ("norm", "final_norm", "num_heads")
+GROUPS = (
+    ("norm", "final_norm"),
+    ("num_heads", "attention_scale"),
+    ("activation",),
+    ("attention_scale_by_layer",),
+    ("norm_eps",),
+)
 ALIKE = ({"gelu", "gelu_tanh"}, {*OPTIONS["norm_eps"]})  # their losses differ by some 1e-5
 STANDING = {"num_heads": 1, "context_length": 256}  # for what has no usual value, until somebody knows it
 SHORTEST, LONGEST, FEWEST, MOST = 64, 256, 8, 2**14  # positions in a window; windows; tokens
@@ -81,7 +90,7 @@ def probe(
         config, params = load(combination.get("num_heads"))
         return _losses(dataclasses.replace(config, **combination), params, windows)
 
-    rows = Search(options, measure, ALIKE, tell).run()
+    rows = Search(options, FIRST, GROUPS, measure, ALIKE, tell).run()
     return Ranking(rows, options, assumed, asked, windows[:, 1:].size, _entropy(ids), whose)
 
 
@@ -100,14 +109,15 @@ def _inspected(
 
 
 def _options(assumed: Mapping[str, Any], width: int) -> dict[str, tuple[Any, ...]]:
-    """Of each open field, the assumed value first; `width` is that of all heads together, where they are unknown."""
+    """Of each open field, the likeliest value first; `width` is that of all heads together, where they are unknown."""
     options = {
         name: (assumed[name], *(value for value in values if value != assumed[name]))
         for name, values in OPTIONS.items()
         if name in assumed
     }
-    heads = tuple(n for n in range(1, width + 1) if width % n == 0)
-    return {"num_heads": heads, **options} if heads else options
+    heads = [n for n in range(1, width + 1) if width % n == 0]
+    heads.sort(key=lambda n: abs(n * n - width))
+    return {"num_heads": tuple(heads), **options} if heads else options
 
 
 def _windows(ids: np.ndarray, config: ModelConfig, path: Path) -> np.ndarray:

@@ -1,18 +1,19 @@
 """Which combination of values loses least, and what that settles. Knows no model and no text: losses come in."""
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-BEAM = 3  # combinations on which each field is tried
+BEAM = 3  # combinations on which each group of fields is tried
 SURE = 3.0  # standard errors
 LEAST = 1e-3  # nats per token: a smaller difference may be the other way round on another text
 Combination = tuple[Any, ...]  # a value of each field, in the order of the fields
-Options = list[tuple[Any, ...]]  # of each field the values that there are
+Options = Mapping[str, tuple[Any, ...]]  # of each field the values that there are
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Ranking:
     """What a text tells of the fields that a checkpoint leaves open."""
 
     rows: list[Row]  # each combination that was tried, best first
-    options: dict[str, tuple[Any, ...]]  # of each open field
+    options: Options  # of each open field
     assumed: dict[str, Any]  # of open fields that have a usual value
     asked: list[str]  # fields without one, of which no loss tells
     tokens: int
@@ -62,17 +63,19 @@ class Ranking:
         return not self.rows or self.rows[0].loss < self.entropy
 
     @functools.cached_property
+    def close(self) -> list[Row]:
+        """Those that the text does not rule out."""
+        return [row for row in self.rows if not row.worse_than(self.rows[0])] if self.fits else []
+
+    @functools.cached_property
     def left(self) -> dict[str, list[Any]]:
         """Of each open field the values that the text does not rule out."""
         if not self.fits:
             return {name: list(options) for name, options in self.options.items()}
-        found = {}
-        for name, options in self.options.items():
-            nearest: dict[Any, Row] = {}
-            for row in self.rows:
-                nearest.setdefault(row.fields[name], row)
-            found[name] = [option for option in options if not nearest[option].worse_than(self.rows[0])]
-        return found
+        return {
+            name: [option for option in options if any(row.fields[name] == option for row in self.close)]
+            for name, options in self.options.items()
+        }
 
     @property
     def settled(self) -> dict[str, Any]:
@@ -84,12 +87,15 @@ class Ranking:
 
     @property
     def kept(self) -> dict[str, Any]:
-        """Of each unsettled field the usual value; where that is ruled out, the next that is not."""
-        return {
-            name: self.assumed[name] if self.assumed[name] in values else values[0]
-            for name, values in self.unsettled.items()
-            if name in self.assumed
-        }
+        """Of each unsettled field the usual value; where all that has it is ruled out, that of what is most like the
+        usual model, in the commoner fields first."""
+
+        def unlike(row: Row) -> tuple[int, list[bool]]:
+            differs = [row.fields[name] != value for name, value in self.assumed.items()]
+            return sum(differs), differs[::-1]
+
+        values = min(self.close, key=unlike).fields if self.close else self.assumed
+        return {name: values[name] for name in self.unsettled if name in self.assumed}
 
     @property
     def margin(self) -> float:
@@ -131,52 +137,55 @@ def spelled(value: Any) -> str:
 
 
 class Search:
-    """Tries field after field on the few best so far, then all neighbours of the best until none is better. Values
-    that are hardly to be told apart, `alike`, are tried beside the best alone."""
+    """Tries all that `first` can be, then group after group of fields on the few best so far, then all neighbours of
+    the best until none is better. Fields are varied together where one that is wrong makes the other look better
+    wrong than right. Values that are hardly to be told apart, `alike`, are tried beside the best alone."""
 
     def __init__(
         self,
-        options: Mapping[str, tuple[Any, ...]],
+        options: Options,
+        first: tuple[str, ...],
+        groups: Iterable[tuple[str, ...]],
         measure: Callable[[dict[str, Any]], np.ndarray],
         alike: Iterable[set[Any]] = (),
         tell: Callable[[str], None] = lambda so_far: None,
     ):
-        self.names, self.options, self.alike = list(options), list(options.values()), list(alike)
+        self.options, self.first, self.groups, self.alike = dict(options), first, list(groups), list(alike)
         self.measure, self.tell = measure, tell
         self.losses: dict[Combination, np.ndarray] = {}
 
     def run(self) -> list[Row]:
-        unlike: Options = [self._unlike(options) for options in self.options]
-        beam = [tuple(options[0] for options in self.options)]
-        for place, options in enumerate(unlike):
-            beam = self._sorted(_varied(beam, place, options))[:BEAM]
+        unlike = {name: self._unlike(options) for name, options in self.options.items()}
+        beam = [tuple(options[0] for options in self.options.values())]
+        for group in [self.first, *self.groups]:
+            beam = self._sorted(other for one in beam for other in self._varied(one, group, unlike))[:BEAM]
         best, last = beam[0], None
         while best != last:
             best, last = self._beside(best, unlike), best
         self._beside(best, self.options)
-        return [Row(self._fields(combination), self.losses[combination]) for combination in self._sorted(self.losses)]
+        return [Row(self._fields(one), self.losses[one]) for one in self._sorted(self.losses)]
 
     def _beside(self, best: Combination, options: Options) -> Combination:
         """The best of its neighbours and itself."""
-        near = (one for place in range(len(options)) for one in _varied([best], place, options[place]))
-        return self._sorted([best, *near])[0]
+        return self._sorted([best, *(one for group in self.groups for one in self._varied(best, group, options))])[0]
+
+    def _varied(self, one: Combination, group: tuple[str, ...], options: Options) -> Iterator[Combination]:
+        return itertools.product(
+            *(options[name] if name in group else (value,) for name, value in self._fields(one).items())
+        )
 
     def _sorted(self, combinations: Iterable[Combination]) -> list[Combination]:
         combinations = list(dict.fromkeys(combinations))
-        for combination in combinations:
-            if combination not in self.losses:
-                self.tell(f"{len(self.losses)} of {math.prod(map(len, self.options))} combinations tried")
-                self.losses[combination] = self.measure(self._fields(combination))
-        return sorted(combinations, key=lambda combination: float(self.losses[combination].mean()))
+        for one in combinations:
+            if one not in self.losses:
+                self.tell(f"{len(self.losses)} combinations tried")
+                self.losses[one] = self.measure(self._fields(one))
+        return sorted(combinations, key=lambda one: float(self.losses[one].mean()))
 
-    def _fields(self, combination: Combination) -> dict[str, Any]:
-        return dict(zip(self.names, combination, strict=True))
+    def _fields(self, one: Combination) -> dict[str, Any]:
+        return dict(zip(self.options, one, strict=True))
 
     def _unlike(self, options: tuple[Any, ...]) -> tuple[Any, ...]:
         """The first of each kind."""
-        kinds = [next((i for i, kind in enumerate(self.alike) if option in kind), option) for option in options]
+        kinds = [next((kind for kind in self.alike if option in kind), option) for option in options]
         return tuple(option for i, option in enumerate(options) if kinds[i] not in kinds[:i])
-
-
-def _varied(beam: list[Combination], place: int, options: tuple[Any, ...]) -> list[Combination]:
-    return [(*one[:place], option, *one[place + 1 :]) for one in beam for option in options]

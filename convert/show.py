@@ -51,17 +51,20 @@ def ranking(found: "Ranking") -> None:
         _table(found)
         if not found.fits:
             print(
-                f"warning: NOTHING FITS. The best loses {best.loss:.4f} nats per token, but {found.entropy:.4f} is lost "
-                "by one who only knows how frequent each token is. The text is not of the kind that the model was "
-                "trained on, or its ids mean other tokens, or the model was hardly trained. The order means nothing.",
+                f"warning: NOTHING FITS. The best loses {best.loss:.4f} nats per token; who only knows how frequent "
+                f"each token is loses {found.entropy:.4f}. The text is not of the kind that the model was trained on, "
+                "or its ids mean other tokens, or the model was hardly trained. The order means nothing.",
                 file=sys.stderr,
             )
         elif found.settled:
             print(f"settled, by {found.margin:.4f} nats per token or more:\n  {listed(found.settled)}")
     for name, values in found.unsettled.items() if found.fits else ():
         those = ", ".join(map(spelled, values))
-        kept = f"{spelled(found.kept[name])} is kept" if name in found.kept else f"say it with --set {name}=N"
-        print(f"cannot be told: {name} is one of {those}; {kept}", file=sys.stderr)
+        way = f"say it with --set {name}=N, and probe again"
+        if name in found.kept:
+            usual = found.kept[name] == found.assumed[name]
+            way = f"{spelled(found.kept[name])} is {'kept, as assumed' if usual else 'taken'}"
+        print(f"cannot be told: {name} is one of {those}; {way}", file=sys.stderr)
     for name in found.asked:
         print(f"cannot be told: {name} shows in no loss; say it with --set {name}=N", file=sys.stderr)
     if found.line:
