@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.settings import typed
+
 BEAM = 3  # combinations on which each group of fields is tried
 SURE = 3.0  # standard errors
 LEAST = 1e-3  # nats per token: a smaller difference may be the other way round on another text
@@ -107,7 +109,7 @@ class Ranking:
     def line(self) -> str:
         """For to-flax: what is settled, and what is assumed no longer."""
         turned = {name: value for name, value in self.kept.items() if value != self.assumed[name]}
-        return " ".join(f"--set {name}={spelled(value)}" for name, value in {**self.settled, **turned}.items())
+        return " ".join(f"--set {name}={typed(value)}" for name, value in {**self.settled, **turned}.items())
 
     @property
     def groups(self) -> list[tuple[Row, dict[str, list[Any]]]]:
@@ -129,11 +131,6 @@ class Ranking:
         behind = [dict(zip(("behind", "noise"), row.behind(self.rows[0]), strict=True)) for row in self.rows]
         rows = [{**row.fields, "loss": row.loss, **gap} for row, gap in zip(self.rows, behind, strict=True)]
         return {**{name: getattr(self, name) for name in shown}, "possible": self.possible, "rows": rows}
-
-
-def spelled(value: Any) -> str:
-    """As one types it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Search:

@@ -4,8 +4,8 @@ import sys
 import typing
 from typing import TYPE_CHECKING, Any
 
-from convert.ranking import spelled
 from jaxgpt.config import ModelConfig
+from jaxgpt.settings import typed
 from jaxgpt.shell import console
 
 if TYPE_CHECKING:
@@ -59,11 +59,11 @@ def ranking(found: "Ranking") -> None:
         elif found.settled:
             print(f"settled, by {found.margin:.4f} nats per token or more:\n  {listed(found.settled)}")
     for name, values in found.unsettled.items() if found.fits else ():
-        those = ", ".join(map(spelled, values))
+        those = ", ".join(map(typed, values))
         way = f"say it with --set {name}=N, and probe again"
         if name in found.kept:
             usual = found.kept[name] == found.assumed[name]
-            way = f"{spelled(found.kept[name])} is {'kept, as assumed' if usual else 'taken'}"
+            way = f"{typed(found.kept[name])} is {'kept, as assumed' if usual else 'taken'}"
         print(f"cannot be told: {name} is one of {those}; {way}", file=sys.stderr)
     for name in found.asked:
         print(f"cannot be told: {name} shows in no loss; say it with --set {name}=N", file=sys.stderr)
@@ -76,7 +76,7 @@ def _table(found: "Ranking") -> None:
 
     table = Table(*found.options, "loss", "behind", "noise", box=None, pad_edge=False)
     for row, values in found.groups[:MOST]:
-        told = ["|".join(map(spelled, values[name])) for name in found.options]
+        told = ["|".join(map(typed, values[name])) for name in found.options]
         table.add_row(*told, f"{row.loss:.4f}", *(f"{number:.4f}" for number in row.behind(found.rows[0])))
     console().print(table)
 

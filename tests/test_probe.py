@@ -213,6 +213,13 @@ def test_fields_that_make_up_for_one_another_are_found_together() -> None:
     assert ranked(table(loss), groups=(("a",), ("b",), ("c",)), first=("a", "b")).settled == {"a": 4, "b": "z"}
 
 
+def test_what_a_later_field_turns_round_is_tried_again() -> None:
+    def loss(a: int, b: str, c: str) -> float:
+        return 0.1 * a if c != "q" else -1 + 0.5 * (a != 4)
+
+    assert ranked(table(loss), groups=(("a",), ("b",), ("c",))).settled == {"a": 4, "c": "q"}
+
+
 def test_what_is_alike_is_tried_beside_the_best_alone() -> None:
     found = ranked(table(lambda a, b, c: a + ord(b) % 5 + (c == "q")))
     tried = [row.fields for row in found.rows]
