@@ -7,6 +7,7 @@ _HOMES = {
     "Loaded": "carry",
     "assert_same": "parity",
     "inspect": "carry",
+    "probe": "probing",
     "to_flax": "carry",
     "to_torch": "carry",
 }

@@ -14,42 +14,33 @@ from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.settings import parse
 from jaxgpt.shell import run, working
 
-File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
 TorchArgs = Annotated[tuple[str, ...], tyro.conf.arg(name="torch-arg", metavar="NAME=VALUE"), tyro.conf.UseAppendAction]
-Given = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE"), tyro.conf.UseAppendAction]
+# What several commands take, and mean the same by.
+FILE = "A PyTorch checkpoint, .pt, .pth, .bin or .safetensors, or a Hugging Face folder."
+SET = "A field of the model that the file cannot say, such as activation=gelu; may be repeated."
+WROTE = "The class that wrote the file, where its tensors fit several; auto for a table of its own."
+IGNORE = "Pass over what a config in the file or beside it says."
+File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help=FILE)]
+Given = Annotated[
+    tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE", help=SET), tyro.conf.UseAppendAction
+]
+Wrote = Annotated[str | None, tyro.conf.arg(help=WROTE)]
+Ignoring = Annotated[bool, tyro.conf.arg(help=IGNORE)]
+Json = Annotated[bool, tyro.conf.arg(help="Print JSON.")]
 
 
 def inspect(
-    file: File, /, given: Given = (), dialect: str | None = None, ignore_config: bool = False, json: bool = False
+    file: File, /, given: Given = (), dialect: Wrote = None, ignore_config: Ignoring = False, json: Json = False
 ) -> None:
-    """Say what a checkpoint holds, what of its model can be read from it, and what would be assumed.
-
-    Args:
-        file: A PyTorch checkpoint, .pt, .pth, .bin or .safetensors, or a Hugging Face folder.
-        given: A field of the model that the file cannot say, such as activation=gelu; may be repeated.
-        dialect: The class that wrote the file, where its tensors fit several; auto for a table of its own.
-        ignore_config: Pass over what a config in the file or beside it says.
-        json: Print JSON.
-    """
+    """Say what a checkpoint holds, what of its model can be read from it, and what would be assumed."""
     from convert import carry
 
     found = carry.inspect(file, dialect=dialect, ignore_config=ignore_config, **_fields(given))
-    source, report = found.source, found.detected.report
-    facts = {
-        "file": str(source.path),
-        "container": source.container,
-        "state dict": f"under {source.nested!r}" if source.nested else "at the root",
-        "beside it": ", ".join(map(str, source.extras)) or "nothing",
-        "prefix": source.prefix or "none",
-        "dialect": found.detected.dialect.name,
-        "tensors": len(source.tensors),
-        "parameters": found.parameters,
-        "dtypes": ", ".join(f"{name} x {count}" for name, count in found.dtypes.items()),
-    }
+    facts = show.facts(found)
     if json:
-        print(json_format.dumps({**facts, **vars(report)}, indent=2))
+        print(json_format.dumps({**facts, **vars(found.detected.report)}, indent=2))
         return
     for name, value in facts.items():
         print(f"{name:<12}{value:,}" if isinstance(value, int) else f"{name:<12}{value}")
@@ -65,8 +56,8 @@ def to_flax(
     directory: Directory,
     /,
     given: Given = (),
-    dialect: str | None = None,
-    ignore_config: bool = False,
+    dialect: Wrote = None,
+    ignore_config: Ignoring = False,
     dtype: Literal["float16", "bfloat16", "float32", "float64"] | None = None,
     tokenizer: Path | None = None,
     allow_nonfinite: bool = False,
@@ -75,11 +66,7 @@ def to_flax(
     """Bring a PyTorch checkpoint over into a new model directory.
 
     Args:
-        file: A PyTorch checkpoint, .pt, .pth, .bin or .safetensors, or a Hugging Face folder.
         directory: The model directory to write; must not exist, or be empty.
-        given: A field of the model that the file cannot say, such as activation=gelu; may be repeated.
-        dialect: The class that wrote the file, where its tensors fit several; auto for a table of its own.
-        ignore_config: Pass over what a config in the file or beside it says.
         dtype: Store the weights in this type instead of the file's.
         tokenizer: A tokenizer.json to keep in the directory, instead of the one in FILE's folder.
         allow_nonfinite: Take NaN and infinite weights as they are.
@@ -166,18 +153,16 @@ def verify(
     torch: Annotated[str, tyro.conf.arg(metavar="MODULE:CLASS")] = "",
     torch_args: TorchArgs = (),
     train_steps: int = 0,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Run the torch class that wrote FILE and the model in DIRECTORY on the same tokens, and compare. Exit code 3
     when they differ.
 
     Args:
-        file: A PyTorch checkpoint.
         directory: A model directory.
         torch: Your own class, module:Class or path/to/file.py:Class, or a function that returns it. Runs its code.
         torch_args: What your class should be given, such as n_head=6, as JSON or as text; may be repeated.
         train_steps: Compare also every gradient, and the parameters after so many AdamW steps.
-        json: Print JSON.
     """
     from convert import parity
 
@@ -193,6 +178,47 @@ def verify(
     else:
         show.page(page)
     return 0 if page.same else 3
+
+
+def probe(
+    file: File,
+    /,
+    text: str | None = None,
+    ids: str | None = None,
+    tokenizer: Path | None = None,
+    given: Given = (),
+    dialect: Wrote = None,
+    ignore_config: Ignoring = False,
+    json: Json = False,
+) -> int:
+    """Rank what a checkpoint leaves open, where the norms are for instance, by the loss on text of the kind that the
+    model was trained on. Exit code 3 when nothing fits that text.
+
+    Args:
+        text: A text, as jaxgpt prepare takes it: a file, a folder, - for standard input, and so on.
+        ids: Instead of a text: a list such as "0 29 59", or a file of such numbers, .npy, or nanoGPT's .bin.
+        tokenizer: A tokenizer.json, or a list of characters as JSON, for a text.
+    """
+    from convert.ids import read_ids
+    from convert.probing import probe as run_probe
+    from jaxgpt.corpus import documents
+
+    with working(f"probing {file}") as stage:
+        found = run_probe(
+            file,
+            text=None if text is None else "".join(piece.text + (piece.end or "") for piece in documents([text])),
+            ids=None if ids is None else read_ids(ids),
+            tokenizer=tokenizer,
+            dialect=dialect,
+            ignore_config=ignore_config,
+            tell=lambda so_far: stage(so_far, 0),
+            **_fields(given),
+        )
+    if json:
+        print(json_format.dumps(found.as_dict(), indent=2))
+    else:
+        show.ranking(found)
+    return 0 if found.fits else 3
 
 
 def _plain(value: str) -> Any:
@@ -219,6 +245,7 @@ def main() -> None:
         "to-flax": to_flax,
         "to-torch": to_torch,
         "verify": verify,
+        "probe": probe,
     }
     about = "Carry GPT checkpoints between PyTorch and Flax, and prove that nothing changed."
     run("jaxgpt-convert", about, commands, sys.argv[1:])

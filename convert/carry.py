@@ -90,9 +90,11 @@ class Inspected:
         return dict(Counter(str(tensor.dtype) for tensor in self.source.tensors.values()))
 
 
-def inspect(path: str | Path, *, dialect: str | None = None, ignore_config: bool = False, **fields: Any) -> Inspected:
+def inspect(
+    path: str | Path | files.Checkpoint, *, dialect: str | None = None, ignore_config: bool = False, **fields: Any
+) -> Inspected:
     """What `to_flax` would do, from names, shapes, and the few tensors whose values decide."""
-    source = files.read(path)
+    source = path if isinstance(path, files.Checkpoint) else files.read(path)
     try:
         return _inspected(source, dialect, ignore_config, fields)
     except Stranger:
@@ -121,7 +123,7 @@ def _inspected(source: files.Checkpoint, dialect: str | None, ignore_config: boo
 
 
 def to_flax(
-    path: str | Path,
+    path: str | Path | files.Checkpoint,
     *,
     dialect: str | None = None,
     dtype: str | None = None,

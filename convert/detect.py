@@ -49,6 +49,14 @@ class Stranger(UserError):
     """No dialect explains these tensors."""
 
 
+class Asked(UserError):
+    """Nobody said a field that has no usual value."""
+
+    def __init__(self, field: str, problem: str):
+        super().__init__(problem)
+        self.field = field
+
+
 @dataclass(frozen=True)
 class Held:
     """What there is to judge by."""
@@ -203,14 +211,16 @@ def _require_all(held: Held, found: Fit, fields: Mapping[str, Any]) -> None:
         known = {axis: n for axis, n in found.sizes.items() if axis not in ("head", "k")}
         width = joint_width(found.dialect, held.shapes, known) or 0
         why = f"{fields['num_heads']} does not divide" if "num_heads" in fields else "no tensor shows how they divide"
-        raise UserError(
+        raise Asked(
+            "num_heads",
             f"{held.path}: queries, keys and values are {width} wide, all heads together, and {why} among heads. Head "
-            f"counts that fit are {divisors(width)}: say which with --set num_heads=N."
+            f"counts that fit are {divisors(width)}: say which with --set num_heads=N.",
         )
     if "context_length" not in fields:
-        raise UserError(
+        raise Asked(
+            "context_length",
             f"{held.path}: positions leave no trace in this file, so nothing shows how long the context is. Say it "
-            "with --set context_length=N."
+            "with --set context_length=N.",
         )
     if fields["context_length"] > LONGEST:
         raise UserError(f"{held.path}: a context length of {fields['context_length']} is more than {LONGEST}.")

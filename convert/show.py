@@ -6,14 +6,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.settings import typed
+from jaxgpt.shell import console
 
 if TYPE_CHECKING:
+    from convert.carry import Inspected
     from convert.detect import Detected
     from convert.hubtokens import Found
     from convert.parity import Page
+    from convert.ranking import Ranking
     from convert.whole import Beside
 
 ASSUMED = "Of the torch class the file does not say, and was assumed"
+MOST = 12  # rows of a table that a person reads
+
+
+def facts(found: "Inspected") -> dict[str, Any]:
+    source = found.source
+    return {
+        "file": str(source.path),
+        "container": source.container,
+        "state dict": f"under {source.nested!r}" if source.nested else "at the root",
+        "beside it": ", ".join(map(str, source.extras)) or "nothing",
+        "prefix": source.prefix or "none",
+        "dialect": found.detected.dialect.name,
+        "tensors": len(source.tensors),
+        "parameters": found.parameters,
+        "dtypes": ", ".join(f"{name} x {count}" for name, count in found.dtypes.items()),
+    }
 
 
 def report(detected: "Detected", assumed: str) -> None:
@@ -57,6 +77,45 @@ def choices(field: str) -> str:
 
 def listed(fields: dict[str, Any]) -> str:
     return ", ".join(f"{name} = {value}" for name, value in fields.items())
+
+
+def ranking(found: "Ranking") -> None:
+    if not found.rows:
+        print("Nothing is left open that a loss could show.")
+    else:
+        tried, best = f"{len(found.rows)} of {found.possible} combinations on {found.tokens:,} tokens", found.rows[0]
+        print(f"{tried}; ids by {found.spelling}." if found.spelling else f"{tried}.")
+        _table(found)
+        if not found.fits:
+            print(
+                f"warning: NOTHING FITS. The best loses {best.loss:.4f} nats per token; who only knows how frequent "
+                f"each token is loses {found.entropy:.4f}. The text is not of the kind that the model was trained on, "
+                "or its ids mean other tokens, or the model was hardly trained. The order means nothing.",
+                file=sys.stderr,
+            )
+        elif found.settled:
+            print(f"settled, by {found.margin:.4f} nats per token or more:\n  {listed(found.settled)}")
+    for name, values in found.unsettled.items() if found.fits else ():
+        those = ", ".join(map(typed, values))
+        way = f"say it with --set {name}=N, and probe again"
+        if name in found.kept:
+            usual = found.kept[name] == found.assumed[name]
+            way = f"{typed(found.kept[name])} is {'kept, as assumed' if usual else 'taken'}"
+        print(f"cannot be told: {name} is one of {those}; {way}", file=sys.stderr)
+    for name in found.asked:
+        print(f"cannot be told: {name} shows in no loss; say it with --set {name}=N", file=sys.stderr)
+    if found.line:
+        print(found.line)
+
+
+def _table(found: "Ranking") -> None:
+    from rich.table import Table
+
+    table = Table(*found.options, "loss", "behind", "noise", box=None, pad_edge=False)
+    for row, values in found.groups[:MOST]:
+        told = ["|".join(map(typed, values[name])) for name in found.options]
+        table.add_row(*told, f"{row.loss:.4f}", *(f"{number:.4f}" for number in row.behind(found.rows[0])))
+    console().print(table)
 
 
 def page(found: "Page") -> None:

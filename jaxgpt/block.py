@@ -50,9 +50,7 @@ class Attention(nnx.Module):
 
     def __call__(self, x_btd: jax.Array, layer: ArrayLike, attend: Attend) -> jax.Array:
         c = self.config
-        width = {"head_dim": c.head_dim, "model_dim": c.model_dim, "none": 1}[c.attention_scale]
-        scale = width**-0.5 / (layer + 1) if c.attention_scale_by_layer else width**-0.5
-        mixed_btnh = attend(*self.project(x_btd), scale)
+        mixed_btnh = attend(*self.project(x_btd), attention_scale(c, layer))
         return self.out(mixed_btnh) if c.attention_out else mixed_btnh.reshape(*mixed_btnh.shape[:2], -1)
 
     def project(self, x_btd: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -120,6 +118,12 @@ class Block(nnx.Module):
         x = self.norm1(x)
         x = self.norm2(keep(x) + dropout(self.attn(x, layer, attend), rate, key1))
         return x + dropout(self.mlp(x), rate, key2)
+
+
+def attention_scale(c: ModelConfig, layer: ArrayLike) -> ArrayLike:
+    """What scores are multiplied by."""
+    scale = {"head_dim": c.head_dim, "model_dim": c.model_dim, "none": 1}[c.attention_scale] ** -0.5
+    return scale / (layer + 1) if c.attention_scale_by_layer else scale
 
 
 def residual_init(c: ModelConfig) -> nnx.Initializer:

@@ -53,6 +53,11 @@ def parse(cls: type, name: str, text: str) -> Any:
     return next((reading for reading in readings if fits(reading, hint)), text)
 
 
+def typed(value: Any) -> str:
+    """What `parse` reads as this value."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def read_settings(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
     """The sections of a TOML file, with `section.field=value` assignments put over them."""
     try:

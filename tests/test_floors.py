@@ -13,12 +13,12 @@ FLOORS = [
         "jaxgpt": "attention block corpus data flops layers model optim plot runs sampling sharding trackers",
     },
     {
-        "convert": "bridge detect evidence folder groups hubtokens llmc optimizer propose safefile said settle "
+        "convert": "bridge detect evidence folder groups hubtokens llmc optimizer propose ranking safefile said settle "
         "statedict suspect torchfile",
         "jaxgpt": "cache checkpoint generate prepare progress step",
     },
     {
-        "convert": "answers carry exact files hub parity show theirs whole",
+        "convert": "answers carry exact files hub ids parity probing show theirs whole",
         "jaxgpt": "begin evaluate export look loop sample train",
     },
     {"convert": "__main__", "jaxgpt": "__main__"},

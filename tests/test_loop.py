@@ -33,10 +33,8 @@ def test_a_checkpoint_holds_the_whole_state(text: Path, tmp_path: Path, monkeypa
         state = kept[-1]
         beside = besides_weights(state)
         assert set(beside) == {"step", "optimizer", *(["params"] if ema else [])}
-        pairs = [
-            (beside, opened.state(beside, jax.tree.map(lambda leaf: leaf.sharding, beside))),
-            (evaluated(state), opened.params()),
-        ]
+        where = jax.tree.map(lambda leaf: leaf.sharding, beside)
+        pairs = [(beside, opened.state(beside, where)), (evaluated(state), opened.params())]
         for saved, found in pairs:
             for a, b in zip(*map(jax.tree.leaves, (saved, found)), strict=True):
                 np.testing.assert_array_equal(a, b)

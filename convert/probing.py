@@ -1,0 +1,161 @@
+"""Ranks the functions that a checkpoint may hold by their loss on text. Knows no command and no dialect.
+
+What leaves no trace in a file, where the norms are or how many heads share a matrix, does in the loss on text of the
+kind that the model was trained on.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike
+
+from convert import carry, files
+from convert.detect import Asked
+from convert.ids import require_known, spell
+from convert.ranking import Ranking, Search
+from jaxgpt import checkpoint, flops
+from jaxgpt.block import attention_scale
+from jaxgpt.config import ModelConfig, UserError, require
+from jaxgpt.model import exactly
+from jaxgpt.step import token_losses
+from jaxgpt.tree import Tree
+
+# The likelier value first, and the fields in which models differ more often.
+OPTIONS: dict[str, tuple[Any, ...]] = {
+    "norm": ("pre", "post", "residual"),
+    "final_norm": (True, "unused"),
+    "attention_scale": ("head_dim", "model_dim", "none"),
+    "activation": ("relu", "gelu", "gelu_tanh"),
+    "attention_scale_by_layer": (False, True),
+    "norm_eps": (1e-5, 1e-6, 1e-12),
+}  # and num_heads: what divides the width
+# What wrecks a model when it is wrong; and what is varied together after that, for the scale of attention can make up
+# for a wrong number of heads.
+FIRST = ("norm", "final_norm", "num_heads")
+GROUPS = (
+    ("norm", "final_norm"),
+    ("num_heads", "attention_scale"),
+    ("activation",),
+    ("attention_scale_by_layer",),
+    ("norm_eps",),
+)
+ALIKE = ({"gelu", "gelu_tanh"}, {*OPTIONS["norm_eps"]})  # their losses differ by some 1e-5
+STANDING = {"num_heads": 1, "context_length": 256}  # for what has no usual value, until somebody knows it
+SHORTEST, LONGEST, FEWEST, MOST = 64, 256, 8, 2**14  # positions in a window; windows; tokens
+OPERATIONS = 3e11  # for a combination: some seconds on two cores
+NUMBERS = 2**26  # in the largest array at a time
+
+
+def probe(
+    path: str | Path,
+    *,
+    text: str | None = None,
+    ids: ArrayLike | None = None,
+    tokenizer: str | Path | None = None,
+    dialect: str | None = None,
+    ignore_config: bool = False,
+    tell: Callable[[str], Any] = lambda so_far: None,
+    **fields: Any,
+) -> Ranking:
+    """`text` is the text itself; `fields`, and whatever the file or its config says, are not varied."""
+    require((text is None) != (ids is None), "probe takes a text (--text) or ids (--ids), one of the two.")
+    how: dict[str, Any] = {"dialect": dialect, "ignore_config": ignore_config}
+    found, standing = _inspected(files.read(path), how, fields)
+    source, report, config = found.source, found.detected.report, found.detected.report.config
+    options = _options(report.assumed, config.head_dim if "num_heads" in standing else 0)
+    assumed = {name: report.assumed[name] for name in options if name in report.assumed}
+    asked = [name for name in standing if name not in options]
+    if not options:
+        return Ranking([], {}, {}, asked, 0, math.inf, "")
+    if text is not None:
+        ids, whose = spell(text, source, config.vocab_size, Path(tokenizer) if tokenizer else None)
+    else:
+        ids, whose = np.asarray(ids), ""
+    require_known(ids, config.vocab_size, source.path)
+    windows = _windows(ids, config, source.path)
+
+    @functools.lru_cache(maxsize=2)
+    def load(num_heads: int | None) -> tuple[ModelConfig, Tree]:
+        stated = {**standing, **fields, **({"num_heads": num_heads} if num_heads else {})}
+        loaded = carry.to_flax(source, dtype="float32", **how, **stated)
+        return loaded.config, checkpoint.to_device(loaded.params)
+
+    def measure(combination: dict[str, Any]) -> np.ndarray:
+        config, params = load(combination.get("num_heads"))
+        return _losses(dataclasses.replace(config, **combination), params, windows)
+
+    rows = Search(options, FIRST, GROUPS, measure, ALIKE, tell).run()
+    return Ranking(rows, options, assumed, asked, windows[:, 1:].size, _entropy(ids), whose)
+
+
+def _inspected(
+    source: files.Checkpoint, how: Mapping[str, Any], fields: Mapping[str, Any]
+) -> tuple[carry.Inspected, dict[str, Any]]:
+    """With something in the place of each field that nobody said and that has no usual value."""
+    standing: dict[str, Any] = {}
+    while True:
+        try:
+            return carry.inspect(source, **how, **fields, **standing), standing
+        except Asked as asked:
+            if asked.field in {**fields, **standing}:
+                raise
+            standing[asked.field] = STANDING[asked.field]
+
+
+def _options(assumed: Mapping[str, Any], width: int) -> dict[str, tuple[Any, ...]]:
+    """Of each open field, the likeliest value first; `width` is that of all heads together, where they are unknown."""
+    options = {
+        name: (assumed[name], *(value for value in values if value != assumed[name]))
+        for name, values in OPTIONS.items()
+        if name in assumed
+    }
+    heads = [n for n in range(1, width + 1) if width % n == 0]
+    heads.sort(key=lambda n: abs(n * n - width))
+    return {"num_heads": tuple(heads), **options} if heads else options
+
+
+def _windows(ids: np.ndarray, config: ModelConfig, path: Path) -> np.ndarray:
+    """(B, T + 1) ids from all over the text. Where it is short they are: many windows tell more of chance."""
+    least = max(config.context_length, FEWEST) + 1
+    if ids.ndim != 1 or len(ids) < least:
+        raise UserError(
+            f"{path} has a context of {config.context_length} tokens, so there should be {least} of them in a row or "
+            f"more, but there are {ids.size}."
+        )
+    affordable = min(MOST, int(OPERATIONS / (flops.per_token(config) / 3)))
+    length = min(config.context_length, LONGEST, max(SHORTEST, affordable // FEWEST), (len(ids) - 1) // FEWEST)
+    count = max(FEWEST, min(affordable, len(ids) - 1) // length)
+    power = 1 << (count.bit_length() - 1)  # so that parts of equal size can be had
+    starts = np.linspace(0, len(ids) - 1 - length, power).astype(int)
+    return np.stack([ids[start : start + length + 1] for start in starts]).astype(np.int32)
+
+
+def _entropy(ids: np.ndarray) -> float:
+    shares = np.unique(ids, return_counts=True)[1] / len(ids)
+    return float(-(shares * np.log(shares)).sum())
+
+
+def _losses(config: ModelConfig, params: Tree, windows: np.ndarray) -> np.ndarray:
+    """One program serves all scales of attention: what scores are multiplied by, queries can be as well."""
+    plain = dataclasses.replace(config, attention_scale="head_dim", attention_scale_by_layer=False)
+    layers = np.arange(config.num_blocks)
+    factors = np.broadcast_to(attention_scale(config, layers) / attention_scale(plain, layers), layers.shape)
+    with exactly(np.dtype(np.float32)):
+        return np.asarray(_window_losses(plain, params, factors.astype(np.float32), windows), np.float64)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _window_losses(config: ModelConfig, params: Tree, factors_l: jax.Array, ids_bt: jax.Array) -> jax.Array:
+    attn = params["blocks"]["attn"]
+    query = {name: array * factors_l.reshape(-1, *[1] * (array.ndim - 1)) for name, array in attn["query"].items()}
+    params = {**params, "blocks": {**params["blocks"], "attn": {**attn, "query": query}}}
+    length = ids_bt.shape[1] - 1
+    most = NUMBERS // (length * max(config.vocab_size, config.num_heads * length, config.mlp_dim))
+    rows = 1 << (max(1, min(len(ids_bt), most)).bit_length() - 1)
+    return jax.lax.map(lambda ids: token_losses(config, params, ids[None], None).mean(), ids_bt, batch_size=rows)

@@ -1,0 +1,188 @@
+"""Which combination of values loses least, and what that settles. Knows no model and no text: losses come in."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.settings import typed
+
+BEAM = 3  # combinations on which each group of fields is tried
+SURE = 3.0  # standard errors
+LEAST = 1e-3  # nats per token: a smaller difference may be the other way round on another text
+Combination = tuple[Any, ...]  # a value of each field, in the order of the fields
+Options = Mapping[str, tuple[Any, ...]]  # of each field the values that there are
+
+
+@dataclass(frozen=True)
+class Row:
+    """One combination."""
+
+    fields: dict[str, Any]
+    losses: np.ndarray = field(repr=False)  # nats per token, of each window
+
+    @property
+    def loss(self) -> float:
+        return float(self.losses.mean())
+
+    def behind(self, other: "Row") -> tuple[float, float]:
+        """How much more it loses, and what of that may be chance. Windows differ far more than functions do, so they
+        are taken in pairs."""
+        gaps = self.losses - other.losses
+        return float(gaps.mean()), max(LEAST, SURE * float(gaps.std(ddof=1)) / len(gaps) ** 0.5)
+
+    def worse_than(self, other: "Row") -> bool:
+        gap, noise = self.behind(other)
+        return gap > noise
+
+    def unlike(self, other: "Row") -> list[str]:
+        return [name for name, value in self.fields.items() if value != other.fields[name]]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What a text tells of the fields that a checkpoint leaves open."""
+
+    rows: list[Row]  # each combination that was tried, best first
+    options: Options  # of each open field
+    assumed: dict[str, Any]  # of open fields that have a usual value
+    asked: list[str]  # fields without one, of which no loss tells
+    tokens: int
+    entropy: float  # nats per token of the text, for one who knows how frequent each token is and nothing else
+    spelling: str  # what turned the text into ids
+
+    @property
+    def possible(self) -> int:
+        return math.prod(map(len, self.options.values()))
+
+    @property
+    def fits(self) -> bool:
+        """Whether the best knows anything of the text; where it does not, the order means nothing."""
+        return not self.rows or self.rows[0].loss < self.entropy
+
+    @functools.cached_property
+    def close(self) -> list[Row]:
+        """Those that the text does not rule out."""
+        return [row for row in self.rows if not row.worse_than(self.rows[0])] if self.fits else []
+
+    @functools.cached_property
+    def left(self) -> dict[str, list[Any]]:
+        """Of each open field the values that the text does not rule out."""
+        if not self.fits:
+            return {name: list(options) for name, options in self.options.items()}
+        return {
+            name: [option for option in options if any(row.fields[name] == option for row in self.close)]
+            for name, options in self.options.items()
+        }
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        return {name: values[0] for name, values in self.left.items() if len(values) == 1}
+
+    @property
+    def unsettled(self) -> dict[str, list[Any]]:
+        return {name: values for name, values in self.left.items() if name not in self.settled}
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """Of each unsettled field the usual value; where all that has it is ruled out, that of what is most like the
+        usual model, in the commoner fields first."""
+
+        def unlike(row: Row) -> tuple[int, list[bool]]:
+            differs = [row.fields[name] != value for name, value in self.assumed.items()]
+            return sum(differs), differs[::-1]
+
+        values = min(self.close, key=unlike).fields if self.close else self.assumed
+        return {name: values[name] for name in self.unsettled if name in self.assumed}
+
+    @property
+    def margin(self) -> float:
+        """How far, in nats per token, the best is ahead of all that differ in a settled field; 0 where none is."""
+        rivals = (row for row in self.rows if {*row.unlike(self.rows[0])} & self.settled.keys())
+        return next((row.loss - self.rows[0].loss for row in rivals), 0.0)
+
+    @property
+    def line(self) -> str:
+        """For to-flax: what is settled, and what is assumed no longer."""
+        turned = {name: value for name, value in self.kept.items() if value != self.assumed[name]}
+        return " ".join(f"--set {name}={typed(value)}" for name, value in {**self.settled, **turned}.items())
+
+    @property
+    def groups(self) -> list[tuple[Row, dict[str, list[Any]]]]:
+        """Rows that differ in a single field, and by no more than chance, are told as one."""
+        found: list[tuple[Row, dict[str, list[Any]]]] = []
+        for row in self.rows:
+            for head, values in found:
+                unlike = {*row.unlike(head)} | {name for name, several in values.items() if len(several) > 1}
+                if len(unlike) == 1 and not row.worse_than(head):
+                    (name,) = unlike
+                    values[name].append(row.fields[name])
+                    break
+            else:
+                found.append((row, {name: [value] for name, value in row.fields.items()}))
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        shown = ("settled", "unsettled", "kept", "asked", "margin", "line", "fits", "entropy", "tokens", "spelling")
+        behind = [dict(zip(("behind", "noise"), row.behind(self.rows[0]), strict=True)) for row in self.rows]
+        rows = [{**row.fields, "loss": row.loss, **gap} for row, gap in zip(self.rows, behind, strict=True)]
+        return {**{name: getattr(self, name) for name in shown}, "possible": self.possible, "rows": rows}
+
+
+class Search:
+    """Tries all that `first` can be, then group after group of fields on the few best so far, then all neighbours of
+    the best until none is better. Fields are varied together where one that is wrong makes the other look better
+    wrong than right. Values that are hardly to be told apart, `alike`, are tried beside the best alone."""
+
+    def __init__(
+        self,
+        options: Options,
+        first: tuple[str, ...],
+        groups: Iterable[tuple[str, ...]],
+        measure: Callable[[dict[str, Any]], np.ndarray],
+        alike: Iterable[set[Any]] = (),
+        tell: Callable[[str], None] = lambda so_far: None,
+    ):
+        self.options, self.first, self.groups, self.alike = dict(options), first, list(groups), list(alike)
+        self.measure, self.tell = measure, tell
+        self.losses: dict[Combination, np.ndarray] = {}
+
+    def run(self) -> list[Row]:
+        unlike = {name: self._unlike(options) for name, options in self.options.items()}
+        beam = [tuple(options[0] for options in self.options.values())]
+        for group in [self.first, *self.groups]:
+            beam = self._sorted(other for one in beam for other in self._varied(one, group, unlike))[:BEAM]
+        best, last = beam[0], None
+        while best != last:
+            best, last = self._beside(best, unlike), best
+        self._beside(best, self.options)
+        return [Row(self._fields(one), self.losses[one]) for one in self._sorted(self.losses)]
+
+    def _beside(self, best: Combination, options: Options) -> Combination:
+        """The best of its neighbours and itself."""
+        return self._sorted([best, *(one for group in self.groups for one in self._varied(best, group, options))])[0]
+
+    def _varied(self, one: Combination, group: tuple[str, ...], options: Options) -> Iterator[Combination]:
+        return itertools.product(
+            *(options[name] if name in group else (value,) for name, value in self._fields(one).items())
+        )
+
+    def _sorted(self, combinations: Iterable[Combination]) -> list[Combination]:
+        combinations = list(dict.fromkeys(combinations))
+        for one in combinations:
+            if one not in self.losses:
+                self.tell(f"{len(self.losses)} combinations tried")
+                self.losses[one] = self.measure(self._fields(one))
+        return sorted(combinations, key=lambda one: float(self.losses[one].mean()))
+
+    def _fields(self, one: Combination) -> dict[str, Any]:
+        return dict(zip(self.options, one, strict=True))
+
+    def _unlike(self, options: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The first of each kind."""
+        kinds = [next((kind for kind in self.alike if option in kind), option) for option in options]
+        return tuple(option for i, option in enumerate(options) if kinds[i] not in kinds[:i])
