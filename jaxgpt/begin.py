@@ -15,6 +15,7 @@ from jaxgpt.data import ABOUT, Dataset, open_dataset
 from jaxgpt.evaluate import fit_vocabulary, require_same_tokenizer
 from jaxgpt.optim import going_on
 from jaxgpt.prepare import prepare
+from jaxgpt.processes import first, wait
 from jaxgpt.progress import Say
 from jaxgpt.settings import build
 from jaxgpt.sharding import shardings
@@ -30,6 +31,8 @@ class Beginning(NamedTuple):
 
 
 def begin(settings: Mapping[str, Any], where: str, run: Path, say: Say) -> Beginning:
+    if not first():  # who has set aside what is damaged, and prepared the data
+        wait("the first has begun")
     stopped = checkpoint.newest_whole(run, say)
     init = settings.get("run", {}).get("init")
     source = stopped or (checkpoint.ModelDirectory(init) if init else None)
@@ -38,6 +41,8 @@ def begin(settings: Mapping[str, Any], where: str, run: Path, say: Say) -> Begin
     if source:
         require_same_architecture(source, config, str(run) if stopped else init)
     dataset = find_data(config, run, stopped)
+    if first():
+        wait("the first has begun")
     if source:
         require_same_tokenizer(source.path / "tokenizer.json", dataset.path / "tokenizer.json")
     config = dataclasses.replace(config, model=fit_vocabulary(config.model, dataset))
@@ -63,12 +68,13 @@ def require_same_architecture(source: checkpoint.ModelDirectory, config: Config,
 
 
 def changes(about: Mapping[str, Any], config: Config, dataset: Dataset) -> list[str]:
-    """Of settings, and of the text itself. Where a run lies and who else watches it is no change."""
+    """Of settings, and of the text itself. Where a run lies, who watches it and who shares the work
+    is no change."""
     before, now = flatten(about), flatten({**dataclasses.asdict(config), "data_sha256": dataset.train_sha256})
     return [
         f"{name.replace('/', '.')} was {before[name]} and is {value}"
         for name, value in now.items()
-        if not name.startswith("run/") and name in before and before[name] != value
+        if not name.startswith(("run/", "mesh/")) and name in before and before[name] != value
     ]
 
 

@@ -10,9 +10,10 @@ DIR/manifest.json    size and sha256 of every file above
 A run's directory stands for the best of its checkpoints.
 """
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import type_handlers
+from orbax.checkpoint import multihost, type_handlers
 
 from jaxgpt import disk, runs
 from jaxgpt.config import ModelConfig, UserError, require
 from jaxgpt.model import GPT, abstract_params, assemble
 from jaxgpt.optim import Moments
+from jaxgpt.processes import first, together
 from jaxgpt.settings import build
 from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.tree import Tree, flatten, require_same, unflatten
@@ -44,26 +46,46 @@ def save(
 ) -> None:
     """Write a whole model directory or none; `about` is kept in config.json beside the model's fields."""
     require_same(abstract_params(config), params, "What was to be saved")
-    with disk.new_directory(directory) as partial:
-        disk.write_json(partial / "config.json", {**(about or {}), "model": vars(config)})
-        if tokenizer is not None:
-            tokenizer.save(partial / "tokenizer.json")
-        if metrics is not None:
-            (partial / runs.METRICS).write_bytes(metrics)
-        disk.require_room(partial, sum(leaf.nbytes for leaf in jax.tree.leaves((params, state))))
+    with _new_directory(Path(directory)) as partial:
+        if first():
+            disk.write_json(partial / "config.json", {**(about or {}), "model": vars(config)})
+            if tokenizer is not None:
+                tokenizer.save(partial / "tokenizer.json")
+            if metrics is not None:
+                (partial / runs.METRICS).write_bytes(metrics)
+            disk.require_room(partial, sum(leaf.nbytes for leaf in jax.tree.leaves((params, state))))
         _write(partial / "weights", params)
         if state is not None:
             _write(partial / "state", state)
 
 
+@contextlib.contextmanager
+def _new_directory(path: Path) -> Iterator[Path]:
+    """One for all processes: the first makes it, and gives it its name when all have written their parts."""
+    partial = disk.partial_of(path)
+    with disk.new_directory(path, partial) if first() else contextlib.nullcontext(partial) as partial:
+        _wait(f"begin {path}")
+        yield partial
+        _wait(f"end {path}")
+
+
+def _wait(name: str) -> None:
+    """Without the devices, which go on with their steps."""
+    if together():
+        multihost.sync_global_processes(name, processes=set(range(jax.process_count())))
+
+
 def _write(folder: Path, tree: Any) -> None:
     """With little memory beside the arrays: orbax would copy them all, and hold what it packed until the end."""
-    numpy, jaxs = type_handlers.NumpyHandler(deepcopy_host_arrays=False), type_handlers.ArrayHandler()
-    known = type_handlers.create_type_handler_registry((np.ndarray, numpy), (jax.Array, jaxs))
-    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=known)
-    args = ocp.args.PyTreeSave(jax.tree.map(np.asarray, tree), ocdbt_target_data_file_size=PIECE)
+    numpy, divided = type_handlers.NumpyHandler(deepcopy_host_arrays=False), type_handlers.ArrayHandler()
+    known = type_handlers.create_type_handler_registry((np.ndarray, numpy), (jax.Array, divided))
+    all_of_us = set(range(jax.process_count())) if together() else None
+    processes = ocp.options.MultiprocessingOptions(primary_host=0, active_processes=all_of_us)
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=known, multiprocessing_options=processes)
+    tree = tree if together() else jax.tree.map(np.asarray, tree)
+    args = ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=PIECE)
     try:
-        with ocp.Checkpointer(handler) as checkpointer:
+        with ocp.Checkpointer(handler, multiprocessing_options=processes) as checkpointer:
             checkpointer.save(folder.resolve(), args=args)
     except ValueError as error:  # what the system said is in the text alone
         number = re.search(r"os_error_code='(\d+)'", str(error))

@@ -171,11 +171,24 @@ class MeshConfig:
     data: int = -1  # groups of devices that each have weights of their own and share a batch
     fsdp: int = 1  # devices that share a batch, and the weights and the optimiser's state too
     tensor: int = 1  # devices that share each matrix product, by heads and by the width of the MLP
+    coordinator: str = ""  # of several processes: HOST:PORT of the first; auto under SLURM, Open MPI, on a TPU pod
+    processes: int = 0  # how many there are, where nothing tells
+    process: int = -1  # which of them this one is, from 0, where nothing tells
+    timeout: int = 300  # seconds to wait for the others
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
+        for name, value in sizes.items():
             require(value == -1 or value > 0, f"{name} must be positive, or -1 for what is left, but is {value}.")
-        require(list(vars(self).values()).count(-1) < 2, "only one of data, fsdp and tensor can be -1, what is left.")
+        require(list(sizes.values()).count(-1) < 2, "only one of data, fsdp and tensor can be -1, what is left.")
+        require_positive(self, "timeout")
+        alone = self.process < 0 and not self.processes
+        require(bool(self.coordinator) or alone, "processes and process need coordinator: where they find each other.")
+        require(
+            self.coordinator in ("", "auto") or (0 <= self.process < self.processes and ":" in self.coordinator),
+            f"coordinator {self.coordinator} needs a port, and processes and process, which counts from 0; they are "
+            f"{self.processes} and {self.process}.",
+        )
 
 
 @dataclass(frozen=True)

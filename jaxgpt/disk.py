@@ -16,13 +16,22 @@ MANIFEST = "manifest.json"
 PARTIAL = ".partial-"  # in the hidden name of what is being written, or removed
 
 
+def partial_of(path: Path) -> Path:
+    """The name that it has until it is whole; one that several processes know."""
+    return path.with_name(f".{path.name}{PARTIAL}")
+
+
 @contextlib.contextmanager
-def new_directory(path: str | Path) -> Iterator[Path]:
+def new_directory(path: str | Path, partial: Path | None = None) -> Iterator[Path]:
     """A folder to fill; it takes its name, with a manifest of its files, only when the block ends without error."""
     path = Path(path)
     require_vacant(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}{PARTIAL}", dir=path.parent))
+    if partial is None:
+        partial = Path(tempfile.mkdtemp(prefix=f"{partial_of(path).name}", dir=path.parent))
+    else:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
     try:
         yield partial
         write_manifest(partial)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt import checkpoint, plot, runs
@@ -21,6 +22,8 @@ from jaxgpt.evaluate import Evaluator
 from jaxgpt.generate import generate
 from jaxgpt.interrupt import Signals, Stopped
 from jaxgpt.model import assemble
+from jaxgpt.processes import first, together
+from jaxgpt.processes import stopping as stopping_at
 from jaxgpt.progress import Passing, Progress, Say
 from jaxgpt.sharding import Layout, make_mesh, over_rows, replicated, shardings
 from jaxgpt.step import Metrics, State, besides_weights, evaluated, init_state, make_step
@@ -63,7 +66,8 @@ class Loop:
     def go(self, state: State) -> None:
         """`run`, and whatever may end it: a signal, a full disk."""
         try:
-            with trackers(self.config, self.directory, int(state.step)) as self.trackers:
+            watched = trackers(self.config, self.directory, int(state.step)) if first() else contextlib.nullcontext(())
+            with watched as self.trackers:
                 self.signals.held = True
                 if self.signals.caught:
                     raise Stopped(self.signals.caught)
@@ -93,7 +97,7 @@ class Loop:
                     self.progress.start(first)
             waiting = step, metrics
             self.background.check()
-            stopping, evaluating = self.signals.caught, step % t.eval_every == 0 or step == t.steps
+            stopping, evaluating = stopping_at(self.signals, step), step % t.eval_every == 0 or step == t.steps
             if evaluating or stopping or (t.save_every and step % t.save_every == 0):
                 waiting = None
                 val_loss = self.settle(step, metrics, state if evaluating else None)
@@ -131,7 +135,8 @@ class Loop:
             line = {"step": step, **written, "tokens_per_second": round(speed)}
             if evaluate is not None and (text := self.sample(evaluate)):
                 line["sample"] = text
-            runs.append_metrics(self.directory, line)
+            if first():
+                runs.append_metrics(self.directory, line)
             for track in self.trackers:
                 track(line)
         self.progress.step(step, logged, **figures)
@@ -163,10 +168,11 @@ class Loop:
     def sample(self, state: State) -> str:
         """What the model would write by now; on one device, where the others have the same weights."""
         tokens, tokenizer = self.config.train.sample_tokens, self.tokenizer
-        if not tokens or not tokenizer:
+        divided = self.mesh.size > self.mesh.shape["data"]
+        if not tokens or not tokenizer or not first() or (divided and together()):
             return ""
         weights = evaluated(state)
-        if self.mesh.size == self.mesh.shape["data"]:
+        if not divided:
             weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
         allowed = tokenizer.means_something(self.config.model.vocab_size)
         pieces = generate(assemble(self.config.model, weights), [tokenizer.start], tokens, 0.8, allowed=allowed)
@@ -182,6 +188,7 @@ class Loop:
 
     def save(self, state: State, step: int, val_loss: float | None) -> None:
         """Steps go on while it is written: what is written are copies."""
+        copied = on_devices if together() else on_host
         weights, beside = copied(evaluated(state)), copied(besides_weights(state))
         about = {
             **dataclasses.asdict(self.config),
@@ -191,11 +198,13 @@ class Loop:
             "skipped": self.skipped,
             "data_sha256": self.dataset.train_sha256,
         }
-        metrics = (self.directory / runs.METRICS).read_bytes()
+        metrics = (self.directory / runs.METRICS).read_bytes() if first() else None
 
         def write() -> None:
             path = runs.checkpoint_of(self.directory, step)
             checkpoint.save(path, self.config.model, weights, about, self.tokenizer, beside, metrics)
+            if not first():
+                return
             runs.keep(self.directory, self.config.train.keep)
             if plot.INSTALLED and val_loss is not None:
                 self.draw()
@@ -212,6 +221,11 @@ class Loop:
             self.say(f"{self.directory / plot.FILE} was not drawn: {' '.join(str(error).split())[:200]}")
 
 
-def copied(tree: Tree) -> Tree:
-    """To the host; on a CPU a view would change under us, for the next step writes over what it was given."""
+def on_host(tree: Tree) -> Tree:
+    """On a CPU a view would change under us, for the next step writes over what it was given."""
     return jax.tree.map(np.array, tree)
+
+
+def on_devices(tree: Tree) -> Tree:
+    """Where no process has all of it."""
+    return jax.tree.map(jnp.copy, tree)

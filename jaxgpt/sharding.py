@@ -36,7 +36,7 @@ def use_devices(config: MeshConfig) -> None:
     """On a CPU, one device for each core, or as many as the mesh asks for: what XLA computes on a single thread then
     runs on all of them. Must come before the first computation; later it changes nothing."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
-    asked = math.prod(sizes(config))
+    asked = math.prod(sizes(config)) // max(config.processes, 1)
     said = re.search(r"host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
     count = int(said[1]) if said else int(os.environ.get("JAX_NUM_CPU_DEVICES", 0))
     count = count or (asked if 0 < asked <= cores else cores)

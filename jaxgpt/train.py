@@ -1,5 +1,6 @@
 """Training: from settings to a run's directory, from the beginning or from where it stopped. Knows no step."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +10,10 @@ import jax
 
 from jaxgpt import disk, plot, runs
 from jaxgpt.begin import begin, first_state
-from jaxgpt.config import MeshConfig, RunConfig
-from jaxgpt.interrupt import signals
+from jaxgpt.config import Config, MeshConfig, RunConfig
 from jaxgpt.loop import Loop
 from jaxgpt.model import abstract_params
+from jaxgpt.processes import code, first, join, require_agreement, stops
 from jaxgpt.progress import Passing, Say
 from jaxgpt.settings import build
 from jaxgpt.sharding import undivided, use_devices
@@ -21,10 +22,14 @@ from jaxgpt.sharding import undivided, use_devices
 def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Passing | None = None) -> Path:
     """Run what `settings` (sections of plain values, from `where`) describe; returns the run's directory. `passing` is
     for who watches: it gets every step."""
-    use_devices(build(MeshConfig, settings.get("mesh", {}), f"{where} [mesh]"))
+    mesh: MeshConfig = build(MeshConfig, settings.get("mesh", {}), f"{where} [mesh]")
+    use_devices(mesh)
+    join(mesh)
+    if not first():
+        say, passing = (lambda line: None), None
     location: RunConfig = build(RunConfig, settings.get("run", {}), f"{where} [run]")
     run = Path(location.dir)
-    with signals() as caught, runs.held(run):
+    with stops() as caught, runs.held(run) if first() else contextlib.nullcontext():
         beginning = begin(settings, where, run, say)
         config, dataset, source = beginning.config, beginning.dataset, beginning.source
         about = source.about if source else {}
@@ -34,6 +39,7 @@ def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Pa
             say(f"Whole on each device: {whole}.")
         state = first_state(beginning, loop.mesh)
         done = int(state.step)
+        require_agreement({"code": code(), "step": done, "data": dataset.train_sha256, **shared(config)})
         if done >= config.train.steps:
             say(f"{run} has had {done} steps, and train.steps is {config.train.steps}: there is nothing left to do.")
         else:
@@ -41,11 +47,20 @@ def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Pa
             say(f"{size:,} parameters, {len(dataset.train):,} tokens to train on, {len(dataset.val):,} to validate")
             verb = "going on from" if done else "starting from"
             say(f"{verb} {source.path if source else 'random weights'}; compiling first, which takes a while")
-            disk.write_json(run / runs.CONFIG, {"origin": where, **dataclasses.asdict(config)})
-            runs.rewind_metrics(run, source.path if source and beginning.resumed else None)
+            if first():
+                disk.write_json(run / runs.CONFIG, {"origin": where, **dataclasses.asdict(config)})
+                runs.rewind_metrics(run, source.path if source and beginning.resumed else None)
             loop.go(state)
-        say(ending(run, max(done, config.train.steps)))
+        if first():
+            say(ending(run, max(done, config.train.steps)))
     return run
+
+
+def shared(config: Config) -> dict[str, Any]:
+    """What must be the same in all processes of a run."""
+    sections = dataclasses.asdict(config)
+    sections["mesh"].pop("process")
+    return sections
 
 
 def ending(run: Path, done: int) -> str:

@@ -10,7 +10,7 @@ FLOORS = [
     {"convert": "axes beside", "jaxgpt": "background config disk interrupt settings shell tokenizer tree"},
     {
         "convert": "dialects foreign reference rows words",
-        "jaxgpt": "attention block corpus data flops layers model optim plot runs sampling sharding trackers",
+        "jaxgpt": "attention block corpus data flops layers model optim plot processes runs sampling sharding trackers",
     },
     {
         "convert": "bridge detect evidence folder groups hubtokens llmc optimizer propose ranking safefile said settle "

@@ -1,0 +1,137 @@
+"""The processes of one run: how they find each other, agree, and stop together. Knows no step and no file."""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgpt.config import MeshConfig, UserError, require
+from jaxgpt.interrupt import Signals, signals
+from jaxgpt.tree import flatten
+
+AUTO = "auto"
+
+
+def together() -> bool:
+    return jax.process_count() > 1
+
+
+def first() -> bool:
+    """The one that speaks, and writes what is written once."""
+    return jax.process_index() == 0
+
+
+def join(config: MeshConfig) -> None:
+    """Must come before anything else is asked of jax."""
+    if not config.coordinator:
+        return
+    # jax itself would end the process from within, with a page of addresses.
+    watch = threading.Timer(config.timeout, _give_up, [config])
+    watch.daemon = True
+    watch.start()
+    try:
+        jax.distributed.initialize(
+            None if config.coordinator == AUTO else config.coordinator,
+            config.processes or None,
+            None if config.process < 0 else config.process,
+            initialization_timeout=config.timeout + 60,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"The processes of this run did not find each other: {' '.join(str(error).split())}. With mesh.coordinator "
+            f"{AUTO} that is for SLURM, Open MPI and TPU pods to say; elsewhere give each process mesh.coordinator "
+            "HOST:PORT, mesh.processes and mesh.process."
+        ) from None
+    finally:
+        watch.cancel()
+
+
+def _give_up(config: MeshConfig) -> None:
+    others = f"all {config.processes} processes" if config.processes else "all processes"
+    me = f"process {config.process}" if config.process >= 0 else "this one"
+    text = (
+        f"jaxgpt: {me} waited {config.timeout} seconds at {config.coordinator}, and not {others} of the run came. Look "
+        "whether each was started, with the same mesh.coordinator and mesh.processes and a mesh.process of its own, "
+        "and whether they reach that address; mesh.timeout is how long to wait."
+    )
+    print(text, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def wait(name: str) -> None:
+    """Until all are here."""
+    if together():
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def require_agreement(about: Mapping[str, Any]) -> None:
+    """Each process says what it is about to do; where they differ, all of them stop and say in what."""
+    if not together():
+        return
+    said = [dict(flatten(json.loads(text))) for text in _gathered(json.dumps(about))]
+    names = dict.fromkeys(name for one in said for name in one)
+    different = [
+        f"{name.replace('/', '.')} is {said[0].get(name)} in process 0 and {one.get(name)} in process {i}"
+        for name in names
+        for i, one in enumerate(said)
+        if one.get(name) != said[0].get(name)
+    ]
+    require(
+        not different,
+        f"The processes of this run disagree: {'; '.join(different[:5])}. Start all of them with the same config, code "
+        "and directory.",
+    )
+
+
+def _gathered(text: str) -> list[str]:
+    from jax.experimental import multihost_utils
+
+    own = np.frombuffer(text.encode(), np.uint8)
+    lengths = np.ravel(multihost_utils.process_allgather(np.int32(len(own))))
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(own)] = own
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:length]).decode() for row, length in zip(rows, lengths, strict=True)]
+
+
+def code() -> str:
+    """What tells one state of this program from another."""
+    digest = hashlib.sha256(jax.__version__.encode())
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def stops() -> Iterator[Signals]:
+    """Of one process, its signals. Among several, jax takes SIGTERM, and Ctrl-C is made one: all have to hear of it."""
+    if not together():
+        with signals() as kept:
+            yield kept
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        yield Signals()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def stopping(caught: Signals, step: int) -> int | None:
+    """The signal for which this step is the last; the same step in all processes."""
+    if together():
+        from jax.experimental import multihost_utils
+
+        if multihost_utils.reached_preemption_sync_point(step):
+            return signal.SIGTERM
+    return caught.caught
