@@ -322,6 +322,7 @@ def test_what_the_file_says_is_not_varied(saved: Callable[..., Path]) -> None:
     found = convert.probe(path, text=TEXT, norm="post", attention_scale_by_layer=False)
     assert found.options.keys() == {"final_norm", "attention_scale"}
     assert found.settled == {"final_norm": True, "attention_scale": "model_dim"}
+    assert found.line == "--set final_norm=true --set attention_scale=model_dim"
 
 
 SHIFTED = [*CHARACTERS[3:], *CHARACTERS[:3]]
