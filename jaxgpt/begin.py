@@ -83,6 +83,8 @@ def find_data(config: Config, run: Path, stopped: checkpoint.ModelDirectory | No
     source, own = Path(config.data.path), run / runs.DATA
     if (source / ABOUT).exists():
         return open_dataset(source)
+    if not first():
+        return open_dataset(own)
     if own.exists():
         require(
             (own / ABOUT).exists(),

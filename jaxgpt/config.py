@@ -174,7 +174,7 @@ class MeshConfig:
     coordinator: str = ""  # of several processes: HOST:PORT of the first; auto under SLURM, Open MPI, on a TPU pod
     processes: int = 0  # how many there are, where nothing tells
     process: int = -1  # which of them this one is, from 0, where nothing tells
-    timeout: int = 300  # seconds to wait for the others
+    timeout: int = 120  # seconds to wait for the others
 
     def __post_init__(self) -> None:
         sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}

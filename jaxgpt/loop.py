@@ -76,6 +76,13 @@ class Loop:
         except Stopped as stopped:
             self.say(f"Stopped by {signal.Signals(stopped.args[0]).name}. {self.last_good()}")
             raise
+        except jax.errors.JaxRuntimeError as error:
+            if not together():
+                raise
+            raise Failure(
+                f"Another process of this run is gone, or cannot be reached: {' '.join(str(error).split())[:200]}. "
+                f"{self.last_good()} Start all of them again."
+            ) from error
         except OSError as error:
             room = "Make room for it. " if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
             raise Failure(f"The run could not be written: {error}. {room}{self.last_good()}") from error

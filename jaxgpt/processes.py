@@ -1,5 +1,6 @@
 """The processes of one run: how they find each other, agree, and stop together. Knows no step and no file."""
 
+import atexit
 import contextlib
 import hashlib
 import json
@@ -44,6 +45,7 @@ def join(config: MeshConfig) -> None:
             config.processes or None,
             None if config.process < 0 else config.process,
             initialization_timeout=config.timeout + 60,
+            heartbeat_timeout_seconds=config.timeout,
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
@@ -53,6 +55,17 @@ def join(config: MeshConfig) -> None:
         ) from None
     finally:
         watch.cancel()
+
+
+@contextlib.contextmanager
+def alone_if_it_fails() -> Iterator[None]:
+    """One that fails among several ends at once: jax would first wait for the others, who wait for it."""
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        if together():
+            atexit.register(os._exit, 2 if isinstance(error, UserError) else 1)
+        raise
 
 
 def _give_up(config: MeshConfig) -> None:

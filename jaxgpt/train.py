@@ -13,7 +13,7 @@ from jaxgpt.begin import begin, first_state
 from jaxgpt.config import Config, MeshConfig, RunConfig
 from jaxgpt.loop import Loop
 from jaxgpt.model import abstract_params
-from jaxgpt.processes import code, first, join, require_agreement, stops
+from jaxgpt.processes import alone_if_it_fails, code, first, join, require_agreement, stops
 from jaxgpt.progress import Passing, Say
 from jaxgpt.settings import build
 from jaxgpt.sharding import undivided, use_devices
@@ -29,7 +29,7 @@ def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Pa
         say, passing = (lambda line: None), None
     location: RunConfig = build(RunConfig, settings.get("run", {}), f"{where} [run]")
     run = Path(location.dir)
-    with stops() as caught, runs.held(run) if first() else contextlib.nullcontext():
+    with alone_if_it_fails(), stops() as caught, runs.held(run) if first() else contextlib.nullcontext():
         beginning = begin(settings, where, run, say)
         config, dataset, source = beginning.config, beginning.dataset, beginning.source
         about = source.about if source else {}
