@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +113,12 @@ def test_two_processes_are_one(config: Path, alone: Path, tmp_path: Path) -> Non
 @pytest.fixture(scope="module")
 def of_four(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten steps of four processes, weights divided among them."""
-    return trained(
-        4, config, tmp_path_factory.mktemp("four") / "run", "--mesh.fsdp", 2, "--mesh.tensor", 2, "--mesh.data", 1
-    )
+    mesh = "--mesh.data", 1, "--mesh.fsdp", 2, "--mesh.tensor", 2
+    return trained(4, config, tmp_path_factory.mktemp("four") / "run", *mesh)
+
+
+def test_four_processes_that_share_the_weights_are_one(alone: Path, of_four: Path) -> None:
+    require_same(of_four, alone, 10)
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -141,7 +143,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step(config: Path, tmp_path: Path
 
 
 @pytest.fixture
-def killed(config: Path, tmp_path: Path) -> Iterator[Path]:
+def killed(config: Path, tmp_path: Path) -> Path:
     run = tmp_path / "run"
     with Job(2, config, run, "--train.steps", 100_000, "--mesh.timeout", 10) as job:
         job.steps(12)
@@ -149,7 +151,7 @@ def killed(config: Path, tmp_path: Path) -> Iterator[Path]:
         codes, _ = job.ends()
     assert codes[1] == -signal.SIGKILL
     assert codes[0] not in (0, None)
-    yield run
+    return run
 
 
 def test_one_is_killed_and_all_go_on_from_the_last_checkpoint(killed: Path, config: Path, alone: Path) -> None:
