@@ -12,6 +12,7 @@ from typing import Any
 from convert.axes import in_module_order
 from convert.bridge import sizes_of
 from convert.rows import POSITIONS, Dialect
+from convert.statedict import LIGHTNING_WRAPPERS, wrapping
 from convert.suspect import in_a_row
 from jaxgpt.config import ModelConfig, OptimConfig, UserError
 from jaxgpt.optim import DECAYED
@@ -47,21 +48,43 @@ def leaves(dialect: Dialect, config: ModelConfig, order: Sequence[str] = ()) -> 
 
 def named(groups: Sequence[Mapping[str, Any]], known: Leaves, shapes: Shapes, stored: Shapes) -> tuple[Group, ...]:
     """Names for the numbers: of the ways in which people make groups, the one that the stored shapes allow."""
-    ways, counts = list(_ways(len(groups), known)), [len(group["params"]) for group in groups]
+    counts = [len(group["params"]) for group in groups]
+    told = any(group.get("param_names") for group in groups)
+    ways = [_said(groups, known)] if told else list(_ways(len(groups), known))
     if not ways:
         raise Unlike(f"it has {len(groups)} groups of parameters, and which parameters these are is not known")
     fitting = [parts for parts in ways if [len(part) for part in parts] == counts]
     problem = f"its groups have {counts} parameters, and those of the model would have {[len(p) for p in ways[0]]}"
+    found: list[tuple[Names, ...]] = []
     for parts in fitting:
         numbers = [number for group in groups for number in group["params"]]
         pairs = list(zip(numbers, itertools.chain(*parts), strict=True))
         wrong = [(number, name) for number, name in pairs if stored.get(number, shapes[name]) != shapes[name]]
-        if not wrong:
-            settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
-            return tuple(map(Group, parts, settings))
-        number, name = wrong[0]
-        problem = f"its moments of parameter {number} are {stored[number]}, where {name} is {shapes[name]}"
-    raise UserError(problem)
+        if wrong:
+            number, name = wrong[0]
+            problem = f"its moments of parameter {number} are {stored[number]}, where {name} is {shapes[name]}"
+        else:
+            found.append(parts)
+    if not found:
+        raise UserError(problem)
+    for parts in found:
+        if stored and parts != found[0] and [*map(set, parts)] == [*map(set, found[0])]:
+            raise Unlike(
+                "its parameters could be in the order of the class or of the alphabet, and no shape tells which"
+            )
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+    return tuple(map(Group, found[0], settings))
+
+
+def _said(groups: Sequence[Mapping[str, Any]], known: Leaves) -> tuple[Names, ...]:
+    """torch keeps the names where it was given them, with what wrappers put before them."""
+    names = [[str(name) for name in group.get("param_names") or ()] for group in groups]
+    prefix = wrapping(list(itertools.chain(*names)), LIGHTNING_WRAPPERS)
+    parts = tuple(tuple(name.removeprefix(prefix) for name in part) for part in names)
+    if sorted(itertools.chain(*parts)) != sorted(known):
+        odd = sorted({*itertools.chain(*parts)} ^ known.keys())
+        raise UserError(f"of the model and of its param_names, only one has {in_a_row(odd, ', ')}")
+    return parts
 
 
 def _ways(count: int, known: Leaves) -> Iterator[tuple[Names, ...]]:
@@ -71,11 +94,17 @@ def _ways(count: int, known: Leaves) -> Iterator[tuple[Names, ...]]:
         for kind in ("matrices", "kernels"):
             yield _divided(known, kind)
             yield _divided(known, kind)[::-1]
+    if count == 2:
+        yield (unsorted := _split(list(known), known, "kernels"))
+        yield unsorted[::-1]
 
 
 def _divided(known: Leaves, kind: str) -> tuple[Names, Names]:
     """What decays, and what does not. Who leaves embeddings out sorts the names, as minGPT did."""
-    order = sorted(known) if kind == "kernels" else list(known)
+    return _split(sorted(known) if kind == "kernels" else list(known), known, kind)
+
+
+def _split(order: Sequence[str], known: Leaves, kind: str) -> tuple[Names, Names]:
     decayed = tuple(name for name in order if known[name] in DECAYED[kind])
     return decayed, tuple(name for name in order if name not in decayed)
 
@@ -95,7 +124,7 @@ def renewed(groups: Sequence[Group], known: Leaves, optim: OptimConfig, rate: fl
         if len(decays) > 1:
             raise UserError(
                 f"The optimiser cannot be written: with optim.decay {optim.decay} one group of this class, that of "
-                f"{group.names[0]}, would decay in part."
+                f"{group.names[0]}, would decay in part. Set --weights-only to go without it."
             )
         found.append(Group(group.names, {**group.settings, **new, "weight_decay": max(decays) * optim.weight_decay}))
     return tuple(found)
@@ -111,6 +140,13 @@ def as_settings(groups: tuple[Group, ...], known: Leaves) -> dict[str, Any]:
     kinds = [kind for kind, leaf in DECAYED.items() if decayed == {name for name in known if known[name] in leaf}]
     if len(rates) > 1 or (rates and not kinds):
         raise Unlike(f"which of its parameters decay, and how much, is none of {', '.join(DECAYED)}")
-    found = {"learning_rate": first["lr"], "eps": first["eps"], "weight_decay": max(rates, default=0.0)}
     beta1, beta2 = first["betas"]
-    return {**found, "beta1": beta1, "beta2": beta2, **({"decay": kinds[0]} if rates else {})}
+    values = {"learning_rate": first["lr"], "eps": first["eps"], "weight_decay": max(rates, default=0.0)}
+    values |= {"beta1": beta1, "beta2": beta2}
+    found: dict[str, Any] = {name: float(value) for name, value in values.items()}  # some are tensors
+    found |= {"decay": kinds[0]} if rates else {}
+    try:
+        OptimConfig(**found, final_learning_rate=0.0)
+    except UserError as error:  # a rate that has come down to zero
+        raise Unlike(str(error).rstrip(".")) from None
+    return found

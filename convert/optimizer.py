@@ -1,12 +1,13 @@
 """torch's AdamW and its moments, carried by the rows that carry the weights. Knows no file."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from convert import bridge, torchfile
+from convert import beside, bridge, torchfile
 from convert.groups import Group, Unlike, leaves, named
 from convert.rows import Dialect
 from convert.suspect import in_a_row
@@ -42,6 +43,9 @@ def read(held: Mapping[str, Any], dialect: Dialect, config: ModelConfig, order: 
     )
     names = [name for group in groups for name in group.names]
     numbers = [number for group in held["param_groups"] for number in group["params"]]
+    listed = set(numbers)
+    if strange := [number for number in state if number not in listed]:
+        raise UserError(f"it keeps moments of {in_a_row(map(repr, strange), ', ')}, which none of its groups lists")
     entries = {name: state[number] for name, number in zip(names, numbers, strict=True) if number in state}
 
     def tree(key: str) -> Tree:
@@ -71,17 +75,47 @@ def _require_adamw(held: Mapping[str, Any]) -> None:
         if not isinstance(entry, dict) or entry.keys() != {"step", *MOMENTS}:
             kept = in_a_row(sorted(map(str, entry)), ", ") if isinstance(entry, dict) else type(entry).__name__
             raise Unlike(f"of a parameter it keeps {kept or 'nothing'}, and AdamW keeps step, exp_avg and exp_avg_sq")
-        if not all(torchfile.is_tensor(entry[key]) and entry[key].isfinite().all() for key in MOMENTS):
+        if not all(_is_moment(entry[key]) for key in MOMENTS):
             raise UserError("its moments hold NaN or infinite numbers, or none at all")
+        if not _is_count(entry["step"]):
+            raise UserError(f"the step of a parameter is {entry['step']!r}, and no count of updates")
         if entry["exp_avg"].shape != entry["exp_avg_sq"].shape:
             raise UserError(f"its two moments of a parameter are {[tuple(entry[key].shape) for key in MOMENTS]}")
     for group in groups:
-        if lacking := {"lr", "betas", "eps", "weight_decay"} - group.keys():
-            raise Unlike(f"its groups have no {in_a_row(sorted(lacking), ', ')}")
+        if lacking := {"lr", "betas", "eps", "weight_decay", "amsgrad"} - group.keys():  # RAdam has all but the last
+            raise Unlike(f"its groups have no {in_a_row(sorted(lacking), ', ')}, as AdamW's have")
+        if odd := _odd_settings(group):
+            raise Unlike(f"in its groups {in_a_row(odd, ', ')} is no plain value, or not what AdamW has there")
         if flags := [flag for flag in ("amsgrad", "maximize") if group.get(flag)]:
             raise Unlike(f"it is set to {flags[0]}")
         if group["weight_decay"] and not group.get("decoupled_weight_decay", True):
             raise Unlike("it is Adam, which adds the decay to the gradient")
+
+
+def _is_moment(value: Any) -> bool:
+    import torch
+
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return torchfile.is_tensor(value) and value.dtype in floats and bool(value.isfinite().all())
+
+
+def _is_count(step: Any) -> bool:
+    number = step.item() if torchfile.is_tensor(step) and step.numel() == 1 else step
+    return type(number) in (int, float) and 0 <= number < 2**31 and number == int(number)
+
+
+def _odd_settings(group: Mapping[str, Any]) -> list[str]:
+    found = beside.split({key: value for key, value in group.items() if key != "params"})[1]
+    betas = group["betas"]
+    pair = isinstance(betas, (list, tuple)) and len(betas) == 2
+    numbers = {"lr": group["lr"], "eps": group["eps"], "weight_decay": group["weight_decay"]}
+    numbers |= {f"betas.{i}": beta for i, beta in enumerate(betas)} if pair else {"betas": betas}
+    return found + [key for key, value in numbers.items() if key not in found and not _is_number(value)]
+
+
+def _is_number(value: Any) -> bool:
+    number = value.item() if torchfile.is_tensor(value) and value.numel() == 1 else value
+    return type(number) in (int, float) and math.isfinite(number)
 
 
 def write(optimizer: Optimizer, dialect: Dialect, config: ModelConfig) -> dict[str, Any]:

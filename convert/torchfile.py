@@ -1,6 +1,7 @@
 """One torch file, opened without trusting it, or written. Knows no dialect, no model and no other format."""
 
 import functools
+import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -185,12 +186,14 @@ def unmapped(tensor: Any) -> np.ndarray | None:
     start, size = tensor.data_ptr(), tensor.numel() * tensor.element_size()
     if size < 2**20 or not MAPS.exists():
         return None
-    for line in MAPS.read_text().splitlines():
+    for line in MAPS.read_bytes().split(b"\n")[:-1]:  # a name may be no text
         span, _, offset, _, inode, *name = line.split(maxsplit=5)
-        low, high = (int(end, 16) for end in span.split("-"))
-        if low <= start and start + size <= high and inode != "0" and Path(*name).is_file():
+        low, high = (int(end, 16) for end in span.split(b"-"))
+        path = Path(*map(os.fsdecode, name))  # of one that is deleted the name goes on with a word of the kernel's
+        gone = inode == b"0" or line.endswith(b" (deleted)") or not path.is_file()
+        if low <= start and start + size <= high and not gone:
             dtype = DTYPES[str(tensor.dtype).removeprefix("torch.")]
-            return piece(Path(*name), dtype, tuple(tensor.shape), int(offset, 16) + start - low)
+            return piece(path, dtype, tuple(tensor.shape), int(offset, 16) + start - low)
     return None
 
 

@@ -71,7 +71,7 @@ def read(
             raise UserError(
                 f"{path}: the optimiser in it, {keys[0]}, does not fit: {error}. --weights-only leaves it behind."
             ) from None
-    steps = [extras[name] for name in STEPS if type(extras.get(name)) is int]
+    steps = [extras[name] for name in STEPS if type(extras.get(name)) is int and 0 <= extras[name] < 2**31]
     if found and steps:
         found = replace(found, moments=found.moments._replace(step=steps[0]))
     return Beside(found, keys[0] if found else "", kept, reasons, settings)
@@ -146,7 +146,13 @@ def _settings(opened: ModelDirectory, origin: Origin | None) -> tuple[OptimConfi
     if not (origin and origin.optimizer):
         return OptimConfig(), OptimConfig().learning_rate
     known = leaves(express(origin.dialect, opened.paths, opened.config.tied), opened.config)
-    optim = OptimConfig(**as_settings(origin.groups, known), final_learning_rate=0.0)
+    try:
+        optim = OptimConfig(**as_settings(origin.groups, known), final_learning_rate=0.0)
+    except Unlike as unlike:
+        raise UserError(
+            f"{opened.path}: what the optimiser of its file was set to has no words here: {unlike}. Write the "
+            "file as it was, without --dialect, or without the optimiser, with --weights-only."
+        ) from None
     return optim, optim.learning_rate
 
 

@@ -13,7 +13,7 @@ import pytest
 from convert import optimizer, to_flax, to_torch
 from convert.dialects import DIALECTS
 from convert.exact import _value_and_grad
-from convert.groups import Unlike, leaves, made
+from convert.groups import Group, Unlike, leaves, made, named
 from convert.optimizer import Optimizer, read, write
 from convert.rows import Dialect
 from convert.settle import express
@@ -29,7 +29,7 @@ from .test_zoo import FACTS, given, path_of, require_close
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-SETTINGS = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+SETTINGS = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "amsgrad": False}
 OPTIM = OptimConfig(
     learning_rate=3e-3, schedule="constant", warmup_steps=0, beta1=0.9, beta2=0.95, clip_norm=0.0, weight_decay=0.1
 )
@@ -168,6 +168,54 @@ def test_who_leaves_embeddings_out_sorts_the_names() -> None:
         assert np.array_equal(value, flatten(params)[path]), path
 
 
+@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+def test_names_that_torch_kept_are_believed(prefix: str) -> None:
+    """It keeps them where it was given named_parameters(), in whatever order and however many groups."""
+    dialect, config = ends(DIALECTS["gpt"]), config_of(DIALECTS["gpt"])
+    params = random_params(config, np.dtype("float32"))
+    state = to_torch(params, config, "gpt")
+    pairs = [(prefix + name, torch.nn.Parameter(value)) for name, value in reversed(state.items())]
+    groups = [{"params": pairs[:5]}, {"params": pairs[5:9]}, {"params": pairs[9:]}]
+    adamw = torch.optim.AdamW(groups, **SETTINGS)
+    for _, value in pairs:
+        value.grad = value.detach().clone()
+    adamw.step()
+    found = read(adamw.state_dict(), dialect, config, list(state))
+    ours = to_torch(found.moments.mu, config, "gpt")
+    for name, value in pairs:
+        assert torch.equal(ours[name.removeprefix(prefix)], adamw.state[value]["exp_avg"]), name
+
+
+LIKE = {"e.weight": "embedding", "f.bias": "bias", "f.scale": "scale", "m.10.weight": "kernel", "m.2.weight": "kernel"}
+
+
+@pytest.mark.parametrize("order", [["m.2.weight", "m.10.weight"], ["m.10.weight", "m.2.weight"]])
+def test_no_order_is_guessed_where_shapes_allow_two(order: list[str]) -> None:
+    """Who leaves embeddings out may have sorted the names, or not."""
+    known = {name: LIKE[name] for name in ("e.weight", *order, "f.scale", "f.bias")}
+    shapes = {name: (5, 5) if name.endswith("weight") else (5,) for name in known}
+    parts = [[*order], ["e.weight", "f.scale", "f.bias"]]
+    stored = dict(enumerate(shapes[name] for part in parts for name in part))
+    groups = [{**SETTINGS, "params": [0, 1]}, {**SETTINGS, "params": [2, 3, 4]}]
+    with pytest.raises(Unlike, match="no shape tells which"):
+        named(groups, known, shapes, stored)
+    told = [{**group, "param_names": part} for group, part in zip(groups, parts, strict=True)]
+    assert [list(group.names) for group in named(told, known, shapes, stored)] == parts
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_embeddings_left_out_without_sorting(name: str) -> None:
+    dialect, config = ends(DIALECTS[name]), config_of(DIALECTS[name])
+    params, known = random_params(config, np.dtype("float32")), leaves(dialect, config)
+    kernels = [n for n in known if known[n] == "kernel"]
+    parts = (tuple(kernels), tuple(n for n in known if n not in kernels))
+    groups = tuple(Group(part, {**SETTINGS, "weight_decay": 0.1 * (part is parts[0])}) for part in parts)
+    held = write(Optimizer(Moments(7, 7, params, jax.tree.map(np.square, params)), groups), dialect, config)
+    found = read(held, dialect, config, list(known))
+    for path, value in flatten(found.moments.mu).items():
+        assert np.array_equal(value, flatten(params)[path]), path
+
+
 def require_equal(ours: Any, theirs: Any) -> None:
     assert type(ours) is type(theirs)
     if isinstance(theirs, dict):
@@ -227,6 +275,22 @@ def wrong(change: str) -> dict[str, Any]:
             entry["exp_avg"][0] = float("nan")
         case "layout":
             groups[0]["params"] = "all"
+        case "words":
+            held["state"] = {str(number): entry for number, entry in held["state"].items()}
+        case "no count":
+            entry["step"] = torch.tensor(float("nan"))
+        case "far too many":
+            entry["step"] = torch.tensor(1e12)
+        case "eight bits":
+            entry["exp_avg"] = entry["exp_avg"].to(torch.float8_e4m3fn)
+        case "radam":
+            del groups[0]["amsgrad"]
+        case "betas":
+            groups[0]["betas"] = (0.9, 0.95, 0.99)
+        case "tensors":
+            groups[0]["lookahead"] = torch.ones(3)
+        case "other names":
+            groups[0]["param_names"] = ["a"] * len(groups[0]["params"])
     return held
 
 
@@ -238,7 +302,15 @@ def wrong(change: str) -> dict[str, Any]:
         ("count", UserError, r"groups have \[15, 2\d\] parameters, and those of the model would have \[15, 2\d\]"),
         ("nan", UserError, "NaN"),
         ("layout", UserError, "not laid out"),
+        ("words", UserError, "keeps moments of '0', '1'.*which none of its groups lists"),
+        ("no count", UserError, "step of a parameter is tensor.nan."),
+        ("far too many", UserError, "no count of updates"),
+        ("eight bits", UserError, "NaN or infinite numbers, or none"),
+        ("other names", UserError, "only one has a, "),
         ("groups", Unlike, "3 groups"),
+        ("radam", Unlike, "no amsgrad"),
+        ("betas", Unlike, "in its groups betas"),
+        ("tensors", Unlike, "in its groups lookahead"),
         ("sgd", Unlike, "keeps momentum_buffer"),
         ("amsgrad", Unlike, "amsgrad"),
         ("adam", Unlike, "adds the decay to the gradient"),

@@ -330,3 +330,23 @@ def test_an_old_torch_is_refused(good, monkeypatch):
     refused(good, r"torch 2\.10 or later.*2\.9\.1\+cpu")
     monkeypatch.setattr(torch, "__version__", "3.0.0a0+git1234")
     assert files.read(good).tensors
+
+
+@pytest.mark.parametrize("name", ["two words", "new\nline", "u\x85next", "line\u2028end", "a (deleted)", " first"])
+def test_large_tensors_are_read_wherever_they_lie(name, tmp_path):
+    """Linux lists what is mapped line by line, with names as they are."""
+    large = torch.arange(2**19, dtype=torch.float32).reshape(2**9, 2**10)
+    held = {"plain": large, "turned": large.T, "half": large.to(torch.bfloat16)}
+    torch.save(held, tmp_path / name)
+    found = files.read(tmp_path / name).tensors
+    for key, value in held.items():
+        assert np.array_equal(found[key].read().astype(np.float32), value.float().numpy()), key
+
+
+def test_a_mapped_file_that_was_replaced_is_still_the_one_that_was_opened(tmp_path):
+    path, large = tmp_path / "weights.pt", torch.ones(2**19)
+    torch.save({"a": large}, path)
+    found = files.read(path).tensors
+    torch.save({"a": 0 * large}, tmp_path / "weights.pt (deleted)")
+    path.unlink()
+    assert found["a"].read().all()

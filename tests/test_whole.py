@@ -228,6 +228,35 @@ def test_one_that_is_no_adamw_is_left_behind(ckpt: Path, tmp_path: Path, command
     assert not (tmp_path / "model" / "state").exists()
 
 
+@pytest.mark.parametrize(("rate", "said"), [(0.0, "learning_rate must be positive"), (torch.tensor(0.5), "")])
+def test_a_rate_at_its_end_or_in_a_tensor(
+    rate: Any, said: str, ckpt: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
+) -> None:
+    held = load(ckpt)
+    for group in held["optimizer"]["param_groups"]:
+        group["lr"] = rate
+    torch.save(held, tmp_path / "end.pt")
+    there = command("jaxgpt-convert", "to-flax", tmp_path / "end.pt", tmp_path / "model")
+    assert (there.code, said in there.err) == (0, True)
+    assert ("--optim.learning_rate 0.5 " in there.out) == (not said)
+    assert command("jaxgpt-convert", "to-torch", tmp_path / "model", tmp_path / "back.pt").code == 0
+    require_equal(load(tmp_path / "back.pt")["optimizer"], held["optimizer"])
+    if said:
+        words = refused("jaxgpt-convert", "to-torch", tmp_path / "model", tmp_path / "c.pt", "--dialect", "nanogpt")
+        assert said in words
+        assert "--weights-only" in words
+
+
+@pytest.mark.parametrize("step", [10**12, -5])
+def test_a_counter_that_counts_no_steps(step: int, ckpt: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+    torch.save({**load(ckpt), "iter_num": step, "note": "\ud800"}, tmp_path / "odd.pt")
+    outcome = command("jaxgpt-convert", "to-flax", tmp_path / "odd.pt", tmp_path / "model")
+    assert (outcome.code, "warning: note stays behind" in outcome.err) == (0, True)
+    moments = checkpoint.ModelDirectory(tmp_path / "model").moments()
+    assert moments
+    assert moments.step == 3
+
+
 def test_going_on_needs_an_optimizer(ckpt: Path, carried: tuple[Path, Path], tmp_path: Path) -> None:
     import convert
 
