@@ -144,6 +144,8 @@ class TrainConfig:
     accumulate: int = 1  # parts in which a step's batch is computed one after the other
     seed: int = 0
     scan_unroll: int = 1  # blocks compiled as one: a little faster, longer to compile
+    remat: Literal["none", "dots", "full"] = "none"  # the backward pass computes again: all but products, or all
+    loss_chunks: int = 1  # parts of the context whose logits are computed one after the other, to save memory
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # weights and optimiser stay float32
     log_every: int = 10
     eval_every: int = 250
@@ -155,6 +157,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "batch_size", "accumulate", "scan_unroll", "log_every", "eval_every", "keep")
+        require_positive(self, "loss_chunks")
         for name in ("eval_batches", "sample_tokens", "save_every", "skip_nonfinite"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}.")
         require(
@@ -221,4 +224,9 @@ class Config:
         require(
             self.optim.warmup_steps < self.train.steps,
             f"warmup_steps {self.optim.warmup_steps} must be fewer than steps {self.train.steps}.",
+        )
+        require(
+            self.model.context_length % self.train.loss_chunks == 0,
+            f"train.loss_chunks {self.train.loss_chunks} does not divide model.context_length "
+            f"{self.model.context_length}; these do: {divisors(self.model.context_length)}.",
         )

@@ -53,7 +53,7 @@ class Loop:
         where = shardings(jax.eval_shape(lambda: init_state(config)), self.mesh)
         step, shares = make_step(config, Layout.of(self.mesh)), (where, self.parts)
         self.step = jax.jit(step, donate_argnums=0, in_shardings=shares, out_shardings=(where, whole))
-        self.evaluator = Evaluator(config.model, config.train.compute_dtype, self.mesh, self.rows)
+        self.evaluator = Evaluator(config.model, config.train, self.mesh, self.rows)
         self.batch(0)
         tokenizer = dataset.path / "tokenizer.json"
         self.tokenizer = load_tokenizer(tokenizer) if tokenizer.exists() else None

@@ -22,6 +22,8 @@ from jaxgpt.config import ModelConfig, UserError, require
 from jaxgpt.layers import INIT_STD, Embed, LayerNorm, sinusoids
 from jaxgpt.tree import Tree, require_same
 
+POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}  # what is kept
+
 
 class States(NamedTuple):
     """What flows through the model, stage by stage: to see where two implementations part."""
@@ -79,22 +81,29 @@ class GPT(nnx.Module):
         with exactly(self.dtype):
             return _logits(self, jnp.asarray(tokens, jnp.int32), self.dtype)
 
-    def logits(
+    def logits(self, tokens_bt: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+        """For programs: pure and traceable, nothing checked; dropout is on exactly when a key is given."""
+        return self.read_out(self.hidden(tokens_bt, dropout_key))
+
+    def hidden(
         self,
         tokens_bt: jax.Array,
         dropout_key: jax.Array | None = None,
         unroll: int = 1,
+        remat: str = "none",
         before: Callable[[Block, jax.Array], tuple[Block, jax.Array]] = lambda block, x: (block, x),
     ) -> jax.Array:
-        """For programs: pure and traceable, nothing checked; dropout is on exactly when a key is given. `before` sees
-        each block, and what enters it."""
+        """What `read_out` reads. `remat` says what the backward pass computes again, `before` sees each block, and what
+        enters it."""
 
         def body(x: jax.Array, block_and_layer: tuple[Block, jax.Array]) -> tuple[jax.Array, None]:
             block, x = before(block_and_layer[0], x)
             return block(x, block_and_layer[1], dropout_key), None
 
+        if remat != "none":
+            body = jax.checkpoint(body, prevent_cse=False, policy=POLICIES[remat])
         x, _ = jax.lax.scan(body, self.embed(tokens_bt), self.layers(), unroll=unroll)
-        return self.read_out(x)
+        return x
 
     def states(self, tokens_bt: jax.Array) -> States:
         def body(x: jax.Array, block_and_layer: tuple[Block, jax.Array]) -> tuple[jax.Array, jax.Array]:

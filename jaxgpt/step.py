@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxgpt.config import Config, ModelConfig
+from jaxgpt.config import Config, ModelConfig, TrainConfig
 from jaxgpt.model import GPT, assemble, params_of
 from jaxgpt.optim import make_optimizer, make_schedule
 from jaxgpt.sharding import Layout
@@ -54,7 +54,7 @@ def make_step(config: Config, layout: Layout | None = None) -> Callable[[State, 
 
     def loss(params: Tree, ids_bt: jax.Array, key: jax.Array) -> jax.Array:
         computed = cast(params, config.train.compute_dtype)
-        return token_losses(config.model, computed, ids_bt, key, config.train.scan_unroll, layout).mean()
+        return token_losses(config.model, computed, ids_bt, key, config.train, layout).mean()
 
     def step(state: State, ids_abt: jax.Array) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
@@ -85,12 +85,13 @@ def keep_unless(finite: jax.Array, old: State, new: State) -> State:
 
 
 def make_eval_step(
-    config: ModelConfig, dtype: str, layout: Layout | None = None
+    config: ModelConfig, train: TrainConfig, layout: Layout | None = None
 ) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:
     """A function (params, ids (B, T + 1), mask (B, T)) -> the sum of the losses where the mask is set."""
 
     def eval_step(params: Tree, ids_bt: jax.Array, mask_bt: jax.Array) -> jax.Array:
-        return jnp.sum(token_losses(config, cast(params, dtype), ids_bt, None, layout=layout), where=mask_bt)
+        computed = cast(params, train.compute_dtype)
+        return jnp.sum(token_losses(config, computed, ids_bt, None, train, layout), where=mask_bt)
 
     return eval_step
 
@@ -99,16 +100,25 @@ def token_losses(
     config: ModelConfig,
     params: Tree,
     ids_bt: jax.Array,
-    key: jax.Array | None,
-    unroll: int = 1,
+    key: jax.Array | None = None,
+    train: TrainConfig | None = None,
     layout: Layout | None = None,
 ) -> jax.Array:
-    if layout is None:
-        logits_btv = assemble(config, params).logits(ids_bt[:, :-1], key, unroll)
-    else:
-        model = assemble(config, layout.gathered(params))
-        logits_btv = model.logits(ids_bt[:, :-1], key, unroll, layout.before_block)
-    return optax.softmax_cross_entropy_with_integer_labels(logits_btv.astype(jnp.float32), ids_bt[:, 1:])
+    """(B, T); with several chunks, logits of so many parts of the context never exist at once."""
+    train = train or TrainConfig()
+    model = assemble(config, layout.gathered(params) if layout else params)
+    before = {"before": layout.before_block} if layout else {}
+    x_btd = model.hidden(ids_bt[:, :-1], key, train.scan_unroll, train.remat, **before)
+
+    def losses(x: jax.Array, targets: jax.Array) -> jax.Array:
+        logits = model.read_out(x).astype(jnp.float32)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+    if train.loss_chunks == 1:
+        return losses(x_btd, ids_bt[:, 1:])
+    parts = (jnp.stack(jnp.split(whole, train.loss_chunks, axis=1)) for whole in (x_btd, ids_bt[:, 1:]))
+    chunked = jax.lax.map(lambda part: jax.checkpoint(losses)(*part), tuple(parts))
+    return jnp.concatenate(list(chunked), axis=1)
 
 
 def cast(params: Tree, dtype: str) -> Tree:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, UserError
 from jaxgpt.step import State, init_state, make_eval_step, make_step, token_losses
 from jaxgpt.tree import flatten
 
@@ -133,7 +133,7 @@ def test_evaluation_sums_what_the_mask_shows() -> None:
     params, batch = start(BASE).params, ids()[0]
     losses = token_losses(MODEL, params, batch, None)
     mask = np.random.default_rng(0).random((8, 11)) < 0.5
-    found = make_eval_step(MODEL, "float32")(params, batch, jnp.asarray(mask))
+    found = make_eval_step(MODEL, TrainConfig())(params, batch, jnp.asarray(mask))
     assert float(found) == pytest.approx(float(losses[mask].sum()), rel=1e-6)
 
 
@@ -155,3 +155,34 @@ def test_what_gets_no_gradient_stays_bit_for_bit_and_the_rest_moves(decay: str) 
     for after in (state.params, state.ema):
         still = {path for path, leaf in flatten(after).items() if leaf.tobytes() == before[path].tobytes()}
         assert still == {"pos_embedding/embedding", "final_norm/scale", "final_norm/bias"}
+
+
+@pytest.mark.parametrize(
+    "memory", [{"train__remat": "dots"}, {"train__remat": "full"}, {"train__loss_chunks": 11}], ids=str
+)
+def test_what_saves_memory_changes_no_number(memory: dict[str, Any]) -> None:
+    dropping = {"model__dropout": 0.2}
+    (plain, losses), (sparing, other) = run(config(**dropping)), run(config(**dropping, **memory))
+    assert other == pytest.approx(losses, abs=1e-6)
+    assert distance(plain.params, sparing.params) < 1e-6
+
+
+def temporaries(**changes: Any) -> int:
+    made = config(model__num_blocks=1, model__vocab_size=4096, **changes)
+    shape = jax.ShapeDtypeStruct((1, 8, made.model.context_length + 1), jnp.int32)
+    like = jax.eval_shape(lambda: init_state(made))
+    return jax.jit(make_step(made)).lower(like, shape).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_logits_of_all_tokens_never_exist_at_once() -> None:
+    logits = {length: 8 * length * 4096 * 4 for length in (64, 128)}
+    whole = {length: temporaries(model__context_length=length) for length in logits}
+    assert all(whole[length] > logits[length] for length in logits)
+    chunked = {n: temporaries(model__context_length=n, train__loss_chunks=n // 8) for n in logits}
+    assert all(chunked[length] < logits[length] / 2 for length in logits)
+    assert chunked[128] - chunked[64] < (logits[128] - logits[64]) / 4  # the rest of the step grows too
+
+
+def test_chunks_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(UserError, match="loss_chunks 4 does not divide model.context_length 11; these do: 1, 11"):
+        config(train__loss_chunks=4)
