@@ -44,9 +44,9 @@ def _tokenizer(text: str, source: Checkpoint, vocab_size: int, given: Path | Non
         return train_char([text]), f"the sorted characters of the text, as many as the vocabulary ({different})"
     raise UserError(
         f"{source.path} has a vocabulary of {vocab_size}, and nothing says what its ids stand for. The text has "
-        f"{different} different characters, so they are not its characters in order, as usual. Any of these helps: "
-        f"--tokenizer with a tokenizer.json or the characters as JSON, a text of just the {vocab_size} characters "
-        "that the model was trained on, or --ids."
+        f"{different} different characters, so the usual guess, its characters in order, cannot be right. Any of these "
+        f"helps: --tokenizer with a tokenizer.json or the characters as JSON, a text of just the {vocab_size} "
+        "characters that the model was trained on, or --ids."
     )
 
 

@@ -53,7 +53,8 @@ def report(detected: "Detected", assumed: str) -> None:
 def beside(found: "Beside", directory: Path) -> None:
     if found.optimizer:
         flags = "".join(f" --optim.{name} {value}" for name, value in found.settings.items())
-        print(f"Its optimiser, AdamW after {found.optimizer.moments.updates:,} updates, goes along. To go on training:")
+        print(f"Its optimiser, AdamW after {found.optimizer.moments.updates:,} updates, goes along.")
+        print("To go on training, with train.steps counted from its first:")
         print(f"  jaxgpt train CONFIG.toml --init {directory} --run.go_on true{flags}")
     for name, why in found.left.items():
         print(f"warning: {name} stays behind: {why}.", file=sys.stderr)

@@ -62,8 +62,8 @@ def require_same_architecture(source: checkpoint.ModelDirectory, config: Config,
     ]
     require(
         not differing,
-        f"The model cannot go on from {name}: {'; '.join(differing)}. Set these as they are there, or begin another "
-        "run in another run.dir.",
+        f"The model cannot go on from {name}: {'; '.join(differing)}. Set these as they are there (with --init, "
+        "leaving them out of [model] does so), or begin another run in another run.dir.",
     )
 
 

@@ -189,8 +189,8 @@ class MeshConfig:
         require(bool(self.coordinator) or alone, "processes and process need coordinator: where they find each other.")
         require(
             self.coordinator in ("", "auto") or (0 <= self.process < self.processes and ":" in self.coordinator),
-            f"coordinator {self.coordinator} needs a port, and processes and process, which counts from 0; they are "
-            f"{self.processes} and {self.process}.",
+            f"coordinator {self.coordinator} needs a port, as in HOST:PORT, and process from 0 to one less than "
+            f"processes; processes and process are {self.processes} and {self.process}.",
         )
 
 

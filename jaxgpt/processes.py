@@ -49,9 +49,9 @@ def join(config: MeshConfig) -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"The processes of this run did not find each other: {' '.join(str(error).split())}. With mesh.coordinator "
-            f"{AUTO} that is for SLURM, Open MPI and TPU pods to say; elsewhere give each process mesh.coordinator "
-            "HOST:PORT, mesh.processes and mesh.process."
+            f"The processes of this run did not find each other: {' '.join(str(error).split()).rstrip('.')}. With "
+            f"mesh.coordinator {AUTO} that is for SLURM, Open MPI and TPU pods to say; elsewhere give each process "
+            "mesh.coordinator HOST:PORT, mesh.processes and mesh.process."
         ) from None
     finally:
         watch.cancel()

@@ -202,9 +202,9 @@ def test_a_mesh_for_other_devices_stops_all(config: Path, tmp_path: Path) -> Non
     ("fields", "said"),
     [
         ({"processes": 2}, "need coordinator"),
-        ({"coordinator": "host:1", "processes": 2}, "they are 2 and -1"),
+        ({"coordinator": "host:1", "processes": 2}, "process are 2 and -1"),
         ({"coordinator": "host", "processes": 2, "process": 0}, "needs a port"),
-        ({"coordinator": "host:1", "processes": 2, "process": 2}, "they are 2 and 2"),
+        ({"coordinator": "host:1", "processes": 2, "process": 2}, "process are 2 and 2"),
         ({"timeout": 0}, "timeout must be positive"),
     ],
 )
