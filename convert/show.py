@@ -56,6 +56,7 @@ def beside(found: "Beside", directory: Path) -> None:
         print(f"Its optimiser, AdamW after {found.optimizer.moments.updates:,} updates, goes along.")
         print("To go on training, with train.steps counted from its first:")
         print(f"  jaxgpt train CONFIG.toml --init {directory} --run.go_on true{flags}")
+        print("Schedule, clipping and batches are for CONFIG.toml to say.")
     for name, why in found.left.items():
         print(f"warning: {name} stays behind: {why}.", file=sys.stderr)
 

@@ -120,7 +120,7 @@ def as_it_was(opened: ModelDirectory, origin: Origin) -> dict[str, Any]:
         if trained:
             groups = renewed(groups, leaves(dialect, opened.config), *_settings(opened, origin))
         untouched = tuple(origin.optimizer["untouched"])
-        values[origin.optimizer["key"]] = _optimizer(opened, dialect, groups, untouched)
+        values[origin.optimizer["key"]] = _optimizer(opened, dialect, groups, _moments(opened), untouched)
     return values
 
 
@@ -131,9 +131,18 @@ def as_its_class_does(opened: ModelDirectory, dialect: Dialect, origin: Origin |
     known = leaves(dialect, config)
     optim, rate = _settings(opened, origin)
     groups = renewed(made(known, container.groups or optim.decay), known, optim, rate)
-    step, loss = opened.about.get("step", 0), opened.about.get("val_loss") or 1e9  # as nanoGPT's own begins
+    moments = _moments(opened)
+    loss = opened.about.get("val_loss") or 1e9  # as nanoGPT's own begins
+    step = opened.about.get("step", moments.step if moments else 0)
     named = {container.settings: _words(config, dialect), container.step: step, container.loss: loss}
-    return {container.optimizer: _optimizer(opened, dialect, groups)} | {k: v for k, v in named.items() if k}
+    written = {container.optimizer: _optimizer(opened, dialect, groups, moments)}
+    same = origin is not None and origin.dialect.name == dialect.name
+    kept = as_it_was(opened, replace(origin, optimizer={})) if origin and same else {}
+    return (
+        {name: value for name, value in kept.items() if isinstance(value, dict)}
+        | written
+        | {name: value for name, value in named.items() if name}
+    )
 
 
 def _settings(opened: ModelDirectory, origin: Origin | None) -> tuple[OptimConfig, float]:
@@ -156,16 +165,23 @@ def _settings(opened: ModelDirectory, origin: Origin | None) -> tuple[OptimConfi
     return optim, optim.learning_rate
 
 
-def _optimizer(
-    opened: ModelDirectory, dialect: Dialect, groups: Sequence[Group], untouched: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """Without moments it is one that has not begun."""
+def _moments(opened: ModelDirectory) -> Moments | None:
     if opened.about.get("optim", {}).get("ema"):
         raise UserError(
             f"{opened.path} holds the average of the weights that its optimiser went with, so that the two do not go "
             "together. Set --weights-only."
         )
-    moments = opened.moments()
+    return opened.moments()
+
+
+def _optimizer(
+    opened: ModelDirectory,
+    dialect: Dialect,
+    groups: Sequence[Group],
+    moments: Moments | None,
+    untouched: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Without moments it is one that has not begun."""
     if moments is None:
         untouched = tuple(name for group in groups for name in group.names)
         moments = Moments(0, 0, opened.params(), opened.params())

@@ -184,6 +184,17 @@ def test_nanogpt_can_resume_from_weights_alone(tmp_path: Path, command: Callable
     adamw(held["model"]).load_state_dict(held["optimizer"])
 
 
+def test_its_own_class_gets_the_step_and_the_settings_too(
+    ckpt: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    command("jaxgpt-convert", "to-flax", ckpt, tmp_path / "model")
+    out = tmp_path / "again.pt"
+    assert command("jaxgpt-convert", "to-torch", tmp_path / "model", out, "--dialect", "nanogpt").code == 0
+    ours, theirs = load(out), load(ckpt)
+    assert (ours["iter_num"], ours["config"]) == (3, theirs["config"])
+    require_equal(ours["optimizer"]["state"], theirs["optimizer"]["state"])
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
