@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import math
 import signal
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,8 @@ class Loop:
                 self.background.wait()
         except Stopped as stopped:
             self.say(f"Stopped by {signal.Signals(stopped.args[0]).name}. {self.last_good()}")
+            if not first():
+                print("Stopped, as one of the processes was told to; process 0 says where.", file=sys.stderr)
             raise
         except jax.errors.JaxRuntimeError as error:
             if not together():

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,19 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class Job(contextlib.AbstractContextManager["Job"]):
     def __init__(
-        self, count: int, config: Path, run: Path, *options: object, of_each: dict[int, list[str]] | None = None
+        self,
+        count: int,
+        config: Path,
+        run: Path,
+        *options: object,
+        of_each: dict[int, list[str]] | None = None,
+        scheduler: Callable[[int], dict[str, str]] | None = None,
     ):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         several = ["--mesh.coordinator", f"127.0.0.1:{port}", "--mesh.processes", str(count)] if count > 1 else []
+        several = [] if scheduler else several
         self.run, self.processes = run, []
         for i in range(count):
             own = [*several, "--mesh.process", str(i)] if several else []
@@ -53,7 +61,11 @@ class Job(contextlib.AbstractContextManager["Job"]):
             self.processes.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "jaxgpt", *map(str, words)],
-                    env={**os.environ, "JAX_NUM_CPU_DEVICES": str(DEVICES // count)},
+                    env={
+                        **os.environ,
+                        "JAX_NUM_CPU_DEVICES": str(DEVICES // count),
+                        **(scheduler(i) if scheduler else {}),
+                    },
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
@@ -175,6 +187,25 @@ def test_processes_with_different_configs_stop_and_say_in_what(config: Path, tmp
         assert "train.seed is 0 in process 0 and 3 in process 1" in text
         assert "Traceback" not in text
     assert not runs.checkpoints(tmp_path / "run")
+
+
+def test_under_slurm_nobody_has_to_say_who_is_there(config: Path, alone: Path, tmp_path: Path) -> None:
+    def slurm(i: int) -> dict[str, str]:
+        job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+        return {**job, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}
+
+    with Job(2, config, tmp_path / "run", "--mesh.coordinator", "auto", scheduler=slurm) as job:
+        codes, said = job.ends()
+    assert codes == [0, 0], said
+    require_same(tmp_path / "run", alone, 10)
+
+
+def test_where_nothing_tells_who_is_there_it_is_said(config: Path, tmp_path: Path) -> None:
+    with Job(1, config, tmp_path / "run", "--mesh.coordinator", "auto") as job:
+        codes, said = job.ends()
+    assert codes == [2]
+    assert "did not find each other" in said[0]
+    assert "Traceback" not in said[0]
 
 
 @pytest.mark.parametrize("process", [0, 1])

@@ -63,7 +63,9 @@ def everything(run: Path) -> dict[str, Any]:
     """All that two runs must have in common."""
     opened = ModelDirectory(runs.checkpoints(run)[-1])
     config = build(Config, {k: v for k, v in opened.about.items() if k in Config.__dataclass_fields__}, "it")
-    state = opened.state(besides_weights(jax.eval_shape(lambda: init_state(config))))
+    like = besides_weights(jax.eval_shape(lambda: init_state(config)))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    state = opened.state(like, jax.tree.map(lambda _: here, like))
     return {
         "params": opened.params(),
         "beside": state,
