@@ -103,6 +103,7 @@ def test_one_shard_is_open_at_a_time_and_each_is_read_through_once(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Queries, keys and values lie in one matrix, and each parameter in all shards."""
+    pytest.importorskip("torch", reason="torch is not installed")
     from convert import to_flax, to_torch
 
     params = random_params(config_of(DIALECTS["gpt2"], tied=True), np.dtype("float32"))

@@ -12,7 +12,6 @@ import pytest
 
 from convert import optimizer, to_flax, to_torch
 from convert.dialects import DIALECTS
-from convert.exact import _value_and_grad
 from convert.groups import Group, Unlike, leaves, made, named
 from convert.optimizer import Optimizer, read, write
 from convert.rows import Dialect
@@ -28,6 +27,7 @@ from .test_bridge import config_of, random_params
 from .test_zoo import FACTS, given, path_of, require_close
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+exact = pytest.importorskip("convert.exact")
 
 SETTINGS = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "amsgrad": False}
 OPTIM = OptimConfig(
@@ -119,7 +119,7 @@ def steps_here(config: Config, params: Any, moments: Moments, batches: np.ndarra
         state = going_on(adamw.init(weights), moments)
         update = jax.jit(adamw.update)
         for ids in batches:
-            loss, gradients = _value_and_grad(weights, config.model, jnp.asarray(ids, jnp.int32))
+            loss, gradients = exact._value_and_grad(weights, config.model, jnp.asarray(ids, jnp.int32))
             updates, state = update(gradients, state, weights)
             weights = optax.apply_updates(weights, updates)
             losses.append(float(loss))
