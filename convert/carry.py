@@ -14,6 +14,7 @@ import numpy as np
 from convert import bridge, files, hubtokens, whole
 from convert.detect import Detected, Report, Stranger, detect
 from convert.dialects import named
+from convert.optimizer import find
 from convert.rows import Dialect
 from convert.suspect import in_a_row
 from jaxgpt import checkpoint
@@ -221,11 +222,16 @@ def directory_to_file(
     paths, nested, prefix = set(opened.paths), "", ""
     beside: dict[str, Any] = {}
     alone = weights_only or Path(out).suffix == ".safetensors"
+    if optimizer and (alone or not (opened.path / "state").is_dir()):
+        why = f"{opened.path} has none" if not alone else "it goes into .pt and .pth, and not with --weights-only"
+        raise UserError(f"--optimizer asks for the optimiser's state, but {why}.")
     if origin and not dialect:
         nested, prefix = origin.nested, origin.prefix
         beside = {} if alone else whole.as_it_was(opened, origin)
     elif optimizer or (target.container.settings and not alone):
         nested, beside = target.container.weights, whole.as_its_class_does(opened, target, origin)
+    if optimizer and not find(beside):
+        raise UserError(f"The file that {directory} came from had no optimiser: say with --dialect how to write one.")
     arrays = bridge.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
     files.write(out, {prefix + name: array for name, array in arrays.items()}, nested, beside, stage)
     return Written(opened.path, opened.config, target, bridge.filled(target, opened.config, paths), list(beside))

@@ -91,27 +91,23 @@ def _ways(count: int, known: Leaves) -> Iterator[tuple[Names, ...]]:
     if count == 1:
         yield (tuple(known),)
     if count == 2:
-        for kind in ("matrices", "kernels"):
-            yield _divided(known, kind)
-            yield _divided(known, kind)[::-1]
-    if count == 2:
-        yield (unsorted := _split(list(known), known, "kernels"))
-        yield unsorted[::-1]
-
-
-def _divided(known: Leaves, kind: str) -> tuple[Names, Names]:
-    """What decays, and what does not. Who leaves embeddings out sorts the names, as minGPT did."""
-    return _split(sorted(known) if kind == "kernels" else list(known), known, kind)
+        # Who leaves embeddings out sorts the names, as minGPT did, or does not.
+        for kind, order in (("matrices", list(known)), ("kernels", sorted(known)), ("kernels", list(known))):
+            parts = _split(order, known, kind)
+            yield parts
+            yield parts[::-1]
 
 
 def _split(order: Sequence[str], known: Leaves, kind: str) -> tuple[Names, Names]:
+    """What decays, and what does not."""
     decayed = tuple(name for name in order if known[name] in DECAYED[kind])
     return decayed, tuple(name for name in order if name not in decayed)
 
 
 def made(known: Leaves, kind: str = "all") -> tuple[Group, ...]:
     """As people make them; `kind` is what decays in most runs of the class."""
-    parts: Sequence[Names] = (tuple(known),) if kind == "all" else _divided(known, kind)
+    order = sorted(known) if kind == "kernels" else list(known)
+    parts: Sequence[Names] = (tuple(known),) if kind == "all" else _split(order, known, kind)
     return tuple(Group(part, {}) for part in parts)
 
 

@@ -68,8 +68,8 @@ def require_same_architecture(source: checkpoint.ModelDirectory, config: Config,
 
 
 def changes(about: Mapping[str, Any], config: Config, dataset: Dataset) -> list[str]:
-    """Of settings, and of the text itself. Where a run lies, who watches it and who shares the work
-    is no change."""
+    """Of settings, and of the text itself. Where a run lies, who watches it and who shares its work is no
+    change."""
     before, now = flatten(about), flatten({**dataclasses.asdict(config), "data_sha256": dataset.train_sha256})
     return [
         f"{name.replace('/', '.')} was {before[name]} and is {value}"

@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import multihost, type_handlers
 
 from jaxgpt import disk, runs
-from jaxgpt.config import ModelConfig, UserError, require
+from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import GPT, abstract_params, assemble
 from jaxgpt.optim import Moments
 from jaxgpt.processes import first, together
@@ -62,8 +62,9 @@ def save(
 @contextlib.contextmanager
 def _new_directory(path: Path) -> Iterator[Path]:
     """One for all processes: the first makes it, and gives it its name when all have written their parts."""
-    partial = disk.partial_of(path)
-    with disk.new_directory(path, partial) if first() else contextlib.nullcontext(partial) as partial:
+    named = disk.partial_of(path)
+    ours = disk.new_directory(path, named if together() else None) if first() else contextlib.nullcontext(named)
+    with ours as partial:
         _wait(f"begin {path}")
         yield partial
         _wait(f"end {path}")
@@ -130,8 +131,11 @@ class ModelDirectory:
             with ocp.PyTreeCheckpointer() as kept:
                 found = kept.metadata((self.path / "state").resolve()).item_metadata.tree
             stored, wanted = (sorted(f"{x.shape} {x.dtype}" for x in jax.tree.leaves(tree)) for tree in (found, like))
-            require(stored == wanted, "")
+            if stored != wanted:
+                raise ValueError
             return self._read("state", ocp.args.PyTreeRestore(item=like, restore_args=parts))
+        except UserError:
+            raise
         except ValueError:
             raise UserError(
                 f"{self.path / 'state'} is of another model or optimiser than the config asks for."

@@ -23,11 +23,11 @@ def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Pa
     """Run what `settings` (sections of plain values, from `where`) describe; returns the run's directory. `passing` is
     for who watches: it gets every step."""
     mesh: MeshConfig = build(MeshConfig, settings.get("mesh", {}), f"{where} [mesh]")
+    location: RunConfig = build(RunConfig, settings.get("run", {}), f"{where} [run]")
     use_devices(mesh)
     join(mesh)
     if not first():
         say, passing = (lambda line: None), None
-    location: RunConfig = build(RunConfig, settings.get("run", {}), f"{where} [run]")
     run = Path(location.dir)
     with alone_if_it_fails(), stops() as caught, runs.held(run) if first() else contextlib.nullcontext():
         beginning = begin(settings, where, run, say)

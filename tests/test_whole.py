@@ -221,6 +221,21 @@ def test_the_optimizer_of_another_class_is_written_when_asked_for(
     assert held.keys() == {"model_state_dict", "optimizer_state_dict"}
 
 
+def test_an_optimizer_is_not_promised_where_none_can_be(
+    ckpt: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
+) -> None:
+    command("jaxgpt-convert", "to-flax", ckpt, tmp_path / "whole")
+    command("jaxgpt-convert", "to-flax", ckpt, tmp_path / "bare", "--weights-only")
+    for source, out, more, said in (
+        ("whole", "w.safetensors", ["--dialect", "mingpt"], "it goes into .pt and .pth"),
+        ("whole", "w.pt", ["--weights-only"], "not with --weights-only"),
+        ("bare", "w.pt", ["--dialect", "mingpt"], "bare has none"),
+    ):
+        words = "to-torch", tmp_path / source, tmp_path / out, "--optimizer", *more
+        assert said in refused("jaxgpt-convert", *words)
+        assert not (tmp_path / out).exists()
+
+
 def test_an_optimizer_of_another_model_is_refused(ckpt: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
     held = load(ckpt)
     torch.save({**held, "optimizer": made_up(NANOGPT, "matrices")}, tmp_path / "mixed.pt")
