@@ -36,7 +36,7 @@ def begin(settings: Mapping[str, Any], where: str, run: Path, say: Say) -> Begin
     stopped = checkpoint.newest_whole(run, say)
     init = settings.get("run", {}).get("init")
     source = stopped or (checkpoint.ModelDirectory(init) if init else None)
-    inherited = vars(source.config) if source and init else {}
+    inherited = {**vars(source.config), "attention": "auto"} if source and init else {}
     config: Config = build(Config, {**settings, "model": {**inherited, **settings.get("model", {})}}, where)
     if source:
         require_same_architecture(source, config, str(run) if stopped else init)
@@ -53,12 +53,12 @@ def begin(settings: Mapping[str, Any], where: str, run: Path, say: Say) -> Begin
 
 
 def require_same_architecture(source: checkpoint.ModelDirectory, config: Config, name: str) -> None:
-    """Dropout is no part of it; a vocabulary that was left open becomes that of the data."""
+    """Dropout is no part of it, nor the form of attention; a vocabulary that was left open becomes that of the data."""
     asked = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or source.config.vocab_size)
     differing = [
         f"{field} is {value} in {name} and {getattr(asked, field)} in the config"
         for field, value in vars(source.config).items()
-        if field != "dropout" and value != getattr(asked, field)
+        if field not in ("dropout", "attention") and value != getattr(asked, field)
     ]
     require(
         not differing,

@@ -11,11 +11,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
-from jaxgpt.attention import attend
+from jaxgpt.attention import Attend, chunked
 from jaxgpt.config import ModelConfig
 from jaxgpt.layers import INIT_STD, LayerNorm, dropout
 
-Attend = Callable[..., jax.Array]  # (queries, keys, values, scale) -> what they mix, all (B, T, N, H)
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -102,7 +101,7 @@ class Block(nnx.Module):
         x: jax.Array,
         layer: ArrayLike,
         dropout_key: jax.Array | None = None,
-        attend: Attend = attend,
+        attend: Attend = chunked,
         keep: Callable[[jax.Array], jax.Array] = lambda x: x,
     ) -> jax.Array:
         """`attend` may be another one, that remembers what it has seen or shows where it looks; where it answers only

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.attention import attend, attend_cached
+from jaxgpt.attention import attend_cached, chunked
 from jaxgpt.block import Block
 from jaxgpt.model import GPT
 
@@ -29,7 +29,7 @@ def prefill(model: GPT, tokens_bt: jax.Array, lengths_b: jax.Array) -> tuple[jax
 
         def keeping(q: jax.Array, k: jax.Array, v: jax.Array, scale: jax.Array) -> jax.Array:
             kept.append((k, v))
-            return attend(q, k, v, scale)
+            return chunked(q, k, v, scale)
 
         return block(x, layer, None, keeping), kept[0]
 

@@ -55,6 +55,7 @@ class ModelConfig:
     norm_eps: float = 1e-5
     tied: bool = False
     dropout: float = 0.2
+    attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"  # how, not what, it computes
 
     def __post_init__(self) -> None:
         require(self.vocab_size >= 0, f"vocab_size must not be negative, but is {self.vocab_size}.")

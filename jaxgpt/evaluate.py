@@ -13,7 +13,7 @@ from jaxgpt import checkpoint, runs
 from jaxgpt.config import MeshConfig, ModelConfig, TrainConfig, UserError, require
 from jaxgpt.data import ABOUT, Dataset, eval_windows, open_dataset
 from jaxgpt.model import abstract_params
-from jaxgpt.sharding import Layout, make_mesh, over_rows, placed, replicated, shardings, use_devices
+from jaxgpt.sharding import make_mesh, over_rows, placed, replicated, shardings, use_devices
 from jaxgpt.step import make_eval_step
 
 
@@ -24,7 +24,7 @@ class Evaluator:
         self.model, self.parts, self.rows = model, over_rows(mesh), rows
         weights = shardings(abstract_params(model), mesh)
         self.step = jax.jit(
-            make_eval_step(model, train, Layout.of(mesh)),
+            make_eval_step(model, train, mesh),
             in_shardings=(weights, self.parts, self.parts),
             out_shardings=replicated(mesh),
         )
@@ -49,7 +49,8 @@ def evaluate(directory: Path, data: Path | None, batch_size: int) -> str:
     fit_vocabulary(opened.config, dataset)
     require_same_tokenizer(opened.path / "tokenizer.json", dataset.path / "tokenizer.json")
     mesh = make_mesh(MeshConfig(), batch_size)
-    evaluator = Evaluator(opened.config, TrainConfig(), mesh, batch_size)
+    model = dataclasses.replace(opened.config, attention="auto")  # it may have been trained on another kind of device
+    evaluator = Evaluator(model, TrainConfig(), mesh, batch_size)
     loss = evaluator.mean_loss(opened.params(shardings(abstract_params(opened.config), mesh)), dataset.val)
     per_byte = (len(dataset.val) - 1) / dataset.val_bytes if dataset.val_bytes else math.nan
     return (

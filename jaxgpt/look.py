@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text as Cell
 
 from jaxgpt import checkpoint, plot
-from jaxgpt.attention import attend, attention_weights
+from jaxgpt.attention import attention_weights, chunked
 from jaxgpt.block import Block
 from jaxgpt.config import UserError, require
 from jaxgpt.model import GPT, check_tokens, exactly
@@ -63,7 +63,7 @@ def inside(model: GPT, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
             def showing(q: jax.Array, k: jax.Array, v: jax.Array, scale: jax.Array) -> jax.Array:
                 seen.append(attention_weights(q, k, scale)[0])
-                return attend(q, k, v, scale)
+                return chunked(q, k, v, scale)
 
             return block(x, layer, None, showing), seen[0]
 

@@ -26,8 +26,8 @@ from jaxgpt.model import assemble
 from jaxgpt.processes import first, together
 from jaxgpt.processes import stopping as stopping_at
 from jaxgpt.progress import Passing, Progress, Say
-from jaxgpt.sharding import Layout, make_mesh, over_rows, replicated, shardings
-from jaxgpt.step import Metrics, State, besides_weights, evaluated, init_state, make_step
+from jaxgpt.sharding import make_mesh, over_rows
+from jaxgpt.step import Metrics, State, attention, besides_weights, evaluated, jitted_step
 from jaxgpt.tokenizer import load as load_tokenizer
 from jaxgpt.trackers import Track, trackers
 from jaxgpt.tree import Tree
@@ -50,10 +50,9 @@ class Loop:
         self.signals = signals or Signals()
         self.rows = config.train.batch_size // config.train.accumulate
         self.mesh = make_mesh(config.mesh, self.rows)
-        whole, self.parts = replicated(self.mesh), over_rows(self.mesh, axis=1)
-        where = shardings(jax.eval_shape(lambda: init_state(config)), self.mesh)
-        step, shares = make_step(config, Layout.of(self.mesh)), (where, self.parts)
-        self.step = jax.jit(step, donate_argnums=0, in_shardings=shares, out_shardings=(where, whole))
+        self.parts = over_rows(self.mesh, axis=1)
+        self.attention = attention(config.model, config.train, self.mesh)[1]
+        self.step, _ = jitted_step(config, self.mesh)
         self.evaluator = Evaluator(config.model, config.train, self.mesh, self.rows)
         self.batch(0)
         tokenizer = dataset.path / "tokenizer.json"

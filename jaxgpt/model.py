@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
+from jaxgpt.attention import Attend, chunked
 from jaxgpt.block import Block
 from jaxgpt.config import ModelConfig, UserError, require
 from jaxgpt.layers import INIT_STD, Embed, LayerNorm, sinusoids
@@ -91,6 +92,7 @@ class GPT(nnx.Module):
         dropout_key: jax.Array | None = None,
         unroll: int = 1,
         remat: str = "none",
+        attend: Attend = chunked,
         before: Callable[[Block, jax.Array], tuple[Block, jax.Array]] = lambda block, x: (block, x),
     ) -> jax.Array:
         """What `read_out` reads. `remat` says what the backward pass computes again, `before` sees each block, and what
@@ -98,7 +100,7 @@ class GPT(nnx.Module):
 
         def body(x: jax.Array, block_and_layer: tuple[Block, jax.Array]) -> tuple[jax.Array, None]:
             block, x = before(block_and_layer[0], x)
-            return block(x, block_and_layer[1], dropout_key), None
+            return block(x, block_and_layer[1], dropout_key, attend), None
 
         if remat != "none":
             body = jax.checkpoint(body, prevent_cse=False, policy=POLICIES[remat])

@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +131,20 @@ class Layout:
             return _gather(leaf, *(NamedSharding(self.mesh, spec) for spec in specs))
 
         return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def on_each(attend: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:
+    """Of a kernel, which the compiler cannot divide: each device calls it with its own rows and heads."""
+    if mesh.size == 1:
+        return attend
+
+    def divided(q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, scale: jax.Array) -> jax.Array:
+        heads = "tensor" if q_btnh.shape[2] % mesh.shape["tensor"] == 0 else None
+        parts, whole = PartitionSpec(ROWS, None, heads), PartitionSpec()
+        own = jax.shard_map(attend, mesh=mesh, in_specs=(parts, parts, parts, whole), out_specs=parts, check_vma=False)
+        return own(q_btnh, k_btnh, v_btnh, scale)
+
+    return divided
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
+from jaxgpt.attention import FORMS, KERNELS, Attend, chunked, pick
 from jaxgpt.config import Config, ModelConfig, TrainConfig
 from jaxgpt.model import GPT, assemble, params_of
 from jaxgpt.optim import make_optimizer, make_schedule
-from jaxgpt.sharding import Layout
+from jaxgpt.sharding import Layout, on_each, over_rows, replicated, shardings
 from jaxgpt.tree import Tree
 
 
@@ -48,13 +50,25 @@ def init_state(config: Config, params: Tree | None = None) -> State:
     return State(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params), ema)
 
 
-def make_step(config: Config, layout: Layout | None = None) -> Callable[[State, jax.Array], tuple[State, Metrics]]:
+def jitted_step(config: Config, mesh: Mesh) -> tuple[Any, State]:
+    """`make_step` for a mesh, the state donated; and how that state lies."""
+    where = shardings(jax.eval_shape(lambda: init_state(config)), mesh)
+    step = jax.jit(
+        make_step(config, mesh),
+        donate_argnums=0,
+        in_shardings=(where, over_rows(mesh, axis=1)),
+        out_shardings=(where, replicated(mesh)),
+    )
+    return step, where
+
+
+def make_step(config: Config, mesh: Mesh | None = None) -> Callable[[State, jax.Array], tuple[State, Metrics]]:
     """A function (state, ids (A, B, T + 1)) -> (state, metrics); A parts are computed one after the other."""
     optimizer, schedule, rate = make_optimizer(config), make_schedule(config), config.optim.ema
 
     def loss(params: Tree, ids_bt: jax.Array, key: jax.Array) -> jax.Array:
         computed = cast(params, config.train.compute_dtype)
-        return token_losses(config.model, computed, ids_bt, key, config.train, layout).mean()
+        return token_losses(config.model, computed, ids_bt, key, config.train, mesh).mean()
 
     def step(state: State, ids_abt: jax.Array) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
@@ -85,13 +99,13 @@ def keep_unless(finite: jax.Array, old: State, new: State) -> State:
 
 
 def make_eval_step(
-    config: ModelConfig, train: TrainConfig, layout: Layout | None = None
+    config: ModelConfig, train: TrainConfig, mesh: Mesh | None = None
 ) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:
     """A function (params, ids (B, T + 1), mask (B, T)) -> the sum of the losses where the mask is set."""
 
     def eval_step(params: Tree, ids_bt: jax.Array, mask_bt: jax.Array) -> jax.Array:
         computed = cast(params, train.compute_dtype)
-        return jnp.sum(token_losses(config, computed, ids_bt, None, train, layout), where=mask_bt)
+        return jnp.sum(token_losses(config, computed, ids_bt, None, train, mesh), where=mask_bt)
 
     return eval_step
 
@@ -102,13 +116,14 @@ def token_losses(
     ids_bt: jax.Array,
     key: jax.Array | None = None,
     train: TrainConfig | None = None,
-    layout: Layout | None = None,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """(B, T); with several chunks, logits of so many parts of the context never exist at once."""
     train = train or TrainConfig()
+    layout, attend = (Layout.of(mesh), attention(config, train, mesh)[0]) if mesh else (None, chunked)
     model = assemble(config, layout.gathered(params) if layout else params)
     before = {"before": layout.before_block} if layout else {}
-    x_btd = model.hidden(ids_bt[:, :-1], key, train.scan_unroll, train.remat, **before)
+    x_btd = model.hidden(ids_bt[:, :-1], key, train.scan_unroll, train.remat, attend, **before)
 
     def losses(x: jax.Array, targets: jax.Array) -> jax.Array:
         logits = model.read_out(x).astype(jnp.float32)
@@ -117,8 +132,14 @@ def token_losses(
     if train.loss_chunks == 1:
         return losses(x_btd, ids_bt[:, 1:])
     parts = (jnp.stack(jnp.split(whole, train.loss_chunks, axis=1)) for whole in (x_btd, ids_bt[:, 1:]))
-    chunked = jax.lax.map(lambda part: jax.checkpoint(losses)(*part), tuple(parts))
-    return jnp.concatenate(list(chunked), axis=1)
+    losses_cbt = jax.lax.map(lambda part: jax.checkpoint(losses)(*part), tuple(parts))
+    return jnp.concatenate(list(losses_cbt), axis=1)
+
+
+def attention(config: ModelConfig, train: TrainConfig, mesh: Mesh) -> tuple[Attend, str]:
+    """The form that suits the devices of a mesh, and a line that says so."""
+    form, why = pick(config, mesh.devices.flat[0], train.compute_dtype)
+    return on_each(FORMS[form], mesh) if form in KERNELS else FORMS[form], f"attention: {form}, {why}"
 
 
 def cast(params: Tree, dtype: str) -> Tree:

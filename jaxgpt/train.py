@@ -46,6 +46,7 @@ def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Pa
             size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
             say(f"{size:,} parameters, {len(dataset.train):,} tokens to train on, {len(dataset.val):,} to validate")
             verb = "going on from" if done else "starting from"
+            say(loop.attention)
             say(f"{verb} {source.path if source else 'random weights'}; compiling first, which takes a while")
             if first():
                 disk.write_json(run / runs.CONFIG, {"origin": where, **dataclasses.asdict(config)})

@@ -1,43 +1,144 @@
-"""The blockwise form against the plain one, which is written out here."""
+"""Every form against plain attention in float64, written out here; and which form a device gets."""
+
+import functools
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.attention import attend
+from jaxgpt.attention import FORMS, Attend, attention_weights, chunked, pick, splash
+from jaxgpt.config import ModelConfig, UserError
+
+# The kernel for TPUs runs anywhere, interpreted; the one for GPUs does not: `test_plan` compiles it.
+RUN = {"xla": FORMS["xla"], "chunked": chunked, "splash": functools.partial(splash, interpret=True)}
+LENGTHS = (1, 2, 63, 65, 127, 128, 129, 300, 511, 513, 1024, 1025)
+HEADS = (32, 42, 64, 128)
+CASES = sorted({(length, 42) for length in LENGTHS} | {(length, head) for length in (129, 1025) for head in HEADS})
+SHARE = {"float32": 3e-6, "bfloat16": 0.02}  # of the largest value
 
 
-def plain(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
+def exactly(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
     scores = jnp.einsum("btnh,bsnh->bnts", q, k) * scale
     past = np.tril(np.ones(scores.shape[-2:], bool))
     return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(jnp.where(past, scores, -jnp.inf)), v)
 
 
-@pytest.mark.parametrize("length", [1, 63, 64, 65, 128, 300])
-def test_outputs_and_gradients_agree_at_every_length(length: int) -> None:
+def outputs_and_gradients(form: Attend, q: Any, k: Any, v: Any, weight: Any, scale: Any) -> tuple[jax.Array, ...]:
+    @jax.jit
+    def run(*parts: jax.Array) -> tuple[jax.Array, ...]:
+        mixed, pull = jax.vjp(lambda *parts: form(*parts, scale), *parts)
+        return mixed, *pull(weight.astype(mixed.dtype))
+
+    return run(q, k, v)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("length", "head"), CASES)
+@pytest.mark.parametrize("form", RUN)
+def test_outputs_and_gradients_are_those_of_plain_attention(form: str, length: int, head: int, dtype: str) -> None:
+    rng = np.random.default_rng(length)
+    q, k, v, weight = (rng.normal(size=(1, length, 2, head)).astype(dtype) for _ in range(4))
+    found = outputs_and_gradients(RUN[form], q, k, v, weight, 2 * head**-0.5)
+    with jax.enable_x64(True):
+        expected = outputs_and_gradients(
+            exactly, *(part.astype("float64") for part in (q, k, v, weight)), 2 * head**-0.5
+        )
+    for mine, other, name in zip(found, expected, "oqkv", strict=True):
+        assert mine.dtype == dtype
+        largest = max(1, np.abs(other).max())  # of one position, queries and keys have no gradient at all
+        np.testing.assert_allclose(
+            np.asarray(mine).astype("float64"), other, rtol=0, atol=SHARE[dtype] * largest, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("form", ["xla", "chunked"])
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 128, 300, 1025])
+def test_in_float64_nothing_but_rounding_is_left(form: str, length: int) -> None:
     with jax.enable_x64(True):
         rng = np.random.default_rng(length)
-        q, k, v, weight = (jnp.asarray(rng.normal(size=(2, length, 3, 5)) * 3) for _ in range(4))
-        expected = plain(q, k, v, 0.4)
-        np.testing.assert_allclose(jax.jit(attend)(q, k, v, 0.4), expected, rtol=0, atol=1e-12)
-        ours, theirs = (
-            jax.jit(jax.grad(lambda *x, form=form: (form(*x, 0.4) * weight).sum(), argnums=(0, 1, 2)))(q, k, v)
-            for form in (attend, plain)
-        )
+        parts = [jnp.asarray(rng.normal(size=(2, length, 3, 5)) * 3) for _ in range(4)]
+        ours, theirs = (outputs_and_gradients(each, *parts, 0.4) for each in (RUN[form], exactly))
         for mine, other in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(mine, other, rtol=0, atol=1e-10)
 
 
-def test_large_scores_do_not_overflow() -> None:
+@pytest.mark.parametrize("form", RUN)
+def test_a_scale_may_be_that_of_the_layer_at_hand(form: str) -> None:
+    q, k, v = np.random.default_rng(0).normal(size=(3, 1, 130, 2, 16)).astype(np.float32)
+    by_layer = jax.jit(lambda scale: RUN[form](q, k, v, scale))
+    np.testing.assert_allclose(by_layer(jnp.float32(0.1)), exactly(q, k, v, 0.1), rtol=0, atol=1e-5)
+    assert by_layer._cache_size() == 1
+
+
+@pytest.mark.parametrize("form", RUN)
+def test_large_scores_do_not_overflow(form: str) -> None:
     q = jnp.full((1, 70, 1, 4), 100.0)
-    assert np.isfinite(attend(q, q, q, 1.0)).all()
+    np.testing.assert_allclose(RUN[form](q, q, q, 1.0), q, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_half_precision_stays_near(dtype: jnp.dtype) -> None:
-    rng = np.random.default_rng(0)
-    q, k, v = (jnp.asarray(rng.normal(size=(2, 130, 3, 8)), jnp.float32) for _ in range(3))
-    halves = attend(q.astype(dtype), k.astype(dtype), v.astype(dtype), 0.35)
-    assert halves.dtype == dtype
-    np.testing.assert_allclose(halves.astype(jnp.float32), plain(q, k, v, 0.35), atol=0.03)
+def test_queries_may_be_the_last_of_the_positions() -> None:
+    q, k = np.random.default_rng(0).normal(size=(2, 1, 9, 2, 4))
+    q, k = q.astype(np.float32), k.astype(np.float32)
+    last, all_of_them = attention_weights(q[:, 6:], k, 0.5), attention_weights(q, k, 0.5)
+    np.testing.assert_allclose(last, all_of_them[:, :, 6:], rtol=0, atol=1e-6)
+
+
+GPU = {"platform": "gpu", "device_kind": "NVIDIA H200", "compute_capability": "9.0"}
+OLD = {"platform": "gpu", "device_kind": "Tesla V100", "compute_capability": "7.0"}
+AMD = {"platform": "gpu", "device_kind": "AMD Instinct", "compute_capability": "gfx942"}
+TPU = {"platform": "tpu", "device_kind": "TPU v5 lite"}
+CPU = {"platform": "cpu", "device_kind": "cpu"}
+
+
+def picked(device: dict[str, str], dtype: str, attention: str = "auto", length: int = 1024, head: int = 64) -> Any:
+    model = ModelConfig(10, length, 2 * head, 1, 2, attention=attention)
+    return pick(model, SimpleNamespace(**device), dtype)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "sizes", "form", "why"),
+    [
+        (GPU, "bfloat16", {}, "cudnn", "NVIDIA H200"),
+        (GPU, "float32", {}, "chunked", "train.compute_dtype is float32"),
+        (GPU, "bfloat16", {"head": 136}, "chunked", "model.head_dim is 136"),
+        (GPU, "bfloat16", {"length": 64}, "chunked", "64 positions"),
+        (OLD, "bfloat16", {}, "chunked", "the device is Tesla V100"),
+        (AMD, "bfloat16", {}, "chunked", "the device is AMD Instinct"),
+        (TPU, "float32", {}, "splash", "TPU v5 lite"),
+        (TPU, "bfloat16", {"head": 42}, "splash", "heads of 42"),
+        (TPU, "bfloat16", {"head": 264}, "chunked", "heads as wide as 256"),
+        (CPU, "float32", {}, "chunked", "no kernel for cpu"),
+    ],
+)
+def test_auto_goes_by_device_dtype_head_size_and_length(
+    device: dict[str, str], dtype: str, sizes: dict[str, int], form: str, why: str
+) -> None:
+    found = picked(device, dtype, **sizes)
+    assert (found[0], why in found[1]) == (form, True)
+
+
+@pytest.mark.parametrize("form", ["xla", "chunked"])
+@pytest.mark.parametrize("device", [GPU, TPU, CPU])
+def test_what_every_device_can_do_may_be_asked_of_it(device: dict[str, str], form: str) -> None:
+    assert picked(device, "float32", form)[0] == form
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "form", "head", "message"),
+    [
+        (CPU, "bfloat16", "cudnn", 64, "cudnn, which needs an NVIDIA GPU .* the device is cpu.* auto, xla, chunked.$"),
+        (CPU, "float32", "splash", 64, "splash, which needs a TPU, and the device is cpu"),
+        (GPU, "float32", "cudnn", 64, "computes in bfloat16, and train.compute_dtype is float32"),
+        (GPU, "bfloat16", "splash", 64, "would do: auto, xla, chunked, cudnn.$"),
+        (GPU, "bfloat16", "cudnn", 256, "takes heads as wide as 128, and model.head_dim is 256"),
+        (TPU, "bfloat16", "cudnn", 64, "would do: auto, xla, chunked, splash.$"),
+    ],
+)
+def test_what_cannot_be_used_is_an_error_that_says_what_can(
+    device: dict[str, str], dtype: str, form: str, head: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        picked(device, dtype, form, head=head)

@@ -36,7 +36,7 @@ def test_what_the_tensors_show_is_read_and_the_rest_assumed() -> None:
     assert report.config == CONFIG
     assert not report.given
     assert set(report.assumed) == UNSAID
-    assert {**report.read, **report.assumed}.keys() == vars(CONFIG).keys()
+    assert {**report.read, **report.assumed}.keys() == vars(CONFIG).keys() - {"attention"}
 
 
 def test_what_is_given_is_no_longer_assumed() -> None:

@@ -11,6 +11,7 @@ import pytest
 from jaxgpt import checkpoint, runs
 from jaxgpt import evaluate as evaluate_room
 from jaxgpt import loop as loop_room
+from jaxgpt import step as step_room
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.data import batch
 from jaxgpt.loop import Loop
@@ -50,7 +51,7 @@ def test_one_compilation_serves_the_whole_run(text: Path, tmp_path: Path, monkey
 
         return made
 
-    for room, name in ((loop_room, "make_step"), (evaluate_room, "make_eval_step")):
+    for room, name in ((step_room, "make_step"), (evaluate_room, "make_eval_step")):
         monkeypatch.setattr(room, name, counting(name, getattr(room, name)))
     train(settings(text, tmp_path / "run", train={"accumulate": 2}), "here", lambda line: None)
     assert sorted(traced) == ["make_eval_step", "make_step"]

@@ -27,10 +27,8 @@ wanted, vocabulary = MeshConfig(*json.loads(sys.argv[1])), int(sys.argv[2])
 model = ModelConfig(vocabulary, 11, 16, 3, 4, dropout=0.2, qkv_bias=True)
 config = Config(DataConfig("x"), RunConfig("x"), model, OptimConfig(warmup_steps=0), mesh=wanted)
 mesh = make_mesh(wanted, 8, jax.devices()[: math.prod(sizes(wanted))])
-where = shardings(jax.eval_shape(lambda: init_state(config)), mesh)
-whole, parts = replicated(mesh), over_rows(mesh, axis=1)
-step = jax.jit(make_step(config, Layout.of(mesh)), donate_argnums=0, in_shardings=(where, parts),
-               out_shardings=(where, whole))
+parts = over_rows(mesh, axis=1)
+step, where = jitted_step(config, mesh)
 state, losses = jax.jit(lambda: init_state(config), out_shardings=where)(), []
 ids = jax.ShapeDtypeStruct((1, 8, 12), np.int32)
 text = step.lower(jax.eval_shape(lambda: state), ids).compile().as_text()
