@@ -65,6 +65,31 @@ def train(
         run_train(given, str(config), say, passing)
 
 
+def plan(
+    config: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG.toml")],
+    changes: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="--SECTION.FIELD VALUE")] = (),
+    /,
+    topology: str = "",
+) -> int:
+    """Say what a config would take: memory, arithmetic, traffic and time of its step, compiled for devices that need
+    not be there. Exit code 3 if it does not fit.
+
+    Args:
+        config: A TOML file, as for train.
+        changes: Replaces what the file says, as for train.
+        topology: A slice of TPUs or a machine with GPUs, v5e:16x16 or h200:8 for instance; the devices at hand if none
+            is given.
+    """
+    given = read_settings(config, changes)
+    from jaxgpt.plan import plan as run_plan
+    from jaxgpt.planpage import page
+
+    with working(f"{config.stem} on {topology or 'the devices at hand'}") as stage:
+        found, other = run_plan(given, str(config), topology, stage)
+    print(page(found, f"{config.stem} on {topology or 'the devices at hand'}", other))
+    return 0 if found.fits else 3
+
+
 def evaluate(directory: Directory, /, data: Path | None = None, batch_size: int = 32) -> None:
     """Loss, perplexity and bits per byte over the whole validation split.
 
@@ -220,6 +245,7 @@ def main() -> None:
     commands: dict[str, Callable[..., Any]] = {
         "prepare": prepare,
         "train": train,
+        "plan": plan,
         "eval": evaluate,
         "sample": sample,
         "look": look,

@@ -172,7 +172,7 @@ class TrainConfig:
 class MeshConfig:
     """How devices share the work; on a CPU every core is a device. One of the three may be -1: what is left."""
 
-    data: int = -1  # groups of devices that each have weights of their own and share a batch
+    data: int = -1  # groups of devices that each have weights of their own and share a batch; 1 if another is -1
     fsdp: int = 1  # devices that share a batch, and the weights and the optimiser's state too
     tensor: int = 1  # devices that share each matrix product, by heads and by the width of the MLP
     coordinator: str = ""  # of several processes: HOST:PORT of the first; auto under SLURM, Open MPI, on a TPU pod
@@ -184,7 +184,11 @@ class MeshConfig:
         sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
         for name, value in sizes.items():
             require(value == -1 or value > 0, f"{name} must be positive, or -1 for what is left, but is {value}.")
-        require(list(sizes.values()).count(-1) < 2, "only one of data, fsdp and tensor can be -1, what is left.")
+        require(
+            -1 not in (self.fsdp, self.tensor) or self.fsdp != self.tensor, "only one of fsdp and tensor can be -1."
+        )
+        if -1 in (self.fsdp, self.tensor) and self.data == -1:
+            object.__setattr__(self, "data", 1)
         require_positive(self, "timeout")
         alone = self.process < 0 and not self.processes
         require(bool(self.coordinator) or alone, "processes and process need coordinator: where they find each other.")

@@ -48,7 +48,7 @@ def evaluate(directory: Path, data: Path | None, batch_size: int) -> str:
     dataset = open_dataset(data or trained_on(opened, directory))
     fit_vocabulary(opened.config, dataset)
     require_same_tokenizer(opened.path / "tokenizer.json", dataset.path / "tokenizer.json")
-    mesh = make_mesh(MeshConfig(), batch_size)
+    mesh = make_mesh(MeshConfig(), batch_size, opened.config.model_dim)
     model = dataclasses.replace(opened.config, attention="auto")  # it may have been trained on another kind of device
     evaluator = Evaluator(model, TrainConfig(), mesh, batch_size)
     loss = evaluator.mean_loss(opened.params(shardings(abstract_params(opened.config), mesh)), dataset.val)

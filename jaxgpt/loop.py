@@ -49,7 +49,7 @@ class Loop:
         self.config, self.dataset, self.directory, self.say = config, dataset, run, say
         self.signals = signals or Signals()
         self.rows = config.train.batch_size // config.train.accumulate
-        self.mesh = make_mesh(config.mesh, self.rows)
+        self.mesh = make_mesh(config.mesh, self.rows, config.model.model_dim)
         self.parts = over_rows(self.mesh, axis=1)
         self.attention = attention(config.model, config.train, self.mesh)[1]
         self.step, _ = jitted_step(config, self.mesh)

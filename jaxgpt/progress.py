@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jaxgpt import flops
+from jaxgpt.chips import chip
 from jaxgpt.config import Config
 
 Say = Callable[[str], None]  # a line that stays
@@ -22,8 +23,8 @@ class Progress:
         self.say, self.passing = say, passing
         self.steps = config.train.steps
         self.tokens_per_step = config.train.batch_size * config.model.context_length
-        peak = flops.peak(devices[0].device_kind)
-        self.share_per_speed = flops.per_token(config.model) / (peak * len(devices)) if peak else None
+        known = chip(devices[0].device_kind)
+        self.share_per_speed = flops.per_token(config.model) / (known.peak * len(devices)) if known else None
         self.known: dict[str, Any] = {}
         self.start(0)
 

@@ -12,24 +12,30 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgpt.config import MeshConfig, require
 
-AXES = ("data", "fsdp", "tensor")
-ROWS = ("data", "fsdp")  # a batch is divided over both; over fsdp the weights are as well
-# For each axis of a parameter, the mesh axis that divides it. What is not listed is small, and whole on each device.
-LAYOUT = {
-    "token_embedding/embedding": ("tensor", "fsdp"),
-    "pos_embedding/embedding": (None, "fsdp"),
-    **{f"blocks/attn/{part}/kernel": (None, "fsdp", "tensor", None) for part in ("query", "key", "value")},
-    **{f"blocks/attn/{part}/bias": (None, "tensor", None) for part in ("query", "key", "value")},
-    "blocks/attn/out/kernel": (None, "tensor", None, "fsdp"),
-    "blocks/mlp/up/kernel": (None, "fsdp", "tensor"),
-    "blocks/mlp/up/bias": (None, "tensor"),
-    "blocks/mlp/down/kernel": (None, "tensor", "fsdp"),
-    "head/kernel": ("fsdp", "tensor"),
-    "head/bias": ("tensor",),
+# As many devices as mesh.fsdp says are two axes: fsdp divides the model's width, and rest, by which the width does not
+# divide, another size. GPT-2 XL's 1600 on 256 devices are 64 and 4.
+AXES = ("data", "fsdp", "rest", "tensor")
+ROWS = ("data", "fsdp", "rest")  # a batch is divided over them; over the last two the weights are as well
+# For each axis of a parameter, what divides it.
+LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
+    "token_embedding/embedding": (("tensor", "rest"), ("fsdp",)),
+    "pos_embedding/embedding": (("rest",), ("fsdp",)),
+    **{f"blocks/attn/{part}/kernel": ((), ("fsdp",), ("tensor",), ("rest",)) for part in ("query", "key", "value")},
+    **{f"blocks/attn/{part}/bias": ((), ("tensor",), ("fsdp", "rest")) for part in ("query", "key", "value")},
+    "blocks/attn/out/kernel": ((), ("tensor",), ("rest",), ("fsdp",)),
+    "blocks/mlp/up/kernel": ((), ("fsdp",), ("tensor", "rest")),
+    "blocks/mlp/up/bias": ((), ("tensor", "rest", "fsdp")),
+    "blocks/mlp/down/kernel": ((), ("tensor", "rest"), ("fsdp",)),
+    "head/kernel": (("fsdp",), ("tensor", "rest")),
+    "head/bias": (("tensor", "rest", "fsdp"),),
+    **{f"blocks/{part}/bias": ((), ("fsdp", "rest")) for part in ("attn/out", "mlp/down", "norm1", "norm2")},
+    **{f"blocks/{norm}/scale": ((), ("fsdp", "rest")) for norm in ("norm1", "norm2")},
+    **{f"final_norm/{part}": (("fsdp", "rest"),) for part in ("scale", "bias")},
 }
 
 
@@ -49,33 +55,47 @@ def use_devices(config: MeshConfig) -> None:
 
 
 def sizes(config: MeshConfig) -> tuple[int, ...]:
-    return tuple(getattr(config, axis) for axis in AXES)
+    return config.data, config.fsdp, config.tensor
 
 
-def make_mesh(config: MeshConfig, rows: int, devices: list[Any] | None = None) -> Mesh:
-    """For batches of so many rows, of which each device along data and fsdp has its share."""
+def make_mesh(config: MeshConfig, rows: int, width: int, devices: list[Any] | None = None) -> Mesh:
+    """For batches of so many rows, of which each device along data and fsdp has its share, and models so wide."""
     devices = devices or jax.devices()
-    shape = _shape(config, rows, len(devices))
-    count, shares = math.prod(shape), math.prod(size for axis, size in zip(AXES, shape, strict=True) if axis in ROWS)
+    shape = _shape(config, rows, devices)
+    count, shares = math.prod(shape), shape[0] * shape[1]
     require(
         rows % shares == 0,
-        f"mesh.data x mesh.fsdp is {shares}, which does not divide the {rows} rows that are computed at a time.",
+        f"mesh.data x mesh.fsdp is {shares}, which does not divide the {rows} rows that are computed at a time: "
+        f"train.batch_size / train.accumulate must be a multiple of {shares}.",
     )
     if count < len(devices):
         print(f"{rows} rows at a time divide among {count} of {len(devices)} devices; the others stay idle.")
-    return Mesh(np.asarray(devices[:count]).reshape(shape), AXES)
+    if count < len(devices):
+        placed = np.asarray(devices[:count])
+    else:  # near each other in the mesh, near each other on the board
+        placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    data, fsdp, tensor = shape
+    divides = math.gcd(width, fsdp)
+    return Mesh(placed.reshape(data, divides, fsdp // divides, tensor), AXES)
 
 
-def _shape(config: MeshConfig, rows: int, devices: int) -> tuple[int, ...]:
-    asked = sizes(config)
+def shape_of(mesh: Mesh) -> dict[str, int]:
+    """In the words of MeshConfig."""
+    size = mesh.shape
+    return {"data": size["data"], "fsdp": size["fsdp"] * size["rest"], "tensor": size["tensor"]}
+
+
+def _shape(config: MeshConfig, rows: int, devices: list[Any]) -> tuple[int, ...]:
+    asked, there = sizes(config), len(devices)
     known = math.prod(size for size in asked if size > 0)
-    named = " x ".join(f"mesh.{axis} {size}" for axis, size in zip(AXES, asked, strict=True))
+    named = " x ".join(f"mesh.{axis} {size}" for axis, size in zip(("data", "fsdp", "tensor"), asked, strict=True))
     if -1 not in asked:
-        require(known == devices, f"{named} makes {known} devices, but there are {devices}.")
+        require(known == there, f"{named} makes {known} devices, but there are {there}.")
         return asked
-    require(devices % known == 0, f"{named}: {known} does not divide the {devices} devices that there are.")
-    left = devices // known
-    if config.data == -1 and jax.process_count() == 1:  # rather fewer devices than none at all
+    require(there % known == 0, f"{named}: {known} does not divide the {there} devices that there are.")
+    left = there // known
+    alone = len({getattr(device, "process_index", 0) for device in devices}) == 1
+    if config.data == -1 and alone:  # rather fewer devices than none at all
         left = next(n for n in range(left, 0, -1) if rows % (n * config.fsdp) == 0 or n == 1)
     return tuple(left if size == -1 else size for size in asked)
 
@@ -96,14 +116,19 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     )
 
 
-def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, without: str = "") -> PartitionSpec:
-    axes = next((axes for end, axes in LAYOUT.items() if f"/{name}".endswith(f"/{end}")), (None,) * len(shape))
-    axes = axes[len(axes) - len(shape) :]  # one block of the stack has no axis of layers
-    divided = (
-        axis if axis and axis != without and n % mesh.shape[axis] == 0 else None
-        for axis, n in zip(axes, shape, strict=True)
-    )
-    return PartitionSpec(*divided)
+def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, without: tuple[str, ...] = ()) -> PartitionSpec:
+    table = next((table for end, table in LAYOUT.items() if f"/{name}".endswith(f"/{end}")), ((),) * len(shape))
+    table = table[len(table) - len(shape) :]  # one block of the stack has no axis of layers
+    return PartitionSpec(*(_dividing(n, axes, mesh, without) for n, axes in zip(shape, table, strict=True)))
+
+
+def _dividing(n: int, axes: tuple[str, ...], mesh: Mesh, without: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Those by which a size can be divided."""
+    found: tuple[str, ...] = ()
+    for axis in axes:
+        if axis not in without and n % math.prod(mesh.shape[each] for each in (*found, axis)) == 0:
+            found += (axis,)
+    return found or None
 
 
 @dataclass(frozen=True)
@@ -127,7 +152,7 @@ class Layout:
     def _whole(self, tree: Any, within: str = "") -> Any:
         def one(path: tuple, leaf: jax.Array) -> jax.Array:
             name = within + _name(path)
-            specs = (_spec(name, leaf.shape, self.mesh, without) for without in ("fsdp", ""))
+            specs = (_spec(name, leaf.shape, self.mesh, without) for without in (("fsdp", "rest"), ()))
             return _gather(leaf, *(NamedSharding(self.mesh, spec) for spec in specs))
 
         return jax.tree_util.tree_map_with_path(one, tree)
@@ -162,12 +187,15 @@ _gather.defvjp(lambda x, whole, divided: (_gather(x, whole, divided), None), _sc
 
 
 def undivided(params: Any, mesh: Mesh) -> list[str]:
-    """What the table would divide, and the mesh cannot."""
+    """What the table would divide further than the mesh can."""
     found = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        for axis, n in zip(LAYOUT.get(_name(path), ()), leaf.shape, strict=False):
-            if axis and n % mesh.shape[axis]:
-                found.append(f"{_name(path)} has {n}, which mesh.{axis} {mesh.shape[axis]} does not divide")
+    for (path, leaf), where in zip(
+        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings(params, mesh)), strict=True
+    ):
+        wanted = math.prod(mesh.shape[axis] for axes in LAYOUT.get(_name(path), ()) for axis in axes)
+        ways = leaf.size // math.prod(where.shard_shape(leaf.shape))
+        if ways < wanted:
+            found.append(f"{_name(path)} is divided by {ways}, not by {wanted}, as its sizes do not divide")
     return found
 
 

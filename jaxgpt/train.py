@@ -36,7 +36,7 @@ def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Pa
         skipped = about.get("skipped", 0) if beginning.resumed else 0
         loop = Loop(config, dataset, run, say, passing, caught, skipped, about.get("source"))
         for whole in undivided(abstract_params(config.model), loop.mesh):
-            say(f"Whole on each device: {whole}.")
+            say(f"{whole}.")
         state = first_state(beginning, loop.mesh)
         done = int(state.step)
         require_agreement({"code": code(), "step": done, "data": dataset.train_sha256, **shared(config)})

@@ -1,5 +1,6 @@
 """What several tests share: torch models random in every tensor at trained scale, tiny runs, the command line."""
 
+import importlib.util
 import json
 import os
 import sys
@@ -25,9 +26,28 @@ def pytest_configure(config: pytest.Config) -> None:
     """What was compiled once is kept, for other tests and processes, and for the next time. Tests compile much and
     compute little, so the compiler need not do its best."""
     assert config.cache is not None
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever else there is
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("xla")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+Needs = Callable[[str], None]
+
+
+@pytest.fixture
+def needs() -> Needs:
+    """Skips where a module that not every environment has is not installed."""
+
+    def of(module: str) -> None:
+        try:
+            found = importlib.util.find_spec(module)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            pytest.skip(f"{module} is not installed")
+
+    return of
 
 
 @pytest.fixture

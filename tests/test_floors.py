@@ -7,10 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"convert": "axes beside", "jaxgpt": "background config disk interrupt settings shell tokenizer tree"},
+    {
+        "convert": "axes beside",
+        "jaxgpt": "background chips config disk interrupt program settings shell tokenizer tree",
+    },
     {
         "convert": "dialects foreign reference rows words",
-        "jaxgpt": "attention block corpus data flops layers model optim plot processes runs sampling sharding trackers",
+        "jaxgpt": "attention block corpus data flops layers model optim plot processes runs sampling sharding "
+        "topologies trackers",
     },
     {
         "convert": "bridge detect evidence folder groups hubtokens llmc optimizer propose ranking safefile said settle "
@@ -19,7 +23,7 @@ FLOORS = [
     },
     {
         "convert": "answers carry exact files hub ids parity probing show theirs whole",
-        "jaxgpt": "begin evaluate export look loop sample train",
+        "jaxgpt": "begin evaluate export look loop plan planpage sample train",
     },
     {"convert": "__main__", "jaxgpt": "__main__"},
 ]

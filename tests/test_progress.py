@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from jaxgpt import flops, progress
+from jaxgpt import chips, flops, progress
 from jaxgpt.config import Config, DataConfig, ModelConfig, RunConfig, TrainConfig
 
 CONFIG = Config(DataConfig("x"), RunConfig("y"), ModelConfig(104), train=TrainConfig(steps=2000, batch_size=32))
@@ -34,7 +34,7 @@ def test_elsewhere_than_on_a_terminal_each_logged_step_is_a_line(monkeypatch: py
 
 def test_utilization_is_shown_where_the_peak_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     share = 20_480 * flops.per_token(CONFIG.model) / (2 * 312e12)
-    monkeypatch.setitem(flops.PEAKS, "A100", 312e12 * share * 4)
+    monkeypatch.setitem(chips.CHIPS, "A100", chips.CHIPS["A100"]._replace(peak=312e12 * share * 4))
     assert "MFU 25%" in shown("NVIDIA A100-SXM4-80GB", monkeypatch)[-1]
 
 
