@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= torch,dev
+TESTS ?= tests
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .PHONY: demo test slow lint clean
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 $(TESTS)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -11,9 +11,10 @@ import numpy as np
 
 from jaxgpt import checkpoint, runs
 from jaxgpt.config import MeshConfig, ModelConfig, TrainConfig, UserError, require
+from jaxgpt.cpu import use_devices
 from jaxgpt.data import ABOUT, Dataset, eval_windows, open_dataset
 from jaxgpt.model import abstract_params
-from jaxgpt.sharding import make_mesh, over_rows, placed, replicated, shardings, use_devices
+from jaxgpt.sharding import make_mesh, over_rows, placed, replicated, shardings
 from jaxgpt.step import make_eval_step
 
 

@@ -17,11 +17,12 @@ from jax.sharding import Mesh
 from jaxgpt import flops
 from jaxgpt.chips import Chip, chip
 from jaxgpt.config import Config, UserError
+from jaxgpt.cpu import use_devices
 from jaxgpt.data import ABOUT, open_dataset
 from jaxgpt.evaluate import fit_vocabulary
 from jaxgpt.program import Traffic, collectives
 from jaxgpt.settings import build
-from jaxgpt.sharding import make_mesh, use_devices
+from jaxgpt.sharding import make_mesh
 from jaxgpt.shell import Stage, silent
 from jaxgpt.step import attention, init_state, jitted_step, make_step
 from jaxgpt.topologies import devices_of

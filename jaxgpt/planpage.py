@@ -38,7 +38,7 @@ def page(plan: Plan, name: str, other: Plan | None = None) -> str:
         f"{name}: {mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {shape}",
         "",
         _line("parameters", f"{plan.size:,}"),
-        _line("a step", f"{train.batch_size:,} x {length:,} tokens{parts}, {rows:g} rows a device at a time"),
+        _line("a step", f"{train.batch_size:,} x {length:,} tokens{parts}, {rows:g} a device at a time"),
         _line("attention", plan.attention.removeprefix("attention: ")),
         _line("compiled in", f"{plan.seconds:.0f} s" if plan.text else "not: it is too large"),
     ]
@@ -55,15 +55,15 @@ def _memory(plan: Plan) -> list[str]:
     share = f" of {plan.limit / GIB:.2f} GiB, {total / plan.limit:.0%}"
     if plan.mesh.devices.flat[0].platform == "gpu" and plan.chip:
         share += f"; that is {gpu_share():.0%} of a GPU, see XLA_PYTHON_CLIENT_MEM_FRACTION"
-    lines = [_line(name, f"{size / GIB:8.2f} GiB", 4) for name, size in held.items()]
-    return ["", "  memory of each device", *lines, _line("in all", f"{total / GIB:8.2f} GiB{share}", 4)]
+    lines = [_line(name, f"{size / GIB:8.3f} GiB", 4) for name, size in held.items()]
+    return ["", "  memory of each device", *lines, _line("in all", f"{total / GIB:8.3f} GiB{share}", 4)]
 
 
 def _work(plan: Plan) -> list[str]:
     again = f", {plan.again:.0%} of it computed a second time" if plan.again else ""
     lines = [_line("arithmetic", f"{plan.operations / 1e12:8.2f} TFLOP{again}", 4)]
     for kind, traffic in sorted(plan.traffic.items()):
-        lines.append(_line(kind, f"{traffic.received / 1e9:8.2f} GB come in, in {traffic.times:,} calls", 4))
+        lines.append(_line(kind, f"{traffic.received / 1e9:8.2f} GB come in ({traffic.times:,} x)", 4))
     return ["", "  each step, on each device", *lines]
 
 

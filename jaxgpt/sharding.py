@@ -1,11 +1,8 @@
 """Which device holds what: the one table of how parameters lie on a mesh, and the only room that makes meshes. Knows
 names of axes, and no model."""
 
-import contextlib
 import functools
 import math
-import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -37,21 +34,6 @@ LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
     **{f"blocks/{norm}/scale": ((), ("fsdp", "rest")) for norm in ("norm1", "norm2")},
     **{f"final_norm/{part}": (("fsdp", "rest"),) for part in ("scale", "bias")},
 }
-
-
-def use_devices(config: MeshConfig) -> None:
-    """On a CPU, one device for each core, or as many as the mesh asks for: what XLA computes on a single thread then
-    runs on all of them. Must come before the first computation; later it changes nothing."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
-    asked = math.prod(sizes(config)) // max(config.processes, 1)
-    said = re.search(r"host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
-    count = int(said[1]) if said else int(os.environ.get("JAX_NUM_CPU_DEVICES", 0))
-    count = count or (asked if 0 < asked <= cores else cores)
-    # Devices that wait for each other in a collective each hold a thread of XLA's pool. With no more threads than
-    # devices, two programs at a time can take all of them and wait forever.
-    os.environ.setdefault("NPROC", str(2 * max(count, cores)))
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", count)
 
 
 def sizes(config: MeshConfig) -> tuple[int, ...]:

@@ -11,12 +11,13 @@ import jax
 from jaxgpt import disk, plot, runs
 from jaxgpt.begin import begin, first_state
 from jaxgpt.config import Config, MeshConfig, RunConfig
+from jaxgpt.cpu import use_devices
 from jaxgpt.loop import Loop
 from jaxgpt.model import abstract_params
 from jaxgpt.processes import alone_if_it_fails, code, first, join, require_agreement, stops
 from jaxgpt.progress import Passing, Say
 from jaxgpt.settings import build
-from jaxgpt.sharding import undivided, use_devices
+from jaxgpt.sharding import undivided
 
 
 def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Passing | None = None) -> Path:

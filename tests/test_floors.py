@@ -13,7 +13,7 @@ FLOORS = [
     },
     {
         "convert": "dialects foreign reference rows words",
-        "jaxgpt": "attention block corpus data flops layers model optim plot processes runs sampling sharding "
+        "jaxgpt": "attention block corpus cpu data flops layers model optim plot processes runs sampling sharding "
         "topologies trackers",
     },
     {

@@ -17,9 +17,9 @@ import jax
 import numpy as np
 
 from jaxgpt.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from jaxgpt.cpu import use_devices
 from jaxgpt.data import Dataset
 from jaxgpt.loop import Loop
-from jaxgpt.sharding import use_devices
 from jaxgpt.step import Metrics, State, init_state
 
 STEPS = 200
