@@ -46,7 +46,8 @@ def test_for_the_devices_at_hand_it_has_what_the_compiler_says() -> None:
     assert found.fits
     assert found.memory.parameters * 2 <= found.memory.optimizer <= found.memory.parameters * 2 + 100
     assert found.memory.parameters <= 4 * found.size
-    assert found.memory.total > found.memory.parameters + found.memory.optimizer + found.memory.temporaries
+    held = found.memory.parameters + found.memory.optimizer + found.memory.temporaries + found.memory.program
+    assert held <= found.memory.total < held + 100_000  # the batch; what comes out lies where it went in
     assert f"{found.size:,}" in text
     assert "16 x 256 tokens" in text
     assert "chunked, as there is no kernel for cpu" in text
