@@ -100,8 +100,11 @@ def _gpus(kind: str, count: str) -> list[Any]:
 def _described(platform: str, **options: Any) -> list[Any]:
     import jax
     from jax.experimental import topologies
+    from jax.experimental.compilation_cache import compilation_cache
 
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)  # a program for such devices could not be read back
+    compilation_cache.reset_cache()
     with quiet():
         return list(topologies.get_topology_desc(platform=platform, **options).devices)
 
