@@ -13,6 +13,8 @@ from jaxgpt.config import Config
 from jaxgpt.settings import describe, read_settings
 from jaxgpt.shell import as_assignments, console, run, working
 
+ConfigFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG.toml")]
+Changes = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="--SECTION.FIELD VALUE")]
 Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 
 
@@ -44,12 +46,7 @@ def prepare(
     print(f"{out}: {len(made.train):,} tokens to train on, {len(made.val):,} to validate, {made.vocab_size} ids")
 
 
-def train(
-    config: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG.toml")],
-    changes: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="--SECTION.FIELD VALUE")] = (),
-    /,
-    init: str = "",
-) -> None:
+def train(config: ConfigFile, changes: Changes = (), /, init: str = "") -> None:
     """Train a model as a config says; single settings may be given in other words.
 
     Args:
@@ -65,12 +62,7 @@ def train(
         run_train(given, str(config), say, passing)
 
 
-def plan(
-    config: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG.toml")],
-    changes: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="--SECTION.FIELD VALUE")] = (),
-    /,
-    topology: str = "",
-) -> int:
+def plan(config: ConfigFile, changes: Changes = (), /, topology: str = "") -> int:
     """Say what a config would take: memory, arithmetic, traffic and time of its step, compiled for devices that need
     not be there. Exit code 3 if it does not fit.
 
@@ -84,9 +76,10 @@ def plan(
     from jaxgpt.plan import plan as run_plan
     from jaxgpt.planpage import page
 
-    with working(f"{config.stem} on {topology or 'the devices at hand'}") as stage:
+    name = f"{config.stem} on {topology or 'the devices at hand'}"
+    with working(name) as stage:
         found, other = run_plan(given, str(config), topology, stage)
-    print(page(found, f"{config.stem} on {topology or 'the devices at hand'}", other))
+    print(page(found, name, other))
     return 0 if found.fits else 3
 
 

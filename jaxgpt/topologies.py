@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from jaxgpt.chips import CHIPS
 from jaxgpt.config import require
 
 FLAT = ["1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"]
@@ -15,22 +16,20 @@ SLICES = {"v4": DEEP, "v5e": FLAT, "v5p": [*DEEP, "16x16x24"], "v6e": FLAT}
 
 
 class Gpu(NamedTuple):
-    """What the compiler wants to know of a GPU."""
+    """What the compiler wants to know of a GPU, besides what `chips` has."""
 
     name: str
     capability: int
     cores: int
     clock_ghz: float
-    memory: int
-    bandwidth: int
     cache: int  # level 2
     shared: int  # bytes of shared memory in a core; a block can have 1 KiB less
 
 
 GPUS = {
-    "a100": Gpu("NVIDIA A100-SXM4-80GB", 8, 108, 1.41, 80 * 10**9, 2039 * 10**9, 40 * 2**20, 164 * 2**10),
-    "h100": Gpu("NVIDIA H100 80GB HBM3", 9, 132, 1.98, 80 * 10**9, 3350 * 10**9, 50 * 2**20, 228 * 2**10),
-    "h200": Gpu("NVIDIA H200", 9, 132, 1.98, 141 * 10**9, 4800 * 10**9, 50 * 2**20, 228 * 2**10),
+    "a100": Gpu("NVIDIA A100-SXM4-80GB", 8, 108, 1.41, 40 * 2**20, 164 * 2**10),
+    "h100": Gpu("NVIDIA H100 80GB HBM3", 9, 132, 1.98, 50 * 2**20, 228 * 2**10),
+    "h200": Gpu("NVIDIA H200", 9, 132, 1.98, 50 * 2**20, 228 * 2**10),
 }
 COUNTS = ["1", "2", "4", "8"]  # in one machine
 
@@ -43,8 +42,8 @@ gpu_device_info {{
   cuda_compute_capability {{ major: {gpu.capability} }}
   core_count: {gpu.cores}
   clock_rate_ghz: {gpu.clock_ghz}
-  device_memory_size: {gpu.memory}
-  memory_bandwidth: {gpu.bandwidth}
+  device_memory_size: {memory}
+  memory_bandwidth: {bandwidth}
   l2_cache_size: {gpu.cache}
   shared_memory_per_core: {gpu.shared}
   shared_memory_per_block_optin: {optin}
@@ -93,7 +92,9 @@ def _gpus(kind: str, count: str) -> list[Any]:
     plugins = [f"jax_plugins.xla_cuda{version}" for version in (13, 12)]
     _require_library(plugins, f"{kind}:{count}", "jax's plugin for CUDA", "jax[cuda12]")
     gpu = GPUS[kind]
-    target = TARGET.format(gpu=gpu, optin=gpu.shared - 1024, fpus=64 if gpu.capability < 9 else 128)
+    known = CHIPS[kind.upper()]
+    sizes = {"memory": int(known.memory), "bandwidth": int(known.bandwidth), "optin": gpu.shared - 1024}
+    target = TARGET.format(gpu=gpu, fpus=64 if gpu.capability < 9 else 128, **sizes)
     return _described("cuda", topology_name=kind, topology=f"1x1x{count}", target_config=target)
 
 
