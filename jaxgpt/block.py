@@ -22,6 +22,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+Keep = Callable[[jax.Array], jax.Array]  # of (B, T, D), some of the positions
+
+
 class Attention(nnx.Module):
     def __init__(self, c: ModelConfig, rngs: nnx.Rngs):
         heads = (c.num_heads, c.head_dim)
@@ -47,17 +50,20 @@ class Attention(nnx.Module):
             )
         self.config = c
 
-    def __call__(self, x_btd: jax.Array, layer: ArrayLike, attend: Attend) -> jax.Array:
+    def __call__(self, x_btd: jax.Array, layer: ArrayLike, attend: Attend, keep: Keep | None = None) -> jax.Array:
         c = self.config
-        mixed_btnh = attend(*self.project(x_btd), attention_scale(c, layer))
+        mixed_btnh = attend(*self.project(x_btd, keep), attention_scale(c, layer))
         return self.out(mixed_btnh) if c.attention_out else mixed_btnh.reshape(*mixed_btnh.shape[:2], -1)
 
-    def project(self, x_btd: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def project(self, x_btd: jax.Array, keep: Keep | None) -> tuple[jax.Array, ...]:
         """Queries, keys and values by one matrix product: on a CPU three narrow ones take longer."""
         kernel, bias = self.joined()
-        all_bt3nh = jnp.tensordot(x_btd, kernel, axes=1)
-        query, key, value = jnp.unstack(all_bt3nh if bias is None else all_bt3nh + bias, axis=2)
-        return query, key, value
+
+        def by(x_btd: jax.Array, which: slice) -> tuple[jax.Array, ...]:
+            some = jnp.tensordot(x_btd, kernel[:, which], axes=1)
+            return jnp.unstack(some if bias is None else some + bias[which], axis=2)
+
+        return (*by(x_btd, slice(3)),) if keep is None else (*by(keep(x_btd), slice(1)), *by(x_btd, slice(1, 3)))
 
     def joined(self) -> tuple[jax.Array, jax.Array | None]:
         """On an axis of their own: heads that are divided among devices stay where they are."""
@@ -102,20 +108,20 @@ class Block(nnx.Module):
         layer: ArrayLike,
         dropout_key: jax.Array | None = None,
         attend: Attend = chunked,
-        keep: Callable[[jax.Array], jax.Array] = lambda x: x,
+        keep: Keep | None = None,
     ) -> jax.Array:
-        """`attend` may be another one, that remembers what it has seen or shows where it looks; where it answers only
-        some of the queries, `keep` picks the same ones out of the stream."""
-        rate, norm = self.config.dropout, self.config.norm
+        """`attend` may be another one, that remembers what it has seen or shows where it looks; `keep` picks the
+        positions that are wanted: only these have queries, and go on."""
+        rate, norm, kept = self.config.dropout, self.config.norm, keep or (lambda x: x)
         key1, key2 = (None, None) if dropout_key is None else jax.random.split(jax.random.fold_in(dropout_key, layer))
         if norm == "pre":
-            x = keep(x) + dropout(self.attn(self.norm1(x), layer, attend), rate, key1)
+            x = kept(x) + dropout(self.attn(self.norm1(x), layer, attend, keep), rate, key1)
             return x + dropout(self.mlp(self.norm2(x)), rate, key2)
         if norm == "post":
-            x = self.norm1(keep(x) + dropout(self.attn(x, layer, attend), rate, key1))
+            x = self.norm1(kept(x) + dropout(self.attn(x, layer, attend, keep), rate, key1))
             return self.norm2(x + dropout(self.mlp(x), rate, key2))
         x = self.norm1(x)
-        x = self.norm2(keep(x) + dropout(self.attn(x, layer, attend), rate, key1))
+        x = self.norm2(kept(x) + dropout(self.attn(x, layer, attend, keep), rate, key1))
         return x + dropout(self.mlp(x), rate, key2)
 
 

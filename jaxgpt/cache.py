@@ -20,41 +20,30 @@ class Cache(NamedTuple):
     values_bnsh: tuple[jax.Array, ...]
 
 
-def prefill(model: GPT, tokens_bt: jax.Array, lengths_b: jax.Array) -> tuple[jax.Array, Cache]:
-    """Logits (B, V) after each row's last token; what pads a row to T comes after its length and is never looked at."""
-
-    def body(x: jax.Array, block_and_layer: tuple[Block, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        block, layer = block_and_layer
-        kept: list[tuple[jax.Array, ...]] = []
-
-        def keeping(q: jax.Array, k: jax.Array, v: jax.Array, scale: jax.Array) -> jax.Array:
-            kept.append((k, v))
-            return chunked(q, k, v, scale)
-
-        return block(x, layer, None, keeping), kept[0]
-
-    x, kept = jax.lax.scan(body, model.embed(tokens_bt), model.layers())
+def prefill(
+    model: GPT, blocks: tuple[Block, ...], tokens_bt: jax.Array, lengths_b: jax.Array
+) -> tuple[jax.Array, Cache]:
+    """Logits (B, V) after each row's last token, for which of the last block only that position is needed; what pads a
+    row to T comes after its length and is never looked at."""
+    kept: list[tuple[jax.Array, jax.Array]] = []
     padding = model.config.context_length - tokens_bt.shape[1]
-    padded = [jnp.pad(seen.swapaxes(2, 3), ((0, 0), (0, 0), (0, 0), (0, padding), (0, 0))) for seen in kept]
-    last = jnp.take_along_axis(x, lengths_b[:, None, None] - 1, axis=1)
-    return model.read_out(last)[:, 0], Cache(*(tuple(seen) for seen in padded))
 
+    def last(x_bt: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x_bt, lengths_b.reshape(-1, *[1] * (x_bt.ndim - 1)) - 1, axis=1)
 
-def window(model: GPT, blocks: tuple[Block, ...], tokens_bs: jax.Array, lengths_b: jax.Array) -> jax.Array:
-    """The same logits, with nothing kept: once the window slides, every token has another position. Of the last block
-    only one position is needed."""
+    def keeping(q: jax.Array, k: jax.Array, v: jax.Array, scale: jax.Array) -> jax.Array:
+        keys, values = (jnp.pad(part.swapaxes(1, 2), ((0, 0), (0, 0), (0, padding), (0, 0))) for part in (k, v))
+        kept.append((keys, values))
+        if len(kept) < len(blocks):
+            return chunked(q, k, v, scale)
+        own = last(k)[:, 0], last(v)[:, 0]
+        return attend_cached(q[:, 0], own, keys, values, lengths_b - 1, scale)[:, None]
 
-    def last(x_bs: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(x_bs, lengths_b.reshape(-1, *[1] * (x_bs.ndim - 1)) - 1, axis=1)
-
-    def from_last(q: jax.Array, k: jax.Array, v: jax.Array, scale: jax.Array) -> jax.Array:
-        own, kept = (last(k)[:, 0], last(v)[:, 0]), (k.swapaxes(1, 2), v.swapaxes(1, 2))
-        return attend_cached(last(q)[:, 0], own, *kept, lengths_b - 1, scale)[:, None]
-
-    x = model.embed(tokens_bs)
+    x = model.embed(tokens_bt)
     for layer, block in enumerate(blocks[:-1]):
-        x = block(x, layer)
-    return model.read_out(blocks[-1](x, len(blocks) - 1, None, from_last, last))[:, 0]
+        x = block(x, layer, None, keeping)
+    x = blocks[-1](x, len(blocks) - 1, None, keeping, last)
+    return model.read_out(x)[:, 0], Cache(*zip(*kept, strict=True))
 
 
 def unstack(model: GPT) -> tuple[Block, ...]:

@@ -34,7 +34,7 @@ def export(directory: Path, file: Path, batch_size: int) -> None:
         blocks = cache.unstack(model)
 
         def prefill(tokens_bs: jax.Array, lengths_b: jax.Array) -> tuple[jax.Array, tuple]:
-            logits_bv, kept = cache.prefill(model, tokens_bs, lengths_b)
+            logits_bv, kept = cache.prefill(model, blocks, tokens_bs, lengths_b)
             return logits_bv, tuple(kept)
 
         def decode(kept: tuple, newest_b: jax.Array, positions_b: jax.Array) -> tuple[jax.Array, tuple]:

@@ -1,12 +1,8 @@
-"""Text after text, as ids: prefill, then one token after the other inside one program. Knows no tokenizer, no file.
-
-Up to the context length keys and values are kept. Past it the model sees the last `context_length` tokens and positions
-start anew, as in the torch original; nothing that was kept is valid then, and each step computes its whole window.
+"""Text after text, as ids: what is asked for, and pieces of it as they come. Knows no tokenizer, no file.
 
 Shapes: B rows, S context length, V vocabulary.
 """
 
-import functools
 import sys
 import types
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -15,17 +11,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jaxgpt import cache
-from jaxgpt.block import Block
-from jaxgpt.cache import Cache
+from jaxgpt import cache, decoding
 from jaxgpt.config import UserError, require
+from jaxgpt.decoding import NOTHING, PIECE, Buffers, Written
 from jaxgpt.model import GPT, check_tokens, exactly
-from jaxgpt.sampling import NOT_FINITE, Sampling, choose, make_sampling
-
-PIECE = 32  # most tokens that come at once
-NOTHING = -1  # in a row that has ended
+from jaxgpt.sampling import NOT_FINITE, Sampling, make_sampling
+from jaxgpt.sharding import replicated, shared, side_by_side
 
 
 class Piece(NamedTuple):
@@ -35,17 +29,7 @@ class Piece(NamedTuple):
     logprobs: np.ndarray
 
 
-class Written(NamedTuple):
-    """What there is of the texts."""
-
-    tokens_bs: jax.Array  # the last S of them
-    lengths_b: jax.Array  # how many of these
-    new: jax.Array  # how many tokens are
-    keys_b: jax.Array
-
-
 _unstack = jax.jit(cache.unstack)
-Buffers = tuple[jax.Array, jax.Array]  # ids and log-probabilities (B, PIECE)
 
 
 def generate(
@@ -124,7 +108,8 @@ def _stream(
     dtype = model.dtype
     model = run(jax.tree.map, lambda leaf: leaf if leaf.dtype == dtype else leaf.astype(dtype), model)
     blocks = run(_unstack, model)
-    written, buffers, kept = run(_first, model, *_padded(rows, context), np.uint32(seed), sampling)
+    written, buffers, kept = run(decoding.first, model, blocks, *_padded(rows, context), np.uint32(seed), sampling)
+    mesh, sliding = _idle(written, context), False
     ended, size, done = np.zeros(len(rows), bool), 2, 1
     n, given = 1, 0
     while True:
@@ -132,13 +117,26 @@ def _stream(
         visible = context + 1 - max(lengths) - done  # further tokens that see the whole text
         n = min(size, tokens - done, *([visible] if visible > 0 else []))
         if n and visible > 0:
-            written, buffers, kept = run(_cached, model, blocks, written, kept, sampling, np.int32(n))
+            written, buffers, kept = run(decoding.cached, model, blocks, written, kept, sampling, np.int32(n))
         elif n:
-            written, buffers = run(_windowed, model, blocks, written, sampling, np.int32(n))
+            if mesh and not sliding:
+                model, blocks = run(shared, (model, blocks), mesh)
+                written, sampling = run(jax.device_put, (written, sampling), replicated(mesh))
+            written, buffers = run(decoding.windowed, model, blocks, written, sampling, np.int32(n), mesh)
+            sliding = True
         yield _piece(waiting, waiting_n, given, room, ended, stop_ids)
         if not n or ended.all():
             return
         given, done, size = done, done + n, min(2 * size, PIECE)
+
+
+def _idle(written: Written, context: int) -> Mesh | None:
+    """Devices of a CPU that can work ahead; they read the same memory. Elsewhere each would need weights of its own."""
+    devices = written.tokens_bs.devices()
+    if len(devices) > 1 or {device.platform for device in devices} != {"cpu"}:
+        return None
+    count = min(jax.local_device_count("cpu") // len(written.lengths_b), context)
+    return side_by_side(jax.local_devices(backend="cpu")[:count]) if count > 1 else None
 
 
 def _piece(buffers: Buffers, n: int, given: int, room: Sequence[int], ended: np.ndarray, stop_ids: frozenset) -> Piece:
@@ -162,69 +160,6 @@ def _padded(rows: Sequence[Sequence[int]], context: int) -> tuple[np.ndarray, np
     for i, row in enumerate(cropped):
         tokens[i, : len(row)] = row
     return tokens, lengths, min(context, 1 << int(lengths.max() - 1).bit_length())
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def _first(
-    model: GPT, tokens_bs: jax.Array, lengths_b: jax.Array, width: int, seed: jax.Array, sampling: Sampling
-) -> tuple[Written, Buffers, Cache]:
-    rows = jnp.arange(len(tokens_bs))
-    keys_b = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), rows)
-    written = Written(tokens_bs, lengths_b, jnp.int32(0), keys_b)
-    logits_bv, kept = cache.prefill(model, tokens_bs[:, :width], lengths_b)
-    written, ids_b, logp_b = _append(written, logits_bv, sampling)
-    ids, logp = _empty(len(rows), logp_b.dtype)
-    return written, (ids.at[:, 0].set(ids_b), logp.at[:, 0].set(logp_b)), kept
-
-
-@functools.partial(jax.jit, donate_argnums=(2, 3))
-def _cached(
-    model: GPT, blocks: tuple[Block, ...], written: Written, kept: Cache, sampling: Sampling, n: jax.Array
-) -> tuple[Written, Buffers, Cache]:
-    def logits(written: Written, kept: Cache) -> tuple[jax.Array, Cache]:
-        places_b = written.lengths_b - 1
-        newest_b = jnp.take_along_axis(written.tokens_bs, places_b[:, None], axis=1)[:, 0]
-        return cache.decode(model, blocks, kept, newest_b, places_b)
-
-    return _repeated(logits, written, kept, sampling, n)
-
-
-@functools.partial(jax.jit, donate_argnums=2)
-def _windowed(
-    model: GPT, blocks: tuple[Block, ...], written: Written, sampling: Sampling, n: jax.Array
-) -> tuple[Written, Buffers]:
-    def logits(written: Written, kept: None) -> tuple[jax.Array, None]:
-        return cache.window(model, blocks, written.tokens_bs, written.lengths_b), kept
-
-    return _repeated(logits, written, None, sampling, n)[:2]
-
-
-def _repeated(logits: Any, written: Written, kept: Any, sampling: Sampling, n: jax.Array) -> tuple[Any, Any, Any]:
-    def one_more(i: jax.Array, carry: tuple[Written, Buffers, Any]) -> tuple[Written, Buffers, Any]:
-        written, (ids, logp), kept = carry
-        logits_bv, kept = logits(written, kept)
-        written, ids_b, logp_b = _append(written, logits_bv, sampling)
-        return written, (ids.at[:, i].set(ids_b), logp.at[:, i].set(logp_b)), kept
-
-    some = jax.eval_shape(lambda: logits(written, kept)[0])
-    buffers = _empty(len(written.tokens_bs), jnp.promote_types(some.dtype, jnp.float32))
-    return jax.lax.fori_loop(0, n, one_more, (written, buffers, kept))
-
-
-def _append(written: Written, logits_bv: jax.Array, sampling: Sampling) -> tuple[Written, jax.Array, jax.Array]:
-    tokens_bs, lengths_b, new, keys_b = written
-    draws_b = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_b, new)
-    ids_b, logp_b = choose(logits_bv, draws_b, sampling)
-    context = tokens_bs.shape[1]
-    full_b = lengths_b == context
-    tokens_bs = jnp.where(full_b[:, None], jnp.roll(tokens_bs, -1, axis=1), tokens_bs)
-    lengths_b = jnp.minimum(lengths_b + 1, context)
-    tokens_bs = tokens_bs.at[jnp.arange(len(ids_b)), lengths_b - 1].set(jnp.maximum(ids_b, 0))
-    return Written(tokens_bs, lengths_b, new + 1, keys_b), ids_b, logp_b
-
-
-def _empty(rows: int, dtype: jnp.dtype) -> Buffers:
-    return jnp.full((rows, PIECE), NOTHING, jnp.int32), jnp.zeros((rows, PIECE), dtype)
 
 
 def score(model: GPT, ids: ArrayLike) -> np.ndarray:

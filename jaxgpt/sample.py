@@ -1,4 +1,4 @@
-"""Text from a model directory, as it is written, and how fast. Knows no device, and not how a token is chosen."""
+"""Text from a model directory, as it is written, and how fast. Knows not how a token is chosen."""
 
 import codecs
 import sys
@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxgpt import checkpoint
 from jaxgpt.config import UserError, require
+from jaxgpt.cpu import make_devices
 from jaxgpt.generate import NOTHING, stream
 from jaxgpt.tokenizer import Tokenizer, Unencodable
 from jaxgpt.tokenizer import load as load_tokenizer
@@ -33,6 +34,7 @@ def sample(
     **options: Any,
 ) -> None:
     """`show` gets text in pieces, `note` what is said about it."""
+    make_devices()
     opened = checkpoint.ModelDirectory(directory)
     text = Text(find_tokenizer(opened, tokenizer), directory)
     require(text.tokenizer is not None or not stop, f"--stop takes text, and {directory} has no tokenizer.")

@@ -35,6 +35,8 @@ LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
     **{f"final_norm/{part}": (("fsdp", "rest"),) for part in ("scale", "bias")},
 }
 
+Of = Callable[[Any, jax.Array], jax.Array]  # (number of a device, what this one has) -> what that one has
+
 
 def sizes(config: MeshConfig) -> tuple[int, ...]:
     return config.data, config.fsdp, config.tensor
@@ -152,6 +154,30 @@ def on_each(attend: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.A
         return own(q_btnh, k_btnh, v_btnh, scale)
 
     return divided
+
+
+def side_by_side(devices: list[Any]) -> Mesh:
+    """Of devices that all hold the same, for `with_peers`."""
+    return Mesh(np.asarray(devices), ("peers",))
+
+
+def shared(tree: Any, mesh: Mesh) -> Any:
+    """On all devices of a CPU, which have one memory: they read the same bytes, as copies would not fit its cache."""
+    return jax.device_put(jax.tree.map(np.asarray, tree), replicated(mesh))
+
+
+def with_peers(program: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+    """On every device `program` gets its number, and a function that says what another has computed. Arguments and
+    results are the same on all."""
+    if mesh is None:
+        return functools.partial(program, 0, lambda device, x: x)
+
+    def on_device(*arguments: Any) -> Any:
+        return program(
+            jax.lax.axis_index("peers"), lambda device, x: jax.lax.all_gather(x, "peers")[device], *arguments
+        )
+
+    return jax.shard_map(on_device, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -63,12 +63,12 @@ def test_cached_logits_are_uncached_ones_at_every_position(
     scale = np.abs(whole).max()
     lengths = np.array([4, 7], np.int32)
     with exactly(model.dtype):
-        logits, kept = jax.jit(cache.prefill)(model, tokens[:, :7], lengths)
-        blocks, decode = cache.unstack(model), jax.jit(cache.decode)
+        blocks, prefill, decode = cache.unstack(model), jax.jit(cache.prefill), jax.jit(cache.decode)
+        logits, kept = prefill(model, blocks, tokens[:, :7], lengths)
         np.testing.assert_allclose(logits, whole[[0, 1], lengths - 1], rtol=0, atol=tolerance * scale)
         for _ in range(context - 7):
             logits, kept = decode(model, blocks, kept, tokens[[0, 1], lengths], lengths)
             np.testing.assert_allclose(logits, whole[[0, 1], lengths], rtol=0, atol=tolerance * scale)
             lengths += 1
-        logits = jax.jit(cache.window)(model, blocks, tokens, lengths)
+        logits, _ = prefill(model, blocks, tokens, lengths)
         np.testing.assert_allclose(logits, whole[[0, 1], lengths - 1], rtol=0, atol=tolerance * scale)

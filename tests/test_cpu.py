@@ -34,6 +34,18 @@ print(last - first)
 """
 
 
+WRITING = """
+import sys
+import jax
+from jaxgpt.__main__ import main
+sys.argv = ["jaxgpt", "sample", "nowhere"]
+try:
+    main()
+except SystemExit:
+    print(jax.device_count())
+"""
+
+
 def run(code: str, *arguments: str, **environment: str) -> str:
     inherited = {name: value for name, value in os.environ.items() if name not in ("NPROC", "XLA_FLAGS")}
     done = subprocess.run(
@@ -49,6 +61,11 @@ def test_a_thread_for_each_device_and_one_program_at_a_time() -> None:
     devices, threads, ahead = json.loads(run(DEVICES))
     assert (devices, ahead) == (2, False)
     assert threads >= devices
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+def test_text_is_written_with_a_device_for_each_core() -> None:
+    assert int(run(WRITING)) == len(os.sched_getaffinity(0))
 
 
 def test_more_devices_than_cores_have_a_thread_each() -> None:

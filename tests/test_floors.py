@@ -19,7 +19,7 @@ FLOORS = [
     {
         "convert": "bridge detect evidence folder groups hubtokens llmc optimizer propose ranking safefile said settle "
         "statedict suspect torchfile",
-        "jaxgpt": "cache checkpoint generate prepare progress step",
+        "jaxgpt": "cache checkpoint decoding generate prepare progress step",
     },
     {
         "convert": "answers carry exact files hub ids parity probing show theirs whole",

@@ -1,5 +1,9 @@
 """The torch reference's text, and what streaming, batches and stops may not change."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,12 +12,14 @@ import numpy as np
 import pytest
 
 import jaxgpt
+from jaxgpt import decoding
 from jaxgpt import generate as room
 from jaxgpt.config import UserError
 from jaxgpt.model import GPT
 
 from .conftest import LYRIC_SIZES, PRIMES
 from .test_cache import random_model
+from .test_sharding import EIGHT
 
 CONTEXT = PRIMES["context_length"]
 
@@ -69,6 +75,45 @@ def test_a_row_is_the_same_alone_and_among_others(model: GPT) -> None:
         np.testing.assert_array_equal(row, text(model, prompt, 40, temperature=0))
 
 
+def texts_past_the_window() -> list[list[int]]:
+    """Of one row, and of some of which only one is full."""
+    model, full = random_model("float64", num_blocks=2), [*range(CONTEXT)]
+    every = [
+        text(model, full, 40, temperature=0),
+        text(model, full, 21, seed=3),
+        text(model, [full[1:], full[:2], full], 40, temperature=0),
+    ]
+    return [row.tolist() for rows in every for row in np.atleast_2d(rows)]
+
+
+def test_devices_that_work_ahead_change_no_text() -> None:
+    code = """if True:
+        import jax, json
+        import jax.numpy as jnp
+        from jaxgpt import decoding
+        from jaxgpt.sharding import shared, side_by_side
+        from tests.test_generate import texts_past_the_window
+        matrix = jnp.ones((64, 64))
+        parts = shared(matrix, side_by_side(jax.devices())).addressable_shards
+        apart = [part.data.unsafe_buffer_pointer() - matrix.unsafe_buffer_pointer() for part in parts]
+        ahead, with_peers = [], decoding.with_peers
+        decoding.with_peers = lambda program, mesh: ahead.append(mesh.size) or with_peers(program, mesh)
+        print(json.dumps([apart, texts_past_the_window(), ahead]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **EIGHT},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    apart, texts, ahead = json.loads(done.stdout)
+    assert apart == [0] * 8  # one memory, read by all
+    assert ahead == [8, 2]  # for one row, and for three
+    assert texts == texts_past_the_window()
+
+
 def test_the_seed_decides_and_samples_differ(model: GPT) -> None:
     one, again, other = (text(model, [1, 2], 30, seed=seed, samples=3) for seed in (7, 7, 8))
     np.testing.assert_array_equal(one, again)
@@ -89,10 +134,10 @@ def test_pieces_come_as_they_are_made_and_do_not_depend_on_how_many(model: GPT) 
 
 def test_nothing_is_compiled_anew_for_another_prompt_or_temperature(model: GPT) -> None:
     text(model, [1, 2, 3, 4, 5], 30)
-    before = [program._cache_size() for program in (room._first, room._cached, room._windowed)]
+    before = [program._cache_size() for program in (decoding.first, decoding.cached, decoding.windowed)]
     text(model, [*range(8)], 33, temperature=0.3, top_k=5, top_p=0.9, min_p=0.1, seed=4)
     text(model, [*range(7)], 2, temperature=0)
-    assert before == [program._cache_size() for program in (room._first, room._cached, room._windowed)]
+    assert before == [program._cache_size() for program in (decoding.first, decoding.cached, decoding.windowed)]
 
 
 def test_padded_ids_are_never_chosen(model: GPT) -> None:
