@@ -55,7 +55,7 @@ class Attention(nnx.Module):
         mixed_btnh = attend(*self.project(x_btd, keep), attention_scale(c, layer))
         return self.out(mixed_btnh) if c.attention_out else mixed_btnh.reshape(*mixed_btnh.shape[:2], -1)
 
-    def project(self, x_btd: jax.Array, keep: Keep | None) -> tuple[jax.Array, ...]:
+    def project(self, x_btd: jax.Array, keep: Keep | None = None) -> tuple[jax.Array, ...]:
         """Queries, keys and values by one matrix product: on a CPU three narrow ones take longer."""
         kernel, bias = self.joined()
 
