@@ -167,6 +167,7 @@ def look(
     head: int | None = None,
     top: int = 5,
     tokenizer: Path | None = None,
+    errors: Literal["strict", "skip"] = "strict",
 ) -> None:
     """Show where attention goes in a text, and what the model expected at each token.
 
@@ -178,11 +179,12 @@ def look(
         head: Its head; by default the mean of all.
         top: How many of the likeliest tokens to list.
         tokenizer: A tokenizer.json, or a list of characters as JSON, instead of the model's own.
+        errors: Characters that the tokenizer does not know: strict names them, skip leaves them out.
     """
     from jaxgpt import look as room
 
     with working(f"looking into {directory}"):
-        seen = room.look(directory, text, tokenizer)
+        seen = room.look(directory, text, tokenizer, errors)
     page = console()
     page.print(room.attention_table(seen, layer, head, page.width), "", room.token_table(seen, top))
     if out:

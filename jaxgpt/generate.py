@@ -3,6 +3,7 @@
 Shapes: B rows, S context length, V vocabulary.
 """
 
+import functools
 import sys
 import types
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -109,25 +110,28 @@ def _stream(
     model = run(jax.tree.map, lambda leaf: leaf if leaf.dtype == dtype else leaf.astype(dtype), model)
     blocks = run(_unstack, model)
     written, buffers, kept = run(decoding.first, model, blocks, *_padded(rows, context), np.uint32(seed), sampling)
-    mesh, sliding = _idle(written, context), False
+    mesh = _idle(written, context)
     ended, size, done = np.zeros(len(rows), bool), 2, 1
-    n, given = 1, 0
+    n, given, last = 1, 0, None
     while True:
-        waiting, waiting_n = buffers, n
+        piece = functools.partial(_piece, buffers, n, given, room, ended, stop_ids)
         visible = context + 1 - max(lengths) - done  # further tokens that see the whole text
-        n = min(size, tokens - done, *([visible] if visible > 0 else []))
+        program = decoding.cached if visible > 0 else decoding.windowed
+        if program is not last:  # it may have to be compiled, and what there is need not wait for that
+            yield piece()
+        n = 0 if ended.all() else min(size, tokens - done, *([visible] if visible > 0 else []))
         if n and visible > 0:
             written, buffers, kept = run(decoding.cached, model, blocks, written, kept, sampling, np.int32(n))
         elif n:
-            if mesh and not sliding:
+            if mesh and program is not last:
                 model, blocks = run(shared, (model, blocks), mesh)
                 written, sampling = run(jax.device_put, (written, sampling), replicated(mesh))
             written, buffers = run(decoding.windowed, model, blocks, written, sampling, np.int32(n), mesh)
-            sliding = True
-        yield _piece(waiting, waiting_n, given, room, ended, stop_ids)
+        if program is last:  # the device has the next piece to do while this one is looked at
+            yield piece()
         if not n or ended.all():
             return
-        given, done, size = done, done + n, min(2 * size, PIECE)
+        given, done, size, last = done, done + n, min(2 * size, PIECE), program
 
 
 def _idle(written: Written, context: int) -> Mesh | None:

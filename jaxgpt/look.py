@@ -1,7 +1,7 @@
 """A look inside: where attention goes, and what the model expected at each token. Knows no training."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +27,10 @@ class Seen(NamedTuple):
     logprobs_tv: np.ndarray  # of what comes next
 
 
-def look(directory: Path, text: str, tokenizer: Path | None) -> Seen:
+def look(directory: Path, text: str, tokenizer: Path | None, errors: Literal["strict", "skip"]) -> Seen:
     opened = checkpoint.ModelDirectory(directory)
     words = Text(find_tokenizer(opened, tokenizer), directory)
-    ids = words.encode(text, "strict")
+    ids = words.encode(text, errors)
     require(bool(ids), "There is no text to look at: give some by --text.")
     require(
         len(ids) <= opened.config.context_length,

@@ -5,8 +5,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+import jax.monitoring
 import numpy as np
 
 from jaxgpt import checkpoint
@@ -48,27 +49,59 @@ def sample(
         allowed = text.tokenizer.means_something(opened.config.vocab_size)
         stop_ids = [] if text.tokenizer.eot is None else [text.tokenizer.eot]
         options |= {"allowed": allowed, "stop_ids": stop_ids}
-    show(prompt if text.tokenizer else " ".join(map(str, ids)))
+    prompt = text.tokenizer.decode(ids) if text.tokenizer else " ".join(map(str, ids))
+    show(prompt)
     writers = [Writer(text, stop) for _ in range(samples)]
-    clock, first, count, later = time.perf_counter(), 0.0, 0, [""] * samples
-    for piece in stream(model, ids if len(ids) else [text.start], tokens, samples=samples, **options):
-        first = first or time.perf_counter() - clock
-        count += int((piece.ids != NOTHING).sum())
-        for i, (writer, row) in enumerate(zip(writers, piece.ids, strict=True)):
-            later[i] += writer.add(row[row != NOTHING])
-        show(later[0])
-        later[0] = ""
-        if all(writer.ended for writer in writers):
-            break
-    seconds = time.perf_counter() - clock
+    later = [""] * samples
+    with Clock() as clock:
+        for piece in stream(model, ids if len(ids) else [text.start], tokens, samples=samples, **options):
+            clock.tick(int((piece.ids != NOTHING).sum()))
+            for i, (writer, row) in enumerate(zip(writers, piece.ids, strict=True)):
+                later[i] += writer.add(row[row != NOTHING])
+            show(later[0])
+            later[0] = ""
+            if all(writer.ended for writer in writers):
+                break
     for i, writer in enumerate(writers):
         show((BETWEEN + prompt if i else "") + later[i] + writer.end())
     show("\n")
     if stats:
-        note(
-            f"{count} tokens in {seconds:.2f} s, the first after {first:.2f} s with compilation; then "
-            f"{(count - samples) / max(seconds - first, 1e-9):,.0f} tokens/s"
-        )
+        note(clock.told())
+
+
+class Clock:
+    """How fast tokens come, apart from the time that programs take to be compiled."""
+
+    def __enter__(self) -> Self:
+        self.spans: list[tuple[float, float]] = []
+        self.ticks: list[tuple[int, float]] = []
+        jax.monitoring.register_event_time_span_listener(self._compiled)
+        self.started = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        jax.monitoring.unregister_event_time_span_listener(self._compiled)
+
+    def _compiled(self, event: str, start_time: float, end_time: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            self.spans = [
+                span for span in self.spans if span[0] < start_time
+            ]  # those within it have been said before it
+            self.spans.append((start_time, end_time))
+
+    @property
+    def compiling(self) -> float:
+        return sum(end - start for start, end in self.spans)
+
+    def tick(self, tokens: int) -> None:
+        self.ticks.append((tokens, time.perf_counter() - self.started - self.compiling))
+
+    def told(self) -> str:
+        (at_once, first), (_, last) = self.ticks[0], self.ticks[-1]
+        count = sum(tokens for tokens, _ in self.ticks)
+        speed = f", then {(count - at_once) / max(last - first, 1e-9):,.0f} tokens/s" if count > at_once else ""
+        compiling = f"compiling took {self.compiling:.2f} s"
+        return f"tokens: {count}; {compiling}; the first came after another {first:.3f} s{speed}"
 
 
 def find_tokenizer(opened: checkpoint.ModelDirectory, given: Path | None) -> Tokenizer | None:
@@ -94,7 +127,13 @@ class Text:
             try:
                 return self.tokenizer.encode(prompt, errors).tolist()
             except Unencodable as error:
-                raise UserError(f"{error} Or let --errors skip leave it out.") from None
+                unknown = [f"{c!r} (U+{ord(c):04X})" for c in self.tokenizer.unknown(prompt)] or [str(error)]
+                more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+                raise UserError(
+                    f"The text has what the {self.tokenizer.kind} tokenizer does not know: "
+                    f"{', '.join(unknown[:10])}{more}. "
+                    "Leave it out, or let --errors skip do so."
+                ) from None
         try:
             return [int(word) for word in prompt.replace(",", " ").split()]
         except ValueError:
@@ -120,10 +159,10 @@ class Writer:
             return "".join(f" {i}" for i in ids)
         eot = self.tokenizer.eot
         self.held += self.decoder.decode(self.tokenizer.decode_bytes(ids[ids != eot] if eot is not None else ids))
-        found = [self.held.find(stop) for stop in self.stops if stop in self.held]
+        found = [(self.held.find(stop) + len(stop), self.held.find(stop)) for stop in self.stops if stop in self.held]
         if found:
             self.ended = True
-            return self._release(min(found))
+            return self._release(min(found)[1])  # of the one that was whole first, however the text was cut
         return self._release(len(self.held) - max(map(self._begun, self.stops), default=0))
 
     def _begun(self, stop: str) -> int:

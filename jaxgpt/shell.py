@@ -1,6 +1,7 @@
 """What every command has in common: how it is called, how it ends, what moves while one waits. Knows no command."""
 
 import contextlib
+import os
 import re
 import signal
 import sys
@@ -12,6 +13,8 @@ import tyro
 from jaxgpt.config import Failure, UserError
 
 Stage = Callable[[str, int], Callable[[int], None]]  # (what is done now, how much it is) -> to be told what was done
+
+BROKEN_PIPE = 141  # as shells say it of a program that SIGPIPE ended
 
 
 def silent(name: str, total: int) -> Callable[[int], None]:
@@ -59,12 +62,16 @@ def run(prog: str, description: str, commands: Mapping[str, Callable[..., Any]],
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
+        sys.stdout.flush()
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         code = 2
     except Failure as failure:
         print(f"{prog}: {failure}", file=sys.stderr)
         code = 1
+    except BrokenPipeError:  # whoever read it has enough, as head has after some lines
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        code = BROKEN_PIPE
     except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         print(f"{prog}: {f'{error.filename}: {error.strerror}' if error.filename else error}.", file=sys.stderr)
         code = 2

@@ -40,12 +40,16 @@ class Tokenizer(ABC):
 
     def encode(self, text: str, errors: Literal["strict", "skip"] = "strict") -> np.ndarray:
         """Where errors are skipped, what the vocabulary cannot express is left out."""
-        return self.encode_many([text])[0] if errors == "strict" else self._encode([text])[0]
+        whole = text.encode("utf-8", "ignore").decode()
+        return self.encode_many([text])[0] if errors == "strict" else self._encode([whole])[0]
+
+    def unknown(self, text: str) -> list[str]:
+        """Its characters, each once, that the vocabulary has no ids for."""
+        return [c for c in dict.fromkeys(text) if self.decode(self.encode(c, "skip")) != c]
 
     def means_something(self, vocab_size: int) -> np.ndarray:
         """Of the ids of a model that has so many: False for those that no text has."""
-        ids = np.arange(vocab_size)
-        return (ids < self.vocab_size) & ~np.isin(ids, self._holes)
+        return ~np.isin(np.arange(vocab_size), [*self._holes, *range(self.vocab_size, vocab_size)])
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
         """As `encode` for each text; where the library can, on all cores."""

@@ -132,6 +132,26 @@ def test_pieces_come_as_they_are_made_and_do_not_depend_on_how_many(model: GPT) 
         np.testing.assert_array_equal(text(model, [3], tokens, seed=1), whole[:tokens])
 
 
+def test_no_piece_waits_for_a_program_that_may_have_to_be_compiled(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def noted(name: str) -> None:
+        program = getattr(decoding, name)
+        monkeypatch.setattr(decoding, name, lambda *arguments: begun.append(name) or program(*arguments))
+
+    for name in ("cached", "windowed"):
+        noted(name)
+    pieces, done = jaxgpt.generate(model, [*range(10)], 20), 0
+    for piece in pieces:
+        done += len(piece)
+        if done == 1:
+            assert not begun
+        if done == CONTEXT + 1 - 10:  # the last that sees the whole text
+            assert "windowed" not in begun
+    assert done == 20
+    assert begun[-1] == "windowed"
+
+
 def test_nothing_is_compiled_anew_for_another_prompt_or_temperature(model: GPT) -> None:
     text(model, [1, 2, 3, 4, 5], 30)
     before = [program._cache_size() for program in (decoding.first, decoding.cached, decoding.windowed)]

@@ -2,11 +2,16 @@
 
 import io
 import json
+import os
+import re
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -14,7 +19,8 @@ import jaxgpt
 from jaxgpt import checkpoint
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import GPT, params_of
-from jaxgpt.sample import Text, Writer
+from jaxgpt.sample import Clock, Text, Writer
+from jaxgpt.shell import BROKEN_PIPE
 from jaxgpt.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 
 LETTERS = "\nabcdefgh"
@@ -38,8 +44,8 @@ def test_it_writes_what_generate_gives(model: Path, command: Callable[..., Any])
     ids = np.concatenate(list(jaxgpt.generate(jaxgpt.load(model), [1, 2, 3], 40, 0.8, seed=5, allowed=allowed)))
     assert outcome.code == 0
     assert outcome.out == "abc" + "".join(LETTERS[i] for i in ids) + "\n"
-    assert "40 tokens in" in outcome.err
-    assert "the first after" in outcome.err
+    said = r"tokens: 40; compiling took [\d.]+ s; the first came after another [\d.]+ s, then [\d,]+ tokens/s\n"
+    assert re.fullmatch(said, outcome.err)
 
 
 def test_an_empty_prompt_starts_from_id_0(model: Path, command: Callable[..., Any]) -> None:
@@ -100,7 +106,7 @@ def test_a_prompt_longer_than_the_context_is_cropped_and_said_once(model: Path, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--prompt", "abz"], "At position 2 of the text the char tokenizer of 9 ids loses 'z'"),
+        (["--prompt", "abzé"], "what the char tokenizer does not know: 'z' (U+007A), 'é' (U+00E9). Leave it out"),
         (["--temperature", "-1"], "temperature must be 0 (the likeliest token) or more"),
         (["--top-k", "13"], "top_k must lie between 1 and the 12 ids there are, but is 13"),
         (["--tokens", "0"], "number of new tokens must be positive"),
@@ -112,8 +118,38 @@ def test_wrong_input_is_refused(words: list[str], message: str, model: Path, ref
 
 def test_unknown_characters_can_be_skipped(model: Path, command: Callable[..., Any]) -> None:
     words = ["--tokens", "5", "--errors", "skip"]
-    skipped, clean = (command("jaxgpt", "sample", model, "--prompt", text, *words).out for text in ("aZb", "ab"))
-    assert skipped.removeprefix("aZb") == clean.removeprefix("ab")
+    texts = "aZb", "a\udcffb", "ab"  # the second is what a shell makes of bytes that are not UTF-8
+    skipped, halved, clean = (command("jaxgpt", "sample", model, "--prompt", text, *words).out for text in texts)
+    assert skipped == halved == clean
+
+
+def test_whoever_reads_may_have_enough(model: Path) -> None:
+    words = [sys.executable, "-m", "jaxgpt", "sample", str(model), "--tokens", "5000"]
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # as most people have it
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered) as writing:
+        assert writing.stdout
+        assert writing.stderr
+        writing.stdout.read(5)
+        writing.stdout.close()
+        assert writing.stderr.read() == b""
+    assert writing.returncode == BROKEN_PIPE
+
+
+def test_the_clock_leaves_out_what_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([10.0, 14.0, 20.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(times))
+
+    def compiled(start: float, end: float) -> None:
+        jax.monitoring.record_event_time_span("/jax/core/compile/any", start, end)
+
+    with Clock() as clock:
+        compiled(1.0, 1.5)
+        compiled(0.5, 3.5)  # the one before was a part of it
+        clock.tick(1)
+        compiled(5.0, 7.0)
+        clock.tick(8)
+    compiled(8.0, 9.0)
+    assert clock.told() == "tokens: 9; compiling took 5.00 s; the first came after another 1.000 s, then 2 tokens/s"
 
 
 def written(tokenizer: Tokenizer, ids: list[int], stops: list[str], size: int) -> tuple[list[str], bool]:
@@ -139,6 +175,7 @@ def test_characters_come_whole_however_they_are_cut(size: int) -> None:
         (["END"], "an E, an EN, then "),
         (["nothing like it"], "an E, an EN, then END and more"),
         (["x", "EN"], "an E, an "),
+        (["EN, then", "N,"], "an E, an E"),
     ],
 )
 def test_a_stop_is_found_across_pieces_and_not_shown(stops: list[str], text: str, size: int) -> None:
