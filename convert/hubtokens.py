@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from convert.folder import tokenizer_in
 from convert.said import characters
+from jaxgpt.bpe import byte_alphabet
 from jaxgpt.config import UserError
 from jaxgpt.disk import write_json
-from jaxgpt.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, byte_alphabet, load
+from jaxgpt.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, load
 
 DECIDING = ("normalizer", "added_tokens", "pre_tokenizer", "model", "decoder")  # of ids and text, in a tokenizer.json
 

@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxgpt import bpe
 from jaxgpt.config import UserError, require
-
-END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")  # as GPT-2, Llama 3, Llama 2 and Gemma call it
 
 
 class Tokenizer(ABC):
@@ -49,7 +48,8 @@ class Tokenizer(ABC):
 
     def means_something(self, vocab_size: int) -> np.ndarray:
         """Of the ids of a model that has so many: False for those that no text has."""
-        return ~np.isin(np.arange(vocab_size), [*self._holes, *range(self.vocab_size, vocab_size)])
+        ids = np.arange(vocab_size)
+        return (ids < self.vocab_size) & ~np.isin(ids, self._holes)
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
         """As `encode` for each text; where the library can, on all cores."""
@@ -135,7 +135,7 @@ class BpeTokenizer(Tokenizer):
         vocabulary = self._library.get_vocab()
         require(bool(vocabulary), "The tokenizer has an empty vocabulary.")
         self.vocab_size = max(vocabulary.values()) + 1
-        self.eot = next((vocabulary[name] for name in END_OF_TEXT if name in vocabulary), None)
+        self.eot = next((vocabulary[name] for name in bpe.END_OF_TEXT if name in vocabulary), None)
         self._holes = sorted(set(range(self.vocab_size)) - set(vocabulary.values()))
 
     def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -148,15 +148,7 @@ class BpeTokenizer(Tokenizer):
     @cached_property
     def _bytes(self) -> dict[int, bytes]:
         """The library decodes ids only to whole characters; a stream needs the bytes of each."""
-        vocabulary = self._library.get_vocab()
-        if "ByteLevel" not in str(self._library.decoder):
-            return {i: self._library.decode([i], skip_special_tokens=False).encode() for i in vocabulary.values()}
-        added = {token.content for token in self._library.get_added_tokens_decoder().values()}
-        byte = byte_alphabet()
-        return {
-            i: token.encode() if token in added else b"".join(byte.get(c) or c.encode() for c in token)
-            for token, i in vocabulary.items()
-        }
+        return bpe.token_bytes(self._library)
 
     def save(self, path: Path) -> None:
         self._library.save(str(path))
@@ -164,7 +156,7 @@ class BpeTokenizer(Tokenizer):
 
 def load(path: Path) -> Tokenizer:
     """From our own or Hugging Face's `tokenizer.json`, GPT-2's `vocab.json` beside `merges.txt`, a folder with one of
-    these, or a list of characters as the tutorials keep it: ["a", "b"] or {"0": "a", "1": "b"}."""
+    these, or the characters as the tutorials keep them: ["a", "b"], {"0": "a", "1": "b"} or {"a": 0, "b": 1}."""
     if path.is_dir():
         path = next((path / name for name in ("tokenizer.json", "vocab.json") if (path / name).exists()), path)
     require(path.is_file(), f"{path} is no tokenizer: there is no tokenizer.json, and no vocab.json with merges.txt.")
@@ -175,8 +167,6 @@ def load(path: Path) -> Tokenizer:
 
 
 def _from_json(content: Any, path: Path) -> Tokenizer:
-    import tokenizers
-
     if isinstance(content, list):
         return CharTokenizer(content)
     if isinstance(content, dict):
@@ -185,24 +175,17 @@ def _from_json(content: Any, path: Path) -> Tokenizer:
         if isinstance(content.get("characters"), list):
             return CharTokenizer(content["characters"])
         if "model" in content:
-            return BpeTokenizer(_made(tokenizers.Tokenizer.from_file, path))
+            return BpeTokenizer(bpe.read(path))
         if {*content} == {str(index) for index in range(len(content))}:
             return CharTokenizer([content[str(index)] for index in range(len(content))])
         if path.with_name("merges.txt").is_file():
-            return load_bpe(path, path.with_name("merges.txt"))
+            return BpeTokenizer(bpe.read_pair(path, path.with_name("merges.txt")))
+        if all(len(key) == 1 for key in content) and [*content.values()] == [*range(len(content))]:
+            return CharTokenizer([*content])
     raise UserError(
-        "jaxgpt knows its own and Hugging Face's tokenizer.json, vocab.json with merges.txt beside it, and lists of "
-        'characters, ["a", "b"] or {"0": "a", "1": "b"}.'
+        "jaxgpt knows its own and Hugging Face's tokenizer.json, vocab.json with merges.txt beside it, and "
+        'characters as ["a", "b"], {"0": "a", "1": "b"} or {"a": 0, "b": 1}.'
     )
-
-
-def load_bpe(vocab_json: Path, merges_txt: Path) -> Tokenizer:
-    """GPT-2's two files."""
-    from tokenizers import models
-
-    made = _byte_level(_made(models.BPE.from_file, vocab_json, merges_txt))
-    made.add_special_tokens([name for name in END_OF_TEXT[:1] if made.token_to_id(name) is not None])
-    return BpeTokenizer(made)
 
 
 def train_char(texts: Iterable[str]) -> Tokenizer:
@@ -214,46 +197,7 @@ def train_char(texts: Iterable[str]) -> Tokenizer:
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:
-    """Byte-level merges; fewer than asked where the texts have no more pairs. Takes up to 100 bytes of memory for each
-    byte of the different words, and in writing without spaces a sentence is a word: give it no more than is needed."""
-    from tokenizers import models, pre_tokenizers, trainers
-
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    least = len(alphabet) + 1  # every byte, and the end of text
-    require(vocab_size >= least, f"vocab_size {vocab_size} is too small: byte-pair merges take {least} or more.")
-    made = _byte_level(models.BPE())
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, initial_alphabet=alphabet, special_tokens=[END_OF_TEXT[0]], show_progress=False
-    )
-    made.train_from_iterator(texts, trainer)
-    return BpeTokenizer(made)
-
-
-def _byte_level(model: Any) -> Any:
-    import tokenizers
-
-    made = tokenizers.Tokenizer(model)
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    return made
-
-
-def _made(make: Any, *paths: Path) -> Any:
-    try:
-        return make(*map(str, paths))
-    except Exception as error:  # the library has no narrower class
-        said = " ".join(str(error).split())
-        raise UserError(f"the tokenizers library refuses {' with '.join(map(str, paths))}: {said}") from None
-
-
-def byte_alphabet() -> dict[str, bytes]:
-    """Printable bytes stand for themselves; the others, in order, for the characters from 256 on."""
-    from tokenizers import pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    printable = [ord(character) for character in alphabet if ord(character) < 256]
-    others = sorted({*range(256)} - {*printable})
-    return {character: bytes([byte]) for character, byte in zip(alphabet, printable + others, strict=True)}
+    return BpeTokenizer(bpe.train(texts, vocab_size))
 
 
 def _codepoints(text: str) -> np.ndarray:

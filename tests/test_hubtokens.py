@@ -96,7 +96,7 @@ def test_more_ids_than_the_model_has_are_refused(
     [
         (lambda path: (path / "tokenizer.json").write_text('{"model": {"type": "Telepathy"}}'), "library refuses"),
         (lambda path: (path / "tokenizer.json").write_text("{"), "is no tokenizer file"),
-        (lambda path: (path / "vocab.json").write_text('{"a": 0, "b": 1}'), "vocab.json with merges.txt beside it"),
+        (lambda path: (path / "vocab.json").write_text('{"a": 0, "bc": 1}'), "vocab.json with merges.txt beside it"),
         (as_gpt1, "no token for 255 of the 256 bytes"),
     ],
     ids=["unknown", "broken", "without merges", "as GPT-1's"],

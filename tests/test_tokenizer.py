@@ -18,7 +18,6 @@ from jaxgpt.tokenizer import (
     Tokenizer,
     Unencodable,
     load,
-    load_bpe,
     train_bpe,
     train_char,
 )
@@ -139,11 +138,7 @@ def test_what_a_tokenizer_file_adds_and_cuts_is_left_out(tmp_path: Path) -> None
 
 def test_gpt2s_two_files(tmp_path: Path) -> None:
     TRAINED._library.model.save(str(tmp_path))  # type: ignore[attr-defined]
-    for again in (
-        load_bpe(tmp_path / "vocab.json", tmp_path / "merges.txt"),
-        load(tmp_path),
-        load(tmp_path / "vocab.json"),
-    ):
+    for again in (load(tmp_path / "vocab.json"), load(tmp_path)):
         assert (again.vocab_size, again.eot) == (TRAINED.vocab_size, TRAINED.eot)
         np.testing.assert_array_equal(again.encode(TEXT + "<|endoftext|>"), TRAINED.encode(TEXT + "<|endoftext|>"))
         again.save(tmp_path / "saved")
@@ -191,8 +186,8 @@ def test_too_few_ids_for_every_byte() -> None:
         ("", "Expecting value"),
         ("{", "property name"),
         ("\udcff", "utf-8"),
-        ("3", "lists of characters"),
-        ('{"a": 0, "b": 1}', "merges.txt"),
+        ("3", "characters as"),
+        ('{"a": 0, "bc": 1}', "merges.txt"),
         ('{"model": {"type": "BPE"}}', "tokenizers library"),
         ('["a", "bc"]', "Entry 1 .*'bc'"),
         ('["a", 1]', "Entry 1 .*1"),
@@ -209,6 +204,30 @@ def test_files_that_are_no_tokenizer(content: str, named: str, tmp_path: Path) -
         load(file)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [["b", "a", "0"], {"0": "b", "1": "a", "2": "0"}, {"b": 0, "a": 1, "0": 2}], ids=str
+)
+def test_characters_as_tutorials_keep_them(content: object, tmp_path: Path) -> None:
+    (tmp_path / "chars.json").write_text(json.dumps(content))
+    assert load(tmp_path / "chars.json").encode("ab0").tolist() == [1, 0, 2]
+
+
+def llama(vocabulary: dict[str, int]) -> tokenizers.Tokenizer:
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [], byte_fallback=True))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    made.decoder = tokenizers.decoders.Sequence(
+        [tokenizers.decoders.Metaspace(), tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()]
+    )
+    return made
+
+
+@pytest.mark.parametrize("vocabulary", [{"a": 0, "▁b": 1}, {"a": 0, "<0xC3>": 1, "<0xA9>": 2}], ids=str)
+def test_tokens_that_depend_on_their_neighbours_are_refused(vocabulary: dict[str, int]) -> None:
+    """Written one by one they would lose spaces, and characters of several bytes."""
+    with pytest.raises(UserError, match="use one of byte level"):
+        BpeTokenizer(llama(vocabulary)).decode([0])
 
 
 def test_a_folder_without_tokenizer(tmp_path: Path) -> None:
