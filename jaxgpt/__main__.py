@@ -184,11 +184,10 @@ def look(
     from jaxgpt import look as room
 
     with working(f"looking into {directory}"):
-        seen = room.look(directory, text, tokenizer, errors)
+        seen = room.look(directory, text, tokenizer, errors, out)
     page = console()
     page.print(room.attention_table(seen, layer, head, page.width), "", room.token_table(seen, top))
     if out:
-        room.draw(seen, out)
         print(f"{out} shows all heads of all layers.")
 
 

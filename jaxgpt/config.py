@@ -1,5 +1,6 @@
 """Every choice a run or a checkpoint can make, declared once. Knows no array, no file format, no device."""
 
+import operator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +22,13 @@ def require_positive(section: Any, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
         require(value > 0, f"{name} must be positive, but is {value}.")
+
+
+def whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise UserError(f"{name} must be a whole number, but is {value!r}.") from None
 
 
 def divisors(n: int) -> str:

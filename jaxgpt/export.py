@@ -20,15 +20,28 @@ from jax import export as jax_export
 from jaxgpt import cache, checkpoint, disk
 from jaxgpt.cache import Cache
 from jaxgpt.config import require
-from jaxgpt.model import exactly
+from jaxgpt.model import GPT, exactly
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export(directory: Path, file: Path, batch_size: int) -> None:
-    require(batch_size > 0, f"--batch-size must be positive, but is {batch_size}.")
+    require(0 < batch_size < 2**31, f"--batch-size must be positive, and less than 2**31, but is {batch_size}.")
     opened = checkpoint.ModelDirectory(directory)
-    model, context = opened.model(), opened.config.context_length
+    about = {
+        "model": vars(opened.config),
+        "batch_size": batch_size,
+        "platforms": PLATFORMS,
+        "prefill": "(tokens int32 (B, context_length), lengths int32 (B,)) -> (logits (B, V) after each length, cache)",
+        "decode": "(cache, newest int32 (B,), positions int32 (B,)) -> (logits (B, V), cache)",
+    }
+    with disk.new_file(file) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as parts:
+        for name, program in _programs(opened.model(), batch_size).items():
+            parts.writestr(f"{name}.stablehlo", bytes(program))
+        parts.writestr("about.json", json.dumps(about, indent=2))
+
+
+def _programs(model: GPT, batch_size: int) -> dict[str, bytearray]:
     with exactly(model.dtype):
         model = jax.tree.map(lambda leaf: leaf.astype(model.dtype), model)
         blocks = cache.unstack(model)
@@ -41,20 +54,10 @@ def export(directory: Path, file: Path, batch_size: int) -> None:
             logits_bv, new = cache.decode(model, blocks, Cache(*kept), newest_b, positions_b)
             return logits_bv, tuple(new)
 
-        tokens, row = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((batch_size, context), (batch_size,)))
+        shapes = (batch_size, model.config.context_length), (batch_size,)
+        tokens, row = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes)
         kept = jax.eval_shape(prefill, tokens, row)[1]
-        programs = {
+        return {
             name: jax_export.export(jax.jit(program), platforms=PLATFORMS)(*arguments).serialize()
             for name, program, arguments in (("prefill", prefill, (tokens, row)), ("decode", decode, (kept, row, row)))
         }
-    about = {
-        "model": vars(opened.config),
-        "batch_size": batch_size,
-        "platforms": PLATFORMS,
-        "prefill": "(tokens int32 (B, context_length), lengths int32 (B,)) -> (logits (B, V) after each length, cache)",
-        "decode": "(cache, newest int32 (B,), positions int32 (B,)) -> (logits (B, V), cache)",
-    }
-    with disk.new_file(file) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as parts:
-        for name, program in programs.items():
-            parts.writestr(f"{name}.stablehlo", bytes(program))
-        parts.writestr("about.json", json.dumps(about, indent=2))

@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jaxgpt import cache, decoding
-from jaxgpt.config import UserError, require
+from jaxgpt.attention import sum_dtype
+from jaxgpt.config import UserError, require, whole
 from jaxgpt.decoding import NOTHING, PIECE, Buffers, Written
 from jaxgpt.model import GPT, check_tokens, exactly
 from jaxgpt.sampling import NOT_FINITE, Sampling, make_sampling
@@ -45,9 +46,10 @@ def generate(
     **more: Any,
 ) -> Iterator[np.ndarray]:
     """Pieces of new ids as they come: (n,) after one prompt, (B, n) after several; `stream` says what else there is."""
-    alone = more.get("samples", 1) == 1 and np.ndim(prompt[0] if len(prompt) else 0) == 0
+    rows, several = as_rows(prompt, model.config.vocab_size)
+    alone = not several and more.get("samples", 1) == 1
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed, **more}
-    return (piece.ids[0] if alone else piece.ids for piece in stream(model, prompt, max_new_tokens, **options))
+    return (piece.ids[0] if alone else piece.ids for piece in stream(model, rows, max_new_tokens, **options))
 
 
 def stream(
@@ -69,23 +71,35 @@ def stream(
     top_k 0 cuts nothing off; `allowed` (V,) says which ids may be chosen. A row ends after one of `stop_ids`, and,
     where `on_full` is stop, with the last token that the model can see the whole text for. An empty prompt is id 0."""
     c = model.config
+    max_new_tokens, samples, seed = (
+        whole("max_new_tokens", max_new_tokens),
+        whole("samples", samples),
+        whole("seed", seed),
+    )
     require(max_new_tokens > 0, f"The number of new tokens must be positive, but is {max_new_tokens}.")
     require(samples > 0, f"samples must be positive, but is {samples}.")
     require(0 <= seed < 2**32, f"seed must lie in [0, 2**32), but is {seed}.")
     require(on_full in ("slide", "stop"), f"on_full is slide or stop, but got {on_full!r}.")
     sampling = make_sampling(c.vocab_size, temperature, top_k, top_p, min_p, allowed)
-    rows = [row for row in as_rows(prompt, c.vocab_size) for _ in range(samples)]
-    return _stream(model, rows, max_new_tokens, sampling, seed, frozenset(stop_ids), on_full == "stop")
+    rows = [row for row in as_rows(prompt, c.vocab_size)[0] for _ in range(samples)]
+    return _stream(model, rows, max_new_tokens, sampling, seed, frozenset(map(int, stop_ids)), on_full == "stop")
 
 
-def as_rows(prompt: Any, vocab_size: int) -> list[list[int]]:
-    several = len(prompt) > 0 and np.ndim(prompt[0]) > 0
-    rows = [np.asarray(row).reshape(-1) for row in (prompt if several else [prompt])]
-    rows = [row if len(row) else np.zeros(1, np.int64) for row in rows]
+def as_rows(prompt: Any, vocab_size: int) -> tuple[list[list[int]], bool]:
+    """And whether there are several; one row alone need not be in a list."""
+    try:
+        parts = list(prompt)
+        several = any(np.ndim(part) > 0 for part in parts)
+        rows = [np.asarray(row) if len(row) else np.zeros(1, np.int64) for row in (parts if several else [parts])]
+    except (TypeError, ValueError):
+        raise UserError(f"A prompt is a list of ids, or a list of such lists, but is {str(prompt)[:60]}.") from None
     for row in rows:
+        require(
+            row.ndim == 1, f"A prompt is a list of ids, or a list of such lists, but has a row of shape {row.shape}."
+        )
         wrong = not np.issubdtype(row.dtype, np.integer) or ((row < 0) | (row >= vocab_size)).any()
         require(not wrong, f"A prompt must be ids from 0 to {vocab_size - 1}, but is {row.tolist()[:20]}.")
-    return [row.tolist() for row in rows]
+    return [row.tolist() for row in rows], several
 
 
 def _stream(
@@ -147,11 +161,11 @@ def _piece(buffers: Buffers, n: int, given: int, room: Sequence[int], ended: np.
     """To the host; `ended` is brought up to date."""
     ids, logprobs = (np.array(buffer)[:, :n] for buffer in buffers)
     for i, row in enumerate(ids):
-        if not ended[i] and NOT_FINITE in row:
-            at = given + int((row == NOT_FINITE).argmax()) + 1
-            raise UserError(f"At new token {at} the model's logits are not finite numbers: its weights are damaged.")
         last = next((j + 1 for j, token in enumerate(row) if token in stop_ids), n)
         last = 0 if ended[i] else min(last, room[i] - given)
+        if NOT_FINITE in row[:last]:
+            at = given + int((row == NOT_FINITE).argmax()) + 1
+            raise UserError(f"At new token {at} the model's logits are not finite numbers: its weights are damaged.")
         ended[i] |= last < n or row[n - 1] in stop_ids or given + n >= room[i]
         row[last:], logprobs[i, last:] = NOTHING, 0
     return Piece(ids, logprobs)
@@ -171,7 +185,7 @@ def score(model: GPT, ids: ArrayLike) -> np.ndarray:
     check_tokens(ids, model.config)
     logits_btv = model(ids)
     with exactly(model.dtype):
-        logp_btv = jax.nn.log_softmax(logits_btv[:, :-1])
+        logp_btv = jax.nn.log_softmax(logits_btv[:, :-1].astype(sum_dtype(logits_btv)))
         return np.asarray(jnp.take_along_axis(logp_btv, jnp.asarray(ids)[:, 1:, None], axis=-1)[..., 0])
 
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text as Cell
 
 from jaxgpt import checkpoint, plot
-from jaxgpt.attention import attention_weights, chunked
+from jaxgpt.attention import attention_weights, chunked, sum_dtype
 from jaxgpt.block import Block
 from jaxgpt.config import UserError, require
 from jaxgpt.model import GPT, check_tokens, exactly
@@ -27,7 +27,11 @@ class Seen(NamedTuple):
     logprobs_tv: np.ndarray  # of what comes next
 
 
-def look(directory: Path, text: str, tokenizer: Path | None, errors: Literal["strict", "skip"]) -> Seen:
+def look(
+    directory: Path, text: str, tokenizer: Path | None, errors: Literal["strict", "skip"], picture: Path | None
+) -> Seen:
+    if picture:
+        plot.require_format(picture)
     opened = checkpoint.ModelDirectory(directory)
     words = Text(find_tokenizer(opened, tokenizer), directory)
     ids = words.encode(text, errors)
@@ -43,8 +47,10 @@ def look(directory: Path, text: str, tokenizer: Path | None, errors: Literal["st
         names = [
             shown(found.decode([i])) if ok else name for (i, name), ok in zip(enumerate(names), known, strict=True)
         ]
-    weights, logprobs = inside(opened.model(), ids)
-    return Seen(ids, names, weights, logprobs)
+    seen = Seen(ids, names, *inside(opened.model(), ids))
+    if picture:
+        plot.draw_attention(seen.weights_lnts, [names[i] for i in ids], picture)
+    return seen
 
 
 def shown(token: str) -> str:
@@ -68,11 +74,14 @@ def inside(model: GPT, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
             return block(x, layer, None, showing), seen[0]
 
         x, weights = jax.lax.scan(body, model.embed(tokens_bt), model.layers())
-        return weights, jax.nn.log_softmax(model.read_out(x)[0])
+        logits = model.read_out(x)[0]
+        return weights.astype(sum_dtype(weights)), jax.nn.log_softmax(logits.astype(sum_dtype(logits)))
 
     with exactly(model.dtype):
         weights, logprobs = run(jax.tree.map(lambda leaf: leaf.astype(model.dtype), model), jnp.asarray([ids]))
-        return np.asarray(weights), np.asarray(logprobs)
+    finite = np.isfinite(logprobs).all() and np.isfinite(weights).all()
+    require(bool(finite), "What the model computes of this text are not finite numbers: its weights are damaged.")
+    return np.asarray(weights), np.asarray(logprobs)
 
 
 def attention_table(seen: Seen, layer: int, head: int | None, width: int) -> Group:
@@ -88,10 +97,10 @@ def attention_table(seen: Seen, layer: int, head: int | None, width: int) -> Gro
     whose = "mean of all heads" if head is None else f"head {head}"
     left_out = f"; columns from token {first} on" if first else ""
     title = f"layer {layer % layers}, {whose}, in hundredths{left_out}"
-    table = Table("", *columns[first:], box=None, padding=(0, 1))
+    table = Table("", *(Column(Cell(name)) for name in columns[first:]), box=None, padding=(0, 1))
     for t, name in enumerate(columns):
         shares = [round(100 * float(share)) if s <= t else None for s, share in enumerate(weights[t])][first:]
-        table.add_row(name, *(Cell("") if s is None else Cell(str(s), shade(s)) for s in shares))
+        table.add_row(Cell(name), *(Cell("") if s is None else Cell(str(s), shade(s)) for s in shares))
     return Group(Cell(title), table)
 
 
@@ -101,19 +110,15 @@ def shade(hundredths: int) -> str:
 
 def token_table(seen: Seen, alternatives: int) -> Table:
     """Each token's probability after those before it, its rank, and what was likelier or nearly so."""
+    require(alternatives >= 0, f"--top must not be negative, but is {alternatives}.")
     table = Table("token", "probability", "rank", "likeliest instead", box=None, padding=(0, 2, 0, 0))
     for t, i in enumerate(seen.ids):
         if t == 0:
-            table.add_row(seen.names[i], "", "", "")
+            table.add_row(Cell(seen.names[i]), "", "", "")
             continue
         logp = seen.logprobs_tv[t - 1]
         rank = int((logp > logp[i]).sum()) + 1
         likeliest = np.argsort(-logp, kind="stable")[:alternatives]
         others = "  ".join(f"{seen.names[j]} {np.exp(logp[j]):.2f}" for j in likeliest if j != i)
-        table.add_row(seen.names[i], f"{np.exp(logp[i]):.4f}", str(rank), others)
+        table.add_row(Cell(seen.names[i]), f"{np.exp(logp[i]):.4f}", str(rank), Cell(others))
     return table
-
-
-def draw(seen: Seen, file: Path) -> None:
-    require(plot.INSTALLED, 'A picture needs matplotlib: pip install "jaxgpt[plot]", or leave --out out.')
-    plot.draw_attention(seen.weights_lnts, [seen.names[i] for i in seen.ids], file)

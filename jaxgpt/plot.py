@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt import disk
+from jaxgpt.config import require
 
 FILE = "loss.png"
 INSTALLED = importlib.util.find_spec("matplotlib") is not None
@@ -39,6 +40,14 @@ def draw_losses(metrics: Sequence[Mapping[str, Any]], run: Path) -> None:
         figure.savefig(partial, format="png", dpi=110)
 
 
+def require_format(file: Path) -> None:
+    require(INSTALLED, f'To draw {file} takes matplotlib: pip install "jaxgpt[plot]", or leave --out out.')
+    from matplotlib.figure import Figure
+
+    known = Figure().canvas.get_supported_filetypes()
+    require(file.suffix[1:].lower() in known, f"{file} does not end like a picture: .{', .'.join(sorted(known))}.")
+
+
 def draw_attention(weights_lnts: np.ndarray, names: Sequence[str], file: Path) -> None:
     """A map for each head, a row of them for each layer; in a map, rows look at columns."""
     from matplotlib.figure import Figure
@@ -52,8 +61,10 @@ def draw_attention(weights_lnts: np.ndarray, names: Sequence[str], file: Path) -
         here: Any = axes[layer, head]
         here.imshow(weights_lnts[layer, head], vmin=0, vmax=1, cmap="magma")
         here.set_title(f"layer {layer}, head {head}", fontsize=8)
-        here.set_xticks(range(length), names if layer == layers - 1 else [], fontsize=size, rotation=90)
-        here.set_yticks(range(length), names if head == 0 else [], fontsize=size)
+        here.set_xticks(
+            range(length), names if layer == layers - 1 else [], fontsize=size, rotation=90, parse_math=False
+        )
+        here.set_yticks(range(length), names if head == 0 else [], fontsize=size, parse_math=False)
         here.tick_params(length=0)
     with disk.replaced_file(file) as partial:
-        figure.savefig(partial, format=file.suffix[1:] or "png", dpi=130)
+        figure.savefig(partial, format=file.suffix[1:].lower(), dpi=130)

@@ -50,11 +50,12 @@ def sample(
         stop_ids = [] if text.tokenizer.eot is None else [text.tokenizer.eot]
         options |= {"allowed": allowed, "stop_ids": stop_ids}
     prompt = text.tokenizer.decode(ids) if text.tokenizer else " ".join(map(str, ids))
+    pieces = stream(model, ids if len(ids) else [text.start], tokens, samples=samples, **options)
     show(prompt)
     writers = [Writer(text, stop) for _ in range(samples)]
     later = [""] * samples
     with Clock() as clock:
-        for piece in stream(model, ids if len(ids) else [text.start], tokens, samples=samples, **options):
+        for piece in pieces:
             clock.tick(int((piece.ids != NOTHING).sum()))
             for i, (writer, row) in enumerate(zip(writers, piece.ids, strict=True)):
                 later[i] += writer.add(row[row != NOTHING])
@@ -180,11 +181,12 @@ class Writer:
 def read_prompt(prompt: str, file: Path | None) -> str:
     """- is standard input."""
     require(not prompt or file is None, "A prompt comes from --prompt or from --prompt-file, not from both.")
-    if prompt == "-" or str(file) == "-":
-        return sys.stdin.read()
-    if file is None:
+    if file is None and prompt != "-":
         return prompt
+    standard = prompt == "-" or str(file) == "-"
+    require(not standard or sys.stdin is not None, "Standard input is closed, and the prompt should come from there.")
+    content = sys.stdin.buffer.read() if standard or file is None else file.read_bytes()
     try:
-        return file.read_text(encoding="utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text: {error}.") from None
+        raise UserError(f"{'Standard input' if standard else file} is not UTF-8 text: {error}.") from None

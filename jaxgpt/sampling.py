@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxgpt.config import require
+from jaxgpt.config import require, whole
 
 NOT_FINITE = -2  # in place of an id where the logits are no numbers
 
@@ -28,7 +28,9 @@ class Sampling(NamedTuple):
 def make_sampling(
     vocab_size: int, temperature: float, top_k: int, top_p: float, min_p: float, allowed: ArrayLike | None
 ) -> Sampling:
-    require(0 <= temperature < np.inf, f"temperature must be 0 (the likeliest token) or more, but is {temperature}.")
+    fits = temperature == 0 or 1e-30 <= temperature <= 1e30  # so much a float32 can be divided by
+    require(fits, f"temperature must be 0 (the likeliest token) or lie in [1e-30, 1e30], but is {temperature}.")
+    top_k = whole("top_k", top_k)
     require(0 <= top_k <= vocab_size, f"top_k must lie between 1 and the {vocab_size} ids there are, but is {top_k}.")
     require(0 < top_p <= 1, f"top_p must lie in (0, 1], but is {top_p}.")
     require(0 <= min_p <= 1, f"min_p must lie in [0, 1], but is {min_p}.")
@@ -44,31 +46,32 @@ def choose(logits_bv: jax.Array, keys_b: jax.Array, sampling: Sampling) -> tuple
     """Ids (B,), and their log-probabilities under the model itself: at temperature 1, with nothing cut off."""
     logits_bv = logits_bv.astype(jnp.promote_types(logits_bv.dtype, jnp.float32))
     finite_b = jnp.isfinite(logits_bv).all(axis=-1)
-    logits_bv = jnp.where(sampling.allowed_v, logits_bv, -jnp.inf)
+    allowed_bv = jnp.where(sampling.allowed_v, logits_bv, -jnp.inf)
     ids_b = jax.lax.cond(
         sampling.temperature > 0,
-        lambda: jax.vmap(jax.random.categorical)(keys_b, kept(logits_bv, sampling)),
-        lambda: logits_bv.argmax(axis=-1),
+        lambda: jax.vmap(jax.random.categorical)(keys_b, kept(allowed_bv, sampling)),
+        lambda: allowed_bv.argmax(axis=-1),
     )
     logp_b = jnp.take_along_axis(jax.nn.log_softmax(logits_bv), ids_b[:, None], axis=-1)[:, 0]
     return jnp.where(finite_b, ids_b, NOT_FINITE).astype(jnp.int32), logp_b
 
 
 def kept(logits_bv: jax.Array, sampling: Sampling) -> jax.Array:
-    """Logits at the temperature, -inf where cut off: by top_k, then by top_p of what that left, then by min_p."""
-    scaled_bv = logits_bv / sampling.temperature.astype(logits_bv.dtype)
+    """Logits at the temperature, -inf where cut off: by top_k, then by top_p of what that left, then by min_p. Among
+    equals the lower id comes first."""
+    below_bv = logits_bv - logits_bv.max(axis=-1, keepdims=True)  # what is far below becomes -inf, and nothing else
+    scaled_bv = below_bv / sampling.temperature.astype(logits_bv.dtype)
 
     def cut(scaled_bv: jax.Array) -> jax.Array:
-        ordered_bv = -jnp.sort(-scaled_bv)
         ranks_v = jnp.arange(scaled_bv.shape[-1])
+        order_bv = jnp.argsort(-scaled_bv, axis=-1)
+        ordered_bv = jnp.take_along_axis(scaled_bv, order_bv, axis=-1)
         ordered_bv = jnp.where(ranks_v < sampling.top_k, ordered_bv, -jnp.inf)
-        likelier_bv = jnp.cumsum(jax.nn.softmax(ordered_bv), axis=-1) - jax.nn.softmax(ordered_bv)
-        within_bv = (likelier_bv < sampling.top_p) | (sampling.top_p >= 1)
-        last_b = jnp.where(within_bv, ordered_bv, jnp.inf).min(axis=-1, keepdims=True)
-        least_b = jnp.maximum(last_b, jnp.where(ordered_bv > -jnp.inf, ordered_bv, jnp.inf).min(axis=-1, keepdims=True))
-        return jnp.where(scaled_bv < least_b, -jnp.inf, scaled_bv)
+        p_bv = jax.nn.softmax(ordered_bv)
+        within_bv = (jnp.cumsum(p_bv, axis=-1) - p_bv < sampling.top_p) | (sampling.top_p >= 1) | (ranks_v == 0)
+        ordered_bv = jnp.where(within_bv, ordered_bv, -jnp.inf)
+        return jnp.put_along_axis(scaled_bv, order_bv, ordered_bv, axis=-1, inplace=False)
 
     cutting = (sampling.top_k < scaled_bv.shape[-1]) | (sampling.top_p < 1)
     scaled_bv = jax.lax.cond(cutting, cut, lambda same: same, scaled_bv)  # to sort a vocabulary takes long
-    least_b = scaled_bv.max(axis=-1, keepdims=True) + jnp.log(sampling.min_p)
-    return jnp.where(scaled_bv < least_b, -jnp.inf, scaled_bv)
+    return jnp.where(scaled_bv < jnp.log(sampling.min_p), -jnp.inf, scaled_bv)

@@ -1,6 +1,7 @@
 """What every command has in common: how it is called, how it ends, what moves while one waits. Knows no command."""
 
 import contextlib
+import io
 import os
 import re
 import signal
@@ -54,6 +55,8 @@ def working(what: str) -> Iterator[Stage]:
 def run(prog: str, description: str, commands: Mapping[str, Callable[..., Any]], arguments: list[str]) -> None:
     """Exit codes: what the command returns (0 for None), 2 where the user's input is wrong, 128 and a signal's number
     where one stopped it, 1 for anything else."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
     try:
         code = tyro.extras.subcommand_cli_from_dict(
             dict(commands),

@@ -46,4 +46,6 @@ def test_it_runs_in_a_process_that_knows_no_jaxgpt(
     whole = np.asarray(jaxgpt.load(model)(ids))
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), whole[:, 4:], atol=1e-4)
     assert "exists, and is not overwritten" in refused("jaxgpt", "export", model, "--out", tmp_path / "model.zip")
-    assert "must be positive" in refused("jaxgpt", "export", model, "--out", tmp_path / "b.zip", "--batch-size", "0")
+    for size in ("0", "1000000000000"):
+        words = ["--out", tmp_path / "b.zip", "--batch-size", size]
+        assert "must be positive" in refused("jaxgpt", "export", model, *words)

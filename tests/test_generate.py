@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -194,6 +195,14 @@ def test_logprobs_are_the_models_own(model: GPT) -> None:
     np.testing.assert_allclose(logprobs, by_hand[len(prompt) - 1 :], atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_logprobs_of_narrow_models_are_taken_in_float32(dtype: str) -> None:
+    narrow, ids = random_model(dtype, num_blocks=1), [3, 1, 4, 1, 5]
+    logits = np.asarray(narrow(np.array([ids])), np.float64)[0, :-1]
+    expected = (logits - np.log(np.exp(logits).sum(-1, keepdims=True)))[np.arange(4), ids[1:]]
+    np.testing.assert_allclose(room.score(narrow, np.array([ids]))[0], expected, atol=1e-5)
+
+
 def test_in_float64_too(model: GPT) -> None:
     ids = text(random_model("float64", num_blocks=1), [1, 2], 40, temperature=0)
     np.testing.assert_array_equal(ids, text(model, [1, 2], 40, temperature=0))
@@ -202,8 +211,11 @@ def test_in_float64_too(model: GPT) -> None:
 def test_broken_weights_are_an_error_and_no_token(model: GPT) -> None:
     broken = random_model("float32", num_blocks=1)
     broken.pos_embedding.embedding.set_value(broken.pos_embedding.embedding[...].at[6].set(np.nan))
-    with pytest.raises(UserError, match=r"At new token \d+ the model's logits are not finite numbers"):
-        list(jaxgpt.generate(broken, [1, 2], 30))
+    with pytest.raises(UserError, match=r"At new token 6 the model's logits are not finite numbers"):
+        list(jaxgpt.generate(broken, [1, 2], 30, temperature=0))
+    whole = text(model, [1, 2], 4, temperature=0)
+    ended = text(broken, [1, 2], 30, temperature=0, stop_ids=jnp.asarray(whole[3:]))
+    np.testing.assert_array_equal(ended[:4], whole)  # what comes after the end is nobody's business
 
 
 @pytest.mark.parametrize(
@@ -212,6 +224,11 @@ def test_broken_weights_are_an_error_and_no_token(model: GPT) -> None:
         ([103], {}, "A prompt must be ids from 0 to 102, but is [103]"),
         ([-1], {}, "must be ids"),
         ([0.5], {}, "must be ids"),
+        (3, {}, "A prompt is a list of ids, or a list of such lists, but is 3"),
+        ([1, [2, 3]], {}, "A prompt is a list of ids, or a list of such lists, but is [1, [2, 3]]"),
+        ([[[1]]], {}, "A prompt is a list of ids, or a list of such lists, but has a row of shape (1, 1)"),
+        ([1], {"max_new_tokens": 2.5}, "max_new_tokens must be a whole number, but is 2.5"),
+        ([1], {"seed": None}, "seed must be a whole number, but is None"),
         ([1], {"max_new_tokens": 0}, "number of new tokens must be positive, but is 0"),
         ([1], {"samples": 0}, "samples must be positive"),
         ([1], {"seed": 2**32}, "seed must lie in [0, 2**32)"),

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 import jaxgpt
-from jaxgpt import look
+from jaxgpt import look, plot
 from jaxgpt.config import UserError
 
 from .test_cache import CONFIGS, random_model
@@ -53,8 +53,27 @@ def test_the_command_shows_tables_and_writes_a_picture(
     assert "There is no layer 2: they are 0 to 1." in refused("jaxgpt", "look", model, "--text", "ab", "--layer", "2")
     assert "The text has 17 tokens, and the model sees 16" in refused("jaxgpt", "look", model, "--text", "a" * 17)
     assert "There is no text" in refused("jaxgpt", "look", model, "--text", "")
+    assert "does not end like a picture: ." in refused("jaxgpt", "look", model, "--text", "a", "--out", "a.xyz")
+    assert "--top must not be negative" in refused("jaxgpt", "look", model, "--text", "ab", "--top", "-1")
     assert "does not know: 'Z'" in refused("jaxgpt", "look", model, "--text", "aZ")
     assert command("jaxgpt", "look", model, "--text", "aZ", "--errors", "skip").code == 0
+
+
+def test_broken_weights_are_said() -> None:
+    gpt = random_model("float32", num_blocks=1)
+    gpt.pos_embedding.embedding.set_value(gpt.pos_embedding.embedding[...].at[1].set(np.nan))
+    with pytest.raises(UserError, match="its weights are damaged"):
+        look.inside(gpt, [1, 2])
+
+
+def test_tokens_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Neither rich nor matplotlib reads anything into them."""
+    names = ["[/b]", "[red]", "$^$", ":smile:"]
+    seen = look.Seen([0, 1, 2, 3], names, np.full((1, 1, 4, 4), 0.25), np.log(np.full((4, 4), 0.25)))
+    for table in (look.attention_table(seen, 0, None, 80), look.token_table(seen, 4)):
+        assert all(name in shown(table, 80) for name in names)
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    plot.draw_attention(seen.weights_lnts, names, tmp_path / "a.png")
 
 
 def shown(table: Any, width: int) -> str:

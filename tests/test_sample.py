@@ -61,10 +61,16 @@ def test_a_prompt_comes_from_a_file_or_from_standard_input(
     (tmp_path / "prompt.txt").write_text("abc")
     expected = command("jaxgpt", "sample", model, "--prompt", "abc", "--tokens", "5").out
     assert command("jaxgpt", "sample", model, "--prompt-file", tmp_path / "prompt.txt", "--tokens", "5").out == expected
+    (tmp_path / "prompt.txt").write_text("abc", encoding="utf-8-sig")  # as Windows writes it
+    assert command("jaxgpt", "sample", model, "--prompt-file", tmp_path / "prompt.txt", "--tokens", "5").out == expected
     for words in (["--prompt", "-"], ["--prompt-file", "-"]):
-        monkeypatch.setattr(sys, "stdin", io.StringIO("abc"))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"abc")))
         assert command("jaxgpt", "sample", model, *words, "--tokens", "5").out == expected
     assert "not from both" in refused("jaxgpt", "sample", model, "--prompt", "a", "--prompt-file", "b")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff")))
+    assert "Standard input is not UTF-8 text" in refused("jaxgpt", "sample", model, "--prompt", "-")
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "Standard input is closed" in refused("jaxgpt", "sample", model, "--prompt", "-")
 
 
 def test_several_samples_are_each_a_whole_text(model: Path, command: Callable[..., Any]) -> None:
@@ -107,13 +113,24 @@ def test_a_prompt_longer_than_the_context_is_cropped_and_said_once(model: Path, 
     ("words", "message"),
     [
         (["--prompt", "abzé"], "what the char tokenizer does not know: 'z' (U+007A), 'é' (U+00E9). Leave it out"),
-        (["--temperature", "-1"], "temperature must be 0 (the likeliest token) or more"),
+        (["--temperature", "-1"], "temperature must be 0 (the likeliest token) or lie in"),
         (["--top-k", "13"], "top_k must lie between 1 and the 12 ids there are, but is 13"),
         (["--tokens", "0"], "number of new tokens must be positive"),
     ],
 )
 def test_wrong_input_is_refused(words: list[str], message: str, model: Path, refused: Callable[..., str]) -> None:
     assert message in refused("jaxgpt", "sample", model, *words)
+
+
+def test_nothing_is_shown_of_what_is_refused(model: Path, command: Callable[..., Any]) -> None:
+    assert command("jaxgpt", "sample", model, "--prompt", "abc", "--seed", "-1").out == ""
+
+
+def test_a_terminal_that_lacks_a_character_shows_another(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "model", CONFIG, params_of(GPT(CONFIG)), tokenizer=CharTokenizer("aé"))
+    words = [sys.executable, "-m", "jaxgpt", "sample", str(tmp_path / "model"), "--prompt", "aé", "--tokens", "1"]
+    done = subprocess.run(words, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False)
+    assert (done.returncode, done.stdout[:2], done.stderr) == (0, b"a?", b"")
 
 
 def test_unknown_characters_can_be_skipped(model: Path, command: Callable[..., Any]) -> None:

@@ -20,7 +20,7 @@ def drawn(seed: int = 0, allowed: np.ndarray | None = None, **options: float) ->
     keys = jax.random.split(jax.random.key(seed), DRAWS)
     logits = jnp.broadcast_to(jnp.log(PROBABILITIES) + 3.0, (DRAWS, len(PROBABILITIES)))
     ids, logprobs = jax.jit(choose)(logits, keys, sampling)
-    np.testing.assert_allclose(np.exp(logprobs), reference(allowed=allowed)[ids], atol=1e-6)
+    np.testing.assert_allclose(np.exp(logprobs), PROBABILITIES[ids], atol=1e-6)
     return np.bincount(ids, minlength=len(PROBABILITIES))
 
 
@@ -31,9 +31,9 @@ def reference(
     p = (PROBABILITIES * (1 if allowed is None else allowed)) ** (1 / temperature)
     p /= p.sum()
     if top_k:
-        p = np.where(p >= np.sort(p)[-top_k], p, 0)
+        p[np.argsort(-p, kind="stable")[top_k:]] = 0
         p /= p.sum()
-    order = np.argsort(-p)
+    order = np.argsort(-p, kind="stable")
     within = np.searchsorted(np.cumsum(p[order]), top_p - 1e-9) + 1
     p = np.where(np.isin(np.arange(len(p)), order[:within]), p, 0)
     p = np.where(p >= min_p * p.max(), p, 0)
@@ -67,6 +67,30 @@ def test_temperature_0_takes_the_likeliest_that_is_allowed() -> None:
     assert drawn(temperature=0.0, allowed=np.arange(8) > 0)[1] == DRAWS
 
 
+def one(logits: list[float], draws: int = 200, **options: float) -> set[int]:
+    """The ids that are drawn."""
+    values = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "allowed": None} | options
+    sampling = make_sampling(len(logits), **values)  # type: ignore[arg-type]
+    same = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (draws, len(logits)))
+    return set(np.asarray(jax.jit(choose)(same, jax.random.split(jax.random.key(0), draws), sampling)[0]).tolist())
+
+
+def test_of_equals_no_more_are_drawn_from_than_asked_for() -> None:
+    assert one([0, 3, 3, 3, 1], top_k=1) == {1}
+    assert one([0, 3, 3, 3, 1], top_k=2) == {1, 2}
+    assert one([2] * 20, top_p=0.1) == {0, 1}
+    assert one([2] * 20, min_p=1.0, draws=2000) == {*range(20)}
+
+
+def test_numbers_at_the_end_of_their_range_choose_rightly() -> None:
+    allowed = np.array([False, True, True, True])
+    assert one([20, 1, 5, 4], temperature=1e30, allowed=allowed) == {1, 2, 3}
+    assert one([20, 1, 5, 4], temperature=1e-30, allowed=allowed) == {2}
+    assert one([1, 60, 5, 9e4], temperature=1e-30) == {3}
+    assert one([20, 1, 5, 4], top_p=1e-45, allowed=allowed) == {2}
+    assert one([20, 1, 5, 4], min_p=1e-45, allowed=allowed, draws=5000) == {1, 2, 3}
+
+
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 def test_what_is_no_number_is_never_a_token(broken: float) -> None:
     logits = jnp.log(jnp.array([PROBABILITIES, PROBABILITIES])).at[1, 3].set(broken)
@@ -79,10 +103,12 @@ def test_what_is_no_number_is_never_a_token(broken: float) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -1.0}, "temperature must be 0 (the likeliest token) or more, but is -1.0"),
+        ({"temperature": -1.0}, "temperature must be 0 (the likeliest token) or lie in [1e-30, 1e30], but is -1.0"),
         ({"temperature": float("nan")}, "temperature must be"),
         ({"top_k": 9}, "top_k must lie between 1 and the 8 ids there are, but is 9"),
+        ({"temperature": 1e31}, "temperature must be"),
         ({"top_k": -1}, "top_k must lie"),
+        ({"top_k": 2.5}, "top_k must be a whole number, but is 2.5"),
         ({"top_p": 0.0}, "top_p must lie in (0, 1], but is 0.0"),
         ({"min_p": 1.5}, "min_p must lie in [0, 1], but is 1.5"),
         ({"allowed": np.zeros(8, bool)}, "allowed leaves no id to choose"),
