@@ -11,6 +11,7 @@ _HOMES = {
     "ModelConfig": "config",
     "UserError": "config",
     "load": "checkpoint",
+    "load_tokenizer": "checkpoint",
 }
 __all__ = [*_HOMES]
 
@@ -18,4 +19,5 @@ __all__ = [*_HOMES]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    return home if name == _HOMES[name] else getattr(home, name)  # jaxgpt.generate is a module that can be called

@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import multihost, type_handlers
 
-from jaxgpt import disk, runs
+from jaxgpt import disk, runs, tokenizer
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import GPT, abstract_params, assemble
 from jaxgpt.optim import Moments
@@ -204,6 +204,11 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> ModelDirectory | None
 def load(directory: str | Path) -> GPT:
     """The model in a model directory, ready to be called, in the dtype of its weights."""
     return ModelDirectory(directory).model()
+
+
+def load_tokenizer(directory: str | Path) -> Tokenizer:
+    """Of a model directory or a run; or in any file or folder that has one."""
+    return tokenizer.load(runs.best(Path(directory)) or Path(directory))
 
 
 def to_device(params: Tree) -> Tree:

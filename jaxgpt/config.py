@@ -1,6 +1,8 @@
 """Every choice a run or a checkpoint can make, declared once. Knows no array, no file format, no device."""
 
+import difflib
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,6 +31,12 @@ def whole(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise UserError(f"{name} must be a whole number, but is {value!r}.") from None
+
+
+def instead_of(name: str, known: Iterable[str]) -> str:
+    """What may have been meant."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
 
 
 def divisors(n: int) -> str:

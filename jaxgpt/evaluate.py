@@ -63,8 +63,8 @@ def evaluate(directory: Path, data: Path | None, batch_size: int) -> str:
 def trained_on(opened: checkpoint.ModelDirectory, directory: Path) -> Path:
     """The run's own data, or what its config names."""
     named = opened.about.get("data", {}).get("path")
-    run = opened.path.parent.parent
-    candidates = [*([Path(named)] if named else []), directory / runs.DATA, run / runs.DATA]
+    own = [place / runs.DATA for place in (directory, opened.path.parent.parent) if runs.is_run(place)]
+    candidates = [*([Path(named)] if named else []), *own]
     found = next((path for path in candidates if (path / ABOUT).exists()), None)
     if found is None:
         known = f"It was trained on {named}, which" if named else "What it was trained on"

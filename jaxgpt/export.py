@@ -1,6 +1,7 @@
 """Prefill and decode as StableHLO, to run where there is jax and no jaxgpt. Knows no sampling.
 
-FILE is a zip with prefill.stablehlo, decode.stablehlo and about.json; the weights are in both programs.
+FILE is a zip with prefill.stablehlo, decode.stablehlo, about.json and perhaps tokenizer.json; the weights are in both
+programs.
 
     file = zipfile.ZipFile(FILE)
     prefill = jax.export.deserialize(bytearray(file.read("prefill.stablehlo")))
@@ -32,13 +33,18 @@ def export(directory: Path, file: Path, batch_size: int) -> None:
         "model": vars(opened.config),
         "batch_size": batch_size,
         "platforms": PLATFORMS,
+        "call": "jax.export.deserialize(bytearray(content of a .stablehlo)).call(...)",
         "prefill": "(tokens int32 (B, context_length), lengths int32 (B,)) -> (logits (B, V) after each length, cache)",
         "decode": "(cache, newest int32 (B,), positions int32 (B,)) -> (logits (B, V), cache)",
+        "notes": "tokens are padded on the right, with anything; the first new one has the position lengths, the last "
+        "context_length - 1",
     }
     with disk.new_file(file) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as parts:
         for name, program in _programs(opened.model(), batch_size).items():
             parts.writestr(f"{name}.stablehlo", bytes(program))
         parts.writestr("about.json", json.dumps(about, indent=2))
+        if (opened.path / "tokenizer.json").exists():
+            parts.write(opened.path / "tokenizer.json", "tokenizer.json")
 
 
 def _programs(model: GPT, batch_size: int) -> dict[str, bytearray]:

@@ -4,9 +4,10 @@ Shapes: B rows, S context length, V vocabulary.
 """
 
 import functools
+import inspect
 import sys
 import types
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -34,7 +35,14 @@ class Piece(NamedTuple):
 _unstack = jax.jit(cache.unstack)
 
 
-def generate(
+def generate(model: GPT, prompt: Any, *more: Any, **options: Any) -> Iterator[np.ndarray]:
+    """As `stream`, but ids alone: pieces of shape (n,) after one prompt, (B, n) after several."""
+    rows, several = as_rows(prompt, model.config.vocab_size)
+    alone = not several and options.get("samples", 1) == 1
+    return (piece.ids[0] if alone else piece.ids for piece in stream(model, rows, *more, **options))
+
+
+def stream(
     model: GPT,
     prompt: Any,
     max_new_tokens: int = 500,
@@ -43,33 +51,17 @@ def generate(
     top_p: float = 1.0,
     min_p: float = 0.0,
     seed: int = 0,
-    **more: Any,
-) -> Iterator[np.ndarray]:
-    """Pieces of new ids as they come: (n,) after one prompt, (B, n) after several; `stream` says what else there is."""
-    rows, several = as_rows(prompt, model.config.vocab_size)
-    alone = not several and more.get("samples", 1) == 1
-    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed, **more}
-    return (piece.ids[0] if alone else piece.ids for piece in stream(model, rows, max_new_tokens, **options))
-
-
-def stream(
-    model: GPT,
-    prompt: Any,
-    max_new_tokens: int,
     *,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    seed: int = 0,
     samples: int = 1,
-    stop_ids: Collection[int] = (),
+    stop_ids: Iterable[int] = (),
     on_full: Literal["slide", "stop"] = "slide",
     allowed: ArrayLike | None = None,
 ) -> Iterator[Piece]:
-    """`prompt` is a list of ids, or of such lists; each gets so many `samples`. Temperature 0: the likeliest token;
-    top_k 0 cuts nothing off; `allowed` (V,) says which ids may be chosen. A row ends after one of `stop_ids`, and,
-    where `on_full` is stop, with the last token that the model can see the whole text for. An empty prompt is id 0."""
+    """Pieces of new ids as they come, and their log-probabilities. `prompt` is a list of ids, or of such lists; each
+    gets so many `samples`, one row after the other. Temperature 0: the likeliest token; top_k 0 cuts nothing off;
+    `allowed` (V,) says which ids may be chosen. A row ends after one of `stop_ids`, and, where `on_full` is stop, with
+    the last token that the model can see the whole text for; NOTHING, -1, fills it up while others go on. An empty
+    prompt is id 0."""
     c = model.config
     max_new_tokens, samples, seed = (
         whole("max_new_tokens", max_new_tokens),
@@ -187,6 +179,9 @@ def score(model: GPT, ids: ArrayLike) -> np.ndarray:
     with exactly(model.dtype):
         logp_btv = jax.nn.log_softmax(logits_btv[:, :-1].astype(sum_dtype(logits_btv)))
         return np.asarray(jnp.take_along_axis(logp_btv, jnp.asarray(ids)[:, 1:, None], axis=-1)[..., 0])
+
+
+generate.__signature__ = inspect.signature(stream)  # type: ignore[attr-defined]  # for help()
 
 
 class _Callable(types.ModuleType):

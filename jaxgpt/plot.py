@@ -49,7 +49,8 @@ def require_format(file: Path) -> None:
 
 
 def draw_attention(weights_lnts: np.ndarray, names: Sequence[str], file: Path) -> None:
-    """A map for each head, a row of them for each layer; in a map, rows look at columns."""
+    """A map for each head, a row of them for each layer."""
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
     layers, heads, length, _ = weights_lnts.shape
@@ -59,12 +60,13 @@ def draw_attention(weights_lnts: np.ndarray, names: Sequence[str], file: Path) -
     size = min(8.0, 60 * side / length)
     for layer, head in np.ndindex(layers, heads):
         here: Any = axes[layer, head]
-        here.imshow(weights_lnts[layer, head], vmin=0, vmax=1, cmap="magma")
+        here.imshow(weights_lnts[layer, head], norm=PowerNorm(0.5, vmin=0, vmax=1), cmap="magma")  # small shares show
         here.set_title(f"layer {layer}, head {head}", fontsize=8)
         here.set_xticks(
             range(length), names if layer == layers - 1 else [], fontsize=size, rotation=90, parse_math=False
         )
         here.set_yticks(range(length), names if head == 0 else [], fontsize=size, parse_math=False)
         here.tick_params(length=0)
+    figure.suptitle("rows look at columns; the brighter, the more", fontsize=8)
     with disk.replaced_file(file) as partial:
         figure.savefig(partial, format=file.suffix[1:].lower(), dpi=130)

@@ -15,7 +15,6 @@ from jaxgpt.config import UserError, require
 from jaxgpt.cpu import make_devices
 from jaxgpt.generate import NOTHING, stream
 from jaxgpt.tokenizer import Tokenizer, Unencodable
-from jaxgpt.tokenizer import load as load_tokenizer
 
 BETWEEN = "\n---------------\n"  # two samples
 
@@ -45,18 +44,18 @@ def sample(
     model, context = opened.model(), opened.config.context_length
     if len(ids) > context:
         note(f"The prompt has {len(ids)} tokens; the model sees the last {context} of them.")
-    if text.tokenizer:
-        allowed = text.tokenizer.means_something(opened.config.vocab_size)
-        stop_ids = [] if text.tokenizer.eot is None else [text.tokenizer.eot]
-        options |= {"allowed": allowed, "stop_ids": stop_ids}
+    limits = text.limits(opened.config.vocab_size)
+    if tokenizer and (lost := int((~limits["allowed"]).sum())):
+        note(f"Of the model's {opened.config.vocab_size} ids {lost} mean nothing to {tokenizer}: they are left out.")
     prompt = text.tokenizer.decode(ids) if text.tokenizer else " ".join(map(str, ids))
-    pieces = stream(model, ids if len(ids) else [text.start], tokens, samples=samples, **options)
+    pieces = stream(model, ids if len(ids) else [text.start], tokens, samples=samples, **limits, **options)
     show(prompt)
     writers = [Writer(text, stop) for _ in range(samples)]
-    later = [""] * samples
+    later, written, room = [""] * samples, np.zeros(samples, int), context + 1 - min(len(ids) or 1, context)
     with Clock() as clock:
         for piece in pieces:
-            clock.tick(int((piece.ids != NOTHING).sum()))
+            written += (piece.ids != NOTHING).sum(axis=1)
+            clock.tick(int(written.sum()))
             for i, (writer, row) in enumerate(zip(writers, piece.ids, strict=True)):
                 later[i] += writer.add(row[row != NOTHING])
             show(later[0])
@@ -66,6 +65,8 @@ def sample(
     for i, writer in enumerate(writers):
         show((BETWEEN + prompt if i else "") + later[i] + writer.end())
     show("\n")
+    if options["on_full"] == "stop" and room < tokens and (written == room).any():
+        note(f"The model sees {context} tokens, and --on-full stop ended the text there.")
     if stats:
         note(clock.told())
 
@@ -95,11 +96,11 @@ class Clock:
         return sum(end - start for start, end in self.spans)
 
     def tick(self, tokens: int) -> None:
+        """So many there are by now."""
         self.ticks.append((tokens, time.perf_counter() - self.started - self.compiling))
 
     def told(self) -> str:
-        (at_once, first), (_, last) = self.ticks[0], self.ticks[-1]
-        count = sum(tokens for tokens, _ in self.ticks)
+        (at_once, first), (count, last) = self.ticks[0], self.ticks[-1]
         speed = f", then {(count - at_once) / max(last - first, 1e-9):,.0f} tokens/s" if count > at_once else ""
         compiling = f"compiling took {self.compiling:.2f} s"
         return f"tokens: {count}; {compiling}; the first came after another {first:.3f} s{speed}"
@@ -107,7 +108,7 @@ class Clock:
 
 def find_tokenizer(opened: checkpoint.ModelDirectory, given: Path | None) -> Tokenizer | None:
     own = opened.path / "tokenizer.json"
-    found = load_tokenizer(given or own) if given or own.exists() else None
+    found = checkpoint.load_tokenizer(given or own) if given or own.exists() else None
     if found and found.vocab_size > opened.config.vocab_size:
         raise UserError(
             f"The tokenizer {given or own} has {found.vocab_size} ids, but the model in {opened.path} has "
@@ -122,6 +123,13 @@ class Text:
     def __init__(self, tokenizer: Tokenizer | None, directory: Path):
         self.tokenizer, self.directory = tokenizer, directory
         self.start = tokenizer.start if tokenizer else 0
+
+    def limits(self, vocab_size: int) -> dict[str, Any]:
+        """What may be chosen, and what ends a text: for `stream`."""
+        if self.tokenizer is None:
+            return {}
+        stop_ids = [] if self.tokenizer.eot is None else [self.tokenizer.eot]
+        return {"allowed": self.tokenizer.means_something(vocab_size), "stop_ids": stop_ids}
 
     def encode(self, prompt: str, errors: Literal["strict", "skip"]) -> list[int]:
         if self.tokenizer:

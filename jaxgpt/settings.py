@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import math
 import tomllib
 import types
@@ -11,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxgpt.config import Config, UserError, require
+from jaxgpt.config import Config, UserError, instead_of, require
 
 
 def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
@@ -34,9 +33,7 @@ def check(cls: type, values: Mapping[str, Any], where: str) -> None:
     hints = typing.get_type_hints(cls)
     for name, value in values.items():
         if name not in hints:
-            near = difflib.get_close_matches(name, hints, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(hints)}."
-            raise UserError(f"{where}: there is no setting {name}. {hint}")
+            raise UserError(f"{where}: there is no setting {name}. {instead_of(name, hints)}")
         if dataclasses.is_dataclass(hints[name]):
             require(isinstance(value, dict), f"{where}: {name} is a section, written [{name}], but got {value!r}.")
         else:

@@ -11,7 +11,8 @@ from typing import Any
 
 import tyro
 
-from jaxgpt.config import Failure, UserError
+from jaxgpt import __version__
+from jaxgpt.config import Failure, UserError, instead_of
 
 Stage = Callable[[str, int], Callable[[int], None]]  # (what is done now, how much it is) -> to be told what was done
 
@@ -58,6 +59,12 @@ def run(prog: str, description: str, commands: Mapping[str, Callable[..., Any]],
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
     try:
+        if arguments == ["--version"]:
+            print(f"{prog} {__version__}")
+            sys.exit(0)
+        asked = next(iter(arguments), "--help")
+        if not asked.startswith("-") and asked not in commands:
+            raise UserError(f"There is no command {asked}. {instead_of(asked, commands)}")
         code = tyro.extras.subcommand_cli_from_dict(
             dict(commands),
             prog=prog,

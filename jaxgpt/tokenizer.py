@@ -12,6 +12,11 @@ import numpy as np
 from jaxgpt import bpe
 from jaxgpt.config import UserError, require
 
+KNOWN = (
+    "jaxgpt knows its own and Hugging Face's tokenizer.json, vocab.json with merges.txt beside it, and "
+    'characters as ["a", "b"], {"0": "a", "1": "b"} or {"a": 0, "b": 1}.'
+)
+
 
 class Tokenizer(ABC):
     """Whatever `encode` returns decodes to the same text: each call checks it."""
@@ -159,11 +164,14 @@ def load(path: Path) -> Tokenizer:
     these, or the characters as the tutorials keep them: ["a", "b"], {"0": "a", "1": "b"} or {"a": 0, "b": 1}."""
     if path.is_dir():
         path = next((path / name for name in ("tokenizer.json", "vocab.json") if (path / name).exists()), path)
+    require(path.exists(), f"{path} does not exist; it should be a tokenizer, or a folder with one.")
     require(path.is_file(), f"{path} is no tokenizer: there is no tokenizer.json, and no vocab.json with merges.txt.")
     try:
         return _from_json(json.loads(path.read_bytes()), path)
-    except (ValueError, RecursionError) as error:
+    except UserError as error:
         raise UserError(f"{path} is no tokenizer file: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no tokenizer file, as it is not JSON: {error}. {KNOWN}") from None
 
 
 def _from_json(content: Any, path: Path) -> Tokenizer:
@@ -182,10 +190,7 @@ def _from_json(content: Any, path: Path) -> Tokenizer:
             return BpeTokenizer(bpe.read_pair(path, path.with_name("merges.txt")))
         if all(len(key) == 1 for key in content) and [*content.values()] == [*range(len(content))]:
             return CharTokenizer([*content])
-    raise UserError(
-        "jaxgpt knows its own and Hugging Face's tokenizer.json, vocab.json with merges.txt beside it, and "
-        'characters as ["a", "b"], {"0": "a", "1": "b"} or {"a": 0, "b": 1}.'
-    )
+    raise UserError(KNOWN)
 
 
 def train_char(texts: Iterable[str]) -> Tokenizer:

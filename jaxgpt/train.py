@@ -76,7 +76,7 @@ def ending(run: Path, done: int) -> str:
             f"  run       {run}: {runs.METRICS}{picture}, {runs.CONFIG}, {runs.CHECKPOINTS}",
             f"  evaluate  jaxgpt eval {run}",
             f"  sample    jaxgpt sample {run}",
-            f"  export    jaxgpt-convert to-torch {run} weights.pt --dialect gpt",
+            f"  export    jaxgpt-convert to-torch {run} {run.resolve().name}.pt --dialect gpt",
             f"  go on     the same command with --train.steps {2 * done}",
         ]
     )

@@ -15,9 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+import jaxgpt
 from convert.__main__ import main as _convert_main  # noqa: F401  (imported here, so that no test is charged for it)
 
 from .conftest import LYRIC_SIZES, PRIMES
+
+
+def test_a_command_that_does_not_exist_is_answered_with_one_that_does(refused: Callable[..., str]) -> None:
+    assert "There is no command smaple. Did you mean sample?" in refused("jaxgpt", "smaple", "run")
+    assert "There is no command x. There are: inspect, to-flax," in refused("jaxgpt-convert", "x")
+
+
+def test_the_version_is_said(command: Callable[..., Any]) -> None:
+    assert command("jaxgpt", "--version").out == f"jaxgpt {jaxgpt.__version__}\n"
 
 
 @pytest.mark.parametrize("program", ["jaxgpt", "convert"])

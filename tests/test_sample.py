@@ -97,6 +97,10 @@ def test_without_a_tokenizer_ids_go_in_and_out(
     words = ["--prompt", "abc", "--tokens", "6"]
     named = command("jaxgpt", "sample", bare, *words, "--tokenizer", tmp_path / "chars.json").out
     assert named == command("jaxgpt", "sample", model, *words).out
+    fewer = command("jaxgpt", "sample", bare, *words, "--tokenizer", tmp_path / "chars.json").err
+    assert f"Of the model's 12 ids 3 mean nothing to {tmp_path / 'chars.json'}: they are left out." in fewer
+    assert command("jaxgpt", "sample", bare, *words, "--tokenizer", model).out == named
+    assert "nix.json does not exist" in refused("jaxgpt", "sample", bare, "--tokenizer", tmp_path / "nix.json")
     (tmp_path / "chars.json").write_text(json.dumps([chr(97 + i) for i in range(20)]))
     assert "belongs to another model" in refused("jaxgpt", "sample", bare, "--tokenizer", tmp_path / "chars.json")
 
@@ -133,6 +137,13 @@ def test_a_terminal_that_lacks_a_character_shows_another(tmp_path: Path) -> None
     assert (done.returncode, done.stdout[:2], done.stderr) == (0, b"a?", b"")
 
 
+def test_where_the_context_is_full_is_said(model: Path, command: Callable[..., Any]) -> None:
+    words = ["--prompt", "abc", "--tokens", "40", "--on-full", "stop"]
+    outcome = command("jaxgpt", "sample", model, *words)
+    assert len(outcome.out) == 3 + 16 + 1 - 3 + 1  # prompt, all that the model sees and one more, end of line
+    assert outcome.err == "The model sees 16 tokens, and --on-full stop ended the text there.\n"
+
+
 def test_unknown_characters_can_be_skipped(model: Path, command: Callable[..., Any]) -> None:
     words = ["--tokens", "5", "--errors", "skip"]
     texts = "aZb", "a\udcffb", "ab"  # the second is what a shell makes of bytes that are not UTF-8
@@ -164,7 +175,7 @@ def test_the_clock_leaves_out_what_was_compiled(monkeypatch: pytest.MonkeyPatch)
         compiled(0.5, 3.5)  # the one before was a part of it
         clock.tick(1)
         compiled(5.0, 7.0)
-        clock.tick(8)
+        clock.tick(9)
     compiled(8.0, 9.0)
     assert clock.told() == "tokens: 9; compiling took 5.00 s; the first came after another 1.000 s, then 2 tokens/s"
 

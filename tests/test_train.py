@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,10 @@ def test_eval_takes_the_data_that_are_meant_or_none(text: Path, tmp_path: Path, 
     assert "--batch-size must be positive" in refused("jaxgpt", "eval", run, "--batch-size", "0")
     (run / "data").rename(tmp_path / "moved")
     assert "is not at hand" in refused("jaxgpt", "eval", run)
+    best = next((run / "checkpoints").iterdir())
+    model = shutil.copytree(best, tmp_path / "models" / "one" / "model")  # beside data that have nothing to do with it
+    (tmp_path / "moved").rename(tmp_path / "models" / "data")
+    assert "is not at hand" in refused("jaxgpt", "eval", model)
 
 
 def test_a_run_may_start_from_another_model(text: Path, tmp_path: Path) -> None:
