@@ -247,8 +247,9 @@ def test_an_empty_prompt_is_id_0(model: GPT) -> None:
 
 
 def test_module_and_function_are_one_name() -> None:
-    import jaxgpt.generate
-    from jaxgpt.generate import stream
-
+    code = "import inspect, jaxgpt; print(jaxgpt.generate.stream.__name__, inspect.signature(jaxgpt.generate.generate))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("stream (model: ")
+    assert "max_new_tokens: int = 500, temperature: float = 1.0, top_k: int = 0" in done.stdout
+    assert "stop_ids" in done.stdout
     assert callable(jaxgpt.generate)
-    assert stream
