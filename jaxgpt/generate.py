@@ -63,11 +63,8 @@ def stream(
     the last token that the model can see the whole text for; NOTHING, -1, fills it up while others go on. An empty
     prompt is id 0."""
     c = model.config
-    max_new_tokens, samples, seed = (
-        whole("max_new_tokens", max_new_tokens),
-        whole("samples", samples),
-        whole("seed", seed),
-    )
+    max_new_tokens, samples = whole("max_new_tokens", max_new_tokens), whole("samples", samples)
+    seed = whole("seed", seed)
     require(max_new_tokens > 0, f"The number of new tokens must be positive, but is {max_new_tokens}.")
     require(samples > 0, f"samples must be positive, but is {samples}.")
     require(0 <= seed < 2**32, f"seed must lie in [0, 2**32), but is {seed}.")
@@ -79,16 +76,15 @@ def stream(
 
 def as_rows(prompt: Any, vocab_size: int) -> tuple[list[list[int]], bool]:
     """And whether there are several; one row alone need not be in a list."""
+    takes = "A prompt is a list of ids, or a list of such lists, but"
     try:
         parts = list(prompt)
         several = any(np.ndim(part) > 0 for part in parts)
         rows = [np.asarray(row) if len(row) else np.zeros(1, np.int64) for row in (parts if several else [parts])]
     except (TypeError, ValueError):
-        raise UserError(f"A prompt is a list of ids, or a list of such lists, but is {str(prompt)[:60]}.") from None
+        raise UserError(f"{takes} is {str(prompt)[:60]}.") from None
     for row in rows:
-        require(
-            row.ndim == 1, f"A prompt is a list of ids, or a list of such lists, but has a row of shape {row.shape}."
-        )
+        require(row.ndim == 1, f"{takes} has a row of shape {row.shape}.")
         wrong = not np.issubdtype(row.dtype, np.integer) or ((row < 0) | (row >= vocab_size)).any()
         require(not wrong, f"A prompt must be ids from 0 to {vocab_size - 1}, but is {row.tolist()[:20]}.")
     return [row.tolist() for row in rows], several

@@ -86,10 +86,8 @@ class Clock:
 
     def _compiled(self, event: str, start_time: float, end_time: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/"):
-            self.spans = [
-                span for span in self.spans if span[0] < start_time
-            ]  # those within it have been said before it
-            self.spans.append((start_time, end_time))
+            before = [span for span in self.spans if span[0] < start_time]  # the others were a part of it
+            self.spans = [*before, (start_time, end_time)]
 
     @property
     def compiling(self) -> float:

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxgpt.config import require, whole
 
 NOT_FINITE = -2  # in place of an id where the logits are no numbers
+FEW = 1024  # of the likeliest
 
 
 class Sampling(NamedTuple):
@@ -61,17 +62,28 @@ def kept(logits_bv: jax.Array, sampling: Sampling) -> jax.Array:
     equals the lower id comes first."""
     below_bv = logits_bv - logits_bv.max(axis=-1, keepdims=True)  # what is far below becomes -inf, and nothing else
     scaled_bv = below_bv / sampling.temperature.astype(logits_bv.dtype)
-
-    def cut(scaled_bv: jax.Array) -> jax.Array:
-        ranks_v = jnp.arange(scaled_bv.shape[-1])
-        order_bv = jnp.argsort(-scaled_bv, axis=-1)
-        ordered_bv = jnp.take_along_axis(scaled_bv, order_bv, axis=-1)
-        ordered_bv = jnp.where(ranks_v < sampling.top_k, ordered_bv, -jnp.inf)
-        p_bv = jax.nn.softmax(ordered_bv)
-        within_bv = (jnp.cumsum(p_bv, axis=-1) - p_bv < sampling.top_p) | (sampling.top_p >= 1) | (ranks_v == 0)
-        ordered_bv = jnp.where(within_bv, ordered_bv, -jnp.inf)
-        return jnp.put_along_axis(scaled_bv, order_bv, ordered_bv, axis=-1, inplace=False)
-
     cutting = (sampling.top_k < scaled_bv.shape[-1]) | (sampling.top_p < 1)
-    scaled_bv = jax.lax.cond(cutting, cut, lambda same: same, scaled_bv)  # to sort a vocabulary takes long
-    return jnp.where(scaled_bv < jnp.log(sampling.min_p), -jnp.inf, scaled_bv)
+    cut_bv = jax.lax.cond(cutting, lambda: _cut(scaled_bv, sampling), lambda: scaled_bv)
+    return jnp.where(cut_bv < jnp.log(sampling.min_p), -jnp.inf, cut_bv)
+
+
+def _cut(scaled_bv: jax.Array, sampling: Sampling) -> jax.Array:
+    """To sort a whole vocabulary takes as long as a small model: mostly the likeliest few are enough."""
+    ids = scaled_bv.shape[-1]
+    all_b = jax.nn.logsumexp(scaled_bv, axis=-1, keepdims=True)
+
+    def among(likeliest: int) -> jax.Array:
+        ordered_bk, order_bk = jax.lax.top_k(scaled_bv, likeliest)
+        ranks_k = jnp.arange(likeliest)
+        ordered_bk = jnp.where(ranks_k < sampling.top_k, ordered_bk, -jnp.inf)
+        left_b = jnp.where(sampling.top_k < ids, jax.nn.logsumexp(ordered_bk, axis=-1, keepdims=True), all_b)
+        p_bk = jnp.exp(ordered_bk - left_b)
+        within_bk = (jnp.cumsum(p_bk, axis=-1) - p_bk < sampling.top_p) | (sampling.top_p >= 1) | (ranks_k == 0)
+        ordered_bk = jnp.where(within_bk, ordered_bk, -jnp.inf)
+        return jnp.put_along_axis(jnp.full_like(scaled_bv, -jnp.inf), order_bk, ordered_bk, axis=-1, inplace=False)
+
+    if ids <= FEW:
+        return among(ids)
+    few_b = jax.nn.logsumexp(jax.lax.top_k(scaled_bv, FEW)[0], axis=-1, keepdims=True)
+    by_p = (sampling.top_k >= ids) & (jnp.exp(few_b - all_b) > sampling.top_p).all()
+    return jax.lax.cond((sampling.top_k <= FEW) | by_p, lambda: among(FEW), lambda: among(ids))

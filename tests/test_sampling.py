@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgpt import sampling
 from jaxgpt.config import UserError
 from jaxgpt.sampling import NOT_FINITE, choose, make_sampling
 
@@ -16,10 +17,10 @@ CHI_SQUARE = {1: 10.83, 2: 13.82, 3: 16.27, 4: 18.47, 5: 20.52, 6: 22.46, 7: 24.
 
 def drawn(seed: int = 0, allowed: np.ndarray | None = None, **options: float) -> np.ndarray:
     values = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0} | options
-    sampling = make_sampling(len(PROBABILITIES), **values, allowed=allowed)  # type: ignore[arg-type]
+    made = make_sampling(len(PROBABILITIES), **values, allowed=allowed)  # type: ignore[arg-type]
     keys = jax.random.split(jax.random.key(seed), DRAWS)
     logits = jnp.broadcast_to(jnp.log(PROBABILITIES) + 3.0, (DRAWS, len(PROBABILITIES)))
-    ids, logprobs = jax.jit(choose)(logits, keys, sampling)
+    ids, logprobs = jax.jit(lambda *arguments: choose(*arguments))(logits, keys, made)
     np.testing.assert_allclose(np.exp(logprobs), PROBABILITIES[ids], atol=1e-6)
     return np.bincount(ids, minlength=len(PROBABILITIES))
 
@@ -40,6 +41,7 @@ def reference(
     return np.asarray(p / p.sum())
 
 
+@pytest.mark.parametrize("few", [2, 4, 256])
 @pytest.mark.parametrize(
     "options",
     [
@@ -48,13 +50,19 @@ def reference(
         {"temperature": 2.0},
         {"top_k": 3},
         {"top_p": 0.6},
+        {"top_p": 0.9},
+        {"top_k": 6, "top_p": 0.6},
         {"min_p": 0.25},
         {"temperature": 1.5, "top_k": 6, "top_p": 0.8, "min_p": 0.1},
         {"allowed": np.array([1, 1, 0, 1, 1, 1, 0, 1], bool)},
     ],
     ids=str,
 )
-def test_draws_have_the_probabilities_that_one_computes_by_hand(options: dict) -> None:
+def test_draws_have_the_probabilities_that_one_computes_by_hand(
+    options: dict, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the likeliest few are enough or not."""
+    monkeypatch.setattr(sampling, "FEW", few)
     counts, expected = drawn(**options), DRAWS * reference(**options)
     assert not counts[expected == 0].any()
     possible = expected > 0
@@ -70,15 +78,15 @@ def test_temperature_0_takes_the_likeliest_that_is_allowed() -> None:
 def one(logits: list[float], draws: int = 200, **options: float) -> set[int]:
     """The ids that are drawn."""
     values = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "allowed": None} | options
-    sampling = make_sampling(len(logits), **values)  # type: ignore[arg-type]
+    made = make_sampling(len(logits), **values)  # type: ignore[arg-type]
     same = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (draws, len(logits)))
-    return set(np.asarray(jax.jit(choose)(same, jax.random.split(jax.random.key(0), draws), sampling)[0]).tolist())
+    return set(np.asarray(jax.jit(choose)(same, jax.random.split(jax.random.key(0), draws), made)[0]).tolist())
 
 
 def test_of_equals_no_more_are_drawn_from_than_asked_for() -> None:
     assert one([0, 3, 3, 3, 1], top_k=1) == {1}
     assert one([0, 3, 3, 3, 1], top_k=2) == {1, 2}
-    assert one([2] * 20, top_p=0.1) == {0, 1}
+    assert one([2] * 20, top_p=0.12) == {0, 1, 2}
     assert one([2] * 20, min_p=1.0, draws=2000) == {*range(20)}
 
 
@@ -94,8 +102,7 @@ def test_numbers_at_the_end_of_their_range_choose_rightly() -> None:
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 def test_what_is_no_number_is_never_a_token(broken: float) -> None:
     logits = jnp.log(jnp.array([PROBABILITIES, PROBABILITIES])).at[1, 3].set(broken)
-    sampling = make_sampling(8, 1.0, 0, 1.0, 0.0, None)
-    ids, _ = choose(logits, jax.random.split(jax.random.key(0)), sampling)
+    ids, _ = choose(logits, jax.random.split(jax.random.key(0)), make_sampling(8, 1.0, 0, 1.0, 0.0, None))
     assert ids[0] >= 0
     assert ids[1] == NOT_FINITE
 
