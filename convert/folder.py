@@ -23,6 +23,8 @@ def find(folder: Path) -> tuple[Path, list[Path]]:
     loose = sorted(child for child in folder.iterdir() if child.suffix in (".pt", ".pth", ".safetensors", ".bin"))
     if not there and len(loose) == 1:
         return loose[0], []
+    if not there and (folder / "manifest.json").is_file():
+        raise UserError(f"{folder} is a model directory; jaxgpt-convert to-torch makes a checkpoint of it.")
     if not there:
         held = in_a_row(sorted(child.name for child in folder.iterdir())[:8], ", ") or "nothing"
         raise UserError(

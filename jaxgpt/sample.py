@@ -195,4 +195,5 @@ def read_prompt(prompt: str, file: Path | None) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{'Standard input' if standard else file} is not UTF-8 text: {error}.") from None
+        name = "Standard input" if standard else file
+        raise UserError(f"{name} is not UTF-8 text: {error}. iconv makes it so.") from None

@@ -77,6 +77,9 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
 def test_folders_and_configs_that_are_no_use(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a directory; in it should be one of .*It holds nothing"):
         files.read(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="is a model directory; jaxgpt-convert to-torch makes a checkpoint of it"):
+        files.read(tmp_path)
     (tmp_path / "config.json").write_text("{")
     files.write(tmp_path / "weights.safetensors", {"a": A})
     with pytest.raises(UserError, match="config.json is not JSON"):

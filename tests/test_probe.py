@@ -374,7 +374,7 @@ def test_ids_in_files(suffix: str, dtype: str, tmp_path: Path) -> None:
         (["--text", "other.txt"], "nothing says what its ids stand for. The text has 3 different characters"),
         (["--text", "other.txt", "--tokenizer", "chars.json"], "The text has 'é', '€', which"),
         (["--text", "wood.txt", "--tokenizer", "many.json"], "many.json has 40 ids: it belongs to another model"),
-        (["--text", "wood.txt", "--tokenizer", "none.json"], "none.json is no tokenizer"),
+        (["--text", "wood.txt", "--tokenizer", "none.json"], "none.json does not exist"),
         (["--text", "wood.txt", "--set", "num_heads=3"], "3 does not divide"),
         (["--text", "wood.txt", "--set", "final_norm=false"], "final_norm = False was given, but the file has one"),
     ],
