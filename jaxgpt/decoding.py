@@ -4,11 +4,13 @@ Up to the context length keys and values are kept. Past it the model sees the la
 start anew, as in the torch original: nothing that was kept is valid then, and each token has a window of its own. Of
 the windows that come next all is known but their last few tokens, so several devices work on as many at a time.
 
+Devices that share a memory divide the rows among them; more of them than there are rows work ahead, as said above.
+
 Shapes: B rows, S context length, V vocabulary.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ from jaxgpt.block import Block
 from jaxgpt.cache import Cache
 from jaxgpt.model import GPT
 from jaxgpt.sampling import Sampling, choose
-from jaxgpt.sharding import Of, with_peers
+from jaxgpt.sharding import BY_GROUP, SAME, Of, with_peers
 
 PIECE = 32  # most tokens that come at once
 NOTHING = -1  # in place of an id, where there is none
@@ -37,8 +39,12 @@ class Written(NamedTuple):
 
 Buffers = tuple[jax.Array, jax.Array]  # ids and log-probabilities (B, PIECE)
 
+# How they lie where rows are divided.
+WRITTEN: Any = Written._make((BY_GROUP, BY_GROUP, SAME, BY_GROUP))
+KEPT: Any = Cache._make((BY_GROUP, BY_GROUP))
 
-@functools.partial(jax.jit, static_argnums=4)
+
+@functools.partial(jax.jit, static_argnums=(4, 7))
 def first(
     model: GPT,
     blocks: tuple[Block, ...],
@@ -47,36 +53,62 @@ def first(
     width: int,
     seed: jax.Array,
     sampling: Sampling,
+    mesh: Mesh | None,
 ) -> tuple[Written, Buffers, Cache]:
     """The token after the prompts, of which `width` positions are computed."""
-    rows = jnp.arange(len(tokens_bs))
-    keys_b = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), rows)
+    keys_b = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), jnp.arange(len(tokens_bs)))
     written = Written(tokens_bs, lengths_b, jnp.int32(0), keys_b)
-    logits_bv, kept = cache.prefill(model, blocks, tokens_bs[:, :width], lengths_b)
-    return *_append(written, _empty(model, len(rows)), 0, logits_bv, sampling), kept
+
+    def program(
+        mine: ArrayLike, of: Of, model: GPT, blocks: tuple[Block, ...], written: Written, sampling: Sampling
+    ) -> tuple[Written, Buffers, Cache]:
+        logits_bv, kept = cache.prefill(model, blocks, written.tokens_bs[:, :width], written.lengths_b)
+        return *_append(written, _empty(model, len(logits_bv)), 0, logits_bv, sampling), kept
+
+    divided = with_peers(program, mesh, (SAME, SAME, WRITTEN, SAME), (WRITTEN, BY_GROUP, KEPT))
+    return divided(model, blocks, written, sampling)
 
 
-@functools.partial(jax.jit, donate_argnums=(2, 3))
+@functools.partial(jax.jit, static_argnums=6, donate_argnums=(2, 3))
 def cached(
-    model: GPT, blocks: tuple[Block, ...], written: Written, kept: Cache, sampling: Sampling, n: jax.Array
+    model: GPT,
+    blocks: tuple[Block, ...],
+    written: Written,
+    kept: Cache,
+    sampling: Sampling,
+    n: jax.Array,
+    mesh: Mesh | None,
 ) -> tuple[Written, Buffers, Cache]:
     """n more tokens, as long as the model sees the whole text."""
 
-    def one(i: jax.Array, carry: tuple[Written, Buffers, Cache]) -> tuple[Written, Buffers, Cache]:
-        written, buffers, kept = carry
-        logits_bv, kept = cache.decode(model, blocks, kept, _newest(written), written.lengths_b - 1)
-        return *_append(written, buffers, i, logits_bv, sampling), kept
+    def program(
+        mine: ArrayLike,
+        of: Of,
+        model: GPT,
+        blocks: tuple[Block, ...],
+        written: Written,
+        kept: Cache,
+        sampling: Sampling,
+        n: jax.Array,
+    ) -> tuple[Written, Buffers, Cache]:
+        def one(i: jax.Array, carry: tuple[Written, Buffers, Cache]) -> tuple[Written, Buffers, Cache]:
+            written, buffers, kept = carry
+            logits_bv, kept = cache.decode(model, blocks, kept, _newest(written), written.lengths_b - 1)
+            return *_append(written, buffers, i, logits_bv, sampling), kept
 
-    return jax.lax.fori_loop(0, n, one, (written, _empty(model, len(written.tokens_bs)), kept))
+        return jax.lax.fori_loop(0, n, one, (written, _empty(model, len(written.tokens_bs)), kept))
+
+    divided = with_peers(program, mesh, (SAME, SAME, WRITTEN, KEPT, SAME, SAME), (WRITTEN, BY_GROUP, KEPT))
+    return divided(model, blocks, written, kept, sampling, n)
 
 
 @functools.partial(jax.jit, static_argnums=5, donate_argnums=2)
 def windowed(
     model: GPT, blocks: tuple[Block, ...], written: Written, sampling: Sampling, n: jax.Array, mesh: Mesh | None
 ) -> tuple[Written, Buffers]:
-    """n more tokens, when a row is full. Each device of a mesh has the window after that of the one before it, computes
-    what is known of it, and then adds each token that is chosen, until it is whole."""
-    devices = mesh.size if mesh else 1
+    """n more tokens, when a row is full. Each device of a group has the window after that of the one before it,
+    computes what is known of it, and then adds each token that is chosen, until it is whole."""
+    devices = mesh.shape["peers"] if mesh else 1
 
     def program(
         mine: ArrayLike,
@@ -112,7 +144,8 @@ def windowed(
         carry = written, _empty(model, rows), jnp.int32(0)
         return jax.lax.while_loop(lambda carry: carry[2] < n, some, carry)[:2]
 
-    return with_peers(program, mesh)(model, blocks, written, sampling, n)
+    divided = with_peers(program, mesh, (SAME, SAME, WRITTEN, SAME, SAME), (WRITTEN, BY_GROUP))
+    return divided(model, blocks, written, sampling, n)
 
 
 def _newest(written: Written) -> jax.Array:

@@ -13,13 +13,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.typing import ArrayLike
 
 from jaxgpt import cache, decoding
 from jaxgpt.attention import sum_dtype
+from jaxgpt.block import Block
 from jaxgpt.config import UserError, require, whole
-from jaxgpt.decoding import NOTHING, PIECE, Buffers, Written
+from jaxgpt.decoding import NOTHING, PIECE, Buffers
 from jaxgpt.model import GPT, check_tokens, exactly
 from jaxgpt.sampling import NOT_FINITE, Sampling, make_sampling
 from jaxgpt.sharding import replicated, shared, side_by_side
@@ -111,8 +112,11 @@ def _stream(
     dtype = model.dtype
     model = run(jax.tree.map, lambda leaf: leaf if leaf.dtype == dtype else leaf.astype(dtype), model)
     blocks = run(_unstack, model)
-    written, buffers, kept = run(decoding.first, model, blocks, *_padded(rows, context), np.uint32(seed), sampling)
-    mesh = _idle(written, context)
+    mesh, ahead = _meshes(blocks, len(rows), context)
+    if mesh:
+        model, blocks = run(shared, (model, blocks), mesh)
+    start = *_padded(rows, context), np.uint32(seed)
+    written, buffers, kept = run(decoding.first, model, blocks, *start, sampling, mesh)
     ended, size, done = np.zeros(len(rows), bool), 2, 1
     n, given, last = 1, 0, None
     while True:
@@ -123,12 +127,13 @@ def _stream(
             yield piece()
         n = 0 if ended.all() else min(size, tokens - done, *([visible] if visible > 0 else []))
         if n and visible > 0:
-            written, buffers, kept = run(decoding.cached, model, blocks, written, kept, sampling, np.int32(n))
+            written, buffers, kept = run(decoding.cached, model, blocks, written, kept, sampling, np.int32(n), mesh)
         elif n:
-            if mesh and program is not last:
-                model, blocks = run(shared, (model, blocks), mesh)
-                written, sampling = run(jax.device_put, (written, sampling), replicated(mesh))
-            written, buffers = run(decoding.windowed, model, blocks, written, sampling, np.int32(n), mesh)
+            if ahead and ahead != mesh and program is not last:
+                model, blocks = run(shared, (model, blocks), ahead)
+                where = decoding.WRITTEN._make(NamedSharding(ahead, spec) for spec in decoding.WRITTEN)
+                written, sampling = run(jax.device_put, (written, sampling), (where, replicated(ahead)))
+            written, buffers = run(decoding.windowed, model, blocks, written, sampling, np.int32(n), ahead)
         if program is last:  # the device has the next piece to do while this one is looked at
             yield piece()
         if not n or ended.all():
@@ -136,13 +141,20 @@ def _stream(
         given, done, size, last = done, done + n, min(2 * size, PIECE), program
 
 
-def _idle(written: Written, context: int) -> Mesh | None:
-    """Devices of a CPU that can work ahead; they read the same memory. Elsewhere each would need weights of its own."""
-    devices = written.tokens_bs.devices()
+def _meshes(blocks: tuple[Block, ...], rows: int, context: int) -> tuple[Mesh | None, Mesh | None]:
+    """Of a CPU's devices, that read the same memory: those that divide the rows, and with those that can work ahead in
+    each of these groups. Elsewhere each would need weights of its own."""
+    devices = jax.tree.leaves(blocks)[0].devices()
     if len(devices) > 1 or {device.platform for device in devices} != {"cpu"}:
-        return None
-    count = min(jax.local_device_count("cpu") // len(written.lengths_b), context)
-    return side_by_side(jax.local_devices(backend="cpu")[:count]) if count > 1 else None
+        return None, None
+    there = jax.local_devices(backend="cpu")
+    groups = next(n for n in range(min(rows, len(there)), 0, -1) if rows % n == 0)
+    peers = min(len(there) // groups, context)
+
+    def mesh(count: int) -> Mesh | None:
+        return side_by_side(there[:count], groups) if count > 1 else None
+
+    return mesh(groups), mesh(groups * peers)
 
 
 def _piece(buffers: Buffers, n: int, given: int, room: Sequence[int], ended: np.ndarray, stop_ids: frozenset) -> Piece:

@@ -156,9 +156,12 @@ def on_each(attend: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.A
     return divided
 
 
-def side_by_side(devices: list[Any]) -> Mesh:
-    """Of devices that all hold the same, for `with_peers`."""
-    return Mesh(np.asarray(devices), ("peers",))
+BY_GROUP, SAME = PartitionSpec("groups"), PartitionSpec()
+
+
+def side_by_side(devices: list[Any], groups: int) -> Mesh:
+    """Of devices that all hold the same weights, for `with_peers`: each group of them has rows of its own."""
+    return Mesh(np.asarray(devices).reshape(groups, -1), ("groups", "peers"))
 
 
 def shared(tree: Any, mesh: Mesh) -> Any:
@@ -166,9 +169,9 @@ def shared(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(jax.tree.map(np.asarray, tree), replicated(mesh))
 
 
-def with_peers(program: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
-    """On every device `program` gets its number, and a function that says what another has computed. Arguments and
-    results are the same on all."""
+def with_peers(program: Callable[..., Any], mesh: Mesh | None, arguments: Any, results: Any) -> Callable[..., Any]:
+    """On every device `program` gets its number within its group, and a function that says what another one there has
+    computed. `arguments` and `results` say what is divided by group, and what is the same on all."""
     if mesh is None:
         return functools.partial(program, 0, lambda device, x: x)
 
@@ -177,7 +180,7 @@ def with_peers(program: Callable[..., Any], mesh: Mesh | None) -> Callable[..., 
             jax.lax.axis_index("peers"), lambda device, x: jax.lax.all_gather(x, "peers")[device], *arguments
         )
 
-    return jax.shard_map(on_device, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
+    return jax.shard_map(on_device, mesh=mesh, in_specs=arguments, out_specs=results, check_vma=False)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -76,30 +76,34 @@ def test_a_row_is_the_same_alone_and_among_others(model: GPT) -> None:
         np.testing.assert_array_equal(row, text(model, prompt, 40, temperature=0))
 
 
-def texts_past_the_window() -> list[list[int]]:
-    """Of one row, and of some of which only one is full."""
+def texts_of_some_kinds() -> list[list[int]]:
+    """Of one row, and of some of which one is full, or none."""
     model, full = random_model("float64", num_blocks=2), [*range(CONTEXT)]
     every = [
         text(model, full, 40, temperature=0),
         text(model, full, 21, seed=3),
         text(model, [full[1:], full[:2], full], 40, temperature=0),
+        text(model, [[1, 2], [3], [4, 5, 6, 7], [8]], 40, seed=5, stop_ids=[7]),
     ]
     return [row.tolist() for rows in every for row in np.atleast_2d(rows)]
 
 
-def test_devices_that_work_ahead_change_no_text() -> None:
+def test_devices_that_share_the_work_change_no_text() -> None:
     code = """if True:
         import jax, json
         import jax.numpy as jnp
         from jaxgpt import decoding
         from jaxgpt.sharding import shared, side_by_side
-        from tests.test_generate import texts_past_the_window
+        from tests.test_generate import texts_of_some_kinds
         matrix = jnp.ones((64, 64))
-        parts = shared(matrix, side_by_side(jax.devices())).addressable_shards
+        parts = shared(matrix, side_by_side(jax.devices(), 2)).addressable_shards
         apart = [part.data.unsafe_buffer_pointer() - matrix.unsafe_buffer_pointer() for part in parts]
         ahead, with_peers = [], decoding.with_peers
-        decoding.with_peers = lambda program, mesh: ahead.append(mesh.size) or with_peers(program, mesh)
-        print(json.dumps([apart, texts_past_the_window(), ahead]))
+        def noted(program, mesh, *where):
+            ahead.append(mesh and [*mesh.shape.values()])
+            return with_peers(program, mesh, *where)
+        decoding.with_peers = noted
+        print(json.dumps([apart, texts_of_some_kinds(), ahead]))
     """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -111,8 +115,9 @@ def test_devices_that_work_ahead_change_no_text() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     apart, texts, ahead = json.loads(done.stdout)
     assert apart == [0] * 8  # one memory, read by all
-    assert ahead == [8, 2]  # for one row, and for three
-    assert texts == texts_past_the_window()
+    one, three, four = [None, [1, 8]], [[3, 1], [3, 2]], [[4, 1], [4, 1], [4, 2]]
+    assert ahead == [*one, *three, *four]  # groups, and devices in each: at first, with a cache, past the window
+    assert texts == texts_of_some_kinds()
 
 
 def test_the_seed_decides_and_samples_differ(model: GPT) -> None:
