@@ -106,7 +106,7 @@ def test_killed_and_stopped_is_the_same_as_never(
             assert "is being trained by another process" in refused("jaxgpt", "train", victim)
         time.sleep(moments.uniform(0, 0.4))
         process.send_signal(end)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
         if end == signal.SIGKILL:
             continue
         assert process.returncode == 128 + end, out + err
