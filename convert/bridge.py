@@ -217,10 +217,10 @@ def torch_names(dialect: Dialect, sizes: Sizes) -> set[str]:
     return {view.at(place) for _, view in dialect.views for place in view.places(sizes)}
 
 
-def meanings(dialect: Dialect, sizes: Sizes) -> dict[str, tuple[str, str]]:
+def meanings(dialect: Dialect, sizes: Sizes) -> dict[str, tuple[str, int | None, str]]:
     """Torch name -> which parameter it is, and how it lies: two dialects may say the same in other words."""
     return {
-        torch.at(place): (flax.name if "qkv" in torch.inner else flax.at({"qkv": 0, **place}), torch.formula)
+        torch.at(place): (flax.at(place), place.get("qkv"), torch.formula)
         for flax, torch in dialect.views
         for place in torch.places(sizes)
     }

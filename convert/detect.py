@@ -244,7 +244,7 @@ def _presence(paths: set[str]) -> dict[str, Any]:
     """What the mere presence of a tensor tells; a norm that is there may still be unused."""
     stored = "pos_embedding/embedding" in paths
     return {
-        "qkv_bias": "blocks/attn/query/bias" in paths,
+        "qkv_bias": "blocks/attn/qkv/bias" in paths,
         "attention_out": "blocks/attn/out/kernel" in paths,
         "attention_out_bias": "blocks/attn/out/bias" in paths,
         "mlp_bias": "blocks/mlp/up/bias" in paths,

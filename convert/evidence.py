@@ -10,7 +10,7 @@ import numpy as np
 from convert.axes import Sizes, View
 from convert.rows import EMBEDDING, HEAD, POSITIONS, Dialect, Ignore, Kind, Mask, Row, Tied
 from convert.safefile import bits
-from jaxgpt.layers import sinusoids
+from jaxgpt.model.positions import sinusoids
 
 Read = Callable[[str], np.ndarray]
 # A file computes its sinusoids in float32: 5,000 positions on, an angle is off by 3e-4. Training moves a table further.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -19,10 +20,10 @@ from convert import carry, files
 from convert.detect import Asked
 from convert.ids import require_known, spell
 from convert.ranking import Ranking, Search
-from jaxgpt import checkpoint, flops
-from jaxgpt.block import attention_scale
+from jaxgpt import checkpoint
 from jaxgpt.config import ModelConfig, UserError, require
-from jaxgpt.model import exactly
+from jaxgpt.model import exactly, flops
+from jaxgpt.model.spec import make_spec
 from jaxgpt.step import token_losses
 from jaxgpt.tree import Tree
 
@@ -145,16 +146,30 @@ def _losses(config: ModelConfig, params: Tree, windows: np.ndarray) -> np.ndarra
     """One program serves all scales of attention: what scores are multiplied by, queries can be as well."""
     plain = dataclasses.replace(config, attention_scale="head_dim", attention_scale_by_layer=False)
     layers = np.arange(config.num_blocks)
-    factors = np.broadcast_to(attention_scale(config, layers) / attention_scale(plain, layers), layers.shape)
+    factors = _scales(config, layers) / _scales(plain, layers)
     with exactly(np.dtype(np.float32)):
         return np.asarray(_window_losses(plain, params, factors.astype(np.float32), windows), np.float64)
 
 
+def _scales(config: ModelConfig, layers: np.ndarray) -> np.ndarray:
+    """What each layer multiplies its scores by."""
+    attention = make_spec(config).block.attention
+    return np.broadcast_to(attention.scale_of(layers), layers.shape)
+
+
+def _times_queries(qkv: jax.Array, factors_l: jax.Array, group: int) -> jax.Array:
+    """The kernel or bias `qkv` (L, ..., G + 2, H) with its queries multiplied, by layer."""
+    factors = factors_l.reshape(-1, *[1] * (qkv.ndim - 1))
+    is_query = (jnp.arange(qkv.shape[-2]) < group)[:, None]
+    return jnp.where(is_query, qkv * factors, qkv)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _window_losses(config: ModelConfig, params: Tree, factors_l: jax.Array, ids_bt: jax.Array) -> jax.Array:
-    attn = params["blocks"]["attn"]
-    query = {name: array * factors_l.reshape(-1, *[1] * (array.ndim - 1)) for name, array in attn["query"].items()}
-    params = {**params, "blocks": {**params["blocks"], "attn": {**attn, "query": query}}}
+    blocks = params["blocks"]
+    group = make_spec(config).block.attention.group
+    qkv = {name: _times_queries(array, factors_l, group) for name, array in blocks["attn"]["qkv"].items()}
+    params = {**params, "blocks": {**blocks, "attn": {**blocks["attn"], "qkv": qkv}}}
     length = ids_bt.shape[1] - 1
     most = NUMBERS // (length * max(config.vocab_size, config.num_heads * length, config.mlp_dim))
     rows = 1 << (max(1, min(len(ids_bt), most)).bit_length() - 1)

@@ -16,7 +16,7 @@ Lists = dict[str, dict[int, Table]]  # what stands before a number -> number -> 
 
 NUMBER = r"(?<![^.])(0|[1-9][0-9]{0,8})\."
 THREE, MLP, NORMS = LABELS["qkv"], ("up", "down"), ("norm1", "norm2")
-QKV = "blocks/attn/{qkv}/kernel : layer d head k"
+QKV = "blocks/attn/qkv/kernel : layer d head qkv k"
 ROLES = {  # flax view; torch axes, out and in; what it is; how words for it begin
     "token": (EMBEDDING, "v", "d", "token embedding", "tok|word|wte|emb|char"),
     "positions": (f"{POSITIONS} : t d", "t", "d", "position table", "pos|wpe|pe "),
@@ -79,7 +79,7 @@ def described(dialect: Dialect) -> list[str]:
             role, _, leaf = row.flax.rpartition("/")
             text = next(meaning for flax, _, _, meaning, _ in ROLES.values() if flax.startswith(f"{role}/"))
             text += f" (spelled {dialect.qkv[0]})" if "{qkv}" in view.name else ""
-            text += (", one head each" if "{head}" in view.name else ", all heads") if "{qkv}" in role else ""
+            text += (", one head each" if "{head}" in view.name else ", all heads") if "qkv" in role else ""
             text += ", bias" if leaf.startswith("bias") else ""
         lines.append((view.name, f"({', '.join(sides)})", text))
     names, shapes, _ = (max(map(len, column)) for column in zip(*lines, strict=True))
@@ -149,7 +149,7 @@ class Draft:
             axes = [axis.removeprefix("qkv ") for axis in (outs, ins) if axis]
             found = dict(zip(axes, (rows, *shape[1:]), strict=False))
             # All norms have a bias or none, and so have the two matrices of the MLP, and queries, keys and values.
-            found |= {f"{kind} bias": bool(bias) for kind in ("norm", "mlp", "{qkv}", "embedding") if kind in flax}
+            found |= {f"{kind} bias": bool(bias) for kind in ("norm", "mlp", "qkv", "embedding") if kind in flax}
             if misfit or len(axes) != len(shape) or any(sizes.get(axis, n) != n for axis, n in found.items()):
                 return False
             sizes |= found
@@ -172,7 +172,8 @@ class Draft:
                 dims = "() t d" if self.table[name][0] == 1 else "t () d"
             made |= dict.fromkeys(names, Tied(f"{name} : v d") if flax == HEAD else Row(flax, f"{name} : {dims}"))
             beside = [self.biases[name] for name in names]
-            kept = " ".join(axis for axis in flax.partition(" : ")[2].split() if axis in {"layer", *outs.split()})
+            wanted = {"layer", "qkv", *outs.split()}
+            kept = " ".join(axis for axis in flax.partition(" : ")[2].split() if axis in wanted)
             row = Row(f"{flax.rpartition('/')[0]}/bias : {kept}", f"{joined(beside)[0]} : {sides[0]}")
             made |= dict.fromkeys(filter(None, beside), row)
         return made

@@ -36,7 +36,7 @@ def begin(settings: Mapping[str, Any], where: str, run: Path, say: Say) -> Begin
     stopped = checkpoint.newest_whole(run, say)
     init = settings.get("run", {}).get("init")
     source = stopped or (checkpoint.ModelDirectory(init) if init else None)
-    inherited = {**vars(source.config), "attention": "auto"} if source and init else {}
+    inherited = dict(vars(source.config)) if source and init else {}
     config: Config = build(Config, {**settings, "model": {**inherited, **settings.get("model", {})}}, where)
     if source:
         require_same_architecture(source, config, str(run) if stopped else init)
@@ -58,7 +58,7 @@ def require_same_architecture(source: checkpoint.ModelDirectory, config: Config,
     differing = [
         f"{field} is {value} in {name} and {getattr(asked, field)} in the config"
         for field, value in vars(source.config).items()
-        if field not in ("dropout", "attention") and value != getattr(asked, field)
+        if field != "dropout" and value != getattr(asked, field)
     ]
     require(
         not differing,

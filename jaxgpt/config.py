@@ -71,7 +71,6 @@ class ModelConfig:
     norm_eps: float = 1e-5
     tied: bool = False
     dropout: float = 0.2
-    attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"  # how, not what, it computes
 
     def __post_init__(self) -> None:
         require(self.vocab_size >= 0, f"vocab_size must not be negative, but is {self.vocab_size}.")
@@ -160,10 +159,6 @@ class TrainConfig:
     batch_size: int = 32  # sequences in a step, all devices together
     accumulate: int = 1  # parts in which a step's batch is computed one after the other
     seed: int = 0
-    scan_unroll: int = 1  # blocks compiled as one: a little faster, longer to compile
-    remat: Literal["none", "dots", "full"] = "none"  # the backward pass computes again: all but products, or all
-    loss_chunks: int = 1  # parts of the context whose logits are computed one after the other, to save memory
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # weights and optimiser stay float32
     log_every: int = 10
     eval_every: int = 250
     eval_batches: int = 50  # batches of the validation split, always the same ones; 0: all
@@ -173,8 +168,7 @@ class TrainConfig:
     skip_nonfinite: int = 0  # steps in a row that may be passed over because their loss or gradient is no number
 
     def __post_init__(self) -> None:
-        require_positive(self, "steps", "batch_size", "accumulate", "scan_unroll", "log_every", "eval_every", "keep")
-        require_positive(self, "loss_chunks")
+        require_positive(self, "steps", "batch_size", "accumulate", "log_every", "eval_every", "keep")
         for name in ("eval_batches", "sample_tokens", "save_every", "skip_nonfinite"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}.")
         require(
@@ -182,6 +176,20 @@ class TrainConfig:
             f"batch_size {self.batch_size} does not divide into accumulate {self.accumulate} parts.",
         )
         require(0 <= self.seed < 2**32, f"seed must lie in [0, 2**32), but is {self.seed}.")
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """How the model is computed: nothing here changes what it computes, rounding aside."""
+
+    attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"  # the form of attention
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the products; weights and optimiser stay float32
+    remat: Literal["none", "dots", "full"] = "none"  # the backward pass recomputes: nothing, all but products, all
+    scan_unroll: int = 1  # blocks compiled as one: a little faster, longer to compile
+    loss_chunks: int = 1  # parts of the context whose logits are computed one after the other, to save memory
+
+    def __post_init__(self) -> None:
+        require_positive(self, "scan_unroll", "loss_chunks")
 
 
 @dataclass(frozen=True)
@@ -239,6 +247,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    compute: ComputeConfig = ComputeConfig()
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
@@ -247,7 +256,7 @@ class Config:
             f"warmup_steps {self.optim.warmup_steps} must be fewer than steps {self.train.steps}.",
         )
         require(
-            self.model.context_length % self.train.loss_chunks == 0,
-            f"train.loss_chunks {self.train.loss_chunks} does not divide model.context_length "
+            self.model.context_length % self.compute.loss_chunks == 0,
+            f"compute.loss_chunks {self.compute.loss_chunks} does not divide model.context_length "
             f"{self.model.context_length}; these do: {divisors(self.model.context_length)}.",
         )

@@ -17,10 +17,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jaxgpt import cache
-from jaxgpt.block import Block
-from jaxgpt.cache import Cache
-from jaxgpt.model import GPT
+from jaxgpt.model import GPT, cache
+from jaxgpt.model.block import Block
+from jaxgpt.model.cache import Cache
 from jaxgpt.sampling import Sampling, choose
 from jaxgpt.sharding import BY_GROUP, SAME, Of, with_peers
 

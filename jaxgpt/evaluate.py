@@ -10,22 +10,22 @@ import jax
 import numpy as np
 
 from jaxgpt import checkpoint, runs
-from jaxgpt.config import MeshConfig, ModelConfig, TrainConfig, UserError, require
+from jaxgpt.config import ComputeConfig, MeshConfig, ModelConfig, UserError, require
 from jaxgpt.cpu import use_devices
 from jaxgpt.data import ABOUT, Dataset, eval_windows, open_dataset
 from jaxgpt.model import abstract_params
 from jaxgpt.sharding import make_mesh, over_rows, placed, replicated, shardings
-from jaxgpt.step import make_eval_step
+from jaxgpt.step import Compute, make_eval_step
 
 
 class Evaluator:
     """Mean loss over a split, in consecutive windows; the weights lie as `shardings` has them."""
 
-    def __init__(self, model: ModelConfig, train: TrainConfig, mesh: jax.sharding.Mesh, rows: int):
+    def __init__(self, model: ModelConfig, compute: ComputeConfig, mesh: jax.sharding.Mesh, rows: int):
         self.model, self.parts, self.rows = model, over_rows(mesh), rows
         weights = shardings(abstract_params(model), mesh)
         self.step = jax.jit(
-            make_eval_step(model, train, mesh),
+            make_eval_step(model, Compute.on(mesh, model, compute)),
             in_shardings=(weights, self.parts, self.parts),
             out_shardings=replicated(mesh),
         )
@@ -50,8 +50,7 @@ def evaluate(directory: Path, data: Path | None, batch_size: int) -> str:
     fit_vocabulary(opened.config, dataset)
     require_same_tokenizer(opened.path / "tokenizer.json", dataset.path / "tokenizer.json")
     mesh = make_mesh(MeshConfig(), batch_size, opened.config.model_dim)
-    model = dataclasses.replace(opened.config, attention="auto")  # it may have been trained on another kind of device
-    evaluator = Evaluator(model, TrainConfig(), mesh, batch_size)
+    evaluator = Evaluator(opened.config, ComputeConfig(), mesh, batch_size)
     loss = evaluator.mean_loss(opened.params(shardings(abstract_params(opened.config), mesh)), dataset.val)
     per_byte = (len(dataset.val) - 1) / dataset.val_bytes if dataset.val_bytes else math.nan
     return (

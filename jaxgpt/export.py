@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 
-from jaxgpt import cache, checkpoint, disk
-from jaxgpt.cache import Cache
+from jaxgpt import checkpoint, disk
 from jaxgpt.config import require
-from jaxgpt.model import GPT, exactly
+from jaxgpt.model import GPT, cache, cast, exactly
+from jaxgpt.model.cache import Cache
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -49,8 +49,8 @@ def export(directory: Path, file: Path, batch_size: int) -> None:
 
 def _programs(model: GPT, batch_size: int) -> dict[str, bytearray]:
     with exactly(model.dtype):
-        model = jax.tree.map(lambda leaf: leaf.astype(model.dtype), model)
-        blocks = cache.unstack(model)
+        model = cast(model, model.dtype)
+        blocks = model.unstacked()
 
         def prefill(tokens_bs: jax.Array, lengths_b: jax.Array) -> tuple[jax.Array, tuple]:
             logits_bv, kept = cache.prefill(model, blocks, tokens_bs, lengths_b)

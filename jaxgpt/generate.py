@@ -16,12 +16,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.typing import ArrayLike
 
-from jaxgpt import cache, decoding
-from jaxgpt.attention import sum_dtype
-from jaxgpt.block import Block
+from jaxgpt import decoding
 from jaxgpt.config import UserError, require, whole
 from jaxgpt.decoding import NOTHING, PIECE, Buffers
 from jaxgpt.model import GPT, check_tokens, exactly
+from jaxgpt.model.block import Block
+from jaxgpt.model.forms import sum_dtype
 from jaxgpt.sampling import NOT_FINITE, Sampling, make_sampling
 from jaxgpt.sharding import replicated, shared, side_by_side
 
@@ -33,7 +33,7 @@ class Piece(NamedTuple):
     logprobs: np.ndarray
 
 
-_unstack = jax.jit(cache.unstack)
+_unstack = jax.jit(GPT.unstacked)
 
 
 def generate(model: GPT, prompt: Any, *more: Any, **options: Any) -> Iterator[np.ndarray]:

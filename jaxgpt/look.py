@@ -11,10 +11,9 @@ from rich.table import Column, Table
 from rich.text import Text as Cell
 
 from jaxgpt import checkpoint, plot
-from jaxgpt.attention import attention_weights, chunked, sum_dtype
-from jaxgpt.block import Block
 from jaxgpt.config import UserError, require
-from jaxgpt.model import GPT, check_tokens, exactly
+from jaxgpt.model import GPT, cast, check_tokens, exactly
+from jaxgpt.model.forms import Scale, attention_weights, chunked, sum_dtype
 from jaxgpt.sample import Text, find_tokenizer
 
 SHADES = ("grey23", "grey42", "yellow4", "gold3", "orange1")
@@ -63,22 +62,15 @@ def inside(model: GPT, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
     @jax.jit
     def run(model: GPT, tokens_bt: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def body(x: jax.Array, block_and_layer: tuple[Block, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            block, layer = block_and_layer
-            seen: list[jax.Array] = []
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, scale: Scale) -> tuple[jax.Array, jax.Array]:
+            return chunked(q, k, v, scale), attention_weights(q, k, scale)[0]
 
-            def showing(q: jax.Array, k: jax.Array, v: jax.Array, scale: jax.Array) -> jax.Array:
-                seen.append(attention_weights(q, k, scale)[0])
-                return chunked(q, k, v, scale)
-
-            return block(x, layer, None, showing), seen[0]
-
-        x, weights = jax.lax.scan(body, model.embed(tokens_bt), model.layers())
+        x, weights = model.run(model.embed(tokens_bt), lambda block, layer, x: block(x, layer, attend))
         logits = model.read_out(x)[0]
         return weights.astype(sum_dtype(weights)), jax.nn.log_softmax(logits.astype(sum_dtype(logits)))
 
     with exactly(model.dtype):
-        weights, logprobs = run(jax.tree.map(lambda leaf: leaf.astype(model.dtype), model), jnp.asarray([ids]))
+        weights, logprobs = run(cast(model, model.dtype), jnp.asarray([ids]))
     finite = np.isfinite(logprobs).all() and np.isfinite(weights).all()
     require(bool(finite), "What the model computes of this text are not finite numbers: its weights are damaged.")
     return np.asarray(weights), np.asarray(logprobs)

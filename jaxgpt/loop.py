@@ -27,7 +27,7 @@ from jaxgpt.processes import first, together
 from jaxgpt.processes import stopping as stopping_at
 from jaxgpt.progress import Passing, Progress, Say
 from jaxgpt.sharding import make_mesh, over_rows
-from jaxgpt.step import Metrics, State, attention, besides_weights, evaluated, jitted_step
+from jaxgpt.step import Compute, Metrics, State, besides_weights, evaluated, jitted_step
 from jaxgpt.tokenizer import load as load_tokenizer
 from jaxgpt.trackers import Track, trackers
 from jaxgpt.tree import Tree
@@ -51,7 +51,7 @@ class Loop:
         self.rows = config.train.batch_size // config.train.accumulate
         self.mesh = make_mesh(config.mesh, self.rows, config.model.model_dim)
         self.parts = over_rows(self.mesh, axis=1)
-        self.attention = attention(config.model, config.train, self.mesh)[1]
+        self.attention = Compute.on(self.mesh, config.model, config.compute).attention
         self.step, _ = jitted_step(config, self.mesh)
         self.evaluator = Evaluator(config.model, config.train, self.mesh, self.rows)
         self.batch(0)

@@ -14,17 +14,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxgpt import flops
 from jaxgpt.chips import Chip, chip
 from jaxgpt.config import Config, UserError
 from jaxgpt.cpu import use_devices
 from jaxgpt.data import ABOUT, open_dataset
 from jaxgpt.evaluate import fit_vocabulary
+from jaxgpt.model import flops
 from jaxgpt.program import Traffic, collectives
 from jaxgpt.settings import build
 from jaxgpt.sharding import make_mesh
 from jaxgpt.shell import Stage, silent
-from jaxgpt.step import attention, init_state, jitted_step, make_step
+from jaxgpt.step import Compute, init_state, jitted_step, make_step
 from jaxgpt.topologies import devices_of
 
 
@@ -121,7 +121,7 @@ def compiled(config: Config, devices: list[Any]) -> Plan:
     return Plan(
         config,
         mesh,
-        attention(config.model, config.train, mesh)[1],
+        Compute.on(mesh, config.model, config.compute).attention,
         sum(leaf.size for leaf in jax.tree.leaves(like.params)),
         Memory(parameters, held - parameters, temporaries, code, total),
         _limit(devices),
@@ -136,9 +136,9 @@ def compiled(config: Config, devices: list[Any]) -> Plan:
 def _operations(config: Config, like: Any, ids: jax.ShapeDtypeStruct) -> tuple[int, int]:
     """In a step, and in one that computes nothing twice; attention without the blocks above the diagonal."""
 
-    def counted(**train: Any) -> int:
-        model = dataclasses.replace(config.model, attention="chunked")
-        changed = dataclasses.replace(config, model=model, train=dataclasses.replace(config.train, **train))
+    def counted(**settings: Any) -> int:
+        compute = dataclasses.replace(config.compute, attention="chunked", **settings)
+        changed = dataclasses.replace(config, compute=compute)
         return flops.of_program(jax.make_jaxpr(make_step(changed))(like, ids).jaxpr)
 
     return counted(), counted(remat="none", loss_chunks=1)
@@ -175,28 +175,29 @@ def gpu_share() -> float:
 
 def smaller(config: Config, found: Plan) -> Iterator[Config]:
     """Configs that take less memory and compute the same steps, each less than the one before."""
-    mesh, train = config.mesh, config.train
+    mesh, train, compute = config.mesh, config.train, config.compute
     if found.mesh.shape["data"] > 1:
         mesh = dataclasses.replace(mesh, data=1, fsdp=-1)
         yield dataclasses.replace(config, mesh=mesh)
-    if (train.remat, train.loss_chunks) != ("full", 1):
+    if (compute.remat, compute.loss_chunks) != ("full", 1):
         chunks = max(n for n in range(1, 17) if config.model.context_length % n == 0)
-        train = dataclasses.replace(train, remat="full", loss_chunks=max(chunks, train.loss_chunks))
-        if train != config.train:
-            yield dataclasses.replace(config, mesh=mesh, train=train)
+        chunks = max(chunks, compute.loss_chunks)
+        compute = dataclasses.replace(compute, remat="full", loss_chunks=chunks)
+        if compute != config.compute:
+            yield dataclasses.replace(config, mesh=mesh, compute=compute)
     shares = found.mesh.size // found.mesh.shape["tensor"]
     rows = train.batch_size // train.accumulate // shares
     for fewer in sorted({max(1, rows // 4), 1}, reverse=True):
         if fewer < rows and train.batch_size % (fewer * shares) == 0:
             less = dataclasses.replace(train, accumulate=train.batch_size // (fewer * shares))
-            yield dataclasses.replace(config, mesh=mesh, train=less)
+            yield dataclasses.replace(config, mesh=mesh, compute=compute, train=less)
 
 
 def changes(config: Config, other: Config) -> str:
     """As they are said on the command line."""
     return " ".join(
         f"--{section}.{name} {value}"
-        for section in ("mesh", "train")
+        for section in ("mesh", "train", "compute")
         for name, value in vars(getattr(other, section)).items()
         if value != getattr(getattr(config, section), name)
     )

@@ -22,8 +22,8 @@ def ideal(plan: Plan) -> Ideal | None:
     if plan.chip is None:
         return None
     train, state = plan.config.train, plan.memory.parameters + plan.memory.optimizer
-    width = {"float32": 4, "bfloat16": 2}[train.compute_dtype]
-    weights = plan.size * width / plan.mesh.shape["tensor"] * (3 if train.remat == "full" else 2)
+    width = {"float32": 4, "bfloat16": 2}[plan.config.compute.dtype]
+    weights = plan.size * width / plan.mesh.shape["tensor"] * (3 if plan.config.compute.remat == "full" else 2)
     moved = 2 * state + train.accumulate * (2 * plan.memory.temporaries + weights)
     received = sum(traffic.received for traffic in plan.traffic.values())
     return Ideal(plan.operations / plan.chip.peak, moved / plan.chip.bandwidth, received / plan.chip.links)
@@ -73,7 +73,7 @@ def _time(plan: Plan) -> list[str]:
         return []
     longest = max(found)
     tokens = plan.config.train.batch_size * plan.config.model.context_length
-    wide = ", which float32 does not reach" if plan.config.train.compute_dtype == "float32" else ""
+    wide = ", which float32 does not reach" if plan.config.compute.dtype == "float32" else ""
     return [
         "",
         f"  ideal step: {longest:.3g} s, {tokens / longest:,.0f} tokens/s: the longest of",

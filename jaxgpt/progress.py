@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from jaxgpt import flops
 from jaxgpt.chips import chip
 from jaxgpt.config import Config
+from jaxgpt.model import flops
 
 Say = Callable[[str], None]  # a line that stays
 Passing = Callable[[int, int, str], None]  # (step, of how many, text): a line that the next one replaces

@@ -22,17 +22,22 @@ ROWS = ("data", "fsdp", "rest")  # a batch is divided over them; over the last t
 LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
     "token_embedding/embedding": (("tensor", "rest"), ("fsdp",)),
     "pos_embedding/embedding": (("rest",), ("fsdp",)),
-    **{f"blocks/attn/{part}/kernel": ((), ("fsdp",), ("tensor",), ("rest",)) for part in ("query", "key", "value")},
-    **{f"blocks/attn/{part}/bias": ((), ("tensor",), ("fsdp", "rest")) for part in ("query", "key", "value")},
+    "blocks/attn/qkv/kernel": ((), ("fsdp",), ("tensor",), (), ("rest",)),
+    "blocks/attn/qkv/bias": ((), ("tensor",), (), ("fsdp", "rest")),
     "blocks/attn/out/kernel": ((), ("tensor",), ("rest",), ("fsdp",)),
     "blocks/mlp/up/kernel": ((), ("fsdp",), ("tensor", "rest")),
     "blocks/mlp/up/bias": ((), ("tensor", "rest", "fsdp")),
     "blocks/mlp/down/kernel": ((), ("tensor", "rest"), ("fsdp",)),
     "head/kernel": (("fsdp",), ("tensor", "rest")),
     "head/bias": (("tensor", "rest", "fsdp"),),
-    **{f"blocks/{part}/bias": ((), ("fsdp", "rest")) for part in ("attn/out", "mlp/down", "norm1", "norm2")},
-    **{f"blocks/{norm}/scale": ((), ("fsdp", "rest")) for norm in ("norm1", "norm2")},
-    **{f"final_norm/{part}": (("fsdp", "rest"),) for part in ("scale", "bias")},
+    "blocks/attn/out/bias": ((), ("fsdp", "rest")),
+    "blocks/mlp/down/bias": ((), ("fsdp", "rest")),
+    "blocks/norm1/scale": ((), ("fsdp", "rest")),
+    "blocks/norm1/bias": ((), ("fsdp", "rest")),
+    "blocks/norm2/scale": ((), ("fsdp", "rest")),
+    "blocks/norm2/bias": ((), ("fsdp", "rest")),
+    "final_norm/scale": (("fsdp", "rest"),),
+    "final_norm/bias": (("fsdp", "rest"),),
 }
 
 Of = Callable[[Any, jax.Array], jax.Array]  # (number of a device, what this one has) -> what that one has
@@ -101,9 +106,14 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
 
 def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, without: tuple[str, ...] = ()) -> PartitionSpec:
-    table = next((table for end, table in LAYOUT.items() if f"/{name}".endswith(f"/{end}")), ((),) * len(shape))
-    table = table[len(table) - len(shape) :]  # one block of the stack has no axis of layers
-    return PartitionSpec(*(_dividing(n, axes, mesh, without) for n, axes in zip(shape, table, strict=True)))
+    if not shape:  # counters of steps
+        return PartitionSpec()
+    tables = [table for end, table in LAYOUT.items() if f"/{name}".endswith(f"/{end}")]
+    if not tables:
+        raise KeyError(f"LAYOUT does not say how {name} {shape} is sharded")
+    table = tables[0][len(tables[0]) - len(shape) :]  # a single block has no axis of layers
+    axes = zip(shape, table, strict=True)
+    return PartitionSpec(*(_dividing(n, names, mesh, without) for n, names in axes))
 
 
 def _dividing(n: int, axes: tuple[str, ...], mesh: Mesh, without: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -116,22 +126,30 @@ def _dividing(n: int, axes: tuple[str, ...], mesh: Mesh, without: tuple[str, ...
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where a computation wants what it works on, if weights are divided: each device has rows of its own, and weights
-    are whole along fsdp, of one block at a time. Left alone, the compiler would divide products as weights are."""
+class Gather:
+    """Collects sharded weights where they are used, one block at a time.
+
+    Each device computes rows of its own with weights that are whole along fsdp. Left alone, the
+    compiler would shard the products as the weights are.
+    """
 
     mesh: Mesh
 
     @staticmethod
-    def of(mesh: Mesh) -> "Layout | None":
-        return Layout(mesh) if mesh.size > mesh.shape["data"] else None
+    def on(mesh: Mesh) -> "Gather | None":
+        """The Gather for `mesh`, or None where weights are not sharded."""
+        return Gather(mesh) if mesh.size > mesh.shape["data"] else None
 
-    def gathered(self, params: Any) -> Any:
-        """All but the blocks."""
-        return {name: part if name == "blocks" else self._whole({name: part})[name] for name, part in params.items()}
+    def all_but_blocks(self, params: Any) -> Any:
+        outside = {name: part for name, part in params.items() if name != "blocks"}
+        return params | self._whole(outside)
 
-    def before_block(self, block: Any, x_btd: jax.Array) -> tuple[Any, jax.Array]:
-        return self._whole(block, "blocks/"), jax.lax.with_sharding_constraint(x_btd, over_rows(self.mesh))
+    def block(self, block: Any) -> Any:
+        return self._whole(block, "blocks/")
+
+    def rows(self, x_btd: jax.Array) -> jax.Array:
+        """The stream sharded by its rows alone."""
+        return jax.lax.with_sharding_constraint(x_btd, over_rows(self.mesh))
 
     def _whole(self, tree: Any, within: str = "") -> Any:
         def one(path: tuple, leaf: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """One training step and one evaluation step, as pure functions of arrays. Knows no loop, no file, no clock."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,12 +9,17 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jaxgpt.attention import FORMS, KERNELS, Attend, chunked, pick
-from jaxgpt.config import Config, ModelConfig, TrainConfig
-from jaxgpt.model import GPT, assemble, params_of
+from jaxgpt.config import ComputeConfig, Config, ModelConfig
+from jaxgpt.model import GPT, assemble, cast, params_of
+from jaxgpt.model.attention import Attend, causal, keep_nothing
+from jaxgpt.model.block import Block
+from jaxgpt.model.kernels import FORMS, KERNELS, pick
 from jaxgpt.optim import make_optimizer, make_schedule
-from jaxgpt.sharding import Layout, on_each, over_rows, replicated, shardings
+from jaxgpt.sharding import Gather, on_each, over_rows, replicated, shardings
 from jaxgpt.tree import Tree
+
+# What the forward pass saves for the backward pass, by compute.remat.
+SAVED = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 class State(NamedTuple):
@@ -66,9 +72,11 @@ def make_step(config: Config, mesh: Mesh | None = None) -> Callable[[State, jax.
     """A function (state, ids (A, B, T + 1)) -> (state, metrics); A parts are computed one after the other."""
     optimizer, schedule, rate = make_optimizer(config), make_schedule(config), config.optim.ema
 
+    compute = Compute.on(mesh, config.model, config.compute)
+
     def loss(params: Tree, ids_bt: jax.Array, key: jax.Array) -> jax.Array:
-        computed = cast(params, config.train.compute_dtype)
-        return token_losses(config.model, computed, ids_bt, key, config.train, mesh).mean()
+        params = cast(params, config.compute.dtype)
+        return token_losses(config.model, params, ids_bt, key, compute).mean()
 
     def step(state: State, ids_abt: jax.Array) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
@@ -98,14 +106,32 @@ def keep_unless(finite: jax.Array, old: State, new: State) -> State:
     return jax.tree.map(lambda a, b: jnp.where(finite, b, a) if jnp.issubdtype(a.dtype, jnp.floating) else b, old, new)
 
 
-def make_eval_step(
-    config: ModelConfig, train: TrainConfig, mesh: Mesh | None = None
-) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How a step computes: the settings of `[compute]`, the form of attention and the sharding."""
+
+    settings: ComputeConfig
+    attend: Attend = causal
+    gather: Gather | None = None  # where weights are sharded over the rows of a batch
+    attention: str = ""  # the form, and the reason for it, for people
+
+    @staticmethod
+    def on(mesh: Mesh | None, model: ModelConfig, settings: ComputeConfig) -> "Compute":
+        """The best way to compute `model` on the devices of `mesh`."""
+        if mesh is None:
+            return Compute(settings)
+        name, why = pick(model, settings, mesh.devices.flat[0])
+        form = on_each(FORMS[name], mesh) if name in KERNELS else FORMS[name]
+        line = f"attention: {name}, {why}"
+        return Compute(settings, keep_nothing(form), Gather.on(mesh), line)
+
+
+def make_eval_step(config: ModelConfig, compute: Compute) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:
     """A function (params, ids (B, T + 1), mask (B, T)) -> the sum of the losses where the mask is set."""
 
     def eval_step(params: Tree, ids_bt: jax.Array, mask_bt: jax.Array) -> jax.Array:
-        computed = cast(params, train.compute_dtype)
-        return jnp.sum(token_losses(config, computed, ids_bt, None, train, mesh), where=mask_bt)
+        params = cast(params, compute.settings.dtype)
+        return jnp.sum(token_losses(config, params, ids_bt, None, compute), where=mask_bt)
 
     return eval_step
 
@@ -114,33 +140,35 @@ def token_losses(
     config: ModelConfig,
     params: Tree,
     ids_bt: jax.Array,
-    key: jax.Array | None = None,
-    train: TrainConfig | None = None,
-    mesh: Mesh | None = None,
+    dropout_key: jax.Array | None = None,
+    compute: Compute | None = None,
 ) -> jax.Array:
-    """(B, T); with several chunks, logits of so many parts of the context never exist at once."""
-    train = train or TrainConfig()
-    layout, attend = (Layout.of(mesh), attention(config, train, mesh)[0]) if mesh else (None, chunked)
-    model = assemble(config, layout.gathered(params) if layout else params)
-    before = {"before": layout.before_block} if layout else {}
-    x_btd = model.hidden(ids_bt[:, :-1], key, train.scan_unroll, train.remat, attend, **before)
+    """The loss (B, T) of each token after those before it; ids are (B, T + 1)."""
+    compute = compute or Compute(ComputeConfig())
+    model = assemble(config, compute.gather.all_but_blocks(params) if compute.gather else params)
+    x_btd = hidden(model, ids_bt[:, :-1], dropout_key, compute)
 
     def losses(x: jax.Array, targets: jax.Array) -> jax.Array:
         logits = model.read_out(x).astype(jnp.float32)
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
-    if train.loss_chunks == 1:
+    chunks = compute.settings.loss_chunks
+    if chunks == 1:
         return losses(x_btd, ids_bt[:, 1:])
-    parts = (jnp.stack(jnp.split(whole, train.loss_chunks, axis=1)) for whole in (x_btd, ids_bt[:, 1:]))
+    parts = [jnp.stack(jnp.split(x, chunks, axis=1)) for x in (x_btd, ids_bt[:, 1:])]
     losses_cbt = jax.lax.map(lambda part: jax.checkpoint(losses)(*part), tuple(parts))
     return jnp.concatenate(list(losses_cbt), axis=1)
 
 
-def attention(config: ModelConfig, train: TrainConfig, mesh: Mesh) -> tuple[Attend, str]:
-    """The form that suits the devices of a mesh, and a line that says so."""
-    form, why = pick(config, mesh.devices.flat[0], train.compute_dtype)
-    return on_each(FORMS[form], mesh) if form in KERNELS else FORMS[form], f"attention: {form}, {why}"
+def hidden(model: GPT, tokens_bt: jax.Array, dropout_key: jax.Array | None, compute: Compute) -> jax.Array:
+    """The stream (B, T, D) after the last block."""
 
+    def apply(block: Block, layer: jax.Array, x: jax.Array) -> tuple[jax.Array, None]:
+        if compute.gather:
+            block, x = compute.gather.block(block), compute.gather.rows(x)
+        return block(x, layer, compute.attend, dropout_key)[0], None
 
-def cast(params: Tree, dtype: str) -> Tree:
-    return jax.tree.map(lambda x: x.astype(dtype), params)
+    remat = compute.settings.remat
+    if remat != "none":
+        apply = jax.checkpoint(apply, prevent_cse=False, policy=SAVED[remat])
+    return model.run(model.embed(tokens_bt), apply, compute.settings.scan_unroll)[0]

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.attention import FORMS, Attend, attention_weights, chunked, pick, splash
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ComputeConfig, ModelConfig, UserError
+from jaxgpt.model.forms import Form, attention_weights, chunked
+from jaxgpt.model.kernels import FORMS, pick, splash
 
 # The kernel for TPUs runs anywhere, interpreted; the one for GPUs does not: `test_plan` compiles it.
 RUN = {"xla": FORMS["xla"], "chunked": chunked, "splash": functools.partial(splash, interpret=True)}
@@ -26,7 +27,7 @@ def exactly(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array
     return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(jnp.where(past, scores, -jnp.inf)), v)
 
 
-def outputs_and_gradients(form: Attend, q: Any, k: Any, v: Any, weight: Any, scale: Any) -> tuple[jax.Array, ...]:
+def outputs_and_gradients(form: Form, q: Any, k: Any, v: Any, weight: Any, scale: Any) -> tuple[jax.Array, ...]:
     @jax.jit
     def run(*parts: jax.Array) -> tuple[jax.Array, ...]:
         mixed, pull = jax.vjp(lambda *parts: form(*parts, scale), *parts)
@@ -94,15 +95,16 @@ CPU = {"platform": "cpu", "device_kind": "cpu"}
 
 
 def picked(device: dict[str, str], dtype: str, attention: str = "auto", length: int = 1024, head: int = 64) -> Any:
-    model = ModelConfig(10, length, 2 * head, 1, 2, attention=attention)
-    return pick(model, SimpleNamespace(**device), dtype)
+    model = ModelConfig(10, length, 2 * head, 1, 2)
+    compute = ComputeConfig(attention=attention, dtype=dtype)
+    return pick(model, compute, SimpleNamespace(**device))
 
 
 @pytest.mark.parametrize(
     ("device", "dtype", "sizes", "form", "why"),
     [
         (GPU, "bfloat16", {}, "cudnn", "NVIDIA H200"),
-        (GPU, "float32", {}, "chunked", "train.compute_dtype is float32"),
+        (GPU, "float32", {}, "chunked", "compute.dtype is float32"),
         (GPU, "bfloat16", {"head": 136}, "chunked", "model.head_dim is 136"),
         (GPU, "bfloat16", {"length": 64}, "chunked", "64 positions"),
         (OLD, "bfloat16", {}, "chunked", "the device is Tesla V100"),
@@ -131,7 +133,7 @@ def test_what_every_device_can_do_may_be_asked_of_it(device: dict[str, str], for
     [
         (CPU, "bfloat16", "cudnn", 64, "cudnn, which needs an NVIDIA GPU .* the device is cpu.* auto, xla, chunked.$"),
         (CPU, "float32", "splash", 64, "splash, which needs a TPU, and the device is cpu"),
-        (GPU, "float32", "cudnn", 64, "computes in bfloat16, and train.compute_dtype is float32"),
+        (GPU, "float32", "cudnn", 64, "computes in bfloat16, and compute.dtype is float32"),
         (GPU, "bfloat16", "splash", 64, "would do: auto, xla, chunked, cudnn.$"),
         (GPU, "bfloat16", "cudnn", 256, "takes heads as wide as 128, and model.head_dim is 256"),
         (TPU, "bfloat16", "cudnn", 64, "would do: auto, xla, chunked, splash.$"),

@@ -25,7 +25,7 @@ def config_of(dialect: Dialect, tied: bool = False) -> ModelConfig:
     rows = {row.flax.partition(" ")[0] for row in dialect.rows if isinstance(row, Row)}
     ties = any(isinstance(row, Tied) for row in dialect.rows)
     fields = {
-        "qkv_bias": "blocks/attn/{qkv}/bias" in rows,
+        "qkv_bias": "blocks/attn/qkv/bias" in rows,
         "attention_out": "blocks/attn/out/kernel" in rows,
         "attention_out_bias": "blocks/attn/out/bias" in rows,
         "final_norm": "final_norm/scale" in rows,
@@ -161,7 +161,7 @@ def test_merged_axes_are_solved_from_what_the_others_say() -> None:
         "",
         (
             Row("token_embedding/embedding : v d", "wte : v d"),
-            Row("blocks/attn/{qkv}/kernel : layer d head k", "h.{layer}.attn : d (qkv head k)"),
+            Row("blocks/attn/qkv/kernel : layer d head qkv k", "h.{layer}.attn : d (qkv head k)"),
             Row("blocks/attn/out/kernel : layer head k d", "h.{layer}.out : head k d"),
         ),
         {},
@@ -180,7 +180,7 @@ def test_a_name_that_two_rows_claim_is_a_problem() -> None:
 
 def test_a_model_that_the_dialect_cannot_hold_is_refused() -> None:
     tied = ModelConfig(**{**vars(CONFIG), "tied": True, "qkv_bias": True})
-    with pytest.raises(UserError, match=r"it has no head/kernel.*its blocks/attn/key/bias has no place"):
+    with pytest.raises(UserError, match=r"it has no head/kernel.*its blocks/attn/qkv/bias has no place"):
         to_torch(DIALECTS["gpt"], tied, random_params(tied, np.dtype("float32")))
     shifted = ModelConfig(**{**vars(CONFIG), "positions_offset": 2})
     with pytest.raises(UserError, match="its positions_offset is 2, but 0 in all of this dialect's files"):
@@ -214,9 +214,10 @@ def test_heads_keep_their_order() -> None:
     """Head 2 of the file is head 2 of the array, key by key: a permutation would also survive the round trip."""
     dialect = DIALECTS["gpt"]
     tensors = to_torch(dialect, CONFIG, params := random_params(CONFIG, np.dtype("float32")))
-    for name in ("query", "key", "value"):
-        kernel = params["blocks"]["attn"][name]["kernel"]
-        np.testing.assert_array_equal(tensors[f"{BLOCK}.attention_heads.2.{name}_layer.weight"], kernel[1, :, 2].T)
+    kernel = params["blocks"]["attn"]["qkv"]["kernel"]
+    for i, name in enumerate(("query", "key", "value")):
+        found = tensors[f"{BLOCK}.attention_heads.2.{name}_layer.weight"]
+        np.testing.assert_array_equal(found, kernel[1, :, 2, i].T)
 
 
 def test_a_name_that_only_one_row_can_mean_decides_first() -> None:

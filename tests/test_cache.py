@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt import cache
 from jaxgpt.config import ModelConfig
-from jaxgpt.model import GPT, abstract_params, assemble, exactly, params_of
+from jaxgpt.model import GPT, abstract_params, assemble, cache, exactly, params_of
 from jaxgpt.tree import flatten
 
 from .conftest import PRIMES
@@ -63,7 +62,7 @@ def test_cached_logits_are_uncached_ones_at_every_position(
     scale = np.abs(whole).max()
     lengths = np.array([4, 7], np.int32)
     with exactly(model.dtype):
-        blocks, prefill, decode = cache.unstack(model), jax.jit(cache.prefill), jax.jit(cache.decode)
+        blocks, prefill, decode = model.unstacked(), jax.jit(cache.prefill), jax.jit(cache.decode)
         logits, kept = prefill(model, blocks, tokens[:, :7], lengths)
         np.testing.assert_allclose(logits, whole[[0, 1], lengths - 1], rtol=0, atol=tolerance * scale)
         for _ in range(context - 7):

@@ -68,7 +68,7 @@ def test_a_flipped_bit_in_any_file_is_found_and_named(whole: Path, tmp_path: Pat
     ("fields", "message"),
     [
         ({"model_dim": 16, "head_dim": 8}, r"token_embedding/embedding is \(23, 14\), expected \(23, 16\)"),
-        ({"qkv_bias": True}, "blocks/attn/query/bias is missing"),
+        ({"qkv_bias": True}, "blocks/attn/qkv/bias is missing"),
         ({"zebra": 1}, "there is no setting zebra"),
     ],
 )

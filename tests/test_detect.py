@@ -12,7 +12,7 @@ from convert.bridge import to_torch
 from convert.detect import Detected, detect
 from convert.dialects import DIALECTS
 from jaxgpt.config import ModelConfig, UserError
-from jaxgpt.layers import sinusoids
+from jaxgpt.model.positions import sinusoids
 
 from .test_bridge import BLOCK, CONFIG, config_of, random_params
 
@@ -36,7 +36,7 @@ def test_what_the_tensors_show_is_read_and_the_rest_assumed() -> None:
     assert report.config == CONFIG
     assert not report.given
     assert set(report.assumed) == UNSAID
-    assert {**report.read, **report.assumed}.keys() == vars(CONFIG).keys() - {"attention"}
+    assert {**report.read, **report.assumed}.keys() == vars(CONFIG).keys()
 
 
 def test_what_is_given_is_no_longer_assumed() -> None:
@@ -237,7 +237,7 @@ FICTION = """
             rows=(
                 Row("token_embedding/embedding : v d", "ord.weight : v d"),
                 Row("pos_embedding/embedding : t d", "plats.weight : t d"),
-                *linear("blocks/attn/{qkv} : layer d head k", "lager.{layer}.blick : (head k qkv) d", "no"),
+                *linear("blocks/attn/qkv : layer d head qkv k", "lager.{layer}.blick : (head k qkv) d", "no"),
                 *linear("blocks/attn/out : layer head k d", "lager.{layer}.svar : d (head k)"),
                 *linear("blocks/mlp/up : layer d f", "lager.{layer}.upp : f d"),
                 *linear("blocks/mlp/down : layer f d", "lager.{layer}.ner : d f"),
@@ -264,5 +264,5 @@ def test_a_new_dialect_is_one_file_and_nothing_else(tmp_path: Path, monkeypatch:
     detected = found(tensors, None, {"num_heads": 5})
     assert detected.dialect.name == "fiction"
     assert detected.report.config == ModelConfig(**{**vars(config), "activation": "gelu", "dropout": 0.0})
-    query = params["blocks"]["attn"]["query"]["kernel"]
-    np.testing.assert_array_equal(tensors["lager.1.blick.weight"][0::3], query[1].reshape(35, 35).T)
+    query = params["blocks"]["attn"]["qkv"]["kernel"][1, :, :, 0]
+    np.testing.assert_array_equal(tensors["lager.1.blick.weight"][0::3], query.reshape(35, 35).T)

@@ -3,7 +3,7 @@ import pytest
 
 from convert.evidence import KINDS, kind_of, made, weigh
 from convert.rows import EMBEDDING, HEAD, POSITIONS, Dialect, Mask, Row, Tied, norm
-from jaxgpt.layers import sinusoids
+from jaxgpt.model.positions import sinusoids
 
 EMBED = Row(EMBEDDING, "wte : v d")
 

@@ -4,9 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt import flops
-from jaxgpt.config import Config, DataConfig, ModelConfig, RunConfig, TrainConfig
-from jaxgpt.model import abstract_params
+from jaxgpt.config import ComputeConfig, Config, DataConfig, ModelConfig, RunConfig, TrainConfig
+from jaxgpt.model import abstract_params, flops
 from jaxgpt.sharding import make_mesh
 from jaxgpt.step import init_state, make_step
 from jaxgpt.tree import flatten
@@ -33,11 +32,12 @@ def test_what_multiplies_is_counted_and_no_table_or_norm(fields: dict[str, Any])
     assert flops.per_token(config) == 6 * sum(leaf.size for leaf in multiplied) + 12 * scores
 
 
-def counted(attention: str, **train: Any) -> tuple[int, Config]:
+def counted(attention: str, **compute: Any) -> tuple[int, Config]:
     """In a step of two parts with two rows each."""
-    model = ModelConfig(**{**PRIMES, "context_length": 128, "attention": attention})
-    about = TrainConfig(batch_size=4, accumulate=2, steps=200, **train)
-    config = Config(DataConfig("-"), RunConfig("-"), model, train=about)
+    model = ModelConfig(**{**PRIMES, "context_length": 128})
+    about = TrainConfig(batch_size=4, accumulate=2, steps=200)
+    how = ComputeConfig(attention=attention, **compute)
+    config = Config(DataConfig("-"), RunConfig("-"), model, train=about, compute=how)
     state, ids = jax.eval_shape(lambda: init_state(config)), jax.ShapeDtypeStruct((2, 2, 129), np.int32)
     mesh = make_mesh(config.mesh, 2, 35, jax.devices()[:1])
     return flops.of_program(jax.make_jaxpr(make_step(config, mesh))(state, ids).jaxpr), config

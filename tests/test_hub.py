@@ -22,8 +22,8 @@ from convert.dialects import DIALECTS
 from convert.said import FIELD, said
 from jaxgpt import checkpoint
 from jaxgpt.config import ModelConfig, UserError
-from jaxgpt.layers import sinusoids
 from jaxgpt.model import abstract_params
+from jaxgpt.model.positions import sinusoids
 from jaxgpt.tokenizer import ByteTokenizer, Tokenizer, load, train_bpe, train_char
 from jaxgpt.tree import Tree, flatten, unflatten
 

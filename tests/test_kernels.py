@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxgpt.attention import FORMS
+from jaxgpt.model.kernels import FORMS
 from jaxgpt.topologies import devices_of
 
 from .conftest import Needs

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.layers import normalised
+from jaxgpt.model.norms import normalised
 
 
 def plain(x: jax.Array, eps: float) -> jax.Array:

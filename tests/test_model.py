@@ -5,8 +5,9 @@ import pytest
 
 from jaxgpt.checkpoint import to_device
 from jaxgpt.config import ModelConfig, UserError
-from jaxgpt.layers import dropout, sinusoids
 from jaxgpt.model import GPT, abstract_params, assemble, params_of
+from jaxgpt.model.block import dropout
+from jaxgpt.model.positions import sinusoids
 from jaxgpt.tree import flatten
 
 SMALL = ModelConfig(vocab_size=23, context_length=11, model_dim=14, num_blocks=3, num_heads=2, mlp_dim=19)
@@ -50,7 +51,7 @@ def test_no_position_sees_the_future(norm: str) -> None:
 
     def loss_at(t: int, shift: jax.Array) -> jax.Array:
         embedded = model.embed(ids) + shift
-        x, _ = jax.lax.scan(lambda x, item: (item[0](x, item[1], None), None), embedded, model.layers())
+        x, _ = model.run(embedded, lambda block, layer, x: block(x, layer))
         logits = model.head(model.normalise(x), model.token_embedding.embedding[...])
         return -jax.nn.log_softmax(logits)[0, t, 5]
 
@@ -128,12 +129,13 @@ def test_attention_scales() -> None:
     """Each scale is what scaling the query matrices by hand makes of the unscaled model."""
     plain = ModelConfig(**{**vars(SMALL), "attention_scale": "none"})
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), params_of(GPT(plain)))
-    query = params["blocks"]["attn"]["query"]["kernel"]
-    query *= 50  # attention must matter
+    kernel = params["blocks"]["attn"]["qkv"]["kernel"]
+    kernel[:, :, :, 0] *= 50  # attention must matter
 
     def logits(config: ModelConfig, factors: list[float]) -> np.ndarray:
-        scaled = query * np.reshape(factors, (3, 1, 1, 1))
-        attn = {**params["blocks"]["attn"], "query": {"kernel": scaled}}
+        scaled = kernel.copy()
+        scaled[:, :, :, 0] *= np.reshape(factors, (3, 1, 1, 1))
+        attn = {**params["blocks"]["attn"], "qkv": {"kernel": scaled}}
         model = assemble(config, to_device({**params, "blocks": {**params["blocks"], "attn": attn}}))
         return np.asarray(model(tokens(plain)))
 
@@ -203,11 +205,11 @@ def test_blocks_against_torchs_own_encoder_layer(norm: str, activation: str, bia
         return {"scale": stack(f"{name}.weight", (14,)), **({"bias": stack(f"{name}.bias", (14,))} if bias else {})}
 
     thirds = np.stack([s["self_attn.in_proj_weight"].T.reshape(14, 3, 2, 7) for s in state])
-    third_biases = np.stack([s["self_attn.in_proj_bias"].reshape(3, 2, 7) for s in state]) if bias else None
-    attn = {
-        name: {"kernel": thirds[:, :, i], **({} if third_biases is None else {"bias": third_biases[:, i]})}
-        for i, name in enumerate(("query", "key", "value"))
-    }
+    qkv = {"kernel": thirds.swapaxes(2, 3)}
+    if bias:
+        biases = np.stack([s["self_attn.in_proj_bias"].reshape(3, 2, 7) for s in state])
+        qkv["bias"] = biases.swapaxes(1, 2)
+    attn = {"qkv": qkv}
     attn["out"] = leaf(stack("self_attn.out_proj.weight", (2, 7, 14)), "self_attn.out_proj.bias", (14,))
     blocks = {
         "attn": attn,

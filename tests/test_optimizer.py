@@ -17,9 +17,9 @@ from convert.optimizer import Optimizer, read, write
 from convert.rows import Dialect
 from convert.settle import express
 from jaxgpt.config import Config, DataConfig, OptimConfig, RunConfig, TrainConfig, UserError
-from jaxgpt.model import abstract_params, assemble
+from jaxgpt.model import abstract_params, assemble, cast
 from jaxgpt.optim import Moments, going_on, make_optimizer, moments_of
-from jaxgpt.step import cast, init_state, make_step
+from jaxgpt.step import init_state, make_step
 from jaxgpt.tree import flatten
 
 from .conftest import PRIMES

@@ -223,11 +223,11 @@ def transpose_out(attn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def swap_query_and_key(attn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {"query": attn["key"], "key": attn["query"]}
+    return {"qkv": attn["qkv"][:, :, [1, 0, 2]]}
 
 
 def reorder_heads(attn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: np.roll(attn[name], 1, axis=1) for name in ("query", "key", "value")}
+    return {"qkv": np.roll(attn["qkv"], 1, axis=1)}
 
 
 MUTATIONS = {

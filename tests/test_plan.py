@@ -31,7 +31,8 @@ def small(**sections: dict[str, Any]) -> dict[str, Any]:
         Path("nowhere"),
         Path("run"),
         model={**SIZES, **sections.pop("model", {})},
-        train={"batch_size": 16, "steps": 10, "compute_dtype": "bfloat16", **sections.pop("train", {})},
+        train={"batch_size": 16, "steps": 10, **sections.pop("train", {})},
+        compute={"dtype": "bfloat16", **sections.pop("compute", {})},
         mesh={"data": 1, "fsdp": -1, **sections.pop("mesh", {})},
     )
 
@@ -59,15 +60,15 @@ def test_it_is_the_step_that_training_compiles(monkeypatch: pytest.MonkeyPatch) 
     seen: list[Config] = []
     real = room.jitted_step
     monkeypatch.setattr(room, "jitted_step", lambda config, mesh: (seen.append(config), real(config, mesh))[1])
-    found = made("", train={"accumulate": 2, "remat": "full", "loss_chunks": 4})
+    found = made("", train={"accumulate": 2}, compute={"remat": "full", "loss_chunks": 4})
     assert seen == [found.config]
-    assert (seen[0].train.accumulate, seen[0].train.remat, seen[0].train.loss_chunks) == (2, "full", 4)
+    assert (seen[0].train.accumulate, seen[0].compute.remat, seen[0].compute.loss_chunks) == (2, "full", 4)
 
 
 def test_what_does_not_fit_is_tried_with_less_until_it_does(
     tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, least = made("").memory.total, made("", train={"remat": "full", "loss_chunks": 16}).memory.total
+    whole, least = made("").memory.total, made("", compute={"remat": "full", "loss_chunks": 16}).memory.total
     assert least < whole
     monkeypatch.setattr(room, "_limit", lambda devices: (whole + least) / 2)
     config = write_toml(tmp_path / "small.toml", small())
@@ -86,9 +87,9 @@ def test_what_is_tried_computes_the_same_steps_in_less_and_less() -> None:
     config = build(Config, small(train={"batch_size": 512}), "here")
     assert [changes(config, other) for other in smaller(config, found)] == [
         "",
-        "--train.remat full --train.loss_chunks 16",
-        "--train.accumulate 4 --train.remat full --train.loss_chunks 16",
-        "--train.accumulate 64 --train.remat full --train.loss_chunks 16",
+        "--compute.remat full --compute.loss_chunks 16",
+        "--train.accumulate 4 --compute.remat full --compute.loss_chunks 16",
+        "--train.accumulate 64 --compute.remat full --compute.loss_chunks 16",
     ]
 
 
@@ -137,7 +138,7 @@ def test_a_vocabulary_is_that_of_prepared_data(text: Path, tmp_path: Path, comma
 
 
 def test_an_attention_that_the_devices_lack_is_refused(tmp_path: Path, command: Callable[..., Any]) -> None:
-    config = write_toml(tmp_path / "small.toml", small(model={"attention": "splash"}))
+    config = write_toml(tmp_path / "small.toml", small(compute={"attention": "splash"}))
     outcome = command("jaxgpt", "plan", config)
     assert outcome.code == 2
     assert "splash, which needs a TPU" in outcome.err
@@ -163,7 +164,7 @@ def test_kernels_on_a_tpu_are_divided_by_rows_and_heads(sections: dict[str, Any]
 def test_a_step_that_a_tpu_has_no_room_for(needs: Needs) -> None:
     """Logits of 16 x 256 positions and 2 ** 20 tokens take 16 GiB, and more than once."""
     needs("libtpu")
-    given = small(model={"vocab_size": 2**20}, train={"compute_dtype": "float32"})
+    given = small(model={"vocab_size": 2**20}, compute={"dtype": "float32"})
     found, other = plan(given, "here", "v5e:1x1")
     assert not found.fits
     assert found.memory.total > found.limit
@@ -174,7 +175,7 @@ def test_a_step_that_a_tpu_has_no_room_for(needs: Needs) -> None:
 def test_for_gpus_the_fused_attention_saves_memory(needs: Needs) -> None:
     needs("jax_plugins.xla_cuda12")
     longer = {"context_length": 1024}
-    fused, plain = made("h200:8", model=longer), made("h200:8", model={**longer, "attention": "xla"})
+    fused, plain = made("h200:8", model=longer), made("h200:8", model=longer, compute={"attention": "xla"})
     assert "__cudnn$fmhaSoftmax" in fused.text
     assert "__cudnn$fmhaSoftmaxBackward" in fused.text
     assert "__cudnn" not in plain.text

@@ -120,7 +120,7 @@ class Layout:
                 linear(f"{attention}{word}.", f"blocks/attn/{meant(word)}", "(head k) d", bias)
             if self.kind in ("fused", "conv", "mha"):
                 leaf = "in_proj_weight" if self.kind == "mha" else "qkv.weight"
-                linear(attention, "blocks/attn/{qkv}", "(qkv head k) d", bias, leaf)
+                linear(attention, "blocks/attn/qkv", "(qkv head k) d", bias, leaf)
             if self.out:
                 linear(f"{block}{self.out}.", "blocks/attn/out", "d (head k)", "out" in self.biases)
             if not self.norms_last:
@@ -148,7 +148,7 @@ def meant(word: str) -> str:
 
 
 CANONICAL = {row.flax for row in DIALECTS["gpt"].rows if isinstance(row, Row)} | {
-    "blocks/attn/{qkv}/bias : layer head k",
+    "blocks/attn/qkv/bias : layer head qkv k",
 }
 
 
@@ -171,8 +171,8 @@ def roles(dialect: Dialect, shapes: dict[str, tuple[int, ...]]) -> dict[str, tup
             if place is not None:
                 assert name not in found, f"{name} is claimed twice"
                 role = View.parse(row.flax).name if isinstance(row, Row) else flax
-                label = ("query", "key", "value")[place["qkv"]] if "qkv" in place else "{qkv}"
-                found[name] = (role.replace("{qkv}", label), view.formula)
+                label = ("query", "key", "value")[place["qkv"]] if "qkv" in place else "qkv"
+                found[name] = (role.replace("qkv", label), view.formula)
     return found
 
 

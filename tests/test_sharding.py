@@ -106,7 +106,7 @@ def test_a_size_that_does_not_divide_is_whole_and_said() -> None:
     ]
     specs = {path: where.spec for path, where in flatten(shardings(abstract_params(config), mesh)).items()}
     assert specs["token_embedding/embedding"] == PartitionSpec("rest", "fsdp")
-    assert specs["blocks/attn/query/kernel"] == PartitionSpec(None, "fsdp", "tensor", "rest")
+    assert specs["blocks/attn/qkv/kernel"] == PartitionSpec(None, "fsdp", "tensor", None, "rest")
 
 
 def test_every_parameter_has_a_place_in_the_table() -> None:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, UserError
-from jaxgpt.step import State, init_state, make_eval_step, make_step, token_losses
+from jaxgpt.config import ComputeConfig, Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, UserError
+from jaxgpt.step import Compute, State, init_state, make_eval_step, make_step, token_losses
 from jaxgpt.tree import flatten
 
 MODEL = ModelConfig(vocab_size=23, context_length=11, model_dim=14, num_blocks=2, num_heads=2, dropout=0.0)
@@ -101,11 +101,11 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
 
 
 def test_bfloat16_computes_in_halves_and_keeps_masters_in_float32() -> None:
-    state, losses = run(config(train__compute_dtype="bfloat16"))
+    state, losses = run(config(compute__dtype="bfloat16"))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
     assert losses == pytest.approx(run(BASE)[1], abs=0.02)
     assert losses != run(BASE)[1]
-    text = str(jax.make_jaxpr(make_step(config(train__compute_dtype="bfloat16")))(state, ids()))
+    text = str(jax.make_jaxpr(make_step(config(compute__dtype="bfloat16")))(state, ids()))
     assert "bf16[8,11,14]" in text
 
 
@@ -126,14 +126,14 @@ def test_weights_stored_in_halves_are_trained_in_float32() -> None:
 
 
 def test_unrolling_the_scan_changes_nothing() -> None:
-    assert run(config(train__scan_unroll=2))[1] == pytest.approx(run(BASE)[1], abs=1e-6)
+    assert run(config(compute__scan_unroll=2))[1] == pytest.approx(run(BASE)[1], abs=1e-6)
 
 
 def test_evaluation_sums_what_the_mask_shows() -> None:
     params, batch = start(BASE).params, ids()[0]
     losses = token_losses(MODEL, params, batch, None)
     mask = np.random.default_rng(0).random((8, 11)) < 0.5
-    found = make_eval_step(MODEL, TrainConfig())(params, batch, jnp.asarray(mask))
+    found = make_eval_step(MODEL, Compute(ComputeConfig()))(params, batch, jnp.asarray(mask))
     assert float(found) == pytest.approx(float(losses[mask].sum()), rel=1e-6)
 
 
@@ -158,7 +158,7 @@ def test_what_gets_no_gradient_stays_bit_for_bit_and_the_rest_moves(decay: str) 
 
 
 @pytest.mark.parametrize(
-    "memory", [{"train__remat": "dots"}, {"train__remat": "full"}, {"train__loss_chunks": 11}], ids=str
+    "memory", [{"compute__remat": "dots"}, {"compute__remat": "full"}, {"compute__loss_chunks": 11}], ids=str
 )
 def test_what_saves_memory_changes_no_number(memory: dict[str, Any]) -> None:
     dropping = {"model__dropout": 0.2}
@@ -178,11 +178,11 @@ def test_logits_of_all_tokens_never_exist_at_once() -> None:
     logits = {length: 8 * length * 4096 * 4 for length in (64, 128)}
     whole = {length: temporaries(model__context_length=length) for length in logits}
     assert all(whole[length] > logits[length] for length in logits)
-    chunked = {n: temporaries(model__context_length=n, train__loss_chunks=n // 8) for n in logits}
+    chunked = {n: temporaries(model__context_length=n, compute__loss_chunks=n // 8) for n in logits}
     assert all(chunked[length] < logits[length] / 2 for length in logits)
     assert chunked[128] - chunked[64] < (logits[128] - logits[64]) / 4  # the rest of the step grows too
 
 
 def test_chunks_that_do_not_divide_are_refused() -> None:
     with pytest.raises(UserError, match="loss_chunks 4 does not divide model.context_length 11; these do: 1, 11"):
-        config(train__loss_chunks=4)
+        config(compute__loss_chunks=4)

@@ -172,7 +172,7 @@ def test_every_shipped_config_trains_at_tiny_size(
         "data.path": text, "run.dir": tmp_path / "run", "model.vocab_size": 0, "model.context_length": 16,
         "model.model_dim": 8 * shipped["model"]["num_heads"], "model.num_blocks": 2, "optim.warmup_steps": 1,
         "train.steps": 2, "train.batch_size": 4, "train.accumulate": min(2, shipped["train"].get("accumulate", 1)),
-        "train.eval_batches": 1, "train.scan_unroll": 1, "train.sample_tokens": 0,
+        "train.eval_batches": 1, "train.sample_tokens": 0,
     }  # fmt: skip
     outcome = command("jaxgpt", "train", path, *(word for name, value in tiny.items() for word in (f"--{name}", value)))
     assert outcome.code == 0, outcome

@@ -12,7 +12,7 @@ DIALECTS = (
         about="decoders with one matrix for queries, keys and values, in this order",
         rows=(
             *words.embeddings("token_embedding", "position_embedding"),
-            *linear("blocks/attn/{qkv} : layer d head k", f"{INSIDE} : (qkv head k) d", "?"),
+            *linear("blocks/attn/qkv : layer d head qkv k", f"{INSIDE} : (qkv head k) d", "?"),
             *words.out(BLOCK, "attn", "proj"),
             *words.mlp(BLOCK, "ff", "net.0", "net.2"),
             *words.norms(BLOCK, "ln1", "ln2", "ln_f"),

@@ -12,7 +12,7 @@ DIALECTS = (
             Row("token_embedding/embedding : v d", "token_embedding.weight : v d"),
             Row("pos_embedding/embedding : t d", "pos_embedding.weight : t d"),
             Row(
-                "blocks/attn/{qkv}/kernel : layer d head k",
+                "blocks/attn/qkv/kernel : layer d head qkv k",
                 f"{BLOCK}.mhsa.attention_heads.{{head}}.{{qkv}}_layer.weight : k d",
             ),
             *linear("blocks/attn/out : layer head k d", f"{BLOCK}.mhsa.compute : d (head k)"),

@@ -13,7 +13,7 @@ DIALECTS = (
         rows=(
             *words.embeddings("token_embedding", "position_embedding"),
             *(Mask(f"{HEAD}.{words.choice(words.MASKS, 'tril')} : {dims}", written=False) for dims in words.SQUARES),
-            *linear("blocks/attn/{qkv} : layer d head k", f"{HEAD}.{{qkv}} : k d", "?"),
+            *linear("blocks/attn/qkv : layer d head qkv k", f"{HEAD}.{{qkv}} : k d", "?"),
             *words.out(BLOCK, "mha", "proj"),
             *words.mlp(BLOCK, "ffn", "net.0", "net.2"),
             *words.norms(BLOCK, "ln1", "ln2", "ln_f"),

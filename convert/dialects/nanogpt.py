@@ -28,7 +28,7 @@ NANOGPT = Dialect(
         Row("pos_embedding/embedding : t d", "(transformer.|)wpe.weight : t d"),
         *norm("blocks/norm1", f"{BLOCK}.ln_1", "?", WORDS),
         Mask(f"{BLOCK}.attn.bias : () () t t", written=False),
-        *linear("blocks/attn/{qkv} : layer d head k", f"{BLOCK}.attn.c_attn : (qkv head k) d", "?"),
+        *linear("blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.attn.c_attn : (qkv head k) d", "?"),
         *linear("blocks/attn/out : layer head k d", f"{BLOCK}.attn.c_proj : d (head k)", "?"),
         *norm("blocks/norm2", f"{BLOCK}.ln_2", "?", WORDS),
         *linear("blocks/mlp/up : layer d f", f"{BLOCK}.mlp.c_fc : f d", "?"),

@@ -11,7 +11,7 @@ DIALECTS = (
         rows=(
             *embeddings("word_embeddings", "position_embeddings.weight"),
             Row(
-                "blocks/attn/{qkv}/kernel : layer d head k",
+                "blocks/attn/qkv/kernel : layer d head qkv k",
                 f"{BLOCK}.attention.att_heads.{{head}}.{{qkv}}_gen.weight : k d",
             ),
             *linear("blocks/mlp/up : layer d f", f"{BLOCK}.linear_network.up_projection : f d"),

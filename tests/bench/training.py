@@ -21,7 +21,16 @@ import numpy as np
 import torch
 
 from convert.reference import GPT as TorchGPT
-from jaxgpt.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from jaxgpt.config import (
+    ComputeConfig,
+    Config,
+    DataConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+)
 from jaxgpt.cpu import use_devices
 from jaxgpt.data import Dataset, batch
 from jaxgpt.sharding import replicated
@@ -34,7 +43,8 @@ CONFIG = Config(
     RunConfig("-"),
     ModelConfig(104, 128, 252, 6, 6, dropout=0.2),
     OptimConfig(warmup_steps=0, schedule="constant", decay="all", clip_norm=0),
-    TrainConfig(steps=STEPS, batch_size=32, log_every=1, eval_every=STEPS, scan_unroll=6),
+    TrainConfig(steps=STEPS, batch_size=32, log_every=1, eval_every=STEPS),
+    ComputeConfig(scan_unroll=6),
 )
 TOKENS_PER_STEP = CONFIG.train.batch_size * CONFIG.model.context_length
 TOKENS = np.random.default_rng(0).integers(0, CONFIG.model.vocab_size, 100_000, dtype=np.uint8)

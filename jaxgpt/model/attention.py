@@ -1,0 +1,73 @@
+"""Multi-head causal attention, up to the form in which queries and keys meet.
+
+Shapes: B batch, T time, D model width, N heads, M heads of keys and values, G = N / M, H head width.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike
+
+from jaxgpt.model import forms, spec
+
+INIT_STD = 0.02
+# (queries (B, T, N, H), keys, values (B, T, M, H), scale) -> what they mix (B, T, N, H), and
+# whatever the caller wants kept of them.
+Attend = Callable[..., tuple[jax.Array, Any]]
+
+
+def keep_nothing(form: forms.Form) -> Attend:
+    """`form` as an Attend that keeps nothing."""
+    return lambda *parts: (form(*parts), None)
+
+
+causal = keep_nothing(forms.chunked)
+
+
+class Attention(nnx.Module):
+    """The matrices of one group of heads lie together: G queries, then their key and value."""
+
+    def __init__(self, s: spec.Attention, model_dim: int, out_init: nnx.Initializer, rngs: nnx.Rngs):
+        self.qkv = nnx.LinearGeneral(
+            model_dim,
+            (s.kv_heads, s.group + 2, s.width),
+            use_bias=s.bias,
+            kernel_init=nnx.initializers.normal(INIT_STD),
+            rngs=rngs,
+        )
+        if s.out != "none":
+            self.out = nnx.LinearGeneral(
+                (s.heads, s.width),
+                model_dim,
+                axis=(-2, -1),
+                use_bias=s.out == "bias",
+                kernel_init=out_init,
+                rngs=rngs,
+            )
+        self.spec = s
+
+    def __call__(self, x_btd: jax.Array, layer: ArrayLike, attend: Attend) -> tuple[jax.Array, Any]:
+        """The mixture (B, T, D), and what `attend` kept."""
+        mixed_btnh, kept = attend(*self.project(x_btd), self.spec.scale_of(layer))
+        if self.spec.out == "none":
+            return mixed_btnh.reshape(*mixed_btnh.shape[:2], -1), kept
+        return self.out(mixed_btnh), kept
+
+    def project(self, x_btd: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries (B, T, N, H), keys and values (B, T, M, H), by one matrix product."""
+        qkv_btmgh, group = self._product(x_btd, 0), self.spec.group
+        q_btnh = qkv_btmgh[..., :group, :].reshape(*x_btd.shape[:2], self.spec.heads, -1)
+        return q_btnh, qkv_btmgh[..., group, :], qkv_btmgh[..., group + 1, :]
+
+    def keys_values(self, x_btd: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Keys and values (B, T, M, H) alone."""
+        kv_btmgh = self._product(x_btd, self.spec.group)
+        return kv_btmgh[..., 0, :], kv_btmgh[..., 1, :]
+
+    def _product(self, x_btd: jax.Array, first: int) -> jax.Array:
+        """The product with each group's matrices from `first` on: (B, T, M, G + 2 - first, H)."""
+        product = jnp.tensordot(x_btd, self.qkv.kernel[:, :, first:], axes=1)
+        return product if self.qkv.bias is None else product + self.qkv.bias[:, first:]

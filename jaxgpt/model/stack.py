@@ -1,0 +1,40 @@
+"""Blocks stacked along a leading axis of layers, run by one scan."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxgpt.model import spec
+from jaxgpt.model.block import Block
+
+# (one block, its number, the stream) -> (the stream after it, whatever is wanted of this layer)
+Apply = Callable[[Block, jax.Array, jax.Array], tuple[jax.Array, Any]]
+
+
+class Stack(nnx.Module):
+    """`num_blocks` blocks; layer is the leading axis of every array in them."""
+
+    def __init__(self, s: spec.Block, model_dim: int, num_blocks: int, rngs: nnx.Rngs):
+        keys = jax.random.split(rngs.params(), num_blocks)
+        make = jax.vmap(lambda key: Block(s, model_dim, num_blocks, nnx.Rngs(key)))
+        self.blocks = make(keys)
+        self.num_blocks = num_blocks
+
+    def run(self, x_btd: jax.Array, apply: Apply, unroll: int = 1) -> tuple[jax.Array, Any]:
+        """Scan `apply(block, layer, x) -> (x, out)` over the blocks: the last x, and all outs stacked."""
+
+        def step(x: jax.Array, item: tuple[Block, jax.Array]) -> tuple[jax.Array, Any]:
+            return apply(*item, x)
+
+        return jax.lax.scan(step, x_btd, (self.blocks, jnp.arange(self.num_blocks)), unroll=unroll)
+
+    def unstacked(self) -> tuple[Block, ...]:
+        """The blocks one by one."""
+
+        def block(layer: int) -> Block:
+            return jax.tree.map(lambda leaf: leaf[layer], self.blocks)
+
+        return tuple(map(block, range(self.num_blocks)))
