@@ -68,7 +68,8 @@ def to_flax(
     Args:
         directory: The model directory to write; must not exist, or be empty.
         dtype: Store the weights in this type instead of the file's.
-        tokenizer: A tokenizer.json to keep in the directory, instead of the one in FILE's folder.
+        tokenizer: A tokenizer.json or nanoGPT's meta.pkl to keep in the directory, instead of the
+            one beside FILE.
         allow_nonfinite: Take NaN and infinite weights as they are.
         weights_only: Leave behind the optimiser and whatever else lies beside the weights.
     """
@@ -197,7 +198,7 @@ def probe(
     Args:
         text: A text, as jaxgpt prepare takes it: a file, a folder, - for standard input, and so on.
         ids: Instead of a text: a list such as "0 29 59", or a file of such numbers, .npy, or nanoGPT's .bin.
-        tokenizer: A tokenizer.json, or a list of characters as JSON, for a text.
+        tokenizer: For a text: a tokenizer.json, a list of characters as JSON, or nanoGPT's meta.pkl.
     """
     from convert.ids import read_ids
     from convert.probing import probe as run_probe

@@ -16,6 +16,7 @@ from convert.suspect import RESAVE, Ledger, in_a_row
 from jaxgpt import disk
 from jaxgpt.config import UserError
 from jaxgpt.shell import Stage, silent
+from jaxgpt.tokenizer import META
 
 WRITTEN = (".pt", ".pth", ".safetensors")
 TORCH_DTYPES, SAFE_DTYPES = set(torchfile.DTYPES.values()), set(safefile.CODES)
@@ -41,7 +42,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]  # in the file's order
     extras: dict[str, Any]  # what lay beside the state dict
     aside: tuple[str, ...] = ()  # other files of the same weights, which were not read
-    tokenizer: Path | None = None  # where it was a folder, and has one
+    tokenizer: Path | None = None  # that of a folder, or nanoGPT's meta.pkl beside the file
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -59,7 +60,8 @@ def read(path: str | Path) -> Checkpoint:
     path = Path(path)
     try:
         aside: list[Path] = []
-        tokenizer = None
+        meta = path.parent / META
+        tokenizer = meta if meta.is_file() else None
         if path.is_dir():
             tokenizer = folder.tokenizer_in(path)
             path, aside = folder.find(path)

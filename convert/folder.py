@@ -7,13 +7,13 @@ from typing import Any
 
 from convert.suspect import in_a_row
 from jaxgpt.config import UserError
+from jaxgpt.tokenizer import FILES as TOKENIZERS
 
 # In the order in which they are preferred.
 WEIGHTS = (
     "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin",
 )  # fmt: skip
 CONFIG = "config.json"
-TOKENIZERS = ("tokenizer.json", "vocab.json")  # the latter beside merges.txt
 MOST = 64 * 2**20  # bytes of JSON; an index of ten thousand tensors has one
 
 

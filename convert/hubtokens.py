@@ -13,8 +13,9 @@ from convert.said import characters
 from jaxgpt.bpe import byte_alphabet
 from jaxgpt.config import UserError
 from jaxgpt.disk import write_json
-from jaxgpt.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, load
+from jaxgpt.tokenizer import META, ByteTokenizer, CharTokenizer, Tokenizer, load
 
+ROUNDED_UP = 128  # vocabularies are padded to a multiple of it at most
 DECIDING = ("normalizer", "added_tokens", "pre_tokenizer", "model", "decoder")  # of ids and text, in a tokenizer.json
 
 
@@ -27,15 +28,24 @@ class Found(NamedTuple):
 
 
 def beside(path: Path | None, extras: Mapping[str, Any], vocab_size: int) -> Found:
-    """That of a folder, or the characters that lay in the file itself."""
-    if path:
+    """The tokenizer at `path`, or the characters among the `extras` of the file.
+
+    A meta.pkl that nobody named gives way to the file's own characters, and must have the model's
+    vocabulary.
+    """
+    held = characters(extras)
+    held = held if len(held) <= vocab_size else []
+    pickled = path is not None and path.name == META
+    if path and not (pickled and held):
         try:
             found = read(path)
         except UserError as error:
             return Found(problem=str(error))
+        if pickled and not found.vocab_size <= vocab_size < found.vocab_size + ROUNDED_UP:
+            sizes = f"{found.vocab_size} ids, and the model's vocabulary is {vocab_size}"
+            return Found(problem=f"{path} has {sizes}: it belongs to another model.")
         return Found(found, f"Its tokenizer came along: {path.name}, {found.vocab_size} ids ({found.kind}).")
-    held = characters(extras)
-    if not 0 < len(held) <= vocab_size:
+    if not held:
         return Found()
     return Found(CharTokenizer(held), f"Its {len(held)} characters, which lay beside the weights, are the tokenizer.")
 
@@ -44,9 +54,9 @@ def read(path: Path) -> Tokenizer:
     """Of a file or a folder, ours or theirs; characters or bytes that `write` wrote are again what they were."""
     path = (tokenizer_in(path) or path) if path.is_dir() else path
     found = load(path)
-    content = json.loads(path.read_bytes())
     if found.kind != "bpe":
         return found
+    content = json.loads(path.read_bytes())
     if "model" in content:
         return _ours(content) or found
     if lacking := byte_alphabet().keys() - content.keys():

@@ -32,7 +32,7 @@ def spell(text: str, source: Checkpoint, vocab_size: int, tokenizer: Path | None
 
 
 def _tokenizer(text: str, source: Checkpoint, vocab_size: int, given: Path | None) -> tuple[Tokenizer, str]:
-    beside = source.tokenizer or tokenizer_in(source.path.parent)
+    beside = tokenizer_in(source.path.parent)
     if given:
         return hubtokens.read(given), str(given)
     if held := characters(source.extras):
@@ -45,8 +45,8 @@ def _tokenizer(text: str, source: Checkpoint, vocab_size: int, given: Path | Non
     raise UserError(
         f"{source.path} has a vocabulary of {vocab_size}, and nothing says what its ids stand for. The text has "
         f"{different} different characters, so the usual guess, its characters in order, cannot be right. Any of these "
-        f"helps: --tokenizer with a tokenizer.json or the characters as JSON, a text of just the {vocab_size} "
-        "characters that the model was trained on, or --ids."
+        "helps: --tokenizer with a tokenizer.json, the characters as JSON or nanoGPT's meta.pkl, a "
+        f"text of just the {vocab_size} characters that the model was trained on, or --ids."
     )
 
 

@@ -34,7 +34,8 @@ def prepare(
         text: Text files, folders, patterns, - for standard input, .jsonl or .parquet files, hf:NAME for a data set of
             the datasets library, nanoGPT's train.bin and val.bin, or python-docs, which comes with Python.
         out: The directory to write; must not exist, or be empty.
-        tokenizer: char, byte, bpe, or a file or folder that holds a tokenizer.
+        tokenizer: char, byte, bpe, or a file or folder that holds a tokenizer, nanoGPT's meta.pkl for
+            instance, which is also found beside its train.bin.
         vocab_size: How many ids a new bpe tokenizer gets.
         field: The field of JSONL, parquet and data sets that holds the text.
         val: The part of the text, from its end, that is kept for validation.
@@ -131,7 +132,8 @@ def sample(
         seed: The same seed writes the same text.
         stop: End before this text; may be given several times.
         on_full: Past the model's context, slide goes on with the last part of the text, stop ends.
-        tokenizer: A tokenizer.json, or a list of characters as JSON, instead of the model's own.
+        tokenizer: A tokenizer.json, a list of characters as JSON, or nanoGPT's meta.pkl, instead of
+            the model's own.
         errors: Characters of the prompt that the tokenizer does not know: strict names them, skip leaves them out.
         stats: Say how long it took.
     """
@@ -178,7 +180,8 @@ def look(
         layer: The layer that the table shows; -1 is the last.
         head: Its head; by default the mean of all.
         top: How many of the likeliest tokens to list.
-        tokenizer: A tokenizer.json, or a list of characters as JSON, instead of the model's own.
+        tokenizer: A tokenizer.json, a list of characters as JSON, or nanoGPT's meta.pkl, instead of
+            the model's own.
         errors: Characters that the tokenizer does not know: strict names them, skip leaves them out.
     """
     from jaxgpt import look as room

@@ -15,7 +15,7 @@ from jaxgpt.config import UserError, require
 from jaxgpt.corpus import Piece, documents, known_bytes
 from jaxgpt.data import ABOUT, HEADER_BYTES, MAGIC, Dataset, open_dataset, write_tokens
 from jaxgpt.disk import new_directory, write_json
-from jaxgpt.tokenizer import ByteTokenizer, Tokenizer, Unencodable, load, train_bpe, train_char
+from jaxgpt.tokenizer import META, ByteTokenizer, Tokenizer, Unencodable, load, train_bpe, train_char
 
 TOGETHER = 1 << 20  # characters encoded, or ids copied, at once
 MERGES_FROM = 1 << 26  # characters of text that merges are learnt from: more would hardly move them
@@ -37,7 +37,8 @@ def prepare(
 ) -> Dataset:
     """`tokenizer` is char, byte, bpe (`vocab_size` ids, learnt from the first 64 million characters, or less where the
     words are very different), or a file or folder that has one. The last `val` of the ids is for validation. nanoGPT's
-    train.bin and val.bin, given as their folder or as the two files, keep their own split."""
+    train.bin and val.bin, given as their folder or as the two files, keep their own split, and have the
+    characters of the meta.pkl beside them."""
     require(bool(sources), "There is no text to prepare: name files, folders or other sources.")
     require(0 < val < 1, f"val is a part of the text, between 0 and 1, but is {val}.")
     about: dict[str, Any] = {"version": 1, "sources": list(sources)}
@@ -163,7 +164,7 @@ def _copied(path: Path, dtype: np.dtype, skip: int, first: int, last: int) -> It
 
 
 def _id_files(sources: Sequence[str]) -> dict[str, Path] | None:
-    """nanoGPT's two files: little-endian uint16 and nothing else. Its meta.pkl is a pickle, and is never opened."""
+    """nanoGPT's two files, by split: little-endian uint16 and nothing else."""
     paths = sorted((Path(source) for source in sources), key=lambda path: path.name)
     if len(paths) == 1:
         paths = [paths[0] / "train.bin", paths[0] / "val.bin"]
@@ -172,9 +173,22 @@ def _id_files(sources: Sequence[str]) -> dict[str, Path] | None:
     return {path.stem: path for path in paths}
 
 
+def _of_ids(meta: Path, choice: str) -> Tokenizer | None:
+    """The tokenizer of ids: the `choice`, or that in nanoGPT's `meta` where nothing was chosen."""
+    if choice != "char":  # the usual value: nothing was said
+        return _without_text(choice)
+    if not meta.is_file():
+        return None
+    try:
+        return load(meta)
+    except UserError as error:
+        others = "Or move it away to go without, or name a tokenizer with --tokenizer."
+        raise UserError(f"{error} {others}") from None
+
+
 def _take_ids(files: dict[str, Path], partial: Path, choice: str) -> tuple[Tokenizer | None, Splits]:
     require(choice != "bpe", "Byte-pair merges are learnt from text, and train.bin holds ids: name their tokenizer.")
-    tokenizer = None if choice == "char" else _without_text(choice)  # char: the usual value, so nothing was said
+    tokenizer = _of_ids(files["train"].with_name(META), choice)
     for path in files.values():
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -146,7 +146,8 @@ class Text:
         except ValueError:
             raise UserError(
                 f"{self.directory} has no tokenizer, so a prompt is ids, like 0 29 59, but is {prompt[:40]!r}. To "
-                "give it text, name its tokenizer by --tokenizer: a tokenizer.json, or a list of characters as JSON."
+                "give it text, name its tokenizer by --tokenizer: a tokenizer.json, a list of "
+                "characters as JSON, or nanoGPT's meta.pkl."
             ) from None
 
 

@@ -9,13 +9,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxgpt import bpe
+from jaxgpt import bpe, plainpickle
 from jaxgpt.config import UserError, require
 
 KNOWN = (
-    "jaxgpt knows its own and Hugging Face's tokenizer.json, vocab.json with merges.txt beside it, and "
-    'characters as ["a", "b"], {"0": "a", "1": "b"} or {"a": 0, "b": 1}.'
+    "jaxgpt knows its own and Hugging Face's tokenizer.json, vocab.json with merges.txt beside it, "
+    'nanoGPT\'s meta.pkl, and characters as ["a", "b"], {"0": "a", "1": "b"} or {"a": 0, "b": 1}.'
 )
+META = "meta.pkl"
+FILES = ("tokenizer.json", "vocab.json", META)  # in the order in which a folder is searched
 
 
 class Tokenizer(ABC):
@@ -160,18 +162,50 @@ class BpeTokenizer(Tokenizer):
 
 
 def load(path: Path) -> Tokenizer:
-    """From our own or Hugging Face's `tokenizer.json`, GPT-2's `vocab.json` beside `merges.txt`, a folder with one of
-    these, or the characters as the tutorials keep them: ["a", "b"], {"0": "a", "1": "b"} or {"a": 0, "b": 1}."""
+    """The tokenizer in a file, or in the first of FILES that a folder has.
+
+    A file is our own or Hugging Face's `tokenizer.json`, GPT-2's `vocab.json` beside `merges.txt`,
+    nanoGPT's `meta.pkl`, or the characters as the tutorials keep them: ["a", "b"],
+    {"0": "a", "1": "b"} or {"a": 0, "b": 1}.
+    """
     if path.is_dir():
-        path = next((path / name for name in ("tokenizer.json", "vocab.json") if (path / name).exists()), path)
+        path = next((path / name for name in FILES if (path / name).exists()), path)
     require(path.exists(), f"{path} does not exist; it should be a tokenizer, or a folder with one.")
-    require(path.is_file(), f"{path} is no tokenizer: there is no tokenizer.json, and no vocab.json with merges.txt.")
+    require(path.is_file(), f"{path} is no tokenizer: there is none of {', '.join(FILES)} in it.")
     try:
+        with path.open("rb") as file:
+            pickled = plainpickle.is_pickle(path, file.read(1))
+        if pickled:
+            return CharTokenizer(_characters(plainpickle.load(path)))
         return _from_json(json.loads(path.read_bytes()), path)
     except UserError as error:
         raise UserError(f"{path} is no tokenizer file: {error}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no tokenizer file, as it is not JSON: {error}. {KNOWN}") from None
+
+
+def _characters(meta: Any) -> list[str]:
+    """The characters in the order of their ids, from nanoGPT's dict of vocab_size, stoi and itos."""
+    require(isinstance(meta, dict), f"it holds a {type(meta).__name__}, no dict with stoi and itos.")
+    stoi, itos = meta.get("stoi"), meta.get("itos")
+    named = dict(enumerate(itos)) if isinstance(itos, list) else itos
+    if named is None and isinstance(stoi, dict):
+        named = {index: text for text, index in stoi.items() if isinstance(index, int)}
+    require(isinstance(named, dict), "it has neither a dict stoi nor a dict itos.")
+    count = len(named)
+    same_ids = {*named} == {*range(count)}
+    require(same_ids, f"the ids of its {count} characters are not 0 to {count - 1}.")
+    characters = [named[index] for index in range(count)]
+    for index, text in enumerate(characters):
+        shown = ascii(text)[:40] if isinstance(text, str) else f"a {type(text).__name__}"
+        single = isinstance(text, str) and len(text) == 1
+        require(single, f"its id {index} stands for {shown}, which is not one character.")
+    inverse = {text: index for index, text in enumerate(characters)}
+    require(stoi in (None, inverse), f"its stoi and the {count} characters of its itos differ.")
+    size = meta.get("vocab_size", count)
+    fits = isinstance(size, int) and size >= count
+    require(fits, f"its vocab_size is less than its {count} characters.")
+    return characters
 
 
 def _from_json(content: Any, path: Path) -> Tokenizer:

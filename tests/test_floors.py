@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {
         "convert": "axes beside",
-        "jaxgpt": "background bpe chips config disk interrupt program settings shell tokenizer tree",
+        "jaxgpt": "background bpe chips config disk interrupt plainpickle program settings shell tokenizer tree",
     },
     {
         "convert": "dialects foreign reference rows words",

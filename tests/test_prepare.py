@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -147,7 +149,6 @@ def nanogpt(folder: Path, train: Any = range(65), val: Any = (1, 2, 64)) -> Path
     folder.mkdir()
     np.array(train, "<u2").tofile(folder / "train.bin")
     np.array(val, "<u2").tofile(folder / "val.bin")
-    (folder / "meta.pkl").write_bytes(b"never opened")
     (folder / "input.txt").write_text("not used")
     return folder
 
@@ -175,6 +176,40 @@ def test_nanogpts_files_with_their_tokenizer(tmp_path: Path) -> None:
         prepare([str(folder)], tmp_path / "other", tokenizer=str(tmp_path / "less.json"))
     with pytest.raises(UserError, match="learnt from text"):
         prepare([str(folder)], tmp_path / "other", tokenizer="bpe")
+
+
+def meta(characters: str) -> bytes:
+    """A meta.pkl as nanoGPT writes it."""
+    itos = dict(enumerate(characters))
+    stoi = {character: index for index, character in itos.items()}
+    return pickle.dumps({"vocab_size": len(itos), "itos": itos, "stoi": stoi})
+
+
+def test_nanogpts_files_have_the_characters_beside_them(tmp_path: Path) -> None:
+    characters = "".join(chr(ord("0") + i) for i in range(70))
+    folder = nanogpt(tmp_path / "nanogpt")
+    (folder / "meta.pkl").write_bytes(meta(characters))
+    dataset = prepare([str(folder)], tmp_path / "out")
+    assert (dataset.vocab_size, dataset.train_bytes, dataset.val_bytes) == (70, 65, 3)
+    assert decoded(dataset) == characters[:65] + "12p"
+    (tmp_path / "less.pkl").write_bytes(meta(characters[:64]))
+    with pytest.raises(UserError, match=r"train\.bin: Id 64 at position 64 .*vocabulary of 64"):
+        prepare([str(folder)], tmp_path / "less", tokenizer=str(tmp_path / "less.pkl"))
+
+
+def test_a_hostile_meta_beside_nanogpts_files_is_refused(tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    folder = nanogpt(tmp_path / "nanogpt")
+    (folder / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": 1, "itos": Hostile()}))
+    with pytest.raises(UserError, match=r"meta\.pkl .*more than plain values.* move it away"):
+        prepare([str(folder)], tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "out").exists()
+    prepare([str(folder)], tmp_path / "bytes", tokenizer="byte")  # which leaves it closed
+    assert not (tmp_path / "ran").exists()
 
 
 def test_nanogpts_files_when_damaged(tmp_path: Path) -> None:
