@@ -1,7 +1,36 @@
-"""The bridge between PyTorch checkpoints and jaxgpt. Names are loaded when first used."""
+"""The bridge that carries PyTorch GPT checkpoints to jaxgpt and back, and proves that nothing changed.
+
+The public names, each loaded when it is first used, so that the import costs nothing:
+
+    to_flax      brings a checkpoint file or a Hugging Face folder over, as a Loaded
+    Loaded       what to_flax returns: model, params, config, and a report of how each field is known
+    to_torch     a state_dict for load_state_dict(strict=True), from parameters and their config
+    inspect      says what to_flax would do with a file, without reading all of it
+    probe        ranks what a file leaves open by the loss on a text
+    assert_same  compares a torch module of yours with a model on the same tokens, for test suites
+
+For example:
+
+    import convert
+
+    loaded = convert.to_flax("weights.pt")
+    print(loaded.config, loaded.report.assumed)
+    logits = loaded.model([[0, 29, 59]])
+    state_dict = convert.to_torch(loaded.params, loaded.config, dialect="gpt")
+
+The command line is `jaxgpt-convert --help`.
+"""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors, which run nothing
+    from convert.carry import Loaded as Loaded
+    from convert.carry import inspect as inspect
+    from convert.carry import to_flax as to_flax
+    from convert.carry import to_torch as to_torch
+    from convert.parity import assert_same as assert_same
+    from convert.probing import probe as probe
 
 _HOMES = {
     "Loaded": "carry",
@@ -11,10 +40,15 @@ _HOMES = {
     "to_flax": "carry",
     "to_torch": "carry",
 }
-__all__ = [*_HOMES]
+__all__ = ["Loaded", "assert_same", "inspect", "probe", "to_flax", "to_torch"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names and the module's own attributes: what completion offers."""
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

@@ -1,19 +1,48 @@
-"""A GPT decoder in Flax. Names are loaded when first used, so that importing this package costs nothing."""
+"""A GPT decoder in Flax: train it, sample from it, look inside, export it.
+
+The public names, each loaded when it is first used, so that the import costs nothing:
+
+    GPT             the model, an NNX module: int ids (B, T) -> logits (B, T, vocab_size)
+    ModelConfig     every choice about a model, as a frozen dataclass
+    UserError       raised where the input is wrong; says what is, and the way out
+    load            the model in a model directory or a run
+    load_tokenizer  the tokenizer in a model directory, a run, or a file
+    generate        yields new ids after a prompt, in pieces as they are computed
+
+For example:
+
+    import jaxgpt
+
+    model, tokenizer = jaxgpt.load("run"), jaxgpt.load_tokenizer("run")
+    ids = tokenizer.encode("The ")
+    for piece in jaxgpt.generate(model, ids, max_new_tokens=50, temperature=0.8, seed=0):
+        print(tokenizer.decode(piece), end="")
+
+The command line is `jaxgpt --help`; the package `convert` brings PyTorch checkpoints over.
+"""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors, which run nothing
+    from jaxgpt.checkpoint import load as load
+    from jaxgpt.checkpoint import load_tokenizer as load_tokenizer
+    from jaxgpt.config import ModelConfig as ModelConfig
+    from jaxgpt.config import UserError as UserError
+    from jaxgpt.generate import generate as generate
+    from jaxgpt.model import GPT as GPT
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "GPT": "model",
-    "generate": "generate",
     "ModelConfig": "config",
     "UserError": "config",
+    "generate": "generate",
     "load": "checkpoint",
     "load_tokenizer": "checkpoint",
 }
-__all__ = [*_HOMES]
+__all__ = ["GPT", "ModelConfig", "UserError", "generate", "load", "load_tokenizer"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,3 +50,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
     return home if name == _HOMES[name] else getattr(home, name)  # jaxgpt.generate is a module that can be called
+
+
+def __dir__() -> list[str]:
+    """The public names and the module's own attributes: what completion offers."""
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]
