@@ -111,13 +111,23 @@ def ranking(found: "Ranking") -> None:
 
 
 def _table(found: "Ranking") -> None:
+    """A column for each field; on a terminal too narrow for that, one for all of them."""
     from rich.table import Table
 
-    table = Table(*found.options, "loss", "behind", "noise", box=None, pad_edge=False)
+    screen, figures = console(), ("loss", "behind", "noise")
+    wide = Table(*found.options, *figures, box=None, pad_edge=False)
+    narrow = Table(*figures, "fields; after the first row, those that differ", box=None, pad_edge=False)
+    first: dict[str, str] = {}
     for row, values in found.groups[:MOST]:
-        told = ["|".join(map(typed, values[name])) for name in found.options]
-        table.add_row(*told, f"{row.loss:.4f}", *(f"{number:.4f}" for number in row.behind(found.rows[0])))
-    console().print(table)
+        told = {name: "|".join(map(typed, values[name])) for name in found.options}
+        numbers = [f"{number:.4f}" for number in (row.loss, *row.behind(found.rows[0]))]
+        unlike = (f"{name}={value}" for name, value in told.items() if value != first.get(name))
+        wide.add_row(*told.values(), *numbers)
+        narrow.add_row(*numbers, " ".join(unlike))
+        first = first or told
+    anything = screen.options.update(max_width=10**6)
+    fits = screen.measure(wide, options=anything).maximum <= screen.width
+    screen.print(wide if fits else narrow)
 
 
 def page(found: "Page") -> None:

@@ -15,6 +15,7 @@ from jaxgpt.shell import as_assignments, console, run, working
 
 ConfigFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG.toml")]
 Changes = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="--SECTION.FIELD VALUE")]
+UNLIMITED = 10**6  # columns: a pipe has as many as a table takes
 Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 
 
@@ -189,7 +190,9 @@ def look(
     with working(f"looking into {directory}"):
         seen = room.look(directory, text, tokenizer, errors, out)
     page = console()
-    page.print(room.attention_table(seen, layer, head, page.width), "", room.token_table(seen, top))
+    width = page.width if page.is_terminal else None
+    page.width = page.width if page.is_terminal else UNLIMITED
+    page.print(room.attention_table(seen, layer, head, width), "", room.token_table(seen, top))
     if out:
         print(f"{out} shows all heads of all layers.")
 

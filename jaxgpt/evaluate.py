@@ -30,6 +30,13 @@ class Evaluator:
             out_shardings=replicated(mesh),
         )
 
+    def extent(self, tokens: int, limit: int | None = None) -> str:
+        """How much of a split of `tokens` ids `mean_loss` takes, for people."""
+        batches = math.ceil((tokens - 1) / (self.rows * self.model.context_length))
+        if limit is None or limit >= batches:
+            return "whole split"
+        return f"{limit} batch{'' if limit == 1 else 'es'}"
+
     def mean_loss(self, params: Any, tokens: np.ndarray, limit: int | None = None) -> float:
         total, count, waiting = 0.0, 0, None
         windows = eval_windows(tokens, batch_size=self.rows, context_length=self.model.context_length)
@@ -55,7 +62,8 @@ def evaluate(directory: Path, data: Path | None, batch_size: int) -> str:
     per_byte = (len(dataset.val) - 1) / dataset.val_bytes if dataset.val_bytes else math.nan
     return (
         f"{opened.path}: loss {loss:.4f}, perplexity {math.exp(min(loss, 700)):.3f}, bits per byte "
-        f"{loss / math.log(2) * per_byte:.4f} over {len(dataset.val):,} tokens of {dataset.path}"
+        f"{loss / math.log(2) * per_byte:.4f} over the whole validation split, {len(dataset.val):,} "
+        f"tokens of {dataset.path}"
     )
 
 

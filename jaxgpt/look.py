@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.cells import cell_len
 from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text as Cell
@@ -16,6 +17,7 @@ from jaxgpt.model import GPT, cast, check_tokens, exactly
 from jaxgpt.model.forms import Scale, attention_weights, chunked, sum_dtype
 from jaxgpt.sample import Text, find_tokenizer
 
+PADDING = 1  # on both sides of a column
 SHADES = ("grey23", "grey42", "yellow4", "gold3", "orange1")
 
 
@@ -76,24 +78,41 @@ def inside(model: GPT, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(weights), np.asarray(logprobs)
 
 
-def attention_table(seen: Seen, layer: int, head: int | None, width: int) -> Group:
-    """Rows look at columns, in hundredths; the mean of all heads, or one. What does not fit is left out on the left."""
+def attention_table(seen: Seen, layer: int, head: int | None, width: int | None = None) -> Group:
+    """Rows look at columns, in hundredths; the mean of all heads, or one.
+
+    What is wider than `width` is left out on the left, which the title says.
+    """
     layers, heads, length, _ = seen.weights_lnts.shape
     for name, value, count in (("layer", layer, layers), ("head", head or 0, heads)):
         if not -count <= value < count:
             raise UserError(f"There is no {name} {value}: they are 0 to {count - 1}.")
-    weights = seen.weights_lnts[layer].mean(axis=0) if head is None else seen.weights_lnts[layer, head]
+    weights = seen.weights_lnts[layer]
+    weights = weights.mean(axis=0) if head is None else weights[head]
+    shares = np.rint(100 * weights).astype(int)
     columns = [seen.names[i] for i in seen.ids]
-    cell = max(4, *(len(name) + 2 for name in columns))
-    first = max(0, length - max(1, width // cell - 1))
+    first = 0 if width is None else _first_that_fits(columns, shares, width)
     whose = "mean of all heads" if head is None else f"head {head}"
-    left_out = f"; columns from token {first} on" if first else ""
-    title = f"layer {layer % layers}, {whose}, in hundredths{left_out}"
-    table = Table("", *(Column(Cell(name)) for name in columns[first:]), box=None, padding=(0, 1))
-    for t, name in enumerate(columns):
-        shares = [round(100 * float(share)) if s <= t else None for s, share in enumerate(weights[t])][first:]
-        table.add_row(Cell(name), *(Cell("") if s is None else Cell(str(s), shade(s)) for s in shares))
+    title = f"layer {layer % layers}, {whose}, in hundredths"
+    if first:
+        title += f"\nThe last {length - first} of {length} tokens: a pipe, or a picture (--out), has all."
+    names = (Column(Cell(name)) for name in columns[first:])
+    table = Table("", *names, box=None, padding=(0, PADDING))
+    for row in range(first, length):
+        cells = [Cell(str(share), shade(share)) for share in shares[row, first : row + 1].tolist()]
+        table.add_row(Cell(columns[row]), *cells)
     return Group(Cell(title), table)
+
+
+def _first_that_fits(names: list[str], shares: np.ndarray, width: int) -> int:
+    """The first column of a table no wider than `width`, of those that end with the last one."""
+    wide = [max(cell_len(name), len(str(share))) for name, share in zip(names, shares.max(axis=0), strict=True)]
+    left = width - max(map(cell_len, names)) - 2 * PADDING
+    for column in reversed(range(len(wide))):
+        left -= wide[column] + 2 * PADDING
+        if left < 0:
+            return min(column + 1, len(wide) - 1)
+    return 0
 
 
 def shade(hundredths: int) -> str:

@@ -57,7 +57,10 @@ class Loop:
         self.batch(0)
         tokenizer = dataset.path / "tokenizer.json"
         self.tokenizer = load_tokenizer(tokenizer) if tokenizer.exists() else None
-        self.progress = Progress(config, list(self.mesh.devices.flat), say, passing)
+        self.eval_limit = config.train.eval_batches or None
+        self.evaluated_on = self.evaluator.extent(len(dataset.val), self.eval_limit)
+        devices = list(self.mesh.devices.flat)
+        self.progress = Progress(config, devices, say, passing, self.evaluated_on)
         self.background = Background()
         self.trackers: Sequence[Track] = ()
         self.skipped = skipped  # steps in a row
@@ -98,6 +101,7 @@ class Loop:
         t = self.config.train
         first = int(state.step) + 1
         waiting: tuple[int, Metrics] | None = None
+        self.progress.doing(first - 1, "compiling")
         for step in range(first, t.steps + 1):
             state, metrics = self.step(state, self.batch(step - 1))
             if waiting:
@@ -110,6 +114,7 @@ class Loop:
             if evaluating or stopping or (t.save_every and step % t.save_every == 0):
                 waiting = None
                 val_loss = self.settle(step, metrics, state if evaluating else None)
+                self.progress.doing(step, "saving")
                 self.save(state, step, val_loss)
                 self.progress.start(step)
             if stopping:
@@ -136,6 +141,7 @@ class Loop:
         logged = evaluate is not None or step % self.config.train.log_every == 0
         speed = self.progress.tokens_per_second(step) if logged else 0.0
         if evaluate is not None:
+            self.progress.doing(step, "evaluating")
             figures["val_loss"] = self.validate(evaluate)
             if not math.isfinite(figures["val_loss"]):
                 raise self.no_number(step, "validation loss", figures["val_loss"])
@@ -171,8 +177,7 @@ class Loop:
         )
 
     def validate(self, state: State) -> float:
-        limit = self.config.train.eval_batches or None
-        return self.evaluator.mean_loss(evaluated(state), self.dataset.val, limit)
+        return self.evaluator.mean_loss(evaluated(state), self.dataset.val, self.eval_limit)
 
     def sample(self, state: State) -> str:
         """What the model would write by now; on one device, where the others have the same weights."""
@@ -223,7 +228,8 @@ class Loop:
     def draw(self) -> None:
         """A picture is not worth a run."""
         try:
-            plot.draw_losses(runs.read_metrics(self.directory), self.directory)
+            metrics = runs.read_metrics(self.directory)
+            plot.draw_losses(metrics, self.directory, self.evaluated_on)
         except OSError:
             raise
         except Exception as error:

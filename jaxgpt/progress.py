@@ -15,12 +15,32 @@ from jaxgpt.model import flops
 Say = Callable[[str], None]  # a line that stays
 Passing = Callable[[int, int, str], None]  # (step, of how many, text): a line that the next one replaces
 
+STEP = "step "  # how a line of figures begins
+BAR, WIDE = 24, 120  # columns of the bar, and of a terminal that has room for it
+SPARE = (  # figures in the order in which a narrow terminal loses them
+    r"  norm \S+",
+    r"  lr \S+",
+    r"  MFU \S+",
+    r"  \S+ tokens/s",
+    r"  \S+ left",
+    r" \([^)]*\)",
+    r"  val \S+",
+)
+
 
 class Progress:
     """Knows when each step came, and what was last known of each figure."""
 
-    def __init__(self, config: Config, devices: Sequence[Any], say: Say, passing: Passing | None = None):
-        self.say, self.passing = say, passing
+    def __init__(
+        self,
+        config: Config,
+        devices: Sequence[Any],
+        say: Say,
+        passing: Passing | None = None,
+        evaluated_on: str = "",
+    ):
+        """`evaluated_on` says how much of the validation split an evaluation takes."""
+        self.say, self.passing, self.evaluated_on = say, passing, evaluated_on
         self.steps = config.train.steps
         self.tokens_per_step = config.train.batch_size * config.model.context_length
         known = chip(devices[0].device_kind)
@@ -39,6 +59,12 @@ class Progress:
         self.known["speed"] = speed
         return speed
 
+    def doing(self, step: int, what: str) -> None:
+        """Show on a terminal what takes time now, before the figures of the last step."""
+        if self.passing:
+            figures = self.line(step) if self.known else ""
+            self.passing(step, self.steps, f"{what}  {figures}".rstrip())
+
     def step(self, step: int, logged: bool, **figures: float) -> None:
         """Of `figures`, val_loss is there where the model was evaluated."""
         self.known |= figures
@@ -46,12 +72,16 @@ class Progress:
         if self.passing:
             self.passing(step, self.steps, self.line(step))
         if evaluated or (logged and not self.passing):
-            self.say(f"step {step:>{len(str(self.steps))}}/{self.steps}  {self.line(step, evaluated)}")
+            extent = f" ({self.evaluated_on})" if self.evaluated_on else ""
+            line = self.line(step, extent if evaluated else None)
+            self.say(f"{STEP}{step:>{len(str(self.steps))}}/{self.steps}  {line}")
 
-    def line(self, step: int, val: bool = True) -> str:
+    def line(self, step: int, val: str | None = "") -> str:
+        """The known figures; `val` follows the validation loss, which None leaves out."""
         known = self.known
         parts = [f"loss {known['loss']:.4f}"]
-        parts += [f"val {known['val_loss']:.4f}"] if val and "val_loss" in known else []
+        if val is not None and "val_loss" in known:
+            parts += [f"val {known['val_loss']:.4f}{val}"]
         parts += [f"lr {known['learning_rate']:.2e}", f"norm {known['gradient_norm']:.2f}"]
         if speed := known.get("speed"):
             parts += [f"{speed:,.0f} tokens/s"]
@@ -77,21 +107,34 @@ def watching() -> Iterator[tuple[Say, Passing | None]]:
     if not console.is_terminal:
         yield unbroken(lambda text: print(text, flush=True)), None
         return
-    narrow = console.width < 96
-    bar = [] if narrow else [BarColumn(bar_width=min(24, console.width - 88))]
+    bar = [BarColumn(bar_width=BAR)] if console.width >= WIDE else []
     columns = [TextColumn("step"), MofNCompleteColumn(), *bar, TextColumn("{task.description}", markup=False)]
     shown = Progress(*columns, console=console, transient=True)
     task = shown.add_task("", total=None)
 
     def passing(step: int, steps: int, text: str) -> None:
-        text = re.sub(r"  (lr|norm) \S+", "", text) if narrow else text
+        taken = len(f"{STEP}{steps}/{steps} ") + (BAR + 1 if bar else 0)
+        text = fitted(text, console.width - taken)
         shown.update(task, completed=step, total=steps, description=text)
         shown.start()
 
+    def say(text: str) -> None:
+        text = fitted(text, console.width) if text.startswith(STEP) else text
+        console.print(text, markup=False, soft_wrap=True)
+
     try:
-        yield unbroken(lambda text: console.print(text, markup=False, soft_wrap=True)), passing
+        yield unbroken(say), passing
     finally:
         shown.stop()
+
+
+def fitted(text: str, width: int) -> str:
+    """A line of figures without the least important of them, as far as it is wider than `width`."""
+    for figure in SPARE:
+        if len(text) <= width:
+            break
+        text = re.sub(figure, "", text)
+    return text
 
 
 def unbroken(say: Say) -> Say:

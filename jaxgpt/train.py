@@ -54,7 +54,7 @@ def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Pa
                 runs.rewind_metrics(run, source.path if source and beginning.resumed else None)
             loop.go(state)
         if first():
-            say(ending(run, max(done, config.train.steps)))
+            say(ending(run, max(done, config.train.steps), loop.evaluated_on))
     return run
 
 
@@ -65,14 +65,15 @@ def shared(config: Config) -> dict[str, Any]:
     return sections
 
 
-def ending(run: Path, done: int) -> str:
+def ending(run: Path, done: int, evaluated_on: str) -> str:
     """What there is now, and what can be done with it."""
     found = runs.summary(run)
     loss, val_loss = ("unknown" if number is None else f"{number:.4f}" for number in (found.loss, found.val_loss))
+    extent = "" if found.val_loss is None else f" ({evaluated_on})"
     picture = f", {plot.FILE}" if (run / plot.FILE).exists() else ""
     return "\n".join(
         [
-            f"Done: {done} steps, loss {loss}, best validation loss {val_loss}.",
+            f"Done: {done} steps, loss {loss}, best validation loss {val_loss}{extent}.",
             f"  run       {run}: {runs.METRICS}{picture}, {runs.CONFIG}, {runs.CHECKPOINTS}",
             f"  evaluate  jaxgpt eval {run}",
             f"  sample    jaxgpt sample {run}",

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 import jaxgpt
@@ -92,9 +93,35 @@ def test_tables_say_what_they_show() -> None:
     one = shown(look.attention_table(seen, -1, 1, 80), 80)
     assert "head 1" in one
     assert ["␣", "100", "0", "0"] in [line.split() for line in one.splitlines()]
-    assert "columns from token 2 on" in shown(look.attention_table(seen, 0, None, 8), 80)
+    narrow = shown(look.attention_table(seen, 0, None, 8), 80).splitlines()
+    assert narrow[1:2] == ["The last 1 of 3 tokens: a pipe, or a picture (--out), has all."]
+    assert [line.split() for line in narrow[2:]] == [["\N{OPEN BOX}"], ["\N{OPEN BOX}", "17"]]
     tokens = [line.split() for line in shown(look.token_table(seen, 2), 80).splitlines()]
     assert tokens[2] == ["y", "0.3000", "2", "M", "0.50"]
     assert tokens[3][:3] == ["␣", "0.8000", "1"]
     with pytest.raises(UserError, match="There is no head 2: they are 0 to 1"):
         look.attention_table(seen, 0, 2, 80)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_no_column_is_lost_without_a_word(width: int) -> None:
+    """Also where shares of 100 and wide characters make columns wider."""
+    length = 81
+    names = [f"{i:02}" if i % 3 else "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 2 for i in range(length)]
+    weights = np.broadcast_to(np.eye(length), (1, 1, length, length))
+    seen = look.Seen([*range(length)], names, weights, np.zeros((length, length)))
+    rows = shown(look.attention_table(seen, 0, None, width), width).splitlines()
+    assert all(cell_len(row) <= width for row in rows)
+    (count,) = [int(row.split()[2]) for row in rows if "of 81 tokens" in row]
+    table = rows[-count - 1 :]
+    assert table[0].split() == names[-count:]
+    assert [row.split()[-1] for row in table[1:]] == ["100"] * count
+    everything = shown(look.attention_table(seen, 0, None), 1000).splitlines()
+    assert everything[1].split() == names
+    assert len(everything) == 2 + length
+
+
+def test_a_pipe_has_all_columns(model: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxgpt.look.shown", lambda token: token * 20)
+    outcome = command("jaxgpt", "look", model, "--text", "abcabcabcabcabca")
+    assert outcome.out.splitlines()[1].split() == [letter * 20 for letter in "abcabcabcabcabca"]

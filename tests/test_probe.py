@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 import json
 import shlex
 from collections.abc import Callable
@@ -14,11 +15,12 @@ import numpy as np
 import pytest
 
 import convert
-from convert import probing
+from convert import probing, show
 from convert.ids import read_ids
 from convert.ranking import LEAST, Ranking, Row, Search
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import GPT, params_of
+from jaxgpt.settings import typed
 from jaxgpt.step import token_losses
 
 from .conftest import TEXT
@@ -274,6 +276,37 @@ def test_what_has_no_usual_value_is_not_written_unless_settled() -> None:
     assert found.unsettled["a"] == [0, 1, 2, 3, 4]
     assert "a" not in found.kept
     assert found.line == "--set b=z"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_the_table_fits_the_terminal_and_loses_nothing(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    fields = {
+        "num_heads": (12, 24),
+        "norm": ("pre", "residual"),
+        "final_norm": (True, "unused"),
+        "attention_scale": ("head_dim", "model_dim", "none"),
+        "activation": ("gelu_tanh", "gelu"),
+        "attention_scale_by_layer": (False, True),
+        "norm_eps": (1e-5, 1e-12),
+    }
+    usual = {name: values[0] for name, values in fields.items()}
+    lost = [usual, {**usual, "norm_eps": 1e-12}, {**usual, "norm": "residual", "attention_scale": "none"}]
+    rows = [Row(one, np.array([2.0, 2.1]) + i * np.array([0.5, 0.6])) for i, one in enumerate(lost)]
+    screen = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+    monkeypatch.setattr(show, "console", lambda: screen)
+    show._table(Ranking(rows, fields, usual, [], 100, 3.0, ""))
+    lines = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert all(len(line) <= width for line in lines)
+    words = " ".join(lines).split()
+    assert not [word for word in words if "\N{HORIZONTAL ELLIPSIS}" in word]
+    if width < 120:
+        assert {f"{name}={typed(value)}" for name, value in usual.items()} < {*words}
+        assert words[-2:] == ["norm=residual", "attention_scale=none"]
+    else:
+        assert words[:10] == [*fields, "loss", "behind", "noise"]
+        assert words[-10:-3] == ["12", "residual", "true", "none", "gelu_tanh", "false", "1e-05"]
 
 
 # The command, and what it refuses.

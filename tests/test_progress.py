@@ -1,4 +1,5 @@
 import io
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -18,10 +19,14 @@ def shown(kind: str, monkeypatch: pytest.MonkeyPatch, passing: progress.Passing 
     said: list[str] = []
     now = iter([100.0, 102.0, 102.0, 104.0, 104.0])
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(now))
-    line = progress.Progress(CONFIG, [SimpleNamespace(device_kind=kind)] * 2, said.append, passing)
+    devices = [SimpleNamespace(device_kind=kind)] * 2
+    line = progress.Progress(CONFIG, devices, said.append, passing, "50 batches")
+    line.doing(0, "compiling")
     for step in range(1, 21):
         if logged := step % 10 == 0:
             line.tokens_per_second(step)
+        if step == 20:
+            line.doing(step, "evaluating")
         line.step(step, logged, **FIGURES, **({"val_loss": 2.25} if step == 20 else {}))
     return said
 
@@ -29,7 +34,7 @@ def shown(kind: str, monkeypatch: pytest.MonkeyPatch, passing: progress.Passing 
 def test_elsewhere_than_on_a_terminal_each_logged_step_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown("cpu", monkeypatch) == [
         "step   10/2000  loss 2.5000  lr 1.00e-03  norm 0.50  20,480 tokens/s  6:38 left",
-        "step   20/2000  loss 2.5000  val 2.2500  lr 1.00e-03  norm 0.50  20,480 tokens/s  6:36 left",
+        "step   20/2000  loss 2.5000  val 2.2500 (50 batches)  lr 1.00e-03  norm 0.50  20,480 tokens/s  6:36 left",
     ]
 
 
@@ -43,7 +48,9 @@ def test_on_a_terminal_a_line_passes_and_evaluations_stay(monkeypatch: pytest.Mo
     passed: list[tuple[int, int, str]] = []
     said = shown("cpu", monkeypatch, lambda *line: passed.append(line))
     assert [line.split()[1] for line in said] == ["20/2000"]
-    assert [line[:2] for line in passed] == [(n, 2000) for n in range(1, 21)]
+    assert passed[0] == (0, 2000, "compiling")
+    assert [line[:2] for line in passed[1:]] == [(n, 2000) for n in [*range(1, 20), 20, 20]]
+    assert passed[-2][2].startswith("evaluating  loss 2.5000")
     assert "left" in passed[-1][2]
     assert "val 2.2500" in passed[-1][2]
 
@@ -89,14 +96,45 @@ def test_a_listener_who_leaves_does_not_end_the_run() -> None:
     assert (outcome.stdout, outcome.stderr) == ("line 0\n", "went on")
 
 
-def test_a_narrow_terminal_keeps_what_one_looks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+LONG = "loss 12.0000  val 12.1000  lr 1.00e-03  norm 10.50  MFU 25%  1,220,480 tokens/s  1:11:05 left"
+
+
+@pytest.mark.parametrize("columns", [60, 76, 80, 100, 120, 200])
+def test_lines_fit_the_terminal_and_keep_what_one_looks_for(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "76")
-    with progress.watching() as (_, passing):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with progress.watching() as (say, passing):
         assert passing is not None
-        passing(3, 2000, "loss 2.0000  val 2.1000  lr 1.00e-03  norm 0.50  20,480 tokens/s  1:05 left")
-    assert "3/2000" in terminal.getvalue()
-    assert "1:05 left" in terminal.getvalue()
+        say("step  2000/20000  " + LONG.replace("12.1000", "12.1000 (50 batches)"))
+        for what in ("", "evaluating  "):
+            passing(3, 20000, what + LONG)
+    pieces = re.split(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]", terminal.getvalue())
+    lines = "".join(pieces).split("step")[1:]
+    evaluated, *passed = [f"step{line}".rstrip() for line in lines]
+    assert len(evaluated) <= columns
+    assert "val 12.1000 (50 batches)" in evaluated
+    assert passed
+    for line in passed:
+        assert len(line) <= columns
+        assert "loss 12.0000" in line
+        assert ("left" in line) or "evaluating" in line
+        assert "\N{HORIZONTAL ELLIPSIS}" not in line
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (80, "step 20/30  loss 2.0000  val 2.1000 (50 batches)  20,480 tokens/s  1:05 left"),
+        (60, "step 20/30  loss 2.0000  val 2.1000 (50 batches)  1:05 left"),
+        (50, "step 20/30  loss 2.0000  val 2.1000 (50 batches)"),
+        (40, "step 20/30  loss 2.0000  val 2.1000"),
+        (30, "step 20/30  loss 2.0000"),
+    ],
+)
+def test_figures_are_left_out_in_the_order_of_their_weight(width: int, line: str) -> None:
+    whole = "step 20/30  loss 2.0000  val 2.1000 (50 batches)  lr 1e-03  norm 0.5  MFU 25%  20,480 tokens/s  1:05 left"
+    assert progress.fitted(whole, 200) == whole
+    assert progress.fitted(whole, width) == line

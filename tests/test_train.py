@@ -59,6 +59,18 @@ def test_eval_is_the_mean_over_the_whole_split(text: Path, tmp_path: Path, comma
     loss = total / count
     bits = loss / math.log(2) * count / data.val_bytes
     assert f"loss {loss:.4f}, perplexity {math.exp(loss):.3f}, bits per byte {bits:.4f}" in outcome.out
+    assert f"over the whole validation split, {len(data.val)} tokens of {run / 'data'}" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("batches", "named"), [(1, "1 batch"), (3, "3 batches"), (5, "whole split"), (0, "whole split")]
+)
+def test_a_run_says_how_much_of_the_split_it_evaluates(batches: int, named: str, text: Path, tmp_path: Path) -> None:
+    """Of 288 tokens in batches of 4 x 16: five batches are all of it."""
+    said: list[str] = []
+    train(settings(text, tmp_path / "run", train={"eval_batches": batches, "steps": 4}), "here", said.append)
+    assert [line for line in said if line.startswith("step 4/4") and f" ({named})  lr" in line]
+    assert f"({named})." in said[-1].splitlines()[0]
 
 
 def test_eval_takes_the_data_that_are_meant_or_none(text: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
