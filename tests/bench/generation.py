@@ -8,7 +8,6 @@ both; medians of the ratios are printed. There is a device for each core, as `ja
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
@@ -18,6 +17,7 @@ import jaxgpt
 from convert.reference import GPT as TorchGPT
 from convert.reference import generate as torch_generate
 from jaxgpt.cpu import make_devices
+from tests.bench import rounds
 
 SIZES = {"vocab_size": 104, "context_length": 128, "model_dim": 252, "num_blocks": 6, "num_heads": 6}
 NAMES = [chr(256 + i) for i in range(104)]
@@ -51,12 +51,12 @@ def contestants() -> dict[str, tuple[int, Callable[[], object], Callable[[], obj
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    count = rounds(__doc__)
     for name, (tokens, *racers) in contestants().items():
         for racer in racers:
             racer()
         speeds: list[list[float]] = []
-        for _ in range(rounds):
+        for _ in range(count):
             speeds.append([])
             for racer in racers:
                 start = time.perf_counter()

@@ -8,7 +8,6 @@ Rounds alternate, so that a machine that slows down slows both; medians of the r
 
 import dataclasses
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from jaxgpt.cpu import use_devices
 from jaxgpt.data import Dataset
 from jaxgpt.loop import Loop
 from jaxgpt.step import Metrics, State, init_state
+from tests.bench import rounds
 
 STEPS = 200
 SMALL = Config(
@@ -72,12 +72,12 @@ def trained(config: Config) -> Timed:
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    count = rounds(__doc__)
     use_devices(MeshConfig())
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     ratios = []
-    for i in range(rounds + 1):
+    for i in range(count + 1):
         seconds = {}
         for every in (0, 50):
             steps = trained(dataclasses.replace(SMALL, train=dataclasses.replace(SMALL.train, save_every=every))).steps

@@ -3,13 +3,13 @@
 python -m tests.bench.screen OUT.svg SECONDS COMMAND ...
 """
 
+import argparse
 import io
 import os
 import pty
 import re
 import select
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -41,8 +41,15 @@ def shown(command: list[str], seconds: float) -> str:
 
 
 def main() -> None:
-    out, seconds, *command = sys.argv[1:]
-    lines = shown(command, float(seconds)).replace("\r\n", "\n").split("\n")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", metavar="OUT.svg")
+    parser.add_argument("seconds", type=float, metavar="SECONDS")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND ...")
+    given = parser.parse_args()
+    if not given.command:
+        parser.error("there is no COMMAND to run")
+    out, command = given.out, given.command
+    lines = shown(command, given.seconds).replace("\r\n", "\n").split("\n")
     visible = [re.split(r"\r?\x1b\[2K|\r", line)[-1] for line in lines]
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor", force_terminal=True)
     console.print(Text(f"$ {' '.join(command)}"))

@@ -9,7 +9,6 @@ has a process of its own, as its users have: what one does to memory and threads
 
 import multiprocessing
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -36,6 +35,7 @@ from jaxgpt.data import Dataset, batch
 from jaxgpt.sharding import replicated
 from jaxgpt.step import State, init_state
 from jaxgpt.train import Loop
+from tests.bench import rounds
 
 STEPS = 5  # in a round
 CONFIG = Config(
@@ -134,7 +134,7 @@ def stable(make: Callable[[], Racers], line: Connection) -> None:
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    count = rounds(__doc__)
     processes = multiprocessing.get_context("spawn")
     lines: dict[str, Connection] = {}
     for make in (ours, theirs):
@@ -142,7 +142,7 @@ def main() -> None:
         processes.Process(target=stable, args=(make, end), daemon=True).start()
         lines |= dict.fromkeys(line.recv(), line)
     speeds: dict[str, list[float]] = {name: [] for name in lines}
-    for i in range(rounds):
+    for i in range(count):
         for name, line in lines.items():
             line.send(name)
             speeds[name].append(STEPS * TOKENS_PER_STEP / line.recv())

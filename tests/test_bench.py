@@ -1,0 +1,20 @@
+"""Measurements say how they are called; what they measure is no test's business."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NAMES = sorted(file.stem for file in (ROOT / "tests" / "bench").glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_helps(name: str) -> None:
+    if name in ("generation", "training"):
+        pytest.importorskip("torch", reason="torch is not installed")
+    command = [sys.executable, "-m", f"tests.bench.{name}", "--help"]
+    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert f"python -m tests.bench.{name} " in outcome.stdout
