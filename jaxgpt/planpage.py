@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jaxgpt.plan import Plan, changes, gpu_share
 from jaxgpt.sharding import shape_of
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 MOVED = "state and temporaries in and out once, weights in each pass"
 
 
@@ -52,18 +52,29 @@ def _line(label: str, value: str, indent: int = 2) -> str:
 def _memory(plan: Plan) -> list[str]:
     held = plan.memory._asdict()
     total = held.pop("total")
-    share = f" of {plan.limit / GIB:.2f} GiB, {total / plan.limit:.0%}"
+    unit = GIB if total >= GIB else MIB
+    share = f" of {_in_short(plan.limit)}, {total / plan.limit:.{0 if total >= GIB else 1}%}"
     if plan.mesh.devices.flat[0].platform == "gpu" and plan.chip:
         share += f"; that is {gpu_share():.0%} of a GPU, see XLA_PYTHON_CLIENT_MEM_FRACTION"
-    lines = [_line(name, f"{size / GIB:8.3f} GiB", 4) for name, size in held.items()]
-    return ["", "  memory of each device", *lines, _line("in all", f"{total / GIB:8.3f} GiB{share}", 4)]
+    lines = [_line(name, _size(size, unit), 4) for name, size in held.items()]
+    return ["", "  memory of each device", *lines, _line("in all", _size(total, unit) + share, 4)]
+
+
+def _size(size: float, unit: int) -> str:
+    return f"{size / unit:8.3f} {'GiB' if unit == GIB else 'MiB'}"
+
+
+def _in_short(size: float) -> str:
+    """A size in the unit that shows it: MiB below one GiB."""
+    return f"{size / GIB:.2f} GiB" if size >= GIB else f"{size / MIB:.2f} MiB"
 
 
 def _work(plan: Plan) -> list[str]:
     again = f", {plan.again:.0%} of it computed a second time" if plan.again else ""
     lines = [_line("arithmetic", f"{plan.operations / 1e12:8.2f} TFLOP{again}", 4)]
     for kind, traffic in sorted(plan.traffic.items()):
-        lines.append(_line(kind, f"{traffic.received / 1e9:8.2f} GB come in ({traffic.times:,} x)", 4))
+        unit, name = (1e9, "GB") if traffic.received >= 1e9 else (1e6, "MB")
+        lines.append(_line(kind, f"{traffic.received / unit:8.2f} {name} come in ({traffic.times:,} x)", 4))
     return ["", "  each step, on each device", *lines]
 
 
@@ -85,15 +96,12 @@ def _time(plan: Plan) -> list[str]:
 
 
 def verdict(plan: Plan, other: Plan | None) -> str:
+    takes, limit = _in_short(plan.memory.total), _in_short(plan.limit)
     if plan.fits:
-        return f"fits: {plan.memory.total / GIB:.2f} GiB of {plan.limit / GIB:.2f} GiB"
-    wanting = (
-        f"does not fit: {plan.memory.total / GIB:.2f} GiB and more"
-        if not plan.text
-        else f"does not fit: {plan.memory.total / GIB:.2f} GiB"
-    )
-    wanting += f" where a device has {plan.limit / GIB:.2f} GiB"
+        return f"fits: {takes} of {limit}"
+    more = "" if plan.text else " and more"
+    wanting = f"does not fit: {takes}{more} where a device has {limit}"
     if other:
-        took = f"{other.memory.total / GIB:.2f} GiB"
+        took = _in_short(other.memory.total)
         return f"{wanting}: try {changes(plan.config, other.config)}, which was compiled as well and takes {took}"
     return f"{wanting}, nor with anything that computes the same steps in less: try more devices, or a smaller model"

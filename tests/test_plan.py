@@ -12,7 +12,7 @@ import pytest
 
 from jaxgpt import plan as room
 from jaxgpt.config import Config, UserError
-from jaxgpt.plan import Plan, changes, plan, smaller
+from jaxgpt.plan import Memory, Plan, changes, plan, smaller
 from jaxgpt.planpage import ideal, page, verdict
 from jaxgpt.program import Traffic
 from jaxgpt.settings import build
@@ -54,6 +54,20 @@ def test_for_the_devices_at_hand_it_has_what_the_compiler_says() -> None:
     assert "chunked, as there is no kernel for cpu" in text
     assert text.endswith(verdict(found, None))
     assert "ideal step" not in text  # no data sheet says what this CPU can do
+
+
+def test_sizes_are_in_a_unit_that_shows_them() -> None:
+    found = made("")
+    for size, shown, total in ((3 * 2**20, "3.000 MiB", "12.00 MiB"), (3 * 2**30, "3.000 GiB", "12.00 GiB")):
+        memory = Memory(parameters=size, optimizer=size, temporaries=size, program=size, total=4 * size)
+        traffic = {"all-reduce": Traffic(2, size)}
+        text = page(dataclasses.replace(found, memory=memory, limit=2**34, traffic=traffic), "small")
+        table = re.findall(r"^    (\S.*?) +([\d.]+ .iB)(.*)$", text, re.MULTILINE)
+        assert [value for _, value, _ in table] == [shown] * 4 + [f"12.{shown[2:]}"]
+        assert len({line.index("iB") for line in text.splitlines() if line.startswith("    ") and "iB" in line}) == 1
+        assert table[-1][2].startswith(" of 16.00 GiB, ")
+        assert text.endswith(f"fits: {total} of 16.00 GiB")
+        assert f" {size / 1e6:.2f} MB come in" in text or f" {size / 1e9:.2f} GB come in" in text
 
 
 def test_it_is_the_step_that_training_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
