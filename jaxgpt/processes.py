@@ -20,6 +20,8 @@ from jaxgpt.interrupt import Signals, signals
 from jaxgpt.tree import flatten
 
 AUTO = "auto"
+STDOUT = 1  # the file descriptor
+GLOO = b"[Gloo] Rank "  # how a line begins that says how many others a process is connected to
 
 
 def together() -> bool:
@@ -39,6 +41,7 @@ def join(config: MeshConfig) -> None:
     watch = threading.Timer(config.timeout, _give_up, [config])
     watch.daemon = True
     watch.start()
+    without_gloo()
     try:
         jax.distributed.initialize(
             None if config.coordinator == AUTO else config.coordinator,
@@ -55,6 +58,42 @@ def join(config: MeshConfig) -> None:
         ) from None
     finally:
         watch.cancel()
+
+
+def without_gloo() -> None:
+    """Drop the lines about connections that Gloo writes to standard output; all others pass.
+
+    They come from C++ whenever a group of devices first meets, and no setting turns them off, so the
+    file descriptor is filtered. Python's own output gets another descriptor and goes past the filter.
+    """
+    try:
+        if sys.stdout.fileno() != STDOUT:
+            return
+    except (AttributeError, ValueError, OSError):  # there is no standard output, or none of the system's
+        return
+    sys.stdout.flush()
+    real = os.dup(STDOUT)
+    source, sink = os.pipe()
+    os.dup2(sink, STDOUT)
+    os.close(sink)
+    encoding, errors = sys.stdout.encoding, sys.stdout.errors
+    buffering = 1 if os.isatty(real) else -1  # by lines on a terminal, as Python does
+    sys.stdout = open(real, "w", buffering, encoding, errors, closefd=False)  # noqa: SIM115
+
+    def forward() -> None:
+        with contextlib.suppress(OSError), open(source, "rb") as lines:
+            for line in lines:
+                if not line.startswith(GLOO):
+                    os.write(real, line)
+
+    thread = threading.Thread(target=forward, daemon=True)
+    thread.start()
+
+    def restore() -> None:
+        os.dup2(real, STDOUT)  # closes the pipe, which ends the thread
+        thread.join(1)
+
+    atexit.register(restore)
 
 
 @contextlib.contextmanager

@@ -79,8 +79,9 @@ class Job(contextlib.AbstractContextManager["Job"]):
 
     def ends(self) -> tuple[list[int], list[str]]:
         """Exit codes, and what was said on standard error."""
-        said = [process.communicate(timeout=600)[1] for process in self.processes]
-        return [process.returncode for process in self.processes], said
+        both = [process.communicate(timeout=600) for process in self.processes]
+        assert not [line for out, err in both for line in (out + err).splitlines() if "[Gloo] Rank" in line]
+        return [process.returncode for process in self.processes], [err for _, err in both]
 
     def steps(self, count: int) -> None:
         """Waits for so many."""
@@ -247,3 +248,20 @@ def test_the_run_of_several_is_a_run_like_any_other(of_four: Path) -> None:
     assert config["mesh"]["processes"] == 4
     assert {path.name for path in of_four.iterdir()} >= {"metrics.jsonl", "loss.png", "checkpoints", "data"}
     assert not [path for path in (of_four / "checkpoints").iterdir() if path.name.startswith(".")]
+
+
+def test_lines_of_gloo_are_dropped_and_all_others_pass() -> None:
+    """Also what C++ and programs that are started write, until the very end."""
+    code = (
+        "import os, subprocess, sys\n"
+        "from jaxgpt.processes import without_gloo\n"
+        "print('first'); without_gloo(); print('printed', sys.stdout.isatty())\n"
+        "os.write(1, b'[Gloo] Rank 0 is connected to 1 peer ranks.\\nan error\\n[Gloo] failed\\n')\n"
+        "subprocess.run(['echo', 'a program'], check=True)\n"
+        "os.write(1, b'[Gloo] Rank 1 is connected\\nthe last\\n')"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert outcome.returncode == 0, outcome
+    lines = ["first", "printed False", "an error", "[Gloo] failed", "a program", "the last"]
+    assert sorted(outcome.stdout.splitlines()) == sorted(lines)
+    assert outcome.stderr == ""
