@@ -95,6 +95,7 @@ def blamed(doing: str, way_out: str = "") -> Iterator[None]:
 def logits_of(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     """(B, T, V) of whatever a forward returns: logits, a tuple of them and a loss, an object that holds them; for all
     positions in one row; or for the last position alone, unless it is given targets."""
+    ids = _as_a_loader_gives(ids, module)
     words = inspect.signature(module.forward).parameters
     targets = next((word for word in words if word in TARGETS), None)
     with blamed(f"The forward of {type(module).__name__}"):
@@ -109,6 +110,13 @@ def logits_of(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
             f"{shape or type(found).__name__}; wrap it in a module that returns them alone."
         )
     return found
+
+
+def _as_a_loader_gives(ids: torch.Tensor, module: torch.nn.Module) -> torch.Tensor:
+    """`ids` as a training loop hands them over: contiguous int64 on the device of `module`. Classes rely on it, as
+    those whose forward takes `targets.view(-1)` do."""
+    device = next((parameter.device for parameter in module.parameters()), ids.device)
+    return ids.to(device, torch.int64).contiguous()
 
 
 def _in_rows(returned: Any, ids: torch.Tensor) -> Any:

@@ -170,6 +170,33 @@ def test_logits_are_found_in_whatever_a_forward_returns(
         convert.assert_same(Other(), load(module, tmp_path / "weights.pt").model, ids(PRIMES))
 
 
+class Flattening(torch.nn.Module):
+    """nanoGPT's way with targets: one flat view of them, which a slice of a batch does not allow."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, idx: Any, targets: Any) -> Any:
+        logits = self.inner(idx.view(*idx.shape))
+        loss = torch.nn.functional.cross_entropy(logits.view(-1, logits.size(-1)), targets.view(-1))
+        return logits, loss
+
+
+def test_targets_are_contiguous_int64_as_a_training_loop_has_them(
+    make_reference: Callable[..., Any], tmp_path: Path
+) -> None:
+    module, tokens = make_reference(PRIMES), ids(PRIMES, extra=1)
+    batch = torch.from_numpy(tokens)
+    wrapped = Flattening(module)
+    for slice_ in (batch[:, :-1], batch.int()[:, 1:]):
+        assert not slice_.is_contiguous()
+        torch.testing.assert_close(exact.logits_of(wrapped, slice_), module(slice_), rtol=0, atol=0)
+    loaded = load(module, tmp_path / "weights.pt")
+    found = exact.compare_training(wrapped, loaded.model, tokens, loaded.dialect, 2)
+    assert all(item.same for item in found)
+
+
 def test_a_stage_that_is_something_else_in_torch_is_no_difference(
     make_reference: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -83,4 +83,4 @@ class GPT(nn.Module):
         if targets is None:
             return self.lm_head(x[:, [-1]]), None
         logits = self.lm_head(x)
-        return logits, functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return logits, functional.cross_entropy(logits.view(-1, logits.size(-1)), targets.view(-1))
