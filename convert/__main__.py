@@ -17,6 +17,7 @@ from jaxgpt.shell import run, working
 Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
 TorchArgs = Annotated[tuple[str, ...], tyro.conf.arg(name="torch-arg", metavar="NAME=VALUE"), tyro.conf.UseAppendAction]
+UNPROVEN = 4  # exit code of verify
 # What several commands take, and mean the same by.
 FILE = "A PyTorch checkpoint, .pt, .pth, .bin or .safetensors, or a Hugging Face folder."
 SET = "A field of the model that the file cannot say, such as activation=gelu; may be repeated."
@@ -95,11 +96,10 @@ def to_flax(
         show.tokenizer(loaded.tokenizer)
     show.beside(loaded.beside, directory)
     show.report(loaded.detected, "assumed")
-    own = "" if loaded.dialect.reference else " --torch MODULE:CLASS"
-    if dtype or (loaded.report.given and not own):
-        print(f"verify compares with the class {loaded.dialect.about} as it usually is, in the file's own dtype.")
+    if dtype:
+        print("verify compares in the file's own dtype: bring it over without --dtype to prove it.")
     else:
-        print(f"Prove it: jaxgpt-convert verify {file} {directory}{own}")
+        print(f"Prove it: jaxgpt-convert verify {file} {directory}{show.class_to_name(loaded)}")
 
 
 def to_torch(
@@ -143,7 +143,7 @@ def to_torch(
         print(f"Beside the weights: {', '.join(map(str, written.beside))}.")
     if written.filled:
         print(f"This class has {', '.join(written.filled)}, which the model lacks; it was filled with zeros.")
-    for field, (ours, usual) in {} if folder else carry.unlike_its_class(config, target).items():
+    for field, (ours, usual) in written.unlike.items():
         print(f"warning: {field} is {ours!r}; the file cannot say so, and this class has {usual!r}.", file=sys.stderr)
 
 
@@ -153,19 +153,23 @@ def verify(
     /,
     torch: Annotated[str, tyro.conf.arg(metavar="MODULE:CLASS")] = "",
     torch_args: TorchArgs = (),
+    dialect: Wrote = None,
     train_steps: int = 0,
+    allow_assumed: bool = False,
     json: Json = False,
 ) -> int:
-    """Run the torch class that wrote FILE and the model in DIRECTORY on the same tokens, and compare. Exit code 3
-    when they differ.
+    """Run the torch class that wrote FILE and the model in DIRECTORY on the same tokens, and compare. Exit code 0 when
+    they are proven to be the same, 3 when they differ, 4 when they are equal only under assumptions that nothing
+    proves.
 
     Args:
         directory: A model directory.
-        torch: Your own class, module:Class or path/to/file.py:Class, or a function that returns it. Runs its code.
+        torch: The class of FILE: module:Class or path/to/file.py:Class, or a function that returns it. Runs its code.
         torch_args: What your class should be given, such as n_head=6, as JSON or as text; may be repeated.
-        train_steps: Compare also every gradient, and the parameters after so many AdamW steps.
+        train_steps: Compare also every gradient, and the parameters after this number of AdamW steps.
+        allow_assumed: End with exit code 0 instead of 4; the page still says that it is unproven.
     """
-    from convert import parity
+    from convert import page, parity
 
     if train_steps < 0:
         raise UserError(f"--train-steps must not be negative, but is {train_steps}.")
@@ -173,12 +177,13 @@ def verify(
         raise UserError("--torch-arg says what the class of --torch is given, but there is no --torch.")
     given = {name: _plain(value) for name, value in _pairs("--torch-arg", torch_args, "n_head=6")}
     with working(f"running {file} and {directory} in float64"):
-        page = parity.verify(file, directory, train_steps, torch_class=torch, torch_args=given)
+        found = parity.verify(file, directory, train_steps, dialect=dialect, torch_class=torch, torch_args=given)
     if json:
-        print(json_format.dumps(page.as_dict(), indent=2))
+        print(json_format.dumps(found.as_dict(), indent=2))
     else:
-        show.page(page)
-    return 0 if page.same else 3
+        page.show(found)
+    codes = {"proven": 0, "unproven": 0 if allow_assumed else UNPROVEN, "differs": 3}
+    return codes[found.verdict]
 
 
 def probe(

@@ -203,6 +203,7 @@ class Written:
     dialect: Dialect
     filled: list[str]  # biases that the class has and the model lacks
     beside: list[Any] = field(default_factory=list)  # the names of what is in the file besides the weights
+    unlike: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # what its class computes otherwise: (ours, its)
 
 
 def directory_to_file(
@@ -234,7 +235,9 @@ def directory_to_file(
         raise UserError(f"The file that {directory} came from had no optimiser: say with --dialect how to write one.")
     arrays = bridge.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
     files.write(out, {prefix + name: array for name, array in arrays.items()}, nested, beside, stage)
-    return Written(opened.path, opened.config, target, bridge.filled(target, opened.config, paths), list(beside))
+    filled = bridge.filled(target, opened.config, paths)
+    unlike = target.unlike(opened.config, origin.known_of(target) if origin else ())
+    return Written(opened.path, opened.config, target, filled, list(beside), unlike)
 
 
 def reading(opened: checkpoint.ModelDirectory, stage: Stage) -> Callable[[str], np.ndarray]:
@@ -246,14 +249,3 @@ def reading(opened: checkpoint.ModelDirectory, stage: Stage) -> Callable[[str], 
         return array
 
     return read
-
-
-def unlike_its_class(config: ModelConfig, dialect: Dialect) -> dict[str, tuple[Any, Any]]:
-    """Fields that a file of this dialect cannot hold, and that differ from what its class computes: (ours, usual)."""
-    shown = {"dropout"} | ({"positions"} if config.position_rows else set())
-    shown |= {"final_norm"} if config.final_norm is False else set()
-    return {
-        field: (getattr(config, field), usual)
-        for field, usual in dialect.unsaid.items()
-        if field not in shown and getattr(config, field) != usual
-    }

@@ -24,6 +24,7 @@ from jaxgpt.tree import Tree
 
 TOLERANCE = 1e-10  # of the largest value in the same column; the frameworks' rounding stays below a hundredth of it
 RATE = 1e-3
+GRADIENT = "gradient of "  # how the names of compared gradients begin
 TARGETS = ("targets", "target", "labels", "label", "y")  # what people call the ids to be predicted
 
 
@@ -161,7 +162,7 @@ def compare_training(
     floor = 1e-5 * float(np.median([np.abs(value).max() for value in their_gradients.values()]))
     return [
         Difference.of("loss", np.asarray(their_loss), np.asarray(our_loss)),
-        *(Difference.of(f"gradient of {name}", their_gradients[name], ours, floor) for name, ours in gradients.items()),
+        *(Difference.of(f"{GRADIENT}{name}", their_gradients[name], ours, floor) for name, ours in gradients.items()),
         *(Difference.of(f"{name} after {steps} steps", after[name], ours, RATE) for name, ours in stepped.items()),
     ]
 

@@ -4,9 +4,7 @@ Both run in float64 on the CPU, where the two frameworks differ by 1e-12 and a r
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,57 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from convert import bridge, carry, theirs
-from convert.answers import Answers
-from convert.detect import Detected
+from convert import alternatives, bridge, carry, files, theirs
+from convert.answers import MEANING, Answers
+from convert.detect import Asked
 from convert.exact import TOLERANCE, Difference, compare_training, exact_model, exact_module, in_float64, logits_of
 from convert.rows import FIELDS, Dialect
 from convert.said import as_written
+from convert.verdict import Page, Standing
 from jaxgpt import checkpoint
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import GPT, assemble, check_tokens
-
-
-@dataclass(frozen=True)
-class Page:
-    """Everything that `verify` found."""
-
-    stages: list[Difference] = field(default_factory=list)  # in the order of the computation; the last is the logits
-    kl: float | None = None
-    top1: float | None = None
-    fields: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # sizes that differ: (torch, flax)
-    weights: list[str] = field(default_factory=list)  # tensors that are not the same numbers
-    training: list[Difference] = field(default_factory=list)  # each gradient, each parameter after N steps
-    ran: str = ""  # the torch class, and how it was built; otherwise only numbers were compared
-    hint: str = ""  # what would let one run
-    proven: dict[str, Any] = field(default_factory=dict)  # what the file cannot say, and running its own class shows
-    assumed: dict[str, Any] = field(default_factory=dict)  # what the file cannot say, and was not proven
-
-    @property
-    def first_difference(self) -> str | None:
-        computed = (item.name for item in [*self.stages, *self.training] if not item.same)
-        return next(computed, self.weights[0] if self.weights else None)
-
-    @property
-    def tolerance(self) -> float:
-        return TOLERANCE
-
-    @property
-    def same(self) -> bool:
-        return not self.fields and self.first_difference is None
-
-    def as_dict(self) -> dict[str, Any]:
-        whole = {"same": self.same, "first_difference": self.first_difference, "tolerance": self.tolerance}
-        return _finite({**whole, **dataclasses.asdict(self)})
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def assert_same(torch_module: torch.nn.Module, model: GPT, tokens: ArrayLike) -> None:
@@ -85,47 +42,71 @@ def verify(
     file: str | Path,
     directory: str | Path,
     train_steps: int = 0,
-    seed: int = 0,
+    *,
+    dialect: str | None = None,
     torch_class: str = "",
     torch_args: Mapping[str, Any] | None = None,
 ) -> Page:
-    """A torch class holding FILE, against the model in DIRECTORY: the one that somebody named, whose code is run, or
-    that of FILE's dialect. The numbers alone where there is none."""
+    """Compare a torch class holding FILE with the model in DIRECTORY: `torch_class`, which the person named and whose
+    code is run, or else that of FILE's dialect. Where there is none, the numbers alone are compared."""
     opened = checkpoint.ModelDirectory(directory)
-    found = _as_it_was_read(file, opened)
-    config = opened.config
-    sizes = {name: (getattr(found.detected.report.config, name), getattr(config, name)) for name in FIELDS.values()}
-    different = {name: pair for name, pair in sizes.items() if pair[0] != pair[1]}
-    if different:
-        return Page(fields=different)
-    dialect = found.detected.dialect
-    # Random tokens do not touch every row of an embedding, so the numbers themselves are compared as well.
-    ours = bridge.to_torch_lazily(dialect, config, set(opened.paths), opened.read)
-    tensors = found.source.tensors
-    unequal = [name for name, value in ours.items() if not np.array_equal(tensors[name].read(), value)]
-    named = torch_class or dialect.reference
+    found = _read_again(file, opened, dialect)
+    standing = Standing.of(opened, found.detected.report)
+    if different := _different_sizes(found, opened.config):
+        return Page(fields=different, given=standing.given, assumed=standing.assumed)
+    unequal = _unequal_weights(found, opened)
+    named = torch_class or found.detected.dialect.reference
     if not torch_class and (hint := theirs.hindrance(named, found.parameters)):
-        return Page(weights=unequal, hint=hint, assumed=found.detected.report.assumed)
+        return Page(weights=unequal, hint=hint, given=standing.given, assumed=standing.assumed)
     peer = _peer(found, opened, named, torch_args or {}, theirs.folders(named) if torch_class else [])
-    model = assemble(config, checkpoint.to_device(opened.params()))
-    tokens = _tokens(config, seed)
-    page = compare(peer.module, model, tokens[:, :-1], dialect)
-    training = compare_training(peer.module, model, tokens, dialect, train_steps) if train_steps else []
-    page = dataclasses.replace(page, training=training, weights=unequal, ran=peer.about)
-    return _judged(page, peer, opened, found.detected, bool(torch_class))
+    model = assemble(opened.config, checkpoint.to_device(opened.params()))
+    page = _compared(peer.module, model, found.detected.dialect, train_steps)
+    page = dataclasses.replace(page, weights=unequal, ran=peer.about)
+    certain = bool(torch_class) or _names_its_class(found, peer)
+    said = {MEANING.get(word.lower(), word) for word in peer.answers.given}
+    page = page.judged(standing, certain, peer.answers.fields, said)
+    if page.verdict == "differs":
+        return _advised(page, found, opened, peer, Path(directory), bool(torch_class))
+    return dataclasses.replace(page, inherited=_inherited(found, opened, standing) if certain else {})
 
 
-def _as_it_was_read(file: str | Path, opened: checkpoint.ModelDirectory) -> carry.Inspected:
-    """With what the directory was told; a file of another class may leave it to the directory how many heads there
-    are."""
-    source, fields = opened.about.get("source") or {}, opened.about.get("fields") or {}
-    needed = ("num_heads", "head_dim", "context_length")
-    given = {name: value for name, value in fields.get("given", {}).items() if name in needed}
-    ignore_config = source.get("ignore_config", False)
+def _read_again(file: str | Path, opened: checkpoint.ModelDirectory, dialect: str | None) -> carry.Inspected:
+    """FILE as it was read for this directory; or, where it is of another class, as what its tensors fit."""
+    source, recorded = files.read(file), opened.about.get("source") or {}
+    passed_over = recorded.get("ignore_config", False)
+    if dialect:
+        return _answered(source, opened.config, dialect, passed_over)
     try:
-        return carry.inspect(file, dialect=source.get("dialect"), ignore_config=ignore_config, **given)
+        return _answered(source, opened.config, recorded.get("dialect"), passed_over)
     except UserError:
-        return carry.inspect(file, num_heads=opened.config.num_heads)
+        return _answered(source, opened.config, None, False)
+
+
+def _answered(
+    source: files.Checkpoint, config: ModelConfig, dialect: str | None, ignore_config: bool
+) -> carry.Inspected:
+    """FILE read with the directory's own values where it asks, as for the number of heads in a fused matrix."""
+    answers: dict[str, Any] = {}
+    while True:
+        try:
+            return carry.inspect(source, dialect=dialect, ignore_config=ignore_config, **answers)
+        except Asked as asked:
+            if asked.field in answers:
+                raise
+            answers[asked.field] = getattr(config, asked.field)
+
+
+def _different_sizes(found: carry.Inspected, config: ModelConfig) -> dict[str, tuple[Any, Any]]:
+    read = found.detected.report.config
+    sizes = {name: (getattr(read, name), getattr(config, name)) for name in FIELDS.values()}
+    return {name: pair for name, pair in sizes.items() if pair[0] != pair[1]}
+
+
+def _unequal_weights(found: carry.Inspected, opened: checkpoint.ModelDirectory) -> list[str]:
+    """Tensors that do not hold the same numbers: random tokens do not touch every row of an embedding."""
+    dialect, tensors = found.detected.dialect, found.source.tensors
+    ours = bridge.to_torch_lazily(dialect, opened.config, set(opened.paths), opened.read)
+    return [name for name, value in ours.items() if not np.array_equal(tensors[name].read(), value)]
 
 
 def _peer(
@@ -138,26 +119,52 @@ def _peer(
     return theirs.build(named, answers, source, bridge.torch_names(detected.dialect, detected.fit.sizes), home)
 
 
-def _judged(page: Page, peer: theirs.Theirs, opened: checkpoint.ModelDirectory, detected: Detected, own: bool) -> Page:
-    """What the file cannot say is proven once its own class ran, unless that class was told, or no run shows it.
-    Hugging Face's config names the class; otherwise that of a dialect is assumed itself."""
-    kinds = detected.dialect.says.get("model_type", {})
-    if not own and peer.answers.beside.get("model_type") not in kinds:
-        return dataclasses.replace(page, assumed=detected.report.assumed)
-    known = opened.about.get("fields") or {}
-    unsure = [*known.get("given", {}), *known.get("assumed", {})] or [*detected.report.assumed]
-    values = {name: getattr(opened.config, name) for name in unsure}
-    proven = {
-        name: value for name, value in values.items() if page.same and name not in {*peer.answers.fields, "dropout"}
-    }
-    left = {name: value for name, value in values.items() if name not in proven}
-    return dataclasses.replace(page, proven=proven, assumed=left)
+def _names_its_class(found: carry.Inspected, peer: theirs.Theirs) -> bool:
+    """Whether FILE's own config names the class, as Hugging Face's does; otherwise a dialect is told by names alone."""
+    return peer.answers.beside.get("model_type") in found.detected.dialect.says.get("model_type", {})
 
 
-def _tokens(config: ModelConfig, seed: int) -> np.ndarray:
-    """Of full length, in more than one row: a class may mix them up."""
+def _inherited(found: carry.Inspected, opened: checkpoint.ModelDirectory, standing: Standing) -> dict[str, Any]:
+    """What was assumed of another file, which the model came from: FILE's class says nothing of that one's."""
+    recorded = (opened.about.get("source") or {}).get("dialect")
+    return standing.assumed if recorded not in (None, found.detected.dialect.name) else {}
+
+
+def _compared(module: torch.nn.Module, model: GPT, dialect: Dialect, train_steps: int) -> Page:
+    tokens = _tokens(model.config)
+    page = compare(module, model, tokens[:, :-1], dialect)
+    training = compare_training(module, model, tokens, dialect, train_steps) if train_steps else []
+    return dataclasses.replace(page, training=training)
+
+
+def _advised(
+    page: Page,
+    found: carry.Inspected,
+    opened: checkpoint.ModelDirectory,
+    peer: theirs.Theirs,
+    directory: Path,
+    own: bool,
+) -> Page:
+    """The page of two models that differ, with what would make them agree. Of what a person gave, other values are
+    tried where the class is the person's `own` too."""
+    if not own and (hint := alternatives.other_class(page.ran, opened.config, found.detected.dialect)):
+        page = dataclasses.replace(page, hint=hint)
+    if page.weights or page.stages[-1].same:
+        return page
+    model = assemble(opened.config, checkpoint.to_device(opened.params()))
+    fields = [*page.assumed, *(page.given if own else ())]
+    agreement = alternatives.agreeing(peer.module, model, _tokens(opened.config)[:, :-1], fields)
+    if agreement is None:
+        return page
+    fields_then = {**found.detected.report.given, **page.given, **agreement.fields}
+    command = alternatives.command(found, opened, directory, fields_then)
+    return dataclasses.replace(page, agreeing=dataclasses.replace(agreement, command=command))
+
+
+def _tokens(config: ModelConfig) -> np.ndarray:
+    """Random ids of full length, in more than one row: a class may mix them up."""
     rows = 4 if config.context_length * config.vocab_size < 2**25 else 2
-    return np.random.default_rng(seed).integers(0, config.vocab_size, (rows, config.context_length + 1))
+    return np.random.default_rng(0).integers(0, config.vocab_size, (rows, config.context_length + 1))
 
 
 def compare(module: torch.nn.Module, model: GPT, tokens: np.ndarray, dialect: Dialect | None = None) -> Page:

@@ -5,11 +5,12 @@ may lack it: `blocks.{layer}.(sa|attn).proj.bias? : d`.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from convert.axes import View
+from jaxgpt.config import ModelConfig
 
 # The axes that size a model, and the field of ModelConfig that each one is.
 FIELDS = {
@@ -160,6 +161,17 @@ class Dialect:
     @functools.cached_property
     def masks(self) -> tuple[tuple[Mask, View], ...]:
         return tuple((row, View.parse(row.torch, self.spelling)) for row in self.rows if isinstance(row, Mask))
+
+    def unlike(self, config: ModelConfig, known: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
+        """Fields that a file of this dialect cannot hold, and that differ from what its class computes: (ours, usual).
+        Of fields in `known` it is certain that the class has them as `config` has."""
+        shown = {"dropout", *known} | ({"positions"} if config.position_rows else set())
+        shown |= {"final_norm"} if config.final_norm is False else set()
+        return {
+            field: (getattr(config, field), usual)
+            for field, usual in self.unsaid.items()
+            if field not in shown and getattr(config, field) != usual
+        }
 
     def written(self) -> dict[str, Any]:
         """The settled rows as plain text: a model directory keeps them, to be able to write the same names again."""

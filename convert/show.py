@@ -10,14 +10,12 @@ from jaxgpt.settings import typed
 from jaxgpt.shell import console
 
 if TYPE_CHECKING:
-    from convert.carry import Inspected
+    from convert.carry import Inspected, Loaded
     from convert.detect import Detected
     from convert.hubtokens import Found
-    from convert.parity import Page
     from convert.ranking import Ranking
     from convert.whole import Beside
 
-ASSUMED = "Of the torch class the file does not say, and was assumed"
 MOST = 12  # rows of a table that a person reads
 
 
@@ -59,6 +57,15 @@ def beside(found: "Beside", directory: Path) -> None:
         print("Schedule, clipping and batches are for CONFIG.toml to say.")
     for name, why in found.left.items():
         print(f"warning: {name} stays behind: {why}.", file=sys.stderr)
+
+
+def class_to_name(loaded: "Loaded") -> str:
+    """The option of verify that makes a proof of it; "" where the file itself names its class."""
+    reference, known = loaded.dialect.reference, loaded.report
+    if reference and not {*known.given, *known.assumed} - {"dropout"}:
+        return ""
+    usual = reference and not loaded.dialect.unlike(loaded.config)
+    return f" --torch {reference if usual else 'MODULE:CLASS'}"
 
 
 def tokenizer(found: "Found") -> None:
@@ -128,49 +135,3 @@ def _table(found: "Ranking") -> None:
     anything = screen.options.update(max_width=10**6)
     fits = screen.measure(wide, options=anything).maximum <= screen.width
     screen.print(wide if fits else narrow)
-
-
-def page(found: "Page") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False)
-
-    if found.ran:
-        say(f"Beside the model ran {found.ran}.")
-    for field, (theirs, ours) in found.fields.items():
-        console.print(f"{field} is {theirs} in the file and {ours} in the directory")
-    table = Table("", "max |difference|", "mean", "largest value", "")
-    differing = [item for item in found.training if not item.same]
-    for item in found.stages + differing:
-        verdict = "same" if item.same else "DIFFERS"
-        table.add_row(item.name, f"{item.max:.2e}", f"{item.mean:.2e}", f"{item.scale:.3g}", verdict)
-    if found.stages:
-        console.print(table)
-        console.print(
-            f"KL divergence {found.kl:.2e}, top-1 agreement {found.top1:.2%}; float64 on CPU, tolerance "
-            f"{found.tolerance}"
-        )
-    if found.training:
-        largest = max(item.max for item in found.training)
-        console.print(
-            f"training: the loss, {len(found.training) // 2} gradients and as many parameters after the last step, "
-            f"{len(differing)} of them different; largest difference {largest:.2e}"
-        )
-    for name in found.weights:
-        console.print(f"{name} does not hold the same numbers")
-
-    if found.proven:
-        say(f"Assumed or given, and proven by running this class: {listed(found.proven)}")
-    if found.assumed:
-        unproven = "What no run shows, or the class had to be told" if found.proven else ASSUMED
-        say(f"{unproven}: {listed(found.assumed)}")
-    if found.same and not found.stages:
-        say(f"All numbers are the same. {found.hint}")
-    elif found.same:
-        console.print("The two compute the same function.")
-    else:
-        console.print(f"The two DIFFER, first in {found.first_difference or ', '.join(found.fields)}.")

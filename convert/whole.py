@@ -86,6 +86,11 @@ class Origin:
     prefix: str
     beside: list[Any]
     optimizer: Mapping[str, Any]
+    known: frozenset[str]  # fields of the model that were read of that file, or given by a person
+
+    def known_of(self, dialect: Dialect) -> frozenset[str]:
+        """Fields that are certain of the class of `dialect`: none, where it is another one than the file's."""
+        return self.known if dialect.name == self.dialect.name else frozenset()
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -99,7 +104,9 @@ class Origin:
         usual = DIALECTS.get(source.get("dialect", ""), Dialect("", "its structure alone", ()))
         try:
             container = source["nested"], source["prefix"], source.get("beside", []), source.get("optimizer", {})
-            return Origin(usual.reread(source), *container)
+            fields = opened.about.get("fields", {})
+            known = frozenset({**fields.get("read", {}), **fields.get("given", {})})
+            return Origin(usual.reread(source), *container, known)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{opened.path / 'config.json'}: its source cannot be read ({error!r}); give --dialect."

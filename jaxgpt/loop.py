@@ -7,7 +7,7 @@ import math
 import signal
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Loop:
         passing: Passing | None = None,
         signals: Signals | None = None,
         skipped: int = 0,
-        origin: Any = None,
+        origin: Mapping[str, Any] | None = None,
     ):
         """Whatever is wrong with the config is found here, before anything is written."""
         self.config, self.dataset, self.directory, self.say = config, dataset, run, say
@@ -64,7 +64,7 @@ class Loop:
         self.background = Background()
         self.trackers: Sequence[Track] = ()
         self.skipped = skipped  # steps in a row
-        self.origin = {"source": origin} if origin else {}  # what the converter remembers of the file it all began with
+        self.origin = dict(origin or {})  # sections of config.json about the file that the first weights came from
 
     def go(self, state: State) -> None:
         """`run`, and whatever may end it: a signal, a full disk."""

@@ -35,7 +35,7 @@ def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Pa
         config, dataset, source = beginning.config, beginning.dataset, beginning.source
         about = source.about if source else {}
         skipped = about.get("skipped", 0) if beginning.resumed else 0
-        loop = Loop(config, dataset, run, say, passing, caught, skipped, about.get("source"))
+        loop = Loop(config, dataset, run, say, passing, caught, skipped, origin(about))
         for whole in undivided(abstract_params(config.model), loop.mesh):
             say(f"{whole}.")
         state = first_state(beginning, loop.mesh)
@@ -56,6 +56,11 @@ def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Pa
         if first():
             say(ending(run, max(done, config.train.steps), loop.evaluated_on))
     return run
+
+
+def origin(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What the first weights' directory says of the file that they came from: the file, and how each field is known."""
+    return {name: about[name] for name in ("source", "fields") if name in about}
 
 
 def shared(config: Config) -> dict[str, Any]:

@@ -22,7 +22,7 @@ FLOORS = [
         "jaxgpt": "cache checkpoint decoding generate prepare progress step",
     },
     {
-        "convert": "answers carry exact files hub ids parity probing show theirs whole",
+        "convert": "alternatives answers carry exact files hub ids page parity probing show theirs verdict whole",
         "jaxgpt": "begin evaluate export look loop plan planpage sample train",
     },
     {"convert": "__main__", "jaxgpt": "__main__"},

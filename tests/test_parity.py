@@ -23,6 +23,8 @@ from jaxgpt.tree import flatten  # noqa: E402
 
 from .conftest import LYRIC_SIZES, PRIMES  # noqa: E402
 
+OWN = ("--torch", "convert.reference:GPT")
+
 BOTH_SIZES = pytest.mark.parametrize("sizes", [PRIMES, LYRIC_SIZES], ids=["primes", "lyrics"])
 
 
@@ -286,13 +288,13 @@ def test_every_mutation_is_caught_and_its_block_named(
 
 def test_verify_says_same_of_the_same(primes_file: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
     to_flax(primes_file).save(tmp_path / "m")
-    outcome = command("jaxgpt-convert", "verify", primes_file, tmp_path / "m", "--train-steps", "2")
+    asked = ["jaxgpt-convert", "verify", primes_file, tmp_path / "m", *OWN, "--train-steps", "2"]
+    outcome = command(*asked)
     assert outcome.code == 0, outcome
-    assert "The two compute the same function." in outcome.out
-    report = json.loads(
-        command("jaxgpt-convert", "verify", primes_file, tmp_path / "m", "--train-steps", "2", "--json").out
-    )
+    assert outcome.out.startswith("PROVEN: the two compute the same function.\n")
+    report = json.loads(command(*asked, "--json").out)
     assert report["same"]
+    assert report["verdict"] == "proven"
     assert report["top1"] == 1
     assert [stage["name"] for stage in report["stages"]] == ["embedding", "block 0", "block 1", "block 2", "logits"]
     assert len(report["training"]) == 1 + 2 * 81
@@ -322,6 +324,7 @@ def test_a_file_of_another_class_is_compared_with_the_same_model(primes_file: Pa
     carry.directory_to_file(tmp_path / "model", tmp_path / "other.pt", "separate")
     page = verify(tmp_path / "other.pt", tmp_path / "model")
     assert page.same
+    assert page.verdict == "unproven"
     assert not page.stages
     assert page.kl is None  # nothing was run
     assert page.hint == "--torch module:Class would run your own beside the model."
@@ -340,7 +343,7 @@ def test_json_is_json_whatever_was_found(
     broken["vocab_projection.bias"][3] = float("nan")
     torch.save(broken, tmp_path / "nan.pt")
     load(make_reference({**PRIMES, "context_length": 19}), tmp_path / "longer.pt")
-    for name, code in (("other.pt", 0), ("nan.pt", 3), ("longer.pt", 3)):
+    for name, code in (("other.pt", 4), ("nan.pt", 3), ("longer.pt", 3)):
         outcome = command("jaxgpt-convert", "verify", tmp_path / name, tmp_path / "m", "--json")
         assert outcome.code == code
         found = json.loads(outcome.out, parse_constant=no_constants)

@@ -97,19 +97,21 @@ def test_the_command_line_says_what_was_proven(tmp_path: Path, command: Callable
     outcome = command("jaxgpt-convert", "verify", file, tmp_path / "m", "--torch", NANO)
     assert outcome.code == 0
     assert "n_head = 5" in outcome.out
-    assert "proven by running this class: norm = pre, final_norm = True, activation = gelu, " in outcome.out
-    assert "What no run shows, or the class had to be told: num_heads = 5, dropout = 0.0" in outcome.out
-    assert "The two compute the same function." in outcome.out
+    first = outcome.out.splitlines()[0]
+    assert first == "PROVEN, given num_heads = 5 as you said: the two compute the same function."
+    assert "Shown by running this class: norm = pre, final_norm = True, activation = gelu, " in outcome.out
     assert "a model of GPTConfig(block_size=17" in outcome.err  # what it prints is not in the way of JSON
     found = json.loads(command("jaxgpt-convert", "verify", file, tmp_path / "m", "--torch", NANO, "--json").out)
     assert found["proven"]["norm"] == "pre"
-    assert found["assumed"].keys() == {"num_heads", "dropout"}
+    assert found["given"] == {"num_heads": 5}
+    assert found["assumed"] == {}
     wrong = command("jaxgpt-convert", "to-flax", file, tmp_path / "n", "--set", "num_heads=5", "--set", "norm=post")
     assert wrong.code == 0
     outcome = command("jaxgpt-convert", "verify", file, tmp_path / "n", "--torch", NANO)
     assert outcome.code == 3
-    assert "DIFFER, first in block 0." in outcome.out
-    assert "proven" not in outcome.out
+    assert outcome.out.startswith("The two DIFFER, first in block 0.\n")
+    assert "Given, as you said: num_heads = 5, norm = post." in outcome.out
+    assert "proven" not in outcome.out.lower()
 
 
 def test_a_class_that_had_to_be_told_proves_nothing_of_it(tmp_path: Path) -> None:
@@ -122,7 +124,9 @@ def test_a_class_that_had_to_be_told_proves_nothing_of_it(tmp_path: Path) -> Non
     )
     page = proof("gpt", f"{mine}:GPT", {}, tmp_path, window=17, activation="relu")
     assert page.same
-    assert page.assumed.keys() == {"activation", "dropout"}
+    assert page.verdict == "proven"
+    assert page.given == {"activation": "relu"}
+    assert not page.assumed
     assert page.proven.keys() == {"norm", "final_norm", "attention_scale", "attention_scale_by_layer", "norm_eps"}
 
 
@@ -234,7 +238,7 @@ def test_nothing_is_imported_unless_it_is_named(
     file.write_bytes(primes_file.read_bytes())
     traps = [person(tmp_path, TRAP, f"{name}.py") for name in ("model", "weights", "gpt", "modeling_gpt", "accelerate")]
     assert command("jaxgpt-convert", "to-flax", "weights.pt", "m").code == 0
-    assert command("jaxgpt-convert", "verify", "weights.pt", "m").code == 0
+    assert command("jaxgpt-convert", "verify", "weights.pt", "m").code == 4
     assert not list(tmp_path.glob("*.ran"))
     traps[0].write_text(TRAP + "from convert.reference import GPT\n")
     assert command("jaxgpt-convert", "verify", "weights.pt", "m", "--torch", "model:GPT").code == 0

@@ -68,7 +68,8 @@ def test_a_folder_is_proven_by_the_class_that_its_config_names(kind: str, tmp_pa
     source = folder(kind, tmp_path / "hf")
     to_flax(source).save(tmp_path / "m")
     page = verify(source, tmp_path / "m", train_steps=2 * (kind == "opt"))
-    assert page.same, page
+    assert page.verdict == "proven", page
+    assert not {*page.proven, *page.given, *page.assumed}
     assert page.ran.startswith("transformers:")
     assert [stage.name for stage in page.stages] == ["embedding", "block 0", "block 1", "block 2", "logits"]
     assert (len(page.training) > 100) == (kind == "opt")  # its biases of keys have no gradient but rounding
@@ -85,13 +86,18 @@ def test_a_wrong_field_is_told_and_its_block_named(tmp_path: Path) -> None:
 def test_a_bare_file_is_given_to_the_class_as_it_usually_is(tmp_path: Path, command: Callable[..., Any]) -> None:
     bare = tmp_path / "bare.safetensors"
     shutil.copy(folder("gpt2", tmp_path / "hf") / "model.safetensors", bare)
-    for model, field, code in (("m", "activation=gelu_tanh", 0), ("n", "activation=relu", 3)):
+    for model, field, code in (("m", "activation=gelu_tanh", 4), ("n", "activation=relu", 3)):
         made = command("jaxgpt-convert", "to-flax", bare, tmp_path / model, "--set", "num_heads=5", "--set", field)
         assert made.code == 0
         outcome = command("jaxgpt-convert", "verify", bare, tmp_path / model)
         assert outcome.code == code
         assert "Beside the model ran transformers:GPT2LMHeadModel." in outcome.out
-        assert "the file does not say, and was assumed: norm = pre" in outcome.out
+        assert ("UNPROVEN: equal under these assumptions: norm = pre" in outcome.out) == (code == 4)
+        assert f"Given, as you said: num_heads = 5, {field.replace('=', ' = ')}" in outcome.out
+        assert ("only what files with such names usually are, and in it activation is" in outcome.out) == (code == 3)
+    named = command("jaxgpt-convert", "verify", bare, tmp_path / "m", "--torch", "transformers:GPT2LMHeadModel")
+    assert named.code == 0, named
+    assert named.out.startswith("PROVEN, given num_heads = 5 as you said: ")
 
 
 def test_code_that_a_folder_brings_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +125,8 @@ def test_without_transformers_the_numbers_alone_are_compared(
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "transformers" else find(name))
     outcome = command("jaxgpt-convert", "verify", source, tmp_path / "m")
-    assert outcome.code == 0
+    assert outcome.code == 4
+    assert outcome.out.startswith("UNPROVEN: the numbers are equal, but no class was run.\n")
     assert "All numbers are the same. Installing transformers would run its class beside the model." in outcome.out
 
 
@@ -144,5 +151,5 @@ LARGE = pytest.mark.slow  # those of others have a full vocabulary
 def test_folders_of_others_are_proven(name: str, tmp_path: Path) -> None:
     to_flax(ZOO / name, **given(FACTS[name])).save(tmp_path / "m")
     page = verify(ZOO / name, tmp_path / "m")
-    assert page.same, page
+    assert page.verdict == "proven", page
     assert page.ran.startswith("transformers:")
