@@ -200,7 +200,7 @@ def _stranger(held: Held, fits: list[Fit]) -> str:
     if len(fits) > 1 and propose(held.shapes).dialect:
         text += (
             f" By its structure it could be a GPT: jaxgpt-convert inspect {held.path} --dialect auto shows how it "
-            "would be read; to-flax takes that only with --dialect auto."
+            "would be read; to-flax and verify take that only with --dialect auto."
         )
     return text
 

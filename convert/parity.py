@@ -64,7 +64,8 @@ def verify(
     page = dataclasses.replace(page, weights=unequal, ran=peer.about)
     certain = bool(torch_class) or _names_its_class(found, peer)
     said = {MEANING.get(word.lower(), word) for word in peer.answers.given}
-    page = page.judged(standing, certain, peer.answers.fields, said)
+    told = peer.answers.fields - found.detected.report.read.keys()  # what FILE itself says, it may be told
+    page = page.judged(standing, certain, told, said)
     if page.verdict == "differs":
         return _advised(page, found, opened, peer, Path(directory), bool(torch_class))
     return dataclasses.replace(page, inherited=_inherited(found, opened, standing) if certain else {})
