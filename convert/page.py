@@ -14,24 +14,19 @@ from convert.verdict import Page
 
 def show(found: Page) -> None:
     """Print what verify found, the verdict first, in a page that fits a terminal."""
-    console = Console(highlight=False)
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False)
-
-    say(_verdict(found))
+    print(_verdict(found))
     if found.ran:
-        say(f"Beside the model ran {found.ran}.")
+        print(f"Beside the model ran {found.ran}.")
     for field, (theirs, ours) in found.fields.items():
-        say(f"{field} is {theirs} in the file and {ours} in the directory")
+        print(f"{field} is {theirs} in the file and {ours} in the directory")
     if found.stages:
-        console.print(_compared(found))
-        say(
+        print(_compared(found), end="")
+        print(
             f"KL divergence {found.kl:.2e}, top-1 agreement {found.top1:.2%}; float64 on CPU, tolerance "
             f"{found.tolerance}"
         )
     for line in [*_training(found), *_fields_of(found), *_ways_out(found)]:
-        say(line)
+        print(line)
 
 
 def _verdict(found: Page) -> str:
@@ -45,7 +40,7 @@ def _verdict(found: Page) -> str:
     return "UNPROVEN: the numbers are equal, but no class was run."
 
 
-def _compared(found: Page) -> Table:
+def _compared(found: Page) -> str:
     """A row for each stage of the computation, and for each group of what was compared besides."""
     table = Table(box=None, pad_edge=False)
     for header in ("", "compared", "max |diff|", "mean", "max |value|", ""):
@@ -55,7 +50,10 @@ def _compared(found: Page) -> Table:
         verdict = "same" if all(item.same for item in items) else "DIFFERS"
         numbers = f"{worst.max:.2e}", f"{worst.mean:.2e}", f"{worst.scale:.3g}"
         table.add_row(label, str(len(items)), *numbers, verdict)
-    return table
+    console = Console(highlight=False)
+    with console.capture() as captured:  # printed by rich, a pipe that is closed would not end with its own exit code
+        console.print(table)
+    return captured.get()
 
 
 def _groups(found: Page) -> list[tuple[str, list[Difference]]]:
