@@ -1,12 +1,12 @@
 """A folder as Hugging Face lays it out: which files hold the weights, and what its config says. Opens no weights."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from convert.suspect import in_a_row
 from jaxgpt.config import UserError
+from jaxgpt.disk import read_json
 from jaxgpt.tokenizer import FILES as TOKENIZERS
 
 # In the order in which they are preferred.
@@ -39,7 +39,7 @@ def tokenizer_in(folder: Path) -> Path | None:
 
 def shards(index: Path) -> dict[str, list[str]]:
     """File -> the tensors that the index says are in it."""
-    listed = read_json(index).get("weight_map")
+    listed = _read_json(index).get("weight_map")
     if (
         not isinstance(listed, dict)
         or not listed
@@ -64,16 +64,8 @@ def shards(index: Path) -> dict[str, list[str]]:
 def config_beside(path: Path) -> Mapping[str, Any]:
     """{} where there is none."""
     beside = path.parent / CONFIG
-    return read_json(beside) if beside.is_file() and beside != path else {}
+    return _read_json(beside) if beside.is_file() and beside != path else {}
 
 
-def read_json(path: Path) -> Mapping[str, Any]:
-    if path.stat().st_size > MOST:
-        raise UserError(f"{path} has {path.stat().st_size} bytes; a config or an index has fewer than {MOST}.")
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}. Mend it or move it away.") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} should hold a JSON object, but holds a {type(found).__name__}.")
-    return found
+def _read_json(path: Path) -> Mapping[str, Any]:
+    return read_json(path, "Mend it or move it away.", MOST)

@@ -3,7 +3,6 @@
 import codecs
 import glob
 import importlib
-import json
 import os
 import re
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from jaxgpt.config import UserError, require
+from jaxgpt.disk import parse_json
 
 PIECE = 1 << 16  # characters; a longer document comes in several pieces
 CHUNK = 1 << 20  # bytes read at once
@@ -173,11 +173,9 @@ def _json_lines(stream: BinaryIO, path: Path, errors: str) -> Iterator[tuple[str
         try:
             text = line.decode("utf-8", errors)
             if text.strip():
-                yield where, json.loads(text)
+                yield where, parse_json(text, where, "A JSONL file has one object on each line.")
         except UnicodeDecodeError as error:
             raise _not_utf8(str(path), error, before) from None
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise UserError(f"{where} is not JSON: {error}. A JSONL file has one object on each line.") from None
         before += len(line)
 
 

@@ -184,16 +184,30 @@ def write_json(file: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object; anything else is the user's error."""
+def parse_json(text: str | bytes, where: object, way_out: str) -> Any:
+    """The value that a JSON text stands for. Text that is no JSON, or is nested too deep, is the user's error."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        reason = "brackets are nested too deep in it"
+    except ValueError as error:  # also text that is not UTF-8
+        reason = str(error)
+    raise UserError(f"{where} is not JSON: {reason}. {way_out}")
+
+
+DAMAGED = "It was changed or damaged: restore it from a copy, or make the directory again."
+
+
+def read_json(file: Path, way_out: str = DAMAGED, most: int | None = None) -> dict[str, Any]:
+    """The JSON object in a file of at most `most` bytes; anything else is the user's error, which ends in `way_out`."""
     if not file.is_file():
         raise UserError(f"{file} is missing: {file.parent} is not a directory that this program wrote.")
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{file} is not readable as JSON ({error}); it was changed or damaged.") from None
+    size = file.stat().st_size
+    if most is not None and size > most:
+        raise UserError(f"{file} has {size} bytes, but a file like it has at most {most}. {way_out}")
+    value = parse_json(file.read_bytes(), file, way_out)
     if not isinstance(value, dict):
-        raise UserError(f"{file} must hold a JSON object, but holds a {type(value).__name__}.")
+        raise UserError(f"{file} must hold a JSON object, but holds a {type(value).__name__}. {way_out}")
     return value
 
 

@@ -102,8 +102,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     text = (run / METRICS).read_text(encoding="utf-8", errors="replace") if (run / METRICS).exists() else ""
     found = []
     for line in text.splitlines():
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
+        with contextlib.suppress(UserError):
+            found.append(disk.parse_json(line, run / METRICS, ""))
     return [line for line in found if isinstance(line, dict) and {"step", "loss"} <= line.keys()]
 
 

@@ -45,7 +45,7 @@ def parse(cls: type, name: str, text: str) -> Any:
     hint = typing.get_type_hints(cls).get(name, str)
     readings = [text]
     for spelled in (text, text.lower()):  # True and true are both meant
-        with contextlib.suppress(tomllib.TOMLDecodeError):
+        with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):
             readings.append(tomllib.loads(f"value = {spelled}")["value"])
     return next((reading for reading in readings if fits(reading, hint)), text)
 
@@ -63,6 +63,8 @@ def read_settings(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error}.") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not TOML: {error}.") from None
+    except RecursionError:
+        raise UserError(f"{path} is not TOML of settings: brackets are nested too deep in it.") from None
     sections = typing.get_type_hints(Config)
     check(Config, settings, str(path))
     for section, fields in settings.items():

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxgpt import bpe, plainpickle
 from jaxgpt.config import UserError, require
+from jaxgpt.disk import parse_json
 
 KNOWN = (
     "jaxgpt knows its own and Hugging Face's tokenizer.json, vocab.json with merges.txt beside it, "
@@ -172,16 +173,17 @@ def load(path: Path) -> Tokenizer:
         path = next((path / name for name in FILES if (path / name).exists()), path)
     require(path.exists(), f"{path} does not exist; it should be a tokenizer, or a folder with one.")
     require(path.is_file(), f"{path} is no tokenizer: there is none of {', '.join(FILES)} in it.")
+    with path.open("rb") as file:
+        pickled = plainpickle.is_pickle(path, file.read(1))
+    content = None
+    if not pickled:
+        content = parse_json(path.read_bytes(), f"{path} is no tokenizer file, as it", KNOWN)
     try:
-        with path.open("rb") as file:
-            pickled = plainpickle.is_pickle(path, file.read(1))
         if pickled:
             return CharTokenizer(_characters(plainpickle.load(path)))
-        return _from_json(json.loads(path.read_bytes()), path)
+        return _from_json(content, path)
     except UserError as error:
         raise UserError(f"{path} is no tokenizer file: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no tokenizer file, as it is not JSON: {error}. {KNOWN}") from None
 
 
 def _characters(meta: Any) -> list[str]:

@@ -1,14 +1,19 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jaxgpt import disk
+from jaxgpt import disk, runs
 from jaxgpt.config import UserError
+
+from .conftest import settings, write_toml
 
 
 def make(path: Path) -> Path:
@@ -77,7 +82,7 @@ def test_every_flipped_bit_is_found_and_named(tmp_path: Path, name: str) -> None
 
 def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
     manifest = make(tmp_path / "out") / disk.MANIFEST
-    for text, message in [("{", "not readable"), ("[]", "must hold"), ("{}", "not a manifest")]:
+    for text, message in [("{", "is not JSON"), ("[]", "must hold"), ("{}", "not a manifest")]:
         manifest.write_text(text)
         with pytest.raises(UserError, match=message):
             disk.check_manifest(tmp_path / "out")
@@ -87,3 +92,43 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
         disk.check_manifest(tmp_path / "out")
     with pytest.raises(UserError, match="is not a directory"):
         disk.check_manifest(tmp_path / "nowhere")
+
+
+NESTED = "[" * 100_000
+
+
+@pytest.mark.parametrize("text", [NESTED, "{", "[1]", '{"files": '])
+def test_json_that_cannot_be_read_is_one_paragraph(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"config\.json (is not JSON: |must hold a JSON object, but holds a list)"):
+        disk.read_json(file)
+    with pytest.raises(UserError, match="has .* bytes, but a file like it has at most 0"):
+        disk.read_json(file, most=0)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.json", "tokenizer.json"])
+def test_a_model_directory_with_nested_json_is_refused(
+    name: str, text: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
+) -> None:
+    """A manifest that was written for the nested file passes; what reads the file then must not fall over it."""
+    made = command("jaxgpt", "train", write_toml(tmp_path / "config.toml", settings(text, tmp_path / "run")))
+    assert made.code == 0, made
+    (checkpoint, *_) = (tmp_path / "run" / "checkpoints").glob("[!.]*")
+    shutil.move(checkpoint, tmp_path / "model")
+    (tmp_path / "model" / name).write_text(NESTED)
+    if name != "manifest.json":
+        disk.write_manifest(tmp_path / "model")
+    message = refused("jaxgpt", "sample", tmp_path / "model", "--tokens", "2")
+    assert "brackets are nested too deep" in message
+    assert name in message
+
+
+def test_nested_lines_of_metrics_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / runs.METRICS).write_text(NESTED + '\n{"step": 1, "loss": 2.0}\n')
+    assert runs.read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
+
+
+def test_nested_settings_are_refused(tmp_path: Path, refused: Callable[..., str]) -> None:
+    (tmp_path / "nested.toml").write_text(f"a = {NESTED}")
+    assert "brackets are nested too deep" in refused("jaxgpt", "train", tmp_path / "nested.toml")

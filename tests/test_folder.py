@@ -85,7 +85,7 @@ def test_folders_and_configs_that_are_no_use(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="config.json is not JSON"):
         files.read(tmp_path).config  # noqa: B018
     (tmp_path / "config.json").write_text("[1]")
-    with pytest.raises(UserError, match="should hold a JSON object, but holds a list"):
+    with pytest.raises(UserError, match="must hold a JSON object, but holds a list"):
         files.read(tmp_path).config  # noqa: B018
     (tmp_path / "config.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="config.json is not JSON"):

@@ -194,7 +194,7 @@ def test_too_few_ids_for_every_byte() -> None:
         ('["a", "\\ud800"]', "Entry 1 "),
         ('["a", "b", "a"]', "Of 3 characters only 2"),
         ("[]", "empty"),
-        ("[" * 100_000, "recursion"),
+        ("[" * 100_000, "nested too deep"),
     ],
 )
 def test_files_that_are_no_tokenizer(content: str, named: str, tmp_path: Path) -> None:
