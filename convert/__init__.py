@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # for editors, which run nothing
     from convert.probing import probe as probe
 
 _HOMES = {
-    "Loaded": "carry",
+    "Loaded": "loaded",
     "assert_same": "parity",
     "inspect": "carry",
     "probe": "probing",

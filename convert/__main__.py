@@ -39,9 +39,9 @@ def inspect(
     from convert import carry
 
     found = carry.inspect(file, dialect=dialect, ignore_config=ignore_config, **_fields(given))
-    facts = show.facts(found)
+    facts, report = show.facts(found), found.detected.report
     if json:
-        print(json_format.dumps({**facts, **vars(found.detected.report)}, indent=2))
+        print(json_format.dumps({**facts, **report.fields, "caveats": report.caveats}, indent=2))
         return
     for name, value in facts.items():
         print(f"{name:<12}{value:,}" if isinstance(value, int) else f"{name:<12}{value}")
@@ -230,7 +230,7 @@ def probe(
 def _plain(value: str) -> Any:
     try:
         return json_format.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):  # text, then
         return value
 
 

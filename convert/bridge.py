@@ -130,6 +130,25 @@ def require_one_dtype_per_row(dialect: Dialect, dtypes: Mapping[str, np.dtype], 
         raise UserError(f"{path}: layers differ in dtype: {in_a_row(mixed)}. Save the file in one dtype.")
 
 
+def require_finite(nonfinite: Mapping[str, int], path: object) -> None:
+    """`nonfinite` counts the values of each tensor that are NaN or infinite."""
+    if nonfinite:
+        counts = in_a_row(f"{name} has {count}" for name, count in nonfinite.items())
+        raise UserError(
+            f"{path}: weights are NaN or infinite: {counts}. A run that diverged saves such files; take an earlier "
+            "checkpoint, or bring it over as it is with --allow-nonfinite."
+        )
+
+
+def require_in_range(params: Tree, dtype: np.dtype, path: object) -> None:
+    overflown = [name for name, array in flatten(params).items() if not np.isfinite(array).all()]
+    if overflown:
+        raise UserError(
+            f"{path}: {', '.join(overflown)} would become infinite in {dtype}, which ends at "
+            f"{ml_dtypes.finfo(dtype).max}. Choose bfloat16 or float32."
+        )
+
+
 def to_flax(
     dialect: Dialect, sizes: Sizes, read: Read, dtype: np.dtype | None = None, order: Iterable[str] = ()
 ) -> Tree:

@@ -1,101 +1,34 @@
 """The two ways over the bridge: file to parameters, and back. Knows how the rooms fit, and none of their insides."""
 
 import contextlib
-import functools
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from convert import bridge, files, hubtokens, whole
-from convert.detect import Detected, Report, Stranger, detect
+from convert import bridge, files, whole
+from convert.detect import Stranger, detect
 from convert.dialects import named
+from convert.loaded import Inspected, Loaded
 from convert.optimizer import find
 from convert.rows import Dialect
 from convert.suspect import in_a_row
 from jaxgpt import checkpoint
 from jaxgpt.config import ModelConfig, UserError
-from jaxgpt.model import GPT, abstract_params, assemble
+from jaxgpt.model import abstract_params
 from jaxgpt.shell import Stage, silent
 from jaxgpt.tree import Tree, flatten, require_same
 
 DTYPES = {str(kind): kind for kind in bridge.FLOATS}
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A checkpoint brought over: its parameters as a nested dict, and how each field of its config is known."""
-
-    params: Tree
-    detected: Detected
-    source: files.Checkpoint
-    beside: whole.Beside
-    ignore_config: bool = False  # whether a config in the file or beside it was passed over
-
-    @property
-    def report(self) -> Report:
-        return self.detected.report
-
-    @property
-    def dialect(self) -> Dialect:
-        """As this file has it, down to its own words."""
-        return self.detected.dialect
-
-    @functools.cached_property
-    def config(self) -> ModelConfig:
-        return self.report.config
-
-    @functools.cached_property
-    def tokenizer(self) -> hubtokens.Found:
-        return hubtokens.beside(self.source.tokenizer, self.source.extras, self.config.vocab_size)
-
-    @functools.cached_property
-    def model(self) -> GPT:
-        return assemble(self.config, checkpoint.to_device(self.params))
-
-    def save(self, directory: str | Path, tokenizer: Path | None = None, stage: Stage = silent) -> None:
-        stage("writing", 0)
-        container = {
-            "file": self.source.path.name,
-            "nested": self.source.nested,
-            "prefix": self.source.prefix,
-            "ignore_config": self.ignore_config,
-        }
-        source = {**container, **self.dialect.written(), **self.beside.about}
-        about = {"source": source, "fields": vars(self.report)}
-        kept = hubtokens.read(tokenizer) if tokenizer else self.tokenizer.tokenizer
-        if kept and kept.vocab_size > self.config.vocab_size:
-            raise UserError(
-                f"{tokenizer or self.source.tokenizer} has {kept.vocab_size} ids, but the model's vocabulary is "
-                f"{self.config.vocab_size}: it is another model's. Name the right one with --tokenizer, or move this "
-                "one away to go without."
-            )
-        checkpoint.save(directory, self.config, self.params, about, kept, self.beside.state)
-
-
-@dataclass(frozen=True)
-class Inspected:
-    source: files.Checkpoint
-    detected: Detected
-
-    @property
-    def parameters(self) -> int:
-        return sum(int(np.prod(tensor.shape)) for tensor in self.source.tensors.values())
-
-    @property
-    def dtypes(self) -> dict[str, int]:
-        return dict(Counter(str(tensor.dtype) for tensor in self.source.tensors.values()))
-
-
 def inspect(
-    path: str | Path | files.Checkpoint, *, dialect: str | None = None, ignore_config: bool = False, **fields: Any
+    weights: files.Weights, *, dialect: str | None = None, ignore_config: bool = False, **fields: Any
 ) -> Inspected:
     """What `to_flax` would do, from names, shapes, and the few tensors whose values decide."""
-    source = path if isinstance(path, files.Checkpoint) else files.read(path)
+    source = files.opened(weights)
     try:
         return _inspected(source, dialect, ignore_config, fields)
     except Stranger:
@@ -124,7 +57,7 @@ def _inspected(source: files.Checkpoint, dialect: str | None, ignore_config: boo
 
 
 def to_flax(
-    path: str | Path | files.Checkpoint,
+    weights: files.Weights,
     *,
     dialect: str | None = None,
     dtype: str | None = None,
@@ -134,17 +67,18 @@ def to_flax(
     stage: Stage = silent,
     **fields: Any,
 ) -> Loaded:
-    """Bring a PyTorch checkpoint over; `fields` are those of ModelConfig that the file itself cannot say."""
+    """Bring PyTorch weights over: a file, a state_dict or a module. `fields` are those of ModelConfig that the weights
+    themselves cannot say."""
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype must be one of {', '.join(sorted(DTYPES))}, but is {dtype!r}.")
-    found = inspect(path, dialect=dialect, ignore_config=ignore_config, **fields)
+    found = inspect(weights, dialect=dialect, ignore_config=ignore_config, **fields)
     source, detected = found.source, found.detected
-    weights = bridge.torch_names(detected.dialect, detected.fit.sizes)
-    dtypes = {name: tensor.dtype for name, tensor in source.tensors.items() if name in weights}
+    names = bridge.torch_names(detected.dialect, detected.fit.sizes)
+    dtypes = {name: tensor.dtype for name, tensor in source.tensors.items() if name in names}
     bridge.require_floats(dtypes, source.path)
     bridge.require_one_dtype_per_row(detected.dialect, dtypes, source.path)
     nonfinite: dict[str, int] = {}
-    passed = stage("reading", sum(source.tensors[name].size for name in weights))
+    passed = stage("reading", sum(source.tensors[name].size for name in names))
 
     def read(name: str) -> np.ndarray:
         array = source.tensors[name].read()
@@ -157,18 +91,10 @@ def to_flax(
     params = bridge.to_flax(
         detected.dialect, detected.fit.sizes, read, DTYPES[dtype] if dtype else None, source.tensors
     )
-    if nonfinite and not allow_nonfinite:
-        counts = in_a_row(f"{name} has {count}" for name, count in nonfinite.items())
-        raise UserError(
-            f"{source.path}: weights are NaN or infinite: {counts}. A run that diverged saves such files; take an "
-            f"earlier checkpoint, or bring it over as it is with --allow-nonfinite."
-        )
-    overflown = [path for path, array in flatten(params).items() if dtype and not np.isfinite(array).all()]
-    if overflown and not nonfinite:
-        raise UserError(
-            f"{source.path}: {', '.join(overflown)} would become infinite in {dtype}, which ends at "
-            f"{ml_dtypes.finfo(DTYPES[dtype or 'float64']).max}. Choose bfloat16 or float32."
-        )
+    if not allow_nonfinite:
+        bridge.require_finite(nonfinite, source.path)
+    if dtype and not nonfinite:
+        bridge.require_in_range(params, DTYPES[dtype], source.path)
     _require_one_function(config, params, source)
     held = {} if weights_only or not source.container.startswith("torch") else source.extras
     beside = whole.read(held, detected.dialect, config, list(source.tensors), source.path)

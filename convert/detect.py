@@ -11,8 +11,9 @@ from convert.dialects import DIALECTS, named
 from convert.evidence import Evidence, weigh
 from convert.foreign import reasons
 from convert.propose import propose
+from convert.report import NO_TABLE, Report, caveats
 from convert.rows import EMBEDDING, FIELDS, Dialect, Row
-from convert.said import CLASS, pads, said
+from convert.said import CLASS, said
 from convert.settle import settle
 from convert.suspect import in_a_row
 from jaxgpt.config import ModelConfig, UserError, divisors
@@ -25,24 +26,10 @@ AXES = {field: axis for axis, field in FIELDS.items()}
 
 
 @dataclass(frozen=True)
-class Report:
-    """Each field of ModelConfig stands in exactly one of the three."""
-
-    read: dict[str, Any]  # tensors show it, or a config in the file or beside it
-    given: dict[str, Any]  # the caller said it
-    assumed: dict[str, Any]  # nobody said it: the dialect's usual value
-
-    @property
-    def config(self) -> ModelConfig:
-        return ModelConfig(**self.read, **self.given, **self.assumed)
-
-
-@dataclass(frozen=True)
 class Detected:
     dialect: Dialect  # settled for this file
     fit: Fit
     report: Report
-    hints: list[str]
 
 
 class Stranger(UserError):
@@ -93,14 +80,8 @@ def detect(
         report.config  # noqa: B018
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    hints = evidence.hints if "final_norm" in assumed else []
-    if not report.config.norm_bias:
-        hints.append("its norms have no bias: an RMSNorm would look the same, and be another function")
-    if pads(held.configs):
-        hints.append(
-            "its config names a token for padding: where the class hides it from attention, this model does not"
-        )
-    return Detected(evidence.dialect, found, report, hints)
+    report = replace(report, caveats=caveats(report, evidence.dialect.beware, evidence.hints, held.configs))
+    return Detected(evidence.dialect, found, report)
 
 
 def _require_agreement(
@@ -199,8 +180,8 @@ def _stranger(held: Held, fits: list[Fit]) -> str:
     )
     if len(fits) > 1 and propose(held.shapes).dialect:
         text += (
-            f" By its structure it could be a GPT: jaxgpt-convert inspect {held.path} --dialect auto shows how it "
-            "would be read; to-flax and verify take that only with --dialect auto."
+            " By its structure it could be a GPT: jaxgpt-convert inspect with --dialect auto shows how it would be "
+            "read; to-flax and verify take that only with --dialect auto."
         )
     return text
 
@@ -219,8 +200,8 @@ def _require_all(held: Held, found: Fit, fields: Mapping[str, Any]) -> None:
     if "context_length" not in fields:
         raise Asked(
             "context_length",
-            f"{held.path}: positions leave no trace in this file, so nothing shows how long the context is. Say it "
-            "with --set context_length=N.",
+            f"{held.path}: {NO_TABLE}. Nothing shows how long the context is either: say it with --set "
+            "context_length=N.",
         )
     if fields["context_length"] > LONGEST:
         raise UserError(f"{held.path}: a context length of {fields['context_length']} is more than {LONGEST}.")

@@ -4,7 +4,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,24 +35,51 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    path: Path
+    path: Path | str  # or what it is called, where it is no file
     container: str
     nested: str  # the key under which the state dict lay, "" when it was the root
     prefix: str  # what was stripped from every name
-    tensors: dict[str, Tensor]  # in the file's order
-    extras: dict[str, Any]  # what lay beside the state dict
+    tensors: dict[str, Tensor] = field(repr=False)  # in the file's order
+    extras: dict[str, Any] = field(repr=False)  # what lay beside the state dict
     aside: tuple[str, ...] = ()  # other files of the same weights, which were not read
     tokenizer: Path | None = None  # that of a folder, or nanoGPT's meta.pkl beside the file
 
     @property
     def config(self) -> Mapping[str, Any]:
         """That of a config.json in the same folder."""
-        return folder.config_beside(self.path)
+        return folder.config_beside(self.path) if isinstance(self.path, Path) else {}
 
     def without(self, prefix: str) -> "Checkpoint":
         """Where all names begin alike: as if they did not."""
         tensors = {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items()}
         return replace(self, prefix=self.prefix + prefix, tensors=tensors)
+
+
+Weights = str | Path | Checkpoint | Mapping[str, Any] | Any  # the last is a torch module, named without torch
+
+
+def opened(weights: Weights) -> Checkpoint:
+    """The checkpoint in a file or a folder, in a dict of torch tensors, or in a torch module."""
+    if isinstance(weights, Checkpoint):
+        return weights
+    if isinstance(weights, (str, Path)):
+        return read(weights)
+    state_dict = getattr(weights, "state_dict", None)
+    weights = state_dict() if callable(state_dict) else weights
+    if not isinstance(weights, Mapping):
+        raise UserError(
+            "Weights are the path of a checkpoint, a state_dict, or a torch module that has one, but got "
+            f"a {type(weights).__name__}."
+        )
+    return _in_memory(dict(weights))
+
+
+def _in_memory(root: dict[Any, Any]) -> Checkpoint:
+    """A state_dict, or a dict that holds one as checkpoint files do; each reading of a tensor copies it."""
+    name = "the state_dict"
+    torchfile.need_torch(name)
+    nested, state, extras = choose(root, name)
+    return _checkpoint(name, "torch, in memory", nested, torchfile.described_in_memory(state, name), extras)
 
 
 def read(path: str | Path) -> Checkpoint:
@@ -71,12 +98,20 @@ def read(path: str | Path) -> Checkpoint:
             container, nested, found, extras = _read_one(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+    checkpoint = _checkpoint(path, container, nested, found, extras)
+    return replace(checkpoint, aside=tuple(file.name for file in aside), tokenizer=tokenizer)
+
+
+def _checkpoint(
+    path: Path | str, container: str, nested: str, found: dict[str, Any], extras: dict[str, Any]
+) -> Checkpoint:
+    """`found` is (shape, dtype, read) by name."""
     if not found:
         raise UserError(f"{path} holds no tensors.")
     require_dtypes({name: dtype for name, (_, dtype, _) in found.items()}, TORCH_DTYPES, path)
     prefix = wrapping(list(found), LIGHTNING_WRAPPERS if nested == "state_dict" else WRAPPERS)
     tensors = {name.removeprefix(prefix): Tensor(*described) for name, described in found.items()}
-    return Checkpoint(path, container, nested, prefix, tensors, extras, tuple(file.name for file in aside), tokenizer)
+    return Checkpoint(path, container, nested, prefix, tensors, extras)
 
 
 def _read_one(path: Path) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
@@ -162,7 +197,7 @@ def unknown(path: Path, head: bytes) -> str:
     return f"is not a torch or safetensors checkpoint: it begins with {head[:24]!r}."
 
 
-def require_dtypes(dtypes: Mapping[str, object], known: set[np.dtype], path: Path) -> None:
+def require_dtypes(dtypes: Mapping[str, object], known: set[np.dtype], path: object) -> None:
     odd = [f"{name} is {dtype}" for name, dtype in dtypes.items() if dtype not in known]
     if odd:
         raise UserError(

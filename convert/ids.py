@@ -32,7 +32,7 @@ def spell(text: str, source: Checkpoint, vocab_size: int, tokenizer: Path | None
 
 
 def _tokenizer(text: str, source: Checkpoint, vocab_size: int, given: Path | None) -> tuple[Tokenizer, str]:
-    beside = tokenizer_in(source.path.parent)
+    beside = source.tokenizer or (tokenizer_in(source.path.parent) if isinstance(source.path, Path) else None)
     if given:
         return hubtokens.read(given), str(given)
     if held := characters(source.extras):
@@ -75,7 +75,7 @@ def _numpy(path: Path) -> np.ndarray:
     return found.reshape(-1).astype(np.int64)
 
 
-def require_known(ids: np.ndarray, vocab_size: int, path: Path) -> None:
+def require_known(ids: np.ndarray, vocab_size: int, path: object) -> None:
     wrong = np.flatnonzero((ids < 0) | (ids >= vocab_size))
     if len(wrong):
         raise UserError(

@@ -54,7 +54,7 @@ NUMBERS = 2**26  # in the largest array at a time
 
 
 def probe(
-    path: str | Path,
+    weights: files.Weights,
     *,
     text: str | None = None,
     ids: ArrayLike | None = None,
@@ -67,7 +67,7 @@ def probe(
     """`text` is the text itself; `fields`, and whatever the file or its config says, are not varied."""
     require((text is None) != (ids is None), "probe takes a text (--text) or ids (--ids), one of the two.")
     how: dict[str, Any] = {"dialect": dialect, "ignore_config": ignore_config}
-    found, standing = _inspected(files.read(path), how, fields)
+    found, standing = _inspected(files.opened(weights), how, fields)
     source, report, config = found.source, found.detected.report, found.detected.report.config
     options = _options(report.assumed, config.head_dim if "num_heads" in standing else 0)
     assumed = {name: report.assumed[name] for name in options if name in report.assumed}
@@ -121,7 +121,7 @@ def _options(assumed: Mapping[str, Any], width: int) -> dict[str, tuple[Any, ...
     return {"num_heads": tuple(heads), **options} if heads else options
 
 
-def _windows(ids: np.ndarray, config: ModelConfig, path: Path) -> np.ndarray:
+def _windows(ids: np.ndarray, config: ModelConfig, path: object) -> np.ndarray:
     """(B, T + 1) ids from all over the text. Where it is short they are: many windows tell more of chance."""
     least = max(config.context_length, FEWEST) + 1
     if ids.ndim != 1 or len(ids) < least:

@@ -30,6 +30,7 @@ def facts(found: "Inspected") -> dict[str, Any]:
         "dialect": found.detected.dialect.name,
         "tensors": len(source.tensors),
         "parameters": found.parameters,
+        "buffers": found.buffers,
         "dtypes": ", ".join(f"{name} x {count}" for name, count in found.dtypes.items()),
     }
 
@@ -39,13 +40,13 @@ def report(detected: "Detected", assumed: str) -> None:
     for how, fields in (("read", known.read), ("given", known.given), (assumed, known.assumed)):
         if fields:
             print(f"{how}:\n  {listed(fields)}")
+    caveats = list(known.caveats)
     if known.assumed:
-        print("warning: what is assumed leaves no trace in the file. Each of these would settle it:", file=sys.stderr)
+        print(f"warning: {caveats.pop(0)}. Each of these would settle it:", file=sys.stderr)
         for field in known.assumed:
             print(f"  --set {field}={choices(field)}", file=sys.stderr)
-    for warning in [detected.dialect.beware] * bool(known.assumed) + detected.hints:
-        if warning:
-            print(f"warning: {warning}.", file=sys.stderr)
+    for caveat in caveats:
+        print(f"warning: {caveat}.", file=sys.stderr)
 
 
 def beside(found: "Beside", directory: Path) -> None:

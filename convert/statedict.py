@@ -12,7 +12,7 @@ WRAPPERS = ("_orig_mod.", "module.")  # torch.compile, DistributedDataParallel
 LIGHTNING_WRAPPERS = (*WRAPPERS, "model.", "net.")
 
 
-def choose(root: Any, path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def choose(root: Any, path: Path | str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """The state dict among what people save beside it: its key, itself, and the rest."""
     if not isinstance(root, dict):
         raise UserError(

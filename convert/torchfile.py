@@ -168,6 +168,19 @@ def describe(tensor: Any) -> tuple[tuple[int, ...], Any, Callable[[], np.ndarray
     return tuple(tensor.shape), DTYPES.get(name, name), functools.partial(to_array, tensor)
 
 
+def described_in_memory(state: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """As `describe`, of tensors that somebody goes on using, on whatever device: what is read is a copy."""
+    import torch
+
+    odd = [f"{name} is {kind}" for name, tensor in state.items() if (kind := oddity(torch, tensor))]
+    if odd:
+        raise UserError(f"{what} cannot be read: {in_a_row(odd)}, which has no plain array.")
+    return {
+        name: (*describe(tensor)[:2], lambda tensor=tensor: to_array(tensor.detach().to("cpu", copy=True)))
+        for name, tensor in state.items()
+    }
+
+
 def to_array(tensor: Any) -> np.ndarray:
     """Read-only, for it may be the mapped file itself."""
     import torch

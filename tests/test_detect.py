@@ -1,4 +1,5 @@
 import importlib
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -194,12 +195,12 @@ def test_sinusoids_may_go_on_for_longer_than_the_context() -> None:
 
 
 def test_padding_is_hinted_at() -> None:
-    assert "token for padding" in found(tensors_of("gpt"), **{"the file": {"config": {"pad_id": 0}}}).hints[0]
+    assert "token for padding" in found(tensors_of("gpt"), **{"the file": {"config": {"pad_id": 0}}}).report.caveats[-1]
 
 
 def test_norms_without_bias_are_hinted_at() -> None:
     tensors = {name: array for name, array in tensors_of("nanogpt").items() if "ln_" not in name or "bias" not in name}
-    assert "RMSNorm would look the same" in found(tensors, None, {"num_heads": 5}).hints[0]
+    assert "RMSNorm would look the same" in found(tensors, None, {"num_heads": 5}).report.caveats[-1]
 
 
 @pytest.mark.parametrize(
@@ -217,10 +218,14 @@ def test_fields_that_cannot_be_are_refused_with_the_file(given: dict, message: s
 def test_positions_that_leave_no_trace_are_asked_for() -> None:
     tensors = {name: array for name, array in tensors_of("fused").items() if not name.startswith("position")}
     given = {"num_heads": 5}
-    with pytest.raises(UserError, match="positions leave no trace in this file.*--set context_length=N"):
+    others = "positions leave no trace in this file.*rotary, ALiBi or none at all.*computed wrongly.*verify --torch"
+    with pytest.raises(UserError, match=f"{others}.*--set context_length=N"):
         found(tensors, None, given)
     report = found(tensors, None, given | {"context_length": 9}).report
     assert report.assumed["positions"] == "sinusoidal"
+    assert re.match(others, report.caveats[1])
+    said = found(tensors, None, given | {"context_length": 9, "positions": "sinusoidal"}).report
+    assert not any("rotary" in caveat for caveat in said.caveats)
     with pytest.raises(UserError, match="positions = learned was given, but the file has no table"):
         found(tensors, None, given | {"context_length": 9, "positions": "learned"})
     with pytest.raises(UserError, match="a context length of 1000000000000 is more than"):

@@ -17,12 +17,12 @@ FLOORS = [
         "topologies trackers",
     },
     {
-        "convert": "bridge detect evidence folder groups hubtokens llmc optimizer propose ranking safefile said settle "
-        "statedict suspect torchfile",
+        "convert": "bridge detect evidence folder groups hubtokens llmc optimizer propose ranking report safefile said "
+        "settle statedict suspect torchfile",
         "jaxgpt": "cache checkpoint decoding generate prepare progress step",
     },
     {
-        "convert": "alternatives answers carry exact files hub ids page parity probing show theirs verdict whole",
+        "convert": "alternatives answers carry exact files hub ids loaded page parity probing show theirs verdict whole",
         "jaxgpt": "begin evaluate export look loop plan planpage sample train",
     },
     {"convert": "__main__", "jaxgpt": "__main__"},

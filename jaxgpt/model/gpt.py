@@ -158,6 +158,11 @@ def check_tokens(tokens: ArrayLike, config: ModelConfig) -> None:
 
     JAX clamps, wraps or fills such ids and never raises, so the host checks first.
     """
+    if isinstance(tokens, jax.core.Tracer):
+        raise UserError(
+            "model(tokens) checks the ids on the host, but under jax.jit, jax.grad or jax.vmap they "
+            "have no values yet. Call model.logits(tokens) there: it computes the same, unchecked."
+        )
     ids = np.asarray(tokens)
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
         raise UserError(f"Tokens must be whole numbers of shape (batch, time), but are {ids.dtype} {ids.shape}.")
