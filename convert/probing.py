@@ -19,13 +19,14 @@ from numpy.typing import ArrayLike
 from convert import carry, files
 from convert.detect import Asked
 from convert.ids import require_known, spell
-from convert.ranking import Ranking, Search
+from convert.ranking import Ranking, Row, Search
 from jaxgpt import checkpoint
 from jaxgpt.config import ModelConfig, UserError, require
 from jaxgpt.model import exactly, flops
+from jaxgpt.model.positions import sinusoids
 from jaxgpt.model.spec import make_spec
 from jaxgpt.step import token_losses
-from jaxgpt.tree import Tree
+from jaxgpt.tree import Tree, flatten, unflatten
 
 # The likelier value first, and the fields in which models differ more often.
 OPTIONS: dict[str, tuple[Any, ...]] = {
@@ -47,7 +48,17 @@ GROUPS = (
     ("norm_eps",),
 )
 ALIKE = ({"gelu", "gelu_tanh"}, {*OPTIONS["norm_eps"]})  # their losses differ by some 1e-5
-STANDING = {"num_heads": 1, "context_length": 256}  # for what has no usual value, until somebody knows it
+# For what has no usual value, until somebody knows it. Past its context a model knows nothing: a short one is safe.
+STANDING = {"num_heads": 1, "context_length": 32}
+# Training has found the best size of each of these: halved or doubled, a model that is read as what it is loses more.
+PARTS = {
+    "its token embeddings": "token_embedding/",
+    "its positions": "pos_embedding/",
+    "its queries": "blocks/attn/qkv/",
+    "what attention adds": "blocks/attn/out/",
+    "what the MLPs add": "blocks/mlp/down/",
+}
+LEFT_OUT = "its positions left out"
 SHORTEST, LONGEST, FEWEST, MOST = 64, 256, 8, 2**14  # positions in a window; windows; tokens
 OPERATIONS = 3e11  # for a combination: some seconds on two cores
 NUMBERS = 2**26  # in the largest array at a time
@@ -72,7 +83,8 @@ def probe(
     options = _options(report.assumed, config.head_dim if "num_heads" in standing else 0)
     assumed = {name: report.assumed[name] for name in options if name in report.assumed}
     asked = [name for name in standing if name not in options]
-    if not options:
+    unnamed = "positions" in report.assumed  # no table of them: rotary ones would look the same
+    if not options and not unnamed:
         return Ranking([], {}, {}, asked, 0, math.inf, "")
     if text is not None:
         ids, whose = spell(text, source, config.vocab_size, Path(tokenizer) if tokenizer else None)
@@ -92,7 +104,13 @@ def probe(
         return _losses(dataclasses.replace(config, **combination), params, windows)
 
     rows = Search(options, FIRST, GROUPS, measure, ALIKE, tell).run()
-    return Ranking(rows, options, assumed, asked, windows[:, 1:].size, _entropy(ids), whose)
+    best = rows[0].fields
+    config, params = load(best.get("num_heads"))
+    altered = _altered(dataclasses.replace(config, **best), params, windows)
+    changed = {name: Row(best, losses) for name, losses in altered.items()}
+    positions = {"positions": config.positions} if unnamed and changed[LEFT_OUT].worse_than(rows[0]) else {}
+    tokens = windows[:, 1:].size
+    return Ranking(rows, options, assumed, asked, tokens, _entropy(ids), whose, _bigram(ids), changed, positions)
 
 
 def _inspected(
@@ -140,6 +158,57 @@ def _windows(ids: np.ndarray, config: ModelConfig, path: object) -> np.ndarray:
 def _entropy(ids: np.ndarray) -> float:
     shares = np.unique(ids, return_counts=True)[1] / len(ids)
     return float(-(shares * np.log(shares)).sum())
+
+
+def _bigram(ids: np.ndarray) -> float:
+    """The loss of predicting each id from the one before it, by the counts in all the rest of the text; where these
+    are few, the frequencies of single ids stand in (Witten and Bell's interpolation)."""
+    before, after = ids[:-1], ids[1:]
+    size = int(ids.max()) + 1
+    pairs, which, counts = np.unique(before.astype(np.int64) * size + after, return_inverse=True, return_counts=True)
+    followers = np.bincount(pairs // size, minlength=size)[before]
+    seen_before = np.bincount(before, minlength=size)[before] - 1
+    alone = np.bincount(after, minlength=size)[after] / (len(after) - 1 + size)  # one less, and one for each id
+    trusted = seen_before / (seen_before + followers)
+    pair = (counts[which] - 1) / np.maximum(seen_before, 1)
+    return float(-np.log(trusted * pair + (1 - trusted) * alone).mean())
+
+
+def _altered(config: ModelConfig, params: Tree, windows: np.ndarray) -> dict[str, np.ndarray]:
+    """The losses with one part of the model at another size, by what was done to it."""
+    config, params = _separate(config, params, windows.shape[1] - 1)
+    flat = flatten(params)
+    found = {}
+    for part, path in PARTS.items():
+        factors = {"halved": 0.5, "doubled": 2.0} | ({"left out": 0.0} if path == PARTS["its positions"] else {})
+        for change, factor in factors.items() if any(name.startswith(path) for name in flat) else ():
+            scaled = {
+                name: _scaled(name, leaf, factor, config) if name.startswith(path) else leaf
+                for name, leaf in flat.items()
+            }
+            found[f"{part} {change}"] = _losses(config, unflatten(scaled), windows)
+    return found
+
+
+def _scaled(name: str, leaf: Any, factor: float, config: ModelConfig) -> Any:
+    """`leaf` times `factor`; of queries, keys and values, which lie in one array, the queries alone."""
+    if not name.startswith(PARTS["its queries"]):
+        return leaf * factor
+    group = make_spec(config).block.attention.group
+    return _times_queries(jnp.asarray(leaf), jnp.full(config.num_blocks, factor, np.float32), group)
+
+
+def _separate(config: ModelConfig, params: Tree, length: int) -> tuple[ModelConfig, Tree]:
+    """The same function with each part an array of its own: a head that is tied, sinusoids that are not stored."""
+    if config.tied:
+        config = dataclasses.replace(config, tied=False)
+        kernel = params["token_embedding"]["embedding"].T
+        params = {**params, "head": {**params.get("head", {}), "kernel": kernel}}
+    if not config.position_rows:
+        table = sinusoids(length, config.model_dim).astype(np.float32)
+        config = dataclasses.replace(config, positions="learned", context_length=length)
+        params = {**params, "pos_embedding": {"embedding": table}}
+    return config, params
 
 
 def _losses(config: ModelConfig, params: Tree, windows: np.ndarray) -> np.ndarray:

@@ -54,15 +54,30 @@ class Ranking:
     tokens: int
     entropy: float  # nats per token of the text, for one who knows how frequent each token is and nothing else
     spelling: str  # what turned the text into ids
+    bigram: float = math.inf  # the same for one who has counted which token follows which
+    altered: dict[str, Row] = field(default_factory=dict)  # the best, with one part larger, smaller or left out
+    confirmed: dict[str, Any] = field(default_factory=dict)  # assumed fields without an alternative that they fit
 
     @property
     def possible(self) -> int:
         return math.prod(map(len, self.options.values()))
 
     @property
+    def floor(self) -> float:
+        """The loss of counting: a trained model that is read as what it is loses less."""
+        return min(self.entropy, self.bigram)
+
+    @functools.cached_property
+    def improvements(self) -> dict[str, float]:
+        """The alterations with which the best loses less, beyond chance, and how much: of a trained model there are
+        none, for training has found the best size of each part; read as another function, it has some."""
+        better = [(name, row) for name, row in self.altered.items() if self.rows[0].worse_than(row)]
+        return {name: self.rows[0].behind(row)[0] for name, row in better}
+
+    @property
     def fits(self) -> bool:
-        """Whether the best knows anything of the text; where it does not, the order means nothing."""
-        return not self.rows or self.rows[0].loss < self.entropy
+        """Whether the best is what the model was trained as; where it is not, the order means nothing."""
+        return not self.rows or (self.rows[0].loss < self.floor and not self.improvements)
 
     @functools.cached_property
     def close(self) -> list[Row]:
@@ -81,11 +96,18 @@ class Ranking:
 
     @property
     def settled(self) -> dict[str, Any]:
-        return {name: values[0] for name, values in self.left.items() if len(values) == 1}
+        alone = {name: values[0] for name, values in self.left.items() if len(values) == 1}
+        return alone | self.confirmed if self.fits else {}
 
     @property
     def unsettled(self) -> dict[str, list[Any]]:
         return {name: values for name, values in self.left.items() if name not in self.settled}
+
+    @property
+    def to_say(self) -> dict[str, Any]:
+        """The unsettled fields whose usual value is ruled out, and one of the values that are left: chance decides
+        between those, so a person has to."""
+        return {name: value for name, value in self.kept.items() if value != self.assumed[name]}
 
     @property
     def kept(self) -> dict[str, Any]:
@@ -107,9 +129,8 @@ class Ranking:
 
     @property
     def line(self) -> str:
-        """For to-flax: what is settled, and what is assumed no longer."""
-        turned = {name: value for name, value in self.kept.items() if value != self.assumed[name]}
-        return " ".join(f"--set {name}={typed(value)}" for name, value in {**self.settled, **turned}.items())
+        """For to-flax: what is settled, and nothing that chance decides."""
+        return " ".join(f"--set {name}={typed(value)}" for name, value in self.settled.items())
 
     @property
     def groups(self) -> list[tuple[Row, dict[str, list[Any]]]]:
@@ -127,7 +148,10 @@ class Ranking:
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        shown = ("settled", "unsettled", "kept", "asked", "margin", "line", "fits", "entropy", "tokens", "spelling")
+        shown = (
+            "settled", "unsettled", "kept", "to_say", "asked", "margin", "line", "fits", "improvements", "entropy",
+            "bigram", "tokens", "spelling",
+        )  # fmt: skip
         behind = [dict(zip(("behind", "noise"), row.behind(self.rows[0]), strict=True)) for row in self.rows]
         rows = [{**row.fields, "loss": row.loss, **gap} for row, gap in zip(self.rows, behind, strict=True)]
         return {**{name: getattr(self, name) for name in shown}, "possible": self.possible, "rows": rows}

@@ -93,29 +93,50 @@ def ranking(found: "Ranking") -> None:
     if not found.rows:
         print("Nothing is left open that a loss could show.")
     else:
-        tried, best = f"{len(found.rows)} of {found.possible} combinations on {found.tokens:,} tokens", found.rows[0]
+        tried = f"{len(found.rows)} of {found.possible} combinations on {found.tokens:,} tokens"
         print(f"{tried}; ids by {found.spelling}." if found.spelling else f"{tried}.")
         _table(found)
         if not found.fits:
-            print(
-                f"warning: NOTHING FITS. The best loses {best.loss:.4f} nats per token; who only knows how frequent "
-                f"each token is loses {found.entropy:.4f}. The text is not of the kind that the model was trained on, "
-                "or its ids mean other tokens, or the model was hardly trained. The order means nothing.",
-                file=sys.stderr,
-            )
+            print(f"warning: {misfit(found)}", file=sys.stderr)
         elif found.settled:
             print(f"settled, by {found.margin:.4f} nats per token or more:\n  {listed(found.settled)}")
     for name, values in found.unsettled.items() if found.fits else ():
         those = ", ".join(map(typed, values))
         way = f"say it with --set {name}=N, and probe again"
-        if name in found.kept:
-            usual = found.kept[name] == found.assumed[name]
-            way = f"{typed(found.kept[name])} is {'kept, as assumed' if usual else 'taken'}"
+        if name in found.to_say:
+            usual = typed(found.assumed[name])
+            way = f"not with the usual {usual}, so say one of them, such as --set {name}={typed(found.to_say[name])}"
+        elif name in found.kept:
+            way = f"{typed(found.kept[name])} is kept, as assumed"
         print(f"cannot be told: {name} is one of {those}; {way}", file=sys.stderr)
     for name in found.asked:
         print(f"cannot be told: {name} shows in no loss; say it with --set {name}=N", file=sys.stderr)
     if found.line:
         print(found.line)
+
+
+def misfit(found: "Ranking") -> str:
+    """One paragraph on why no combination is what the model was trained as."""
+    loss, reasons = found.rows[0].loss, []
+    if loss >= found.floor:
+        counted = "which token follows which" if found.bigram < found.entropy else "how frequent each token is"
+        reasons.append(f"The best loses {loss:.4f} nats per token, and counting {counted} loses {found.floor:.4f}.")
+    if found.improvements:
+        change, gain = max(found.improvements.items(), key=lambda pair: pair[1])
+        reasons.append(f"A trained model is at its best as it is, but with {change} the best loses {gain:.4f} less.")
+    causes = [
+        "it computes something else than any candidate (rotary positions, ALiBi, none at all, scaled embeddings, "
+        "another block)",
+        "the text is not of the kind that it was trained on",
+        "its ids mean other tokens",
+        "it was hardly trained",
+    ]
+    if "context_length" in found.asked:
+        causes.append("its context is shorter than what was tried; say it with --set context_length=N")
+    return (
+        f"NOTHING FITS. {' '.join(reasons)} The order means nothing, and nothing is settled: {', or '.join(causes)}. "
+        "verify --torch with the class that wrote the file settles what text cannot."
+    )
 
 
 def _table(found: "Ranking") -> None:

@@ -53,7 +53,7 @@ class Loop:
         self.parts = over_rows(self.mesh, axis=1)
         self.attention = Compute.on(self.mesh, config.model, config.compute).attention
         self.step, _ = jitted_step(config, self.mesh)
-        self.evaluator = Evaluator(config.model, config.train, self.mesh, self.rows)
+        self.evaluator = Evaluator(config.model, config.compute, self.mesh, self.rows)
         self.batch(0)
         tokenizer = dataset.path / "tokenizer.json"
         self.tokenizer = load_tokenizer(tokenizer) if tokenizer.exists() else None

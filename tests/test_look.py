@@ -33,7 +33,7 @@ def test_weights_are_those_that_the_model_mixes_with(fields: dict[str, object]) 
 
 def test_weights_of_one_head_by_hand() -> None:
     gpt = random_model("float64")
-    block = jaxgpt.model.jax.tree.map(lambda leaf: leaf[0], gpt.blocks)
+    block = gpt.unstacked()[0]
     ids = np.array([[3, 1, 4]])
     with jaxgpt.model.exactly(gpt.dtype):
         q, k, _ = block.attn.project(block.norm1(gpt.embed(ids)))

@@ -18,8 +18,10 @@ import convert
 from convert import probing, show
 from convert.ids import read_ids
 from convert.ranking import LEAST, Ranking, Row, Search
+from convert.show import misfit
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import GPT, params_of
+from jaxgpt.model.positions import sinusoids
 from jaxgpt.settings import typed
 from jaxgpt.step import token_losses
 
@@ -36,6 +38,14 @@ WIDTH, CONTEXT = 16, 24
 ACTIVATIONS = {"relu": nn.ReLU(), "gelu": nn.GELU(), "gelu_tanh": nn.GELU("tanh")}
 
 
+def rotated(x: Any) -> Any:
+    """Queries or keys turned by their positions, as rotary attention does."""
+    first, second = x.chunk(2, -1)
+    angles = torch.arange(x.shape[-2])[:, None] * 100.0 ** -torch.linspace(0, 1, first.shape[-1])
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
+
+
 class Block(nn.Module):
     def __init__(self, form: dict[str, Any]):
         super().__init__()
@@ -49,7 +59,13 @@ class Block(nn.Module):
         heads = (self.form["num_heads"], -1)
         q, k, v = (part.unflatten(-1, heads).transpose(1, 2) for part in self.attn["qkv"](x).chunk(3, -1))
         width = {"head_dim": q.shape[-1], "model_dim": WIDTH, "none": 1}[self.form["attention_scale"]]
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=width**-0.5)
+        if self.form["positions"] == "rotary":
+            q, k = rotated(q), rotated(k)
+        distance = torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])
+        bias = torch.where(distance < 0, -torch.inf, 0.0).expand(heads[0], -1, -1)
+        if self.form["positions"] == "alibi":
+            bias = bias - 2.0 ** -torch.arange(1, heads[0] + 1)[:, None, None] * distance
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=width**-0.5)
         return self.attn["proj"](mixed.transpose(1, 2).flatten(2))
 
     def forward(self, x: Any) -> Any:
@@ -71,21 +87,39 @@ class Decoder(nn.Module):
     def __init__(self, form: dict[str, Any]):
         super().__init__()
         self.token_embedding = nn.Embedding(len(CHARACTERS), WIDTH)
-        self.position_embedding = nn.Embedding(CONTEXT, WIDTH)
+        if form["positions"] == "learned":
+            self.position_embedding = nn.Embedding(CONTEXT, WIDTH)
         self.blocks = nn.Sequential(Block(form), Block(form))
         self.ln_f, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, len(CHARACTERS))
         self.form = form
 
     def forward(self, ids: Any) -> Any:
-        x = self.blocks(self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]])
+        x = self.token_embedding(ids) * self.form["embedding_scale"]
+        if self.form["positions"] == "learned":
+            x = x + self.position_embedding.weight[: ids.shape[1]]
+        if self.form["positions"] == "sinusoidal":
+            x = x + torch.from_numpy(sinusoids(CONTEXT, WIDTH).astype("float32"))[: ids.shape[1]]
+        x = self.blocks(x)
         return self.head(self.ln_f(x) if self.form["final_norm"] is True else x)
 
 
 def form(norm: str, final_norm: Any, activation: str, attention_scale: str, num_heads: int) -> dict[str, Any]:
+    """The fields of ModelConfig that are varied."""
     return dict(locals())
 
 
+USUAL = form("pre", True, "relu", "head_dim", 4)
+# What a file of the same names and shapes may compute as well, and no candidate does.
+FOREIGN = {
+    "rotary": {"positions": "rotary"},
+    "alibi": {"positions": "alibi"},
+    "no positions": {"positions": "none"},
+    "scaled embeddings": {"positions": "learned", "embedding_scale": 4.0},
+    "scaled embeddings and sinusoids": {"positions": "sinusoidal", "embedding_scale": 4.0},
+}
 FORMS = {
+    "usual": USUAL,
+    "sinusoidal": USUAL,
     "post": form("post", True, "gelu", "model_dim", 4),
     "unused": form("pre", "unused", "relu", "head_dim", 2),
     "residual": form("residual", True, "relu", "model_dim", 8),
@@ -98,7 +132,8 @@ def trained(name: str) -> Decoder:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = Decoder(FORMS[name])
+    how = {"positions": "sinusoidal" if name == "sinusoidal" else "learned", "embedding_scale": 1.0}
+    model = Decoder(FORMS.get(name, USUAL) | how | FOREIGN.get(name, {}))
     ids = torch.tensor([CHARACTERS.index(character) for character in TEXT])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(200):
@@ -163,7 +198,7 @@ def test_one_program_serves_all_scales(scale: str, by_layer: bool) -> None:
     sizes = {"vocab_size": 11, "context_length": 9, "model_dim": 12, "num_blocks": 3, "num_heads": 4, "dropout": 0.0}
     config = ModelConfig(**sizes, attention_scale=scale, attention_scale_by_layer=by_layer, qkv_bias=True)
     keys = iter(jax.random.split(jax.random.key(0), 99))
-    params = jax.tree.map(lambda leaf: jax.random.normal(next(keys), leaf.shape) / 2, params_of(GPT(config)))
+    params = jax.tree.map(lambda leaf: jax.random.normal(next(keys), leaf.shape), params_of(GPT(config)))
     ids = np.random.default_rng(0).integers(0, 11, (8, 10)).astype(np.int32)
     direct = token_losses(config, params, jnp.asarray(ids), None).mean(axis=1)
     assert np.abs(probing._losses(config, params, ids) - direct).max() < 1e-4
@@ -181,6 +216,35 @@ def test_windows_come_from_all_over_the_text_and_never_twice() -> None:
         assert windows[-1, -1] == length - 1
         assert (windows[1:, 0] >= windows[:-1, -1]).all()
         assert (np.diff(windows) == 1).all()
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_no_candidate_computes_settles_nothing(
+    name: str, saved: Callable[..., Path], text: Path, command: Callable[..., Any]
+) -> None:
+    given = {"norm_eps": 1e-5, **({} if "position_embedding.weight" in trained(name).state_dict() else SHORT)}
+    words = [f"--set={field}={value}" for field, value in given.items()]
+    outcome = command("jaxgpt-convert", "probe", saved(name), "--text", text, *words)
+    assert outcome.code == 3, outcome
+    assert "NOTHING FITS" in outcome.err
+    assert "rotary positions, ALiBi, none at all, scaled embeddings" in outcome.err
+    assert "settled, by" not in outcome.out
+    assert "--set" not in outcome.out
+
+
+SHORT = {"context_length": CONTEXT}
+
+
+def test_sinusoids_that_leave_no_trace_are_confirmed(saved: Callable[..., Path]) -> None:
+    found = convert.probe(saved("sinusoidal"), text=TEXT, **REST, **SHORT)
+    assert found.settled == USUAL | {"positions": "sinusoidal"}
+    known = {**found.settled, **REST, **SHORT}
+    assert "positions" not in convert.to_flax(saved("sinusoidal"), **known).report.assumed
+    nothing_else = convert.probe(saved("sinusoidal"), text=TEXT, **{**known, "positions": "sinusoidal"})
+    assert nothing_else.rows == []
+    known.pop("positions")
+    assert convert.probe(saved("sinusoidal"), text=TEXT, **known).settled == {"positions": "sinusoidal"}
+    assert not convert.probe(saved("rotary"), text=TEXT, **known).fits
 
 
 # What the search finds, of losses that are made up.
@@ -248,7 +312,66 @@ def test_what_is_kept_is_not_ruled_out_as_a_whole() -> None:
     found = ranked(table(lambda a, b, c: float((a, b) not in [(0, "y"), (2, "x")]) + (c == "q")))
     assert found.unsettled == {"a": [0, 2], "b": ["x", "y"], "c": ["p", "p2"]}
     assert found.kept == {"a": 2, "b": "x", "c": "p"}
-    assert found.line == "--set a=2"
+    assert found.to_say == {"a": 2}
+    assert found.line == ""
+
+
+def test_what_chance_decides_is_not_in_the_line() -> None:
+    """The usual value is ruled out, and what is left are two of which either is as good."""
+    found = ranked(table(lambda a, b, c: float(c == "p") + (b != "z")), assumed={"a": 0, "b": "x", "c": "p"})
+    assert found.settled == {"b": "z"}
+    assert found.line == "--set b=z"
+    assert found.unsettled["c"] == ["p2", "q"]
+    assert found.to_say == {"c": "p2"}
+
+
+def test_a_part_that_does_better_at_another_size_is_a_misfit() -> None:
+    def altered(gain: float) -> Ranking:
+        found = ranked(table(lambda a, b, c: float(b != "z")))
+        other = Row(found.rows[0].fields, found.rows[0].losses - gain)
+        return dataclasses.replace(found, altered={"its positions halved": other, "its queries doubled": other})
+
+    assert altered(-0.1).settled == altered(LEAST / 2).settled == {"b": "z"}
+    found = altered(0.25)
+    assert not found.fits
+    assert (found.settled, found.line, found.close) == ({}, "", [])
+    assert "but with its positions halved the best loses 0.2500 less" in misfit(found)
+
+
+def test_who_does_not_beat_counting_pairs_settles_nothing() -> None:
+    found = ranked(table(lambda a, b, c: float(b != "z")), bigram=4.9)
+    assert (found.fits, found.settled) == (False, {})
+    assert "The best loses 5.0000 nats per token, and counting which token follows which loses 4.9000" in misfit(found)
+    assert ranked(table(lambda a, b, c: float(b != "z")), bigram=5.1).settled == {"b": "z"}
+
+
+@pytest.mark.parametrize("length", [2, 50, 2000])
+def test_pairs_are_counted_in_the_rest_of_the_text(length: int) -> None:
+    """One pair at a time, as one would write it down."""
+    ids = np.random.default_rng(length).integers(0, 5, length) * 2
+    pairs = list(zip(ids[:-1].tolist(), ids[1:].tolist(), strict=True))
+    losses = []
+    for i, (before, after) in enumerate(pairs):
+        rest = pairs[:i] + pairs[i + 1 :]
+        alone = (sum(two == after for _, two in rest) + 1) / (len(rest) + max(ids) + 1)
+        following = [two for one, two in rest if one == before]
+        kinds = len({two for one, two in pairs if one == before})
+        trusted = len(following) / (len(following) + kinds)
+        losses.append(-np.log(trusted * following.count(after) / max(1, len(following)) + (1 - trusted) * alone))
+    assert probing._bigram(ids) == pytest.approx(np.mean(losses))
+
+
+@pytest.mark.parametrize(("tied", "positions"), [(True, "learned"), (False, "sinusoidal"), (True, "sinusoidal")])
+def test_parts_that_are_made_separate_compute_the_same(tied: bool, positions: str) -> None:
+    sizes = {"vocab_size": 11, "context_length": 40, "model_dim": 12, "num_blocks": 2, "num_heads": 4, "dropout": 0.0}
+    config = ModelConfig(**sizes, tied=tied, positions=positions, head_bias=not tied)
+    params = jax.tree.map(lambda leaf: leaf * 5, params_of(GPT(config)))
+    ids = np.random.default_rng(0).integers(0, 11, (8, 10)).astype(np.int32)
+    separate = probing._losses(*probing._separate(config, params, 9), ids)
+    assert np.abs(separate - probing._losses(config, params, ids)).max() < 1e-5
+    changes = [*probing._altered(config, params, ids)]
+    assert len(changes) == 11
+    assert probing.LEFT_OUT in changes
 
 
 def test_rows_that_chance_may_part_are_told_as_one() -> None:

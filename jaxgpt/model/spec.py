@@ -120,9 +120,15 @@ def make_spec(c: ModelConfig) -> Spec:
         num_blocks=c.num_blocks,
         positions=_positions(c),
         block=Block(c.norm, norm, attention, mlp, c.dropout),
-        final_norm={True: "applied", False: "none", "unused": "unused"}[c.final_norm],
+        final_norm=_final_norm(c),
         head=Head(c.tied, c.head_bias),
     )
+
+
+def _final_norm(c: ModelConfig) -> Literal["applied", "unused", "none"]:
+    if c.final_norm == "unused":
+        return "unused"
+    return "applied" if c.final_norm else "none"
 
 
 def _positions(c: ModelConfig) -> Positions:
