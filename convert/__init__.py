@@ -11,7 +11,7 @@ The public names, each loaded when it is first used, so that the import costs no
 
 For example:
 
-    import convert
+    from jaxgpt import convert
 
     loaded = convert.to_flax("weights.pt")
     print(loaded.config, loaded.report.assumed)
@@ -25,20 +25,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors, which run nothing
-    from convert.carry import Loaded as Loaded
-    from convert.carry import inspect as inspect
-    from convert.carry import to_flax as to_flax
-    from convert.carry import to_torch as to_torch
-    from convert.parity import assert_same as assert_same
-    from convert.probing import probe as probe
+    from .api import Loaded as Loaded
+    from .api import inspect as inspect
+    from .api import to_flax as to_flax
+    from .api import to_torch as to_torch
+    from .probing.probe import probe as probe
+    from .proving.parity import assert_same as assert_same
 
 _HOMES = {
     "Loaded": "loaded",
-    "assert_same": "parity",
-    "inspect": "carry",
-    "probe": "probing",
-    "to_flax": "carry",
-    "to_torch": "carry",
+    "assert_same": "proving.parity",
+    "inspect": "api",
+    "probe": "probing.probe",
+    "to_flax": "api",
+    "to_torch": "api",
 }
 __all__ = ["Loaded", "assert_same", "inspect", "probe", "to_flax", "to_torch"]
 

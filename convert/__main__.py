@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from convert import show
-from jaxgpt import disk
+from jaxgpt.commands.shell import run, working
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.settings import parse
-from jaxgpt.shell import run, working
+from jaxgpt.system import atomic_files
+
+from .commands import console
 
 Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
@@ -36,20 +37,20 @@ def inspect(
     file: File, /, given: Given = (), dialect: Wrote = None, ignore_config: Ignoring = False, json: Json = False
 ) -> None:
     """Say what a checkpoint holds, what of its model can be read from it, and what would be assumed."""
-    from convert import carry
+    from . import api
 
-    found = carry.inspect(file, dialect=dialect, ignore_config=ignore_config, **_fields(given))
-    facts, report = show.facts(found), found.detected.report
+    found = api.inspect(file, dialect=dialect, ignore_config=ignore_config, **_fields(given))
+    facts, report = console.facts(found), found.detected.report
     if json:
         print(json_format.dumps({**facts, **report.fields, "caveats": report.caveats}, indent=2))
         return
     for name, value in facts.items():
         print(f"{name:<12}{value:,}" if isinstance(value, int) else f"{name:<12}{value}")
     if dialect == "auto":
-        from convert.propose import described
+        from .detect.by_structure import described
 
         print("names, as their structure explains them:", *described(found.detected.dialect), sep="\n  ")
-    show.report(found.detected, "would be assumed")
+    console.report(found.detected, "would be assumed")
 
 
 def to_flax(
@@ -74,11 +75,11 @@ def to_flax(
         allow_nonfinite: Take NaN and infinite weights as they are.
         weights_only: Leave behind the optimiser and whatever else lies beside the weights.
     """
-    disk.require_vacant(directory)
-    from convert import carry
+    atomic_files.require_vacant(directory)
+    from . import api
 
     with working(f"{file} -> {directory}") as stage:
-        loaded = carry.to_flax(
+        loaded = api.to_flax(
             file,
             dialect=dialect,
             dtype=dtype,
@@ -93,13 +94,13 @@ def to_flax(
     if loaded.source.aside:
         print(f"Not read, for the same weights lie beside: {', '.join(loaded.source.aside)}.")
     if not tokenizer:
-        show.tokenizer(loaded.tokenizer)
-    show.beside(loaded.beside, directory)
-    show.report(loaded.detected, "assumed")
+        console.tokenizer(loaded.tokenizer)
+    console.beside(loaded.beside, directory)
+    console.report(loaded.detected, "assumed")
     if dtype:
         print("verify compares in the file's own dtype: bring it over without --dtype to prove it.")
     else:
-        print(f"Prove it: jaxgpt-convert verify {file} {directory}{show.class_to_name(loaded)}")
+        print(f"Prove it: jaxgpt-convert verify {file} {directory}{console.class_to_name(loaded)}")
 
 
 def to_torch(
@@ -123,8 +124,8 @@ def to_torch(
         weights_only: Write nothing beside the weights.
         max_shard_size: Of a folder, the most that one file of weights shall have, such as 200MB; 5GB unless given.
     """
-    from convert import carry, hub
-    from convert.rows import FIELDS
+    from . import api, hub
+    from .rows.dialect import FIELDS
 
     folder = hub.is_folder(out)
     if max_shard_size and not folder:
@@ -135,7 +136,7 @@ def to_torch(
         if folder:
             written = hub.directory_to_folder(directory, out, dialect, max_shard_size or hub.SHARD, stage)
         else:
-            written = carry.directory_to_file(directory, out, dialect, optimizer, weights_only, stage)
+            written = api.directory_to_file(directory, out, dialect, optimizer, weights_only, stage)
     config, target = written.config, written.dialect
     sizes = ", ".join(str(getattr(config, field)) for field in list(FIELDS.values())[:5])
     print(f"{written.source} -> {out}, for the class GPT({sizes}) of dialect {target.name}")
@@ -169,7 +170,8 @@ def verify(
         train_steps: Compare also every gradient, and the parameters after this number of AdamW steps.
         allow_assumed: End with exit code 0 instead of 4; the page still says that it is unproven.
     """
-    from convert import page, parity
+    from .commands import page
+    from .proving import parity
 
     if train_steps < 0:
         raise UserError(f"--train-steps must not be negative, but is {train_steps}.")
@@ -205,9 +207,10 @@ def probe(
         ids: Instead of a text: a list such as "0 29 59", or a file of such numbers, .npy, or nanoGPT's .bin.
         tokenizer: For a text: a tokenizer.json, a list of characters as JSON, or nanoGPT's meta.pkl.
     """
-    from convert.ids import read_ids
-    from convert.probing import probe as run_probe
-    from jaxgpt.corpus import documents
+    from jaxgpt.data.sources import documents
+
+    from .probing.probe import probe as run_probe
+    from .tokens.encode_text import read_ids
 
     with working(f"probing {file}") as stage:
         found = run_probe(
@@ -223,7 +226,7 @@ def probe(
     if json:
         print(json_format.dumps(found.as_dict(), indent=2))
     else:
-        show.ranking(found)
+        console.ranking(found)
     return 0 if found.fits else 3
 
 

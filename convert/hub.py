@@ -9,16 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from convert import bridge, files, folder, hubtokens
-from convert.axes import in_module_order
-from convert.carry import Written, reading
-from convert.dialects import DIALECTS, named
-from convert.rows import Dialect, Row, Tied
-from convert.said import FIELD, VALUES
-from convert.settle import express
-from jaxgpt import checkpoint, disk
 from jaxgpt.config import ModelConfig, UserError
-from jaxgpt.shell import Stage, silent
+from jaxgpt.storage import model_directory
+from jaxgpt.system import atomic_files
+from jaxgpt.system.stages import Stage, silent
+
+from .api import Written, reading
+from .dialects import DIALECTS, named
+from .files import checkpoints, hf_folder
+from .names.config_words import FIELD, VALUES
+from .rows import bridge
+from .rows.axes import in_module_order
+from .rows.dialect import Dialect, Row, Tied
+from .rows.resolve import express
+from .tokens import hf_tokenizer
 
 SHARD = "5GB"
 UNITS = {f"{prefix}B": 1000**n for n, prefix in enumerate("KMGT", 1)}
@@ -34,9 +38,9 @@ def directory_to_folder(
     directory: str | Path, out: str | Path, dialect: str | None, shard: str = SHARD, stage: Stage = silent
 ) -> Written:
     """The whole folder or none. With no dialect, for the class that the model came from."""
-    disk.require_vacant(Path(out))
+    atomic_files.require_vacant(Path(out))
     most = parse_size(shard)
-    opened = checkpoint.ModelDirectory(directory)
+    opened = model_directory.ModelDirectory(directory)
     target = _target(dialect or (opened.about.get("source") or {}).get("dialect", ""), out)
     words, problems = config_words(target, opened.config)
     if problems:
@@ -44,14 +48,14 @@ def directory_to_folder(
     target = _as_written(target, opened.config)
     paths = set(opened.paths)
     arrays = bridge.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
-    with disk.new_directory(out) as partial:
+    with atomic_files.new_directory(out) as partial:
         ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # the classes have numbers of their own
-        if folder.tokenizer_in(opened.path):
-            tokenizer = hubtokens.read(opened.path)
-            hubtokens.write(tokenizer, partial, opened.config.context_length)
+        if hf_folder.tokenizer_in(opened.path):
+            tokenizer = hf_tokenizer.read(opened.path)
+            hf_tokenizer.write(tokenizer, partial, opened.config.context_length)
             ids |= dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eot)
         kind = _dtype(opened.dtypes)
-        disk.write_json(partial / folder.CONFIG, {**words, **ids, "dtype": kind, "torch_dtype": kind})
+        atomic_files.write_json(partial / hf_folder.CONFIG, {**words, **ids, "dtype": kind, "torch_dtype": kind})
         write_weights(partial, arrays, tensor_bytes(target, opened.config, opened.dtypes), most)
     return Written(opened.path, opened.config, target, bridge.filled(target, opened.config, paths))
 
@@ -62,7 +66,7 @@ def _target(name: str, out: str | Path) -> Dialect:
         who = f"The dialect {name} has no class" if name else "Nothing says which class"
         raise UserError(
             f"{who} of Hugging Face for the folder {out}: say --dialect {' or '.join(able)}. For a file, give it a "
-            f"suffix, {' or '.join(files.WRITTEN)}."
+            f"suffix, {' or '.join(checkpoints.WRITTEN)}."
         )
     return named(name)
 
@@ -149,16 +153,16 @@ def tensor_bytes(dialect: Dialect, config: ModelConfig, dtypes: Mapping[str, np.
 
 def write_weights(out: Path, arrays: Mapping[str, np.ndarray], sizes: Mapping[str, int], most: int) -> None:
     """The arrays may be made when they are asked for: those of one file are, at a time."""
-    disk.require_room(out, sum(sizes.values()))
+    atomic_files.require_room(out, sum(sizes.values()))
     shards = list(in_shards(sizes, most))
     single, index = "model.safetensors", "model.safetensors.index.json"
     listed: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else single
-        files.write(out / file, {name: arrays[name] for name in names})
+        checkpoints.write(out / file, {name: arrays[name] for name in names})
         listed |= dict.fromkeys(names, file)
     if len(shards) > 1:
-        disk.write_json(out / index, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": listed})
+        atomic_files.write_json(out / index, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": listed})
 
 
 def in_shards(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:

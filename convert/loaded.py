@@ -5,15 +5,19 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert import bridge, files, hubtokens, whole
-from convert.detect import Detected
-from convert.report import Report
-from convert.rows import Dialect
-from jaxgpt import checkpoint
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import GPT, abstract_params, assemble
-from jaxgpt.shell import Stage, silent
-from jaxgpt.tree import Tree, flatten
+from jaxgpt.pytree import Tree, flatten
+from jaxgpt.storage import model_directory
+from jaxgpt.system.stages import Stage, silent
+
+from .detect.detect import Detected
+from .detect.report import Report
+from .extras import extras
+from .files import checkpoints
+from .rows import bridge
+from .rows.dialect import Dialect
+from .tokens import hf_tokenizer
 
 
 @dataclass(frozen=True, repr=False)
@@ -22,8 +26,8 @@ class Loaded:
 
     params: Tree
     detected: Detected
-    source: files.Checkpoint
-    beside: whole.Beside
+    source: checkpoints.Checkpoint
+    beside: extras.Beside
     ignore_config: bool = False  # whether a config in the file or beside it was passed over
 
     def __repr__(self) -> str:
@@ -47,12 +51,12 @@ class Loaded:
         return self.report.config
 
     @functools.cached_property
-    def tokenizer(self) -> hubtokens.Found:
-        return hubtokens.beside(self.source.tokenizer, self.source.extras, self.config.vocab_size)
+    def tokenizer(self) -> hf_tokenizer.Found:
+        return hf_tokenizer.beside(self.source.tokenizer, self.source.extras, self.config.vocab_size)
 
     @functools.cached_property
     def model(self) -> GPT:
-        return assemble(self.config, checkpoint.to_device(self.params))
+        return assemble(self.config, model_directory.to_device(self.params))
 
     def save(self, directory: str | Path, tokenizer: Path | None = None, stage: Stage = silent) -> None:
         stage("writing", 0)
@@ -64,19 +68,19 @@ class Loaded:
         }
         source = {**container, **self.dialect.written(), **self.beside.about}
         about = {"source": source, "fields": self.report.fields}
-        kept = hubtokens.read(tokenizer) if tokenizer else self.tokenizer.tokenizer
+        kept = hf_tokenizer.read(tokenizer) if tokenizer else self.tokenizer.tokenizer
         if kept and kept.vocab_size > self.config.vocab_size:
             raise UserError(
                 f"{tokenizer or self.source.tokenizer} has {kept.vocab_size} ids, but the model's vocabulary is "
                 f"{self.config.vocab_size}: it is another model's. Name the right one with --tokenizer, or move this "
                 "one away to go without."
             )
-        checkpoint.save(directory, self.config, self.params, about, kept, self.beside.state)
+        model_directory.save(directory, self.config, self.params, about, kept, self.beside.state)
 
 
 @dataclass(frozen=True, repr=False)
 class Inspected:
-    source: files.Checkpoint
+    source: checkpoints.Checkpoint
     detected: Detected
 
     def __repr__(self) -> str:

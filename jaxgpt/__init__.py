@@ -7,6 +7,7 @@ The public names, each loaded when it is first used, so that the import costs no
     UserError       raised where the input is wrong; says what is, and the way out
     load            the model in a model directory or a run
     load_tokenizer  the tokenizer in a model directory, a run, or a file
+    convert         the package that brings PyTorch checkpoints over and back
     generate        yields new ids after a prompt, in pieces as they are computed
 
 For example:
@@ -18,19 +19,20 @@ For example:
     for piece in jaxgpt.generate(model, ids, max_new_tokens=50, temperature=0.8, seed=0):
         print(tokenizer.decode(piece), end="")
 
-The command line is `jaxgpt --help`; the package `convert` brings PyTorch checkpoints over.
+The command line is `jaxgpt --help`.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors, which run nothing
-    from jaxgpt.checkpoint import load as load
-    from jaxgpt.checkpoint import load_tokenizer as load_tokenizer
+    from jaxgpt import convert as convert
     from jaxgpt.config import ModelConfig as ModelConfig
     from jaxgpt.config import UserError as UserError
-    from jaxgpt.generate import generate as generate
+    from jaxgpt.generation.stream import generate as generate
     from jaxgpt.model import GPT as GPT
+    from jaxgpt.storage.model_directory import load as load
+    from jaxgpt.storage.model_directory import load_tokenizer as load_tokenizer
 
 __version__ = "0.1.0"
 
@@ -38,18 +40,19 @@ _HOMES = {
     "GPT": "model",
     "ModelConfig": "config",
     "UserError": "config",
-    "generate": "generate",
-    "load": "checkpoint",
-    "load_tokenizer": "checkpoint",
+    "generate": "generation.stream",
+    "load": "storage.model_directory",
+    "load_tokenizer": "storage.model_directory",
 }
-__all__ = ["GPT", "ModelConfig", "UserError", "generate", "load", "load_tokenizer"]
+__all__ = ["GPT", "ModelConfig", "UserError", "convert", "generate", "load", "load_tokenizer"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
-    return home if name == _HOMES[name] else getattr(home, name)  # jaxgpt.generate is a module that can be called
+    if name == "convert":
+        return importlib.import_module(f"{__name__}.convert")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

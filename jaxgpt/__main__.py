@@ -1,6 +1,7 @@
 """The command line: jaxgpt. Heavy imports wait inside the commands, so that --help answers at once."""
 
 import dataclasses
+import importlib
 import sys
 import typing
 from collections.abc import Callable
@@ -9,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from jaxgpt.commands.shell import as_assignments, console, run, working
 from jaxgpt.config import Config
 from jaxgpt.settings import describe, read_settings
-from jaxgpt.shell import as_assignments, console, run, working
 
 ConfigFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG.toml")]
 Changes = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="--SECTION.FIELD VALUE")]
@@ -42,7 +43,7 @@ def prepare(
         val: The part of the text, from its end, that is kept for validation.
         errors: What happens where text is not UTF-8: strict stops, replace puts a replacement character.
     """
-    from jaxgpt.prepare import prepare as run_prepare
+    from jaxgpt.data.prepare import prepare as run_prepare
 
     made = run_prepare(text, out, tokenizer=tokenizer, vocab_size=vocab_size, field=field, val=val, errors=errors)
     print(f"{out}: {len(made.train):,} tokens to train on, {len(made.val):,} to validate, {made.vocab_size} ids")
@@ -57,8 +58,8 @@ def train(config: ConfigFile, changes: Changes = (), /, init: str = "") -> None:
         init: A model directory to start from, instead of random weights.
     """
     given = read_settings(config, [*changes, *([f"run.init={init}"] if init else [])])
-    from jaxgpt.progress import watching
-    from jaxgpt.train import train as run_train
+    from jaxgpt.training.progress import watching
+    from jaxgpt.training.run import train as run_train
 
     with watching() as (say, passing):
         run_train(given, str(config), say, passing)
@@ -75,8 +76,8 @@ def plan(config: ConfigFile, changes: Changes = (), /, topology: str = "") -> in
             is given.
     """
     given = read_settings(config, changes)
-    from jaxgpt.plan import plan as run_plan
-    from jaxgpt.planpage import page
+    from jaxgpt.planning.page import page
+    from jaxgpt.planning.plan import plan as run_plan
 
     name = f"{config.stem} on {topology or 'the devices at hand'}"
     with working(name) as stage:
@@ -93,7 +94,7 @@ def evaluate(directory: Directory, /, data: Path | None = None, batch_size: int 
         data: A prepared directory; by default the one that the model was trained on.
         batch_size: How many windows are computed at a time.
     """
-    from jaxgpt.evaluate import evaluate as run_evaluate
+    from jaxgpt.training.evaluate import evaluate as run_evaluate
 
     with working(f"evaluating {directory}"):
         found = run_evaluate(directory, data, batch_size)
@@ -138,8 +139,8 @@ def sample(
         errors: Characters of the prompt that the tokenizer does not know: strict names them, skip leaves them out.
         stats: Say how long it took.
     """
-    from jaxgpt.sample import read_prompt
-    from jaxgpt.sample import sample as run_sample
+    from jaxgpt.generation.text import read_prompt
+    from jaxgpt.generation.text import sample as run_sample
 
     run_sample(
         directory,
@@ -185,7 +186,7 @@ def look(
             the model's own.
         errors: Characters that the tokenizer does not know: strict names them, skip leaves them out.
     """
-    from jaxgpt import look as room
+    from jaxgpt.generation import inspect as room
 
     with working(f"looking into {directory}"):
         seen = room.look(directory, text, tokenizer, errors, out)
@@ -205,7 +206,7 @@ def export(directory: Directory, /, out: Path, batch_size: int = 1) -> None:
         out: The file to write; a zip of the two programs, weights inside, and a description.
         batch_size: How many texts at a time.
     """
-    from jaxgpt.export import export as run_export
+    from jaxgpt.generation.export import export as run_export
 
     with working(f"exporting {directory}"):
         run_export(directory, out, batch_size)
@@ -221,10 +222,10 @@ def list_runs(directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(met
     from rich.table import Table
     from rich.text import Text
 
-    from jaxgpt import runs
+    from jaxgpt.storage import run_directory
 
     with working(f"checking the files in {directory}"):
-        found = [runs.summary(run) for run in runs.find(directory)]
+        found = [run_directory.summary(run) for run in run_directory.find(directory)]
     table = Table("run", "config", "model", "step", "loss", "best val", "size", "state", box=None, pad_edge=False)
     for one in found:
         losses = ["-" if loss is None else f"{loss:.4f}" for loss in (one.loss, one.val_loss)]
@@ -254,6 +255,13 @@ def main() -> None:
         "settings": settings,
     }
     run("jaxgpt", "A GPT decoder in Flax: train it, look at it, carry it.", commands, as_assignments(sys.argv[1:]))
+
+
+def convert_main() -> None:
+    """The command jaxgpt-convert, also where a file named convert.py hides its package."""
+    from jaxgpt import convert
+
+    importlib.import_module(f"{convert.__name__}.__main__").main()
 
 
 if __name__ == "__main__":

@@ -43,6 +43,12 @@ def divisors(n: int) -> str:
     return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
 
 
+def in_a_row(texts: Iterable[str], separator: str = "; ", most: int = 8) -> str:
+    """The first `most` texts in one line, safe to print: hostile names hold line breaks and terminal commands."""
+    plain = [text if text.isprintable() else ascii(text)[1:-1] for text in texts]
+    return separator.join(plain[:most] + ([f"and {len(plain) - most} more"] if len(plain) > most else []))
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The function that a GPT computes: every choice in which real checkpoints differ has a field."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from convert.answers import Answers
+from convert.proving.constructor_args import Answers
 from jaxgpt.config import ModelConfig, UserError
 
 from .conftest import PRIMES

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convert.axes import View, in_module_order, move
+from convert.rows.axes import View, in_module_order, move
 
 SIZES = {"layer": 2, "d": 30, "head": 3, "k": 5, "qkv": 3, "f": 7}
 SPELLING = {"qkv": {"value": "v", "key": "k", "query": "q"}}

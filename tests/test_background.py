@@ -3,7 +3,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from jaxgpt.background import Background
+from jaxgpt.system.worker import Background
 
 
 def fail() -> None:

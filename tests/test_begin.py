@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt import checkpoint, runs
 from jaxgpt.config import UserError
-from jaxgpt.prepare import prepare
-from jaxgpt.train import train
+from jaxgpt.data.prepare import prepare
+from jaxgpt.storage import model_directory, run_directory
+from jaxgpt.training.run import train
 
 from .conftest import TEXT, settings
 
@@ -52,7 +52,7 @@ def test_it_goes_on_with_what_changed_listed(again: Callable[..., list[str]], tm
         "train.steps was 6 and is 8",
     ]
     assert any(f"going on from {tmp_path / 'run' / 'checkpoints' / 'step-00000006'}" in line for line in said)
-    assert [line["step"] for line in runs.read_metrics(tmp_path / "run")] == [2, 4, 6, 8]
+    assert [line["step"] for line in run_directory.read_metrics(tmp_path / "run")] == [2, 4, 6, 8]
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["train"]["steps"] == 8
 
@@ -62,7 +62,7 @@ def test_another_architecture_is_refused_with_every_difference(again: Callable[.
         again(model={"num_blocks": 3, "model_dim": 16, "activation": "gelu"})
     for difference in ("num_blocks is 2", "3 in the config", "model_dim is 12", "activation is relu", "head_dim is 6"):
         assert difference in str(refusal.value)
-    assert len(runs.read_metrics(tmp_path / "run")) == 3
+    assert len(run_directory.read_metrics(tmp_path / "run")) == 3
 
 
 def test_an_average_cannot_come_or_go(again: Callable[..., list[str]]) -> None:
@@ -91,9 +91,9 @@ def test_a_damaged_newest_checkpoint_is_left_for_the_one_before(
     (run / "checkpoints" / "step-00000006" / "state" / "_METADATA").write_text("{}")
     said = again(train={"steps": 6})
     assert any(line.startswith("WARNING: ") and "state/_METADATA" in line for line in said)
-    one, other = (checkpoint.ModelDirectory(runs.checkpoint_of(path, 6)) for path in (run, stopped))
+    one, other = (model_directory.ModelDirectory(run_directory.checkpoint_of(path, 6)) for path in (run, stopped))
     jax.tree.map(np.testing.assert_array_equal, one.params(), other.params())
-    metrics = ([line["loss"] for line in runs.read_metrics(path)] for path in (run, stopped))
+    metrics = ([line["loss"] for line in run_directory.read_metrics(path)] for path in (run, stopped))
     assert next(metrics) == next(metrics)
     assert (run / "checkpoints" / "damaged-step-00000006").exists()
 
@@ -114,7 +114,7 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_again(
     prepared = (run / "data" / "data.json").stat().st_mtime_ns
     assert any("starting from random weights" in line for line in again(train={"steps": 6}))
     assert (run / "data" / "data.json").stat().st_mtime_ns == prepared
-    assert [line["step"] for line in runs.read_metrics(run)] == [2, 4, 6]
+    assert [line["step"] for line in run_directory.read_metrics(run)] == [2, 4, 6]
 
 
 def test_it_goes_on_without_the_model_that_it_began_from(stopped: Path, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_folder_named_data_that_is_not_the_runs_is_left_alone(tmp_path: Path) 
     run = tmp_path / "run"
     (run / "data").mkdir(parents=True)
     (run / "data" / "wood.txt").write_text(TEXT)
-    (run / runs.LOCK).write_text(runs.MARK)
+    (run / run_directory.LOCK).write_text(run_directory.MARK)
     with pytest.raises(UserError, match="is where this run would prepare its data, but holds something else"):
         train(settings(run / "data" / "wood.txt", run), "here", lambda line: None)
     assert (run / "data" / "wood.txt").read_text() == TEXT

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from convert.beside import decode, encode, split
+from convert.extras.extras_json import decode, encode, split
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 

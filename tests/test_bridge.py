@@ -5,15 +5,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from convert import evidence
-from convert.bridge import FLOATS, Fit, fit, meanings, require_floats, require_one_dtype_per_row, to_flax, to_torch
+from convert.detect import values
 from convert.dialects import DIALECTS
-from convert.rows import Dialect, Row, Tied
-from convert.settle import CHOICE, settle, worded
-from convert.words import PAIRS
+from convert.names.parts import PAIRS
+from convert.rows.bridge import FLOATS, Fit, fit, meanings, require_floats, require_one_dtype_per_row, to_flax, to_torch
+from convert.rows.dialect import Dialect, Row, Tied
+from convert.rows.resolve import CHOICE, settle, worded
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import abstract_params
-from jaxgpt.tree import Tree, flatten, unflatten
+from jaxgpt.pytree import Tree, flatten, unflatten
 
 CONFIG = ModelConfig(vocab_size=103, context_length=17, model_dim=35, num_blocks=3, num_heads=5)
 BLOCK = "transformer_blocks.1.mhsa"
@@ -51,7 +51,7 @@ def shapes(dialect: Dialect) -> dict[str, tuple[int, ...]]:
 def fitted(dialect: Dialect, tensors: dict[str, np.ndarray]) -> Fit:
     held = {name: value.shape for name, value in tensors.items()}
     found = fit(settle(dialect, held), held, {"head": CONFIG.num_heads})
-    weighed = evidence.weigh(found.dialect, found.sizes, tensors.__getitem__) if not found.problems else None
+    weighed = values.weigh(found.dialect, found.sizes, tensors.__getitem__) if not found.problems else None
     return replace(found, dialect=weighed.dialect) if weighed else found
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import GPT, abstract_params, assemble, cache, exactly, params_of
-from jaxgpt.tree import flatten
+from jaxgpt.pytree import flatten
 
 from .conftest import PRIMES
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt import checkpoint, disk, runs
 from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.data.tokenizer import train_char
 from jaxgpt.model import GPT, params_of
-from jaxgpt.tokenizer import train_char
-from jaxgpt.tree import flatten
+from jaxgpt.pytree import flatten
+from jaxgpt.storage import model_directory, run_directory
+from jaxgpt.system import atomic_files
 
 CONFIG = ModelConfig(vocab_size=23, context_length=11, model_dim=14, num_blocks=3, num_heads=2)
 
@@ -20,15 +21,15 @@ CONFIG = ModelConfig(vocab_size=23, context_length=11, model_dim=14, num_blocks=
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "model"
-    checkpoint.save(path, CONFIG, params_of(GPT(CONFIG, seed=5)), {"note": "kept"})
+    model_directory.save(path, CONFIG, params_of(GPT(CONFIG, seed=5)), {"note": "kept"})
     return path
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 def test_saving_and_loading_is_identity_in_every_dtype(tmp_path: Path, dtype: type) -> None:
     params = jax.tree.map(lambda x: np.asarray(x).astype(dtype), params_of(GPT(CONFIG)))
-    checkpoint.save(tmp_path / "m", CONFIG, params)
-    opened = checkpoint.ModelDirectory(tmp_path / "m")
+    model_directory.save(tmp_path / "m", CONFIG, params)
+    opened = model_directory.ModelDirectory(tmp_path / "m")
     assert opened.config == CONFIG
     restored = flatten(opened.params())
     for path, value in flatten(params).items():
@@ -48,13 +49,13 @@ def test_wrong_parameters_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="head/kernel is missing"):
         params = params_of(GPT(CONFIG))
         del params["head"]["kernel"]
-        checkpoint.save(tmp_path / "m", CONFIG, params)
+        model_directory.save(tmp_path / "m", CONFIG, params)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_flipped_bit_in_any_file_is_found_and_named(whole: Path, tmp_path: Path) -> None:
     """No file format notices; orbax returns wrong arrays."""
-    for name in json.loads((whole / disk.MANIFEST).read_text())["files"]:
+    for name in json.loads((whole / atomic_files.MANIFEST).read_text())["files"]:
         copy = shutil.copytree(whole, tmp_path / "copy")
         damaged = bytearray((copy / name).read_bytes())
         damaged[len(damaged) // 2] ^= 4
@@ -79,7 +80,7 @@ def test_a_config_that_does_not_fit_the_weights_is_refused(
     values = json.loads((copy / "config.json").read_text())
     values["model"] |= fields
     (copy / "config.json").write_text(json.dumps(values))
-    disk.write_manifest(copy)
+    atomic_files.write_manifest(copy)
     with pytest.raises(UserError, match=message):
         jaxgpt.load(copy)
 
@@ -90,8 +91,8 @@ def test_what_was_saved_before_a_field_existed_is_read(whole: Path, tmp_path: Pa
     for newer in ("positions_stored", "positions_offset"):
         del values["model"][newer]
     (copy / "config.json").write_text(json.dumps(values))
-    disk.write_manifest(copy)
-    assert checkpoint.ModelDirectory(copy).config == CONFIG
+    atomic_files.write_manifest(copy)
+    assert model_directory.ModelDirectory(copy).config == CONFIG
     ids = np.random.default_rng(0).integers(0, 23, (2, 11))
     np.testing.assert_array_equal(jaxgpt.load(copy)(ids), jaxgpt.load(whole)(ids))
 
@@ -100,8 +101,8 @@ def test_what_is_no_model_directory_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(UserError, match=f"{path}"):
             jaxgpt.load(path)
-    with disk.new_directory(tmp_path / "other") as partial:
-        disk.write_json(partial / "config.json", {"data": {}})
+    with atomic_files.new_directory(tmp_path / "other") as partial:
+        atomic_files.write_json(partial / "config.json", {"data": {}})
     with pytest.raises(UserError, match="no section model"):
         jaxgpt.load(tmp_path / "other")
 
@@ -111,8 +112,8 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two, with a file of every kind in each."""
     run, params = tmp_path_factory.mktemp("runs") / "run", params_of(GPT(CONFIG, seed=5))
     for step in (10, 20):
-        path, tokenizer = runs.checkpoint_of(run, step), train_char(["abc"])
-        checkpoint.save(path, CONFIG, params, {"val_loss": 1.0}, tokenizer, {"step": np.int32(step)}, b"{}\n")
+        path, tokenizer = run_directory.checkpoint_of(run, step), train_char(["abc"])
+        model_directory.save(path, CONFIG, params, {"val_loss": 1.0}, tokenizer, {"step": np.int32(step)}, b"{}\n")
     return run
 
 
@@ -126,12 +127,12 @@ def test_a_flipped_bit_is_named_and_the_checkpoint_before_is_taken(
 ) -> None:
     run, said = tmp_path / "run", list[str]()
     shutil.copytree(two_checkpoints, run)
-    old, new = runs.checkpoints(run)
+    old, new = run_directory.checkpoints(run)
     file = next(new.glob(kind))
     damaged = bytearray(file.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     file.write_bytes(damaged)
-    found = checkpoint.newest_whole(run, said.append)
+    found = model_directory.newest_whole(run, said.append)
     assert found is not None
     assert found.path == old
     (warning,) = said
@@ -139,15 +140,15 @@ def test_a_flipped_bit_is_named_and_the_checkpoint_before_is_taken(
     assert kind == "manifest.json" or str(file.relative_to(new)) in warning
     assert str(new) in warning
     assert f"It is now {new.with_name('damaged-step-00000020')}, and the run goes on from {old}." in warning
-    assert runs.checkpoints(run) == [old]
+    assert run_directory.checkpoints(run) == [old]
 
 
 def test_where_no_checkpoint_is_whole_nothing_is_begun_anew(two_checkpoints: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(two_checkpoints, run)
-    for path in runs.checkpoints(run):
+    for path in run_directory.checkpoints(run):
         (path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="None of the checkpoints in .*run is whole.*To begin anew, remove "):
-        checkpoint.newest_whole(run, print)
-    assert len(runs.checkpoints(run)) == 2
-    assert checkpoint.newest_whole(tmp_path / "new", print) is None
+        model_directory.newest_whole(run, print)
+    assert len(run_directory.checkpoints(run)) == 2
+    assert model_directory.newest_whole(tmp_path / "new", print) is None

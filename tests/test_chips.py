@@ -1,6 +1,6 @@
 import pytest
 
-from jaxgpt.chips import CHIPS, chip
+from jaxgpt.devices.chips import CHIPS, chip
 
 
 @pytest.mark.parametrize(

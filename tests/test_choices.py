@@ -12,8 +12,8 @@ import pytest
 
 from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
 from jaxgpt.model import assemble, exactly, params_of
-from jaxgpt.optim import make_optimizer
-from jaxgpt.tree import Tree, flatten
+from jaxgpt.pytree import Tree, flatten
+from jaxgpt.training.optimizer import make_optimizer
 
 from .conftest import PRIMES
 from .test_cache import CONFIGS, random_model

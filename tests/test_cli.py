@@ -141,7 +141,7 @@ def test_there_and_back_through_files_is_identity(
 def test_inspect_tells_all_and_reads_only_what_decides(
     primes_file: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from convert import torchfile
+    from convert.files import torchfile
 
     read, to_array = [], torchfile.to_array
     monkeypatch.setattr(torchfile, "to_array", lambda tensor: read.append(tuple(tensor.shape)) or to_array(tensor))
@@ -334,19 +334,19 @@ def test_a_file_goes_back_under_its_own_names(tmp_path: Path, command: Callable[
 def test_a_model_that_was_trained_here_has_no_names_of_its_own(
     text: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
-    from jaxgpt import checkpoint
     from jaxgpt.config import ModelConfig
     from jaxgpt.model import GPT, params_of
+    from jaxgpt.storage import model_directory
 
     config = ModelConfig(**PRIMES)
-    checkpoint.save(tmp_path / "m", config, params_of(GPT(config)))
+    model_directory.save(tmp_path / "m", config, params_of(GPT(config)))
     said = refused("jaxgpt-convert", "to-torch", tmp_path / "m", tmp_path / "w.pt")
     assert "did not come from a file; say with --dialect which class" in said
 
 
 def test_a_model_in_an_attribute_of_another_is_found_and_no_deeper(tmp_path: Path, primes_file: Path) -> None:
     from convert import inspect
-    from convert.carry import Stranger
+    from convert.api import Stranger
 
     state = torch.load(primes_file)
     torch.save({f"net.gpt.{name}": value for name, value in state.items()}, tmp_path / "w.pt")

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxgpt import disk
 from jaxgpt.config import UserError
-from jaxgpt.data import (
+from jaxgpt.data.tokens import (
     FEW_WINDOWS,
     HEADER_BYTES,
     Dataset,
@@ -21,10 +20,11 @@ from jaxgpt.data import (
     open_tokens,
     write_tokens,
 )
+from jaxgpt.system import atomic_files
 
 
 def prepared(path: Path, ids: int = 300) -> Path:
-    with disk.new_directory(path) as partial:
+    with atomic_files.new_directory(path) as partial:
         write_tokens(partial / "train.bin", [np.arange(ids) % 7], 7, len)
         write_tokens(partial / "val.bin", [np.arange(30) % 7], 7, len)
         (partial / "tokenizer.json").write_text('["a", "b", "c", "d", "e", "f", "g"]')

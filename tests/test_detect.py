@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert import detect as room
 from convert import dialects
-from convert.bridge import to_torch
-from convert.detect import Detected, detect
+from convert.detect import detect as room
+from convert.detect.detect import Detected, detect
 from convert.dialects import DIALECTS
+from convert.rows.bridge import to_torch
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model.positions import sinusoids
 
@@ -146,7 +146,7 @@ def test_a_mask_that_is_not_causal_is_refused() -> None:
 def test_names_that_two_dialects_read_differently_need_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from convert.rows import Row
+    from convert.rows.dialect import Row
 
     def swapped(row: Any) -> Any:
         return replace(row, flax=row.flax.replace("norm1", "norm3")) if isinstance(row, Row) else row

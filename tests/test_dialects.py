@@ -9,7 +9,7 @@ import pytest
 from convert.dialects import DIALECTS
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import assemble
-from jaxgpt.tree import flatten
+from jaxgpt.pytree import flatten
 
 from .test_bridge import config_of, random_params
 from .test_zoo import require_close

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from jaxgpt import disk, runs
 from jaxgpt.config import UserError
+from jaxgpt.storage import run_directory
+from jaxgpt.system import atomic_files
 
 from .conftest import settings, write_toml
 
 
 def make(path: Path) -> Path:
-    with disk.new_directory(path) as partial:
+    with atomic_files.new_directory(path) as partial:
         (partial / "sub").mkdir()
         (partial / "sub" / "data.bin").write_bytes(bytes(range(100)))
         (partial / "note.txt").write_text("hello")
@@ -25,15 +26,15 @@ def make(path: Path) -> Path:
 
 
 def test_what_was_written_is_whole(tmp_path: Path) -> None:
-    disk.check_manifest(make(tmp_path / "out"))
+    atomic_files.check_manifest(make(tmp_path / "out"))
     assert [child.name for child in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), disk.new_directory(tmp_path / "out") as partial:
+    with pytest.raises(ZeroDivisionError), atomic_files.new_directory(tmp_path / "out") as partial:
         (partial / "half").write_text("half")
         raise ZeroDivisionError
-    with pytest.raises(ZeroDivisionError), disk.new_file(tmp_path / "file") as target:
+    with pytest.raises(ZeroDivisionError), atomic_files.new_file(tmp_path / "file") as target:
         target.write_text("half")
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
@@ -52,16 +53,16 @@ with disk.new_directory({str(tmp_path / "out")!r}) as partial:
         process.stdout.readline()
         os.kill(process.pid, signal.SIGKILL)
     assert not (tmp_path / "out").exists()
-    disk.check_manifest(make(tmp_path / "out"))
+    atomic_files.check_manifest(make(tmp_path / "out"))
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     make(tmp_path / "out")
-    with pytest.raises(UserError, match="not an empty directory"), disk.new_directory(tmp_path / "out"):
+    with pytest.raises(UserError, match="not an empty directory"), atomic_files.new_directory(tmp_path / "out"):
         pass
-    with pytest.raises(UserError, match="exists, and is not"), disk.new_file(tmp_path / "out" / "note.txt"):
+    with pytest.raises(UserError, match="exists, and is not"), atomic_files.new_file(tmp_path / "out" / "note.txt"):
         pass
-    disk.check_manifest(tmp_path / "out")
+    atomic_files.check_manifest(tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["note.txt", "sub/data.bin"])
@@ -71,27 +72,27 @@ def test_every_flipped_bit_is_found_and_named(tmp_path: Path, name: str) -> None
     for position in (0, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         with pytest.raises(UserError, match=f"{name} has sha256"):
-            disk.check_manifest(tmp_path / "out")
+            atomic_files.check_manifest(tmp_path / "out")
     file.write_bytes(whole[:-1])
     with pytest.raises(UserError, match=f"{name} has {len(whole) - 1} bytes, not {len(whole)}"):
-        disk.check_manifest(tmp_path / "out")
+        atomic_files.check_manifest(tmp_path / "out")
     file.unlink()
     with pytest.raises(UserError, match=f"{name} is missing"):
-        disk.check_manifest(tmp_path / "out")
+        atomic_files.check_manifest(tmp_path / "out")
 
 
 def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
-    manifest = make(tmp_path / "out") / disk.MANIFEST
+    manifest = make(tmp_path / "out") / atomic_files.MANIFEST
     for text, message in [("{", "is not JSON"), ("[]", "must hold"), ("{}", "not a manifest")]:
         manifest.write_text(text)
         with pytest.raises(UserError, match=message):
-            disk.check_manifest(tmp_path / "out")
+            atomic_files.check_manifest(tmp_path / "out")
     (tmp_path / "secret").write_text("x")
     manifest.write_text(json.dumps({"files": {"../secret": {"bytes": 1, "sha256": ""}}}))
     with pytest.raises(UserError, match=r"\.\./secret lies outside"):
-        disk.check_manifest(tmp_path / "out")
+        atomic_files.check_manifest(tmp_path / "out")
     with pytest.raises(UserError, match="is not a directory"):
-        disk.check_manifest(tmp_path / "nowhere")
+        atomic_files.check_manifest(tmp_path / "nowhere")
 
 
 NESTED = "[" * 100_000
@@ -102,9 +103,9 @@ def test_json_that_cannot_be_read_is_one_paragraph(text: str, tmp_path: Path) ->
     file = tmp_path / "config.json"
     file.write_text(text)
     with pytest.raises(UserError, match=r"config\.json (is not JSON: |must hold a JSON object, but holds a list)"):
-        disk.read_json(file)
+        atomic_files.read_json(file)
     with pytest.raises(UserError, match="has .* bytes, but a file like it has at most 0"):
-        disk.read_json(file, most=0)
+        atomic_files.read_json(file, most=0)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "config.json", "tokenizer.json"])
@@ -118,15 +119,15 @@ def test_a_model_directory_with_nested_json_is_refused(
     shutil.move(checkpoint, tmp_path / "model")
     (tmp_path / "model" / name).write_text(NESTED)
     if name != "manifest.json":
-        disk.write_manifest(tmp_path / "model")
+        atomic_files.write_manifest(tmp_path / "model")
     message = refused("jaxgpt", "sample", tmp_path / "model", "--tokens", "2")
     assert "brackets are nested too deep" in message
     assert name in message
 
 
 def test_nested_lines_of_metrics_are_passed_over(tmp_path: Path) -> None:
-    (tmp_path / runs.METRICS).write_text(NESTED + '\n{"step": 1, "loss": 2.0}\n')
-    assert runs.read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
+    (tmp_path / run_directory.METRICS).write_text(NESTED + '\n{"step": 1, "loss": 2.0}\n')
+    assert run_directory.read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
 
 
 def test_nested_settings_are_refused(tmp_path: Path, refused: Callable[..., str]) -> None:

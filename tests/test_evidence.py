@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from convert.evidence import KINDS, kind_of, made, weigh
-from convert.rows import EMBEDDING, HEAD, POSITIONS, Dialect, Mask, Row, Tied, norm
+from convert.detect.values import KINDS, kind_of, made, weigh
+from convert.rows.dialect import EMBEDDING, HEAD, POSITIONS, Dialect, Mask, Row, Tied, norm
 from jaxgpt.model.positions import sinusoids
 
 EMBED = Row(EMBEDDING, "wte : v d")

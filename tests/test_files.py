@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from convert import files, safefile
+from convert.files import checkpoints, safefile
 from jaxgpt.config import UserError
 
 FLOATS = ["float16", "bfloat16", "float32", "float64"]
@@ -45,8 +45,8 @@ def assert_same(checkpoint, arrays):
 def test_what_is_written_is_read_again(tmp_path, suffix, dtype):
     shapes = {"z": (5, 3), "a.b": (2, 3, 4), "scalar": (), "none": (0, 4), "m": (7,)}
     arrays = {name: random_bits(shape, dtype) for name, shape in shapes.items()}
-    files.write(tmp_path / f"w{suffix}", arrays)
-    assert_same(files.read(tmp_path / f"w{suffix}"), arrays)
+    checkpoints.write(tmp_path / f"w{suffix}", arrays)
+    assert_same(checkpoints.read(tmp_path / f"w{suffix}"), arrays)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -64,14 +64,14 @@ def test_arrays_in_any_order_of_memory_keep_their_values(tmp_path, suffix, dtype
         "frozen": frozen,
         "frozen transposed": frozen.T,
     }
-    files.write(tmp_path / f"w{suffix}", arrays)
-    assert_same(files.read(tmp_path / f"w{suffix}"), arrays)
+    checkpoints.write(tmp_path / f"w{suffix}", arrays)
+    assert_same(checkpoints.read(tmp_path / f"w{suffix}"), arrays)
 
 
 def test_dtypes_mixed(tmp_path, suffix):
     arrays = {name: random_bits((3,), name) for name in ["uint8", *FLOATS]}
-    files.write(tmp_path / f"w{suffix}", arrays)
-    read = files.read(tmp_path / f"w{suffix}")
+    checkpoints.write(tmp_path / f"w{suffix}", arrays)
+    read = checkpoints.read(tmp_path / f"w{suffix}")
     assert_same(read, {name: arrays[name] for name in read.tensors})
     assert read.tensors.keys() == arrays.keys()
 
@@ -79,7 +79,7 @@ def test_dtypes_mixed(tmp_path, suffix):
 def test_torch_reads_what_is_written(tmp_path, suffix):
     torch = pytest.importorskip("torch")
     arrays = {"odd": random_bits((3,), "uint8"), "w": np.arange(12, dtype="float32").reshape(3, 4).T}
-    files.write(tmp_path / f"w{suffix}", arrays)
+    checkpoints.write(tmp_path / f"w{suffix}", arrays)
     if suffix == ".safetensors":
         from safetensors.torch import load_file as load
     else:
@@ -99,8 +99,8 @@ def test_weights_stay_in_the_file_until_asked_for_and_leave_no_pages_behind(tmp_
         return sum(int(re.search(r"Rss:\s+(\d+)", part)[1]) for part in parts if str(path) in part)
 
     path, array = tmp_path / f"w{suffix}", np.random.default_rng(0).random((1024, 1024))
-    files.write(path, {"w": array})
-    checkpoint = files.read(path)
+    checkpoints.write(path, {"w": array})
+    checkpoint = checkpoints.read(path)
     assert checkpoint.container == ("safetensors" if suffix == ".safetensors" else "torch zip")
     before = resident()
     assert np.array_equal(checkpoint.tensors["w"].read(), array)
@@ -110,7 +110,7 @@ def test_weights_stay_in_the_file_until_asked_for_and_leave_no_pages_behind(tmp_
 def test_one_array_under_two_names_is_stored_once_as_tied(tmp_path):
     torch = pytest.importorskip("torch")
     wte = np.ones((100, 100), "float32")
-    files.write(tmp_path / "tied.pt", {"wte": wte, "head": wte, "slice": np.ones((100, 1000), "float32")[:, :1]})
+    checkpoints.write(tmp_path / "tied.pt", {"wte": wte, "head": wte, "slice": np.ones((100, 1000), "float32")[:, :1]})
     state = torch.load(tmp_path / "tied.pt", weights_only=True)
     assert state["wte"].data_ptr() == state["head"].data_ptr()
     assert (tmp_path / "tied.pt").stat().st_size < 2 * wte.nbytes
@@ -119,7 +119,7 @@ def test_one_array_under_two_names_is_stored_once_as_tied(tmp_path):
 def test_a_tensor_made_from_an_array_has_its_own_memory():
     torch = pytest.importorskip("torch")
     array = np.ones((2, 3), ml_dtypes.bfloat16).T
-    tensor = files.to_tensor(array)
+    tensor = checkpoints.to_tensor(array)
     assert tensor.dtype == torch.bfloat16
     assert tensor.is_contiguous()
     tensor.zero_()
@@ -128,10 +128,10 @@ def test_a_tensor_made_from_an_array_has_its_own_memory():
 
 def test_writing_makes_the_parent_and_overwrites_nothing(tmp_path, suffix):
     path = tmp_path / "new" / "deep" / f"w{suffix}"
-    files.write(path, {"w": np.zeros(3, "float32")})
+    checkpoints.write(path, {"w": np.zeros(3, "float32")})
     before = path.read_bytes()
     with pytest.raises(UserError, match="exists.*another name"):
-        files.write(path, {"w": np.ones(3, "float32")})
+        checkpoints.write(path, {"w": np.ones(3, "float32")})
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
 
@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, suffix):
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
         with pytest.raises(UserError, match=rf"w{suffix} could not be written: File too large"):
-            files.write(tmp_path / f"w{suffix}", {name: np.ones(10_000, "float32") for name in "ab"})
+            checkpoints.write(tmp_path / f"w{suffix}", {name: np.ones(10_000, "float32") for name in "ab"})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert os.listdir(tmp_path) == []
@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, suffix):
 def test_a_parent_that_is_a_file_is_said(tmp_path, suffix):
     (tmp_path / "taken").write_text("x")
     with pytest.raises(UserError, match="could not be written"):
-        files.write(tmp_path / "taken" / f"w{suffix}", {"w": np.zeros(3, "float32")})
+        checkpoints.write(tmp_path / "taken" / f"w{suffix}", {"w": np.zeros(3, "float32")})
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
@@ -160,7 +160,7 @@ def test_an_interruption_leaves_nothing(tmp_path, suffix, monkeypatch, error):
 
     monkeypatch.setattr(os, "fsync", stop)
     with pytest.raises(error):
-        files.write(tmp_path / f"w{suffix}", {"w": np.zeros(3, "float32")})
+        checkpoints.write(tmp_path / f"w{suffix}", {"w": np.zeros(3, "float32")})
     assert os.listdir(tmp_path) == []
 
 
@@ -172,7 +172,7 @@ def test_a_wrong_bit_written_is_noticed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(safefile, "save", wrongly)
     with pytest.raises(RuntimeError, match="w was not read back"):
-        files.write(tmp_path / "w.safetensors", {"w": np.zeros(3, "float32")})
+        checkpoints.write(tmp_path / "w.safetensors", {"w": np.zeros(3, "float32")})
     assert os.listdir(tmp_path) == []
 
 
@@ -188,9 +188,9 @@ def test_a_wrong_bit_written_is_noticed(tmp_path, monkeypatch):
 )
 def test_what_no_file_can_hold_is_not_written(tmp_path, name, array, says):
     with pytest.raises(UserError, match=says):
-        files.write(tmp_path / name, {"w": array})
+        checkpoints.write(tmp_path / name, {"w": array})
     with pytest.raises(UserError, match="no tensors"):
-        files.write(tmp_path / "none.safetensors", {})
+        checkpoints.write(tmp_path / "none.safetensors", {})
     assert os.listdir(tmp_path) == []
 
 
@@ -212,18 +212,18 @@ def test_what_no_file_can_hold_is_not_written(tmp_path, name, array, says):
 def test_what_is_no_checkpoint_is_refused_whatever_its_name(tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name}.*{says}"):
-        files.read(tmp_path / name)
+        checkpoints.read(tmp_path / name)
 
 
 def test_what_is_no_file_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"gone\.pt does not exist"):
-        files.read(tmp_path / "gone.pt")
+        checkpoints.read(tmp_path / "gone.pt")
     (tmp_path / "config.json").touch()
     with pytest.raises(UserError, match=r"is a directory; in it should be one of model\.safe.*holds config\.json"):
-        files.read(tmp_path)
+        checkpoints.read(tmp_path)
     os.mkfifo(tmp_path / "pipe.pt")
     with pytest.raises(UserError, match=r"pipe\.pt is a device or a pipe"):
-        files.read(tmp_path / "pipe.pt")
+        checkpoints.read(tmp_path / "pipe.pt")
 
 
 @pytest.mark.parametrize(
@@ -239,8 +239,8 @@ def test_what_is_no_file_is_refused(tmp_path):
     ],
 )
 def test_wrappers_come_off_when_every_name_has_them(tmp_path, names, prefix):
-    files.write(tmp_path / "w.safetensors", {name: np.zeros(2, "float32") for name in names})
-    read = files.read(tmp_path / "w.safetensors")
+    checkpoints.write(tmp_path / "w.safetensors", {name: np.zeros(2, "float32") for name in names})
+    read = checkpoints.read(tmp_path / "w.safetensors")
     assert read.prefix == prefix
     assert list(read.tensors) == [name.removeprefix(prefix) for name in names]
 
@@ -249,7 +249,7 @@ def test_wrappers_come_off_when_every_name_has_them(tmp_path, names, prefix):
 def test_lightning_has_two_wrappers_more(tmp_path, key):
     torch = pytest.importorskip("torch")
     torch.save({key: {"net.module.a": torch.ones(2), "net.module.b": torch.ones(2)}}, tmp_path / "w.ckpt")
-    assert files.read(tmp_path / "w.ckpt").prefix == ("net.module." if key == "state_dict" else "")
+    assert checkpoints.read(tmp_path / "w.ckpt").prefix == ("net.module." if key == "state_dict" else "")
 
 
 ADAM = {"state": {0: {"step": "T", "exp_avg": "T"}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
@@ -270,7 +270,7 @@ CONTAINERS = [  # root with "T" for each tensor, key of the state dict, names in
 def test_the_state_dict_is_found_among_its_siblings(tmp_path, root, nested, names, beside):
     torch = pytest.importorskip("torch")
     torch.save(filled(root, torch), tmp_path / "ckpt.pt")
-    read = files.read(tmp_path / "ckpt.pt")
+    read = checkpoints.read(tmp_path / "ckpt.pt")
     assert (read.nested, list(read.tensors), list(read.extras)) == (nested, names, beside)
     assert (read.tensors[names[0]].read() == 1).all()
     if "optimizer" in beside:
@@ -299,16 +299,16 @@ def test_a_root_without_a_state_dict_is_refused(tmp_path, root, says):
     torch = pytest.importorskip("torch")
     torch.save(filled(root, torch), tmp_path / "ckpt.pt")
     with pytest.raises(UserError, match=rf"ckpt\.pt.*{says}"):
-        files.read(tmp_path / "ckpt.pt")
+        checkpoints.read(tmp_path / "ckpt.pt")
 
 
 def test_content_decides_and_not_the_suffix(tmp_path):
-    files.write(tmp_path / "w.safetensors", {"a": np.ones(3, "float32")})
+    checkpoints.write(tmp_path / "w.safetensors", {"a": np.ones(3, "float32")})
     (tmp_path / "w.safetensors").rename(tmp_path / "w.pt")
-    assert files.read(tmp_path / "w.pt").container == "safetensors"
+    assert checkpoints.read(tmp_path / "w.pt").container == "safetensors"
     pytest.importorskip("torch")
-    files.write(tmp_path / "other.pt", {"a": np.ones(3, "float32")})
+    checkpoints.write(tmp_path / "other.pt", {"a": np.ones(3, "float32")})
     (tmp_path / "other.pt").rename(tmp_path / "other.safetensors")
-    read = files.read(tmp_path / "other.safetensors")
+    read = checkpoints.read(tmp_path / "other.safetensors")
     assert read.container == "torch zip"
     assert read.tensors["a"].read().tolist() == [1, 1, 1]

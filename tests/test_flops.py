@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import ComputeConfig, Config, DataConfig, ModelConfig, RunConfig, TrainConfig
+from jaxgpt.devices.sharding import make_mesh
 from jaxgpt.model import abstract_params, flops
-from jaxgpt.sharding import make_mesh
-from jaxgpt.step import init_state, make_step
-from jaxgpt.tree import flatten
+from jaxgpt.pytree import flatten
+from jaxgpt.training.step import init_state, make_step
 
 from .conftest import PRIMES
 from .test_cache import CONFIGS

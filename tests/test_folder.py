@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert import files, folder
 from convert.dialects import DIALECTS
+from convert.files import checkpoints as files
+from convert.files import hf_folder
 from jaxgpt.config import UserError
-from jaxgpt.tree import flatten
+from jaxgpt.pytree import flatten
 
 from .test_bridge import config_of, random_params
 
@@ -89,7 +90,7 @@ def test_folders_and_configs_that_are_no_use(tmp_path: Path) -> None:
         files.read(tmp_path).config  # noqa: B018
     (tmp_path / "config.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="config.json is not JSON"):
-        folder.config_beside(tmp_path / "weights.safetensors")
+        hf_folder.config_beside(tmp_path / "weights.safetensors")
 
 
 def opened(path: Path) -> int:

@@ -16,16 +16,17 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from convert import files, hub, to_flax
-from convert.carry import DTYPES
+from convert import hub, to_flax
+from convert.api import DTYPES
 from convert.dialects import DIALECTS
-from convert.said import FIELD, said
-from jaxgpt import checkpoint
+from convert.files import checkpoints
+from convert.names.config_words import FIELD, said
 from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.data.tokenizer import ByteTokenizer, Tokenizer, load, train_bpe, train_char
 from jaxgpt.model import abstract_params
 from jaxgpt.model.positions import sinusoids
-from jaxgpt.tokenizer import ByteTokenizer, Tokenizer, load, train_bpe, train_char
-from jaxgpt.tree import Tree, flatten, unflatten
+from jaxgpt.pytree import Tree, flatten, unflatten
+from jaxgpt.storage import model_directory
 
 from .test_bridge import config_of
 from .test_zoo import require_close
@@ -167,7 +168,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("hub")
     for name, case in CASES.items():
         config = config_for(case)
-        checkpoint.save(home / name / "m", config, random_params(config, case.dtype), None, case.tokenizer)
+        model_directory.save(home / name / "m", config, random_params(config, case.dtype), None, case.tokenizer)
         hub.directory_to_folder(home / name / "m", home / name / "out", case.dialect, case.shard)
     two = shutil.copytree(home / "relu" / "out", home / "two files" / "out")
     for kind in ("tokenizer.json", "tokenizer_config.json"):
@@ -224,7 +225,7 @@ def test_transformers_opens_the_folder_and_computes_the_same(name: str, peer: Pe
 def test_what_transformers_saves_again_comes_back_bit_for_bit(name: str, peer: Peer, tmp_path: Path) -> None:
     case, once = CASES[name], to_flax(peer.home / name / "out")
     again = to_flax(peer.home / name / "again")
-    before = flatten(checkpoint.ModelDirectory(peer.home / name / "m").params())
+    before = flatten(model_directory.ModelDirectory(peer.home / name / "m").params())
     assert again.config == once.config
     for path, value in flatten(again.params).items():
         held = before.get(path, np.zeros(value.shape, value.dtype))  # a bias that the model lacks
@@ -336,7 +337,7 @@ def test_what_a_class_cannot_be_is_refused_and_nothing_is_written(
     dialect: str | None, fields: dict[str, Any], says: str, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     config = ModelConfig(**{**vars(config_of(DIALECTS["gpt2"])), **fields})
-    checkpoint.save(tmp_path / "m", config, random_params(config, "float32"))
+    model_directory.save(tmp_path / "m", config, random_params(config, "float32"))
     words = ["--dialect", dialect] if dialect else []
     assert re.search(says, refused("jaxgpt-convert", "to-torch", tmp_path / "m", tmp_path / "out", *words))
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
@@ -374,15 +375,15 @@ def test_arrays_of_one_shard_are_held_at_a_time(tmp_path: Path) -> None:
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert index["metadata"] == {"total_size": sum(sizes.values())}
     assert [*index["weight_map"]] == [*sizes]
-    read = files.read(tmp_path)
+    read = checkpoints.read(tmp_path)
     for name, tensor in read.tensors.items():
         assert tensor.read().tolist() == arrays[name].tolist()
 
 
 def test_sizes_are_known_before_anything_is_made(exported: Path) -> None:
     for name, case in CASES.items():
-        tensors = files.read(exported / name / "out").tensors
-        opened = checkpoint.ModelDirectory(exported / name / "m")
+        tensors = checkpoints.read(exported / name / "out").tensors
+        opened = model_directory.ModelDirectory(exported / name / "m")
         target = hub._as_written(DIALECTS[case.dialect], opened.config)
         sizes = hub.tensor_bytes(target, opened.config, opened.dtypes)
         assert sizes == {key: tensor.read().nbytes for key, tensor in tensors.items()}
@@ -433,7 +434,7 @@ def test_without_a_tokenizer_no_id_is_special(tmp_path: Path) -> None:
     for dialect in HUBS:
         norms = {field: dialect.unsaid[field] for field in ("norm", "activation")}
         config = ModelConfig(**{**vars(config_of(dialect)), **norms, "mlp_dim": 140})
-        checkpoint.save(tmp_path / dialect.name / "m", config, random_params(config, "float32"))
+        model_directory.save(tmp_path / dialect.name / "m", config, random_params(config, "float32"))
         hub.directory_to_folder(tmp_path / dialect.name / "m", tmp_path / dialect.name / "out", dialect.name)
         said = json.loads((tmp_path / dialect.name / "out" / "config.json").read_text())
         assert [said[f"{kind}_token_id"] for kind in ("bos", "eos", "pad")] == [None] * 3
@@ -448,7 +449,7 @@ def test_an_interruption_leaves_nothing(exported: Path, tmp_path: Path, monkeypa
         if len(written) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(files, "write", stop)
+    monkeypatch.setattr(checkpoints, "write", stop)
     with pytest.raises(KeyboardInterrupt):
         hub.directory_to_folder(exported / "gelu" / "m", tmp_path / "out", "gpt2", "30KB")
     assert os.listdir(tmp_path) == []

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tokenizers
 
-from convert import files, hubtokens, to_torch
+from convert import to_torch
+from convert.files import checkpoints
+from convert.tokens import hf_tokenizer
 from jaxgpt.config import ModelConfig, UserError
-from jaxgpt.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer, load, train_bpe, train_char
+from jaxgpt.data.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer, load, train_bpe, train_char
 
 from .test_bridge import random_params
 
@@ -26,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     """A GPT-2 with a vocabulary of 300, and no tokenizer."""
     config = ModelConfig(300, 8, 12, 1, 2, qkv_bias=True, head_bias=False, tied=True)
     state = to_torch(random_params(config, np.dtype("float32")), config, "gpt2")
-    files.write(tmp_path / "hf" / "model.safetensors", {name: value.numpy() for name, value in state.items()})
+    checkpoints.write(tmp_path / "hf" / "model.safetensors", {name: value.numpy() for name, value in state.items()})
     (tmp_path / "hf" / "config.json").write_text('{"model_type": "gpt2", "n_head": 2}')
     return tmp_path / "hf"
 
@@ -38,9 +40,9 @@ def as_gpt1(path: Path) -> None:
 
 @pytest.mark.parametrize("tokenizer", KINDS, ids=lambda tokenizer: f"{tokenizer.kind} {tokenizer.vocab_size}")
 def test_what_is_written_is_read_as_what_it_was(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    hubtokens.write(tokenizer, tmp_path, 8)
+    hf_tokenizer.write(tokenizer, tmp_path, 8)
     for path in (tmp_path, tmp_path / "tokenizer.json"):
-        again = hubtokens.read(path)
+        again = hf_tokenizer.read(path)
         assert type(again) is type(tokenizer)
         assert (again.vocab_size, again.eot) == (tokenizer.vocab_size, tokenizer.eot)
         text = tokenizer.decode(range(tokenizer.vocab_size)) if tokenizer.kind == "char" else TEXT
@@ -52,11 +54,11 @@ def test_what_is_written_is_read_as_what_it_was(tokenizer: Tokenizer, tmp_path: 
 
 @pytest.mark.parametrize("tokenizer", KINDS[1:], ids=lambda tokenizer: f"{tokenizer.kind} {tokenizer.vocab_size}")
 def test_another_function_of_characters_or_bytes_stays_another(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    hubtokens.write(tokenizer, tmp_path, 8)
+    hf_tokenizer.write(tokenizer, tmp_path, 8)
     library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     library.normalizer = tokenizers.normalizers.Lowercase()
     library.save(str(tmp_path / "tokenizer.json"))
-    assert isinstance(hubtokens.read(tmp_path), BpeTokenizer)
+    assert isinstance(hf_tokenizer.read(tmp_path), BpeTokenizer)
 
 
 def test_the_folders_tokenizer_comes_along(
@@ -115,4 +117,4 @@ def test_a_tokenizer_of_an_unknown_kind_stays_and_that_is_said(
     assert not (tmp_path / "m" / "tokenizer.json").exists()
     (file,) = (path for path in folder.iterdir() if path.name in ("tokenizer.json", "vocab.json"))
     with pytest.raises(UserError, match=says):
-        hubtokens.read(file)
+        hf_tokenizer.read(file)

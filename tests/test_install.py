@@ -32,3 +32,55 @@ def test_a_folder_that_is_named_jaxgpt_hides_nothing(tmp_path: Path) -> None:
         ("jaxgpt", "__init__.py"),
         ("convert", "__init__.py"),
     ]
+
+
+SHADOWED = """
+import sys, warnings
+sys.path.insert(0, "")
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    from jaxgpt import convert
+import convert as mine
+assert mine.answer == 42
+print(len(caught), "hides" in str(caught[0].message), str(caught[0].message).count("convert.py"))
+loaded = convert.to_flax(sys.argv[1])
+print(loaded.dialect.name, sorted(convert.to_torch(loaded.params, loaded.config, dialect="gpt"))[0])
+from jaxgpt import convert as again
+print(again is convert)
+"""
+
+
+def test_a_convert_py_of_ones_own_does_not_hide_the_bridge(primes_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "convert.py").write_text("answer = 42")
+    done = subprocess.run(
+        [sys.executable, "-c", SHADOWED, str(primes_file)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first = "layer_norm_three.bias"
+    assert done.stdout.splitlines() == ["1 True 1", f"gpt {first}", "True"]
+
+
+def test_the_command_runs_where_convert_is_hidden(primes_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "convert.py").write_text("answer = 42")
+    code = "import sys; sys.argv[0] = 'jaxgpt-convert'; "
+    code += "from jaxgpt.__main__ import convert_main; convert_main()"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, "inspect", str(primes_file)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "dialect     gpt" in done.stdout
+
+
+def test_where_nothing_hides_it_both_names_are_one_package() -> None:
+    import convert
+    from jaxgpt import convert as named
+
+    assert named is convert

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from jaxgpt.interrupt import Stopped, signals
+from jaxgpt.system.signals import Stopped, signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

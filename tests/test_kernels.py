@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgpt.model.kernels import FORMS
-from jaxgpt.topologies import devices_of
+from jaxgpt.planning.topologies import devices_of
 
 from .conftest import Needs
 from .test_attention import CASES

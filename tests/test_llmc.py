@@ -4,9 +4,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from convert import llmc, to_flax
-from convert.bridge import to_torch
+from convert import to_flax
 from convert.dialects import DIALECTS
+from convert.files import llmc
+from convert.rows.bridge import to_torch
 from jaxgpt.config import ModelConfig, UserError
 
 from .test_bridge import config_of, random_params

@@ -12,7 +12,7 @@ import pytest
 
 import convert
 from jaxgpt.config import UserError
-from jaxgpt.tree import flatten
+from jaxgpt.pytree import flatten
 
 from .conftest import PRIMES
 from .test_detect import tensors_of

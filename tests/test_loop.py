@@ -8,18 +8,18 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt import checkpoint, runs
-from jaxgpt import evaluate as evaluate_room
-from jaxgpt import loop as loop_room
-from jaxgpt import step as step_room
 from jaxgpt.config import ModelConfig, UserError
-from jaxgpt.data import batch
-from jaxgpt.loop import Loop
+from jaxgpt.data.prepare import prepare
+from jaxgpt.data.tokenizer import load as load_tokenizer
+from jaxgpt.data.tokens import batch
 from jaxgpt.model import GPT, params_of
-from jaxgpt.prepare import prepare
-from jaxgpt.step import besides_weights, evaluated
-from jaxgpt.tokenizer import load as load_tokenizer
-from jaxgpt.train import train
+from jaxgpt.storage import model_directory, run_directory
+from jaxgpt.training import evaluate as evaluate_room
+from jaxgpt.training import loop as loop_room
+from jaxgpt.training import step as step_room
+from jaxgpt.training.loop import Loop
+from jaxgpt.training.run import train
+from jaxgpt.training.step import besides_weights, evaluated
 
 from .conftest import TEXT, settings
 
@@ -30,7 +30,7 @@ def test_a_checkpoint_holds_the_whole_state(text: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(Loop, "save", lambda self, *a: (kept.append(a[0]), original(self, *a)))
     for ema in (0.0, 0.5):
         run = train(settings(text, tmp_path / f"run{ema}", optim={"ema": ema}), "here", lambda line: None)
-        opened = checkpoint.ModelDirectory(runs.checkpoints(run)[-1])
+        opened = model_directory.ModelDirectory(run_directory.checkpoints(run)[-1])
         state = kept[-1]
         beside = besides_weights(state)
         assert set(beside) == {"step", "optimizer", *(["params"] if ema else [])}
@@ -76,7 +76,7 @@ def rare(tmp_path: Path) -> dict[str, Any]:
     params = params_of(GPT(model, seed=1))
     table = params["token_embedding"]["embedding"]
     params["token_embedding"]["embedding"] = table.at[letter].set(3e38)
-    checkpoint.save(tmp_path / "model", model, params, tokenizer=tokenizer)
+    model_directory.save(tmp_path / "model", model, params, tokenizer=tokenizer)
     made = settings(data.path, tmp_path / "run", train={"seed": seed, "save_every": 1, "log_every": 1, "steps": 8})
     return {**made, "run": {**made["run"], "init": str(tmp_path / "model")}}
 
@@ -84,10 +84,10 @@ def rare(tmp_path: Path) -> dict[str, Any]:
 def test_a_loss_that_is_no_number_stops_the_run_before_it_does_harm(rare: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"At step 5 the loss is nan. The last good .* Try a lower optim.learning_rate"):
         train(rare, "here", lambda line: None)
-    opened = checkpoint.ModelDirectory(runs.checkpoints(tmp_path / "run")[-1])
+    opened = model_directory.ModelDirectory(run_directory.checkpoints(tmp_path / "run")[-1])
     assert opened.path.name == "step-00000004"
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(opened.params()))
-    assert [line["step"] for line in runs.read_metrics(tmp_path / "run")] == [1, 2, 3, 4]
+    assert [line["step"] for line in run_directory.read_metrics(tmp_path / "run")] == [1, 2, 3, 4]
 
 
 def test_it_may_be_passed_over(rare: dict[str, Any], tmp_path: Path) -> None:
@@ -95,9 +95,9 @@ def test_it_may_be_passed_over(rare: dict[str, Any], tmp_path: Path) -> None:
     rare["train"]["skip_nonfinite"] = 1
     train(rare, "here", said.append)
     assert "Step 5 was skipped: its loss is nan and its gradient norm is nan." in said
-    metrics = runs.read_metrics(tmp_path / "run")
+    metrics = run_directory.read_metrics(tmp_path / "run")
     assert [line["loss"] is None for line in metrics] == [n == 5 for n in range(1, 9)]
-    opened = checkpoint.ModelDirectory(tmp_path / "run")
+    opened = model_directory.ModelDirectory(tmp_path / "run")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(opened.params()))
 
 
@@ -120,18 +120,18 @@ def test_a_picture_that_cannot_be_drawn_is_said_and_costs_nothing(
     def fail(*arguments: Any) -> None:
         raise ValueError("no\nsuch backend")
 
-    monkeypatch.setattr(loop_room.plot, "INSTALLED", True)
-    monkeypatch.setattr(loop_room.plot, "draw_losses", fail)
+    monkeypatch.setattr(loop_room.plots, "INSTALLED", True)
+    monkeypatch.setattr(loop_room.plots, "draw_losses", fail)
     said: list[str] = []
     train(settings(text, tmp_path / "run"), "here", said.append)
     assert f"{tmp_path / 'run' / 'loss.png'} was not drawn: no such backend" in said
-    assert len(runs.checkpoints(tmp_path / "run")) == 2
+    assert len(run_directory.checkpoints(tmp_path / "run")) == 2
 
 
 def test_text_is_written_at_each_evaluation(text: Path, tmp_path: Path) -> None:
     said: list[str] = []
     run = train(settings(text, tmp_path / "run", train={"sample_tokens": 30}), "here", said.append)
-    metrics = runs.read_metrics(run)
+    metrics = run_directory.read_metrics(run)
     assert [len(line.get("sample", "")) for line in metrics] == [0, 30, 30]
     assert set(metrics[-1]["sample"]) <= set(TEXT)
     assert "    | " + metrics[-1]["sample"].replace("\n", "\n    | ") in said

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert import safefile
-from convert.bridge import to_torch_lazily
 from convert.dialects import DIALECTS
+from convert.files import safefile
+from convert.rows.bridge import to_torch_lazily
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import abstract_params
-from jaxgpt.tree import flatten
+from jaxgpt.pytree import flatten
 
 pytest.importorskip("torch", reason="torch is not installed")
 

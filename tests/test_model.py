@@ -3,12 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.checkpoint import to_device
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import GPT, abstract_params, assemble, params_of
 from jaxgpt.model.block import dropout
 from jaxgpt.model.positions import sinusoids
-from jaxgpt.tree import flatten
+from jaxgpt.pytree import flatten
+from jaxgpt.storage.model_directory import to_device
 
 SMALL = ModelConfig(vocab_size=23, context_length=11, model_dim=14, num_blocks=3, num_heads=2, mlp_dim=19)
 

@@ -6,8 +6,8 @@ import pytest
 
 from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from jaxgpt.model import abstract_params
-from jaxgpt.optim import decayed, make_optimizer, make_schedule
-from jaxgpt.tree import flatten
+from jaxgpt.pytree import flatten
+from jaxgpt.training.optimizer import decayed, make_optimizer, make_schedule
 
 
 def config(steps: int = 1000, **optim: object) -> Config:

@@ -10,24 +10,26 @@ import numpy as np
 import optax
 import pytest
 
-from convert import optimizer, to_flax, to_torch
+from convert import to_flax, to_torch
 from convert.dialects import DIALECTS
-from convert.groups import Group, Unlike, leaves, made, named
-from convert.optimizer import Optimizer, read, write
-from convert.rows import Dialect
-from convert.settle import express
+from convert.extras import adamw as optimizer
+from convert.extras.adamw import Optimizer, read, write
+from convert.extras.param_groups import Group, Unlike, leaves, made, named
+from convert.rows.dialect import Dialect
+from convert.rows.resolve import express
 from jaxgpt.config import Config, DataConfig, OptimConfig, RunConfig, TrainConfig, UserError
 from jaxgpt.model import abstract_params, assemble, cast
-from jaxgpt.optim import Moments, going_on, make_optimizer, moments_of
-from jaxgpt.step import init_state, make_step
-from jaxgpt.tree import flatten
+from jaxgpt.pytree import flatten
+from jaxgpt.storage.model_directory import Moments
+from jaxgpt.training.optimizer import going_on, make_optimizer, moments_of
+from jaxgpt.training.step import init_state, make_step
 
 from .conftest import PRIMES
 from .test_bridge import config_of, random_params
 from .test_zoo import FACTS, given, path_of, require_close
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
-exact = pytest.importorskip("convert.exact")
+exact = pytest.importorskip("convert.proving.float64")
 
 SETTINGS = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "amsgrad": False}
 OPTIM = OptimConfig(

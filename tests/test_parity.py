@@ -14,12 +14,14 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import convert  # noqa: E402
-from convert import bridge, carry, exact  # noqa: E402
-from convert.carry import Loaded, to_flax  # noqa: E402
-from convert.parity import compare, verify  # noqa: E402
-from jaxgpt import checkpoint  # noqa: E402
+from convert import api  # noqa: E402
+from convert.api import Loaded, to_flax  # noqa: E402
+from convert.proving import float64 as exact  # noqa: E402
+from convert.proving.parity import compare, verify  # noqa: E402
+from convert.rows import bridge  # noqa: E402
 from jaxgpt.model import assemble, params_of  # noqa: E402
-from jaxgpt.tree import flatten  # noqa: E402
+from jaxgpt.pytree import flatten  # noqa: E402
+from jaxgpt.storage import model_directory  # noqa: E402
 
 from .conftest import LYRIC_SIZES, PRIMES  # noqa: E402
 
@@ -98,7 +100,7 @@ def test_weights_that_no_token_touched_are_compared_too(
     tokens = np.random.default_rng(0).integers(0, 103, (4, 18))
     unused = min(set(range(103)) - set(tokens[:, :-1].flat))
     loaded.params["token_embedding"]["embedding"][unused, 3] += 1
-    checkpoint.save(tmp_path / "m", loaded.config, loaded.params)
+    model_directory.save(tmp_path / "m", loaded.config, loaded.params)
     outcome = command("jaxgpt-convert", "verify", primes_file, tmp_path / "m")
     assert outcome.code == 3
     assert "DIFFER, first in token_embedding.weight." in outcome.out
@@ -277,7 +279,7 @@ def test_every_mutation_is_caught_and_its_block_named(
 ) -> None:
     mutate, first = MUTATIONS[name]
     config, params = mutate(to_flax(primes_file))
-    checkpoint.save(tmp_path / "mutant", config, params)
+    model_directory.save(tmp_path / "mutant", config, params)
     outcome = command("jaxgpt-convert", "verify", primes_file, tmp_path / "mutant")
     assert outcome.code == 3
     assert f"DIFFER, first in {first}." in outcome.out
@@ -321,7 +323,7 @@ def test_gradients_move_by_the_rows_that_move_parameters(primes_file: Path) -> N
 
 def test_a_file_of_another_class_is_compared_with_the_same_model(primes_file: Path, tmp_path: Path) -> None:
     to_flax(primes_file).save(tmp_path / "model")
-    carry.directory_to_file(tmp_path / "model", tmp_path / "other.pt", "separate")
+    api.directory_to_file(tmp_path / "model", tmp_path / "other.pt", "separate")
     page = verify(tmp_path / "other.pt", tmp_path / "model")
     assert page.same
     assert page.verdict == "unproven"
@@ -338,7 +340,7 @@ def test_json_is_json_whatever_was_found(
     primes_file: Path, make_reference: Callable[..., Any], tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     to_flax(primes_file).save(tmp_path / "m")
-    carry.directory_to_file(tmp_path / "m", tmp_path / "other.pt", "separate")
+    api.directory_to_file(tmp_path / "m", tmp_path / "other.pt", "separate")
     broken = make_reference(PRIMES).state_dict()
     broken["vocab_projection.bias"][3] = float("nan")
     torch.save(broken, tmp_path / "nan.pt")

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxgpt import plainpickle
 from jaxgpt.config import UserError
-from jaxgpt.tokenizer import load
+from jaxgpt.data import plain_pickle
+from jaxgpt.data.tokenizer import load
 
 CHARACTERS = ["\n", " ", "a", "é", "日", "😀"]
 ITOS = dict(enumerate(CHARACTERS))
@@ -87,7 +87,7 @@ def test_what_a_pickle_names_is_never_run(protocol: int, tmp_path: Path) -> None
     ("content", "says"),
     [
         (b"\x80\x02}r\xff\xff\xff\x7f.", "neither a dict stoi"),  # a memo of 2**31 entries, to the reader in C
-        (b"\x80\x04(" + b"}" * plainpickle.MOST_OPCODES + b"l.", "over 2,097,152 opcodes"),
+        (b"\x80\x04(" + b"}" * plain_pickle.MOST_OPCODES + b"l.", "over 2,097,152 opcodes"),
         (b"\x80\x04B\xff\xff\xff\x7fx.", "more than plain values|no whole pickle"),
         (b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7fx.", "no whole pickle"),
         (b"\x80\x04]" * 1 + b"]" * 100_000 + b"a" * 100_000 + b".", "it holds a list, no dict"),
@@ -128,7 +128,7 @@ def test_files_that_are_no_tokenizer_are_refused_at_once(content: Any, says: str
 
 def test_a_large_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "meta.pkl").open("wb") as file:
-        file.truncate(plainpickle.MOST_BYTES + 1)
+        file.truncate(plain_pickle.MOST_BYTES + 1)
     with pytest.raises(UserError, match="a pickle of 16,777,217 bytes, above 16,777,216"):
         load(tmp_path / "meta.pkl")
 
@@ -139,7 +139,7 @@ def test_damage_is_refused_or_read_as_plain_values(at: int, byte: int, cut: bool
     at %= len(whole)
     damaged = whole[:at] if cut else whole[:at] + bytes([byte]) + whole[at + 1 :]
     with contextlib.suppress(UserError):
-        found = plainpickle.loads(damaged)
+        found = plain_pickle.loads(damaged)
         assert type(found) in (dict, list, str, int, bool, type(None))
 
 

@@ -10,15 +10,15 @@ from typing import Any
 import jax
 import pytest
 
-from jaxgpt import plan as room
 from jaxgpt.config import Config, UserError
-from jaxgpt.plan import Memory, Plan, changes, plan, smaller
-from jaxgpt.planpage import ideal, page, verdict
-from jaxgpt.program import Traffic
+from jaxgpt.devices.sharding import AXES, shardings
+from jaxgpt.planning import plan as room
+from jaxgpt.planning.hlo import Traffic
+from jaxgpt.planning.page import ideal, page, verdict
+from jaxgpt.planning.plan import Memory, Plan, changes, plan, smaller
+from jaxgpt.pytree import flatten
 from jaxgpt.settings import build
-from jaxgpt.sharding import AXES, shardings
-from jaxgpt.step import init_state
-from jaxgpt.tree import flatten
+from jaxgpt.training.step import init_state
 
 from .conftest import Needs, settings, write_toml
 

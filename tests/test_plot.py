@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxgpt import plot
+from jaxgpt.storage import plots
 
 
 @pytest.mark.parametrize("first", [3.0, 300.0])
@@ -16,13 +16,13 @@ def test_a_picture_is_drawn_over_the_last_one(first: float, tmp_path: Path) -> N
         {"step": 20, "loss": None},  # was skipped
         {"step": 30, "loss": 2.0, "val_loss": 2.2},
     ]
-    plot.draw_losses(metrics[:1], tmp_path)
-    before = (tmp_path / plot.FILE).read_bytes()
-    plot.draw_losses(metrics, tmp_path)
-    after = (tmp_path / plot.FILE).read_bytes()
+    plots.draw_losses(metrics[:1], tmp_path)
+    before = (tmp_path / plots.FILE).read_bytes()
+    plots.draw_losses(metrics, tmp_path)
+    after = (tmp_path / plots.FILE).read_bytes()
     assert after.startswith(b"\x89PNG")
     assert after != before
-    assert [path.name for path in tmp_path.iterdir()] == [plot.FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [plots.FILE]
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_logarithmic_axis_has_plain_numbers(
     losses: list[float], labels: list[str], drawn: Callable[..., Any], tmp_path: Path
 ) -> None:
     metrics = [{"step": 10 * i, "loss": loss} for i, loss in enumerate(losses)]
-    (axes,) = drawn(plot.draw_losses, metrics, tmp_path).axes
+    (axes,) = drawn(plots.draw_losses, metrics, tmp_path).axes
     low, high = axes.get_ylim()
     ticks = zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
     assert axes.get_yscale() == "log"
@@ -67,7 +67,7 @@ def test_a_logarithmic_axis_has_plain_numbers(
 
 def test_one_step_is_a_point_and_the_legend_says_what_was_evaluated(drawn: Callable[..., Any], tmp_path: Path) -> None:
     metrics = [{"step": 10, "loss": 3.0, "val_loss": 3.1}]
-    (axes,) = drawn(plot.draw_losses, metrics, tmp_path, "50 batches").axes
+    (axes,) = drawn(plots.draw_losses, metrics, tmp_path, "50 batches").axes
     training, validation, _ = axes.lines
     assert (training.get_marker(), validation.get_marker()) == ("o", "o")
     named = [text.get_text() for text in axes.get_legend().get_texts()]
@@ -80,7 +80,7 @@ def test_names_of_tokens_can_be_read(heads: int, length: int, drawn: Callable[..
     """Each has six points or more, and as much room along the axis as it is high."""
     weights = np.zeros((1, heads, length, length))
     names = [f"<{i}>" for i in range(length)]
-    figure = drawn(plot.draw_attention, weights, names, tmp_path / "attention.png")
+    figure = drawn(plots.draw_attention, weights, names, tmp_path / "attention.png")
     axes = figure.axes[0]
     labels = axes.get_yticklabels()
     room = axes.get_window_extent().height / figure.dpi * 72 / length

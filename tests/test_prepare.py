@@ -16,11 +16,11 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt import prepare as room
 from jaxgpt.config import UserError
-from jaxgpt.data import Dataset, open_dataset
-from jaxgpt.prepare import prepare
-from jaxgpt.tokenizer import load, train_char
+from jaxgpt.data import prepare as room
+from jaxgpt.data.prepare import prepare
+from jaxgpt.data.tokenizer import load, train_char
+from jaxgpt.data.tokens import Dataset, open_dataset
 
 TEXT = "".join(f"{i}: the naïve 日本 fox isn't here,\n\tbut there 😀.\n" for i in range(200))
 
@@ -121,7 +121,7 @@ def test_a_given_tokenizer(source: Path, tmp_path: Path) -> None:
 
 
 def test_merges_are_learnt_from_a_bounded_sample(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jaxgpt.corpus.PIECE", 100)
+    monkeypatch.setattr("jaxgpt.data.sources.PIECE", 100)
     whole = prepare([str(source)], tmp_path / "whole", tokenizer="bpe", vocab_size=1000).vocab_size
     for bound in ("MERGES_FROM", "MERGES_WORDS"):
         with monkeypatch.context() as patch:
@@ -312,7 +312,7 @@ print(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
 
 def test_importing_is_light() -> None:
     heavy = "{'jax', 'grain', 'tokenizers', 'datasets', 'pyarrow', 'rich', 'torch'}"
-    code = f"import sys, jaxgpt.prepare; print(*{heavy} & sys.modules.keys())"
+    code = f"import sys, jaxgpt.data.prepare; print(*{heavy} & sys.modules.keys())"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert loaded.split() == []
 

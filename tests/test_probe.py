@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 
 import convert
-from convert import probing, show
-from convert.ids import read_ids
-from convert.ranking import LEAST, Ranking, Row, Search
-from convert.show import misfit
+from convert.commands import console
+from convert.commands.console import misfit
+from convert.probing import probe
+from convert.probing.ranking import LEAST, Ranking, Row, Search
+from convert.tokens.encode_text import read_ids
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import GPT, params_of
 from jaxgpt.model.positions import sinusoids
 from jaxgpt.settings import typed
-from jaxgpt.step import token_losses
+from jaxgpt.training.step import token_losses
 
 from .conftest import TEXT
 from .test_zoo import FACTS, path_of
@@ -184,7 +185,7 @@ def test_losses_are_those_of_torch(saved: Callable[..., Path]) -> None:
     path = saved()
     found = convert.probe(path, text=TEXT, **but("norm"))
     ids = np.array([CHARACTERS.index(character) for character in TEXT])
-    windows = torch.from_numpy(probing._windows(ids, convert.to_flax(path, num_heads=4).config, path)).long()
+    windows = torch.from_numpy(probe._windows(ids, convert.to_flax(path, num_heads=4).config, path)).long()
     with torch.no_grad():
         logits = trained("post").double()(windows[:, :-1])
     theirs = F.cross_entropy(logits.transpose(1, 2), windows[:, 1:], reduction="none").mean(1)
@@ -201,16 +202,16 @@ def test_one_program_serves_all_scales(scale: str, by_layer: bool) -> None:
     params = jax.tree.map(lambda leaf: jax.random.normal(next(keys), leaf.shape), params_of(GPT(config)))
     ids = np.random.default_rng(0).integers(0, 11, (8, 10)).astype(np.int32)
     direct = token_losses(config, params, jnp.asarray(ids), None).mean(axis=1)
-    assert np.abs(probing._losses(config, params, ids) - direct).max() < 1e-4
+    assert np.abs(probe._losses(config, params, ids) - direct).max() < 1e-4
     sizes_only = dataclasses.replace(config, attention_scale="head_dim", attention_scale_by_layer=False)
     if sizes_only != config:
-        assert np.abs(probing._losses(sizes_only, params, ids) - direct).max() > 1e-2
+        assert np.abs(probe._losses(sizes_only, params, ids) - direct).max() > 1e-2
 
 
 def test_windows_come_from_all_over_the_text_and_never_twice() -> None:
     config = ModelConfig(vocab_size=1000, context_length=16, model_dim=12, num_heads=2)
     for length in (17, 100, 999):
-        windows = probing._windows(np.arange(length), config, Path("x"))
+        windows = probe._windows(np.arange(length), config, Path("x"))
         assert len(windows) >= 8
         assert windows[0, 0] == 0
         assert windows[-1, -1] == length - 1
@@ -358,7 +359,7 @@ def test_pairs_are_counted_in_the_rest_of_the_text(length: int) -> None:
         kinds = len({two for one, two in pairs if one == before})
         trusted = len(following) / (len(following) + kinds)
         losses.append(-np.log(trusted * following.count(after) / max(1, len(following)) + (1 - trusted) * alone))
-    assert probing._bigram(ids) == pytest.approx(np.mean(losses))
+    assert probe._bigram(ids) == pytest.approx(np.mean(losses))
 
 
 @pytest.mark.parametrize(("tied", "positions"), [(True, "learned"), (False, "sinusoidal"), (True, "sinusoidal")])
@@ -367,11 +368,11 @@ def test_parts_that_are_made_separate_compute_the_same(tied: bool, positions: st
     config = ModelConfig(**sizes, tied=tied, positions=positions, head_bias=not tied)
     params = jax.tree.map(lambda leaf: leaf * 5, params_of(GPT(config)))
     ids = np.random.default_rng(0).integers(0, 11, (8, 10)).astype(np.int32)
-    separate = probing._losses(*probing._separate(config, params, 9), ids)
-    assert np.abs(separate - probing._losses(config, params, ids)).max() < 1e-5
-    changes = [*probing._altered(config, params, ids)]
+    separate = probe._losses(*probe._separate(config, params, 9), ids)
+    assert np.abs(separate - probe._losses(config, params, ids)).max() < 1e-5
+    changes = [*probe._altered(config, params, ids)]
     assert len(changes) == 11
-    assert probing.LEFT_OUT in changes
+    assert probe.LEFT_OUT in changes
 
 
 def test_rows_that_chance_may_part_are_told_as_one() -> None:
@@ -418,8 +419,8 @@ def test_the_table_fits_the_terminal_and_loses_nothing(width: int, monkeypatch: 
     lost = [usual, {**usual, "norm_eps": 1e-12}, {**usual, "norm": "residual", "attention_scale": "none"}]
     rows = [Row(one, np.array([2.0, 2.1]) + i * np.array([0.5, 0.6])) for i, one in enumerate(lost)]
     screen = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
-    monkeypatch.setattr(show, "console", lambda: screen)
-    show._table(Ranking(rows, fields, usual, [], 100, 3.0, ""))
+    monkeypatch.setattr(console, "console", lambda: screen)
+    console._table(Ranking(rows, fields, usual, [], 100, 3.0, ""))
     lines = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert all(len(line) <= width for line in lines)
     words = " ".join(lines).split()

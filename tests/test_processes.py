@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxgpt import checkpoint, runs
 from jaxgpt.config import MeshConfig, UserError
-from jaxgpt.tree import flatten
+from jaxgpt.pytree import flatten
+from jaxgpt.storage import model_directory, run_directory
 
 from .conftest import TEXT, settings, write_toml
 
@@ -85,7 +85,7 @@ class Job(contextlib.AbstractContextManager["Job"]):
 
     def steps(self, count: int) -> None:
         """Waits for so many."""
-        while len(runs.read_metrics(self.run)) < count:
+        while len(run_directory.read_metrics(self.run)) < count:
             assert all(process.poll() is None for process in self.processes), self.ends()
             time.sleep(0.05)
 
@@ -103,8 +103,8 @@ def alone(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def require_same(ours: Path, alone: Path, steps: int) -> None:
-    theirs = {line["step"]: line for line in runs.read_metrics(alone)}
-    lines = runs.read_metrics(ours)
+    theirs = {line["step"]: line for line in run_directory.read_metrics(alone)}
+    lines = run_directory.read_metrics(ours)
     assert [line["step"] for line in lines] == list(range(1, steps + 1))
     for line in lines:
         assert line["loss"] == pytest.approx(theirs[line["step"]]["loss"], abs=1e-5)
@@ -116,7 +116,7 @@ def require_same(ours: Path, alone: Path, steps: int) -> None:
 
 
 def weights(run: Path, step: int) -> Any:
-    return checkpoint.ModelDirectory(runs.checkpoint_of(run, step)).params()
+    return model_directory.ModelDirectory(run_directory.checkpoint_of(run, step)).params()
 
 
 def test_two_processes_are_one(config: Path, alone: Path, tmp_path: Path) -> None:
@@ -150,9 +150,9 @@ def test_a_signal_to_one_stops_all_at_the_same_step(config: Path, tmp_path: Path
         job.processes[1].send_signal(signal.SIGTERM)
         codes, _ = job.ends()
     assert codes == [143, 143]
-    last = runs.checkpoints(tmp_path / "run")[-1]
-    assert runs.step_of(last) == runs.read_metrics(tmp_path / "run")[-1]["step"]
-    assert checkpoint.ModelDirectory(last).about["step"] == runs.step_of(last)
+    last = run_directory.checkpoints(tmp_path / "run")[-1]
+    assert run_directory.step_of(last) == run_directory.read_metrics(tmp_path / "run")[-1]["step"]
+    assert model_directory.ModelDirectory(last).about["step"] == run_directory.step_of(last)
 
 
 @pytest.fixture
@@ -168,11 +168,11 @@ def killed(config: Path, tmp_path: Path) -> Path:
 
 
 def test_one_is_killed_and_all_go_on_from_the_last_checkpoint(killed: Path, config: Path, alone: Path) -> None:
-    last = runs.step_of(runs.checkpoints(killed)[-1])
+    last = run_directory.step_of(run_directory.checkpoints(killed)[-1])
     run = trained(2, config, killed, "--train.steps", last + 5)
-    lines = runs.read_metrics(run)
+    lines = run_directory.read_metrics(run)
     assert [line["step"] for line in lines] == list(range(1, last + 6))
-    theirs = {line["step"]: line["loss"] for line in runs.read_metrics(alone)}
+    theirs = {line["step"]: line["loss"] for line in run_directory.read_metrics(alone)}
     for line in lines[:15]:
         assert line["loss"] == pytest.approx(theirs[line["step"]], abs=1e-5)
 
@@ -187,7 +187,7 @@ def test_processes_with_different_configs_stop_and_say_in_what(config: Path, tmp
         assert "optim.learning_rate is 0.001 in process 0 and 0.5 in process 1" in text
         assert "train.seed is 0 in process 0 and 3 in process 1" in text
         assert "Traceback" not in text
-    assert not runs.checkpoints(tmp_path / "run")
+    assert not run_directory.checkpoints(tmp_path / "run")
 
 
 def test_under_slurm_nobody_has_to_say_who_is_there(config: Path, alone: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jaxgpt.program import Traffic, collectives
+from jaxgpt.planning.hlo import Traffic, collectives
 
 # A loop of five rounds, each gathering 4 x 16 numbers of 16 bits from 8 devices; once, a sum of 10 in pairs.
 ADD = """

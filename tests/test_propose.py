@@ -10,13 +10,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from convert import safefile
-from convert.axes import View, in_module_order
-from convert.bridge import fit
+from convert.detect.by_structure import described, propose
 from convert.dialects import DIALECTS
-from convert.propose import described, propose
-from convert.rows import FIELDS, Dialect, Mask, Row, Tied
-from convert.settle import settle
+from convert.files import safefile
+from convert.rows.axes import View, in_module_order
+from convert.rows.bridge import fit
+from convert.rows.dialect import FIELDS, Dialect, Mask, Row, Tied
+from convert.rows.resolve import settle
 
 ZOO = Path(__file__).parents[2] / "shared" / "zoo"
 TELLING = [  # names from which the roles can be read even without an order

@@ -13,7 +13,7 @@ import convert
 import jaxgpt
 
 PACKAGES = {
-    jaxgpt: ["GPT", "ModelConfig", "UserError", "generate", "load", "load_tokenizer"],
+    jaxgpt: ["GPT", "ModelConfig", "UserError", "convert", "generate", "load", "load_tokenizer"],
     convert: ["Loaded", "assert_same", "inspect", "probe", "to_flax", "to_torch"],
 }
 
@@ -41,7 +41,8 @@ def test_names_show_in_dir_and_help_and_to_editors(package: ModuleType) -> None:
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
 def test_each_name_is_there(package: ModuleType) -> None:
     for name in PACKAGES[package]:
-        assert callable(getattr(package, name))
+        found = getattr(package, name)
+        assert callable(found) or isinstance(found, ModuleType)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         package.nothing  # noqa: B018
 

@@ -5,10 +5,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from convert.bridge import LABEL_SIZES  # noqa: E402
 from convert.dialects import DIALECTS  # noqa: E402
 from convert.reference import GPT, generate  # noqa: E402
-from convert.rows import FIELDS  # noqa: E402
+from convert.rows.bridge import LABEL_SIZES  # noqa: E402
+from convert.rows.dialect import FIELDS  # noqa: E402
 
 from .conftest import LYRIC_SIZES, PRIMES  # noqa: E402
 
@@ -20,7 +20,7 @@ def test_it_has_the_tensors_of_the_released_model() -> None:
 
 
 def test_its_names_and_their_order_are_those_of_the_dialect() -> None:
-    from convert.axes import in_module_order
+    from convert.rows.axes import in_module_order
 
     sizes = {**LABEL_SIZES, **{axis: PRIMES.get(field, 0) for axis, field in FIELDS.items()}}
     names = in_module_order([view for _, view in DIALECTS["gpt"].views], sizes)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from jaxgpt import disk, runs
 from jaxgpt.config import UserError
+from jaxgpt.storage import run_directory
+from jaxgpt.system import atomic_files
 
 MODEL = {"num_blocks": 2, "model_dim": 12, "num_heads": 3}
 
@@ -21,11 +22,11 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
     def make(name: str, val_losses: dict[int, float | None]) -> Path:
         run = tmp_path / "runs" / name
         for step, loss in val_losses.items():
-            with disk.new_directory(runs.checkpoint_of(run, step)) as partial:
-                disk.write_json(partial / runs.CONFIG, {"val_loss": loss})
-            runs.append_metrics(run, {"step": step, "loss": 2.0, **({"val_loss": loss} if loss else {})})
+            with atomic_files.new_directory(run_directory.checkpoint_of(run, step)) as partial:
+                atomic_files.write_json(partial / run_directory.CONFIG, {"val_loss": loss})
+            run_directory.append_metrics(run, {"step": step, "loss": 2.0, **({"val_loss": loss} if loss else {})})
         config = {"origin": "configs/wood.toml", "model": MODEL, "train": {"steps": 30}}
-        disk.write_json(run / runs.CONFIG, config)
+        atomic_files.write_json(run / run_directory.CONFIG, config)
         return run
 
     return make
@@ -45,26 +46,28 @@ def test_the_best_and_the_newest_are_kept(
     val_losses: dict[int, float | None], newest: int, best: int, kept: list[int], make_run: Callable[..., Path]
 ) -> None:
     run = make_run("run", val_losses)
-    assert runs.best(run) == runs.checkpoint_of(run, best)
-    runs.keep(run, newest)
-    assert sorted((run / runs.CHECKPOINTS).iterdir()) == [runs.checkpoint_of(run, step) for step in kept]
-    assert runs.best(run) == runs.checkpoint_of(run, best)
+    assert run_directory.best(run) == run_directory.checkpoint_of(run, best)
+    run_directory.keep(run, newest)
+    assert sorted((run / run_directory.CHECKPOINTS).iterdir()) == [
+        run_directory.checkpoint_of(run, step) for step in kept
+    ]
+    assert run_directory.best(run) == run_directory.checkpoint_of(run, best)
 
 
 def test_a_run_belongs_to_one_process_and_is_cleaned_for_it(make_run: Callable[..., Path]) -> None:
     run = make_run("run", {10: 3.0})
-    leftover, hidden = run / runs.CHECKPOINTS / ".step-00000020.partial-x1y2", run / ".loss.png.partial-77"
+    leftover, hidden = run / run_directory.CHECKPOINTS / ".step-00000020.partial-x1y2", run / ".loss.png.partial-77"
     leftover.mkdir()
     hidden.write_text("half")
-    with runs.held(run):
+    with run_directory.held(run):
         assert not leftover.exists()
         assert not hidden.exists()
-        assert runs.summary(run).state == "running"
-        with pytest.raises(UserError, match="run is being trained by another process"), runs.held(run):
+        assert run_directory.summary(run).state == "running"
+        with pytest.raises(UserError, match="run is being trained by another process"), run_directory.held(run):
             pass
-    with runs.held(run):
+    with run_directory.held(run):
         pass
-    assert runs.checkpoints(run) == [runs.checkpoint_of(run, 10)]
+    assert run_directory.checkpoints(run) == [run_directory.checkpoint_of(run, 10)]
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", "data/p.csv", "checkpoints/epoch1.ckpt", "metrics.jsonl", ".lock"])
@@ -72,7 +75,10 @@ def test_what_is_no_run_is_left_alone(name: str, tmp_path: Path) -> None:
     precious = tmp_path / "theirs" / name
     precious.parent.mkdir(parents=True)
     precious.write_text("precious")
-    with pytest.raises(UserError, match="exists and is not an empty directory"), runs.held(tmp_path / "theirs"):
+    with (
+        pytest.raises(UserError, match="exists and is not an empty directory"),
+        run_directory.held(tmp_path / "theirs"),
+    ):
         pass
     assert [path for path in (tmp_path / "theirs").rglob("*") if path.is_file()] == [precious]
 
@@ -80,7 +86,7 @@ def test_what_is_no_run_is_left_alone(name: str, tmp_path: Path) -> None:
 def test_a_run_of_which_nothing_came_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("new", "empty"):
-        with pytest.raises(ZeroDivisionError), runs.held(tmp_path / name):
+        with pytest.raises(ZeroDivisionError), run_directory.held(tmp_path / name):
             raise ZeroDivisionError
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
@@ -89,24 +95,28 @@ def test_what_people_put_beside_the_checkpoints_is_theirs(make_run: Callable[...
     run = make_run("run", {10: 3.0, 20: 2.0, 30: 2.5})
     names = "step-00000010.tar", "step-00000020-good"
     for name in names:
-        (run / runs.CHECKPOINTS / name).mkdir()
-    runs.keep(run, 1)
-    assert {path.name for path in (run / runs.CHECKPOINTS).iterdir()} == {*names, "step-00000020", "step-00000030"}
-    assert runs.summary(run).state == "whole, done"
+        (run / run_directory.CHECKPOINTS / name).mkdir()
+    run_directory.keep(run, 1)
+    assert {path.name for path in (run / run_directory.CHECKPOINTS).iterdir()} == {
+        *names,
+        "step-00000020",
+        "step-00000030",
+    }
+    assert run_directory.summary(run).state == "whole, done"
 
 
 def test_metrics_are_rewound_to_a_checkpoints(make_run: Callable[..., Path]) -> None:
     run = make_run("run", {10: 3.0})
-    copy = (run / runs.METRICS).read_bytes()
-    (runs.checkpoint_of(run, 10) / runs.METRICS).write_bytes(copy)
-    runs.append_metrics(run, {"step": 12, "loss": 1.0})
-    with (run / runs.METRICS).open("a") as file:
+    copy = (run / run_directory.METRICS).read_bytes()
+    (run_directory.checkpoint_of(run, 10) / run_directory.METRICS).write_bytes(copy)
+    run_directory.append_metrics(run, {"step": 12, "loss": 1.0})
+    with (run / run_directory.METRICS).open("a") as file:
         file.write('{"step": 13, "lo')
-    assert [line["step"] for line in runs.read_metrics(run)] == [10, 12]
-    runs.rewind_metrics(run, runs.checkpoint_of(run, 10))
-    assert (run / runs.METRICS).read_bytes() == copy
-    runs.rewind_metrics(run, None)
-    assert runs.read_metrics(run) == []
+    assert [line["step"] for line in run_directory.read_metrics(run)] == [10, 12]
+    run_directory.rewind_metrics(run, run_directory.checkpoint_of(run, 10))
+    assert (run / run_directory.METRICS).read_bytes() == copy
+    run_directory.rewind_metrics(run, None)
+    assert run_directory.read_metrics(run) == []
 
 
 def test_the_list_shows_every_run_and_whether_it_is_whole(
@@ -115,13 +125,13 @@ def test_the_list_shows_every_run_and_whether_it_is_whole(
     make_run("done", {20: 1.75, 30: 2.25})
     make_run("deep/stopped", {20: 2.0})
     damaged = make_run("damaged", {10: 2.0, 20: 2.5})
-    (runs.checkpoint_of(damaged, 10) / runs.CONFIG).write_text("{}")
-    shutil.rmtree(make_run("young", {10: 2.0}) / runs.CHECKPOINTS)
-    (tmp_path / "runs" / "young" / runs.LOCK).write_text(runs.MARK)
-    (make_run("[lost]", {10: 2.0}) / runs.CONFIG).unlink()
+    (run_directory.checkpoint_of(damaged, 10) / run_directory.CONFIG).write_text("{}")
+    shutil.rmtree(make_run("young", {10: 2.0}) / run_directory.CHECKPOINTS)
+    (tmp_path / "runs" / "young" / run_directory.LOCK).write_text(run_directory.MARK)
+    (make_run("[lost]", {10: 2.0}) / run_directory.CONFIG).unlink()
     (tmp_path / "runs" / "other" / "checkpoints").mkdir(parents=True)
     (tmp_path / "runs" / "other" / "config.json").write_text('{"model_type": "gpt2"}')
-    with (tmp_path / "runs" / "done" / runs.METRICS).open("a") as file:
+    with (tmp_path / "runs" / "done" / run_directory.METRICS).open("a") as file:
         file.write("garbage\n")
     monkeypatch.chdir(tmp_path)
     outcome = command("jaxgpt", "runs")
@@ -147,5 +157,5 @@ def test_no_run_and_no_directory_are_said(tmp_path: Path, command: Callable[...,
 
 
 def test_a_line_of_metrics_is_written_as_one(tmp_path: Path) -> None:
-    runs.append_metrics(tmp_path, {"step": 1, "loss": None})
-    assert json.loads((tmp_path / runs.METRICS).read_text()) == {"step": 1, "loss": None}
+    run_directory.append_metrics(tmp_path, {"step": 1, "loss": None})
+    assert json.loads((tmp_path / run_directory.METRICS).read_text()) == {"step": 1, "loss": None}

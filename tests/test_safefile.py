@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convert import files
+from convert.files import checkpoints
 from jaxgpt.config import UserError
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
-    files.write(folder / "w.safetensors", {"a.w": np.ones((5, 3), "float32"), "b.w": np.ones(7, "float16")})
+    checkpoints.write(folder / "w.safetensors", {"a.w": np.ones((5, 3), "float32"), "b.w": np.ones(7, "float16")})
     return folder / "w.safetensors"
 
 
@@ -27,7 +27,7 @@ def test_a_damaged_safetensors_file_is_refused_or_complete(small, place, flip):
     damaged = small.with_name("damaged.safetensors")
     damaged.write_bytes(content)
     try:
-        read = files.read(damaged)
+        read = checkpoints.read(damaged)
     except UserError as error:
         assert str(error).isprintable()  # noqa: PT017
         return
@@ -41,7 +41,7 @@ def test_a_safetensors_file_cut_anywhere_is_refused(small):
     for length in range(len(content)):
         cut.write_bytes(content[:length])
         with pytest.raises(UserError, match=rf"cut\.safetensors.*{length}\b"):
-            files.read(cut)
+            checkpoints.read(cut)
 
 
 def header(text, length=None):
@@ -72,16 +72,16 @@ def header(text, length=None):
 def test_a_header_that_lies_is_refused(tmp_path, content, says):
     (tmp_path / "w.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=rf"w\.safetensors.*{says}"):
-        files.read(tmp_path / "w.safetensors")
+        checkpoints.read(tmp_path / "w.safetensors")
 
 
 def test_metadata_lies_beside_the_tensors(small):
-    assert files.read(small).extras == {"format": "pt"}
+    assert checkpoints.read(small).extras == {"format": "pt"}
 
 
 def test_every_tensor_begins_at_a_multiple_of_its_item_size(tmp_path):
     arrays = {"odd": np.ones(3, "uint8"), "half": np.ones(3, "float16"), "w": np.arange(4.0), "v": np.arange(2.0)}
-    files.write(tmp_path / "w.safetensors", arrays)
+    checkpoints.write(tmp_path / "w.safetensors", arrays)
     content = (tmp_path / "w.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     found = {

@@ -1,8 +1,8 @@
 import pytest
 
 from convert.dialects import DIALECTS
-from convert.rows import Dialect
-from convert.said import characters, said
+from convert.names.config_words import characters, said
+from convert.rows.dialect import Dialect
 from jaxgpt.config import UserError
 
 NOBODY = Dialect("", "", ())

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt import checkpoint
+from jaxgpt.commands.shell import BROKEN_PIPE
 from jaxgpt.config import ModelConfig
+from jaxgpt.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from jaxgpt.generation.text import Clock, Text, Writer
 from jaxgpt.model import GPT, params_of
-from jaxgpt.sample import Clock, Text, Writer
-from jaxgpt.shell import BROKEN_PIPE
-from jaxgpt.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from jaxgpt.storage import model_directory
 
 LETTERS = "\nabcdefgh"
 CONFIG = ModelConfig(12, 16, 12, 2, 2)  # three ids more than letters
@@ -33,8 +33,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     params = params_of(GPT(CONFIG, seed=3))
     params["head"]["kernel"] = params["head"]["kernel"] * 30  # else all is equally likely
-    checkpoint.save(folder / "model", CONFIG, params, tokenizer=CharTokenizer(LETTERS))
-    checkpoint.save(folder / "bare", CONFIG, params)
+    model_directory.save(folder / "model", CONFIG, params, tokenizer=CharTokenizer(LETTERS))
+    model_directory.save(folder / "bare", CONFIG, params)
     return folder / "model"
 
 
@@ -131,7 +131,7 @@ def test_nothing_is_shown_of_what_is_refused(model: Path, command: Callable[...,
 
 
 def test_a_terminal_that_lacks_a_character_shows_another(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "model", CONFIG, params_of(GPT(CONFIG)), tokenizer=CharTokenizer("aé"))
+    model_directory.save(tmp_path / "model", CONFIG, params_of(GPT(CONFIG)), tokenizer=CharTokenizer("aé"))
     words = [sys.executable, "-m", "jaxgpt", "sample", str(tmp_path / "model"), "--prompt", "aé", "--tokens", "1"]
     done = subprocess.run(words, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False)
     assert (done.returncode, done.stdout[:2], done.stderr) == (0, b"a?", b"")

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt import sampling
 from jaxgpt.config import UserError
-from jaxgpt.sampling import NOT_FINITE, choose, make_sampling
+from jaxgpt.generation import sampling
+from jaxgpt.generation.sampling import NOT_FINITE, choose, make_sampling
 
 PROBABILITIES = np.array([0.30, 0.22, 0.14, 0.11, 0.09, 0.06, 0.05, 0.03])
 DRAWS = 20_000

@@ -12,9 +12,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxgpt.config import MeshConfig, ModelConfig, UserError
+from jaxgpt.devices.sharding import AXES, LAYOUT, make_mesh, shardings, undivided
 from jaxgpt.model import abstract_params
-from jaxgpt.sharding import AXES, LAYOUT, make_mesh, shardings, undivided
-from jaxgpt.tree import flatten
+from jaxgpt.pytree import flatten
 
 CODE = """
 import json, math, sys

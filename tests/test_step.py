@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import ComputeConfig, Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, UserError
-from jaxgpt.step import Compute, State, init_state, make_eval_step, make_step, token_losses
-from jaxgpt.tree import flatten
+from jaxgpt.pytree import flatten
+from jaxgpt.training.step import Compute, State, init_state, make_eval_step, make_step, token_losses
 
 MODEL = ModelConfig(vocab_size=23, context_length=11, model_dim=14, num_blocks=2, num_heads=2, dropout=0.0)
 BASE = Config(

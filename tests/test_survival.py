@@ -13,11 +13,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt import runs
-from jaxgpt.checkpoint import ModelDirectory
 from jaxgpt.config import Config
 from jaxgpt.settings import build
-from jaxgpt.step import besides_weights, init_state
+from jaxgpt.storage import run_directory
+from jaxgpt.storage.model_directory import ModelDirectory
+from jaxgpt.training.step import besides_weights, init_state
 
 from .conftest import settings, write_toml
 
@@ -61,7 +61,7 @@ def finish(process: subprocess.Popen) -> str:
 
 def everything(run: Path) -> dict[str, Any]:
     """All that two runs must have in common."""
-    opened = ModelDirectory(runs.checkpoints(run)[-1])
+    opened = ModelDirectory(run_directory.checkpoints(run)[-1])
     config = build(Config, {k: v for k, v in opened.about.items() if k in Config.__dataclass_fields__}, "it")
     like = besides_weights(jax.eval_shape(lambda: init_state(config)))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -69,8 +69,8 @@ def everything(run: Path) -> dict[str, Any]:
     return {
         "params": opened.params(),
         "beside": state,
-        "metrics": [{**line, "tokens_per_second": 0} for line in runs.read_metrics(run)],
-        "kept": [path.name for path in runs.checkpoints(run)],
+        "metrics": [{**line, "tokens_per_second": 0} for line in run_directory.read_metrics(run)],
+        "kept": [path.name for path in run_directory.checkpoints(run)],
     }
 
 
@@ -110,7 +110,7 @@ def test_killed_and_stopped_is_the_same_as_never(
         if end == signal.SIGKILL:
             continue
         assert process.returncode == 128 + end, out + err
-        newest = runs.checkpoints(victim.with_suffix(""))[-1]
+        newest = run_directory.checkpoints(victim.with_suffix(""))[-1]
         assert f"Stopped by {end.name}. The last good checkpoint is {newest}; the same command goes on" in out
         assert "Traceback" not in err
         assert_clean(victim.with_suffix(""))
@@ -136,7 +136,7 @@ def test_killed_twenty_times_is_the_same_as_never(configs: tuple[Path, Path], st
         assert process.poll() is None, "it was done before it could be killed: give it more steps"
         process.kill()
         process.wait()
-        inside += bool(list((run / runs.CHECKPOINTS).glob(".step-*")))
+        inside += bool(list((run / run_directory.CHECKPOINTS).glob(".step-*")))
     print(f"{inside} of 20 died inside a save")
     assert inside >= 3
     finish(start(victim, *longer))
@@ -147,7 +147,7 @@ def test_a_full_disk_is_said_and_costs_nothing(text: Path, tmp_path: Path, start
     run = tmp_path / "run"
     config = write_toml(tmp_path / "config.toml", settings(text, run, model={"model_dim": 64}))
     finish(start(config))
-    (good,) = runs.checkpoints(run)[-1:]
+    (good,) = run_directory.checkpoints(run)[-1:]
 
     longer = "--train.steps", "40"
     # No file may have more than 100 blocks, be they of 512 bytes or 1024; those of a checkpoint have.

@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from convert import suspect
+from convert.files import untrusted
 from jaxgpt.config import UserError
 
 PICKLE = pickle.dumps({}, 2)
@@ -33,15 +33,15 @@ def archive(path, *names, content=b"x", compression=zipfile.ZIP_STORED):
 
 def refused(path, says):
     with pytest.raises(UserError, match=rf"^{path.name} .*{says}"):
-        suspect.Archive(path, f"{path.name} (7 bytes)")
+        untrusted.Archive(path, f"{path.name} (7 bytes)")
 
 
 def test_an_ordinary_archive_is_let_through(tmp_path):
-    found = suspect.Archive(archive(tmp_path / "w.pt", "w/data.pkl", "w/data/0", "w/version"), "w.pt")
+    found = untrusted.Archive(archive(tmp_path / "w.pt", "w/data.pkl", "w/data/0", "w/version"), "w.pt")
     assert (found.top, found.stored, found.inflated_bytes) == ("w", True, len(PICKLE) + 2)
     assert found.overdrawn() == []
     deflated = archive(tmp_path / "w.pt", "w/data.pkl", compression=zipfile.ZIP_DEFLATED)
-    assert not suspect.Archive(deflated, "w.pt").stored
+    assert not untrusted.Archive(deflated, "w.pt").stored
 
 
 def test_a_zip_bomb_is_refused_before_a_byte_is_inflated(tmp_path, monkeypatch):
@@ -54,14 +54,14 @@ def test_a_zip_bomb_is_refused_before_a_byte_is_inflated(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", [bytes(60 * 2**20), os.urandom(2**20) + bytes(70 * 2**20)])
 def test_what_is_small_or_shrinks_like_a_model_is_no_bomb(tmp_path, content):
     path = archive(tmp_path / "w.pt", "w/data.pkl", "w/data/0", content=content, compression=zipfile.ZIP_DEFLATED)
-    assert suspect.Archive(path, "w.pt").inflated_bytes > len(content)
+    assert untrusted.Archive(path, "w.pt").inflated_bytes > len(content)
 
 
 @pytest.mark.parametrize("name", ["w/../../evil", "../evil", "/etc/evil", "C:/evil", "w\\..\\..\\evil"])
 def test_entries_that_point_outside_are_refused(tmp_path, name):
     path = archive(tmp_path / "w.pt", "w/data.pkl", name)
     with pytest.raises(UserError, match="points outside") as caught:
-        suspect.Archive(path, "w.pt")
+        untrusted.Archive(path, "w.pt")
     assert f"its entry {name} " in str(caught.value)
 
 
@@ -95,7 +95,7 @@ def test_a_flipped_bit_and_a_cut_are_found(tmp_path):
 @pytest.mark.parametrize("protocol", range(6))
 def test_a_pickle_is_followed_and_not_obeyed(tmp_path, protocol):
     content = pickle.dumps({"first": Command(tmp_path / "obeyed"), "then": io.StringIO}, protocol)
-    ledger = suspect.Ledger(io.BytesIO(content)).follow(1)
+    ledger = untrusted.Ledger(io.BytesIO(content)).follow(1)
     assert (ledger.broken, ledger.foreign) == ("", ["_io.StringIO", f"{os.system.__module__}.system"])
     assert not (tmp_path / "obeyed").exists()
     pickle.loads(content)  # so it does harm to whoever obeys, and the line above could fail
@@ -116,7 +116,7 @@ def test_claims_are_the_sizes_of_storages():
         .replace(b"_io\nStringIO\n", b"torch\nHalfStorage\n")
         .replace(b"_io\nBytesIO\n", b"torch\nDoubleStorage\n")
     )
-    ledger = suspect.Ledger(io.BytesIO(content)).follow(1)
+    ledger = untrusted.Ledger(io.BytesIO(content)).follow(1)
     assert (ledger.broken, ledger.claims, ledger.foreign) == ("", {"0": 20, "1": 24}, [])
 
 
@@ -133,7 +133,7 @@ def test_claims_are_the_sizes_of_storages():
 )
 def test_a_malformed_pickle_costs_nothing(content):
     tracemalloc.start()
-    ledger = suspect.Ledger(io.BytesIO(content)).follow(1)
+    ledger = untrusted.Ledger(io.BytesIO(content)).follow(1)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2**20

@@ -14,8 +14,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from convert import to_flax, to_torch  # noqa: E402
 from convert.dialects import DIALECTS  # noqa: E402
-from convert.parity import Page, verify  # noqa: E402
-from jaxgpt.tree import flatten  # noqa: E402
+from convert.proving.parity import Page, verify  # noqa: E402
+from jaxgpt.pytree import flatten  # noqa: E402
 
 from .test_bridge import config_of, random_params  # noqa: E402
 

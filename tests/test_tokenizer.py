@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgpt.config import UserError
-from jaxgpt.tokenizer import (
+from jaxgpt.data.tokenizer import (
     BpeTokenizer,
     ByteTokenizer,
     CharTokenizer,

@@ -2,9 +2,9 @@ import importlib.util
 
 import pytest
 
-from jaxgpt.chips import CHIPS, chip
 from jaxgpt.config import UserError
-from jaxgpt.topologies import GPUS, devices_of
+from jaxgpt.devices.chips import CHIPS, chip
+from jaxgpt.planning.topologies import GPUS, devices_of
 
 from .conftest import Needs
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convert import files, torchfile
+from convert.files import checkpoints, torchfile
 from jaxgpt.config import UserError
 
 torch = pytest.importorskip("torch")
@@ -48,7 +48,7 @@ def rezip(source, target, edit=lambda name, content: content, compression=zipfil
 
 def refused(path, *says):
     with pytest.raises(UserError) as caught:
-        files.read(path)
+        checkpoints.read(path)
     text = str(caught.value)
     assert text.startswith(str(path))
     assert text.isprintable()
@@ -119,7 +119,7 @@ def test_a_flipped_byte_is_found_or_harmless(small, place, flip):
     damaged = small.with_name("damaged.pt")
     damaged.write_bytes(content)
     try:
-        read = files.read(damaged)
+        read = checkpoints.read(damaged)
     except UserError as error:
         assert str(error).isprintable()  # noqa: PT017
         return
@@ -152,7 +152,7 @@ def test_a_pickle_altered_with_care_is_refused_or_read(small, legacy, place, fli
     else:
         rezip(small, forged, alter)
     try:
-        for tensor in files.read(forged).tensors.values():
+        for tensor in checkpoints.read(forged).tensors.values():
             assert tensor.read().shape == tensor.shape
     except UserError as error:
         assert str(error).isprintable()  # noqa: PT017
@@ -209,7 +209,7 @@ def test_a_storage_that_claims_its_neighbours_is_refused(bad, good, count, compr
 
 def test_the_edit_above_is_what_makes_it_hostile(bad, good):
     rezip(good, bad, declare(12))
-    assert files.read(bad).tensors["a.w"].shape == (12,)
+    assert checkpoints.read(bad).tensors["a.w"].shape == (12,)
 
 
 def test_a_missing_storage_is_refused(bad, good):
@@ -240,7 +240,7 @@ def test_views_that_add_up_to_more_than_the_file_are_refused(bad):
 def test_tied_tensors_and_views_are_welcome(good):
     wte = torch.rand(300, 20)
     torch.save({"wte.w": wte, "head.w": wte, "back.w": wte.T, "part.w": wte[:, 3]}, good)
-    read = files.read(good)
+    read = checkpoints.read(good)
     assert (read.tensors["back.w"].read() == wte.numpy().T).all()
     assert (read.tensors["part.w"].read() == wte.numpy()[:, 3]).all()
     assert all(tensor.read().flags.c_contiguous for tensor in read.tensors.values())
@@ -278,7 +278,7 @@ def test_every_layout_gives_the_same_weights(tmp_path, good, form):
         rezip(good, path, compression=zipfile.ZIP_DEFLATED if form == "deflated" else zipfile.ZIP_STORED)
     else:
         torch.save(WEIGHTS, path)
-    read = files.read(path)
+    read = checkpoints.read(path)
     assert read.container == ("torch legacy" if form == "legacy" else "torch zip")
     assert list(read.tensors) == list(WEIGHTS)
     for name, tensor in WEIGHTS.items():
@@ -297,7 +297,7 @@ def test_buffers_parameters_and_conjugates_are_plain_arrays(good):
         empty=torch.zeros(0, 4),
     )
     torch.save(values, good)
-    tensors = files.read(good).tensors
+    tensors = checkpoints.read(good).tensors
     assert {name: str(tensor.dtype) for name, tensor in tensors.items()} == {
         "mask": "bool",
         "position": "int64",
@@ -315,21 +315,21 @@ def test_a_root_that_holds_itself_is_read(good):
     knot = {"model": {"a": torch.ones(2)}}
     knot["self"] = knot
     torch.save(knot, good)
-    assert list(files.read(good).tensors) == ["a"]
+    assert list(checkpoints.read(good).tensors) == ["a"]
 
 
 def test_without_torch_the_way_out_is_said(good, bad, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     refused(good, r'pip install --upgrade "jaxgpt\[torch\]"')
     with pytest.raises(UserError, match=r"new\.pt needs torch"):
-        files.write(good.with_name("new.pt"), {"w": np.ones(2)})
+        checkpoints.write(good.with_name("new.pt"), {"w": np.ones(2)})
 
 
 def test_an_old_torch_is_refused(good, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
     refused(good, r"torch 2\.10 or later.*2\.9\.1\+cpu")
     monkeypatch.setattr(torch, "__version__", "3.0.0a0+git1234")
-    assert files.read(good).tensors
+    assert checkpoints.read(good).tensors
 
 
 @pytest.mark.parametrize("name", ["two words", "new\nline", "u\x85next", "line\u2028end", "a (deleted)", " first"])
@@ -338,7 +338,7 @@ def test_large_tensors_are_read_wherever_they_lie(name, tmp_path):
     large = torch.arange(2**19, dtype=torch.float32).reshape(2**9, 2**10)
     held = {"plain": large, "turned": large.T, "half": large.to(torch.bfloat16)}
     torch.save(held, tmp_path / name)
-    found = files.read(tmp_path / name).tensors
+    found = checkpoints.read(tmp_path / name).tensors
     for key, value in held.items():
         assert np.array_equal(found[key].read().astype(np.float32), value.float().numpy()), key
 
@@ -346,7 +346,7 @@ def test_large_tensors_are_read_wherever_they_lie(name, tmp_path):
 def test_a_mapped_file_that_was_replaced_is_still_the_one_that_was_opened(tmp_path):
     path, large = tmp_path / "weights.pt", torch.ones(2**19)
     torch.save({"a": large}, path)
-    found = files.read(path).tensors
+    found = checkpoints.read(path).tensors
     torch.save({"a": 0 * large}, tmp_path / "weights.pt (deleted)")
     path.unlink()
     assert found["a"].read().all()

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from jaxgpt import trackers
 from jaxgpt.config import Config, DataConfig, RunConfig, UserError
+from jaxgpt.training import trackers
 
 CONFIG = Config(DataConfig("x"), RunConfig("y"))
 

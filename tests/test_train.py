@@ -13,13 +13,13 @@ import pytest
 
 import jaxgpt
 from convert.dialects import DIALECTS
-from jaxgpt import runs
 from jaxgpt.config import UserError
-from jaxgpt.data import batch, eval_windows, open_dataset
+from jaxgpt.data.prepare import prepare
+from jaxgpt.data.tokens import batch, eval_windows, open_dataset
 from jaxgpt.model import params_of
-from jaxgpt.prepare import prepare
-from jaxgpt.train import train
-from jaxgpt.tree import flatten
+from jaxgpt.pytree import flatten
+from jaxgpt.storage import run_directory
+from jaxgpt.training.run import train
 
 from .conftest import TEXT, settings, write_toml
 
@@ -33,13 +33,13 @@ def test_a_run_leaves_what_it_promises(text: Path, tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert [("val_loss" in line) for line in lines] == [False, True, True]
     assert all(math.isfinite(line["loss"]) for line in lines)
-    assert [path.name for path in runs.checkpoints(run)] == ["step-00000004", "step-00000006"]
+    assert [path.name for path in run_directory.checkpoints(run)] == ["step-00000004", "step-00000006"]
     config = json.loads((run / "config.json").read_text())
     assert config["model"]["vocab_size"] == len(set(TEXT))
     assert config["optim"]["learning_rate"] == 1e-3
     assert any("loss" in line and "tokens/s" in line and "left" in line for line in said)
     model = jaxgpt.load(run)
-    best = json.loads((runs.best(run) / "config.json").read_text())
+    best = json.loads((run_directory.best(run) / "config.json").read_text())
     assert best["val_loss"] == min(line["val_loss"] for line in lines if "val_loss" in line)
     assert model.config.vocab_size == len(set(TEXT))
 

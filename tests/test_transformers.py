@@ -15,9 +15,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-from convert import theirs, to_flax  # noqa: E402
-from convert.parity import verify  # noqa: E402
-from jaxgpt import checkpoint  # noqa: E402
+from convert import to_flax  # noqa: E402
+from convert.proving import foreign_module  # noqa: E402
+from convert.proving.parity import verify  # noqa: E402
+from jaxgpt.storage import model_directory  # noqa: E402
 
 from .test_zoo import FACTS, REFUSED, ZOO, given  # noqa: E402
 
@@ -79,7 +80,7 @@ def test_a_wrong_field_is_told_and_its_block_named(tmp_path: Path) -> None:
     source = folder("gpt2", tmp_path / "hf")
     loaded = to_flax(source)
     wrong = type(loaded.config)(**{**vars(loaded.config), "activation": "gelu"})
-    checkpoint.save(tmp_path / "m", wrong, loaded.params)
+    model_directory.save(tmp_path / "m", wrong, loaded.params)
     assert verify(source, tmp_path / "m").first_difference == "block 0"
 
 
@@ -110,8 +111,8 @@ def test_code_that_a_folder_brings_is_never_run(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(source)
     to_flax(source).save(tmp_path / "m")
     looked: list[str] = []
-    find = theirs._found
-    monkeypatch.setattr(theirs, "_found", lambda *names: looked.extend(sys.path) or find(*names))
+    find = foreign_module._found
+    monkeypatch.setattr(foreign_module, "_found", lambda *names: looked.extend(sys.path) or find(*names))
     assert verify(source, tmp_path / "m").same
     assert looked
     assert not {str(source), "", "."} & {*looked}  # a library is not looked for where one stands

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgpt.config import UserError
-from jaxgpt.tree import flatten, require_same, unflatten
+from jaxgpt.pytree import flatten, require_same, unflatten
 
 names = st.text("abc", min_size=1, max_size=2)
 trees = st.recursive(

@@ -10,10 +10,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from convert import carry, show, to_flax  # noqa: E402
-from convert.parity import Page, verify  # noqa: E402
-from jaxgpt import checkpoint  # noqa: E402
-from jaxgpt.train import train  # noqa: E402
+from convert import api, to_flax  # noqa: E402
+from convert.commands import console  # noqa: E402
+from convert.proving.parity import Page, verify  # noqa: E402
+from jaxgpt.storage import model_directory  # noqa: E402
+from jaxgpt.training.run import train  # noqa: E402
 
 from .classes import unseen  # noqa: E402
 from .conftest import PRIMES, settings  # noqa: E402
@@ -122,7 +123,7 @@ def test_a_directory_that_does_not_say_how_its_fields_are_known_leaves_them_assu
     """And a head count that the class was told from it is no more than that."""
     file = saved("Nameless", tmp_path)
     loaded = to_flax(file, dialect="auto", num_heads=5)
-    checkpoint.save(tmp_path / "m", loaded.config, loaded.params)
+    model_directory.save(tmp_path / "m", loaded.config, loaded.params)
     page = verify(file, tmp_path / "m", dialect="auto", torch_class=f"{UNSEEN}:Nameless")
     assert page.verdict == "unproven"
     assert page.assumed == {"num_heads": 5}
@@ -137,15 +138,15 @@ def run_of(text: Path, folder: Path, init: Path | None = None, **model: Any) -> 
 
 def test_an_export_of_a_run_of_ours_is_proven(text: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
     run = run_of(text, tmp_path / "run")
-    carry.directory_to_file(run, tmp_path / "w.pt", "gpt")
+    api.directory_to_file(run, tmp_path / "w.pt", "gpt")
     outcome = command("jaxgpt-convert", "verify", tmp_path / "w.pt", run)
     assert outcome.code == 0, outcome
     assert outcome.out.startswith("PROVEN: the two compute the same function.\n")
-    carry.directory_to_file(run, tmp_path / "separate.pt", "separate")
+    api.directory_to_file(run, tmp_path / "separate.pt", "separate")
     page = verify(tmp_path / "separate.pt", run)
     assert (page.verdict, page.assumed) == ("unproven", {})  # equal numbers, and no class that ran
     gelu = run_of(text, tmp_path / "gelu", activation="gelu")
-    carry.directory_to_file(gelu, tmp_path / "gelu.pt", "gpt")
+    api.directory_to_file(gelu, tmp_path / "gelu.pt", "gpt")
     page = verify(tmp_path / "gelu.pt", gelu)
     assert page.verdict == "differs"
     assert "activation is 'relu' and not 'gelu'" in page.hint
@@ -175,7 +176,7 @@ def test_a_run_remembers_how_the_fields_of_its_first_weights_are_known(
     assert command("jaxgpt", "eval", tuned).code == 0
     twice = run_of(text, tmp_path / "twice", tuned)
     assert verify(tmp_path / "back.pt", twice).verdict == "differs"
-    about = checkpoint.ModelDirectory(twice).about
+    about = model_directory.ModelDirectory(twice).about
     assert about["fields"]["given"] == {"num_heads": 5}
     assert about["source"]["dialect"] == "auto"
 
@@ -184,8 +185,8 @@ def test_verify_takes_the_dialect_that_a_directory_does_not_say(
     tuned: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
 ) -> None:
     command("jaxgpt-convert", "to-torch", tuned, tmp_path / "back.pt")
-    opened = checkpoint.ModelDirectory(tuned)
-    checkpoint.save(tmp_path / "m", opened.config, opened.params())
+    opened = model_directory.ModelDirectory(tuned)
+    model_directory.save(tmp_path / "m", opened.config, opened.params())
     assert "--dialect auto" in refused("jaxgpt-convert", "verify", tmp_path / "back.pt", tmp_path / "m")
     outcome = command("jaxgpt-convert", "verify", tmp_path / "back.pt", tmp_path / "m", "--dialect", "auto")
     assert outcome.code == 4
@@ -295,7 +296,7 @@ def test_the_proof_that_to_flax_suggests_is_one(primes_file: Path, tmp_path: Pat
     (line,) = (line for line in made.out.splitlines() if line.startswith("Prove it: "))
     assert command(*shlex.split(line.removeprefix("Prove it: "))).code == 0
     other = to_flax(primes_file, activation="gelu")
-    assert show.class_to_name(other) == " --torch MODULE:CLASS"
+    assert console.class_to_name(other) == " --torch MODULE:CLASS"
 
 
 def test_verdicts_need_a_class_that_ran_and_nothing_assumed() -> None:

@@ -10,13 +10,13 @@ import pytest
 
 from convert import to_torch
 from convert.dialects import DIALECTS
-from convert.groups import leaves
-from convert.settle import express
-from jaxgpt import checkpoint, runs
+from convert.extras.param_groups import leaves
+from convert.rows.resolve import express
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import abstract_params
-from jaxgpt.train import train
-from jaxgpt.tree import flatten
+from jaxgpt.pytree import flatten
+from jaxgpt.storage import model_directory, run_directory
+from jaxgpt.training.run import train
 
 from .conftest import settings
 from .test_bridge import random_params
@@ -129,8 +129,8 @@ def carried(ckpt: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 def test_a_run_goes_on_at_the_step_where_it_was(carried: tuple[Path, Path]) -> None:
     run, _ = carried
-    assert [line["step"] for line in runs.read_metrics(run)] == [4, 6]
-    last = checkpoint.ModelDirectory(run / "checkpoints" / "step-00000006")
+    assert [line["step"] for line in run_directory.read_metrics(run)] == [4, 6]
+    last = model_directory.ModelDirectory(run / "checkpoints" / "step-00000006")
     moments = last.moments()
     assert moments
     assert (moments.step, moments.updates) == (6, 6)
@@ -146,7 +146,7 @@ def test_it_goes_back_under_the_names_it_came_with(
     assert ours.keys() == theirs.keys() - {"losses"}
     assert ours["model"].keys() == theirs["model"].keys()
     assert (ours["iter_num"], ours["model_args"], ours["config"]) == (6, ARGS, theirs["config"])
-    assert ours["best_val_loss"] == checkpoint.ModelDirectory(last).about["val_loss"]
+    assert ours["best_val_loss"] == model_directory.ModelDirectory(last).about["val_loss"]
     fresh = adamw(ours["model"], seed=1)
     fresh.load_state_dict(ours["optimizer"])
     assert all(state["step"] == 6 for state in fresh.state.values())
@@ -161,13 +161,13 @@ def test_nanogpt_can_resume_what_was_trained_here(
     assert command("jaxgpt-convert", "to-torch", run, tmp_path / "ckpt.pt", "--dialect", "nanogpt").code == 0
     held = load(tmp_path / "ckpt.pt")
     assert held["model_args"] == ARGS
-    step = runs.step_of(checkpoint.ModelDirectory(run).path)
+    step = run_directory.step_of(model_directory.ModelDirectory(run).path)
     assert (held["iter_num"], held["best_val_loss"] > 0) == (step, True)
     fresh = adamw(held["model"], seed=1)
     fresh.load_state_dict(held["optimizer"])
     names = [name for name in held["model"] if name != "lm_head.weight"]
     order = [n for n in names if held["model"][n].dim() >= 2] + [n for n in names if held["model"][n].dim() < 2]
-    moments = checkpoint.ModelDirectory(run).moments()
+    moments = model_directory.ModelDirectory(run).moments()
     assert moments
     expected = to_torch(moments.mu, CONFIG, "nanogpt")
     for name, value in zip(order, (p for group in fresh.param_groups for p in group["params"]), strict=True):
@@ -176,7 +176,7 @@ def test_nanogpt_can_resume_what_was_trained_here(
 
 def test_nanogpt_can_resume_from_weights_alone(tmp_path: Path, command: Callable[..., Any]) -> None:
     model = tmp_path / "model"
-    checkpoint.save(model, CONFIG, random_params(CONFIG, np.dtype("float32")))
+    model_directory.save(model, CONFIG, random_params(CONFIG, np.dtype("float32")))
     assert command("jaxgpt-convert", "to-torch", model, tmp_path / "c.pt", "--dialect", "nanogpt").code == 0
     held = load(tmp_path / "c.pt")
     assert held["optimizer"]["state"] == {}
@@ -206,7 +206,7 @@ def test_what_the_class_has_no_word_for(
     change: dict[str, Any], said: str, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     config = ModelConfig(**{**vars(CONFIG), **change})
-    checkpoint.save(tmp_path / "model", config, random_params(config, np.dtype("float32")))
+    model_directory.save(tmp_path / "model", config, random_params(config, np.dtype("float32")))
     assert said in refused("jaxgpt-convert", "to-torch", tmp_path / "model", tmp_path / "c.pt", "--dialect", "nanogpt")
     assert not (tmp_path / "c.pt").exists()
 
@@ -278,7 +278,7 @@ def test_a_counter_that_counts_no_steps(step: int, ckpt: Path, tmp_path: Path, c
     torch.save({**load(ckpt), "iter_num": step, "note": "\ud800"}, tmp_path / "odd.pt")
     outcome = command("jaxgpt-convert", "to-flax", tmp_path / "odd.pt", tmp_path / "model")
     assert (outcome.code, "warning: note stays behind" in outcome.err) == (0, True)
-    moments = checkpoint.ModelDirectory(tmp_path / "model").moments()
+    moments = model_directory.ModelDirectory(tmp_path / "model").moments()
     assert moments
     assert moments.step == 3
 

@@ -3,8 +3,9 @@
 import importlib
 import pkgutil
 
-from convert.rows import Dialect
 from jaxgpt.config import UserError
+
+from ..rows.dialect import Dialect
 
 
 def find_all() -> dict[str, Dialect]:

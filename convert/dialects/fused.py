@@ -1,26 +1,26 @@
 """Queries, keys and values by one matrix, one third each."""
 
-from convert import words
-from convert.rows import USUAL, Dialect, linear
+from ..names import parts
+from ..rows.dialect import USUAL, Dialect, linear
 
-BLOCK = words.block("blocks")
-INSIDE = f"{BLOCK}.{words.choice(words.ATTENTION, 'attn')}.{words.choice(words.FUSED, 'qkv')}"
+BLOCK = parts.block("blocks")
+INSIDE = f"{BLOCK}.{parts.choice(parts.ATTENTION, 'attn')}.{parts.choice(parts.FUSED, 'qkv')}"
 
 DIALECTS = (
     Dialect(
         name="fused",
         about="decoders with one matrix for queries, keys and values, in this order",
         rows=(
-            *words.embeddings("token_embedding", "position_embedding"),
+            *parts.embeddings("token_embedding", "position_embedding"),
             *linear("blocks/attn/qkv : layer d head qkv k", f"{INSIDE} : (qkv head k) d", "?"),
-            *words.out(BLOCK, "attn", "proj"),
-            *words.mlp(BLOCK, "ff", "net.0", "net.2"),
-            *words.norms(BLOCK, "ln1", "ln2", "ln_f"),
-            *words.head("head"),
-            *words.masks(BLOCK, "attn"),
+            *parts.out(BLOCK, "attn", "proj"),
+            *parts.mlp(BLOCK, "ff", "net.0", "net.2"),
+            *parts.norms(BLOCK, "ln1", "ln2", "ln_f"),
+            *parts.head("head"),
+            *parts.masks(BLOCK, "attn"),
         ),
         unsaid={**USUAL, "activation": "gelu"},
         family=True,
-        beware=f"queries, keys and values are taken for thirds in this order, the heads inside each; {words.BEWARE}",
+        beware=f"queries, keys and values are taken for thirds in this order, the heads inside each; {parts.BEWARE}",
     ),
 )

@@ -1,6 +1,6 @@
 """The lyric generator's GPT(vocab_size, context_length, model_dim, num_blocks, num_heads), one module for each head."""
 
-from convert.rows import USUAL, Dialect, Row, linear, norm
+from ..rows.dialect import USUAL, Dialect, Row, linear, norm
 
 BLOCK = "transformer_blocks.{layer}"
 
@@ -25,6 +25,6 @@ DIALECTS = (
         ),
         qkv=("key query value",),
         unsaid={**USUAL, "dropout": 0.2},
-        own="convert.reference:GPT",
+        own=f"{__package__.removesuffix('.dialects')}.reference:GPT",
     ),
 )

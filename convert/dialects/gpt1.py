@@ -1,7 +1,7 @@
 """Hugging Face's OpenAI GPT-1: GPT-2's attention, norms after the residual, and no final norm."""
 
-from convert.dialects.gpt2 import BLOCK, CLASS, CONV, REPEATED, WORDS
-from convert.rows import Dialect, Hub, Mask, Row, Tied, norm
+from ..rows.dialect import Dialect, Hub, Mask, Row, Tied, norm
+from .gpt2 import BLOCK, CLASS, CONV, REPEATED, WORDS
 
 POST = {**CLASS, "norm": "post"}
 

@@ -1,6 +1,6 @@
 """Hugging Face's GPT-2, whose Conv1D matrices lie [in, out]: the output is their last axis."""
 
-from convert.rows import USUAL, Dialect, Hub, Ignore, Mask, Row, Tied, linear, norm
+from ..rows.dialect import USUAL, Dialect, Hub, Ignore, Mask, Row, Tied, linear, norm
 
 BLOCK = "(transformer.|)h.{layer}"
 CLASS = {**USUAL, "activation": "gelu_tanh", "dropout": 0.1}

@@ -1,6 +1,6 @@
 """minGPT before 2022: the position table is a parameter of its own, the head is not tied."""
 
-from convert.rows import USUAL, Dialect, Mask, Row, Tied, linear, norm
+from ..rows.dialect import USUAL, Dialect, Mask, Row, Tied, linear, norm
 
 BLOCK = "blocks.{layer}"
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from convert.rows import USUAL, Container, Dialect, Mask, Row, Tied, linear, norm
+from ..rows.dialect import USUAL, Container, Dialect, Mask, Row, Tied, linear, norm
 
 BLOCK = "(transformer.|)h.{layer}"
 WORDS = "(weight|gamma) (bias|beta)"

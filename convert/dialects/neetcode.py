@@ -1,6 +1,6 @@
 """NeetCode's Code GPT: one module for each head, and no projection after attention."""
 
-from convert.rows import USUAL, Dialect, Row, embeddings, linear, norm
+from ..rows.dialect import USUAL, Dialect, Row, embeddings, linear, norm
 
 BLOCK = "transformer_blocks.{layer}"
 

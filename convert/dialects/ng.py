@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from convert.rows import USUAL, Dialect, Mask, Row, Tied, embeddings, linear, norm
+from ..rows.dialect import USUAL, Dialect, Mask, Row, Tied, embeddings, linear, norm
 
 BLOCK = "blocks.{layer}"
 

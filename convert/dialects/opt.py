@@ -1,6 +1,6 @@
 """Hugging Face's OPT, whose table of positions has two rows before that of position 0."""
 
-from convert.rows import USUAL, Dialect, Hub, Row, Tied, linear, norm
+from ..rows.dialect import USUAL, Dialect, Hub, Row, Tied, linear, norm
 
 BLOCK = "(model.|)decoder.layers.{layer}"
 CLASS = {**USUAL, "dropout": 0.1}

@@ -1,6 +1,6 @@
 """GPTModel of Sebastian Raschka's book, whose norms have scale and shift, and whose mask marks what is hidden."""
 
-from convert.rows import USUAL, Dialect, Mask, Tied, embeddings, linear, norm
+from ..rows.dialect import USUAL, Dialect, Mask, Tied, embeddings, linear, norm
 
 BLOCK = "trf_blocks.{layer}"
 

@@ -1,27 +1,27 @@
 """Queries, keys and values by one matrix each, all heads together."""
 
-from convert import words
-from convert.rows import USUAL, Dialect, linear
+from ..names import parts
+from ..rows.dialect import USUAL, Dialect, linear
 
-BLOCK = words.block("blocks")
-INSIDE = f"{BLOCK}.{words.choice(words.ATTENTION, 'attn')}"
+BLOCK = parts.block("blocks")
+INSIDE = f"{BLOCK}.{parts.choice(parts.ATTENTION, 'attn')}"
 
 DIALECTS = (
     Dialect(
         name="separate",
         about="decoders with a matrix each for queries, keys and values",
         rows=(
-            *words.embeddings("token_embedding", "position_embedding"),
+            *parts.embeddings("token_embedding", "position_embedding"),
             *linear("blocks/attn/qkv : layer d head qkv k", f"{INSIDE}.{{qkv}} : (head k) d", "?"),
-            *words.out(BLOCK, "attn", "out_proj"),
-            *words.mlp(BLOCK, "ffn", "net.0", "net.2"),
-            *words.norms(BLOCK, "ln1", "ln2", "ln_f"),
-            *words.head("head"),
-            *words.masks(BLOCK, "attn"),
+            *parts.out(BLOCK, "attn", "out_proj"),
+            *parts.mlp(BLOCK, "ffn", "net.0", "net.2"),
+            *parts.norms(BLOCK, "ln1", "ln2", "ln_f"),
+            *parts.head("head"),
+            *parts.masks(BLOCK, "attn"),
         ),
-        qkv=words.QKV,
+        qkv=parts.QKV,
         unsaid={**USUAL, "activation": "gelu"},
-        beware=f"the heads are taken to lie one after the other in each matrix; {words.BEWARE}",
+        beware=f"the heads are taken to lie one after the other in each matrix; {parts.BEWARE}",
         family=True,
     ),
 )

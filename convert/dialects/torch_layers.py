@@ -1,9 +1,9 @@
 """torch's own layers: nn.TransformerEncoderLayer, and nn.MultiheadAttention in other blocks, under a causal mask."""
 
-from convert import words
-from convert.rows import USUAL, Dialect, Kind, Row, linear
+from ..names import parts
+from ..rows.dialect import USUAL, Dialect, Kind, Row, linear
 
-UNMASKED = f"nothing shows that a causal mask was used, or that batch_first was set; {words.BEWARE}"
+UNMASKED = f"nothing shows that a causal mask was used, or that batch_first was set; {parts.BEWARE}"
 
 
 def attention(block: str, module: str) -> tuple[Kind, ...]:
@@ -20,12 +20,12 @@ def dialect(name: str, about: str, block: str, module: str, **names: str) -> Dia
         name,
         about,
         rows=(
-            *words.embeddings("token_embedding", "position_embedding"),
+            *parts.embeddings("token_embedding", "position_embedding"),
             *attention(block, module),
-            *words.mlp(block, names["mlp"], names["up"], names["down"]),
-            *words.norms(block, "norm1", "norm2", names["final"]),
-            *words.head("lm_head"),
-            *words.masks(block, "attn"),
+            *parts.mlp(block, names["mlp"], names["up"], names["down"]),
+            *parts.norms(block, "norm1", "norm2", names["final"]),
+            *parts.head("lm_head"),
+            *parts.masks(block, "attn"),
         ),
         unsaid={**USUAL, "norm": "post", "dropout": 0.1},
         beware=UNMASKED,
@@ -35,11 +35,11 @@ def dialect(name: str, about: str, block: str, module: str, **names: str) -> Dia
 
 DIALECTS = (
     dialect(
-        "torch-encoder", "nn.TransformerEncoderLayer under a causal mask", words.block("encoder.layers"), "self_attn",
+        "torch-encoder", "nn.TransformerEncoderLayer under a causal mask", parts.block("encoder.layers"), "self_attn",
         mlp="", up="linear1", down="linear2", final="encoder.norm",
     ),
     dialect(
-        "torch-mha", "nn.MultiheadAttention in blocks of one's own", words.block("blocks"),
-        words.choice(words.ATTENTION, "attn"), mlp="ffn", up="0", down="2", final="ln_f",
+        "torch-mha", "nn.MultiheadAttention in blocks of one's own", parts.block("blocks"),
+        parts.choice(parts.ATTENTION, "attn"), mlp="ffn", up="0", down="2", final="ln_f",
     ),
 )  # fmt: skip

@@ -23,7 +23,7 @@ from jaxgpt.model.block import Block
 from jaxgpt.model.norms import LayerNorm
 from jaxgpt.model.positions import sinusoids
 from jaxgpt.model.stack import Stack
-from jaxgpt.tree import Tree, require_same
+from jaxgpt.pytree import Tree, require_same
 
 
 class States(NamedTuple):

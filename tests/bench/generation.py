@@ -16,7 +16,7 @@ import torch
 import jaxgpt
 from convert.reference import GPT as TorchGPT
 from convert.reference import generate as torch_generate
-from jaxgpt.cpu import make_devices
+from jaxgpt.devices.cpu import make_devices
 from tests.bench import rounds
 
 SIZES = {"vocab_size": 104, "context_length": 128, "model_dim": 252, "num_blocks": 6, "num_heads": 6}

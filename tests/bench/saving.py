@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 from jaxgpt.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
-from jaxgpt.cpu import use_devices
-from jaxgpt.data import Dataset
-from jaxgpt.loop import Loop
-from jaxgpt.step import Metrics, State, init_state
+from jaxgpt.data.tokens import Dataset
+from jaxgpt.devices.cpu import use_devices
+from jaxgpt.training.loop import Loop
+from jaxgpt.training.step import Metrics, State, init_state
 from tests.bench import rounds
 
 STEPS = 200

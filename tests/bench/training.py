@@ -30,11 +30,11 @@ from jaxgpt.config import (
     RunConfig,
     TrainConfig,
 )
-from jaxgpt.cpu import use_devices
-from jaxgpt.data import Dataset, batch
-from jaxgpt.sharding import replicated
-from jaxgpt.step import State, init_state
-from jaxgpt.train import Loop
+from jaxgpt.data.tokens import Dataset, batch
+from jaxgpt.devices.cpu import use_devices
+from jaxgpt.devices.sharding import replicated
+from jaxgpt.training.run import Loop
+from jaxgpt.training.step import State, init_state
 from tests.bench import rounds
 
 STEPS = 5  # in a round

@@ -1,0 +1,181 @@
+"""The two ways over the bridge: file to parameters, and back. Knows how the rooms fit, and none of their insides."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.config import ModelConfig, UserError, in_a_row
+from jaxgpt.model import abstract_params
+from jaxgpt.pytree import Tree, flatten, require_same
+from jaxgpt.storage import model_directory
+from jaxgpt.system.stages import Stage, silent
+
+from .detect.detect import Stranger, detect
+from .dialects import named
+from .extras import extras
+from .extras.adamw import find
+from .files import checkpoints
+from .loaded import Inspected, Loaded
+from .rows import bridge
+from .rows.dialect import Dialect
+
+DTYPES = {str(kind): kind for kind in bridge.FLOATS}
+
+
+def inspect(
+    weights: checkpoints.Weights, *, dialect: str | None = None, ignore_config: bool = False, **fields: Any
+) -> Inspected:
+    """What `to_flax` would do, from names, shapes, and the few tensors whose values decide."""
+    source = checkpoints.opened(weights)
+    try:
+        return _inspected(source, dialect, ignore_config, fields)
+    except Stranger:
+        for inner in _unwrapped(source):
+            with contextlib.suppress(Stranger):
+                return _inspected(inner, dialect, ignore_config, fields)
+        raise
+
+
+def _unwrapped(source: checkpoints.Checkpoint) -> Iterator[checkpoints.Checkpoint]:
+    """The whole model may lie in an attribute of another module, or of one in that one."""
+    for _ in range(2):
+        outer, *others = {name.rpartition(".")[0].partition(".")[0] for name in source.tensors}
+        if others or not outer or outer.isdigit():
+            return
+        source = source.without(f"{outer}.")
+        yield source
+
+
+def _inspected(
+    source: checkpoints.Checkpoint, dialect: str | None, ignore_config: bool, fields: dict[str, Any]
+) -> Inspected:
+    shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
+    configs = {} if ignore_config else {"the file": source.extras, "config.json": source.config}
+    return Inspected(
+        source, detect(shapes, lambda name: source.tensors[name].read(), source.path, dialect, fields, configs)
+    )
+
+
+def to_flax(
+    weights: checkpoints.Weights,
+    *,
+    dialect: str | None = None,
+    dtype: str | None = None,
+    allow_nonfinite: bool = False,
+    ignore_config: bool = False,
+    weights_only: bool = False,
+    stage: Stage = silent,
+    **fields: Any,
+) -> Loaded:
+    """Bring PyTorch weights over: a file, a state_dict or a module. `fields` are those of ModelConfig that the weights
+    themselves cannot say."""
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"dtype must be one of {', '.join(sorted(DTYPES))}, but is {dtype!r}.")
+    found = inspect(weights, dialect=dialect, ignore_config=ignore_config, **fields)
+    source, detected = found.source, found.detected
+    names = bridge.torch_names(detected.dialect, detected.fit.sizes)
+    dtypes = {name: tensor.dtype for name, tensor in source.tensors.items() if name in names}
+    bridge.require_floats(dtypes, source.path)
+    bridge.require_one_dtype_per_row(detected.dialect, dtypes, source.path)
+    nonfinite: dict[str, int] = {}
+    passed = stage("reading", sum(source.tensors[name].size for name in names))
+
+    def read(name: str) -> np.ndarray:
+        array = source.tensors[name].read()
+        passed(array.size)
+        if bad := int(array.size - np.count_nonzero(np.isfinite(array))):
+            nonfinite[name] = bad
+        return array
+
+    config = detected.report.config
+    params = bridge.to_flax(
+        detected.dialect, detected.fit.sizes, read, DTYPES[dtype] if dtype else None, source.tensors
+    )
+    if not allow_nonfinite:
+        bridge.require_finite(nonfinite, source.path)
+    if dtype and not nonfinite:
+        bridge.require_in_range(params, DTYPES[dtype], source.path)
+    _require_one_function(config, params, source)
+    held = {} if weights_only or not source.container.startswith("torch") else source.extras
+    beside = extras.read(held, detected.dialect, config, list(source.tensors), source.path)
+    return Loaded(params, detected, source, beside, ignore_config)
+
+
+def _require_one_function(config: ModelConfig, params: Tree, source: checkpoints.Checkpoint) -> None:
+    """A class may have a bias in one place and none in another, for which ModelConfig has a single field."""
+    wanted, there = set(flatten(abstract_params(config))), set(flatten(params))
+    if wanted != there:
+        lacking = [f"it lacks {path}" for path in sorted(wanted - there)] + [
+            f"it has {p}" for p in sorted(there - wanted)
+        ]
+        raise UserError(
+            f"{source.path}: some of its parts have a bias and others none: {in_a_row(lacking)}, next to a model that "
+            f"is otherwise like this one. There is no field for such a mixture."
+        )
+
+
+def to_torch(params: Tree, config: ModelConfig, dialect: str | Dialect) -> dict[str, Any]:
+    """name -> torch.Tensor, in the order of the torch class, for `load_state_dict(strict=True)`. `dialect` is a name;
+    or the one of a loaded file, to have the very names of that file."""
+    require_same(abstract_params(config), params, "This set of parameters")
+    target = named(dialect) if isinstance(dialect, str) else dialect
+    return {name: checkpoints.to_tensor(array) for name, array in bridge.to_torch(target, config, params).items()}
+
+
+@dataclass(frozen=True)
+class Written:
+    source: Path  # where the weights were taken from
+    config: ModelConfig
+    dialect: Dialect
+    filled: list[str]  # biases that the class has and the model lacks
+    beside: list[Any] = field(default_factory=list)  # the names of what is in the file besides the weights
+    unlike: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # what its class computes otherwise: (ours, its)
+
+
+def directory_to_file(
+    directory: str | Path,
+    out: str | Path,
+    dialect: str | None,
+    optimizer: bool = False,
+    weights_only: bool = False,
+    stage: Stage = silent,
+) -> Written:
+    """With no dialect, a model that came from a file goes back under the names, and in the dict, of that file."""
+    opened = model_directory.ModelDirectory(directory)
+    origin = extras.Origin.of(opened)
+    if not dialect and not origin:
+        raise UserError(f"{directory} did not come from a file; say with --dialect which class shall load {out}.")
+    target = origin.dialect if origin and not dialect else named(dialect or "")
+    paths, nested, prefix = set(opened.paths), "", ""
+    beside: dict[str, Any] = {}
+    alone = weights_only or Path(out).suffix == ".safetensors"
+    if optimizer and (alone or not (opened.path / "state").is_dir()):
+        why = f"{opened.path} has none" if not alone else "it goes into .pt and .pth, and not with --weights-only"
+        raise UserError(f"--optimizer asks for the optimiser's state, but {why}.")
+    if origin and not dialect:
+        nested, prefix = origin.nested, origin.prefix
+        beside = {} if alone else extras.as_it_was(opened, origin)
+    elif optimizer or (target.container.settings and not alone):
+        nested, beside = target.container.weights, extras.as_its_class_does(opened, target, origin)
+    if optimizer and not find(beside):
+        raise UserError(f"The file that {directory} came from had no optimiser: say with --dialect how to write one.")
+    arrays = bridge.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
+    checkpoints.write(out, {prefix + name: array for name, array in arrays.items()}, nested, beside, stage)
+    filled = bridge.filled(target, opened.config, paths)
+    unlike = target.unlike(opened.config, origin.known_of(target) if origin else ())
+    return Written(opened.path, opened.config, target, filled, list(beside), unlike)
+
+
+def reading(opened: model_directory.ModelDirectory, stage: Stage) -> Callable[[str], np.ndarray]:
+    passed = stage("reading", sum(leaf.size for leaf in flatten(abstract_params(opened.config)).values()))
+
+    def read(path: str) -> np.ndarray:
+        array = opened.read(path)
+        passed(array.size)
+        return array
+
+    return read

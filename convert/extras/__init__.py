@@ -1,0 +1,1 @@
+"""What lies beside the weights: torch's AdamW, counters, settings."""

@@ -1,0 +1,1 @@
+"""Checkpoint files of every format, read without running anything in them."""

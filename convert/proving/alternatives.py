@@ -1,0 +1,115 @@
+"""The way out where a model differs from its torch class: other values of the fields that were not read."""
+
+import dataclasses
+import itertools
+import shlex
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from jaxgpt.config import ModelConfig, UserError, in_a_row
+from jaxgpt.model import GPT, abstract_params, assemble, params_of
+from jaxgpt.pytree import flatten
+from jaxgpt.settings import typed
+from jaxgpt.storage.model_directory import ModelDirectory
+
+from .. import api
+from ..probing.probe import OPTIONS
+from ..rows.dialect import Dialect
+from .float64 import Difference, exact_model, exact_module, in_float64, logits_of
+from .verdict import Agreement
+
+PREFIX = 32  # positions that are compared first: a causal model's do not depend on later ones
+NEAREST = 2  # single changes that are combined with a second one
+PAIRS_UP_TO = 2e7  # parameters of a model for which two changes at once are tried
+
+
+def agreeing(module: torch.nn.Module, model: GPT, tokens: np.ndarray, fields: Collection[str]) -> Agreement | None:
+    """The first change of one of `fields`, or of two, with which the logits are those of `module`. Two at once are
+    tried in small models, and only together with the changes that alone came nearest."""
+    exact = exact_model(model)
+    theirs = _their_logits(module, tokens[:1])
+    behind: list[tuple[float, dict[str, Any]]] = []
+
+    def tried(changes: dict[str, Any]) -> Agreement | None:
+        found = _logits_gap(exact, changes, theirs[:, :PREFIX], tokens[:1, :PREFIX])
+        if found and found.same:
+            found = _logits_gap(exact, changes, theirs, tokens[:1])
+        if found:
+            behind.append((found.mean, changes))
+        return Agreement(changes, found.max) if found and found.same else None
+
+    singles = list(_changes(model.config, fields))
+    if found := next(filter(None, map(tried, singles)), None):
+        return found
+    if sum(leaf.size for leaf in jax.tree.leaves(params_of(model))) > PAIRS_UP_TO:
+        return None
+    nearest = [changes for _, changes in sorted(behind, key=lambda item: item[0])[:NEAREST]]
+    pairs = ({**near, **other} for near, other in itertools.product(nearest, singles) if not near.keys() & other.keys())
+    return next(filter(None, map(tried, pairs)), None)
+
+
+def _changes(config: ModelConfig, fields: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Each other value of each of `fields` that needs no other parameters than the model has."""
+    held = _shapes(config)
+    for name, values in OPTIONS.items():
+        for value in values if name in fields else ():
+            if value != getattr(config, name) and _shapes(config, **{name: value}) == held:
+                yield {name: value}
+
+
+def _shapes(config: ModelConfig, **changes: Any) -> dict[str, tuple[int, ...]] | None:
+    try:
+        params = abstract_params(dataclasses.replace(config, **changes))
+    except UserError:
+        return None
+    return {path: leaf.shape for path, leaf in flatten(params).items()}
+
+
+def _their_logits(module: torch.nn.Module, tokens: np.ndarray) -> np.ndarray:
+    with torch.no_grad(), in_float64():
+        return logits_of(exact_module(module), torch.from_numpy(tokens)).numpy()
+
+
+def _logits_gap(model: GPT, changes: dict[str, Any], theirs: np.ndarray, tokens: np.ndarray) -> Difference | None:
+    """How far the changed model is from `theirs`; None where its logits are not finite."""
+    changed = assemble(dataclasses.replace(model.config, **changes), params_of(model))
+    with jax.enable_x64(True):
+        ours = np.asarray(jax.jit(GPT.logits)(changed, jnp.asarray(tokens, jnp.int32)))
+    return Difference.of("logits", theirs, ours) if np.isfinite(ours).all() else None
+
+
+def other_class(ran: str, config: ModelConfig, dialect: Dialect) -> str:
+    """Why a class that was chosen by the names of tensors may be the wrong one; "" where nothing speaks for it."""
+    unlike = dialect.unlike(config)
+    if not unlike:
+        return ""
+    fields = in_a_row([f"{name} is {usual!r} and not {ours!r}" for name, (ours, usual) in unlike.items()], ", ")
+    return (
+        f"{ran} is only what files with such names usually are, and in it {fields}. If the file is of another class, "
+        "name that one with --torch module:Class."
+    )
+
+
+def command(found: api.Inspected, opened: ModelDirectory, directory: Path, fields: Mapping[str, Any]) -> str:
+    """The to-flax that brings the file over with `fields`, into a directory beside `directory` that is still free."""
+    source = found.source
+    ignore_config = (opened.about.get("source") or {}).get("ignore_config", False)
+    free = next(path for n in itertools.count(2) if not (path := Path(f"{directory}{n}")).exists())
+    words = ["jaxgpt-convert", "to-flax", str(source.path), str(free)]
+    for name, value in fields.items():
+        words += ["--set", f"{name}={typed(value)}"]
+    if ignore_config:
+        words.append("--ignore-config")
+    try:
+        alone = api.inspect(source, ignore_config=ignore_config, **fields).detected.dialect.name
+    except UserError:
+        alone = ""
+    if alone != found.detected.dialect.name:
+        words += ["--dialect", found.detected.dialect.name]
+    return shlex.join(words)

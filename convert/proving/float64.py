@@ -1,0 +1,222 @@
+"""Both models in float64 on the CPU, how far two quantities are apart, and training side by side. Knows no file."""
+
+import contextlib
+import copy
+import functools
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from torch.overrides import TorchFunctionMode
+
+from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.model import GPT, assemble, params_of
+from jaxgpt.pytree import Tree
+
+from ..rows import bridge
+from ..rows.dialect import Dialect
+
+TOLERANCE = 1e-10  # of the largest value in the same column; the frameworks' rounding stays below a hundredth of it
+RATE = 1e-3
+GRADIENT = "gradient of "  # how the names of compared gradients begin
+TARGETS = ("targets", "target", "labels", "label", "y")  # what people call the ids to be predicted
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One quantity seen from both sides."""
+
+    name: str
+    max: float
+    mean: float
+    scale: float  # the largest absolute value on torch's side
+    relative: float  # of its own column: one huge value must not excuse the others
+
+    @property
+    def same(self) -> bool:
+        return self.relative <= TOLERANCE  # written so that NaN is a difference
+
+    @staticmethod
+    def of(name: str, theirs: np.ndarray, ours: np.ndarray, floor: float = 0.0) -> "Difference":
+        """Columns below the floor are rounding and no more."""
+        gap, size = np.abs(theirs - ours), np.abs(theirs)
+        columns = size.reshape(-1, size.shape[-1] if size.ndim else 1).max(axis=0)
+        usual = np.median(columns[columns > 0]) if (columns > 0).any() else np.float64(1e-300)
+        relative = (gap / np.maximum(columns.reshape(size.shape[-1:]), max(usual, floor))).max()
+        return Difference(name, float(gap.max()), float(gap.mean()), float(size.max()), float(relative))
+
+
+class _Float64(TorchFunctionMode):
+    """Many classes make tables, or take a softmax, in float32 whatever they are; here that is float64 as well."""
+
+    NARROW = (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        func = torch.Tensor.double if func in self.NARROW else func
+        if func is torch.Tensor.view:  # the same bits, read otherwise
+            return func(*args, **(kwargs or {}))
+        return func(*map(_wide, args), **{name: _wide(value) for name, value in (kwargs or {}).items()})
+
+
+def _wide(value: Any) -> Any:
+    return torch.float64 if isinstance(value, torch.dtype) and value.is_floating_point else value
+
+
+@contextlib.contextmanager
+def in_float64() -> Iterator[None]:
+    """Whatever torch makes in here."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _Float64():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def blamed(doing: str, way_out: str = "") -> Iterator[None]:
+    """For code that is not ours: what it prints goes to stderr, what it raises is the user's to mend."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{doing} raised {type(error).__name__}: {said}. {way_out}".rstrip()) from error
+
+
+def logits_of(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """(B, T, V) of whatever a forward returns: logits, a tuple of them and a loss, an object that holds them; for all
+    positions in one row; or for the last position alone, unless it is given targets."""
+    ids = _as_a_loader_gives(ids, module)
+    words = inspect.signature(module.forward).parameters
+    targets = next((word for word in words if word in TARGETS), None)
+    with blamed(f"The forward of {type(module).__name__}"):
+        needed = targets is not None and words[targets].default is inspect.Parameter.empty
+        found = None if needed else _in_rows(module(ids), ids)
+        if targets is not None and (found is None or found.shape[:-1] != ids.shape):
+            found = _in_rows(module(ids, **{targets: ids}), ids)
+    shape = tuple(getattr(found, "shape", ()))
+    if not isinstance(found, torch.Tensor) or len(shape) != 3 or shape[:2] != ids.shape:
+        raise UserError(
+            f"The torch module must return logits (batch, time, vocabulary) for ids {tuple(ids.shape)}, but returned "
+            f"{shape or type(found).__name__}; wrap it in a module that returns them alone."
+        )
+    return found
+
+
+def _as_a_loader_gives(ids: torch.Tensor, module: torch.nn.Module) -> torch.Tensor:
+    """`ids` as a training loop hands them over: contiguous int64 on the device of `module`. Classes rely on it, as
+    those whose forward takes `targets.view(-1)` do."""
+    device = next((parameter.device for parameter in module.parameters()), ids.device)
+    return ids.to(device, torch.int64).contiguous()
+
+
+def _in_rows(returned: Any, ids: torch.Tensor) -> Any:
+    found = getattr(returned, "logits", returned)
+    if isinstance(found, Mapping):
+        found = found.get("logits")
+    if isinstance(found, (tuple, list)):
+        found = next((item for item in found if isinstance(item, torch.Tensor) and item.ndim > 1), None)
+    if isinstance(found, torch.Tensor) and found.ndim == 2 and len(found) == ids.numel():
+        return found.unflatten(0, tuple(ids.shape))
+    return found
+
+
+def exact_module(module: torch.nn.Module) -> torch.nn.Module:
+    return copy.deepcopy(module).to("cpu", torch.float64).eval()
+
+
+def exact_model(model: GPT) -> GPT:
+    params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float64), params_of(model))
+    with jax.enable_x64(True):
+        return assemble(model.config, jax.device_put(params, jax.devices("cpu")[0]))
+
+
+def compare_training(
+    module: torch.nn.Module, model: GPT, tokens: np.ndarray, dialect: Dialect, steps: int, decay: float = 0.01
+) -> list[Difference]:
+    """Every gradient of the mean cross-entropy, and every parameter after so many AdamW steps with torch's defaults."""
+    module, model = exact_module(module), exact_model(model)
+    tokens = _without_padding(tokens, module)
+    their_loss, their_gradients = _torch_training(module, tokens, steps, decay)
+    our_loss, our_gradients, params = flax_training(model, tokens, steps, decay)
+
+    def named(tree: Tree) -> dict[str, np.ndarray]:
+        """By the names of the module, which may be part of another one."""
+        ours = bridge.to_torch(dialect, model.config, tree)
+        pairs = ((name, next((n for n in ours if f".{name}".endswith(f".{n}")), None)) for name in their_gradients)
+        return {name: ours[found] for name, found in pairs if found}
+
+    gradients, stepped = named(our_gradients), named(params)
+    after = {name: value.detach().numpy() for name, value in module.named_parameters()}
+    # A bias of keys moves no softmax: its gradient is rounding, a billionth of the others, and so are its steps.
+    floor = 1e-5 * float(np.median([np.abs(value).max() for value in their_gradients.values()]))
+    return [
+        Difference.of("loss", np.asarray(their_loss), np.asarray(our_loss)),
+        *(Difference.of(f"{GRADIENT}{name}", their_gradients[name], ours, floor) for name, ours in gradients.items()),
+        *(Difference.of(f"{name} after {steps} steps", after[name], ours, RATE) for name, ours in stepped.items()),
+    ]
+
+
+def _without_padding(tokens: np.ndarray, module: torch.nn.Module) -> np.ndarray:
+    """torch never trains an embedding's padding_idx; ids that are not it train alike."""
+    for part in module.modules():
+        if isinstance(part, torch.nn.Embedding) and part.padding_idx is not None:
+            tokens = np.where(tokens == part.padding_idx, (part.padding_idx + 1) % part.num_embeddings, tokens)
+    return tokens
+
+
+def _torch_training(
+    module: torch.nn.Module, tokens: np.ndarray, steps: int, decay: float
+) -> tuple[float, dict[str, np.ndarray]]:
+    """The first loss and its gradients; the module is left as it is after the last step."""
+    ids = torch.from_numpy(tokens.astype(np.int64))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=decay)
+    first: tuple[float, dict[str, np.ndarray]] | None = None
+    for _ in range(steps):
+        optimizer.zero_grad()
+        with in_float64():
+            logits = logits_of(module, ids[:, :-1])
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+            loss.backward()
+        first = first or (loss.item(), _gradients(module))
+        optimizer.step()
+    assert first is not None
+    return first
+
+
+def _gradients(module: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Of what takes part: torch steps over the others."""
+    found = ((name, value.grad) for name, value in module.named_parameters())
+    return {name: gradient.numpy().copy() for name, gradient in found if gradient is not None}
+
+
+def flax_training(model: GPT, tokens: np.ndarray, steps: int, decay: float) -> tuple[float, Tree, Tree]:
+    optimizer = optax.adamw(RATE, weight_decay=decay)
+    with jax.enable_x64(True):
+        ids = jnp.asarray(tokens, jnp.int32)
+        params = params_of(model)
+        state = optimizer.init(params)
+        update = jax.jit(optimizer.update)
+        first = _value_and_grad(params, model.config, ids)
+        for _ in range(steps):
+            updates, state = update(_value_and_grad(params, model.config, ids)[1], state, params)
+            params = optax.apply_updates(params, updates)
+    return float(first[0]), first[1], params
+
+
+@functools.partial(jax.jit, static_argnums=1)
+@jax.value_and_grad
+def _value_and_grad(params: Tree, config: ModelConfig, ids: jax.Array) -> jax.Array:
+    logits = assemble(config, params).logits(ids[:, :-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, 1:]).mean()

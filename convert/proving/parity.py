@@ -1,0 +1,240 @@
+"""Proves that a torch module and a jaxgpt model compute the same function, or shows where they part.
+
+Both run in float64 on the CPU, where the two frameworks differ by 1e-12 and a real difference by a million times that.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.model import GPT, assemble, check_tokens
+from jaxgpt.storage import model_directory
+
+from .. import api
+from ..detect.detect import Asked
+from ..files import checkpoints
+from ..names.config_words import as_written
+from ..rows import bridge
+from ..rows.dialect import FIELDS, Dialect
+from . import alternatives
+from . import foreign_module as theirs
+from .constructor_args import MEANING, Answers
+from .float64 import TOLERANCE, Difference, compare_training, exact_model, exact_module, in_float64, logits_of
+from .verdict import Page, Standing
+
+
+def assert_same(torch_module: torch.nn.Module, model: GPT, tokens: ArrayLike) -> None:
+    """For test suites: raises AssertionError unless both give the same logits for these ids (B, T)."""
+    page = compare(torch_module, model, np.asarray(tokens))
+    if not page.same:
+        logits = page.stages[-1]
+        raise AssertionError(
+            f"The torch module and the jaxgpt model differ: logits by up to {logits.max:.3g} (mean {logits.mean:.3g}, "
+            f"largest logit {logits.scale:.3g}, tolerance {TOLERANCE:g} of it); KL {page.kl:.3g}, top-1 agreement "
+            f"{page.top1:.2%}."
+        )
+
+
+def verify(
+    file: str | Path,
+    directory: str | Path,
+    train_steps: int = 0,
+    *,
+    dialect: str | None = None,
+    torch_class: str = "",
+    torch_args: Mapping[str, Any] | None = None,
+) -> Page:
+    """Compare a torch class holding FILE with the model in DIRECTORY: `torch_class`, which the person named and whose
+    code is run, or else that of FILE's dialect. Where there is none, the numbers alone are compared."""
+    opened = model_directory.ModelDirectory(directory)
+    found = _read_again(file, opened, dialect)
+    standing = Standing.of(opened, found.detected.report)
+    if different := _different_sizes(found, opened.config):
+        return Page(fields=different, given=standing.given, assumed=standing.assumed)
+    unequal = _unequal_weights(found, opened)
+    named = torch_class or found.detected.dialect.reference
+    if not torch_class and (hint := theirs.hindrance(named, found.parameters)):
+        return Page(weights=unequal, hint=hint, given=standing.given, assumed=standing.assumed)
+    peer = _peer(found, opened, named, torch_args or {}, theirs.folders(named) if torch_class else [])
+    model = assemble(opened.config, model_directory.to_device(opened.params()))
+    page = _compared(peer.module, model, found.detected.dialect, train_steps)
+    page = dataclasses.replace(page, weights=unequal, ran=peer.about)
+    certain = bool(torch_class) or _names_its_class(found, peer)
+    said = {MEANING.get(word.lower(), word) for word in peer.answers.given}
+    told = peer.answers.fields - found.detected.report.read.keys()  # what FILE itself says, it may be told
+    page = page.judged(standing, certain, told, said)
+    if page.verdict == "differs":
+        return _advised(page, found, opened, peer, Path(directory), bool(torch_class))
+    return dataclasses.replace(page, inherited=_inherited(found, opened, standing) if certain else {})
+
+
+def _read_again(file: str | Path, opened: model_directory.ModelDirectory, dialect: str | None) -> api.Inspected:
+    """FILE as it was read for this directory; or, where it is of another class, as what its tensors fit."""
+    source, recorded = checkpoints.read(file), opened.about.get("source") or {}
+    passed_over = recorded.get("ignore_config", False)
+    if dialect:
+        return _answered(source, opened.config, dialect, passed_over)
+    try:
+        return _answered(source, opened.config, recorded.get("dialect"), passed_over)
+    except UserError:
+        return _answered(source, opened.config, None, False)
+
+
+def _answered(
+    source: checkpoints.Checkpoint, config: ModelConfig, dialect: str | None, ignore_config: bool
+) -> api.Inspected:
+    """FILE read with the directory's own values where it asks, as for the number of heads in a fused matrix."""
+    answers: dict[str, Any] = {}
+    while True:
+        try:
+            return api.inspect(source, dialect=dialect, ignore_config=ignore_config, **answers)
+        except Asked as asked:
+            if asked.field in answers:
+                raise
+            answers[asked.field] = getattr(config, asked.field)
+
+
+def _different_sizes(found: api.Inspected, config: ModelConfig) -> dict[str, tuple[Any, Any]]:
+    read = found.detected.report.config
+    sizes = {name: (getattr(read, name), getattr(config, name)) for name in FIELDS.values()}
+    return {name: pair for name, pair in sizes.items() if pair[0] != pair[1]}
+
+
+def _unequal_weights(found: api.Inspected, opened: model_directory.ModelDirectory) -> list[str]:
+    """Tensors that do not hold the same numbers: random tokens do not touch every row of an embedding."""
+    dialect, tensors = found.detected.dialect, found.source.tensors
+    ours = bridge.to_torch_lazily(dialect, opened.config, set(opened.paths), opened.read)
+    return [name for name, value in ours.items() if not np.array_equal(tensors[name].read(), value)]
+
+
+def _peer(
+    found: api.Inspected, opened: model_directory.ModelDirectory, named: str, given: Mapping[str, Any], home: list[str]
+) -> theirs.Theirs:
+    source, detected = found.source, found.detected
+    passed_over = (opened.about.get("source") or {}).get("ignore_config", False)
+    beside = {} if passed_over else as_written({"the file": source.extras, "config.json": source.config})
+    answers = Answers(detected.report.config, detected.report.read, beside, given)
+    return theirs.build(named, answers, source, bridge.torch_names(detected.dialect, detected.fit.sizes), home)
+
+
+def _names_its_class(found: api.Inspected, peer: theirs.Theirs) -> bool:
+    """Whether FILE's own config names the class, as Hugging Face's does; otherwise a dialect is told by names alone."""
+    return peer.answers.beside.get("model_type") in found.detected.dialect.says.get("model_type", {})
+
+
+def _inherited(found: api.Inspected, opened: model_directory.ModelDirectory, standing: Standing) -> dict[str, Any]:
+    """What was assumed of another file, which the model came from: FILE's class says nothing of that one's."""
+    recorded = (opened.about.get("source") or {}).get("dialect")
+    return standing.assumed if recorded not in (None, found.detected.dialect.name) else {}
+
+
+def _compared(module: torch.nn.Module, model: GPT, dialect: Dialect, train_steps: int) -> Page:
+    tokens = _tokens(model.config)
+    page = compare(module, model, tokens[:, :-1], dialect)
+    training = compare_training(module, model, tokens, dialect, train_steps) if train_steps else []
+    return dataclasses.replace(page, training=training)
+
+
+def _advised(
+    page: Page,
+    found: api.Inspected,
+    opened: model_directory.ModelDirectory,
+    peer: theirs.Theirs,
+    directory: Path,
+    own: bool,
+) -> Page:
+    """The page of two models that differ, with what would make them agree. Of what a person gave, other values are
+    tried where the class is the person's `own` too."""
+    if not own and (hint := alternatives.other_class(page.ran, opened.config, found.detected.dialect)):
+        page = dataclasses.replace(page, hint=hint)
+    if page.weights or page.stages[-1].same:
+        return page
+    model = assemble(opened.config, model_directory.to_device(opened.params()))
+    fields = [*page.assumed, *(page.given if own else ())]
+    agreement = alternatives.agreeing(peer.module, model, _tokens(opened.config)[:, :-1], fields)
+    if agreement is None:
+        return page
+    fields_then = {**found.detected.report.given, **page.given, **agreement.fields}
+    command = alternatives.command(found, opened, directory, fields_then)
+    return dataclasses.replace(page, agreeing=dataclasses.replace(agreement, command=command))
+
+
+def _tokens(config: ModelConfig) -> np.ndarray:
+    """Random ids of full length, in more than one row: a class may mix them up."""
+    rows = 4 if config.context_length * config.vocab_size < 2**25 else 2
+    return np.random.default_rng(0).integers(0, config.vocab_size, (rows, config.context_length + 1))
+
+
+def compare(module: torch.nn.Module, model: GPT, tokens: np.ndarray, dialect: Dialect | None = None) -> Page:
+    """Logits, and block by block where a dialect says which modules the blocks are."""
+    check_tokens(tokens, model.config)
+    theirs = _torch_stages(exact_module(module), tokens, dialect)
+    ours = _flax_stages(exact_model(model), tokens)
+    if theirs["logits"].shape != ours["logits"].shape:
+        raise UserError(f"The logits are {theirs['logits'].shape} in torch and {ours['logits'].shape} in jaxgpt.")
+    logits = Difference.of("logits", theirs["logits"], ours["logits"])
+    stages = [
+        Difference.of(name, theirs[name], value)
+        for name, value in ours.items()
+        if name != "logits" and getattr(theirs.get(name), "shape", None) == value.shape
+    ]
+    # Where the logits are the same, a stage that is not is something else there: a sum before its norm, for instance.
+    stages = [stage for stage in stages if stage.same or not logits.same]
+    rows = [_agreement(*pair) for pair in zip(theirs["logits"], ours["logits"], strict=True)]
+    kl, top1 = (float(value) for value in np.mean(rows, axis=0))
+    return Page([*stages, logits], kl, top1)
+
+
+def _torch_stages(module: torch.nn.Module, tokens: np.ndarray, dialect: Dialect | None) -> dict[str, np.ndarray]:
+    stages: dict[str, np.ndarray] = {}
+
+    def keep(name: str, value: Any) -> None:
+        value = value[0] if isinstance(value, (tuple, list)) and value else value
+        if isinstance(value, torch.Tensor):
+            stages[name] = value.detach().numpy().copy()
+
+    for layer, block in enumerate(_blocks(module, dialect) if dialect else []):
+        if layer == 0:
+            block.register_forward_pre_hook(
+                lambda _, args, named: keep("embedding", args or tuple(named.values())), with_kwargs=True
+            )
+        block.register_forward_hook(lambda _, __, y, name=f"block {layer}": keep(name, y))
+    with torch.no_grad(), in_float64():
+        keep("logits", logits_of(module, torch.from_numpy(tokens.astype(np.int64))))
+    return stages
+
+
+def _blocks(module: torch.nn.Module, dialect: Dialect) -> list[torch.nn.Module]:
+    """By the names of their tensors; [] where the class keeps its blocks elsewhere."""
+    before = next(view.name for _, view in dialect.views if "{layer}" in view.name).partition("{layer}")[0]
+    modules = {f".{name}": part for name, part in module.named_modules()}
+    first = next((name for name in modules if name.endswith(f".{before}0")), "")
+    found = (modules.get(f"{first[:-1]}{layer}") for layer in range(len(modules)))
+    return [part for part in found if part is not None] if first else []
+
+
+def _flax_stages(model: GPT, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    with jax.enable_x64(True):
+        states = jax.jit(lambda model, ids: model.states(ids))(model, jnp.asarray(tokens, jnp.int32))
+    blocks = {f"block {layer}": np.asarray(x) for layer, x in enumerate(states.blocks)}
+    return {"embedding": np.asarray(states.embedding), **blocks, "logits": np.asarray(states.logits)}
+
+
+def _agreement(theirs: np.ndarray, ours: np.ndarray) -> tuple[float, float]:
+    """KL divergence and how often the likeliest token is the same; of one row, for logits are large."""
+    p, q = _log_softmax(theirs), _log_softmax(ours)
+    kl = np.mean(np.sum(np.exp(p) * (p - q), axis=-1))
+    return np.maximum(0.0, kl), np.mean(p.argmax(-1) == q.argmax(-1))  # rounding makes a zero negative
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

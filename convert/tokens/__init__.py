@@ -1,0 +1,1 @@
+"""Tokenizers of Hugging Face, and text as a checkpoint's ids."""

@@ -1,0 +1,1 @@
+"""The command line: how every command is called and how it ends."""

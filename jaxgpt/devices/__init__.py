@@ -1,0 +1,1 @@
+"""Devices: meshes, which device holds what, several processes, CPU cores, data sheets."""

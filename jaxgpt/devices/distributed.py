@@ -1,0 +1,190 @@
+"""The processes of one run: how they find each other, agree, and stop together. Knows no step and no file."""
+
+import atexit
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgpt.config import MeshConfig, UserError, require
+from jaxgpt.pytree import flatten
+from jaxgpt.system.signals import Signals, signals
+
+AUTO = "auto"
+STDOUT = 1  # the file descriptor
+GLOO = b"[Gloo] Rank "  # how a line begins that says how many others a process is connected to
+
+
+def together() -> bool:
+    return jax.process_count() > 1
+
+
+def first() -> bool:
+    """The one that speaks, and writes what is written once."""
+    return jax.process_index() == 0
+
+
+def join(config: MeshConfig) -> None:
+    """Must come before anything else is asked of jax."""
+    if not config.coordinator:
+        return
+    # jax itself would end the process from within, with a page of addresses.
+    watch = threading.Timer(config.timeout, _give_up, [config])
+    watch.daemon = True
+    watch.start()
+    without_gloo()
+    try:
+        jax.distributed.initialize(
+            None if config.coordinator == AUTO else config.coordinator,
+            config.processes or None,
+            None if config.process < 0 else config.process,
+            initialization_timeout=config.timeout + 60,
+            heartbeat_timeout_seconds=config.timeout,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"The processes of this run did not find each other: {' '.join(str(error).split()).rstrip('.')}. With "
+            f"mesh.coordinator {AUTO} that is for SLURM, Open MPI and TPU pods to say; elsewhere give each process "
+            "mesh.coordinator HOST:PORT, mesh.processes and mesh.process."
+        ) from None
+    finally:
+        watch.cancel()
+
+
+def without_gloo() -> None:
+    """Drop the lines about connections that Gloo writes to standard output; all others pass.
+
+    They come from C++ whenever a group of devices first meets, and no setting turns them off, so the
+    file descriptor is filtered. Python's own output gets another descriptor and goes past the filter.
+    """
+    try:
+        if sys.stdout.fileno() != STDOUT:
+            return
+    except (AttributeError, ValueError, OSError):  # there is no standard output, or none of the system's
+        return
+    sys.stdout.flush()
+    real = os.dup(STDOUT)
+    source, sink = os.pipe()
+    os.dup2(sink, STDOUT)
+    os.close(sink)
+    encoding, errors = sys.stdout.encoding, sys.stdout.errors
+    buffering = 1 if os.isatty(real) else -1  # by lines on a terminal, as Python does
+    sys.stdout = open(real, "w", buffering, encoding, errors, closefd=False)  # noqa: SIM115
+
+    def forward() -> None:
+        with contextlib.suppress(OSError), open(source, "rb") as lines:
+            for line in lines:
+                if not line.startswith(GLOO):
+                    os.write(real, line)
+
+    thread = threading.Thread(target=forward, daemon=True)
+    thread.start()
+
+    def restore() -> None:
+        os.dup2(real, STDOUT)  # closes the pipe, which ends the thread
+        thread.join(1)
+
+    atexit.register(restore)
+
+
+@contextlib.contextmanager
+def alone_if_it_fails() -> Iterator[None]:
+    """One that fails among several ends at once: jax would first wait for the others, who wait for it."""
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        if together():
+            atexit.register(os._exit, 2 if isinstance(error, UserError) else 1)
+        raise
+
+
+def _give_up(config: MeshConfig) -> None:
+    others = f"all {config.processes} processes" if config.processes else "all processes"
+    me = f"process {config.process}" if config.process >= 0 else "this one"
+    text = (
+        f"jaxgpt: {me} waited {config.timeout} seconds at {config.coordinator}, and not {others} of the run came. Look "
+        "whether each was started, with the same mesh.coordinator and mesh.processes and a mesh.process of its own, "
+        "and whether they reach that address; mesh.timeout is how long to wait."
+    )
+    print(text, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def wait(name: str) -> None:
+    """Until all are here."""
+    if together():
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def require_agreement(about: Mapping[str, Any]) -> None:
+    """Each process says what it is about to do; where they differ, all of them stop and say in what."""
+    if not together():
+        return
+    said = [dict(flatten(json.loads(text))) for text in _gathered(json.dumps(about))]
+    names = dict.fromkeys(name for one in said for name in one)
+    different = [
+        f"{name.replace('/', '.')} is {said[0].get(name)} in process 0 and {one.get(name)} in process {i}"
+        for name in names
+        for i, one in enumerate(said)
+        if one.get(name) != said[0].get(name)
+    ]
+    require(
+        not different,
+        f"The processes of this run disagree: {'; '.join(different[:5])}. Start all of them with the same config, code "
+        "and directory.",
+    )
+
+
+def _gathered(text: str) -> list[str]:
+    from jax.experimental import multihost_utils
+
+    own = np.frombuffer(text.encode(), np.uint8)
+    lengths = np.ravel(multihost_utils.process_allgather(np.int32(len(own))))
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(own)] = own
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:length]).decode() for row, length in zip(rows, lengths, strict=True)]
+
+
+def code() -> str:
+    """A hash of this package's source and jax's version: the same in processes that run the same code."""
+    digest = hashlib.sha256(jax.__version__.encode())
+    package = Path(__file__).parents[1]
+    for file in sorted(package.rglob("*.py")):
+        digest.update(str(file.relative_to(package)).encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def stops() -> Iterator[Signals]:
+    """Of one process, its signals. Among several, jax takes SIGTERM, and Ctrl-C is made one: all have to hear of it."""
+    if not together():
+        with signals() as kept:
+            yield kept
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        yield Signals()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def stopping(caught: Signals, step: int) -> int | None:
+    """The signal for which this step is the last; the same step in all processes."""
+    if together():
+        from jax.experimental import multihost_utils
+
+        if multihost_utils.reached_preemption_sync_point(step):
+            return signal.SIGTERM
+    return caught.caught

@@ -1,0 +1,1 @@
+"""Text from a model, what it looks at, and its programs exported."""

@@ -1,0 +1,70 @@
+"""Prefill and decode as StableHLO, to run where there is jax and no jaxgpt. Knows no sampling.
+
+FILE is a zip with prefill.stablehlo, decode.stablehlo, about.json and perhaps tokenizer.json; the weights are in both
+programs.
+
+    file = zipfile.ZipFile(FILE)
+    prefill = jax.export.deserialize(bytearray(file.read("prefill.stablehlo")))
+    decode = jax.export.deserialize(bytearray(file.read("decode.stablehlo")))
+    logits, cache = prefill.call(tokens, lengths)           # int32 (B, S) padded with anything, int32 (B,)
+    logits, cache = decode.call(cache, newest, positions)   # int32 (B,), int32 (B,)
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax import export as jax_export
+
+from jaxgpt.config import require
+from jaxgpt.model import GPT, cache, cast, exactly
+from jaxgpt.model.cache import Cache
+from jaxgpt.storage import model_directory
+from jaxgpt.system import atomic_files
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export(directory: Path, file: Path, batch_size: int) -> None:
+    require(0 < batch_size < 2**31, f"--batch-size must be positive, and less than 2**31, but is {batch_size}.")
+    opened = model_directory.ModelDirectory(directory)
+    about = {
+        "model": vars(opened.config),
+        "batch_size": batch_size,
+        "platforms": PLATFORMS,
+        "call": "jax.export.deserialize(bytearray(content of a .stablehlo)).call(...)",
+        "prefill": "(tokens int32 (B, context_length), lengths int32 (B,)) -> (logits (B, V) after each length, cache)",
+        "decode": "(cache, newest int32 (B,), positions int32 (B,)) -> (logits (B, V), cache)",
+        "notes": "tokens are padded on the right, with anything; the first new one has the position lengths, the last "
+        "context_length - 1",
+    }
+    with atomic_files.new_file(file) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as parts:
+        for name, program in _programs(opened.model(), batch_size).items():
+            parts.writestr(f"{name}.stablehlo", bytes(program))
+        parts.writestr("about.json", json.dumps(about, indent=2))
+        if (opened.path / "tokenizer.json").exists():
+            parts.write(opened.path / "tokenizer.json", "tokenizer.json")
+
+
+def _programs(model: GPT, batch_size: int) -> dict[str, bytearray]:
+    with exactly(model.dtype):
+        model = cast(model, model.dtype)
+        blocks = model.unstacked()
+
+        def prefill(tokens_bs: jax.Array, lengths_b: jax.Array) -> tuple[jax.Array, tuple]:
+            logits_bv, kept = cache.prefill(model, blocks, tokens_bs, lengths_b)
+            return logits_bv, tuple(kept)
+
+        def decode(kept: tuple, newest_b: jax.Array, positions_b: jax.Array) -> tuple[jax.Array, tuple]:
+            logits_bv, new = cache.decode(model, blocks, Cache(*kept), newest_b, positions_b)
+            return logits_bv, tuple(new)
+
+        shapes = (batch_size, model.config.context_length), (batch_size,)
+        tokens, row = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes)
+        kept = jax.eval_shape(prefill, tokens, row)[1]
+        return {
+            name: jax_export.export(jax.jit(program), platforms=PLATFORMS)(*arguments).serialize()
+            for name, program, arguments in (("prefill", prefill, (tokens, row)), ("decode", decode, (kept, row, row)))
+        }

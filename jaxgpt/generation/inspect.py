@@ -1,0 +1,135 @@
+"""A look inside: where attention goes, and what the model expected at each token. Knows no training."""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.cells import cell_len
+from rich.console import Group
+from rich.table import Column, Table
+from rich.text import Text as Cell
+
+from jaxgpt.config import UserError, require
+from jaxgpt.generation.text import Text, find_tokenizer
+from jaxgpt.model import GPT, cast, check_tokens, exactly
+from jaxgpt.model.forms import Scale, attention_weights, chunked, sum_dtype
+from jaxgpt.storage import model_directory, plots
+
+PADDING = 1  # on both sides of a column
+SHADES = ("grey23", "grey42", "yellow4", "gold3", "orange1")
+
+
+class Seen(NamedTuple):
+    ids: list[int]
+    names: list[str]  # what each id is as text
+    weights_lnts: np.ndarray  # how much each token takes from each one before it
+    logprobs_tv: np.ndarray  # of what comes next
+
+
+def look(
+    directory: Path, text: str, tokenizer: Path | None, errors: Literal["strict", "skip"], picture: Path | None
+) -> Seen:
+    if picture:
+        plots.require_format(picture)
+    opened = model_directory.ModelDirectory(directory)
+    words = Text(find_tokenizer(opened, tokenizer), directory)
+    ids = words.encode(text, errors)
+    require(bool(ids), "There is no text to look at: give some by --text.")
+    require(
+        len(ids) <= opened.config.context_length,
+        f"The text has {len(ids)} tokens, and the model sees {opened.config.context_length} at a time: give less.",
+    )
+    found = words.tokenizer
+    names = [f"#{i}" for i in range(opened.config.vocab_size)]
+    if found:
+        known = found.means_something(len(names))
+        names = [
+            shown(found.decode([i])) if ok else name for (i, name), ok in zip(enumerate(names), known, strict=True)
+        ]
+    seen = Seen(ids, names, *inside(opened.model(), ids))
+    if picture:
+        plots.draw_attention(seen.weights_lnts, [names[i] for i in ids], picture)
+    return seen
+
+
+def shown(token: str) -> str:
+    return repr(token)[1:-1].replace(" ", "\N{OPEN BOX}")
+
+
+def inside(model: GPT, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Attention weights (L, N, T, T), and log-probabilities (T, V) of the token after each."""
+    check_tokens(np.array([ids]), model.config)
+
+    @jax.jit
+    def run(model: GPT, tokens_bt: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, scale: Scale) -> tuple[jax.Array, jax.Array]:
+            return chunked(q, k, v, scale), attention_weights(q, k, scale)[0]
+
+        x, weights = model.run(model.embed(tokens_bt), lambda block, layer, x: block(x, layer, attend))
+        logits = model.read_out(x)[0]
+        return weights.astype(sum_dtype(weights)), jax.nn.log_softmax(logits.astype(sum_dtype(logits)))
+
+    with exactly(model.dtype):
+        weights, logprobs = run(cast(model, model.dtype), jnp.asarray([ids]))
+    finite = np.isfinite(logprobs).all() and np.isfinite(weights).all()
+    require(bool(finite), "What the model computes of this text are not finite numbers: its weights are damaged.")
+    return np.asarray(weights), np.asarray(logprobs)
+
+
+def attention_table(seen: Seen, layer: int, head: int | None, width: int | None = None) -> Group:
+    """Rows look at columns, in hundredths; the mean of all heads, or one.
+
+    What is wider than `width` is left out on the left, which the title says.
+    """
+    layers, heads, length, _ = seen.weights_lnts.shape
+    for name, value, count in (("layer", layer, layers), ("head", head or 0, heads)):
+        if not -count <= value < count:
+            raise UserError(f"There is no {name} {value}: they are 0 to {count - 1}.")
+    weights = seen.weights_lnts[layer]
+    weights = weights.mean(axis=0) if head is None else weights[head]
+    shares = np.rint(100 * weights).astype(int)
+    columns = [seen.names[i] for i in seen.ids]
+    first = 0 if width is None else _first_that_fits(columns, shares, width)
+    whose = "mean of all heads" if head is None else f"head {head}"
+    title = f"layer {layer % layers}, {whose}, in hundredths"
+    if first:
+        title += f"\nThe last {length - first} of {length} tokens: a pipe, or a picture (--out), has all."
+    names = (Column(Cell(name)) for name in columns[first:])
+    table = Table("", *names, box=None, padding=(0, PADDING))
+    for row in range(first, length):
+        cells = [Cell(str(share), shade(share)) for share in shares[row, first : row + 1].tolist()]
+        table.add_row(Cell(columns[row]), *cells)
+    return Group(Cell(title), table)
+
+
+def _first_that_fits(names: list[str], shares: np.ndarray, width: int) -> int:
+    """The first column of a table no wider than `width`, of those that end with the last one."""
+    wide = [max(cell_len(name), len(str(share))) for name, share in zip(names, shares.max(axis=0), strict=True)]
+    left = width - max(map(cell_len, names)) - 2 * PADDING
+    for column in reversed(range(len(wide))):
+        left -= wide[column] + 2 * PADDING
+        if left < 0:
+            return min(column + 1, len(wide) - 1)
+    return 0
+
+
+def shade(hundredths: int) -> str:
+    return SHADES[min(len(SHADES) - 1, hundredths * len(SHADES) // 60)]
+
+
+def token_table(seen: Seen, alternatives: int) -> Table:
+    """Each token's probability after those before it, its rank, and what was likelier or nearly so."""
+    require(alternatives >= 0, f"--top must not be negative, but is {alternatives}.")
+    table = Table("token", "probability", "rank", "likeliest instead", box=None, padding=(0, 2, 0, 0))
+    for t, i in enumerate(seen.ids):
+        if t == 0:
+            table.add_row(Cell(seen.names[i]), "", "", "")
+            continue
+        logp = seen.logprobs_tv[t - 1]
+        rank = int((logp > logp[i]).sum()) + 1
+        likeliest = np.argsort(-logp, kind="stable")[:alternatives]
+        others = "  ".join(f"{seen.names[j]} {np.exp(logp[j]):.2f}" for j in likeliest if j != i)
+        table.add_row(Cell(seen.names[i]), f"{np.exp(logp[i]):.4f}", str(rank), Cell(others))
+    return table

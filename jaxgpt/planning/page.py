@@ -1,0 +1,107 @@
+"""The page that a plan makes, and its arithmetic of an ideal step. Knows no compiler."""
+
+from typing import NamedTuple
+
+from jaxgpt.devices.sharding import shape_of
+from jaxgpt.planning.plan import Plan, changes, gpu_share
+
+GIB, MIB = 2**30, 2**20
+MOVED = "state and temporaries in and out once, weights in each pass"
+
+
+class Ideal(NamedTuple):
+    """Seconds that a step takes at the least, if everything happens at once and at the rates of the data sheet."""
+
+    arithmetic: float
+    memory: float
+    links: float
+
+
+def ideal(plan: Plan) -> Ideal | None:
+    """None for a device of which no data sheet is known."""
+    if plan.chip is None:
+        return None
+    train, state = plan.config.train, plan.memory.parameters + plan.memory.optimizer
+    width = {"float32": 4, "bfloat16": 2}[plan.config.compute.dtype]
+    weights = plan.size * width / plan.mesh.shape["tensor"] * (3 if plan.config.compute.remat == "full" else 2)
+    moved = 2 * state + train.accumulate * (2 * plan.memory.temporaries + weights)
+    received = sum(traffic.received for traffic in plan.traffic.values())
+    return Ideal(plan.operations / plan.chip.peak, moved / plan.chip.bandwidth, received / plan.chip.links)
+
+
+def page(plan: Plan, name: str, other: Plan | None = None) -> str:
+    mesh, train, length = plan.mesh, plan.config.train, plan.config.model.context_length
+    shape = " x ".join(f"{axis} {n}" for axis, n in shape_of(mesh).items())
+    rows = train.batch_size // train.accumulate / (mesh.size // mesh.shape["tensor"])
+    parts = f" in {train.accumulate} parts" if train.accumulate > 1 else ""
+    head = [
+        f"{name}: {mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {shape}",
+        "",
+        _line("parameters", f"{plan.size:,}"),
+        _line("a step", f"{train.batch_size:,} x {length:,} tokens{parts}, {rows:g} a device at a time"),
+        _line("attention", plan.attention.removeprefix("attention: ")),
+        _line("compiled in", f"{plan.seconds:.0f} s" if plan.text else "not: it is too large"),
+    ]
+    return "\n".join([*head, *_memory(plan), *_work(plan), *_time(plan), "", verdict(plan, other)])
+
+
+def _line(label: str, value: str, indent: int = 2) -> str:
+    return f"{' ' * indent}{label}".ljust(23) + value
+
+
+def _memory(plan: Plan) -> list[str]:
+    held = plan.memory._asdict()
+    total = held.pop("total")
+    unit = GIB if total >= GIB else MIB
+    share = f" of {_in_short(plan.limit)}, {total / plan.limit:.{0 if total >= GIB else 1}%}"
+    if plan.mesh.devices.flat[0].platform == "gpu" and plan.chip:
+        share += f"; that is {gpu_share():.0%} of a GPU, see XLA_PYTHON_CLIENT_MEM_FRACTION"
+    lines = [_line(name, _size(size, unit), 4) for name, size in held.items()]
+    return ["", "  memory of each device", *lines, _line("in all", _size(total, unit) + share, 4)]
+
+
+def _size(size: float, unit: int) -> str:
+    return f"{size / unit:8.3f} {'GiB' if unit == GIB else 'MiB'}"
+
+
+def _in_short(size: float) -> str:
+    """A size in the unit that shows it: MiB below one GiB."""
+    return f"{size / GIB:.2f} GiB" if size >= GIB else f"{size / MIB:.2f} MiB"
+
+
+def _work(plan: Plan) -> list[str]:
+    again = f", {plan.again:.0%} of it computed a second time" if plan.again else ""
+    lines = [_line("arithmetic", f"{plan.operations / 1e12:8.2f} TFLOP{again}", 4)]
+    for kind, traffic in sorted(plan.traffic.items()):
+        unit, name = (1e9, "GB") if traffic.received >= 1e9 else (1e6, "MB")
+        lines.append(_line(kind, f"{traffic.received / unit:8.2f} {name} come in ({traffic.times:,} x)", 4))
+    return ["", "  each step, on each device", *lines]
+
+
+def _time(plan: Plan) -> list[str]:
+    found, chip = ideal(plan), plan.chip
+    if found is None or chip is None or not plan.text:
+        return []
+    longest = max(found)
+    tokens = plan.config.train.batch_size * plan.config.model.context_length
+    wide = ", which float32 does not reach" if plan.config.compute.dtype == "float32" else ""
+    return [
+        "",
+        f"  ideal step: {longest:.3g} s, {tokens / longest:,.0f} tokens/s: the longest of",
+        _line("arithmetic", f"{found.arithmetic:8.3g} s at {chip.peak / 1e12:,.0f} TFLOP/s{wide}", 4),
+        _line("memory", f"{found.memory:8.3g} s at {chip.bandwidth / 1e9:,.0f} GB/s: {MOVED}", 4),
+        _line("links", f"{found.links:8.3g} s at {chip.links / 1e9:,.0f} GB/s: all links at once, as in a ring", 4),
+        "  by the data sheet, and if no part of it waits for another; a real step takes longer",
+    ]
+
+
+def verdict(plan: Plan, other: Plan | None) -> str:
+    takes, limit = _in_short(plan.memory.total), _in_short(plan.limit)
+    if plan.fits:
+        return f"fits: {takes} of {limit}"
+    more = "" if plan.text else " and more"
+    wanting = f"does not fit: {takes}{more} where a device has {limit}"
+    if other:
+        took = _in_short(other.memory.total)
+        return f"{wanting}: try {changes(plan.config, other.config)}, which was compiled as well and takes {took}"
+    return f"{wanting}, nor with anything that computes the same steps in less: try more devices, or a smaller model"

@@ -1,0 +1,1 @@
+"""Model directories and run directories, and the pictures in them."""

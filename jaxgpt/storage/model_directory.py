@@ -1,0 +1,227 @@
+"""The model directory: config, weights, tokenizer, checksums. The only room that knows orbax.
+
+DIR/config.json      {"model": every field of ModelConfig, ...}
+DIR/tokenizer.json   where there is one
+DIR/weights/         the parameters
+DIR/state/           what training needs besides, in the checkpoints of a run
+DIR/metrics.jsonl    what was logged up to then, likewise
+DIR/manifest.json    size and sha256 of every file above
+
+A run's directory stands for the best of its checkpoints.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import multihost, type_handlers
+
+from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.data import tokenizer
+from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.devices.distributed import first, together
+from jaxgpt.model import GPT, abstract_params, assemble
+from jaxgpt.pytree import Tree, flatten, require_same, unflatten
+from jaxgpt.settings import build
+from jaxgpt.storage import run_directory
+from jaxgpt.system import atomic_files
+
+PIECE = 2**26  # bytes of a file under weights/ or state/, roughly
+
+
+def save(
+    directory: str | Path,
+    config: ModelConfig,
+    params: Tree,
+    about: Mapping[str, Any] | None = None,
+    tokenizer: Tokenizer | None = None,
+    state: Any = None,
+    metrics: bytes | None = None,
+) -> None:
+    """Write a whole model directory or none; `about` is kept in config.json beside the model's fields."""
+    require_same(abstract_params(config), params, "What was to be saved")
+    with _new_directory(Path(directory)) as partial:
+        if first():
+            atomic_files.write_json(partial / "config.json", {**(about or {}), "model": vars(config)})
+            if tokenizer is not None:
+                tokenizer.save(partial / "tokenizer.json")
+            if metrics is not None:
+                (partial / run_directory.METRICS).write_bytes(metrics)
+            atomic_files.require_room(partial, sum(leaf.nbytes for leaf in jax.tree.leaves((params, state))))
+        _write(partial / "weights", params)
+        if state is not None:
+            _write(partial / "state", state)
+
+
+@contextlib.contextmanager
+def _new_directory(path: Path) -> Iterator[Path]:
+    """One for all processes: the first makes it, and gives it its name when all have written their parts."""
+    named = atomic_files.partial_of(path)
+    ours = atomic_files.new_directory(path, named if together() else None) if first() else contextlib.nullcontext(named)
+    with ours as partial:
+        _wait(f"begin {path}")
+        yield partial
+        _wait(f"end {path}")
+
+
+def _wait(name: str) -> None:
+    """Without the devices, which go on with their steps."""
+    if together():
+        multihost.sync_global_processes(name, processes=set(range(jax.process_count())))
+
+
+def _write(folder: Path, tree: Any) -> None:
+    """With little memory beside the arrays: orbax would copy them all, and hold what it packed until the end."""
+    numpy, divided = type_handlers.NumpyHandler(deepcopy_host_arrays=False), type_handlers.ArrayHandler()
+    known = type_handlers.create_type_handler_registry((np.ndarray, numpy), (jax.Array, divided))
+    all_of_us = set(range(jax.process_count())) if together() else None
+    processes = ocp.options.MultiprocessingOptions(primary_host=0, active_processes=all_of_us)
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=known, multiprocessing_options=processes)
+    tree = tree if together() else jax.tree.map(np.asarray, tree)
+    args = ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=PIECE)
+    try:
+        with ocp.Checkpointer(handler, multiprocessing_options=processes) as checkpointer:
+            checkpointer.save(folder.resolve(), args=args)
+    except ValueError as error:  # what the system said is in the text alone
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        if not number:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
+
+
+class Moments(NamedTuple):
+    """What AdamW has gathered of one set of parameters."""
+
+    step: int  # of the run: what the schedule and the order of the data go by
+    updates: int  # that were made
+    mu: Tree
+    nu: Tree
+
+
+class ModelDirectory:
+    """A model directory opened: what it says of itself, and its arrays one by one."""
+
+    def __init__(self, path: str | Path):
+        self.path = run_directory.best(Path(path)) or Path(path)
+        if run_directory.is_run(self.path):
+            raise UserError(f"{self.path} is a run that has not written a checkpoint yet.")
+        atomic_files.check_manifest(self.path)
+        self.about = atomic_files.read_json(self.path / "config.json")
+        fields = self.about.get("model")
+        if not isinstance(fields, dict):
+            raise UserError(f"{self.path / 'config.json'} has no section model; it is no model directory.")
+        self.config: ModelConfig = build(ModelConfig, fields, str(self.path / "config.json"))
+        with ocp.PyTreeCheckpointer() as weights:
+            found = weights.metadata((self.path / "weights").resolve()).item_metadata.tree
+        require_same(abstract_params(self.config), found, str(self.path / "weights"))
+        self.dtypes: dict[str, np.dtype] = {path: np.dtype(leaf.dtype) for path, leaf in flatten(found).items()}
+        self.paths = list(self.dtypes)
+
+    def read(self, path: str) -> np.ndarray:
+        return flatten(self._restore([path]))[path]
+
+    def params(self, where: Tree | None = None) -> Tree:
+        """On the host as they were stored; or, in float32, divided among devices as `where` says."""
+        return self._restore(self.paths, where)
+
+    def model(self) -> GPT:
+        return assemble(self.config, to_device(self.params()))
+
+    def state(self, like: Any, where: Any) -> Any:
+        """What `save` got as its state; `like` has its structure, shapes and dtypes, `where` says how it is divided."""
+        parts = jax.tree.map(lambda leaf, part: _divided(part, leaf.dtype), like, where)
+        try:
+            with ocp.PyTreeCheckpointer() as kept:
+                found = kept.metadata((self.path / "state").resolve()).item_metadata.tree
+            stored, wanted = (sorted(f"{x.shape} {x.dtype}" for x in jax.tree.leaves(tree)) for tree in (found, like))
+            if stored != wanted:
+                raise ValueError
+            return self._read("state", ocp.args.PyTreeRestore(item=like, restore_args=parts))
+        except UserError:
+            raise
+        except ValueError:
+            raise UserError(
+                f"{self.path / 'state'} is of another model or optimiser than the config asks for."
+            ) from None
+
+    def moments(self) -> Moments | None:
+        """Of its optimiser, wherever in its state they lie; None where none were kept."""
+        if not (self.path / "state").is_dir():
+            return None
+        with ocp.PyTreeCheckpointer() as state:
+            found = state.metadata((self.path / "state").resolve()).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), found)
+        whole = self._read("state", ocp.args.PyTreeRestore(item=found, restore_args=as_numpy))
+        (adam,) = _adams(whole)
+        for moment in ("mu", "nu"):
+            require_same(abstract_params(self.config), adam[moment], f"{self.path / 'state'}, its {moment},")
+        return Moments(int(whole["step"]), int(adam["count"]), adam["mu"], adam["nu"])
+
+    def _restore(self, paths: list[str], where: Tree | None = None) -> Tree:
+        item = unflatten(dict.fromkeys(paths, 0))
+        numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+        parts = jax.tree.map(lambda _: numpy, item) if where is None else jax.tree.map(_divided, where)
+        return self._read("weights", ocp.args.PyTreeRestore(item=item, restore_args=parts, partial_restore=True))
+
+    def _read(self, part: str, what: ocp.args.PyTreeRestore) -> Any:
+        try:
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                return checkpointer.restore((self.path / part).resolve(), args=what)
+        except Exception:
+            if self.path.exists():
+                raise
+            raise UserError(f"{self.path} was there and is gone: its run has newer ones by now. Try again.") from None
+
+
+def _divided(where: jax.sharding.Sharding, dtype: Any = np.float32) -> ocp.ArrayRestoreArgs:
+    return ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=where, dtype=dtype)
+
+
+def _adams(tree: Any) -> list[dict[str, Any]]:
+    if isinstance(tree, dict) and {"count", "mu", "nu"} <= tree.keys():
+        return [tree]
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return [adam for part in parts for adam in _adams(part)]
+
+
+def newest_whole(run: Path, say: Callable[[str], None]) -> ModelDirectory | None:
+    """A run's newest checkpoint; those that are damaged are named and set aside."""
+    damaged: dict[Path, str] = {}
+    for path in reversed(run_directory.checkpoints(run)):
+        try:
+            found = ModelDirectory(path)
+        except UserError as problem:
+            damaged[path] = str(problem)
+            continue
+        for broken, what in damaged.items():
+            say(f"WARNING: {what} It is now {run_directory.set_aside(broken)}, and the run goes on from {path}.")
+        return found
+    if damaged:
+        raise UserError(
+            f"None of the checkpoints in {run} is whole. {' '.join(damaged.values())} To begin anew, remove "
+            f"{run / run_directory.CHECKPOINTS}."
+        )
+    return None
+
+
+def load(directory: str | Path) -> GPT:
+    """The model in a model directory, ready to be called, in the dtype of its weights."""
+    return ModelDirectory(directory).model()
+
+
+def load_tokenizer(directory: str | Path) -> Tokenizer:
+    """Of a model directory or a run; or in any file or folder that has one."""
+    return tokenizer.load(run_directory.best(Path(directory)) or Path(directory))
+
+
+def to_device(params: Tree) -> Tree:
+    """jax would turn float64 into float32 without a word."""
+    with jax.enable_x64(True):
+        return jax.tree.map(jnp.array, params)

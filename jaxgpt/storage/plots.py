@@ -1,0 +1,96 @@
+"""A run's losses as a picture. The only room that knows matplotlib, which need not be there."""
+
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.config import require
+from jaxgpt.system import atomic_files
+
+FILE = "loss.png"
+LABEL = 0.11  # inches that the name of a token takes, at a size that can be read
+LARGEST = 24.0  # inches of a picture of several heads, unless each would be smaller than 4
+INSTALLED = importlib.util.find_spec("matplotlib") is not None
+
+
+def draw_losses(metrics: Sequence[Mapping[str, Any]], run: Path, evaluated_on: str = "") -> None:
+    """Write loss.png; `evaluated_on` says how much of the validation split its losses are of."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    validation = f"validation ({evaluated_on})" if evaluated_on else "validation"
+    for key, name, style in (("loss", "training", "-"), ("val_loss", validation, "o-")):
+        points = [(line["step"], line[key]) for line in metrics if line.get(key) is not None]
+        if points:
+            style = "o" if len(points) == 1 else style  # a line of one point cannot be seen
+            axes.plot(*zip(*points, strict=True), style, label=name, markersize=3.5, linewidth=1)
+    evaluations = [line for line in metrics if line.get("val_loss") is not None]
+    best = min(evaluations, key=lambda line: line["val_loss"], default=None)
+    if best:
+        note = f"best: {best['val_loss']:.4f} at step {best['step']}"
+        axes.axhline(best["val_loss"], color="gray", linewidth=0.7, linestyle=":", label=note)
+    title = run.resolve().name.replace("$", r"\$")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
+    losses = sorted(line["loss"] for line in metrics if line.get("loss") is not None)
+    if losses and losses[-1] > 2 * losses[len(losses) // 2]:  # the first steps would leave no room for the rest
+        _logarithmic(axes)
+    axes.grid(alpha=0.3, which="both")
+    if axes.lines:
+        axes.legend()
+    with atomic_files.replaced_file(run / FILE) as partial:
+        figure.savefig(partial, format="png", dpi=110)
+
+
+def _logarithmic(axes: Any) -> None:
+    """A logarithmic axis of losses, with plain numbers beside it however small a part of a decade it shows."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    numbers = (1, 1.5, *range(2, 10)) if high < 10 * low else (1, 2, 5)
+    axes.yaxis.set_major_locator(LogLocator(subs=numbers, numticks=30))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def require_format(file: Path) -> None:
+    require(INSTALLED, f'To draw {file} takes matplotlib: pip install "jaxgpt[plot]", or leave --out out.')
+    from matplotlib.figure import Figure
+
+    known = Figure().canvas.get_supported_filetypes()
+    require(file.suffix[1:].lower() in known, f"{file} does not end like a picture: .{', .'.join(sorted(known))}.")
+
+
+def draw_attention(weights_lnts: np.ndarray, names: Sequence[str], file: Path) -> None:
+    """Write a map for each head, a row of them for each layer; every n-th token is named where all names do not fit."""
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    layers, heads, length, _ = weights_lnts.shape
+    largest = max(4.0, LARGEST / max(layers, heads))
+    side = max(1.4, min(0.16 * length, 4.0), min(LABEL * length, largest))
+    every = math.ceil(LABEL * length / side)
+    size = min(8.0, 60 * side / length * every)
+    figure = Figure(figsize=(side * heads + 0.6, side * layers + 0.4), layout="constrained")
+    axes = figure.subplots(layers, heads, squeeze=False)
+    shown = range(0, length, every)
+    labels = [names[i] for i in shown]
+    for layer, head in np.ndindex(layers, heads):
+        here: Any = axes[layer, head]
+        here.imshow(weights_lnts[layer, head], norm=PowerNorm(0.5, vmin=0, vmax=1), cmap="magma")  # small shares show
+        here.set_title(f"layer {layer}, head {head}", fontsize=8)
+        below, left = labels if layer == layers - 1 else [], labels if head == 0 else []
+        here.set_xticks(shown, below, fontsize=size, rotation=90, parse_math=False)
+        here.set_yticks(shown, left, fontsize=size, parse_math=False)
+        here.tick_params(length=0)
+    named = f"; one token in {every} is named" if every > 1 else ""
+    figure.suptitle(f"rows look at columns; the brighter, the more{named}", fontsize=8)
+    with atomic_files.replaced_file(file) as partial:
+        figure.savefig(partial, format=file.suffix[1:].lower(), dpi=130)

@@ -1,0 +1,181 @@
+"""A run's directory: its checkpoints, its metrics, who holds it. Knows no array, and no model.
+
+DIR/config.json         every setting, resolved
+DIR/metrics.jsonl       a line for each logged step
+DIR/loss.png            the same as a picture, where matplotlib is installed
+DIR/checkpoints/NAME/   model directories with all that is needed to go on; the best and the newest are kept
+DIR/data/               what was prepared for this run, where data.path named a text
+DIR/.lock               held while it is trained
+"""
+
+import contextlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.config import UserError
+from jaxgpt.system import atomic_files
+
+MARK = "jaxgpt train\n"  # what the lock says
+CONFIG, METRICS, CHECKPOINTS, DATA, LOCK = "config.json", "metrics.jsonl", "checkpoints", "data", ".lock"
+
+
+@contextlib.contextmanager
+def held(run: Path) -> Iterator[None]:
+    """For this process alone, and free of what a dead one left half written."""
+    existed = run.exists()
+    if existed and not is_run(run):
+        atomic_files.require_vacant(run)
+    taken = f"{run} is being trained by another process: wait for it, or choose another run.dir."
+    with atomic_files.locked(run / LOCK, MARK, taken):
+        try:
+            for folder in (run, run / CHECKPOINTS):
+                atomic_files.remove_leftovers(folder)
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if [path.name for path in run.iterdir()] == [LOCK]:  # nothing came of it
+                    (run / LOCK).unlink()
+                    if not existed:
+                        run.rmdir()
+
+
+def is_run(path: Path) -> bool:
+    """By what nobody else would write: other programs have a checkpoints/, a data/ or a metrics.jsonl as well."""
+    lock = path / LOCK
+    return any(path.glob(f"{CHECKPOINTS}/step-*/{atomic_files.MANIFEST}")) or (
+        lock.is_file() and lock.read_text() == MARK
+    )
+
+
+def checkpoint_of(run: Path, step: int) -> Path:
+    return run / CHECKPOINTS / f"step-{step:08}"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Oldest first; what people put beside them is theirs."""
+    ours = [path for path in (run / CHECKPOINTS).glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name)]
+    return sorted((path for path in ours if path.is_dir()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def best(run: Path) -> Path | None:
+    """The checkpoint that a run stands for."""
+    return min(reversed(checkpoints(run)), key=val_loss, default=None)
+
+
+def val_loss(checkpoint: Path) -> float:
+    found = atomic_files.read_json(checkpoint / CONFIG).get("val_loss")
+    return math.inf if found is None else found
+
+
+def keep(run: Path, newest: int) -> None:
+    """The best one, and so many of the newest; what cannot be read is not the best."""
+
+    def loss(checkpoint: Path) -> float:
+        with contextlib.suppress(UserError):
+            return val_loss(checkpoint)
+        return math.inf
+
+    found = checkpoints(run)
+    spared = {*found[-newest:], min(reversed(found), key=loss)}
+    for path in found:
+        if path not in spared:
+            atomic_files.discard(path)
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """A damaged checkpoint is no longer one of the run's, and stays for whoever wants to look at it."""
+    aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+    if aside.exists():
+        atomic_files.discard(aside)
+    return checkpoint.rename(aside)
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Lines that are not whole are passed over: the last one may just be written."""
+    text = (run / METRICS).read_text(encoding="utf-8", errors="replace") if (run / METRICS).exists() else ""
+    found = []
+    for line in text.splitlines():
+        with contextlib.suppress(UserError):
+            found.append(atomic_files.parse_json(line, run / METRICS, ""))
+    return [line for line in found if isinstance(line, dict) and {"step", "loss"} <= line.keys()]
+
+
+def append_metrics(run: Path, line: Mapping[str, Any]) -> None:
+    with (run / METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def rewind_metrics(run: Path, checkpoint: Path | None) -> None:
+    """To those that a checkpoint was saved with: steps that are computed again are logged again."""
+    with atomic_files.replaced_file(run / METRICS) as partial:
+        partial.write_bytes((checkpoint / METRICS).read_bytes() if checkpoint else b"")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run, as the list of runs shows it."""
+
+    path: Path
+    model: str
+    origin: str  # the config file's name
+    step: int
+    steps: int
+    loss: float | None
+    val_loss: float | None  # the best
+    size: int
+    state: str
+
+
+def find(root: Path) -> list[Path]:
+    if not root.is_dir():
+        raise UserError(f"{root} is not a directory. Name the one that your runs lie in.")
+    signs = (sign.parent for name in (CHECKPOINTS, LOCK) for sign in root.rglob(name))
+    return sorted({run for run in signs if is_run(run)})
+
+
+def summary(run: Path) -> Summary:
+    metrics = read_metrics(run)
+    try:
+        config = atomic_files.read_json(run / CONFIG)
+    except UserError:
+        config = {}
+    model, steps = config.get("model", {}), config.get("train", {}).get("steps", 0)
+    losses = [line["val_loss"] for line in metrics if line.get("val_loss") is not None]
+    saved = checkpoints(run)
+    return Summary(
+        run,
+        "{num_blocks} x {model_dim}, {num_heads} heads".format_map(model) if model else "",
+        Path(config.get("origin", "")).stem,
+        metrics[-1]["step"] if metrics else 0,
+        steps,
+        metrics[-1]["loss"] if metrics else None,
+        min(losses, default=None),
+        atomic_files.size(run),
+        _state(run, saved, steps) if config else f"damaged: {CONFIG}",
+    )
+
+
+def _state(run: Path, saved: list[Path], steps: int) -> str:
+    if atomic_files.is_locked(run / LOCK):
+        return "running"
+    damaged = []
+    for checkpoint in saved:
+        try:
+            atomic_files.check_manifest(checkpoint)
+        except UserError:
+            damaged.append(checkpoint.name)
+    if damaged:
+        return f"damaged: {', '.join(damaged)}"
+    if not saved:
+        return "no checkpoint"
+    last = step_of(saved[-1])
+    return "whole, done" if last >= steps else f"whole, goes on from {last}"

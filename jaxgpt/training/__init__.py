@@ -1,0 +1,1 @@
+"""Training runs: the step, the loop around it, start and resume, evaluation."""

@@ -1,0 +1,91 @@
+"""The structure: folders are topics that import only what stands below them, and each library has its place."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Topics from top to bottom; each may import those below it, and all of convert those of jaxgpt.
+TOPICS = {
+    "convert": [
+        "__main__", "commands", "proving", "probing", "hub", "api", "loaded", "extras", "tokens",
+        "detect", "files", "dialects", "names", "rows", "reference",
+    ],
+    "jaxgpt": [
+        "__main__", "planning", "commands", "training", "generation", "storage", "data", "devices",
+        "model", "system", "settings", "pytree", "config",
+    ],
+}  # fmt: skip
+ORDER = [f"{package}.{topic}" for package, topics in TOPICS.items() for topic in topics]
+PUBLIC = {"jaxgpt.__init__", "convert.__init__", "jaxgpt.convert"}  # reach down by name, when asked
+# Each of these libraries could be replaced by changing one folder.
+ONLY_IN = {
+    "orbax": {"jaxgpt.storage"},
+    "grain": {"jaxgpt.data"},
+    "flax": {"jaxgpt.model"},
+    "tokenizers": {"jaxgpt.data", "convert.tokens"},
+    "matplotlib": {"jaxgpt.storage"},
+    "tyro": {"jaxgpt.__main__", "jaxgpt.commands", "convert.__main__"},
+}
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts): file
+    for package in TOPICS
+    for file in (ROOT / package).rglob("*.py")
+}
+
+
+def topic(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def imported(module: str) -> Iterator[str]:
+    """The modules that `module` imports, at its top or inside a function, by their full names."""
+    folder = module.split(".")[:-1]
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = folder[: len(folder) + 1 - node.level] if node.level else []
+            name = ".".join([*start, *([node.module] if node.module else [])])
+            for alias in node.names:
+                full = f"{name}.{alias.name}"
+                yield full if full in MODULES or f"{full}.__init__" in MODULES else name
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - PUBLIC))
+def test_imports_only_go_down(module: str) -> None:
+    own = topic(module)
+    for name in imported(module):
+        if name.split(".")[0] in TOPICS and topic(name) not in (own, "jaxgpt"):
+            assert ORDER.index(topic(name)) > ORDER.index(own), f"{module} imports {name}, which is above"
+
+
+def test_there_is_no_cycle() -> None:
+    edges = {module: {name for name in imported(module) if name in MODULES} for module in MODULES.keys() - PUBLIC}
+    while leaves := [module for module, targets in edges.items() if not targets & edges.keys()]:
+        for module in leaves:
+            del edges[module]
+    assert not edges, f"these import each other: {sorted(edges)}"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_libraries_stay_in_their_places(module: str) -> None:
+    tops = {name.partition(".")[0] for name in imported(module)}
+    if module.startswith("jaxgpt") and module != "jaxgpt.convert":
+        assert not tops & {"torch", "convert"}
+    for library, places in ONLY_IN.items():
+        assert library not in tops or topic(module) in places, f"{library} belongs in {places}, not in {module}"
+
+
+def test_files_are_small() -> None:
+    for module, file in MODULES.items():
+        lines = file.read_text().count("\n")
+        assert lines <= 260, f"{module} has {lines} lines"
+
+
+def test_every_folder_says_what_it_is() -> None:
+    for package in TOPICS:
+        for file in (ROOT / package).glob("*/__init__.py"):
+            assert len((ast.get_docstring(ast.parse(file.read_text())) or "").split("\n")[0]) > 20, file
