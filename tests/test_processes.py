@@ -254,7 +254,7 @@ def test_lines_of_gloo_are_dropped_and_all_others_pass() -> None:
     """Also what C++ and programs that are started write, until the very end."""
     code = (
         "import os, subprocess, sys\n"
-        "from jaxgpt.processes import without_gloo\n"
+        "from jaxgpt.devices.distributed import without_gloo\n"
         "print('first'); without_gloo(); print('printed', sys.stdout.isatty())\n"
         "os.write(1, b'[Gloo] Rank 0 is connected to 1 peer ranks.\\nan error\\n[Gloo] failed\\n')\n"
         "subprocess.run(['echo', 'a program'], check=True)\n"

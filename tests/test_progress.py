@@ -87,7 +87,7 @@ def test_clock() -> None:
 
 def test_a_listener_who_leaves_does_not_end_the_run() -> None:
     code = (
-        "from jaxgpt.progress import watching\n"
+        "from jaxgpt.training.progress import watching\n"
         "with watching() as (say, _):\n"
         "    for i in range(20000): say(f'line {i}')\n"
         "import sys; sys.stderr.write('went on')"
