@@ -159,15 +159,14 @@ def verify(
     allow_assumed: bool = False,
     json: Json = False,
 ) -> int:
-    """Run the torch class that wrote FILE and the model in DIRECTORY on the same tokens, and compare. Exit code 0 when
-    they are proven to be the same, 3 when they differ, 4 when they are equal only under assumptions that nothing
-    proves.
+    """Run the torch class of FILE and the model in DIRECTORY on the same tokens. Exit code 0 when
+    they are proven to be the same, 3 when they differ, 4 when equal only under assumptions.
 
     Args:
         directory: A model directory.
-        torch: The class of FILE: module:Class or path/to/file.py:Class, or a function that returns it. Runs its code.
+        torch: The class of FILE, module:Class or file.py:Class, or a function. Runs its code.
         torch_args: What your class should be given, such as n_head=6, as JSON or as text; may be repeated.
-        train_steps: Compare also every gradient, and the parameters after this number of AdamW steps.
+        train_steps: Compare also every gradient, and the parameters after N steps of AdamW.
         allow_assumed: End with exit code 0 instead of 4; the page still says that it is unproven.
     """
     from .commands import page
@@ -179,7 +178,8 @@ def verify(
         raise UserError("--torch-arg says what the class of --torch is given, but there is no --torch.")
     given = {name: _plain(value) for name, value in _pairs("--torch-arg", torch_args, "n_head=6")}
     with working(f"running {file} and {directory} in float64"):
-        found = parity.verify(file, directory, train_steps, dialect=dialect, torch_class=torch, torch_args=given)
+        options: Any = {"dialect": dialect, "torch_class": torch, "torch_args": given}
+        found = parity.verify(file, directory, train_steps, **options)
     if json:
         print(json_format.dumps(found.as_dict(), indent=2))
     else:

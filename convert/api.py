@@ -133,7 +133,8 @@ class Written:
     dialect: Dialect
     filled: list[str]  # biases that the class has and the model lacks
     beside: list[Any] = field(default_factory=list)  # the names of what is in the file besides the weights
-    unlike: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # what its class computes otherwise: (ours, its)
+    # What its class computes otherwise: (ours, usual).
+    unlike: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 def directory_to_file(

@@ -175,7 +175,7 @@ def test_logits_are_found_in_whatever_a_forward_returns(
 
 
 class Flattening(torch.nn.Module):
-    """nanoGPT's way with targets: one flat view of them, which a slice of a batch does not allow."""
+    """nanoGPT's way with targets: a flat view of them, which a slice of a batch does not allow."""
 
     def __init__(self, inner: Any) -> None:
         super().__init__()

@@ -99,7 +99,8 @@ def test_the_command_line_says_what_was_proven(tmp_path: Path, command: Callable
     assert "n_head = 5" in outcome.out
     first = outcome.out.splitlines()[0]
     assert first == "PROVEN, given num_heads = 5 as you said: the two compute the same function."
-    assert "Shown by running this class: norm = pre, final_norm = True, activation = gelu, " in outcome.out
+    shown = "Shown by running this class: norm = pre, final_norm = True, activation = gelu, "
+    assert shown in outcome.out
     assert "a model of GPTConfig(block_size=17" in outcome.err  # what it prints is not in the way of JSON
     found = json.loads(command("jaxgpt-convert", "verify", file, tmp_path / "m", "--torch", NANO, "--json").out)
     assert found["proven"]["norm"] == "pre"

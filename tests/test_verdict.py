@@ -1,4 +1,4 @@
-"""What `verify` calls proven, and what not: by the class that ran, and by how each field is known."""
+"""What `verify` calls proven: by the class that ran, and by how each field is known."""
 
 import json
 import shlex
@@ -22,7 +22,14 @@ from .test_zoo import FACTS, SOUND, ZOO, given, path_of  # noqa: E402
 
 UNSEEN = Path(unseen.__file__)
 OWN = "convert.reference:GPT"
-ASSUMED = {"norm", "final_norm", "activation", "attention_scale", "attention_scale_by_layer", "norm_eps"}
+ASSUMED = {
+    "norm",
+    "final_norm",
+    "activation",
+    "attention_scale",
+    "attention_scale_by_layer",
+    "norm_eps",
+}
 ALL_GIVEN = {
     "norm": "pre",
     "final_norm": True,
@@ -38,8 +45,10 @@ def randomised(module: Any) -> Any:
     with torch.no_grad():
         for name, value in module.named_parameters():
             noise = torch.randn_like(value)
-            is_norm = name.endswith("weight") and value.ndim == 1
-            value.copy_(noise * value.shape[1] ** -0.5 if value.ndim == 2 else noise * 0.1 + is_norm)
+            if value.ndim == 2:
+                value.copy_(noise * value.shape[1] ** -0.5)
+            else:
+                value.copy_(noise * 0.1 + name.endswith("weight"))
     return module
 
 
@@ -76,7 +85,8 @@ def test_without_a_class_what_was_assumed_stays_unproven(
     found = json.loads(command("jaxgpt-convert", "verify", file, model, "--json").out)
     assert found["verdict"] == "unproven"
     assert found["assumed"].keys() >= ASSUMED
-    outcome = command("jaxgpt-convert", "verify", file, model, "--allow-assumed", "--torch", f"{UNSEEN}:{name}")
+    named = ["--allow-assumed", "--torch", f"{UNSEEN}:{name}"]
+    outcome = command("jaxgpt-convert", "verify", file, model, *named)
     assert outcome.code == 3
     assert outcome.out.startswith("The two DIFFER")
 
@@ -110,7 +120,10 @@ def test_what_a_person_said_is_given_and_proves_nothing_by_itself(
     assert page.assumed.keys() == ASSUMED - {"activation"}
 
 
-def test_a_class_that_a_person_names_proves_what_it_was_not_told(primes_file: Path, tmp_path: Path) -> None:
+def test_a_class_that_a_person_names_proves_what_it_was_not_told(
+    primes_file: Path,
+    tmp_path: Path,
+) -> None:
     to_flax(primes_file, activation="relu").save(tmp_path / "m")
     page = verify(primes_file, tmp_path / "m", torch_class=OWN)
     assert page.verdict == "proven"
@@ -119,7 +132,9 @@ def test_a_class_that_a_person_names_proves_what_it_was_not_told(primes_file: Pa
     assert not page.assumed
 
 
-def test_a_directory_that_does_not_say_how_its_fields_are_known_leaves_them_assumed(tmp_path: Path) -> None:
+def test_a_directory_that_does_not_say_how_its_fields_are_known_leaves_them_assumed(
+    tmp_path: Path,
+) -> None:
     """And a head count that the class was told from it is no more than that."""
     file = saved("Nameless", tmp_path)
     loaded = to_flax(file, dialect="auto", num_heads=5)
@@ -131,12 +146,18 @@ def test_a_directory_that_does_not_say_how_its_fields_are_known_leaves_them_assu
 
 
 def run_of(text: Path, folder: Path, init: Path | None = None, **model: Any) -> Path:
-    sections = settings(text, folder, run={"dir": str(folder), **({"init": str(init)} if init else {})})
-    sections["model"] = {**sections["model"], **model} if init is None else {"dropout": 0.0}
+    sections = settings(text, folder, model=model)
+    if init:
+        sections["run"]["init"] = str(init)
+        sections["model"] = {"dropout": 0.0}
     return train(sections, "here", lambda line: None)
 
 
-def test_an_export_of_a_run_of_ours_is_proven(text: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_an_export_of_a_run_of_ours_is_proven(
+    text: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+) -> None:
     run = run_of(text, tmp_path / "run")
     api.directory_to_file(run, tmp_path / "w.pt", "gpt")
     outcome = command("jaxgpt-convert", "verify", tmp_path / "w.pt", run)
@@ -187,9 +208,9 @@ def test_verify_takes_the_dialect_that_a_directory_does_not_say(
     command("jaxgpt-convert", "to-torch", tuned, tmp_path / "back.pt")
     opened = model_directory.ModelDirectory(tuned)
     model_directory.save(tmp_path / "m", opened.config, opened.params())
-    assert "--dialect auto" in refused("jaxgpt-convert", "verify", tmp_path / "back.pt", tmp_path / "m")
-    outcome = command("jaxgpt-convert", "verify", tmp_path / "back.pt", tmp_path / "m", "--dialect", "auto")
-    assert outcome.code == 4
+    asked = ["jaxgpt-convert", "verify", tmp_path / "back.pt", tmp_path / "m"]
+    assert "--dialect auto" in refused(*asked)
+    assert command(*asked, "--dialect", "auto").code == 4
 
 
 def test_a_model_under_the_class_of_another_file_is_proven_for_that_one_alone(
@@ -200,14 +221,16 @@ def test_a_model_under_the_class_of_another_file_is_proven_for_that_one_alone(
     module = randomised(unseen.Gelu(**PRIMES))
     with torch.no_grad():
         module.vocab_projection.bias.zero_()
-    state = {name: value for name, value in module.state_dict().items() if name != "vocab_projection.bias"}
+    state = module.state_dict()
+    del state["vocab_projection.bias"]
     torch.save(state, file)
     model = converted(file, dialect="heads")
-    assert command("jaxgpt-convert", "to-torch", model, tmp_path / "hf", "--dialect", "gpt2").code == 0
+    made = command("jaxgpt-convert", "to-torch", model, tmp_path / "hf", "--dialect", "gpt2")
+    assert made.code == 0
     outcome = command("jaxgpt-convert", "verify", tmp_path / "hf", model)
     assert outcome.code == 0, outcome
     assert outcome.out.startswith("PROVEN: ")
-    assert "came from another file, of which this proves nothing; there was assumed: norm = pre" in outcome.out
+    assert "of which this proves nothing; there was assumed: norm = pre" in outcome.out
 
 
 WARNED: dict[str, tuple[dict[str, Any], str, bool]] = {
@@ -223,7 +246,8 @@ def test_a_warning_is_for_what_the_class_of_the_file_does_not_do(
 ) -> None:
     fields, dialect, warned = WARNED[case]
     to_flax(primes_file, **fields).save(tmp_path / "m")
-    outcome = command("jaxgpt-convert", "to-torch", tmp_path / "m", tmp_path / "b.pt", "--dialect", dialect)
+    back = tmp_path / "b.pt"
+    outcome = command("jaxgpt-convert", "to-torch", tmp_path / "m", back, "--dialect", dialect)
     assert outcome.code == 0, outcome
     assert ("warning: norm is " in outcome.err) == warned
 
@@ -277,7 +301,16 @@ def test_the_page_fits_a_terminal_and_json_has_every_row(
 ) -> None:
     file = saved("Gelu", tmp_path)
     model = converted(file, activation="gelu") if name == "Gelu" else converted(file)
-    asked = ["jaxgpt-convert", "verify", file.name, model.name, "--torch", f"{UNSEEN.name}:Gelu", "--train-steps", "2"]
+    asked = [
+        "jaxgpt-convert",
+        "verify",
+        file.name,
+        model.name,
+        "--torch",
+        f"{UNSEEN.name}:Gelu",
+        "--train-steps",
+        "2",
+    ]
     (tmp_path / UNSEEN.name).write_text(UNSEEN.read_text())
     monkeypatch.chdir(tmp_path)
     lines = command(*asked).out.splitlines()
@@ -291,7 +324,11 @@ def test_the_page_fits_a_terminal_and_json_has_every_row(
         assert "81 of 81 differ, first that of token_embedding.weight." in "\n".join(lines)
 
 
-def test_the_proof_that_to_flax_suggests_is_one(primes_file: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_the_proof_that_to_flax_suggests_is_one(
+    primes_file: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+) -> None:
     made = command("jaxgpt-convert", "to-flax", primes_file, tmp_path / "m")
     (line,) = (line for line in made.out.splitlines() if line.startswith("Prove it: "))
     assert command(*shlex.split(line.removeprefix("Prove it: "))).code == 0

@@ -22,10 +22,8 @@ def show(found: Page) -> None:
         print(f"{field} is {theirs} in the file and {ours} in the directory")
     if found.stages:
         print(_compared(found), end="")
-        print(
-            f"KL divergence {found.kl:.2e}, top-1 agreement {found.top1:.2%}; float64 on CPU, tolerance "
-            f"{found.tolerance}"
-        )
+        agreement = f"KL divergence {found.kl:.2e}, top-1 agreement {found.top1:.2%}"
+        print(f"{agreement}; float64 on CPU, tolerance {found.tolerance}")
     for line in [*_training(found), *_fields_of(found), *_ways_out(found)]:
         print(line)
 
@@ -52,15 +50,19 @@ def _compared(found: Page) -> str:
         numbers = f"{worst.max:.2e}", f"{worst.mean:.2e}", f"{worst.scale:.3g}"
         table.add_row(label, str(len(items)), *numbers, verdict)
     console = Console(highlight=False)
-    with console.capture() as captured:  # printed by rich, a pipe that is closed would not end with its own exit code
+    with console.capture() as captured:  # where a pipe is closed, rich itself would end with code 1
         console.print(table)
     return captured.get()
 
 
 def _groups(found: Page) -> list[tuple[str, list[Difference]]]:
-    """Blocks in a row with the same verdict are one group; so are gradients, and parameters after training."""
+    """Labelled groups of rows: successive blocks with the same verdict, gradients, parameters."""
+
+    def kind(item: Difference) -> tuple[bool, bool]:
+        return item.name.startswith("block "), item.same
+
     groups: list[tuple[str, list[Difference]]] = []
-    for (is_block, _), run in itertools.groupby(found.stages, lambda item: (item.name.startswith("block "), item.same)):
+    for (is_block, _), run in itertools.groupby(found.stages, kind):
         items = list(run)
         if is_block and len(items) > 1:
             last = items[-1].name.removeprefix("block ")
@@ -92,7 +94,8 @@ def _training(found: Page) -> list[str]:
         differing = [item.name for item in items if not item.same]
         lines.append(f"Of the {label}, the worst is {_bare(_worst(items).name)}.")
         if differing:
-            lines.append(f"  {len(differing)} of {len(items)} differ, first that of {_bare(differing[0])}.")
+            first = _bare(differing[0])
+            lines.append(f"  {len(differing)} of {len(items)} differ, first that of {first}.")
     return lines
 
 
@@ -120,7 +123,8 @@ def _fields_of(found: Page) -> list[str]:
 def _ways_out(found: Page) -> list[str]:
     lines = []
     if found.weights:
-        lines.append(f"These tensors do not hold the same numbers: {in_a_row(found.weights, ', ')}.")
+        names = in_a_row(found.weights, ", ")
+        lines.append(f"These tensors do not hold the same numbers: {names}.")
     if found.same and not found.ran:
         lines.append(f"All numbers are the same. {found.hint}")
     elif found.hint:
@@ -139,7 +143,9 @@ def _proofs(found: Page) -> list[str]:
         return ["The class was told what is assumed, so that running it does not prove it."]
     lines = []
     if found.ran:
-        lines.append("The class that ran was chosen by the names of the tensors, and does what was assumed.")
-    lines.append("To prove it, name the file's own class: --torch module:Class. jaxgpt-convert probe finds such fields")
-    lines.append("by their loss on text. --allow-assumed takes them as they are, and ends with exit code 0.")
+        lines.append("The class that ran was chosen by tensor names, and does what was assumed.")
+    lines += [
+        "To prove it, name the file's own class: --torch module:Class. jaxgpt-convert probe",
+        "finds such fields by their loss on text. --allow-assumed ends with exit code 0.",
+    ]
     return lines

@@ -90,7 +90,7 @@ class Origin:
     known: frozenset[str]  # fields of the model that were read of that file, or given by a person
 
     def known_of(self, dialect: Dialect) -> frozenset[str]:
-        """Fields that are certain of the class of `dialect`: none, where it is another one than the file's."""
+        """Fields that are certain of the class of `dialect`: none if the file is of another one."""
         return self.known if dialect.name == self.dialect.name else frozenset()
 
     @property

@@ -1,4 +1,4 @@
-"""The way out where a model differs from its torch class: other values of the fields that were not read."""
+"""The way out where a model differs from its torch class: other values of fields not read."""
 
 import dataclasses
 import itertools
@@ -29,9 +29,14 @@ NEAREST = 2  # single changes that are combined with a second one
 PAIRS_UP_TO = 2e7  # parameters of a model for which two changes at once are tried
 
 
-def agreeing(module: torch.nn.Module, model: GPT, tokens: np.ndarray, fields: Collection[str]) -> Agreement | None:
-    """The first change of one of `fields`, or of two, with which the logits are those of `module`. Two at once are
-    tried in small models, and only together with the changes that alone came nearest."""
+def agreeing(
+    module: torch.nn.Module,
+    model: GPT,
+    tokens: np.ndarray,
+    fields: Collection[str],
+) -> Agreement | None:
+    """The first change of one of `fields`, or of two, with which the logits are those of `module`.
+    Two at once are tried in small models, together with the changes that alone came nearest."""
     exact = exact_model(model)
     theirs = _their_logits(module, tokens[:1])
     behind: list[tuple[float, dict[str, Any]]] = []
@@ -50,7 +55,8 @@ def agreeing(module: torch.nn.Module, model: GPT, tokens: np.ndarray, fields: Co
     if sum(leaf.size for leaf in jax.tree.leaves(params_of(model))) > PAIRS_UP_TO:
         return None
     nearest = [changes for _, changes in sorted(behind, key=lambda item: item[0])[:NEAREST]]
-    pairs = ({**near, **other} for near, other in itertools.product(nearest, singles) if not near.keys() & other.keys())
+    both = itertools.product(nearest, singles)
+    pairs = ({**near, **other} for near, other in both if not near.keys() & other.keys())
     return next(filter(None, map(tried, pairs)), None)
 
 
@@ -76,7 +82,12 @@ def _their_logits(module: torch.nn.Module, tokens: np.ndarray) -> np.ndarray:
         return logits_of(exact_module(module), torch.from_numpy(tokens)).numpy()
 
 
-def _logits_gap(model: GPT, changes: dict[str, Any], theirs: np.ndarray, tokens: np.ndarray) -> Difference | None:
+def _logits_gap(
+    model: GPT,
+    changes: dict[str, Any],
+    theirs: np.ndarray,
+    tokens: np.ndarray,
+) -> Difference | None:
     """How far the changed model is from `theirs`; None where its logits are not finite."""
     changed = assemble(dataclasses.replace(model.config, **changes), params_of(model))
     with jax.enable_x64(True):
@@ -85,19 +96,25 @@ def _logits_gap(model: GPT, changes: dict[str, Any], theirs: np.ndarray, tokens:
 
 
 def other_class(ran: str, config: ModelConfig, dialect: Dialect) -> str:
-    """Why a class that was chosen by the names of tensors may be the wrong one; "" where nothing speaks for it."""
+    """Why a class that was chosen by tensor names may be wrong; "" where nothing says so."""
     unlike = dialect.unlike(config)
     if not unlike:
         return ""
-    fields = in_a_row([f"{name} is {usual!r} and not {ours!r}" for name, (ours, usual) in unlike.items()], ", ")
+    fields = (f"{name} is {usual!r} and not {ours!r}" for name, (ours, usual) in unlike.items())
+    listed = in_a_row(fields, ", ")
     return (
-        f"{ran} is only what files with such names usually are, and in it {fields}. If the file is of another class, "
-        "name that one with --torch module:Class."
+        f"{ran} is only what files with such names usually are, and in it {listed}. "
+        "If the file is of another class, name that one with --torch module:Class."
     )
 
 
-def command(found: api.Inspected, opened: ModelDirectory, directory: Path, fields: Mapping[str, Any]) -> str:
-    """The to-flax that brings the file over with `fields`, into a directory beside `directory` that is still free."""
+def command(
+    found: api.Inspected,
+    opened: ModelDirectory,
+    directory: Path,
+    fields: Mapping[str, Any],
+) -> str:
+    """The to-flax that brings the file over with `fields`, into a free name beside `directory`."""
     source = found.source
     ignore_config = (opened.about.get("source") or {}).get("ignore_config", False)
     free = next(path for n in itertools.count(2) if not (path := Path(f"{directory}{n}")).exists())

@@ -115,8 +115,8 @@ def logits_of(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
 
 
 def _as_a_loader_gives(ids: torch.Tensor, module: torch.nn.Module) -> torch.Tensor:
-    """`ids` as a training loop hands them over: contiguous int64 on the device of `module`. Classes rely on it, as
-    those whose forward takes `targets.view(-1)` do."""
+    """`ids` as a training loop hands them over: contiguous int64 on the device of `module`. Classes
+    rely on it, as those whose forward takes `targets.view(-1)` do."""
     device = next((parameter.device for parameter in module.parameters()), ids.device)
     return ids.to(device, torch.int64).contiguous()
 
@@ -163,7 +163,7 @@ def compare_training(
     floor = 1e-5 * float(np.median([np.abs(value).max() for value in their_gradients.values()]))
     return [
         Difference.of("loss", np.asarray(their_loss), np.asarray(our_loss)),
-        *(Difference.of(f"{GRADIENT}{name}", their_gradients[name], ours, floor) for name, ours in gradients.items()),
+        *(Difference.of(GRADIENT + n, their_gradients[n], ours, floor) for n, ours in gradients.items()),
         *(Difference.of(f"{name} after {steps} steps", after[name], ours, RATE) for name, ours in stepped.items()),
     ]
 

@@ -52,8 +52,9 @@ def verify(
     torch_class: str = "",
     torch_args: Mapping[str, Any] | None = None,
 ) -> Page:
-    """Compare a torch class holding FILE with the model in DIRECTORY: `torch_class`, which the person named and whose
-    code is run, or else that of FILE's dialect. Where there is none, the numbers alone are compared."""
+    """Compare a torch class holding FILE with the model in DIRECTORY: `torch_class`, which a person
+    named and whose code is run, or else that of FILE's dialect. Where there is none, the numbers
+    alone are compared."""
     opened = model_directory.ModelDirectory(directory)
     found = _read_again(file, opened, dialect)
     standing = Standing.of(opened, found.detected.report)
@@ -63,21 +64,29 @@ def verify(
     named = torch_class or found.detected.dialect.reference
     if not torch_class and (hint := theirs.hindrance(named, found.parameters)):
         return Page(weights=unequal, hint=hint, given=standing.given, assumed=standing.assumed)
-    peer = _peer(found, opened, named, torch_args or {}, theirs.folders(named) if torch_class else [])
+    home = theirs.folders(named) if torch_class else []
+    peer = _peer(found, opened, named, torch_args or {}, home)
     model = assemble(opened.config, model_directory.to_device(opened.params()))
     page = _compared(peer.module, model, found.detected.dialect, train_steps)
     page = dataclasses.replace(page, weights=unequal, ran=peer.about)
     certain = bool(torch_class) or _names_its_class(found, peer)
     said = {MEANING.get(word.lower(), word) for word in peer.answers.given}
-    told = peer.answers.fields - found.detected.report.read.keys()  # what FILE itself says, it may be told
+    # What FILE itself says, its class may be told.
+    told = peer.answers.fields - found.detected.report.read.keys()
     page = page.judged(standing, certain, told, said)
     if page.verdict == "differs":
         return _advised(page, found, opened, peer, Path(directory), bool(torch_class))
-    return dataclasses.replace(page, inherited=_inherited(found, opened, standing) if certain else {})
+    if certain:
+        page = dataclasses.replace(page, inherited=_inherited(found, opened, standing))
+    return page
 
 
-def _read_again(file: str | Path, opened: model_directory.ModelDirectory, dialect: str | None) -> api.Inspected:
-    """FILE as it was read for this directory; or, where it is of another class, as what its tensors fit."""
+def _read_again(
+    file: str | Path,
+    opened: model_directory.ModelDirectory,
+    dialect: str | None,
+) -> api.Inspected:
+    """FILE as it was read for this directory; or, if it is of another class, as its tensors fit."""
     source, recorded = checkpoints.read(file), opened.about.get("source") or {}
     passed_over = recorded.get("ignore_config", False)
     if dialect:
@@ -91,7 +100,7 @@ def _read_again(file: str | Path, opened: model_directory.ModelDirectory, dialec
 def _answered(
     source: checkpoints.Checkpoint, config: ModelConfig, dialect: str | None, ignore_config: bool
 ) -> api.Inspected:
-    """FILE read with the directory's own values where it asks, as for the number of heads in a fused matrix."""
+    """FILE read with the directory's values where it asks, as for the heads of a fused matrix."""
     answers: dict[str, Any] = {}
     while True:
         try:
@@ -109,7 +118,7 @@ def _different_sizes(found: api.Inspected, config: ModelConfig) -> dict[str, tup
 
 
 def _unequal_weights(found: api.Inspected, opened: model_directory.ModelDirectory) -> list[str]:
-    """Tensors that do not hold the same numbers: random tokens do not touch every row of an embedding."""
+    """Tensors that do not hold the same numbers: no tokens touch all rows of an embedding."""
     dialect, tensors = found.detected.dialect, found.source.tensors
     ours = bridge.to_torch_lazily(dialect, opened.config, set(opened.paths), opened.read)
     return [name for name, value in ours.items() if not np.array_equal(tensors[name].read(), value)]
@@ -126,12 +135,17 @@ def _peer(
 
 
 def _names_its_class(found: api.Inspected, peer: theirs.Theirs) -> bool:
-    """Whether FILE's own config names the class, as Hugging Face's does; otherwise a dialect is told by names alone."""
-    return peer.answers.beside.get("model_type") in found.detected.dialect.says.get("model_type", {})
+    """Whether FILE's own config names its class, as that of Hugging Face's folders does."""
+    kinds = found.detected.dialect.says.get("model_type", {})
+    return peer.answers.beside.get("model_type") in kinds
 
 
-def _inherited(found: api.Inspected, opened: model_directory.ModelDirectory, standing: Standing) -> dict[str, Any]:
-    """What was assumed of another file, which the model came from: FILE's class says nothing of that one's."""
+def _inherited(
+    found: api.Inspected,
+    opened: model_directory.ModelDirectory,
+    standing: Standing,
+) -> dict[str, Any]:
+    """What was assumed of another file, from which the model came: FILE's class is not its own."""
     recorded = (opened.about.get("source") or {}).get("dialect")
     return standing.assumed if recorded not in (None, found.detected.dialect.name) else {}
 
@@ -151,9 +165,10 @@ def _advised(
     directory: Path,
     own: bool,
 ) -> Page:
-    """The page of two models that differ, with what would make them agree. Of what a person gave, other values are
-    tried where the class is the person's `own` too."""
-    if not own and (hint := alternatives.other_class(page.ran, opened.config, found.detected.dialect)):
+    """The page of two models that differ, with what would make them agree. Of what a person gave,
+    other values are tried only where the class is the person's `own` too."""
+    if not own:
+        hint = alternatives.other_class(page.ran, opened.config, found.detected.dialect)
         page = dataclasses.replace(page, hint=hint)
     if page.weights or page.stages[-1].same:
         return page
@@ -170,7 +185,8 @@ def _advised(
 def _tokens(config: ModelConfig) -> np.ndarray:
     """Random ids of full length, in more than one row: a class may mix them up."""
     rows = 4 if config.context_length * config.vocab_size < 2**25 else 2
-    return np.random.default_rng(0).integers(0, config.vocab_size, (rows, config.context_length + 1))
+    shape = rows, config.context_length + 1
+    return np.random.default_rng(0).integers(0, config.vocab_size, shape)
 
 
 def compare(module: torch.nn.Module, model: GPT, tokens: np.ndarray, dialect: Dialect | None = None) -> Page:

@@ -24,8 +24,9 @@ class Standing:
 
     @staticmethod
     def of(opened: ModelDirectory, report: Report) -> "Standing":
-        """Read from a model directory. `report` is that of the file it is compared with, and serves where the
-        directory does not say how its fields are known: there, what the file needed to be told is assumed too."""
+        """The standing of each field in a model directory. `report`, of the file compared with it,
+        serves where the directory does not say how its fields are known: there, what the file
+        needed to be told is assumed too."""
         known = opened.about.get("fields") or {}
         trained_here = "step" in opened.about and "source" not in opened.about
         if not known and not trained_here:
@@ -50,18 +51,24 @@ class Agreement:
 class Page:
     """Everything that `verify` found."""
 
-    stages: list[Difference] = field(default_factory=list)  # in the order of the computation; the last is the logits
+    # In the order of the computation; the last is the logits.
+    stages: list[Difference] = field(default_factory=list)
     kl: float | None = None
     top1: float | None = None
-    fields: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # sizes that differ: (torch, flax)
-    weights: list[str] = field(default_factory=list)  # tensors that are not the same numbers
-    training: list[Difference] = field(default_factory=list)  # each gradient, each parameter after N steps
+    # Sizes that differ: (torch, flax).
+    fields: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    # Tensors that do not hold the same numbers.
+    weights: list[str] = field(default_factory=list)
+    # The loss, each gradient, each parameter after N steps.
+    training: list[Difference] = field(default_factory=list)
     ran: str = ""  # the torch class, and how it was built; otherwise only numbers were compared
     hint: str = ""  # what would make a proof of it
-    proven: dict[str, Any] = field(default_factory=dict)  # fields that no file shows, and running the class does
-    given: dict[str, Any] = field(default_factory=dict)  # fields that stand on the person's word
-    assumed: dict[str, Any] = field(default_factory=dict)  # fields that stand on nobody's word
-    inherited: dict[str, Any] = field(default_factory=dict)  # those of another file, which the model came from
+    # Fields that no file shows: shown by running the class, on the person's word, on nobody's word.
+    proven: dict[str, Any] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
+    assumed: dict[str, Any] = field(default_factory=dict)
+    # What was assumed of another file, which the model came from.
+    inherited: dict[str, Any] = field(default_factory=dict)
     agreeing: Agreement | None = None  # where the two differ, what would mend it
 
     @property
@@ -84,15 +91,23 @@ class Page:
             return "differs"
         return "unproven" if self.assumed or not self.ran else "proven"
 
-    def judged(self, standing: Standing, certain: bool, told: Collection[str], said: Collection[str]) -> "Page":
-        """The page with the fields of `standing` in their places. `certain` says that the class which ran is the
-        file's own; of that class, fields in `told` were its arguments, and those in `said` the person chose."""
+    def judged(
+        self,
+        standing: Standing,
+        certain: bool,
+        told: Collection[str],
+        said: Collection[str],
+    ) -> "Page":
+        """The page with the fields of `standing` in their places. `certain` says that the class
+        which ran is the file's own; of its arguments, those in `told` came from us, and those in `said`
+        from the person."""
         if not (self.same and certain):
             return dataclasses.replace(self, given=standing.given, assumed=standing.assumed)
         fields = {**standing.given, **standing.assumed}
         proven = {name: value for name, value in fields.items() if name not in told}
         left = {name: value for name, value in fields.items() if name in told}
-        given = {name: value for name, value in left.items() if name in standing.given or name in said}
+        theirs = {*standing.given, *said}
+        given = {name: value for name, value in left.items() if name in theirs}
         assumed = {name: value for name, value in left.items() if name not in given}
         return dataclasses.replace(self, proven=proven, given=given, assumed=assumed)
 

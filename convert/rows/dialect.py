@@ -163,8 +163,12 @@ class Dialect:
     def masks(self) -> tuple[tuple[Mask, View], ...]:
         return tuple((row, View.parse(row.torch, self.spelling)) for row in self.rows if isinstance(row, Mask))
 
-    def unlike(self, config: ModelConfig, known: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
-        """Fields that a file of this dialect cannot hold, and that differ from what its class computes: (ours, usual).
+    def unlike(
+        self,
+        config: ModelConfig,
+        known: Collection[str] = (),
+    ) -> dict[str, tuple[Any, Any]]:
+        """Fields that no file of this dialect holds and its class has otherwise: (ours, usual).
         Of fields in `known` it is certain that the class has them as `config` has."""
         shown = {"dropout", *known} | ({"positions"} if config.position_rows else set())
         shown |= {"final_norm"} if config.final_norm is False else set()

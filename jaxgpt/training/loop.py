@@ -64,7 +64,7 @@ class Loop:
         self.background = Background()
         self.trackers: Sequence[Track] = ()
         self.skipped = skipped  # steps in a row
-        self.origin = dict(origin or {})  # sections of config.json about the file that the first weights came from
+        self.origin = dict(origin or {})  # for config.json: the file that it all began with
 
     def go(self, state: State) -> None:
         """`run`, and whatever may end it: a signal, a full disk."""

@@ -60,7 +60,7 @@ def train(settings: Mapping[str, Any], where: str, say: Say = print, passing: Pa
 
 
 def origin(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What the first weights' directory says of the file that they came from: the file, and how each field is known."""
+    """The file that the first weights came from, and how each field of their model is known."""
     return {name: about[name] for name in ("source", "fields") if name in about}
 
 

@@ -46,7 +46,11 @@ class Scaled(reference.GPT):
 
 class RotaryHead(reference.SingleHeadAttention):
     def forward(self, x):
-        key, query, value = turned(self.key_layer(x)), turned(self.query_layer(x)), self.value_layer(x)
+        key, query, value = (
+            turned(self.key_layer(x)),
+            turned(self.query_layer(x)),
+            self.value_layer(x),
+        )
         return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
 
 
@@ -78,14 +82,17 @@ class Skikt(nn.Module):
     def __init__(self, width, heads):
         super().__init__()
         self.b, self.a = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.sinne = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value", "ut")})
-        self.snabb = nn.ModuleDict({"a": nn.Linear(width, 4 * width), "b": nn.Linear(4 * width, width)})
+        names = ("query", "key", "value", "ut")
+        self.sinne = nn.ModuleDict({name: nn.Linear(width, width) for name in names})
+        up, down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.snabb = nn.ModuleDict({"a": up, "b": down})
         self.heads = heads
 
     def forward(self, x):
         y = self.b(x)
-        parts = (self.sinne[name](y).unflatten(-1, (self.heads, -1)) for name in ("query", "key", "value"))
-        query, key, value = (part.transpose(1, 2) for part in parts)
+        parts = (self.sinne[name](y) for name in ("query", "key", "value"))
+        heads = (part.unflatten(-1, (self.heads, -1)) for part in parts)
+        query, key, value = (part.transpose(1, 2) for part in heads)
         mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.sinne["ut"](mixed.transpose(1, 2).flatten(2))
         return x + self.snabb["b"](functional.relu(self.snabb["a"](self.a(x))))
