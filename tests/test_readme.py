@@ -33,7 +33,8 @@ def test_commands_and_example_run_in_an_empty_folder(
     assert len(ours) >= 9
     for words in ours:
         outcome = command(*words)
-        assert outcome.code == 0, (words, outcome)
+        wanted = 3 if words[1] == "probe" else 0  # of a model of so few steps it can tell nothing, and says so
+        assert outcome.code == wanted, (words, outcome)
     assert Path("back.pt").exists()
     scope: dict[str, Any] = {}
     for block in blocks("python"):

@@ -125,8 +125,8 @@ def misfit(found: "Ranking") -> str:
         change, gain = max(found.improvements.items(), key=lambda pair: pair[1])
         reasons.append(f"A trained model is at its best as it is, but with {change} the best loses {gain:.4f} less.")
     causes = [
-        "it computes something else than any candidate (rotary positions, ALiBi, none at all, scaled embeddings, "
-        "another block)",
+        "the model computes something else than any candidate (rotary positions, ALiBi, none at all, scaled "
+        "embeddings, another block)",
         "the text is not of the kind that it was trained on",
         "its ids mean other tokens",
         "it was hardly trained",
@@ -134,8 +134,8 @@ def misfit(found: "Ranking") -> str:
     if "context_length" in found.asked:
         causes.append("its context is shorter than what was tried; say it with --set context_length=N")
     return (
-        f"NOTHING FITS. {' '.join(reasons)} The order means nothing, and nothing is settled: {', or '.join(causes)}. "
-        "verify --torch with the class that wrote the file settles what text cannot."
+        f"NOTHING FITS. {' '.join(reasons)} So the order means nothing, and nothing is settled. Either "
+        f"{', or '.join(causes)}. verify --torch with the class that wrote the file can tell."
     )
 
 

@@ -88,12 +88,9 @@ def probe(
     unnamed = "positions" in report.assumed  # no table of them: rotary ones would look the same
     if not options and not unnamed:
         return Ranking([], {}, {}, asked, 0, math.inf, "")
-    if text is not None:
-        ids, whose = spell(text, source, config.vocab_size, Path(tokenizer) if tokenizer else None)
-    else:
-        ids, whose = np.asarray(ids), ""
-    require_known(ids, config.vocab_size, source.path)
-    windows = _windows(ids, config, source.path)
+    spelled, whose = (np.asarray(ids), "") if text is None else spell(text, source, config.vocab_size, tokenizer)
+    require_known(spelled, config.vocab_size, source.path)
+    windows = _windows(spelled, config, source.path)
 
     @functools.lru_cache(maxsize=2)
     def load(num_heads: int | None) -> tuple[ModelConfig, Tree]:
@@ -108,11 +105,14 @@ def probe(
     rows = Search(options, FIRST, GROUPS, measure, ALIKE, tell).run()
     best = rows[0].fields
     config, params = load(best.get("num_heads"))
-    altered = _altered(dataclasses.replace(config, **best), params, windows)
-    changed = {name: Row(best, losses) for name, losses in altered.items()}
-    positions = {"positions": config.positions} if unnamed and changed[LEFT_OUT].worse_than(rows[0]) else {}
-    tokens = windows[:, 1:].size
-    return Ranking(rows, options, assumed, asked, tokens, _entropy(ids), whose, _bigram(ids), changed, positions)
+    losses = _altered(dataclasses.replace(config, **best), params, windows)
+    ranking = Ranking(rows, options, assumed, asked, windows[:, 1:].size, _entropy(spelled), whose)
+    return dataclasses.replace(
+        ranking,
+        bigram=_bigram(spelled),
+        altered={name: Row(best, each) for name, each in losses.items()},
+        confirmable={"positions": (config.positions, LEFT_OUT)} if unnamed else {},
+    )
 
 
 def _inspected(

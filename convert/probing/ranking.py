@@ -56,7 +56,7 @@ class Ranking:
     spelling: str  # what turned the text into ids
     bigram: float = math.inf  # the same for one who has counted which token follows which
     altered: dict[str, Row] = field(default_factory=dict)  # the best, with one part larger, smaller or left out
-    confirmed: dict[str, Any] = field(default_factory=dict)  # assumed fields without an alternative that they fit
+    confirmable: dict[str, tuple[Any, str]] = field(default_factory=dict)  # assumed value, and what alters it
 
     @property
     def possible(self) -> int:
@@ -95,9 +95,19 @@ class Ranking:
         }
 
     @property
+    def confirmed(self) -> dict[str, Any]:
+        """The assumed values without which the best would lose more, beyond chance."""
+        return {
+            name: value
+            for name, (value, change) in self.confirmable.items()
+            if self.fits and self.altered[change].worse_than(self.rows[0])
+        }
+
+    @property
     def settled(self) -> dict[str, Any]:
-        alone = {name: values[0] for name, values in self.left.items() if len(values) == 1}
-        return alone | self.confirmed if self.fits else {}
+        if not self.fits:
+            return {}
+        return {name: values[0] for name, values in self.left.items() if len(values) == 1} | self.confirmed
 
     @property
     def unsettled(self) -> dict[str, list[Any]]:
@@ -124,8 +134,9 @@ class Ranking:
     @property
     def margin(self) -> float:
         """How far, in nats per token, the best is ahead of all that differ in a settled field; 0 where none is."""
-        rivals = (row for row in self.rows if {*row.unlike(self.rows[0])} & self.settled.keys())
-        return next((row.loss - self.rows[0].loss for row in rivals), 0.0)
+        rivals = [row for row in self.rows if {*row.unlike(self.rows[0])} & self.settled.keys()]
+        rivals += [self.altered[self.confirmable[name][1]] for name in self.confirmed]
+        return min((row.loss - self.rows[0].loss for row in rivals), default=0.0)
 
     @property
     def line(self) -> str:

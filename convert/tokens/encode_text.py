@@ -14,9 +14,9 @@ from ..names.config_words import characters
 from . import hf_tokenizer
 
 
-def spell(text: str, source: Checkpoint, vocab_size: int, tokenizer: Path | None) -> tuple[np.ndarray, str]:
+def spell(text: str, source: Checkpoint, vocab_size: int, tokenizer: str | Path | None) -> tuple[np.ndarray, str]:
     """The ids, and whose they are."""
-    used, whose = _tokenizer(text, source, vocab_size, tokenizer)
+    used, whose = _tokenizer(text, source, vocab_size, Path(tokenizer) if tokenizer else None)
     if used.vocab_size > vocab_size:
         raise UserError(
             f"{source.path} has a vocabulary of {vocab_size}, but {whose} has {used.vocab_size} ids: it belongs to "
