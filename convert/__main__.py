@@ -17,7 +17,11 @@ from .commands import console
 
 Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-TorchArgs = Annotated[tuple[str, ...], tyro.conf.arg(name="torch-arg", metavar="NAME=VALUE"), tyro.conf.UseAppendAction]
+TorchArgs = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(name="torch-arg", metavar="NAME=VALUE"),
+    tyro.conf.UseAppendAction,
+]
 UNPROVEN = 4  # exit code of verify
 # What several commands take, and mean the same by.
 FILE = "A PyTorch checkpoint, .pt, .pth, .bin or .safetensors, or a Hugging Face folder."
@@ -26,7 +30,9 @@ WROTE = "The class that wrote the file, where its tensors fit several; auto for 
 IGNORE = "Pass over what a config in the file or beside it says."
 File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help=FILE)]
 Given = Annotated[
-    tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE", help=SET), tyro.conf.UseAppendAction
+    tuple[str, ...],
+    tyro.conf.arg(name="set", metavar="FIELD=VALUE", help=SET),
+    tyro.conf.UseAppendAction,
 ]
 Wrote = Annotated[str | None, tyro.conf.arg(help=WROTE)]
 Ignoring = Annotated[bool, tyro.conf.arg(help=IGNORE)]
@@ -34,7 +40,12 @@ Json = Annotated[bool, tyro.conf.arg(help="Print JSON.")]
 
 
 def inspect(
-    file: File, /, given: Given = (), dialect: Wrote = None, ignore_config: Ignoring = False, json: Json = False
+    file: File,
+    /,
+    given: Given = (),
+    dialect: Wrote = None,
+    ignore_config: Ignoring = False,
+    json: Json = False,
 ) -> None:
     """Say what a checkpoint holds, what of its model can be read from it, and what would be assumed."""
     from . import api
@@ -49,7 +60,11 @@ def inspect(
     if dialect == "auto":
         from .detect.by_structure import described
 
-        print("names, as their structure explains them:", *described(found.detected.dialect), sep="\n  ")
+        print(
+            "names, as their structure explains them:",
+            *described(found.detected.dialect),
+            sep="\n  ",
+        )
     console.report(found.detected, "would be assumed")
 
 
@@ -129,12 +144,18 @@ def to_torch(
 
     folder = hub.is_folder(out)
     if max_shard_size and not folder:
-        raise UserError(f"--max-shard-size is for folders, and {out} is a file: a folder's name has no suffix.")
+        raise UserError(
+            f"--max-shard-size is for folders, and {out} is a file: a folder's name has no suffix."
+        )
     if optimizer and folder:
-        raise UserError(f"--optimizer is for files, and {out} is a folder: name a .pt or .pth file to have it in.")
+        raise UserError(
+            f"--optimizer is for files, and {out} is a folder: name a .pt or .pth file to have it in."
+        )
     with working(f"{directory} -> {out}") as stage:
         if folder:
-            written = hub.directory_to_folder(directory, out, dialect, max_shard_size or hub.SHARD, stage)
+            written = hub.directory_to_folder(
+                directory, out, dialect, max_shard_size or hub.SHARD, stage
+            )
         else:
             written = api.directory_to_file(directory, out, dialect, optimizer, weights_only, stage)
     config, target = written.config, written.dialect
@@ -143,9 +164,14 @@ def to_torch(
     if written.beside:
         print(f"Beside the weights: {', '.join(map(str, written.beside))}.")
     if written.filled:
-        print(f"This class has {', '.join(written.filled)}, which the model lacks; it was filled with zeros.")
+        print(
+            f"This class has {', '.join(written.filled)}, which the model lacks; it was filled with zeros."
+        )
     for field, (ours, usual) in written.unlike.items():
-        print(f"warning: {field} is {ours!r}; the file cannot say so, and this class has {usual!r}.", file=sys.stderr)
+        print(
+            f"warning: {field} is {ours!r}; the file cannot say so, and this class has {usual!r}.",
+            file=sys.stderr,
+        )
 
 
 def verify(
@@ -175,7 +201,9 @@ def verify(
     if train_steps < 0:
         raise UserError(f"--train-steps must not be negative, but is {train_steps}.")
     if torch_args and not torch:
-        raise UserError("--torch-arg says what the class of --torch is given, but there is no --torch.")
+        raise UserError(
+            "--torch-arg says what the class of --torch is given, but there is no --torch."
+        )
     given = {name: _plain(value) for name, value in _pairs("--torch-arg", torch_args, "n_head=6")}
     with working(f"running {file} and {directory} in float64"):
         options: Any = {"dialect": dialect, "torch_class": torch, "torch_args": given}
@@ -215,7 +243,9 @@ def probe(
     with working(f"probing {file}") as stage:
         found = run_probe(
             file,
-            text=None if text is None else "".join(piece.text + (piece.end or "") for piece in documents([text])),
+            text=None
+            if text is None
+            else "".join(piece.text + (piece.end or "") for piece in documents([text])),
             ids=None if ids is None else read_ids(ids),
             tokenizer=tokenizer,
             dialect=dialect,
@@ -245,7 +275,10 @@ def _pairs(option: str, given: tuple[str, ...], such_as: str) -> list[tuple[str,
 
 
 def _fields(given: tuple[str, ...]) -> Any:
-    return {name: parse(ModelConfig, name, value) for name, value in _pairs("--set", given, "activation=gelu")}
+    return {
+        name: parse(ModelConfig, name, value)
+        for name, value in _pairs("--set", given, "activation=gelu")
+    }
 
 
 def main() -> None:

@@ -27,7 +27,11 @@ DTYPES = {str(kind): kind for kind in bridge.FLOATS}
 
 
 def inspect(
-    weights: checkpoints.Weights, *, dialect: str | None = None, ignore_config: bool = False, **fields: Any
+    weights: checkpoints.Weights,
+    *,
+    dialect: str | None = None,
+    ignore_config: bool = False,
+    **fields: Any,
 ) -> Inspected:
     """What `to_flax` would do, from names, shapes, and the few tensors whose values decide."""
     source = checkpoints.opened(weights)
@@ -56,7 +60,10 @@ def _inspected(
     shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
     configs = {} if ignore_config else {"the file": source.extras, "config.json": source.config}
     return Inspected(
-        source, detect(shapes, lambda name: source.tensors[name].read(), source.path, dialect, fields, configs)
+        source,
+        detect(
+            shapes, lambda name: source.tensors[name].read(), source.path, dialect, fields, configs
+        ),
     )
 
 
@@ -105,7 +112,9 @@ def to_flax(
     return Loaded(params, detected, source, beside, ignore_config)
 
 
-def _require_one_function(config: ModelConfig, params: Tree, source: checkpoints.Checkpoint) -> None:
+def _require_one_function(
+    config: ModelConfig, params: Tree, source: checkpoints.Checkpoint
+) -> None:
     """A class may have a bias in one place and none in another, for which ModelConfig has a single field."""
     wanted, there = set(flatten(abstract_params(config))), set(flatten(params))
     if wanted != there:
@@ -123,7 +132,10 @@ def to_torch(params: Tree, config: ModelConfig, dialect: str | Dialect) -> dict[
     or the one of a loaded file, to have the very names of that file."""
     require_same(abstract_params(config), params, "This set of parameters")
     target = named(dialect) if isinstance(dialect, str) else dialect
-    return {name: checkpoints.to_tensor(array) for name, array in bridge.to_torch(target, config, params).items()}
+    return {
+        name: checkpoints.to_tensor(array)
+        for name, array in bridge.to_torch(target, config, params).items()
+    }
 
 
 @dataclass(frozen=True)
@@ -132,7 +144,9 @@ class Written:
     config: ModelConfig
     dialect: Dialect
     filled: list[str]  # biases that the class has and the model lacks
-    beside: list[Any] = field(default_factory=list)  # the names of what is in the file besides the weights
+    beside: list[Any] = field(
+        default_factory=list
+    )  # the names of what is in the file besides the weights
     # What its class computes otherwise: (ours, usual).
     unlike: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
@@ -149,13 +163,19 @@ def directory_to_file(
     opened = model_directory.ModelDirectory(directory)
     origin = extras.Origin.of(opened)
     if not dialect and not origin:
-        raise UserError(f"{directory} did not come from a file; say with --dialect which class shall load {out}.")
+        raise UserError(
+            f"{directory} did not come from a file; say with --dialect which class shall load {out}."
+        )
     target = origin.dialect if origin and not dialect else named(dialect or "")
     paths, nested, prefix = set(opened.paths), "", ""
     beside: dict[str, Any] = {}
     alone = weights_only or Path(out).suffix == ".safetensors"
     if optimizer and (alone or not (opened.path / "state").is_dir()):
-        why = f"{opened.path} has none" if not alone else "it goes into .pt and .pth, and not with --weights-only"
+        why = (
+            f"{opened.path} has none"
+            if not alone
+            else "it goes into .pt and .pth, and not with --weights-only"
+        )
         raise UserError(f"--optimizer asks for the optimiser's state, but {why}.")
     if origin and not dialect:
         nested, prefix = origin.nested, origin.prefix
@@ -163,16 +183,22 @@ def directory_to_file(
     elif optimizer or (target.container.settings and not alone):
         nested, beside = target.container.weights, extras.as_its_class_does(opened, target, origin)
     if optimizer and not find(beside):
-        raise UserError(f"The file that {directory} came from had no optimiser: say with --dialect how to write one.")
+        raise UserError(
+            f"The file that {directory} came from had no optimiser: say with --dialect how to write one."
+        )
     arrays = bridge.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
-    checkpoints.write(out, {prefix + name: array for name, array in arrays.items()}, nested, beside, stage)
+    checkpoints.write(
+        out, {prefix + name: array for name, array in arrays.items()}, nested, beside, stage
+    )
     filled = bridge.filled(target, opened.config, paths)
     unlike = target.unlike(opened.config, origin.known_of(target) if origin else ())
     return Written(opened.path, opened.config, target, filled, list(beside), unlike)
 
 
 def reading(opened: model_directory.ModelDirectory, stage: Stage) -> Callable[[str], np.ndarray]:
-    passed = stage("reading", sum(leaf.size for leaf in flatten(abstract_params(opened.config)).values()))
+    passed = stage(
+        "reading", sum(leaf.size for leaf in flatten(abstract_params(opened.config)).values())
+    )
 
     def read(path: str) -> np.ndarray:
         array = opened.read(path)

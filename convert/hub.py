@@ -35,7 +35,11 @@ def is_folder(out: Path) -> bool:
 
 
 def directory_to_folder(
-    directory: str | Path, out: str | Path, dialect: str | None, shard: str = SHARD, stage: Stage = silent
+    directory: str | Path,
+    out: str | Path,
+    dialect: str | None,
+    shard: str = SHARD,
+    stage: Stage = silent,
 ) -> Written:
     """The whole folder or none. With no dialect, for the class that the model came from."""
     atomic_files.require_vacant(Path(out))
@@ -49,13 +53,17 @@ def directory_to_folder(
     paths = set(opened.paths)
     arrays = bridge.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
     with atomic_files.new_directory(out) as partial:
-        ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # the classes have numbers of their own
+        ids = dict.fromkeys(
+            ("bos_token_id", "eos_token_id", "pad_token_id")
+        )  # the classes have numbers of their own
         if hf_folder.tokenizer_in(opened.path):
             tokenizer = hf_tokenizer.read(opened.path)
             hf_tokenizer.write(tokenizer, partial, opened.config.context_length)
             ids |= dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eot)
         kind = _dtype(opened.dtypes)
-        atomic_files.write_json(partial / hf_folder.CONFIG, {**words, **ids, "dtype": kind, "torch_dtype": kind})
+        atomic_files.write_json(
+            partial / hf_folder.CONFIG, {**words, **ids, "dtype": kind, "torch_dtype": kind}
+        )
         write_weights(partial, arrays, tensor_bytes(target, opened.config, opened.dtypes), most)
     return Written(opened.path, opened.config, target, bridge.filled(target, opened.config, paths))
 
@@ -76,7 +84,9 @@ def config_words(dialect: Dialect, config: ModelConfig) -> tuple[dict[str, Any],
     assert dialect.hub is not None
     (kind,) = dialect.says["model_type"]
     made: dict[str, Any] = {"architectures": [dialect.hub.architecture], "model_type": kind}
-    able: dict[str, list[Any]] = {field: [value] for field, value in _as_the_class_is(dialect, config).items()}
+    able: dict[str, list[Any]] = {
+        field: [value] for field, value in _as_the_class_is(dialect, config).items()
+    }
     for word in dialect.hub.words.split():
         field = FIELD[word]
         spelled = _spellings(dialect, word, field)
@@ -93,7 +103,9 @@ def config_words(dialect: Dialect, config: ModelConfig) -> tuple[dict[str, Any],
 def _spellings(dialect: Dialect, word: str, field: str) -> dict[Any, Any]:
     """Value of the field -> how the class writes it; {} where it is written as it is."""
     own = dialect.says.get(word, {})
-    usual = {value: spelled for spelled, value in reversed(VALUES.get(field, {}).items())}  # the first that means it
+    usual = {
+        value: spelled for spelled, value in reversed(VALUES.get(field, {}).items())
+    }  # the first that means it
     return {value: spelled for value, spelled in usual.items() if spelled not in own} | {
         meant[field]: spelled for spelled, meant in own.items()
     }
@@ -108,7 +120,9 @@ def _as_the_class_is(dialect: Dialect, config: ModelConfig) -> dict[str, Any]:
         "head_dim": width / heads if width % heads else width // heads,
         "mlp_dim": 4 * width,
         "final_norm": "final_norm/scale" in rows and config.norm == "pre",
-        "positions": config.positions if config.position_rows else "learned",  # a table of sinusoids is a table
+        "positions": config.positions
+        if config.position_rows
+        else "learned",  # a table of sinusoids is a table
         "positions_offset": dialect.fixed.get("positions_offset", 0),
         "attention_out": "blocks/attn/out/kernel" in rows,
         "head_bias": "head/bias" in rows,
@@ -116,10 +130,16 @@ def _as_the_class_is(dialect: Dialect, config: ModelConfig) -> dict[str, Any]:
 
 
 def _way_out(config: ModelConfig, dialect: Dialect) -> str:
-    others = [other.name for other in DIALECTS.values() if other.hub and not config_words(other, config)[1]]
+    others = [
+        other.name
+        for other in DIALECTS.values()
+        if other.hub and not config_words(other, config)[1]
+    ]
     if others:
         return f"It can be written with --dialect {' or '.join(others)}."
-    return "A file for a class of your own can hold it: name one that ends in .pt, and its --dialect."
+    return (
+        "A file for a class of your own can hold it: name one that ends in .pt, and its --dialect."
+    )
 
 
 def _as_written(dialect: Dialect, config: ModelConfig) -> Dialect:
@@ -139,7 +159,9 @@ def _dtype(dtypes: Mapping[str, np.dtype]) -> str:
     return kinds.pop() if len(kinds) == 1 else "float64" if "float64" in kinds else "float32"
 
 
-def tensor_bytes(dialect: Dialect, config: ModelConfig, dtypes: Mapping[str, np.dtype]) -> dict[str, int]:
+def tensor_bytes(
+    dialect: Dialect, config: ModelConfig, dtypes: Mapping[str, np.dtype]
+) -> dict[str, int]:
     """Of each tensor of the file, in its order, before any of them is made."""
     dialect, sizes = express(dialect, dtypes, config.tied), bridge.sizes_of(config)
     found: dict[str, int] = {}
@@ -151,7 +173,9 @@ def tensor_bytes(dialect: Dialect, config: ModelConfig, dtypes: Mapping[str, np.
     return {name: found[name] for name in in_module_order(list(dialect.tensors), sizes)}
 
 
-def write_weights(out: Path, arrays: Mapping[str, np.ndarray], sizes: Mapping[str, int], most: int) -> None:
+def write_weights(
+    out: Path, arrays: Mapping[str, np.ndarray], sizes: Mapping[str, int], most: int
+) -> None:
     """The arrays may be made when they are asked for: those of one file are, at a time."""
     atomic_files.require_room(out, sum(sizes.values()))
     shards = list(in_shards(sizes, most))
@@ -162,7 +186,9 @@ def write_weights(out: Path, arrays: Mapping[str, np.ndarray], sizes: Mapping[st
         checkpoints.write(out / file, {name: arrays[name] for name in names})
         listed |= dict.fromkeys(names, file)
     if len(shards) > 1:
-        atomic_files.write_json(out / index, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": listed})
+        atomic_files.write_json(
+            out / index, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": listed}
+        )
 
 
 def in_shards(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
@@ -182,5 +208,7 @@ def parse_size(text: str) -> int:
     """5GB or 200MB, by thousands, as transformers has them; 1GiB by 1024."""
     found = re.fullmatch(r"([0-9]+) ?([KMGT]i?B)", text)
     if not found or not int(found[1]):
-        raise UserError(f"A shard's size is a number and a unit, such as 5GB, 200MB or 1GiB, but got {text!r}.")
+        raise UserError(
+            f"A shard's size is a number and a unit, such as 5GB, 200MB or 1GiB, but got {text!r}."
+        )
     return int(found[1]) * UNITS[found[2]]

@@ -52,13 +52,17 @@ class Loaded:
 
     @functools.cached_property
     def tokenizer(self) -> hf_tokenizer.Found:
-        return hf_tokenizer.beside(self.source.tokenizer, self.source.extras, self.config.vocab_size)
+        return hf_tokenizer.beside(
+            self.source.tokenizer, self.source.extras, self.config.vocab_size
+        )
 
     @functools.cached_property
     def model(self) -> GPT:
         return assemble(self.config, model_directory.to_device(self.params))
 
-    def save(self, directory: str | Path, tokenizer: Path | None = None, stage: Stage = silent) -> None:
+    def save(
+        self, directory: str | Path, tokenizer: Path | None = None, stage: Stage = silent
+    ) -> None:
         stage("writing", 0)
         container = {
             "file": Path(self.source.path).name,
@@ -95,7 +99,9 @@ class Inspected:
     def buffers(self) -> int:
         """How many numbers of the file are not trained: masks, and sinusoids that are stored."""
         trained = bridge.torch_names(self.detected.dialect, self.detected.fit.sizes)
-        masks = sum(tensor.size for name, tensor in self.source.tensors.items() if name not in trained)
+        masks = sum(
+            tensor.size for name, tensor in self.source.tensors.items() if name not in trained
+        )
         return masks + _sinusoids(self.detected.report.config)
 
     @property

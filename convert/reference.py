@@ -35,7 +35,9 @@ class MultiHeadedSelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.compute(torch.cat([head(x) for head in self.attention_heads], dim=-1)))
+        return self.dropout(
+            self.compute(torch.cat([head(x) for head in self.attention_heads], dim=-1))
+        )
 
 
 class VanillaNeuralNetwork(nn.Module):

@@ -15,7 +15,9 @@ from jaxgpt.config import Config
 from jaxgpt.settings import describe, read_settings
 
 ConfigFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG.toml")]
-Changes = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="--SECTION.FIELD VALUE")]
+Changes = Annotated[
+    tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="--SECTION.FIELD VALUE")
+]
 UNLIMITED = 10**6  # columns: a pipe has as many as a table takes
 Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 
@@ -45,8 +47,12 @@ def prepare(
     """
     from jaxgpt.data.prepare import prepare as run_prepare
 
-    made = run_prepare(text, out, tokenizer=tokenizer, vocab_size=vocab_size, field=field, val=val, errors=errors)
-    print(f"{out}: {len(made.train):,} tokens to train on, {len(made.val):,} to validate, {made.vocab_size} ids")
+    made = run_prepare(
+        text, out, tokenizer=tokenizer, vocab_size=vocab_size, field=field, val=val, errors=errors
+    )
+    print(
+        f"{out}: {len(made.train):,} tokens to train on, {len(made.val):,} to validate, {made.vocab_size} ids"
+    )
 
 
 def train(config: ConfigFile, changes: Changes = (), /, init: str = "") -> None:
@@ -213,7 +219,9 @@ def export(directory: Directory, /, out: Path, batch_size: int = 1) -> None:
     print(f"{out}: prefill.stablehlo, decode.stablehlo and about.json, which says how to call them")
 
 
-def list_runs(directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = Path("runs"), /) -> None:
+def list_runs(
+    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = Path("runs"), /
+) -> None:
     """List the runs in a directory: their model, how far they are, their losses, whether their files are whole.
 
     Args:
@@ -226,11 +234,24 @@ def list_runs(directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(met
 
     with working(f"checking the files in {directory}"):
         found = [run_directory.summary(run) for run in run_directory.find(directory)]
-    table = Table("run", "config", "model", "step", "loss", "best val", "size", "state", box=None, pad_edge=False)
+    table = Table(
+        "run",
+        "config",
+        "model",
+        "step",
+        "loss",
+        "best val",
+        "size",
+        "state",
+        box=None,
+        pad_edge=False,
+    )
     for one in found:
         losses = ["-" if loss is None else f"{loss:.4f}" for loss in (one.loss, one.val_loss)]
         steps, size = f"{one.step}/{one.steps}", f"{one.size / 1e6:,.1f} MB"
-        table.add_row(*map(Text, (str(one.path), one.origin, one.model, steps, *losses, size, one.state)))
+        table.add_row(
+            *map(Text, (str(one.path), one.origin, one.model, steps, *losses, size, one.state))
+        )
     console().print(table if found else Text(f"There is no run in {directory}."))
 
 
@@ -239,7 +260,10 @@ def settings() -> None:
     for section, cls in typing.get_type_hints(Config).items():
         hints = typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):
-            print(f"--{section}.{field.name} {field.default!r}".ljust(44) + describe(hints[field.name]))
+            print(
+                f"--{section}.{field.name} {field.default!r}".ljust(44)
+                + describe(hints[field.name])
+            )
 
 
 def main() -> None:
@@ -254,7 +278,12 @@ def main() -> None:
         "runs": list_runs,
         "settings": settings,
     }
-    run("jaxgpt", "A GPT decoder in Flax: train it, look at it, carry it.", commands, as_assignments(sys.argv[1:]))
+    run(
+        "jaxgpt",
+        "A GPT decoder in Flax: train it, look at it, carry it.",
+        commands,
+        as_assignments(sys.argv[1:]),
+    )
 
 
 def convert_main() -> None:

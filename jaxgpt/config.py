@@ -46,7 +46,9 @@ def divisors(n: int) -> str:
 def in_a_row(texts: Iterable[str], separator: str = "; ", most: int = 8) -> str:
     """The first `most` texts in one line, safe to print: hostile names hold line breaks and terminal commands."""
     plain = [text if text.isprintable() else ascii(text)[1:-1] for text in texts]
-    return separator.join(plain[:most] + ([f"and {len(plain) - most} more"] if len(plain) > most else []))
+    return separator.join(
+        plain[:most] + ([f"and {len(plain) - most} more"] if len(plain) > most else [])
+    )
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,17 @@ class ModelConfig:
     num_heads: int = 6
     head_dim: int = 0  # 0: model_dim / num_heads
     mlp_dim: int = 0  # 0: 4 * model_dim
-    norm: Literal["pre", "post", "residual"] = "pre"  # "residual": pre, and what is added to is normalised too
+    norm: Literal["pre", "post", "residual"] = (
+        "pre"  # "residual": pre, and what is added to is normalised too
+    )
     final_norm: bool | Literal["unused"] = True  # "unused": it is in the file, and never applied
     activation: Literal["relu", "gelu", "gelu_tanh"] = "relu"
     attention_scale: Literal["head_dim", "model_dim", "none"] = "head_dim"
     attention_scale_by_layer: bool = False  # True: divided by (layer + 1) as well
     positions: Literal["learned", "sinusoidal"] = "learned"
-    positions_stored: bool = False  # a sinusoidal table that lies in the file is used as it is, and never trained
+    positions_stored: bool = (
+        False  # a sinusoidal table that lies in the file is used as it is, and never trained
+    )
     positions_offset: int = 0  # rows of the position table before that of position 0, as OPT has
     qkv_bias: bool = False
     attention_out: bool = True
@@ -96,7 +102,10 @@ class ModelConfig:
             self.positions == "sinusoidal" or not self.positions_stored,
             "positions_stored is for sinusoidal positions: those that are learned always lie in the file.",
         )
-        require(self.positions_offset >= 0, f"positions_offset must not be negative, but is {self.positions_offset}.")
+        require(
+            self.positions_offset >= 0,
+            f"positions_offset must not be negative, but is {self.positions_offset}.",
+        )
         require(
             not self.positions_offset or bool(self.position_rows),
             f"positions_offset is {self.positions_offset}, but there is no table that it could be an offset in: set "
@@ -123,10 +132,15 @@ class DataConfig:
     """What it learns from."""
 
     path: str = ""  # a prepared directory; or a text file or python-docs, which are prepared in the run's directory
-    tokenizer: str = "char"  # for a text that is prepared here: char, byte, bpe, or a tokenizer.json
+    tokenizer: str = (
+        "char"  # for a text that is prepared here: char, byte, bpe, or a tokenizer.json
+    )
 
     def __post_init__(self) -> None:
-        require(bool(self.path), "path is missing: a directory from jaxgpt prepare, a text file, or python-docs.")
+        require(
+            bool(self.path),
+            "path is missing: a directory from jaxgpt prepare, a text file, or python-docs.",
+        )
 
 
 @dataclass(frozen=True)
@@ -141,16 +155,24 @@ class OptimConfig:
     beta2: float = 0.99
     eps: float = 1e-8
     weight_decay: float = 0.1
-    decay: Literal["matrices", "kernels", "all"] = "matrices"  # kernels: not embeddings; torch's AdamW decays all
+    decay: Literal["matrices", "kernels", "all"] = (
+        "matrices"  # kernels: not embeddings; torch's AdamW decays all
+    )
     clip_norm: float = 1.0  # 0: no clipping
     ema: float = 0.0  # of the weights; 0: none, otherwise the share that stays at each step
 
     def __post_init__(self) -> None:
         require_positive(self, "learning_rate", "eps")
         for name in ("warmup_steps", "final_learning_rate", "weight_decay", "clip_norm"):
-            require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}.")
+            require(
+                getattr(self, name) >= 0,
+                f"{name} must not be negative, but is {getattr(self, name)}.",
+            )
         for name in ("beta1", "beta2", "ema"):
-            require(0 <= getattr(self, name) < 1, f"{name} must lie in [0, 1), but is {getattr(self, name)}.")
+            require(
+                0 <= getattr(self, name) < 1,
+                f"{name} must lie in [0, 1), but is {getattr(self, name)}.",
+            )
         require(
             self.final_learning_rate <= self.learning_rate,
             f"final_learning_rate {self.final_learning_rate} is above learning_rate {self.learning_rate}.",
@@ -169,14 +191,23 @@ class TrainConfig:
     eval_every: int = 250
     eval_batches: int = 50  # batches of the validation split, always the same ones; 0: all
     sample_tokens: int = 100  # of text that is written at each evaluation, to look at; 0: none
-    save_every: int = 0  # a checkpoint is saved at each evaluation, and, unless 0, each so many steps
+    save_every: int = (
+        0  # a checkpoint is saved at each evaluation, and, unless 0, each so many steps
+    )
     keep: int = 2  # newest checkpoints that are kept, besides the best
-    skip_nonfinite: int = 0  # steps in a row that may be passed over because their loss or gradient is no number
+    skip_nonfinite: int = (
+        0  # steps in a row that may be passed over because their loss or gradient is no number
+    )
 
     def __post_init__(self) -> None:
-        require_positive(self, "steps", "batch_size", "accumulate", "log_every", "eval_every", "keep")
+        require_positive(
+            self, "steps", "batch_size", "accumulate", "log_every", "eval_every", "keep"
+        )
         for name in ("eval_batches", "sample_tokens", "save_every", "skip_nonfinite"):
-            require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}.")
+            require(
+                getattr(self, name) >= 0,
+                f"{name} must not be negative, but is {getattr(self, name)}.",
+            )
         require(
             self.batch_size % self.accumulate == 0,
             f"batch_size {self.batch_size} does not divide into accumulate {self.accumulate} parts.",
@@ -188,11 +219,19 @@ class TrainConfig:
 class ComputeConfig:
     """How the model is computed: nothing here changes what it computes, rounding aside."""
 
-    attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"  # the form of attention
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the products; weights and optimiser stay float32
-    remat: Literal["none", "dots", "full"] = "none"  # the backward pass recomputes: nothing, all but products, all
+    attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = (
+        "auto"  # the form of attention
+    )
+    dtype: Literal["float32", "bfloat16"] = (
+        "float32"  # of the products; weights and optimiser stay float32
+    )
+    remat: Literal["none", "dots", "full"] = (
+        "none"  # the backward pass recomputes: nothing, all but products, all
+    )
     scan_unroll: int = 1  # blocks compiled as one: a little faster, longer to compile
-    loss_chunks: int = 1  # parts of the context whose logits are computed one after the other, to save memory
+    loss_chunks: int = (
+        1  # parts of the context whose logits are computed one after the other, to save memory
+    )
 
     def __post_init__(self) -> None:
         require_positive(self, "scan_unroll", "loss_chunks")
@@ -202,10 +241,14 @@ class ComputeConfig:
 class MeshConfig:
     """How devices share the work; on a CPU every core is a device. One of the three may be -1: what is left."""
 
-    data: int = -1  # groups of devices that each have weights of their own and share a batch; 1 if another is -1
+    data: int = (
+        -1
+    )  # groups of devices that each have weights of their own and share a batch; 1 if another is -1
     fsdp: int = 1  # devices that share a batch, and the weights and the optimiser's state too
     tensor: int = 1  # devices that share each matrix product, by heads and by the width of the MLP
-    coordinator: str = ""  # of several processes: HOST:PORT of the first; auto under SLURM, Open MPI, on a TPU pod
+    coordinator: str = (
+        ""  # of several processes: HOST:PORT of the first; auto under SLURM, Open MPI, on a TPU pod
+    )
     processes: int = 0  # how many there are, where nothing tells
     process: int = -1  # which of them this one is, from 0, where nothing tells
     timeout: int = 120  # seconds to wait for the others
@@ -213,17 +256,25 @@ class MeshConfig:
     def __post_init__(self) -> None:
         sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
         for name, value in sizes.items():
-            require(value == -1 or value > 0, f"{name} must be positive, or -1 for what is left, but is {value}.")
+            require(
+                value == -1 or value > 0,
+                f"{name} must be positive, or -1 for what is left, but is {value}.",
+            )
         require(
-            -1 not in (self.fsdp, self.tensor) or self.fsdp != self.tensor, "only one of fsdp and tensor can be -1."
+            -1 not in (self.fsdp, self.tensor) or self.fsdp != self.tensor,
+            "only one of fsdp and tensor can be -1.",
         )
         if -1 in (self.fsdp, self.tensor) and self.data == -1:
             object.__setattr__(self, "data", 1)
         require_positive(self, "timeout")
         alone = self.process < 0 and not self.processes
-        require(bool(self.coordinator) or alone, "processes and process need coordinator: where they find each other.")
         require(
-            self.coordinator in ("", "auto") or (0 <= self.process < self.processes and ":" in self.coordinator),
+            bool(self.coordinator) or alone,
+            "processes and process need coordinator: where they find each other.",
+        )
+        require(
+            self.coordinator in ("", "auto")
+            or (0 <= self.process < self.processes and ":" in self.coordinator),
             f"coordinator {self.coordinator} needs a port, as in HOST:PORT, and process from 0 to one less than "
             f"processes; processes and process are {self.processes} and {self.process}.",
         )
@@ -235,13 +286,18 @@ class RunConfig:
 
     dir: str = ""
     init: str = ""  # a model directory to start from instead of random weights
-    go_on: bool = False  # from init's optimiser and step too, so that a run begun elsewhere goes on here
+    go_on: bool = (
+        False  # from init's optimiser and step too, so that a run begun elsewhere goes on here
+    )
     tensorboard: bool = False  # metrics to DIR/tensorboard as well
     wandb: str = ""  # a project of Weights & Biases that gets the metrics as well
 
     def __post_init__(self) -> None:
         require(bool(self.dir), "dir is missing: the directory that the run shall be written to.")
-        require(bool(self.init) or not self.go_on, "go_on needs init: the model directory to go on from.")
+        require(
+            bool(self.init) or not self.go_on,
+            "go_on needs init: the model directory to go on from.",
+        )
 
 
 @dataclass(frozen=True)

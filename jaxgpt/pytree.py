@@ -12,7 +12,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": x}} -> {"a/b": x}"""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        flat |= flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
+        flat |= (
+            flatten(value, f"{prefix}{name}/")
+            if isinstance(value, Mapping)
+            else {prefix + name: value}
+        )
     return flat
 
 

@@ -35,9 +35,15 @@ def check(cls: type, values: Mapping[str, Any], where: str) -> None:
         if name not in hints:
             raise UserError(f"{where}: there is no setting {name}. {instead_of(name, hints)}")
         if dataclasses.is_dataclass(hints[name]):
-            require(isinstance(value, dict), f"{where}: {name} is a section, written [{name}], but got {value!r}.")
+            require(
+                isinstance(value, dict),
+                f"{where}: {name} is a section, written [{name}], but got {value!r}.",
+            )
         else:
-            require(fits(value, hints[name]), f"{where}: {name} takes {describe(hints[name])}, but got {value!r}.")
+            require(
+                fits(value, hints[name]),
+                f"{where}: {name} takes {describe(hints[name])}, but got {value!r}.",
+            )
 
 
 def parse(cls: type, name: str, text: str) -> Any:
@@ -64,7 +70,9 @@ def read_settings(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not TOML: {error}.") from None
     except RecursionError:
-        raise UserError(f"{path} is not TOML of settings: brackets are nested too deep in it.") from None
+        raise UserError(
+            f"{path} is not TOML of settings: brackets are nested too deep in it."
+        ) from None
     sections = typing.get_type_hints(Config)
     check(Config, settings, str(path))
     for section, fields in settings.items():

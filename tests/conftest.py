@@ -14,12 +14,31 @@ import pytest
 PRIMES = {"vocab_size": 103, "context_length": 17, "model_dim": 35, "num_blocks": 3, "num_heads": 5}
 # A run of a few steps on a few words.
 TINY: dict[str, dict[str, Any]] = {
-    "model": {"context_length": 16, "model_dim": 12, "num_blocks": 2, "num_heads": 2, "dropout": 0.1},
+    "model": {
+        "context_length": 16,
+        "model_dim": 12,
+        "num_blocks": 2,
+        "num_heads": 2,
+        "dropout": 0.1,
+    },
     "optim": {"warmup_steps": 2},
-    "train": {"steps": 6, "batch_size": 4, "log_every": 2, "eval_every": 4, "eval_batches": 3, "sample_tokens": 0},
+    "train": {
+        "steps": 6,
+        "batch_size": 4,
+        "log_every": 2,
+        "eval_every": 4,
+        "eval_batches": 3,
+        "sample_tokens": 0,
+    },
 }
 TEXT = "How much wood would a woodchuck chuck, if a woodchuck could chuck wood? " * 40
-LYRIC_SIZES = {"vocab_size": 104, "context_length": 128, "model_dim": 252, "num_blocks": 6, "num_heads": 6}
+LYRIC_SIZES = {
+    "vocab_size": 104,
+    "context_length": 128,
+    "model_dim": 252,
+    "num_blocks": 6,
+    "num_heads": 6,
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -67,7 +86,9 @@ def write_toml(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> Path:
     """A config file; JSON's values are TOML's, as far as settings have any."""
     text = ""
     for name, fields in sections.items():
-        text += f"[{name}]\n" + "".join(f"{field} = {json.dumps(value)}\n" for field, value in fields.items())
+        text += f"[{name}]\n" + "".join(
+            f"{field} = {json.dumps(value)}\n" for field, value in fields.items()
+        )
     path.write_text(text)
     return path
 
@@ -94,7 +115,9 @@ def make_reference() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def primes_file(make_reference: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def primes_file(
+    make_reference: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A weights.pt of the reference class with sizes PRIMES."""
     import torch
 
@@ -110,7 +133,9 @@ class Outcome(NamedTuple):
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
     """A function (program, *arguments) -> exit code and output, as a shell would see them."""
 
     def call(program: str, *arguments: object) -> Outcome:

@@ -25,10 +25,19 @@ def built(target: Any, namespace: dict[str, Any] | None = None, **given: Any) ->
 
 
 def test_many_words_are_one_field_and_dropout_is_off() -> None:
-    def plain(vocab_size: int, block_size: int, n_embd: int, n_layer: int, n_head: int, dropout: float = 0.2) -> Any:
+    def plain(
+        vocab_size: int,
+        block_size: int,
+        n_embd: int,
+        n_layer: int,
+        n_head: int,
+        dropout: float = 0.2,
+    ) -> Any:
         return vocab_size, block_size, n_embd, n_layer, n_head, dropout
 
-    def other(n_vocab, max_len, /, d_model, depth, heads, *rest, attn_drop=0.1, eps=1, device=None, **more):
+    def other(
+        n_vocab, max_len, /, d_model, depth, heads, *rest, attn_drop=0.1, eps=1, device=None, **more
+    ):
         return n_vocab, max_len, d_model, depth, heads, attn_drop, eps, device
 
     assert built(plain) == (103, 17, 35, 3, 5, 0)
@@ -38,7 +47,9 @@ def test_many_words_are_one_field_and_dropout_is_off() -> None:
 def test_what_was_assumed_is_never_told() -> None:
     """Or running the class would prove nothing: it would only do as it was told."""
 
-    def target(n_head, activation="relu", norm_first=False, norm_eps=1e-5, qkv_bias=False, bias=None):
+    def target(
+        n_head, activation="relu", norm_first=False, norm_eps=1e-5, qkv_bias=False, bias=None
+    ):
         return activation, norm_first, norm_eps, qkv_bias, bias
 
     assert built(target) == ("relu", False, 1e-6, True, True)
@@ -46,7 +57,9 @@ def test_what_was_assumed_is_never_told() -> None:
     asked = answers(activation="gelu")
     assert asked.build(target, {})[0] == "gelu"
     assert "activation" in asked.fields
-    with pytest.raises(UserError, match=r"target\(activation\) cannot be built, for nothing says what activation"):
+    with pytest.raises(
+        UserError, match=r"target\(activation\) cannot be built, for nothing says what activation"
+    ):
 
         def target(activation): ...
 

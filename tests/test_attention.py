@@ -17,7 +17,10 @@ from jaxgpt.model.kernels import FORMS, pick, splash
 RUN = {"xla": FORMS["xla"], "chunked": chunked, "splash": functools.partial(splash, interpret=True)}
 LENGTHS = (1, 2, 63, 65, 127, 128, 129, 300, 511, 513, 1024, 1025)
 HEADS = (32, 42, 64, 128)
-CASES = sorted({(length, 42) for length in LENGTHS} | {(length, head) for length in (129, 1025) for head in HEADS})
+CASES = sorted(
+    {(length, 42) for length in LENGTHS}
+    | {(length, head) for length in (129, 1025) for head in HEADS}
+)
 SHARE = {"float32": 3e-6, "bfloat16": 0.02}  # of the largest value
 
 
@@ -27,7 +30,9 @@ def exactly(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array
     return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(jnp.where(past, scores, -jnp.inf)), v)
 
 
-def outputs_and_gradients(form: Form, q: Any, k: Any, v: Any, weight: Any, scale: Any) -> tuple[jax.Array, ...]:
+def outputs_and_gradients(
+    form: Form, q: Any, k: Any, v: Any, weight: Any, scale: Any
+) -> tuple[jax.Array, ...]:
     @jax.jit
     def run(*parts: jax.Array) -> tuple[jax.Array, ...]:
         mixed, pull = jax.vjp(lambda *parts: form(*parts, scale), *parts)
@@ -39,7 +44,9 @@ def outputs_and_gradients(form: Form, q: Any, k: Any, v: Any, weight: Any, scale
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("length", "head"), CASES)
 @pytest.mark.parametrize("form", RUN)
-def test_outputs_and_gradients_are_those_of_plain_attention(form: str, length: int, head: int, dtype: str) -> None:
+def test_outputs_and_gradients_are_those_of_plain_attention(
+    form: str, length: int, head: int, dtype: str
+) -> None:
     rng = np.random.default_rng(length)
     q, k, v, weight = (rng.normal(size=(1, length, 2, head)).astype(dtype) for _ in range(4))
     found = outputs_and_gradients(RUN[form], q, k, v, weight, 2 * head**-0.5)
@@ -49,9 +56,15 @@ def test_outputs_and_gradients_are_those_of_plain_attention(form: str, length: i
         )
     for mine, other, name in zip(found, expected, "oqkv", strict=True):
         assert mine.dtype == dtype
-        largest = max(1, np.abs(other).max())  # of one position, queries and keys have no gradient at all
+        largest = max(
+            1, np.abs(other).max()
+        )  # of one position, queries and keys have no gradient at all
         np.testing.assert_allclose(
-            np.asarray(mine).astype("float64"), other, rtol=0, atol=SHARE[dtype] * largest, err_msg=name
+            np.asarray(mine).astype("float64"),
+            other,
+            rtol=0,
+            atol=SHARE[dtype] * largest,
+            err_msg=name,
         )
 
 
@@ -94,7 +107,9 @@ TPU = {"platform": "tpu", "device_kind": "TPU v5 lite"}
 CPU = {"platform": "cpu", "device_kind": "cpu"}
 
 
-def picked(device: dict[str, str], dtype: str, attention: str = "auto", length: int = 1024, head: int = 64) -> Any:
+def picked(
+    device: dict[str, str], dtype: str, attention: str = "auto", length: int = 1024, head: int = 64
+) -> Any:
     model = ModelConfig(10, length, 2 * head, 1, 2)
     compute = ComputeConfig(attention=attention, dtype=dtype)
     return pick(model, compute, SimpleNamespace(**device))
@@ -131,7 +146,13 @@ def test_what_every_device_can_do_may_be_asked_of_it(device: dict[str, str], for
 @pytest.mark.parametrize(
     ("device", "dtype", "form", "head", "message"),
     [
-        (CPU, "bfloat16", "cudnn", 64, "cudnn, which needs an NVIDIA GPU .* the device is cpu.* auto, xla, chunked.$"),
+        (
+            CPU,
+            "bfloat16",
+            "cudnn",
+            64,
+            "cudnn, which needs an NVIDIA GPU .* the device is cpu.* auto, xla, chunked.$",
+        ),
         (CPU, "float32", "splash", 64, "splash, which needs a TPU, and the device is cpu"),
         (GPU, "float32", "cudnn", 64, "computes in bfloat16, and compute.dtype is float32"),
         (GPU, "bfloat16", "splash", 64, "would do: auto, xla, chunked, cudnn.$"),

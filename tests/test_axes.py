@@ -29,7 +29,9 @@ def test_there_and_back_is_identity(text: str) -> None:
     torch = View.parse(text, SPELLING)
     before = arrays(KERNELS)
     there = dict(move(KERNELS, torch, SIZES, before.__getitem__))
-    assert all(value.shape == torch.shape(SIZES) and value.flags.c_contiguous for value in there.values())
+    assert all(
+        value.shape == torch.shape(SIZES) and value.flags.c_contiguous for value in there.values()
+    )
     back = dict(move(torch, KERNELS, SIZES, there.__getitem__))
     assert back.keys() == before.keys()
     for path, value in before.items():
@@ -39,7 +41,9 @@ def test_there_and_back_is_identity(text: str) -> None:
 def test_the_fused_matrix_is_what_people_mean_by_it() -> None:
     """Thirds q, k, v on the output axis; heads contiguous inside each third."""
     kernels = arrays(KERNELS)
-    fused = dict(move(KERNELS, View.parse(TORCH_VIEWS[2]), SIZES, kernels.__getitem__))["h.1.c_attn.weight"]
+    fused = dict(move(KERNELS, View.parse(TORCH_VIEWS[2]), SIZES, kernels.__getitem__))[
+        "h.1.c_attn.weight"
+    ]
     query, key, value = np.split(fused, 3)
     for third, name in ((query, "query"), (key, "key"), (value, "value")):
         np.testing.assert_array_equal(third.T.reshape(30, 3, 5), kernels[f"attn/{name}/kernel"][1])
@@ -79,8 +83,17 @@ def test_other_names_are_not_matched(name: str) -> None:
 def test_names_come_in_the_order_of_a_torch_module() -> None:
     views = [
         View.parse(text, SPELLING)
-        for text in ("b.{layer}.h.{head}.{qkv}.w : k d", "b.{layer}.out.w : d d", "b.{layer}.out.b : d", "last.w : d")
+        for text in (
+            "b.{layer}.h.{head}.{qkv}.w : k d",
+            "b.{layer}.out.w : d d",
+            "b.{layer}.out.b : d",
+            "last.w : d",
+        )
     ]
     names = in_module_order(views, {"layer": 2, "head": 2, "qkv": 3})
-    assert names[:8] == [*(f"b.0.h.{h}.{x}.w" for h in "01" for x in "vkq"), "b.0.out.w", "b.0.out.b"]
+    assert names[:8] == [
+        *(f"b.0.h.{h}.{x}.w" for h in "01" for x in "vkq"),
+        "b.0.out.w",
+        "b.0.out.b",
+    ]
     assert names[8:] == [name.replace("b.0.", "b.1.") for name in names[:8]] + ["last.w"]

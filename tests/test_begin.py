@@ -41,9 +41,17 @@ def again(stopped: Path, tmp_path: Path) -> Callable[..., list[str]]:
     return call
 
 
-def test_it_goes_on_with_what_changed_listed(again: Callable[..., list[str]], tmp_path: Path) -> None:
-    said = again(optim={"learning_rate": 5e-4, "clip_norm": 0.0, "decay": "all"}, model={"dropout": 0.0})
-    listed = [line.removeprefix("Changed since the run stopped: ") for line in said if line.startswith("Changed")]
+def test_it_goes_on_with_what_changed_listed(
+    again: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    said = again(
+        optim={"learning_rate": 5e-4, "clip_norm": 0.0, "decay": "all"}, model={"dropout": 0.0}
+    )
+    listed = [
+        line.removeprefix("Changed since the run stopped: ")
+        for line in said
+        if line.startswith("Changed")
+    ]
     assert listed == [
         "model.dropout was 0.1 and is 0.0",
         "optim.learning_rate was 0.001 and is 0.0005",
@@ -51,22 +59,35 @@ def test_it_goes_on_with_what_changed_listed(again: Callable[..., list[str]], tm
         "optim.clip_norm was 1.0 and is 0.0",
         "train.steps was 6 and is 8",
     ]
-    assert any(f"going on from {tmp_path / 'run' / 'checkpoints' / 'step-00000006'}" in line for line in said)
+    assert any(
+        f"going on from {tmp_path / 'run' / 'checkpoints' / 'step-00000006'}" in line
+        for line in said
+    )
     assert [line["step"] for line in run_directory.read_metrics(tmp_path / "run")] == [2, 4, 6, 8]
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["train"]["steps"] == 8
 
 
-def test_another_architecture_is_refused_with_every_difference(again: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_another_architecture_is_refused_with_every_difference(
+    again: Callable[..., list[str]], tmp_path: Path
+) -> None:
     with pytest.raises(UserError) as refusal:
         again(model={"num_blocks": 3, "model_dim": 16, "activation": "gelu"})
-    for difference in ("num_blocks is 2", "3 in the config", "model_dim is 12", "activation is relu", "head_dim is 6"):
+    for difference in (
+        "num_blocks is 2",
+        "3 in the config",
+        "model_dim is 12",
+        "activation is relu",
+        "head_dim is 6",
+    ):
         assert difference in str(refusal.value)
     assert len(run_directory.read_metrics(tmp_path / "run")) == 3
 
 
 def test_an_average_cannot_come_or_go(again: Callable[..., list[str]]) -> None:
-    with pytest.raises(UserError, match=r"optim.ema is 0.5, but .* was saved without an average of the weights"):
+    with pytest.raises(
+        UserError, match=r"optim.ema is 0.5, but .* was saved without an average of the weights"
+    ):
         again(optim={"ema": 0.5})
 
 
@@ -75,7 +96,9 @@ def test_another_text_is_refused_and_other_data_are_listed(
 ) -> None:
     other = tmp_path / "other.txt"
     other.write_text(TEXT.replace("wood", "dowo"))
-    with pytest.raises(UserError, match=r"was trained on the text of .*other.txt.*begin another run with --init"):
+    with pytest.raises(
+        UserError, match=r"was trained on the text of .*other.txt.*begin another run with --init"
+    ):
         again(data={"path": str(other)})
     prepare([str(other)], tmp_path / "other", tokenizer=str(stopped / "data" / "tokenizer.json"))
     said = again(data={"path": str(tmp_path / "other")})
@@ -91,18 +114,29 @@ def test_a_damaged_newest_checkpoint_is_left_for_the_one_before(
     (run / "checkpoints" / "step-00000006" / "state" / "_METADATA").write_text("{}")
     said = again(train={"steps": 6})
     assert any(line.startswith("WARNING: ") and "state/_METADATA" in line for line in said)
-    one, other = (model_directory.ModelDirectory(run_directory.checkpoint_of(path, 6)) for path in (run, stopped))
+    one, other = (
+        model_directory.ModelDirectory(run_directory.checkpoint_of(path, 6))
+        for path in (run, stopped)
+    )
     jax.tree.map(np.testing.assert_array_equal, one.params(), other.params())
-    metrics = ([line["loss"] for line in run_directory.read_metrics(path)] for path in (run, stopped))
+    metrics = (
+        [line["loss"] for line in run_directory.read_metrics(path)] for path in (run, stopped)
+    )
     assert next(metrics) == next(metrics)
     assert (run / "checkpoints" / "damaged-step-00000006").exists()
 
 
-def test_a_run_that_is_done_has_nothing_left_to_do(again: Callable[..., list[str]], tmp_path: Path) -> None:
-    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*") if path.suffix)
+def test_a_run_that_is_done_has_nothing_left_to_do(
+    again: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    before = sorted(
+        (path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*") if path.suffix
+    )
     said = again(train={"steps": 6})
     assert "has had 6 steps, and train.steps is 6: there is nothing left to do" in said[0]
-    assert before == sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*") if path.suffix)
+    assert before == sorted(
+        (path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*") if path.suffix
+    )
 
 
 def test_a_run_that_died_before_its_first_checkpoint_begins_again(
@@ -131,7 +165,9 @@ def test_it_goes_on_without_the_model_that_it_began_from(stopped: Path, tmp_path
     assert any("step-00000006; compiling" in line for line in said)
 
 
-def test_a_run_that_was_never_evaluated_can_be_done(again: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_a_run_that_was_never_evaluated_can_be_done(
+    again: Callable[..., list[str]], tmp_path: Path
+) -> None:
     (tmp_path / "run" / "metrics.jsonl").unlink()
     said = again(train={"steps": 4})
     assert "there is nothing left to do" in said[1]
@@ -144,6 +180,8 @@ def test_a_folder_named_data_that_is_not_the_runs_is_left_alone(tmp_path: Path) 
     (run / "data").mkdir(parents=True)
     (run / "data" / "wood.txt").write_text(TEXT)
     (run / run_directory.LOCK).write_text(run_directory.MARK)
-    with pytest.raises(UserError, match="is where this run would prepare its data, but holds something else"):
+    with pytest.raises(
+        UserError, match="is where this run would prepare its data, but holds something else"
+    ):
         train(settings(run / "data" / "wood.txt", run), "here", lambda line: None)
     assert (run / "data" / "wood.txt").read_text() == TEXT

@@ -31,7 +31,9 @@ def test_plain_values_come_back_as_they_were(value: object) -> None:
     assert repr(back) == repr(value)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool], ids=str
+)
 def test_a_number_in_a_tensor_comes_back_in_one(dtype: torch.dtype) -> None:
     value = torch.tensor(1.1).to(dtype)
     back = decode(json.loads(json.dumps(encode(value))))
@@ -42,6 +44,8 @@ def test_a_number_in_a_tensor_comes_back_in_one(dtype: torch.dtype) -> None:
 def test_what_cannot_be_kept_is_named() -> None:
     knot: list[object] = []
     knot.append(knot)
-    kept, left = split({"a": 1, "b": torch.zeros(2), "c": knot, "d": "x" * 2**24, 5: {6: 7}, "e": torch.tensor(1j)})
+    kept, left = split(
+        {"a": 1, "b": torch.zeros(2), "c": knot, "d": "x" * 2**24, 5: {6: 7}, "e": torch.tensor(1j)}
+    )
     assert [decode(pair) for pair in kept] == [["a", 1], [5, {6: 7}]]
     assert left == ["b", "c", "d", "e"]

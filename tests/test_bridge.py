@@ -8,7 +8,16 @@ import pytest
 from convert.detect import values
 from convert.dialects import DIALECTS
 from convert.names.parts import PAIRS
-from convert.rows.bridge import FLOATS, Fit, fit, meanings, require_floats, require_one_dtype_per_row, to_flax, to_torch
+from convert.rows.bridge import (
+    FLOATS,
+    Fit,
+    fit,
+    meanings,
+    require_floats,
+    require_one_dtype_per_row,
+    to_flax,
+    to_torch,
+)
 from convert.rows.dialect import Dialect, Row, Tied
 from convert.rows.resolve import CHOICE, settle, worded
 from jaxgpt.config import ModelConfig, UserError
@@ -39,7 +48,9 @@ def config_of(dialect: Dialect, tied: bool = False) -> ModelConfig:
 def random_params(config: ModelConfig, dtype: np.dtype) -> Tree:
     rng = np.random.default_rng(0)
     flat = flatten(abstract_params(config))
-    return unflatten({path: rng.normal(size=leaf.shape).astype(dtype) for path, leaf in flat.items()})
+    return unflatten(
+        {path: rng.normal(size=leaf.shape).astype(dtype) for path, leaf in flat.items()}
+    )
 
 
 def shapes(dialect: Dialect) -> dict[str, tuple[int, ...]]:
@@ -51,7 +62,11 @@ def shapes(dialect: Dialect) -> dict[str, tuple[int, ...]]:
 def fitted(dialect: Dialect, tensors: dict[str, np.ndarray]) -> Fit:
     held = {name: value.shape for name, value in tensors.items()}
     found = fit(settle(dialect, held), held, {"head": CONFIG.num_heads})
-    weighed = values.weigh(found.dialect, found.sizes, tensors.__getitem__) if not found.problems else None
+    weighed = (
+        values.weigh(found.dialect, found.sizes, tensors.__getitem__)
+        if not found.problems
+        else None
+    )
     return replace(found, dialect=weighed.dialect) if weighed else found
 
 
@@ -68,7 +83,9 @@ def require_identity(dialect: Dialect, params: Tree, tensors: dict[str, np.ndarr
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
 @pytest.mark.parametrize("dtype", sorted(FLOATS, key=str), ids=str)
-def test_there_and_back_is_identity_bit_for_bit(dialect: Dialect, dtype: np.dtype, tied: bool) -> None:
+def test_there_and_back_is_identity_bit_for_bit(
+    dialect: Dialect, dtype: np.dtype, tied: bool
+) -> None:
     config = config_of(dialect, tied)
     params = random_params(config, dtype)
     tensors = to_torch(dialect, config, params)
@@ -82,11 +99,17 @@ def reworded(dialect: Dialect, seed: int) -> Dialect:
     """With any of its own words in every place."""
     names = [row.torch.partition(" : ")[0] for row in dialect.rows]
     words = random.Random(seed)
-    chosen = {choice: words.choice(choice.split("|")) for name in names for choice in CHOICE.findall(name)}
+    chosen = {
+        choice: words.choice(choice.split("|")) for name in names for choice in CHOICE.findall(name)
+    }
     pair = words.choice(PAIRS.split()).split("/")  # nobody mixes these
     for choice in chosen:
         chosen[choice] = next(
-            (word for word in pair if {"net.0", "net.2"} & {*choice.split("|")} and word in choice.split("|")),
+            (
+                word
+                for word in pair
+                if {"net.0", "net.2"} & {*choice.split("|")} and word in choice.split("|")
+            ),
             chosen[choice],
         )
     rows = tuple(replace(row, torch=worded(row.torch, chosen)) for row in dialect.rows)
@@ -104,9 +127,13 @@ def test_a_family_reads_every_wording_of_its_own(dialect: Dialect, seed: int) ->
 
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
 def test_rows_agree_on_their_axes(dialect: Dialect) -> None:
-    tensors = to_torch(dialect, config_of(dialect), random_params(config_of(dialect), np.dtype("float32")))
+    tensors = to_torch(
+        dialect, config_of(dialect), random_params(config_of(dialect), np.dtype("float32"))
+    )
     for flax, torch in fitted(dialect, tensors).dialect.views:
-        assert sorted((*flax.spread, *flax.inner)) == sorted((*torch.spread, *torch.inner)), flax.name
+        assert sorted((*flax.spread, *flax.inner)) == sorted((*torch.spread, *torch.inner)), (
+            flax.name
+        )
 
 
 def test_dialects_of_the_same_names_mean_the_same() -> None:
@@ -114,7 +141,9 @@ def test_dialects_of_the_same_names_mean_the_same() -> None:
     for dialect in DIALECTS.values():
         config = config_of(dialect)
         tensors = to_torch(dialect, config, random_params(config, np.dtype("float32")))
-        fits = [found for other in DIALECTS.values() if not (found := fitted(other, tensors)).problems]
+        fits = [
+            found for other in DIALECTS.values() if not (found := fitted(other, tensors)).problems
+        ]
         tables = [meanings(found.dialect, found.sizes) for found in fits]
         assert tables
         assert all(table == tables[0] for table in tables)
@@ -137,10 +166,16 @@ def test_every_problem_is_named_at_once_and_in_axis_names() -> None:
 
 def test_a_missing_head_and_a_missing_block_are_seen() -> None:
     dialect = DIALECTS["gpt"]
-    without_head = {n: s for n, s in shapes(dialect).items() if not n.startswith(f"{BLOCK}.attention_heads.2")}
+    without_head = {
+        n: s for n, s in shapes(dialect).items() if not n.startswith(f"{BLOCK}.attention_heads.2")
+    }
     assert len(fit(dialect, without_head).problems) == 3
-    without_block = {n: s for n, s in shapes(dialect).items() if not n.startswith("transformer_blocks.1.")}
-    assert all("transformer_blocks.1." in problem for problem in fit(dialect, without_block).problems)
+    without_block = {
+        n: s for n, s in shapes(dialect).items() if not n.startswith("transformer_blocks.1.")
+    }
+    assert all(
+        "transformer_blocks.1." in problem for problem in fit(dialect, without_block).problems
+    )
     assert len(fit(dialect, without_block).problems) == 3 * 5 + 2 + 4 + 4
 
 
@@ -180,10 +215,14 @@ def test_a_name_that_two_rows_claim_is_a_problem() -> None:
 
 def test_a_model_that_the_dialect_cannot_hold_is_refused() -> None:
     tied = ModelConfig(**{**vars(CONFIG), "tied": True, "qkv_bias": True})
-    with pytest.raises(UserError, match=r"it has no head/kernel.*its blocks/attn/qkv/bias has no place"):
+    with pytest.raises(
+        UserError, match=r"it has no head/kernel.*its blocks/attn/qkv/bias has no place"
+    ):
         to_torch(DIALECTS["gpt"], tied, random_params(tied, np.dtype("float32")))
     shifted = ModelConfig(**{**vars(CONFIG), "positions_offset": 2})
-    with pytest.raises(UserError, match="its positions_offset is 2, but 0 in all of this dialect's files"):
+    with pytest.raises(
+        UserError, match="its positions_offset is 2, but 0 in all of this dialect's files"
+    ):
         to_torch(DIALECTS["gpt"], shifted, random_params(shifted, np.dtype("float32")))
 
 
@@ -197,12 +236,17 @@ def test_a_bias_that_only_the_class_has_is_zero() -> None:
 def test_nothing_where_blocks_or_heads_should_be_is_a_problem() -> None:
     for part in ("transformer_blocks", "attention_heads"):
         left = {name: shape for name, shape in shapes(DIALECTS["gpt"]).items() if part not in name}
-        assert any(part in problem and "missing" in problem for problem in fit(DIALECTS["gpt"], left).problems)
+        assert any(
+            part in problem and "missing" in problem
+            for problem in fit(DIALECTS["gpt"], left).problems
+        )
 
 
 def test_only_floats_of_one_kind_are_weights() -> None:
     with pytest.raises(UserError, match="f.pt: .* a is int8; b is complex64"):
-        require_floats({"a": np.dtype("int8"), "b": np.dtype("complex64"), "c": np.dtype("float16")}, "f.pt")
+        require_floats(
+            {"a": np.dtype("int8"), "b": np.dtype("complex64"), "c": np.dtype("float16")}, "f.pt"
+        )
     names = [f"transformer_blocks.{i}.layer_norm_one.bias" for i in range(2)]
     mixed = dict(zip(names, (np.dtype("float32"), np.dtype(ml_dtypes.bfloat16)), strict=True))
     with pytest.raises(UserError, match="layer_norm_one.bias has bfloat16 and float32"):

@@ -43,7 +43,9 @@ def random_model(dtype: str = "float64", **fields: object) -> GPT:
         return jnp.asarray(random.standard_normal(shape) * scale + (len(shape) == 2), dtype)
 
     with exactly(jnp.dtype(dtype)):
-        model = assemble(config, jax.tree.map(lambda like: leaf(like.shape), abstract_params(config)))
+        model = assemble(
+            config, jax.tree.map(lambda like: leaf(like.shape), abstract_params(config))
+        )
     assert {leaf.dtype.name for leaf in flatten(params_of(model)).values()} == {dtype}
     return model
 
@@ -57,17 +59,25 @@ def test_cached_logits_are_uncached_ones_at_every_position(
     fields: dict[str, object], dtype: str, tolerance: float
 ) -> None:
     model, context = random_model(dtype, **fields), PRIMES["context_length"]
-    tokens = np.random.default_rng(1).integers(0, PRIMES["vocab_size"], (2, context)).astype(np.int32)
+    tokens = (
+        np.random.default_rng(1).integers(0, PRIMES["vocab_size"], (2, context)).astype(np.int32)
+    )
     whole = np.asarray(model(tokens))
     scale = np.abs(whole).max()
     lengths = np.array([4, 7], np.int32)
     with exactly(model.dtype):
         blocks, prefill, decode = model.unstacked(), jax.jit(cache.prefill), jax.jit(cache.decode)
         logits, kept = prefill(model, blocks, tokens[:, :7], lengths)
-        np.testing.assert_allclose(logits, whole[[0, 1], lengths - 1], rtol=0, atol=tolerance * scale)
+        np.testing.assert_allclose(
+            logits, whole[[0, 1], lengths - 1], rtol=0, atol=tolerance * scale
+        )
         for _ in range(context - 7):
             logits, kept = decode(model, blocks, kept, tokens[[0, 1], lengths], lengths)
-            np.testing.assert_allclose(logits, whole[[0, 1], lengths], rtol=0, atol=tolerance * scale)
+            np.testing.assert_allclose(
+                logits, whole[[0, 1], lengths], rtol=0, atol=tolerance * scale
+            )
             lengths += 1
         logits, _ = prefill(model, blocks, tokens, lengths)
-        np.testing.assert_allclose(logits, whole[[0, 1], lengths - 1], rtol=0, atol=tolerance * scale)
+        np.testing.assert_allclose(
+            logits, whole[[0, 1], lengths - 1], rtol=0, atol=tolerance * scale
+        )

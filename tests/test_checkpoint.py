@@ -68,7 +68,10 @@ def test_a_flipped_bit_in_any_file_is_found_and_named(whole: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model_dim": 16, "head_dim": 8}, r"token_embedding/embedding is \(23, 14\), expected \(23, 16\)"),
+        (
+            {"model_dim": 16, "head_dim": 8},
+            r"token_embedding/embedding is \(23, 14\), expected \(23, 16\)",
+        ),
         ({"qkv_bias": True}, "blocks/attn/qkv/bias is missing"),
         ({"zebra": 1}, "there is no setting zebra"),
     ],
@@ -113,11 +116,20 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run, params = tmp_path_factory.mktemp("runs") / "run", params_of(GPT(CONFIG, seed=5))
     for step in (10, 20):
         path, tokenizer = run_directory.checkpoint_of(run, step), train_char(["abc"])
-        model_directory.save(path, CONFIG, params, {"val_loss": 1.0}, tokenizer, {"step": np.int32(step)}, b"{}\n")
+        model_directory.save(
+            path, CONFIG, params, {"val_loss": 1.0}, tokenizer, {"step": np.int32(step)}, b"{}\n"
+        )
     return run
 
 
-KINDS = ["config.json", "tokenizer.json", "metrics.jsonl", "manifest.json", "weights/d/*", "weights/_METADATA"]
+KINDS = [
+    "config.json",
+    "tokenizer.json",
+    "metrics.jsonl",
+    "manifest.json",
+    "weights/d/*",
+    "weights/_METADATA",
+]
 KINDS += ["weights/manifest.ocdbt", "state/d/*", "state/_METADATA", "state/manifest.ocdbt"]
 
 
@@ -139,16 +151,23 @@ def test_a_flipped_bit_is_named_and_the_checkpoint_before_is_taken(
     assert warning.startswith("WARNING: ")
     assert kind == "manifest.json" or str(file.relative_to(new)) in warning
     assert str(new) in warning
-    assert f"It is now {new.with_name('damaged-step-00000020')}, and the run goes on from {old}." in warning
+    assert (
+        f"It is now {new.with_name('damaged-step-00000020')}, and the run goes on from {old}."
+        in warning
+    )
     assert run_directory.checkpoints(run) == [old]
 
 
-def test_where_no_checkpoint_is_whole_nothing_is_begun_anew(two_checkpoints: Path, tmp_path: Path) -> None:
+def test_where_no_checkpoint_is_whole_nothing_is_begun_anew(
+    two_checkpoints: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(two_checkpoints, run)
     for path in run_directory.checkpoints(run):
         (path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="None of the checkpoints in .*run is whole.*To begin anew, remove "):
+    with pytest.raises(
+        UserError, match="None of the checkpoints in .*run is whole.*To begin anew, remove "
+    ):
         model_directory.newest_whole(run, print)
     assert len(run_directory.checkpoints(run)) == 2
     assert model_directory.newest_whole(tmp_path / "new", print) is None

@@ -40,12 +40,18 @@ def plain_torch(c: ModelConfig, p: dict[str, Any], ids: Any) -> Any:
         q, k, v = linear(x, "attn/qkv", layer, c.qkv_bias).permute(3, 0, 2, 1, 4)
         scores = q @ k.transpose(2, 3)
         if c.attention_scale != "none":
-            scores = scores / (c.head_dim if c.attention_scale == "head_dim" else c.model_dim) ** 0.5
+            scores = (
+                scores / (c.head_dim if c.attention_scale == "head_dim" else c.model_dim) ** 0.5
+            )
         if c.attention_scale_by_layer:
             scores = scores / (layer + 1)
         future = torch.ones(length, length).triu(diagonal=1).bool()
         mixed = (scores.masked_fill(future, -torch.inf).softmax(dim=-1) @ v).transpose(1, 2)
-        return linear(mixed, "attn/out", layer, c.attention_out_bias, axes=2) if c.attention_out else mixed.flatten(2)
+        return (
+            linear(mixed, "attn/out", layer, c.attention_out_bias, axes=2)
+            if c.attention_out
+            else mixed.flatten(2)
+        )
 
     def mlp(x: Any, layer: int) -> Any:
         up = linear(x, "mlp/up", layer, c.mlp_bias)
@@ -85,7 +91,9 @@ def test_logits_and_a_training_step_are_those_of_plain_torch(fields: dict[str, A
     def step(params: Tree, ids: jax.Array) -> tuple[jax.Array, Tree]:
         def loss(params: Tree) -> tuple[jax.Array, jax.Array]:
             logits = assemble(model.config, params).logits(ids[:, :-1])
-            return optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, 1:]).mean(), logits
+            return optax.softmax_cross_entropy_with_integer_labels(
+                logits, ids[:, 1:]
+            ).mean(), logits
 
         gradients, logits = jax.grad(loss, has_aux=True)(params)
         updates, _ = optimizer.update(gradients, optimizer.init(params), params)
@@ -100,7 +108,9 @@ def test_logits_and_a_training_step_are_those_of_plain_torch(fields: dict[str, A
     expected = plain_torch(model.config, theirs, torch.from_numpy(IDS[:, :-1]))
     largest = expected.detach().abs().max().item()
     np.testing.assert_allclose(logits, expected.detach(), rtol=0, atol=1e-12 * largest)
-    torch.nn.functional.cross_entropy(expected.flatten(0, 1), torch.from_numpy(IDS[:, 1:]).flatten()).backward()
+    torch.nn.functional.cross_entropy(
+        expected.flatten(0, 1), torch.from_numpy(IDS[:, 1:]).flatten()
+    ).backward()
     torch.optim.AdamW(theirs.values(), lr=0.1, eps=0.1, weight_decay=0.1).step()
     for path, leaf in flatten(after).items():
         np.testing.assert_allclose(leaf, theirs[path].detach(), rtol=0, atol=1e-8, err_msg=path)
@@ -117,7 +127,9 @@ def choices(hint: Any) -> set[Any]:
 
 
 def test_no_choice_is_left_out() -> None:
-    configs = [vars(ModelConfig(**{**PRIMES, "dropout": 0.0, **fields})) for fields in CONFIGS.values()]
+    configs = [
+        vars(ModelConfig(**{**PRIMES, "dropout": 0.0, **fields})) for fields in CONFIGS.values()
+    ]
     fields = typing.get_type_hints(ModelConfig)
     for name, hint in fields.items():
         made = {config[name] for config in configs}

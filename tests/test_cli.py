@@ -21,7 +21,9 @@ from convert.__main__ import main as _convert_main  # noqa: F401  (imported here
 from .conftest import PRIMES
 
 
-def test_a_command_that_does_not_exist_is_answered_with_one_that_does(refused: Callable[..., str]) -> None:
+def test_a_command_that_does_not_exist_is_answered_with_one_that_does(
+    refused: Callable[..., str],
+) -> None:
     assert "There is no command smaple. Did you mean sample?" in refused("jaxgpt", "smaple", "run")
     assert "There is no command x. There are: inspect, to-flax," in refused("jaxgpt-convert", "x")
 
@@ -63,8 +65,15 @@ def test_help_is_instant_and_imports_nothing_heavy(program: str) -> None:
 
 
 def test_importing_the_packages_costs_nothing() -> None:
-    code = "import sys, jaxgpt, convert; print(sorted({'jax', 'torch', 'numpy'} & sys.modules.keys()))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    code = (
+        "import sys, jaxgpt, convert; print(sorted({'jax', 'torch', 'numpy'} & sys.modules.keys()))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +88,11 @@ def test_importing_the_packages_costs_nothing() -> None:
     ],
 )
 def test_text_that_cannot_be_prepared_is_refused(
-    content: bytes | None, words: list[str], message: str, tmp_path: Path, refused: Callable[..., str]
+    content: bytes | None,
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    refused: Callable[..., str],
 ) -> None:
     if content is not None:
         (tmp_path / "text.txt").write_bytes(content)
@@ -91,7 +104,15 @@ def test_text_that_cannot_be_prepared_is_refused(
 def test_invalid_utf8_can_be_replaced(tmp_path: Path, command: Callable[..., Any]) -> None:
     (tmp_path / "text.txt").write_bytes(b"ok so far \xff and on" * 9)
     outcome = command(
-        "jaxgpt", "prepare", tmp_path / "text.txt", "--out", tmp_path / "data", "--errors", "replace", "--val", "0.2"
+        "jaxgpt",
+        "prepare",
+        tmp_path / "text.txt",
+        "--out",
+        tmp_path / "data",
+        "--errors",
+        "replace",
+        "--val",
+        "0.2",
     )
     assert outcome.code == 0, outcome
     assert "tokens to train on" in outcome.out
@@ -113,11 +134,15 @@ def saved(make_reference: Callable[..., Any], tmp_path: Path) -> Callable[..., P
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
+)
 def test_there_and_back_through_files_is_identity(
     suffix: str, dtype: Any, saved: Callable[..., Path], tmp_path: Path, command: Callable[..., Any]
 ) -> None:
-    source = saved(lambda state: collections.OrderedDict((k, v.to(dtype)) for k, v in state.items()))
+    source = saved(
+        lambda state: collections.OrderedDict((k, v.to(dtype)) for k, v in state.items())
+    )
     assert command("jaxgpt-convert", "to-flax", source, tmp_path / "m").code == 0
     out = tmp_path / f"back{suffix}"
     assert command("jaxgpt-convert", "to-torch", tmp_path / "m", out, "--dialect", "gpt").code == 0
@@ -144,21 +169,42 @@ def test_inspect_tells_all_and_reads_only_what_decides(
     from convert.files import torchfile
 
     read, to_array = [], torchfile.to_array
-    monkeypatch.setattr(torchfile, "to_array", lambda tensor: read.append(tuple(tensor.shape)) or to_array(tensor))
+    monkeypatch.setattr(
+        torchfile, "to_array", lambda tensor: read.append(tuple(tensor.shape)) or to_array(tensor)
+    )
     text = command("jaxgpt-convert", "inspect", primes_file).out
-    for word in ("dialect     gpt", "tensors     81", "float32 x 81", "model_dim = 35", "activation = relu", "assumed"):
+    for word in (
+        "dialect     gpt",
+        "tensors     81",
+        "float32 x 81",
+        "model_dim = 35",
+        "activation = relu",
+        "assumed",
+    ):
         assert word in text, text
     said = command("jaxgpt-convert", "inspect", primes_file).err
-    assert "  --set norm=pre|post|residual\n  --set final_norm=true|false|unused\n  --set activation=relu|gelu" in said
-    assert set(read) == {(17, 35), (35,)}  # positions: are they sinusoids? and the final norm: was it ever applied?
-    report = json.loads(command("jaxgpt-convert", "inspect", primes_file, "--json", "--set", "norm_eps=1e-6").out)
+    assert (
+        "  --set norm=pre|post|residual\n  --set final_norm=true|false|unused\n  --set activation=relu|gelu"
+        in said
+    )
+    assert set(read) == {
+        (17, 35),
+        (35,),
+    }  # positions: are they sinusoids? and the final norm: was it ever applied?
+    report = json.loads(
+        command("jaxgpt-convert", "inspect", primes_file, "--json", "--set", "norm_eps=1e-6").out
+    )
     assert report["read"]["num_heads"] == 5
     assert report["given"] == {"norm_eps": 1e-6}
     assert report["parameters"] == sum(value.numel() for value in torch.load(primes_file).values())
 
 
-def test_the_report_stays_in_the_directory(primes_file: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
-    outcome = command("jaxgpt-convert", "to-flax", primes_file, tmp_path / "m", "--set", "activation=gelu")
+def test_the_report_stays_in_the_directory(
+    primes_file: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    outcome = command(
+        "jaxgpt-convert", "to-flax", primes_file, tmp_path / "m", "--set", "activation=gelu"
+    )
     assert "given:\n  activation = gelu" in outcome.out
     about = json.loads((tmp_path / "m" / "config.json").read_text())
     assert about["model"]["activation"] == "gelu"
@@ -189,9 +235,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (lambda p: p.unlink(), "does not exist"),
     "empty": (lambda p: p.write_bytes(b""), "empty"),
     "truncated": (lambda p: p.write_bytes(p.read_bytes()[:5000]), "5000"),
-    "text": (lambda p: p.write_text("These are my weights.\n"), "not a torch or safetensors checkpoint"),
+    "text": (
+        lambda p: p.write_text("These are my weights.\n"),
+        "not a torch or safetensors checkpoint",
+    ),
     "LFS pointer": (
-        lambda p: p.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 19\n"),
+        lambda p: p.write_text(
+            f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 19\n"
+        ),
         "git lfs pull",
     ),
     "foreign globals": (lambda p: torch.save({"model": Foreign()}, p), "print"),
@@ -225,13 +276,20 @@ def without(state: dict[str, Any], name: str) -> dict[str, Any]:
 BIAS = "transformer_blocks.1.mhsa.compute.bias"
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "missing, extra and mis-shaped": (
-        lambda s: {**without(s, BIAS), "zebra": torch.ones(1), "vocab_projection.weight": torch.ones(35, 103)},
+        lambda s: {
+            **without(s, BIAS),
+            "zebra": torch.ones(1),
+            "vocab_projection.weight": torch.ones(35, 103),
+        },
         "3 things are wrong: zebra is unknown; transformer_blocks.1.mhsa.compute.bias is missing (d = (35,)); "
         "vocab_projection.weight is (35, 103), expected v d = (103, 35)",
     ),
     "NaN": (lambda s: {**s, BIAS: torch.full((35,), float("nan"))}, f"{BIAS} has 35"),
     "infinity": (lambda s: {**s, BIAS: torch.tensor([float("inf"), *[0.0] * 34])}, f"{BIAS} has 1"),
-    "integers": (lambda s: {k: v.to(torch.int8) for k, v in s.items()}, "token_embedding.weight is int8"),
+    "integers": (
+        lambda s: {k: v.to(torch.int8) for k, v in s.items()},
+        "token_embedding.weight is int8",
+    ),
     "complex": (lambda s: {**s, BIAS: s[BIAS].to(torch.complex64)}, f"{BIAS} is complex64"),
     "mixed dtypes": (lambda s: {**s, BIAS: s[BIAS].half()}, "compute.bias has float16 and float32"),
 }
@@ -255,10 +313,17 @@ def test_weights_too_large_for_a_dtype_are_refused(
     assert "blocks/attn/out/bias would become infinite in float16, which ends at 65504" in text
 
 
-def test_nan_is_carried_when_asked_for(saved: Callable[..., Path], tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_nan_is_carried_when_asked_for(
+    saved: Callable[..., Path], tmp_path: Path, command: Callable[..., Any]
+) -> None:
     path = saved(WRONG["NaN"][0])
     assert command("jaxgpt-convert", "to-flax", path, tmp_path / "m", "--allow-nonfinite").code == 0
-    assert command("jaxgpt-convert", "to-torch", tmp_path / "m", tmp_path / "b.pt", "--dialect", "gpt").code == 0
+    assert (
+        command(
+            "jaxgpt-convert", "to-torch", tmp_path / "m", tmp_path / "b.pt", "--dialect", "gpt"
+        ).code
+        == 0
+    )
     assert torch.load(tmp_path / "b.pt")[BIAS].isnan().all()
     assert command("jaxgpt-convert", "verify", path, tmp_path / "m").code == 3
 
@@ -267,11 +332,20 @@ def test_other_wrong_input(primes_file: Path, tmp_path: Path, refused: Callable[
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.txt").write_text("mine")
-    assert f"{full} exists and is not an empty" in refused("jaxgpt-convert", "to-flax", primes_file, full)
+    assert f"{full} exists and is not an empty" in refused(
+        "jaxgpt-convert", "to-flax", primes_file, full
+    )
     assert [child.name for child in full.iterdir()] == ["thesis.txt"]
-    assert "thesis.txt" in refused("jaxgpt-convert", "to-flax", primes_file, full / "thesis.txt" / "m")
-    for tokenizer, message in [("nowhere.json", "nowhere.json"), (full / "thesis.txt", "is no tokenizer file")]:
-        assert message in refused("jaxgpt-convert", "to-flax", primes_file, tmp_path / "m", "--tokenizer", tokenizer)
+    assert "thesis.txt" in refused(
+        "jaxgpt-convert", "to-flax", primes_file, full / "thesis.txt" / "m"
+    )
+    for tokenizer, message in [
+        ("nowhere.json", "nowhere.json"),
+        (full / "thesis.txt", "is no tokenizer file"),
+    ]:
+        assert message in refused(
+            "jaxgpt-convert", "to-flax", primes_file, tmp_path / "m", "--tokenizer", tokenizer
+        )
     out = tmp_path / "m"
     for arguments, message in [
         (["--set", "num_heads=7"], "num_heads = 7 was given, but the tensors show 5"),
@@ -298,7 +372,9 @@ def test_a_damaged_directory_is_refused(
     existing = tmp_path / "mine.pt"
     existing.write_text("mine")
     for out, message in [(existing, "exists"), (tmp_path / "b.onnx", ".onnx")]:
-        assert message in refused("jaxgpt-convert", "to-torch", tmp_path / "m", out, "--dialect", "gpt")
+        assert message in refused(
+            "jaxgpt-convert", "to-torch", tmp_path / "m", out, "--dialect", "gpt"
+        )
     assert existing.read_text() == "mine"
 
 
@@ -312,18 +388,28 @@ def test_a_file_goes_back_under_its_own_names(tmp_path: Path, command: Callable[
     config = config_of(DIALECTS["fused"])
     state = to_torch(random_params(config, np.dtype("float32")), config, "fused")
     renamed = {
-        f"module.{name.replace('attn.qkv', 'attn.c_attn').replace('ln1', 'norm1')}": v for name, v in state.items()
+        f"module.{name.replace('attn.qkv', 'attn.c_attn').replace('ln1', 'norm1')}": v
+        for name, v in state.items()
     }
     renamed = {name.replace("ln2", "norm2"): value for name, value in renamed.items()}
-    renamed |= {f"module.blocks.{i}.attn.bias": torch.ones(17, 17).tril().view(1, 1, 17, 17) for i in range(3)}
+    renamed |= {
+        f"module.blocks.{i}.attn.bias": torch.ones(17, 17).tril().view(1, 1, 17, 17)
+        for i in range(3)
+    }
     chars = {i: chr(33 + i) for i in range(90)}
-    torch.save({"model_state": renamed, "itos": chars, "config": {"n_head": 5, "dropout": 0.1}}, tmp_path / "w.pt")
+    torch.save(
+        {"model_state": renamed, "itos": chars, "config": {"n_head": 5, "dropout": 0.1}},
+        tmp_path / "w.pt",
+    )
     outcome = command("jaxgpt-convert", "to-flax", tmp_path / "w.pt", tmp_path / "m")
     assert "num_heads = 5" in outcome.out
     assert "Its 90 characters" in outcome.out
     assert "warning: queries, keys and values are taken for thirds in this order" in outcome.err
     assert command("jaxgpt", "sample", tmp_path / "m", "--prompt", "ABC", "--tokens", "3").code == 0
-    assert "All numbers are the same" in command("jaxgpt-convert", "verify", tmp_path / "w.pt", tmp_path / "m").out
+    assert (
+        "All numbers are the same"
+        in command("jaxgpt-convert", "verify", tmp_path / "w.pt", tmp_path / "m").out
+    )
     assert command("jaxgpt-convert", "to-torch", tmp_path / "m", tmp_path / "back.pt").code == 0
     back = torch.load(tmp_path / "back.pt", weights_only=True)
     assert (back["itos"], back["config"]) == (chars, {"n_head": 5, "dropout": 0.1})
@@ -344,7 +430,9 @@ def test_a_model_that_was_trained_here_has_no_names_of_its_own(
     assert "did not come from a file; say with --dialect which class" in said
 
 
-def test_a_model_in_an_attribute_of_another_is_found_and_no_deeper(tmp_path: Path, primes_file: Path) -> None:
+def test_a_model_in_an_attribute_of_another_is_found_and_no_deeper(
+    tmp_path: Path, primes_file: Path
+) -> None:
     from convert import inspect
     from convert.api import Stranger
 

@@ -42,13 +42,19 @@ def test_rows_of_the_position_table(fields: dict[str, object], rows: int) -> Non
         ({"tied": 1}, "tied takes true or false, but got 1"),
         ({"norm": "mid"}, "norm takes 'pre' or 'post' or 'residual', but got 'mid'"),
         ({"final_norm": "maybe"}, "final_norm takes true or false or 'unused', but got 'maybe'"),
-        ({"model_dim": 250}, r"model_dim 250 does not divide into num_heads 6; .* 1, 2, 5, 10, 25, 50, 125, 250"),
+        (
+            {"model_dim": 250},
+            r"model_dim 250 does not divide into num_heads 6; .* 1, 2, 5, 10, 25, 50, 125, 250",
+        ),
         ({"num_blocks": 0}, "num_blocks must be positive, but is 0"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), but is 1.0"),
         ({"attention_out": False, "head_dim": 5}, r"6 \* 5 = 30 must be model_dim 252"),
         ({"positions_stored": True}, "positions_stored is for sinusoidal positions"),
         ({"positions_offset": -1}, "positions_offset must not be negative, but is -1"),
-        ({"positions": "sinusoidal", "positions_offset": 2}, "positions_offset is 2, but there is no table"),
+        (
+            {"positions": "sinusoidal", "positions_offset": 2},
+            "positions_offset is 2, but there is no table",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(values: dict[str, object], message: str) -> None:

@@ -48,7 +48,9 @@ def test_pieces_are_the_exact_text(text: str) -> None:
         pieces = list(documents(["-"], stdin=io.BytesIO(text.encode())))
     assert "".join(piece.text for piece in pieces) == text
     assert all(0 < len(piece.text) <= 7 for piece in pieces)
-    assert [piece.start for piece in pieces] == [*np.cumsum([0, *(len(piece.text) for piece in pieces[:-1])])]
+    assert [piece.start for piece in pieces] == [
+        *np.cumsum([0, *(len(piece.text) for piece in pieces[:-1])])
+    ]
     assert [piece.end for piece in pieces] == [None] * (len(pieces) - 1) + [""]
 
 
@@ -58,7 +60,10 @@ def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:
     assert texts(tmp_path / "a.txt") == [text]
 
 
-@given(lead=st.text(max_size=20), bad=st.sampled_from([b"\xff", b"\xc3(", b"\xe2\x82", b"\xed\xa0\x80", b"\x80"]))
+@given(
+    lead=st.text(max_size=20),
+    bad=st.sampled_from([b"\xff", b"\xc3(", b"\xe2\x82", b"\xed\xa0\x80", b"\x80"]),
+)
 def test_invalid_utf8_is_named_with_its_position(lead: str, bad: bytes) -> None:
     raw = lead.encode() + bad
     named = f"standard input is not UTF-8: byte 0x{bad[0]:02x} at position {len(lead.encode())} "
@@ -93,7 +98,9 @@ def test_parts_have_the_tokens_of_the_whole(parts: list[tuple[str, str]], limit:
     np.testing.assert_array_equal(np.concatenate(BPE.encode_many(pieces)), BPE.encode(text))
 
 
-BPE = train_bpe(iter(["abc XYZ  019\n\n abc XYZ\t\n 019 c' a'b _a b- ab., c! \n é ß  日語\n\n\n" * 9]), 330)
+BPE = train_bpe(
+    iter(["abc XYZ  019\n\n abc XYZ\t\n 019 c' a'b _a b- ab., c! \n é ß  日語\n\n\n" * 9]), 330
+)
 
 
 def test_without_spaces_a_cut_is_at_the_limit() -> None:
@@ -129,7 +136,12 @@ def test_a_pattern_is_the_files_it_matches_in_order(tmp_path: Path) -> None:
 def test_sources_come_in_the_order_given(tmp_path: Path) -> None:
     tree(tmp_path)
     stdin = io.BytesIO(b"from a pipe")
-    assert texts(tmp_path / "b.txt", "-", tmp_path / "a", stdin=stdin) == ["b.txt", "from a pipe", "a/b.txt", "a/z.md"]
+    assert texts(tmp_path / "b.txt", "-", tmp_path / "a", stdin=stdin) == [
+        "b.txt",
+        "from a pipe",
+        "a/b.txt",
+        "a/z.md",
+    ]
 
 
 def test_standard_input_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +163,9 @@ def test_nothing_in_it(name: str, tmp_path: Path) -> None:
     (tmp_path / "blank.jsonl").write_text('\n{"text": ""}\n{"text": null}\n')
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "empty.txt").touch()
-    with pytest.raises(UserError, match="is empty: there is no text in it" if name != "folder" else "empty"):
+    with pytest.raises(
+        UserError, match="is empty: there is no text in it" if name != "folder" else "empty"
+    ):
         texts(name if name == "-" else tmp_path / name, stdin=io.BytesIO())
 
 
@@ -182,7 +196,11 @@ def json_lines(path: Path, *records: Any) -> Path:
 
 def test_json_lines(tmp_path: Path) -> None:
     file = json_lines(
-        tmp_path / "a.jsonl", {"text": "one\n"}, {"text": ""}, {"text": "zwei ü 😀", "body": 3}, {"text": None}
+        tmp_path / "a.jsonl",
+        {"text": "one\n"},
+        {"text": ""},
+        {"text": "zwei ü 😀", "body": 3},
+        {"text": None},
     )
     assert texts(file) == ["one\n", "zwei ü 😀"]
     assert list(documents([str(file)]))[1] == Piece("zwei ü 😀", f"{file} line 3", 0, "\n")
@@ -202,10 +220,16 @@ def test_a_long_record_comes_in_pieces(tmp_path: Path) -> None:
     [
         (b'{"text": "a"}\n{"text": \n', r"a\.jsonl line 2 is not JSON"),
         (b'{"text": "a"}\n\n["text"]\n', r"a\.jsonl line 3: .* a list"),
-        (b'{"text": "a"}\n{"body": "b", "title": 1}', r"a\.jsonl line 2 has no field text; there are: body, title"),
+        (
+            b'{"text": "a"}\n{"body": "b", "title": 1}',
+            r"a\.jsonl line 2 has no field text; there are: body, title",
+        ),
         (b'{"text": ["a"]}', r"a\.jsonl line 1: field text .* a list"),
         (b'{"text": "a"}\n{"text": "\xff"}', r"a\.jsonl is not UTF-8: byte 0xff at position 24 "),
-        (b'{"text": "a\\ud800"}', r"a\.jsonl line 1: half a surrogate pair, U\+D800, at character 1"),
+        (
+            b'{"text": "a\\ud800"}',
+            r"a\.jsonl line 1: half a surrogate pair, U\+D800, at character 1",
+        ),
         (b"[" * 100_000, r"a\.jsonl line 1 is not JSON"),
     ],
 )
@@ -226,7 +250,10 @@ def parquet() -> Callable[[Path], Path]:
     from pyarrow import parquet
 
     def write(path: Path) -> Path:
-        rows = {"text": [f"text {i}" for i in range(600)], "body": [f"body {i}" for i in range(600)]}
+        rows = {
+            "text": [f"text {i}" for i in range(600)],
+            "body": [f"body {i}" for i in range(600)],
+        }
         parquet.write_table(pyarrow.table(rows), path)
         return path
 
@@ -244,7 +271,9 @@ def test_parquet(parquet: Callable[[Path], Path], tmp_path: Path) -> None:
         texts(file)
 
 
-def test_a_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (tmp_path / "a.parquet").touch()
     with pytest.raises(UserError, match=r"pyarrow: pip install 'jaxgpt\[data\]'"):
@@ -267,7 +296,9 @@ def test_a_dataset_of_the_library(datasets: None, tmp_path: Path) -> None:
     assert texts(f"hf:{tmp_path}:default:train") == ["one", "two"]
 
 
-def test_a_dataset_of_the_library_in_parquet(datasets: None, parquet: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_a_dataset_of_the_library_in_parquet(
+    datasets: None, parquet: Callable[[Path], Path], tmp_path: Path
+) -> None:
     parquet(tmp_path / "train.parquet")
     assert texts(f"hf:{tmp_path}", field="body") == [f"body {i}" for i in range(600)]
 
@@ -301,6 +332,8 @@ def test_the_built_in_corpus_is_english() -> None:
 
 def test_how_much_there_is(tmp_path: Path) -> None:
     tree(tmp_path)
-    assert known_bytes([str(tmp_path / "a"), str(tmp_path / "b.txt")]) == len("a/z.md" + "a/b.txt" + "b.txt")
+    assert known_bytes([str(tmp_path / "a"), str(tmp_path / "b.txt")]) == len(
+        "a/z.md" + "a/b.txt" + "b.txt"
+    )
     for unknown in ("-", "python-docs", "hf:x", str(tmp_path)):
         assert known_bytes([str(tmp_path / "b.txt"), unknown]) is None

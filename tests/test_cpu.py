@@ -47,7 +47,9 @@ except SystemExit:
 
 
 def run(code: str, *arguments: str, **environment: str) -> str:
-    inherited = {name: value for name, value in os.environ.items() if name not in ("NPROC", "XLA_FLAGS")}
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in ("NPROC", "XLA_FLAGS")
+    }
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True, text=True, env={**inherited, **environment}, check=True,

@@ -34,7 +34,9 @@ def prepared(path: Path, ids: int = 300) -> Path:
 
 def starts(batch_: np.ndarray) -> np.ndarray:
     """Where in np.arange each row was taken from."""
-    np.testing.assert_array_equal(batch_ - batch_[:, :1], np.tile(np.arange(batch_.shape[1]), (len(batch_), 1)))
+    np.testing.assert_array_equal(
+        batch_ - batch_[:, :1], np.tile(np.arange(batch_.shape[1]), (len(batch_), 1))
+    )
     return batch_[:, 0]
 
 
@@ -43,12 +45,21 @@ def starts(batch_: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("vocab_size", "dtype"),
-    [(2, "uint8"), (256, "uint8"), (257, "uint16"), (65536, "uint16"), (65537, "uint32"), (1 << 32, "uint32")],
+    [
+        (2, "uint8"),
+        (256, "uint8"),
+        (257, "uint16"),
+        (65536, "uint16"),
+        (65537, "uint32"),
+        (1 << 32, "uint32"),
+    ],
 )
 def test_ids_are_written_as_narrow_as_they_go(vocab_size: int, dtype: str, tmp_path: Path) -> None:
     ids = np.array([0, 1, vocab_size - 1, vocab_size // 2])
     pieces = [ids[:1], ids[1:1], ids[1:]]
-    header = write_tokens(tmp_path / "ids.bin", iter(pieces), vocab_size, lambda piece: 3 * len(piece))
+    header = write_tokens(
+        tmp_path / "ids.bin", iter(pieces), vocab_size, lambda piece: 3 * len(piece)
+    )
     tokens, again = open_tokens(tmp_path / "ids.bin")
     np.testing.assert_array_equal(tokens, ids)
     assert again == header
@@ -79,7 +90,9 @@ def test_a_prepared_directory_opens(directory: Path) -> None:
             dataset.train[0] = 1
 
 
-@given(name=st.sampled_from(["train.bin", "val.bin", "tokenizer.json", "data.json"]), data=st.data())
+@given(
+    name=st.sampled_from(["train.bin", "val.bin", "tokenizer.json", "data.json"]), data=st.data()
+)
 def test_a_flipped_bit_is_found_and_named(directory: Path, name: str, data: st.DataObject) -> None:
     file = directory / name
     whole = file.read_bytes()
@@ -116,7 +129,9 @@ def test_a_damaged_header_never_raises_anything_else(directory: Path, at: int, b
         (lambda raw: b"", "nanoGPT"),
     ],
 )
-def test_a_token_file_that_is_cut_or_foreign(directory: Path, tmp_path: Path, change, named: str) -> None:
+def test_a_token_file_that_is_cut_or_foreign(
+    directory: Path, tmp_path: Path, change, named: str
+) -> None:
     (tmp_path / "ids.bin").write_bytes(change((directory / "train.bin").read_bytes()))
     with pytest.raises(UserError, match=named) as caught:
         open_tokens(tmp_path / "ids.bin")
@@ -146,18 +161,28 @@ def test_splits_with_different_vocabularies(directory: Path) -> None:
 # Batches
 
 
-@given(length=st.integers(8, 300), context=st.integers(1, 4), size=st.integers(1, 20), seed=st.integers(0, 2**32 - 1))
+@given(
+    length=st.integers(8, 300),
+    context=st.integers(1, 4),
+    size=st.integers(1, 20),
+    seed=st.integers(0, 2**32 - 1),
+)
 def test_each_epoch_has_each_window_once(length: int, context: int, size: int, seed: int) -> None:
     tokens = np.arange(length, dtype=np.uint16)
     windows = (length - context) // context
     steps = -(-3 * windows // size)
-    rows = [batch(tokens, seed=seed, step=s, batch_size=size, context_length=context) for s in range(steps)]
+    rows = [
+        batch(tokens, seed=seed, step=s, batch_size=size, context_length=context)
+        for s in range(steps)
+    ]
     first = starts(np.concatenate(rows))
     for epoch in range(3):
         offset = first[epoch * windows : (epoch + 1) * windows].min()
         assert 0 <= offset < context
         expected = offset + context * np.arange(windows)
-        np.testing.assert_array_equal(np.sort(first[epoch * windows : (epoch + 1) * windows]), expected)
+        np.testing.assert_array_equal(
+            np.sort(first[epoch * windows : (epoch + 1) * windows]), expected
+        )
 
 
 @pytest.mark.parametrize("windows", [FEW_WINDOWS - 1, FEW_WINDOWS, 3 * FEW_WINDOWS])
@@ -166,7 +191,9 @@ def test_long_splits_too_and_every_epoch_otherwise(windows: int) -> None:
     size = 1000
     steps = -(-2 * windows // size)
     first = starts(
-        np.concatenate([batch(tokens, seed=1, step=s, batch_size=size, context_length=2) for s in range(steps)])
+        np.concatenate(
+            [batch(tokens, seed=1, step=s, batch_size=size, context_length=2) for s in range(steps)]
+        )
     )
     orders = first[:windows] // 2, first[windows : 2 * windows] // 2
     for order in orders:
@@ -176,7 +203,9 @@ def test_long_splits_too_and_every_epoch_otherwise(windows: int) -> None:
     assert abs(np.corrcoef(*orders)[0, 1]) < 0.1
 
 
-@given(step=st.integers(0, 10**6), seed=st.integers(0, 9), hosts=st.sampled_from([1, 2, 3, 4, 6, 12]))
+@given(
+    step=st.integers(0, 10**6), seed=st.integers(0, 9), hosts=st.sampled_from([1, 2, 3, 4, 6, 12])
+)
 def test_the_order_does_not_depend_on_the_hosts(step: int, seed: int, hosts: int) -> None:
     tokens = np.arange(100, dtype=np.uint8)
     whole = batch(tokens, seed=seed, step=step, batch_size=12, context_length=5)
@@ -202,7 +231,9 @@ def test_resuming_is_asking_for_the_step(length: int) -> None:
     tokens = np.arange(length)
     run = [batch(tokens, seed=3, step=s, batch_size=7, context_length=5) for s in range(60)]
     for step in (59, 0, 31):
-        np.testing.assert_array_equal(batch(tokens, seed=3, step=step, batch_size=7, context_length=5), run[step])
+        np.testing.assert_array_equal(
+            batch(tokens, seed=3, step=step, batch_size=7, context_length=5), run[step]
+        )
 
 
 def test_the_order_is_the_same_on_every_machine() -> None:
@@ -225,11 +256,16 @@ def test_seeds_and_epochs_differ() -> None:
 
 def test_each_epoch_cuts_the_text_elsewhere() -> None:
     tokens = np.arange(1000)
-    offsets = [batch(tokens, seed=0, step=s, batch_size=90, context_length=11).min() % 11 for s in range(40)]
+    offsets = [
+        batch(tokens, seed=0, step=s, batch_size=90, context_length=11).min() % 11
+        for s in range(40)
+    ]
     assert len(set(offsets)) == 11
 
 
-@pytest.mark.parametrize(("length", "enough"), [(0, False), (1, False), (15, False), (16, True), (17, True)])
+@pytest.mark.parametrize(
+    ("length", "enough"), [(0, False), (1, False), (15, False), (16, True), (17, True)]
+)
 def test_a_text_shorter_than_two_contexts(length: int, enough: bool) -> None:
     tokens = np.arange(length)
     if enough:
@@ -250,7 +286,12 @@ def test_evaluation_has_every_target_once(length: int, size: int, context: int) 
     tokens = np.arange(1, length + 1, dtype=np.uint16)
     targets = []
     for ids, mask in eval_windows(tokens, batch_size=size, context_length=context):
-        assert (ids.shape, ids.dtype, mask.shape, mask.dtype) == ((size, context + 1), np.int32, (size, context), bool)
+        assert (ids.shape, ids.dtype, mask.shape, mask.dtype) == (
+            (size, context + 1),
+            np.int32,
+            (size, context),
+            bool,
+        )
         assert mask.any()
         np.testing.assert_array_equal(ids[:, 1:][mask], ids[:, :-1][mask] + 1)
         assert not ids[:, 1:][~mask].any()

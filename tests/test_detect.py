@@ -27,7 +27,9 @@ def tensors_of(name: str, tied: bool = False) -> dict[str, np.ndarray]:
     return to_torch(DIALECTS[name], config, random_params(config, np.dtype("float32")))
 
 
-def found(tensors: dict[str, np.ndarray], dialect: str | None = None, given: Any = None, **configs: Any) -> Detected:
+def found(
+    tensors: dict[str, np.ndarray], dialect: str | None = None, given: Any = None, **configs: Any
+) -> Detected:
     shapes = {name: array.shape for name, array in tensors.items()}
     return detect(shapes, tensors.__getitem__, "weights.pt", dialect, given, configs)
 
@@ -59,7 +61,9 @@ def test_every_dialect_is_detected_or_taken_for_its_twin(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["nanogpt", "gpt2", "raschka", "torch-encoder", "mingpt-2020"])
 def test_a_head_count_that_nothing_shows_is_asked_for(name: str) -> None:
-    with pytest.raises(UserError, match=r"35 wide, all heads together.*counts that fit are 1, 5, 7, 35: say which"):
+    with pytest.raises(
+        UserError, match=r"35 wide, all heads together.*counts that fit are 1, 5, 7, 35: say which"
+    ):
         found(tensors_of(name))
     with pytest.raises(UserError, match=r"4 does not divide.*fit are 1, 5, 7, 35"):
         found(tensors_of(name), None, {"num_heads": 4})
@@ -78,7 +82,9 @@ def test_twins_are_told_apart_by_what_they_keep() -> None:
     given = {"num_heads": 5}
     assert found(plain, None, given).dialect.name == "nanogpt"
     assert found(masked, None, given).dialect.name == "mingpt"
-    build = found(plain, None, given, **{"the file": {"step": 5, "val_loss": 3.0, "config": {"n_head": 5}}})
+    build = found(
+        plain, None, given, **{"the file": {"step": 5, "val_loss": 3.0, "config": {"n_head": 5}}}
+    )
     assert build.dialect.name == "build-nanogpt"
     assert build.report.assumed["activation"] == "gelu_tanh"
 
@@ -113,15 +119,19 @@ def test_contradictions_and_typos_are_errors(given: dict, config: dict, message:
 def test_a_stranger_is_shown_the_nearest_dialect_and_all_that_is_wrong() -> None:
     zebra = {**tensors_of("gpt"), "zebra": np.zeros(1)}
     with pytest.raises(
-        UserError, match="fit no known dialect. The nearest is gpt .* 1 things are wrong: zebra is unknown"
+        UserError,
+        match="fit no known dialect. The nearest is gpt .* 1 things are wrong: zebra is unknown",
     ):
         found(zebra)
     foreign = {f"u{name}": array for name, array in tensors_of("gpt").items()}
     with pytest.raises(
-        UserError, match=r"; and \d+ more\. By its structure it could be a GPT: .* --dialect auto shows"
+        UserError,
+        match=r"; and \d+ more\. By its structure it could be a GPT: .* --dialect auto shows",
     ):
         found(foreign)
-    with pytest.raises(UserError, match="There is no dialect llama. There are: build-nanogpt, .*gpt"):
+    with pytest.raises(
+        UserError, match="There is no dialect llama. There are: build-nanogpt, .*gpt"
+    ):
         found(zebra, "llama")
     with pytest.raises(UserError, match="tensors fit not gpt .* zebra is unknown"):
         found(zebra, "gpt")
@@ -129,7 +139,9 @@ def test_a_stranger_is_shown_the_nearest_dialect_and_all_that_is_wrong() -> None
         found({"lstm.weight_ih_l0": np.zeros((4, 4))})
 
 
-@pytest.mark.parametrize("lost", ["vocab_projection.bias", f"{BLOCK}.compute", "layer_norm_three", "pos_embedding"])
+@pytest.mark.parametrize(
+    "lost", ["vocab_projection.bias", f"{BLOCK}.compute", "layer_norm_three", "pos_embedding"]
+)
 def test_a_part_of_a_known_model_is_not_taken_for_another_model(lost: str) -> None:
     part = {name: array for name, array in tensors_of("gpt").items() if lost not in name}
     with pytest.raises(UserError, match=f"The nearest is gpt .*{lost}.* is missing"):
@@ -143,27 +155,37 @@ def test_a_mask_that_is_not_causal_is_refused() -> None:
         found(tensors)
 
 
-def test_names_that_two_dialects_read_differently_need_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_two_dialects_read_differently_need_a_person(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from dataclasses import replace
 
     from convert.rows.dialect import Row
 
     def swapped(row: Any) -> Any:
-        return replace(row, flax=row.flax.replace("norm1", "norm3")) if isinstance(row, Row) else row
+        return (
+            replace(row, flax=row.flax.replace("norm1", "norm3")) if isinstance(row, Row) else row
+        )
 
     rows = tuple(swapped(swapped(row)) for row in DIALECTS["gpt"].rows)
     rows = tuple(
-        replace(row, flax=row.flax.replace("norm2", "norm1").replace("norm3", "norm2")) if isinstance(row, Row) else row
+        replace(row, flax=row.flax.replace("norm2", "norm1").replace("norm3", "norm2"))
+        if isinstance(row, Row)
+        else row
         for row in rows
     )
     monkeypatch.setitem(room.DIALECTS, "gtp", replace(DIALECTS["gpt"], name="gtp", rows=rows))
-    with pytest.raises(UserError, match="its tensors fit the dialects gpt and gtp; choose one with --dialect"):
+    with pytest.raises(
+        UserError, match="its tensors fit the dialects gpt and gtp; choose one with --dialect"
+    ):
         found(tensors_of("gpt"))
     assert found(tensors_of("gpt"), "gtp").dialect.name == "gtp"
 
 
 def with_heads(num_heads: int, head_dim: int, name: str = "separate") -> dict[str, np.ndarray]:
-    config = ModelConfig(**{**vars(config_of(DIALECTS[name])), "num_heads": num_heads, "head_dim": head_dim})
+    config = ModelConfig(
+        **{**vars(config_of(DIALECTS[name])), "num_heads": num_heads, "head_dim": head_dim}
+    )
     return to_torch(DIALECTS[name], config, random_params(config, np.dtype("float32")))
 
 
@@ -179,7 +201,9 @@ def test_a_head_width_in_a_config_is_compared_and_not_believed() -> None:
 
 
 def test_a_class_without_its_wrapper_is_read_by_its_orientation() -> None:
-    bare = {name.removeprefix("transformer."): array for name, array in tensors_of("nanogpt").items()}
+    bare = {
+        name.removeprefix("transformer."): array for name, array in tensors_of("nanogpt").items()
+    }
     assert found(bare, None, {"num_heads": 5}).dialect.name == "nanogpt"
     conv = {name.removeprefix("transformer."): array for name, array in tensors_of("gpt2").items()}
     assert found(conv, None, {"num_heads": 5}).dialect.name == "gpt2"
@@ -190,17 +214,28 @@ def test_sinusoids_may_go_on_for_longer_than_the_context() -> None:
     tensors["position_embedding.weight"] = sinusoids(17, 35).astype(np.float32)
     report = found(tensors, None, {"num_heads": 5}, **{"the file": {"block_size": 8}}).report
     assert report.read["context_length"] == 17
-    with pytest.raises(UserError, match="block_size = 8 says context_length = 8, but the tensors show 17"):
+    with pytest.raises(
+        UserError, match="block_size = 8 says context_length = 8, but the tensors show 17"
+    ):
         found(tensors_of("fused"), None, {"num_heads": 5}, **{"the file": {"block_size": 8}})
 
 
 def test_padding_is_hinted_at() -> None:
-    assert "token for padding" in found(tensors_of("gpt"), **{"the file": {"config": {"pad_id": 0}}}).report.caveats[-1]
+    assert (
+        "token for padding"
+        in found(tensors_of("gpt"), **{"the file": {"config": {"pad_id": 0}}}).report.caveats[-1]
+    )
 
 
 def test_norms_without_bias_are_hinted_at() -> None:
-    tensors = {name: array for name, array in tensors_of("nanogpt").items() if "ln_" not in name or "bias" not in name}
-    assert "RMSNorm would look the same" in found(tensors, None, {"num_heads": 5}).report.caveats[-1]
+    tensors = {
+        name: array
+        for name, array in tensors_of("nanogpt").items()
+        if "ln_" not in name or "bias" not in name
+    }
+    assert (
+        "RMSNorm would look the same" in found(tensors, None, {"num_heads": 5}).report.caveats[-1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +251,11 @@ def test_fields_that_cannot_be_are_refused_with_the_file(given: dict, message: s
 
 
 def test_positions_that_leave_no_trace_are_asked_for() -> None:
-    tensors = {name: array for name, array in tensors_of("fused").items() if not name.startswith("position")}
+    tensors = {
+        name: array
+        for name, array in tensors_of("fused").items()
+        if not name.startswith("position")
+    }
     given = {"num_heads": 5}
     others = "positions leave no trace in this file.*rotary, ALiBi or none at all.*computed wrongly.*verify --torch"
     with pytest.raises(UserError, match=f"{others}.*--set context_length=N"):
@@ -257,7 +296,9 @@ FICTION = """
 """
 
 
-def test_a_new_dialect_is_one_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_dialect_is_one_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "fiction.py").write_text(textwrap.dedent(FICTION))
     monkeypatch.setattr(dialects, "__path__", [*dialects.__path__, str(tmp_path)])
     known = dialects.find_all()
@@ -268,6 +309,8 @@ def test_a_new_dialect_is_one_file_and_nothing_else(tmp_path: Path, monkeypatch:
     tensors = to_torch(known["fiction"], config, params)
     detected = found(tensors, None, {"num_heads": 5})
     assert detected.dialect.name == "fiction"
-    assert detected.report.config == ModelConfig(**{**vars(config), "activation": "gelu", "dropout": 0.0})
+    assert detected.report.config == ModelConfig(
+        **{**vars(config), "activation": "gelu", "dropout": 0.0}
+    )
     query = params["blocks"]["attn"]["qkv"]["kernel"][1, :, :, 0]
     np.testing.assert_array_equal(tensors["lager.1.blick.weight"][0::3], query.reshape(35, 35).T)

@@ -34,8 +34,24 @@ def attention(c: ModelConfig, q: Any, k: Any, v: Any) -> Any:
 class Names:
     """What a dialect's tensors are called, written once more, by hand, in the way in which its class uses them."""
 
-    def __init__(self, token: str, position: str, block: str, norms: str, mlp: str, out: str, final: str, head: str):
-        self.token, self.position, self.block, self.final, self.head = token, position, block, final, head
+    def __init__(
+        self,
+        token: str,
+        position: str,
+        block: str,
+        norms: str,
+        mlp: str,
+        out: str,
+        final: str,
+        head: str,
+    ):
+        self.token, self.position, self.block, self.final, self.head = (
+            token,
+            position,
+            block,
+            final,
+            head,
+        )
         self.norm1, self.norm2 = norms.split()
         self.up, self.down = mlp.split()
         self.out = out
@@ -95,7 +111,10 @@ def qkv_of(name: str, c: ModelConfig, w: Weights, block: str, x: Any) -> list[An
     parts = ("query", "key", "value")
     if name in per_head:
         heads = range(c.num_heads)
-        return [torch.cat([by(f"{block}.{per_head[name].format(h, part)}") for h in heads], -1) for part in parts]
+        return [
+            torch.cat([by(f"{block}.{per_head[name].format(h, part)}") for h in heads], -1)
+            for part in parts
+        ]
     if name in whole:
         return [by(f"{block}.{whole[name].format(part)}") for part in parts]
     return list(by(f"{block}.attn.{'c_attn' if name == 'nanogpt' else 'qkv'}").chunk(3, dim=-1))
@@ -105,7 +124,9 @@ def forward(name: str, c: ModelConfig, w: Weights, tokens: Any) -> Any:
     n = NAMES[name]
 
     def norm(prefix: str, x: Any) -> Any:
-        scale, bias = (next(w[f"{prefix}.{a}"] for a in pair if f"{prefix}.{a}" in w) for pair in WORDS)
+        scale, bias = (
+            next(w[f"{prefix}.{a}"] for a in pair if f"{prefix}.{a}" in w) for pair in WORDS
+        )
         return F.layer_norm(x, (c.model_dim,), scale, bias, c.norm_eps)
 
     def linear(prefix: str, x: Any) -> Any:
@@ -130,14 +151,23 @@ def forward(name: str, c: ModelConfig, w: Weights, tokens: Any) -> Any:
 
 
 WORDS = (("weight", "scale"), ("bias", "shift"))
-TWINS = {"freecodecamp": "ng", "build-nanogpt": "nanogpt", "mingpt": "nanogpt", "makemore": "nanogpt"}
+TWINS = {
+    "freecodecamp": "ng",
+    "build-nanogpt": "nanogpt",
+    "mingpt": "nanogpt",
+    "makemore": "nanogpt",
+}
 
 
 def both(name: str, run: Callable[[ModelConfig, Weights, Any], Any], tied: bool = False) -> None:
     """Logits of `run` on the tensors that this dialect writes, and of the model that they were written from."""
     from convert import to_torch
 
-    usual = {field: value for field, value in DIALECTS[name].unsaid.items() if field not in ("final_norm", "positions")}
+    usual = {
+        field: value
+        for field, value in DIALECTS[name].unsaid.items()
+        if field not in ("final_norm", "positions")
+    }
     config = ModelConfig(**{**vars(config_of(DIALECTS[name], tied)), **usual})
     params = random_params(config, np.dtype("float64"))
     flat = flatten(params)
@@ -158,19 +188,33 @@ def test_the_tensors_mean_what_their_class_takes_them_for(name: str) -> None:
 @pytest.mark.parametrize("name", ["torch-encoder", "torch-mha"])
 def test_torchs_own_layers_take_the_tensors(name: str) -> None:
     def run(c: ModelConfig, w: Weights, tokens: Any) -> Any:
-        layer = torch.nn.TransformerEncoderLayer(c.model_dim, c.num_heads, c.mlp_dim, 0, batch_first=True)
-        layers = (
-            torch.nn.TransformerEncoder(layer, c.num_blocks, torch.nn.LayerNorm(c.model_dim), False).double().eval()
+        layer = torch.nn.TransformerEncoderLayer(
+            c.model_dim, c.num_heads, c.mlp_dim, 0, batch_first=True
         )
-        renamed = {"ffn.0": "linear1", "ffn.2": "linear2", "attn": "self_attn", "blocks": "layers", "ln_f": "norm"}
+        layers = (
+            torch.nn.TransformerEncoder(layer, c.num_blocks, torch.nn.LayerNorm(c.model_dim), False)
+            .double()
+            .eval()
+        )
+        renamed = {
+            "ffn.0": "linear1",
+            "ffn.2": "linear2",
+            "attn": "self_attn",
+            "blocks": "layers",
+            "ln_f": "norm",
+        }
         inner = {key.removeprefix("encoder."): value for key, value in w.items()}
         if name == "torch-mha":
             for old, new in renamed.items():
                 inner = {key.replace(old, new): value for key, value in inner.items()}
         outer = ("token_embedding", "position_embedding", "lm_head")
-        layers.load_state_dict({key: v for key, v in inner.items() if not key.startswith(outer)}, strict=True)
+        layers.load_state_dict(
+            {key: v for key, v in inner.items() if not key.startswith(outer)}, strict=True
+        )
         x = w["token_embedding.weight"][tokens] + w["position_embedding.weight"]
-        mask = torch.nn.Transformer.generate_square_subsequent_mask(tokens.shape[1], dtype=torch.float64)
+        mask = torch.nn.Transformer.generate_square_subsequent_mask(
+            tokens.shape[1], dtype=torch.float64
+        )
         return F.linear(layers(x, mask, is_causal=True), w["lm_head.weight"], w["lm_head.bias"])
 
     both(name, run)
@@ -185,7 +229,12 @@ def test_transformers_take_the_tensors(name: str) -> None:
             "vocab_size": c.vocab_size,
             "attn_implementation": "eager" if name == "gpt1" else "sdpa",
         }  # OPT rounds to float32 in the other one
-        small = {"n_positions": c.context_length, "n_embd": c.model_dim, "n_layer": c.num_blocks, "n_head": c.num_heads}
+        small = {
+            "n_positions": c.context_length,
+            "n_embd": c.model_dim,
+            "n_layer": c.num_blocks,
+            "n_head": c.num_heads,
+        }
         if name == "opt":
             config = transformers.OPTConfig(
                 hidden_size=c.model_dim, ffn_dim=c.mlp_dim, num_hidden_layers=c.num_blocks, dropout=0.0,
@@ -196,7 +245,9 @@ def test_transformers_take_the_tensors(name: str) -> None:
         elif name == "gpt2":
             model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**small, **sizes))
         else:
-            model = transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**small, **sizes))
+            model = transformers.OpenAIGPTLMHeadModel(
+                transformers.OpenAIGPTConfig(**small, **sizes)
+            )
         model.double().eval().load_state_dict(w, strict=True)
         return model(tokens, attention_mask=torch.ones_like(tokens)).logits
 

@@ -48,7 +48,9 @@ with disk.new_directory({str(tmp_path / "out")!r}) as partial:
     print("writing", flush=True)
     input()
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         os.kill(process.pid, signal.SIGKILL)
@@ -58,9 +60,15 @@ with disk.new_directory({str(tmp_path / "out")!r}) as partial:
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     make(tmp_path / "out")
-    with pytest.raises(UserError, match="not an empty directory"), atomic_files.new_directory(tmp_path / "out"):
+    with (
+        pytest.raises(UserError, match="not an empty directory"),
+        atomic_files.new_directory(tmp_path / "out"),
+    ):
         pass
-    with pytest.raises(UserError, match="exists, and is not"), atomic_files.new_file(tmp_path / "out" / "note.txt"):
+    with (
+        pytest.raises(UserError, match="exists, and is not"),
+        atomic_files.new_file(tmp_path / "out" / "note.txt"),
+    ):
         pass
     atomic_files.check_manifest(tmp_path / "out")
 
@@ -102,7 +110,9 @@ NESTED = "[" * 100_000
 def test_json_that_cannot_be_read_is_one_paragraph(text: str, tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(text)
-    with pytest.raises(UserError, match=r"config\.json (is not JSON: |must hold a JSON object, but holds a list)"):
+    with pytest.raises(
+        UserError, match=r"config\.json (is not JSON: |must hold a JSON object, but holds a list)"
+    ):
         atomic_files.read_json(file)
     with pytest.raises(UserError, match="has .* bytes, but a file like it has at most 0"):
         atomic_files.read_json(file, most=0)
@@ -113,7 +123,9 @@ def test_a_model_directory_with_nested_json_is_refused(
     name: str, text: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
 ) -> None:
     """A manifest that was written for the nested file passes; what reads the file then must not fall over it."""
-    made = command("jaxgpt", "train", write_toml(tmp_path / "config.toml", settings(text, tmp_path / "run")))
+    made = command(
+        "jaxgpt", "train", write_toml(tmp_path / "config.toml", settings(text, tmp_path / "run"))
+    )
     assert made.code == 0, made
     (checkpoint, *_) = (tmp_path / "run" / "checkpoints").glob("[!.]*")
     shutil.move(checkpoint, tmp_path / "model")

@@ -35,17 +35,23 @@ assert not any(name.startswith(("jaxgpt", "flax")) for name in sys.modules)
 def test_it_runs_in_a_process_that_knows_no_jaxgpt(
     model: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
 ) -> None:
-    outcome = command("jaxgpt", "export", model, "--out", tmp_path / "model.zip", "--batch-size", "2")
+    outcome = command(
+        "jaxgpt", "export", model, "--out", tmp_path / "model.zip", "--batch-size", "2"
+    )
     assert outcome.code == 0, outcome
     about = json.loads(zipfile.ZipFile(tmp_path / "model.zip").read("about.json"))
     assert about["model"] == vars(CONFIG)
     ids = np.random.default_rng(0).integers(0, 12, (2, 16)).astype(np.int32)
     np.save(tmp_path / "ids.npy", ids)
-    ran = subprocess.run([sys.executable, "-c", ELSEWHERE], cwd=tmp_path, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE], cwd=tmp_path, capture_output=True, text=True
+    )
     assert ran.returncode == 0, ran.stderr
     whole = np.asarray(jaxgpt.load(model)(ids))
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), whole[:, 4:], atol=1e-4)
-    assert "exists, and is not overwritten" in refused("jaxgpt", "export", model, "--out", tmp_path / "model.zip")
+    assert "exists, and is not overwritten" in refused(
+        "jaxgpt", "export", model, "--out", tmp_path / "model.zip"
+    )
     for size in ("0", "1000000000000"):
         words = ["--out", tmp_path / "b.zip", "--batch-size", size]
         assert "must be positive" in refused("jaxgpt", "export", model, *words)

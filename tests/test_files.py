@@ -35,7 +35,9 @@ def assert_same(checkpoint, arrays):
     for name, array in arrays.items():
         tensor = checkpoint.tensors[name]
         value = tensor.read()
-        assert (tensor.shape, tensor.dtype) == (value.shape, value.dtype) == (array.shape, array.dtype), name
+        assert (
+            (tensor.shape, tensor.dtype) == (value.shape, value.dtype) == (array.shape, array.dtype)
+        ), name
         assert value.tobytes() == array.tobytes(), name
         assert value.flags.c_contiguous, name
         assert not value.flags.writeable, name
@@ -78,7 +80,10 @@ def test_dtypes_mixed(tmp_path, suffix):
 
 def test_torch_reads_what_is_written(tmp_path, suffix):
     torch = pytest.importorskip("torch")
-    arrays = {"odd": random_bits((3,), "uint8"), "w": np.arange(12, dtype="float32").reshape(3, 4).T}
+    arrays = {
+        "odd": random_bits((3,), "uint8"),
+        "w": np.arange(12, dtype="float32").reshape(3, 4).T,
+    }
     checkpoints.write(tmp_path / f"w{suffix}", arrays)
     if suffix == ".safetensors":
         from safetensors.torch import load_file as load
@@ -110,7 +115,10 @@ def test_weights_stay_in_the_file_until_asked_for_and_leave_no_pages_behind(tmp_
 def test_one_array_under_two_names_is_stored_once_as_tied(tmp_path):
     torch = pytest.importorskip("torch")
     wte = np.ones((100, 100), "float32")
-    checkpoints.write(tmp_path / "tied.pt", {"wte": wte, "head": wte, "slice": np.ones((100, 1000), "float32")[:, :1]})
+    checkpoints.write(
+        tmp_path / "tied.pt",
+        {"wte": wte, "head": wte, "slice": np.ones((100, 1000), "float32")[:, :1]},
+    )
     state = torch.load(tmp_path / "tied.pt", weights_only=True)
     assert state["wte"].data_ptr() == state["head"].data_ptr()
     assert (tmp_path / "tied.pt").stat().st_size < 2 * wte.nbytes
@@ -141,7 +149,9 @@ def test_a_full_disk_leaves_nothing(tmp_path, suffix):
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
         with pytest.raises(UserError, match=rf"w{suffix} could not be written: File too large"):
-            checkpoints.write(tmp_path / f"w{suffix}", {name: np.ones(10_000, "float32") for name in "ab"})
+            checkpoints.write(
+                tmp_path / f"w{suffix}", {name: np.ones(10_000, "float32") for name in "ab"}
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert os.listdir(tmp_path) == []
@@ -219,7 +229,9 @@ def test_what_is_no_file_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"gone\.pt does not exist"):
         checkpoints.read(tmp_path / "gone.pt")
     (tmp_path / "config.json").touch()
-    with pytest.raises(UserError, match=r"is a directory; in it should be one of model\.safe.*holds config\.json"):
+    with pytest.raises(
+        UserError, match=r"is a directory; in it should be one of model\.safe.*holds config\.json"
+    ):
         checkpoints.read(tmp_path)
     os.mkfifo(tmp_path / "pipe.pt")
     with pytest.raises(UserError, match=r"pipe\.pt is a device or a pipe"):
@@ -248,21 +260,35 @@ def test_wrappers_come_off_when_every_name_has_them(tmp_path, names, prefix):
 @pytest.mark.parametrize("key", ["state_dict", "model"])
 def test_lightning_has_two_wrappers_more(tmp_path, key):
     torch = pytest.importorskip("torch")
-    torch.save({key: {"net.module.a": torch.ones(2), "net.module.b": torch.ones(2)}}, tmp_path / "w.ckpt")
-    assert checkpoints.read(tmp_path / "w.ckpt").prefix == ("net.module." if key == "state_dict" else "")
+    torch.save(
+        {key: {"net.module.a": torch.ones(2), "net.module.b": torch.ones(2)}}, tmp_path / "w.ckpt"
+    )
+    assert checkpoints.read(tmp_path / "w.ckpt").prefix == (
+        "net.module." if key == "state_dict" else ""
+    )
 
 
 ADAM = {"state": {0: {"step": "T", "exp_avg": "T"}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
 CONTAINERS = [  # root with "T" for each tensor, key of the state dict, names in it, names beside it
     ({"b.w": "T", "a.w": "T"}, "", ["b.w", "a.w"], []),
     ({"weight": "T"}, "", ["weight"], []),
-    ({"model": {"a": "T"}, "optimizer": ADAM, "loss": "T", "n": 3}, "model", ["a"], ["optimizer", "loss", "n"]),
+    (
+        {"model": {"a": "T"}, "optimizer": ADAM, "loss": "T", "n": 3},
+        "model",
+        ["a"],
+        ["optimizer", "loss", "n"],
+    ),
     ({"optimizer": ADAM, "model_state": {"a": "T"}}, "model_state", ["a"], ["optimizer"]),
     ({"ema": {"a": "T"}, "model_state_dict": {"b": "T"}}, "model_state_dict", ["b"], ["ema"]),
     ({"model": {"n_layer": 2}, "state_dict": {"b": "T"}}, "state_dict", ["b"], ["model"]),
     ({"state_dict": {"a": "T"}, "model": {"b": "T"}}, "model", ["b"], ["state_dict"]),
     ({"weights": {"a": "T"}, "epoch": 3, 7: {"a": "T"}}, "weights", ["a"], ["epoch", 7]),
-    ({"h.w": "T", "pos": "T", "h.b": "T", "epoch": 3, "c": {"d": 1}}, "", ["h.w", "pos", "h.b"], ["epoch", "c"]),
+    (
+        {"h.w": "T", "pos": "T", "h.b": "T", "epoch": 3, "c": {"d": 1}},
+        "",
+        ["h.w", "pos", "h.b"],
+        ["epoch", "c"],
+    ),
 ]
 
 

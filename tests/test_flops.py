@@ -38,7 +38,10 @@ def counted(attention: str, **compute: Any) -> tuple[int, Config]:
     about = TrainConfig(batch_size=4, accumulate=2, steps=200)
     how = ComputeConfig(attention=attention, **compute)
     config = Config(DataConfig("-"), RunConfig("-"), model, train=about, compute=how)
-    state, ids = jax.eval_shape(lambda: init_state(config)), jax.ShapeDtypeStruct((2, 2, 129), np.int32)
+    state, ids = (
+        jax.eval_shape(lambda: init_state(config)),
+        jax.ShapeDtypeStruct((2, 2, 129), np.int32),
+    )
     mesh = make_mesh(config.mesh, 2, 35, jax.devices()[:1])
     return flops.of_program(jax.make_jaxpr(make_step(config, mesh))(state, ids).jaxpr), config
 

@@ -52,10 +52,16 @@ def test_a_lone_checkpoint_in_a_folder_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("weight_map", "message"),
     [
-        ({"a": "model-1.safetensors", "b": "../model-2.safetensors"}, r"names \.\./model-2.safetensors; a shard lies"),
+        (
+            {"a": "model-1.safetensors", "b": "../model-2.safetensors"},
+            r"names \.\./model-2.safetensors; a shard lies",
+        ),
         ({"a": "/etc/passwd"}, "names /etc/passwd; a shard lies in the same folder"),
         ({"a": "model-3.safetensors"}, "names model-3.safetensors, which is not there"),
-        ({"a": "model-2.safetensors", "b": "model-2.safetensors"}, "says that a lies in model-2.safetensors, but it"),
+        (
+            {"a": "model-2.safetensors", "b": "model-2.safetensors"},
+            "says that a lies in model-2.safetensors, but it",
+        ),
         ({"a": 3}, "has no weight_map"),
         ("x", "has no weight_map"),
         ({}, "has no weight_map"),
@@ -76,10 +82,14 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
 
 
 def test_folders_and_configs_that_are_no_use(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is a directory; in it should be one of .*It holds nothing"):
+    with pytest.raises(
+        UserError, match="is a directory; in it should be one of .*It holds nothing"
+    ):
         files.read(tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(UserError, match="is a model directory; jaxgpt-convert to-torch makes a checkpoint of it"):
+    with pytest.raises(
+        UserError, match="is a model directory; jaxgpt-convert to-torch makes a checkpoint of it"
+    ):
         files.read(tmp_path)
     (tmp_path / "config.json").write_text("{")
     files.write(tmp_path / "weights.safetensors", {"a": A})
@@ -97,8 +107,14 @@ def opened(path: Path) -> int:
     """How many of the weights files in a folder this process has mapped or open."""
     links = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
     files = {os.readlink(link) for link in links if link.is_symlink()}
-    files |= {line.split(maxsplit=5)[5] for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line}
-    return sum(file.startswith(f"{path}/") and file.endswith((".safetensors", ".bin")) for file in files)
+    files |= {
+        line.split(maxsplit=5)[5]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if "/" in line
+    }
+    return sum(
+        file.startswith(f"{path}/") and file.endswith((".safetensors", ".bin")) for file in files
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists its mappings")
@@ -113,7 +129,9 @@ def test_one_shard_is_open_at_a_time_and_each_is_read_through_once(
     params = random_params(config_of(DIALECTS["gpt2"], tied=True), np.dtype("float32"))
     state = to_torch(params, config_of(DIALECTS["gpt2"], tied=True), "gpt2")
     names, stem = [*state], "model" if suffix == "safetensors" else "pytorch_model"
-    listed = {name: f"{stem}-{place * 4 // len(names) + 1}.{suffix}" for place, name in enumerate(names)}
+    listed = {
+        name: f"{stem}-{place * 4 // len(names) + 1}.{suffix}" for place, name in enumerate(names)
+    }
     for file in {*listed.values()}:
         held = {name: state[name].numpy() for name in names if listed[name] == file}
         files.write(tmp_path / f"{file}.{'pt' if suffix == 'bin' else suffix}", held)
@@ -139,6 +157,8 @@ def test_one_shard_is_open_at_a_time_and_each_is_read_through_once(
     loaded = to_flax(tmp_path, num_heads=5)
     assert max(before) == 0
     assert opens[:4] == opens[-4:] == sorted({*listed.values()})
-    assert len(opens) < 16  # headers, values, and a few that decide: embedding and head, positions, final norm
+    assert (
+        len(opens) < 16
+    )  # headers, values, and a few that decide: embedding and head, positions, final norm
     for path, value in flatten(loaded.params).items():
         np.testing.assert_array_equal(value, flatten(params)[path])

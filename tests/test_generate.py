@@ -47,23 +47,33 @@ def greedy_as_torch(
     with torch.no_grad():  # one token leads to another, else the text soon repeats one
         others = torch.randperm(sizes["vocab_size"])
         module.token_embedding.weight *= 1.5 * sizes["model_dim"] ** 0.5
-        module.vocab_projection.weight.copy_(module.token_embedding.weight[others] / sizes["model_dim"] ** 0.5)
+        module.vocab_projection.weight.copy_(
+            module.token_embedding.weight[others] / sizes["model_dim"] ** 0.5
+        )
     names = [chr(256 + i) for i in range(sizes["vocab_size"])]
     torch.save(module.state_dict(), folder / "weights.pt")
     loaded = to_flax(folder / "weights.pt", num_heads=sizes["num_heads"])
     for prompt in prompts:
-        theirs = generate(module, tokens, torch.tensor([prompt]), sizes["context_length"], names, greedy=True)
+        theirs = generate(
+            module, tokens, torch.tensor([prompt]), sizes["context_length"], names, greedy=True
+        )
         ours = text(loaded.model, prompt, tokens, temperature=0)
         assert "".join(names[i] for i in ours) == theirs
         assert len({*ours.tolist()}) > 2, ours
 
 
-def test_greedy_text_is_torchs_while_the_window_slides(make_reference: Callable[..., Any], tmp_path: Path) -> None:
-    greedy_as_torch(PRIMES, make_reference, tmp_path, [[0], [5, 7, 11], [*range(17)], [*range(40)]], 100)
+def test_greedy_text_is_torchs_while_the_window_slides(
+    make_reference: Callable[..., Any], tmp_path: Path
+) -> None:
+    greedy_as_torch(
+        PRIMES, make_reference, tmp_path, [[0], [5, 7, 11], [*range(17)], [*range(40)]], 100
+    )
 
 
 @pytest.mark.slow
-def test_greedy_text_is_torchs_at_the_released_sizes(make_reference: Callable[..., Any], tmp_path: Path) -> None:
+def test_greedy_text_is_torchs_at_the_released_sizes(
+    make_reference: Callable[..., Any], tmp_path: Path
+) -> None:
     starts = [[0], [29, 59], [*range(20, 60)], [*range(100)], [*range(104), *range(50)]]
     greedy_as_torch(LYRIC_SIZES, make_reference, tmp_path, starts, 500)
 
@@ -117,7 +127,11 @@ def test_devices_that_share_the_work_change_no_text() -> None:
     apart, texts, ahead = json.loads(done.stdout)
     assert apart == [0] * 8  # one memory, read by all
     one, three, four = [None, [1, 8]], [[3, 1], [3, 2]], [[4, 1], [4, 1], [4, 2]]
-    assert ahead == [*one, *three, *four]  # groups, and devices in each: at first, with a cache, past the window
+    assert ahead == [
+        *one,
+        *three,
+        *four,
+    ]  # groups, and devices in each: at first, with a cache, past the window
     assert texts == texts_of_some_kinds()
 
 
@@ -139,12 +153,16 @@ def test_pieces_come_as_they_are_made_and_do_not_depend_on_how_many(model: GPT) 
         np.testing.assert_array_equal(text(model, [3], tokens, seed=1), whole[:tokens])
 
 
-def test_no_piece_waits_for_a_program_that_may_have_to_be_compiled(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_piece_waits_for_a_program_that_may_have_to_be_compiled(
+    model: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun: list[str] = []
 
     def noted(name: str) -> None:
         program = getattr(programs, name)
-        monkeypatch.setattr(programs, name, lambda *arguments: begun.append(name) or program(*arguments))
+        monkeypatch.setattr(
+            programs, name, lambda *arguments: begun.append(name) or program(*arguments)
+        )
 
     for name in ("cached", "windowed"):
         noted(name)
@@ -161,10 +179,14 @@ def test_no_piece_waits_for_a_program_that_may_have_to_be_compiled(model: GPT, m
 
 def test_nothing_is_compiled_anew_for_another_prompt_or_temperature(model: GPT) -> None:
     text(model, [1, 2, 3, 4, 5], 30)
-    before = [program._cache_size() for program in (programs.first, programs.cached, programs.windowed)]
+    before = [
+        program._cache_size() for program in (programs.first, programs.cached, programs.windowed)
+    ]
     text(model, [*range(8)], 33, temperature=0.3, top_k=5, top_p=0.9, min_p=0.1, seed=4)
     text(model, [*range(7)], 2, temperature=0)
-    assert before == [program._cache_size() for program in (programs.first, programs.cached, programs.windowed)]
+    assert before == [
+        program._cache_size() for program in (programs.first, programs.cached, programs.windowed)
+    ]
 
 
 def test_padded_ids_are_never_chosen(model: GPT) -> None:
@@ -217,7 +239,9 @@ def test_in_float64_too(model: GPT) -> None:
 def test_broken_weights_are_an_error_and_no_token(model: GPT) -> None:
     broken = random_model("float32", num_blocks=1)
     broken.pos_embedding.embedding.set_value(broken.pos_embedding.embedding[...].at[6].set(np.nan))
-    with pytest.raises(UserError, match=r"At new token 6 the model's logits are not finite numbers"):
+    with pytest.raises(
+        UserError, match=r"At new token 6 the model's logits are not finite numbers"
+    ):
         list(jaxgpt.generate(broken, [1, 2], 30, seed=5))
     whole = text(model, [1, 2], 4, seed=5)
     ended = text(broken, [1, 2], 30, seed=5, stop_ids=jnp.asarray(whole[3:]))
@@ -232,7 +256,11 @@ def test_broken_weights_are_an_error_and_no_token(model: GPT) -> None:
         ([0.5], {}, "must be ids"),
         (3, {}, "A prompt is a list of ids, or a list of such lists, but is 3"),
         ([1, [2, 3]], {}, "A prompt is a list of ids, or a list of such lists, but is [1, [2, 3]]"),
-        ([[[1]]], {}, "A prompt is a list of ids, or a list of such lists, but has a row of shape (1, 1)"),
+        (
+            [[[1]]],
+            {},
+            "A prompt is a list of ids, or a list of such lists, but has a row of shape (1, 1)",
+        ),
         ([1], {"max_new_tokens": 2.5}, "max_new_tokens must be a whole number, but is 2.5"),
         ([1], {"seed": None}, "seed must be a whole number, but is None"),
         ([1], {"max_new_tokens": 0}, "number of new tokens must be positive, but is 0"),
@@ -242,7 +270,9 @@ def test_broken_weights_are_an_error_and_no_token(model: GPT) -> None:
         ([1], {"temperature": -0.1}, "temperature must be"),
     ],
 )
-def test_wrong_input_is_refused_before_anything_runs(prompt: Any, options: Any, message: str, model: GPT) -> None:
+def test_wrong_input_is_refused_before_anything_runs(
+    prompt: Any, options: Any, message: str, model: GPT
+) -> None:
     with pytest.raises(UserError) as refusal:
         jaxgpt.generate(model, prompt, **options)
     assert message in str(refusal.value)

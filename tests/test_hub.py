@@ -36,17 +36,33 @@ END = "<|endoftext|>"
 
 
 LETTERS = "the it's I'll naïve ß İ 日本語 한국어 עברית देवनागरी é ñö 2024 3.14 x1y2 0x1F '"
-SIGNS = (
-    "😀 👩\u200d👩\u200d👧 🇩🇪 \u200b \ufeff \ufffd \U0010ffff \x00 \x1b[0m \x7f \x07 [UNK] <unk> <s> </s> Ġ Ċ ▁ @#$%"
-)
-GAPS = [" ", "  ", "    ", "\n", "\n\n", "\r\n", "\t", " \t \n", "\u00a0", "\u3000", "\u2028", "\x85", ""]
+SIGNS = "😀 👩\u200d👩\u200d👧 🇩🇪 \u200b \ufeff \ufffd \U0010ffff \x00 \x1b[0m \x7f \x07 [UNK] <unk> <s> </s> Ġ Ċ ▁ @#$%"
+GAPS = [
+    " ",
+    "  ",
+    "    ",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "\t",
+    " \t \n",
+    "\u00a0",
+    "\u3000",
+    "\u2028",
+    "\x85",
+    "",
+]
 
 
 def strings(count: int) -> list[str]:
     """What people write, and what they would not."""
     draw = random.Random(7)
     words = [*LETTERS.split(" "), *SIGNS.split(" "), END, END[:-1]]
-    anywhere = (lambda: draw.randrange(0x80), lambda: draw.randrange(0xD800), lambda: draw.randrange(0xE000, 0x110000))
+    anywhere = (
+        lambda: draw.randrange(0x80),
+        lambda: draw.randrange(0xD800),
+        lambda: draw.randrange(0xE000, 0x110000),
+    )
 
     def one() -> str:
         kind = draw.randrange(4)
@@ -75,23 +91,48 @@ BPE = train_bpe(iter([CORPUS]), 600)
 BYTES = ByteTokenizer()
 CASES = {
     "relu": Case("gpt2", BPE, {"activation": "relu", "tied": True}),
-    "gelu": Case("gpt2", BYTES, {"activation": "gelu", "tied": False, "mlp_dim": 50}, "float32", "30KB"),
-    "tanh": Case("gpt2", train_char([CORPUS]), {"activation": "gelu_tanh", "tied": True, "dropout": 0.0}, shard="40KB"),
-    "scales": Case("gpt2", BYTES, {"attention_scale": "none", "attention_scale_by_layer": True, "norm_eps": 1e-3}),
-    "no biases": Case("gpt2", BYTES, {"qkv_bias": False, "mlp_bias": False, "norm_bias": False, "tied": True}),
-    "sinusoids": Case("gpt2", BYTES, {"positions": "sinusoidal", "positions_stored": True, "tied": True}),
+    "gelu": Case(
+        "gpt2", BYTES, {"activation": "gelu", "tied": False, "mlp_dim": 50}, "float32", "30KB"
+    ),
+    "tanh": Case(
+        "gpt2",
+        train_char([CORPUS]),
+        {"activation": "gelu_tanh", "tied": True, "dropout": 0.0},
+        shard="40KB",
+    ),
+    "scales": Case(
+        "gpt2",
+        BYTES,
+        {"attention_scale": "none", "attention_scale_by_layer": True, "norm_eps": 1e-3},
+    ),
+    "no biases": Case(
+        "gpt2", BYTES, {"qkv_bias": False, "mlp_bias": False, "norm_bias": False, "tied": True}
+    ),
+    "sinusoids": Case(
+        "gpt2", BYTES, {"positions": "sinusoidal", "positions_stored": True, "tied": True}
+    ),
     "bfloat16": Case("gpt2", BYTES, {"tied": True}, "bfloat16"),
     "padded": Case("gpt2", BPE, {"vocab_size": 640, "tied": True}, "float16"),
     "gpt1": Case("gpt1", BYTES, {"norm": "post", "activation": "gelu_tanh", "tied": True}),
     "opt": Case("opt", BYTES, {"activation": "gelu", "mlp_dim": 50, "tied": True}, shard="30KB"),
-    "opt post": Case("opt", BYTES, {"norm": "post", "final_norm": False, "tied": False, "qkv_bias": False}),
+    "opt post": Case(
+        "opt", BYTES, {"norm": "post", "final_norm": False, "tied": False, "qkv_bias": False}
+    ),
 }
-WRITTEN = ("relu", "gelu", "tanh")  # whose text is compared; of the others the logits, of which it is made
+WRITTEN = (
+    "relu",
+    "gelu",
+    "tanh",
+)  # whose text is compared; of the others the logits, of which it is made
 ROUNDING = {"float64": 1e-12, "float32": 1e-5}  # of the largest logit
 
 
 def config_for(case: Case) -> ModelConfig:
-    usual = {**vars(config_of(DIALECTS[case.dialect])), "context_length": 24, "vocab_size": case.tokenizer.vocab_size}
+    usual = {
+        **vars(config_of(DIALECTS[case.dialect])),
+        "context_length": 24,
+        "vocab_size": case.tokenizer.vocab_size,
+    }
     return ModelConfig(**{**usual, **case.fields})
 
 
@@ -168,7 +209,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("hub")
     for name, case in CASES.items():
         config = config_for(case)
-        model_directory.save(home / name / "m", config, random_params(config, case.dtype), None, case.tokenizer)
+        model_directory.save(
+            home / name / "m", config, random_params(config, case.dtype), None, case.tokenizer
+        )
         hub.directory_to_folder(home / name / "m", home / name / "out", case.dialect, case.shard)
     two = shutil.copytree(home / "relu" / "out", home / "two files" / "out")
     for kind in ("tokenizer.json", "tokenizer_config.json"):
@@ -190,14 +233,31 @@ def peer(exported: Path) -> Peer:
         }
         for name, case in CASES.items()
     }
-    work = {"models": models, "tokenizers": {k: str(exported / f / "out") for k, f in FOLDERS.items()}, "bad": BAD}
-    for key, value in (("strings", STRINGS), ("ids", [[draw.randrange(2**31) for _ in range(9)] for _ in range(300)])):
+    work = {
+        "models": models,
+        "tokenizers": {k: str(exported / f / "out") for k, f in FOLDERS.items()},
+        "bad": BAD,
+    }
+    for key, value in (
+        ("strings", STRINGS),
+        ("ids", [[draw.randrange(2**31) for _ in range(9)] for _ in range(300)]),
+    ):
         work[key] = str(exported / f"{key}.json")
         (exported / f"{key}.json").write_text(json.dumps(value))
     (exported / "work.json").write_text(json.dumps(work))
-    command = [sys.executable, "-c", PEER, str(exported / "work.json"), str(exported / "found.json")]
+    command = [
+        sys.executable,
+        "-c",
+        PEER,
+        str(exported / "work.json"),
+        str(exported / "found.json"),
+    ]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((exported / "found.json").read_text())
@@ -213,16 +273,24 @@ def test_transformers_opens_the_folder_and_computes_the_same(name: str, peer: Pe
     assert theirs["ends"] == [case.tokenizer.eot] * 3
     model = jaxgpt.load(peer.home / name / "m")
     if case.dtype in ROUNDING:
-        require_close(np.asarray(model(np.arange(24)[None])), np.array(theirs["logits"]), ROUNDING[case.dtype])
+        require_close(
+            np.asarray(model(np.arange(24)[None])), np.array(theirs["logits"]), ROUNDING[case.dtype]
+        )
     if name in WRITTEN:
         ids = case.tokenizer.encode("a b").tolist()
-        new = [int(i) for piece in jaxgpt.generate(model, ids, max_new_tokens=18, temperature=0) for i in piece]
+        new = [
+            int(i)
+            for piece in jaxgpt.generate(model, ids, max_new_tokens=18, temperature=0)
+            for i in piece
+        ]
         assert theirs["text"] == case.tokenizer.decode(ids + new)
         assert len({*new}) > 3
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_transformers_saves_again_comes_back_bit_for_bit(name: str, peer: Peer, tmp_path: Path) -> None:
+def test_what_transformers_saves_again_comes_back_bit_for_bit(
+    name: str, peer: Peer, tmp_path: Path
+) -> None:
     case, once = CASES[name], to_flax(peer.home / name / "out")
     again = to_flax(peer.home / name / "again")
     before = flatten(model_directory.ModelDirectory(peer.home / name / "m").params())
@@ -255,8 +323,12 @@ def test_a_thousand_strings_are_the_same_ids(name: str, peer: Peer, tmp_path: Pa
         injected = ours.eot is not None and END in text
         assert (usual != plain) == injected, text
         assert (ours.eot in usual) == injected
-    for ids, text in zip(json.loads((peer.home / "ids.json").read_text()), theirs["decoded"], strict=True):
-        assert ours.decode([i % ours.vocab_size for i in ids]).replace(END, "") == text.replace(END, "")
+    for ids, text in zip(
+        json.loads((peer.home / "ids.json").read_text()), theirs["decoded"], strict=True
+    ):
+        assert ours.decode([i % ours.vocab_size for i in ids]).replace(END, "") == text.replace(
+            END, ""
+        )
 
 
 def test_what_has_no_ids_is_refused_on_both_sides(peer: Peer) -> None:
@@ -299,11 +371,19 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 @pytest.mark.parametrize("dialect", HUBS, ids=lambda dialect: dialect.name)
 def test_every_choice_is_said_as_it_is_read_or_refused_by_name(dialect: Any) -> None:
     """What the class can say, one reads back; and of what it cannot, field, value and what it can are named."""
-    usual = {**dialect.unsaid, "positions": "learned", "final_norm": dialect.name != "gpt1", "mlp_dim": 140}
+    usual = {
+        **dialect.unsaid,
+        "positions": "learned",
+        "final_norm": dialect.name != "gpt1",
+        "mlp_dim": 140,
+    }
     usual = {**vars(config_of(dialect)), **usual}
     said_by_words = {FIELD[word] for word in dialect.hub.words.split()}
     assert {"activation", "dropout", "tied", "context_length", "num_heads"} <= said_by_words
-    assert values(dialect, ModelConfig(**usual)).items() >= {field: usual[field] for field in said_by_words}.items()
+    assert (
+        values(dialect, ModelConfig(**usual)).items()
+        >= {field: usual[field] for field in said_by_words}.items()
+    )
     refused = set()
     for field, options in CHOICES.items():
         for value in options:
@@ -313,7 +393,9 @@ def test_every_choice_is_said_as_it_is_read_or_refused_by_name(dialect: Any) -> 
                 assert values(dialect, config)[field] == value
             elif problems and field != "norm":
                 (problem,) = problems
-                assert problem.startswith(f"{field} is {value!r}, but {dialect.hub.architecture} has ")
+                assert problem.startswith(
+                    f"{field} is {value!r}, but {dialect.hub.architecture} has "
+                )
                 refused.add(field)
     assert {"final_norm", "head_dim", "attention_out", "head_bias"} <= refused
 
@@ -321,25 +403,59 @@ def test_every_choice_is_said_as_it_is_read_or_refused_by_name(dialect: Any) -> 
 @pytest.mark.parametrize(
     ("dialect", "fields", "says"),
     [
-        ("gpt2", {"norm": "post"}, "norm is 'post', but GPT2LMHeadModel has 'pre'; final_norm is True, but"),
-        ("gpt2", {"norm": "post", "final_norm": False, "mlp_dim": 140}, "It can be written with --dialect gpt1."),
-        ("gpt2", {"positions": "sinusoidal"}, "positions is 'sinusoidal', but GPT2LMHeadModel has 'learned'"),
-        ("gpt2", {"attention_scale": "model_dim"}, "'model_dim', but GPT2LMHeadModel has 'none' or 'head_dim'"),
-        ("gpt2", {"head_dim": 9}, "head_dim is 9, but GPT2LMHeadModel has 7. A file for a class of your own"),
+        (
+            "gpt2",
+            {"norm": "post"},
+            "norm is 'post', but GPT2LMHeadModel has 'pre'; final_norm is True, but",
+        ),
+        (
+            "gpt2",
+            {"norm": "post", "final_norm": False, "mlp_dim": 140},
+            "It can be written with --dialect gpt1.",
+        ),
+        (
+            "gpt2",
+            {"positions": "sinusoidal"},
+            "positions is 'sinusoidal', but GPT2LMHeadModel has 'learned'",
+        ),
+        (
+            "gpt2",
+            {"attention_scale": "model_dim"},
+            "'model_dim', but GPT2LMHeadModel has 'none' or 'head_dim'",
+        ),
+        (
+            "gpt2",
+            {"head_dim": 9},
+            "head_dim is 9, but GPT2LMHeadModel has 7. A file for a class of your own",
+        ),
         ("gpt2", {"final_norm": "unused"}, "final_norm is 'unused', but GPT2LMHeadModel has True"),
-        ("gpt1", {"activation": "gelu"}, "activation is 'gelu', but OpenAIGPTLMHeadModel has 'gelu_tanh' or 'relu'"),
+        (
+            "gpt1",
+            {"activation": "gelu"},
+            "activation is 'gelu', but OpenAIGPTLMHeadModel has 'gelu_tanh' or 'relu'",
+        ),
         ("opt", {}, "positions_offset is 0, but OPTForCausalLM has 2"),
-        ("nanogpt", {}, "nanogpt has no class of Hugging Face for the folder .*: say --dialect gpt1 or gpt2 or opt"),
+        (
+            "nanogpt",
+            {},
+            "nanogpt has no class of Hugging Face for the folder .*: say --dialect gpt1 or gpt2 or opt",
+        ),
         (None, {}, "Nothing says which class"),
     ],
 )
 def test_what_a_class_cannot_be_is_refused_and_nothing_is_written(
-    dialect: str | None, fields: dict[str, Any], says: str, tmp_path: Path, refused: Callable[..., str]
+    dialect: str | None,
+    fields: dict[str, Any],
+    says: str,
+    tmp_path: Path,
+    refused: Callable[..., str],
 ) -> None:
     config = ModelConfig(**{**vars(config_of(DIALECTS["gpt2"])), **fields})
     model_directory.save(tmp_path / "m", config, random_params(config, "float32"))
     words = ["--dialect", dialect] if dialect else []
-    assert re.search(says, refused("jaxgpt-convert", "to-torch", tmp_path / "m", tmp_path / "out", *words))
+    assert re.search(
+        says, refused("jaxgpt-convert", "to-torch", tmp_path / "m", tmp_path / "out", *words)
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
@@ -396,7 +512,9 @@ def test_a_shard_is_as_large_as_its_largest_tensor_at_least() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("200MB", 2 * 10**8), ("1GiB", 2**30), ("7 KB", 7000)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("5GB", 5 * 10**9), ("200MB", 2 * 10**8), ("1GiB", 2**30), ("7 KB", 7000)]
+)
 def test_sizes_have_units(text: str, size: int) -> None:
     assert hub.parse_size(text) == size
 
@@ -421,11 +539,15 @@ def test_a_name_without_a_suffix_is_a_folder_and_the_config_says_all(
         assert (outcome.code, outcome.err) == (0, "")
         back = command("jaxgpt-convert", "to-torch", tmp_path / f"{name}.m", tmp_path / again)
         assert back.code == 0, back  # as what it came from
-    assert "not an empty directory" in refused("jaxgpt-convert", "to-torch", model, tmp_path / "plain")
+    assert "not an empty directory" in refused(
+        "jaxgpt-convert", "to-torch", model, tmp_path / "plain"
+    )
     words = ["--dialect", "gpt2", "--max-shard-size"]
     out = tmp_path / "w.pt"
     assert "is for folders" in refused("jaxgpt-convert", "to-torch", model, out, *words, "5GB")
-    assert "but got 'five'" in refused("jaxgpt-convert", "to-torch", model, tmp_path / "other", *words, "five")
+    assert "but got 'five'" in refused(
+        "jaxgpt-convert", "to-torch", model, tmp_path / "other", *words, "five"
+    )
     assert not (tmp_path / "other").exists()
 
 
@@ -434,14 +556,24 @@ def test_without_a_tokenizer_no_id_is_special(tmp_path: Path) -> None:
     for dialect in HUBS:
         norms = {field: dialect.unsaid[field] for field in ("norm", "activation")}
         config = ModelConfig(**{**vars(config_of(dialect)), **norms, "mlp_dim": 140})
-        model_directory.save(tmp_path / dialect.name / "m", config, random_params(config, "float32"))
-        hub.directory_to_folder(tmp_path / dialect.name / "m", tmp_path / dialect.name / "out", dialect.name)
+        model_directory.save(
+            tmp_path / dialect.name / "m", config, random_params(config, "float32")
+        )
+        hub.directory_to_folder(
+            tmp_path / dialect.name / "m", tmp_path / dialect.name / "out", dialect.name
+        )
         said = json.loads((tmp_path / dialect.name / "out" / "config.json").read_text())
         assert [said[f"{kind}_token_id"] for kind in ("bos", "eos", "pad")] == [None] * 3
-        assert {*os.listdir(tmp_path / dialect.name / "out")} == {"config.json", "manifest.json", "model.safetensors"}
+        assert {*os.listdir(tmp_path / dialect.name / "out")} == {
+            "config.json",
+            "manifest.json",
+            "model.safetensors",
+        }
 
 
-def test_an_interruption_leaves_nothing(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_leaves_nothing(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written = []
 
     def stop(path: Path, arrays: Any) -> None:

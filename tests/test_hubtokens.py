@@ -13,14 +13,27 @@ from convert import to_torch
 from convert.files import checkpoints
 from convert.tokens import hf_tokenizer
 from jaxgpt.config import ModelConfig, UserError
-from jaxgpt.data.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer, load, train_bpe, train_char
+from jaxgpt.data.tokenizer import (
+    BpeTokenizer,
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    load,
+    train_bpe,
+    train_char,
+)
 
 from .test_bridge import random_params
 
 pytest.importorskip("torch", reason="torch is not installed")
 TEXT = "It's the last of the 7 nights:\n\tno 日本語, no sleep. 😀 " * 20
 BPE = train_bpe(iter([TEXT]), 300)
-KINDS: list[Tokenizer] = [BPE, ByteTokenizer(), train_char([TEXT]), CharTokenizer(["b", "\n", "\0", "a", "Ġ"])]
+KINDS: list[Tokenizer] = [
+    BPE,
+    ByteTokenizer(),
+    train_char([TEXT]),
+    CharTokenizer(["b", "\n", "\0", "a", "Ġ"]),
+]
 
 
 @pytest.fixture
@@ -28,7 +41,10 @@ def folder(tmp_path: Path) -> Path:
     """A GPT-2 with a vocabulary of 300, and no tokenizer."""
     config = ModelConfig(300, 8, 12, 1, 2, qkv_bias=True, head_bias=False, tied=True)
     state = to_torch(random_params(config, np.dtype("float32")), config, "gpt2")
-    checkpoints.write(tmp_path / "hf" / "model.safetensors", {name: value.numpy() for name, value in state.items()})
+    checkpoints.write(
+        tmp_path / "hf" / "model.safetensors",
+        {name: value.numpy() for name, value in state.items()},
+    )
     (tmp_path / "hf" / "config.json").write_text('{"model_type": "gpt2", "n_head": 2}')
     return tmp_path / "hf"
 
@@ -38,7 +54,9 @@ def as_gpt1(path: Path) -> None:
     (path / "merges.txt").write_text("#version: 0.2\na b</w>\n")
 
 
-@pytest.mark.parametrize("tokenizer", KINDS, ids=lambda tokenizer: f"{tokenizer.kind} {tokenizer.vocab_size}")
+@pytest.mark.parametrize(
+    "tokenizer", KINDS, ids=lambda tokenizer: f"{tokenizer.kind} {tokenizer.vocab_size}"
+)
 def test_what_is_written_is_read_as_what_it_was(tokenizer: Tokenizer, tmp_path: Path) -> None:
     hf_tokenizer.write(tokenizer, tmp_path, 8)
     for path in (tmp_path, tmp_path / "tokenizer.json"):
@@ -52,8 +70,12 @@ def test_what_is_written_is_read_as_what_it_was(tokenizer: Tokenizer, tmp_path: 
     assert about.get("eos_token") == ("<|endoftext|>" if tokenizer.kind == "bpe" else None)
 
 
-@pytest.mark.parametrize("tokenizer", KINDS[1:], ids=lambda tokenizer: f"{tokenizer.kind} {tokenizer.vocab_size}")
-def test_another_function_of_characters_or_bytes_stays_another(tokenizer: Tokenizer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "tokenizer", KINDS[1:], ids=lambda tokenizer: f"{tokenizer.kind} {tokenizer.vocab_size}"
+)
+def test_another_function_of_characters_or_bytes_stays_another(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     hf_tokenizer.write(tokenizer, tmp_path, 8)
     library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     library.normalizer = tokenizers.normalizers.Lowercase()
@@ -89,22 +111,34 @@ def test_more_ids_than_the_model_has_are_refused(
     said = refused("jaxgpt-convert", "to-flax", folder, tmp_path / "m")
     assert f"{folder / 'tokenizer.json'} has 301 ids, but the model's vocabulary is 300" in said
     assert not (tmp_path / "m").exists()
-    CharTokenizer([chr(0x4E00 + i) for i in range(290)]).save(folder / "tokenizer.json")  # as padded models have it
+    CharTokenizer([chr(0x4E00 + i) for i in range(290)]).save(
+        folder / "tokenizer.json"
+    )  # as padded models have it
     assert command("jaxgpt-convert", "to-flax", folder, tmp_path / "m").code == 0
 
 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda path: (path / "tokenizer.json").write_text('{"model": {"type": "Telepathy"}}'), "library refuses"),
+        (
+            lambda path: (path / "tokenizer.json").write_text('{"model": {"type": "Telepathy"}}'),
+            "library refuses",
+        ),
         (lambda path: (path / "tokenizer.json").write_text("{"), "is no tokenizer file"),
-        (lambda path: (path / "vocab.json").write_text('{"a": 0, "bc": 1}'), "vocab.json with merges.txt beside it"),
+        (
+            lambda path: (path / "vocab.json").write_text('{"a": 0, "bc": 1}'),
+            "vocab.json with merges.txt beside it",
+        ),
         (as_gpt1, "no token for 255 of the 256 bytes"),
     ],
     ids=["unknown", "broken", "without merges", "as GPT-1's"],
 )
 def test_a_tokenizer_of_an_unknown_kind_stays_and_that_is_said(
-    make: Callable[[Path], Any], says: str, folder: Path, tmp_path: Path, command: Callable[..., Any]
+    make: Callable[[Path], Any],
+    says: str,
+    folder: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
 ) -> None:
     """The weights are what was asked for."""
     make(folder)

@@ -50,7 +50,9 @@ print(again is convert)
 """
 
 
-def test_a_convert_py_of_ones_own_does_not_hide_the_bridge(primes_file: Path, tmp_path: Path) -> None:
+def test_a_convert_py_of_ones_own_does_not_hide_the_bridge(
+    primes_file: Path, tmp_path: Path
+) -> None:
     (tmp_path / "convert.py").write_text("answer = 42")
     done = subprocess.run(
         [sys.executable, "-c", SHADOWED, str(primes_file)],

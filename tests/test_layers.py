@@ -13,11 +13,15 @@ def plain(x: jax.Array, eps: float) -> jax.Array:
 def test_the_norms_own_backward_pass_is_the_derivative() -> None:
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
-        x, weight = jnp.asarray(rng.normal(size=(4, 5, 7)) * 3 + 1), jnp.asarray(rng.normal(size=(4, 5, 7)))
+        x, weight = (
+            jnp.asarray(rng.normal(size=(4, 5, 7)) * 3 + 1),
+            jnp.asarray(rng.normal(size=(4, 5, 7))),
+        )
         for eps in (1e-5, 0.5):
             np.testing.assert_allclose(normalised(x, eps), plain(x, eps), rtol=0, atol=1e-13)
             ours, theirs = (
-                jax.grad(lambda x, form=form, eps=eps: (form(x, eps) * weight).sum())(x) for form in (normalised, plain)
+                jax.grad(lambda x, form=form, eps=eps: (form(x, eps) * weight).sum())(x)
+                for form in (normalised, plain)
             )
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-13)
 

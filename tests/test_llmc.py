@@ -12,13 +12,22 @@ from jaxgpt.config import ModelConfig, UserError
 
 from .test_bridge import config_of, random_params
 
-CONFIG = ModelConfig(**{**vars(config_of(DIALECTS["gpt2"], tied=True)), "activation": "gelu_tanh", "dropout": 0.0})
+CONFIG = ModelConfig(
+    **{**vars(config_of(DIALECTS["gpt2"], tied=True)), "activation": "gelu_tanh", "dropout": 0.0}
+)
 
 
 def written(path: Path, dtype: np.dtype, padded: int) -> dict[str, np.ndarray]:
     """As llm.c writes: of each kind of tensor all layers, one after the other."""
     tensors = to_torch(DIALECTS["nanogpt"], CONFIG, random_params(CONFIG, dtype))
-    sizes = (CONFIG.context_length, 100, CONFIG.num_blocks, CONFIG.num_heads, CONFIG.model_dim, padded)
+    sizes = (
+        CONFIG.context_length,
+        100,
+        CONFIG.num_blocks,
+        CONFIG.num_heads,
+        CONFIG.model_dim,
+        padded,
+    )
     header = np.zeros(256, "<i4")
     header[:8] = (llmc.MAGIC, 3, *sizes)
     layers = range(CONFIG.num_blocks)
@@ -33,7 +42,9 @@ def written(path: Path, dtype: np.dtype, padded: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("dtype", [np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)], ids=str)
-def test_everything_is_read_and_nothing_but_the_norms_assumed(dtype: np.dtype, tmp_path: Path) -> None:
+def test_everything_is_read_and_nothing_but_the_norms_assumed(
+    dtype: np.dtype, tmp_path: Path
+) -> None:
     tensors = written(tmp_path / "model.bin", dtype, CONFIG.vocab_size)
     loaded = to_flax(tmp_path / "model.bin")
     assert loaded.config == CONFIG
@@ -48,8 +59,13 @@ def test_a_file_of_another_size_than_its_header_says_is_refused(tmp_path: Path) 
     path = tmp_path / "model.bin"
     written(path, np.dtype(np.float32), CONFIG.vocab_size)
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(UserError, match=r"model.bin has \d+ bytes, but its header \(layers 3, width 35.*Download it"):
+    with pytest.raises(
+        UserError,
+        match=r"model.bin has \d+ bytes, but its header \(layers 3, width 35.*Download it",
+    ):
         to_flax(path)
     path.write_bytes(np.array([llmc.MAGIC, 3], "<i4").tobytes())
-    with pytest.raises(UserError, match="has the first number of an llm.c file, and not its header"):
+    with pytest.raises(
+        UserError, match="has the first number of an llm.c file, and not its header"
+    ):
         to_flax(path)

@@ -62,7 +62,9 @@ def test_memory_is_not_shared_with_torch(module: Any) -> None:
     assert all(not (array == 3).all() for array in flatten(loaded.params).values())
 
 
-def test_weights_in_memory_are_saved_and_go_back(module: Any, tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_weights_in_memory_are_saved_and_go_back(
+    module: Any, tmp_path: Path, command: Callable[..., Any]
+) -> None:
     convert.to_flax(module).save(tmp_path / "model")
     outcome = command("jaxgpt-convert", "to-torch", tmp_path / "model", tmp_path / "back.pt")
     assert outcome.code == 0, outcome
@@ -89,7 +91,10 @@ def test_a_config_in_this_folder_is_none_of_its_business(
         ({}, "the state_dict holds no tensors by name"),
         ({"a": 1}, r"the state_dict holds no tensors by name.*'a' \(int\)"),
         ({"zebra": torch.zeros(2)}, "the state_dict: its 1 tensors fit no known dialect"),
-        ({"zebra": torch.zeros(2, device="meta")}, "the state_dict cannot be read: zebra is a meta tensor"),
+        (
+            {"zebra": torch.zeros(2, device="meta")},
+            "the state_dict cannot be read: zebra is a meta tensor",
+        ),
     ],
 )
 def test_what_is_no_model_in_memory(weights: Any, message: str) -> None:
@@ -116,18 +121,30 @@ def test_a_loaded_model_is_two_lines(module: Any) -> None:
         assert "assumed: norm, final_norm" in text
 
 
-def test_masks_and_tied_heads_are_no_further_parameters(tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_masks_and_tied_heads_are_no_further_parameters(
+    tmp_path: Path, command: Callable[..., Any]
+) -> None:
     """As `model.parameters()` counts them."""
     tensors = tensors_of("mingpt")
     masks = sum(array.size for name, array in tensors.items() if name.endswith(".attn.bias"))
     assert masks == 3 * 17 * 17
-    torch.save({name: torch.from_numpy(array.copy()) for name, array in tensors.items()}, tmp_path / "mingpt.pt")
-    found = json.loads(command("jaxgpt-convert", "inspect", tmp_path / "mingpt.pt", "--set=num_heads=5", "--json").out)
+    torch.save(
+        {name: torch.from_numpy(array.copy()) for name, array in tensors.items()},
+        tmp_path / "mingpt.pt",
+    )
+    found = json.loads(
+        command(
+            "jaxgpt-convert", "inspect", tmp_path / "mingpt.pt", "--set=num_heads=5", "--json"
+        ).out
+    )
     assert found["parameters"] == sum(array.size for array in tensors.values()) - masks
     assert found["buffers"] == masks
     assert found["caveats"][0].startswith("what is assumed leaves no trace in the file (norm, ")
 
-    tied = {name: torch.from_numpy(array.copy()) for name, array in tensors_of("nanogpt", tied=True).items()}
+    tied = {
+        name: torch.from_numpy(array.copy())
+        for name, array in tensors_of("nanogpt", tied=True).items()
+    }
     inspected = convert.inspect(tied, num_heads=5)
     head = tied["lm_head.weight"].numel()
     assert inspected.parameters == sum(tensor.numel() for tensor in tied.values()) - head

@@ -29,7 +29,9 @@ def test_weights_are_those_that_the_model_mixes_with(fields: dict[str, object]) 
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-12)
     assert not np.triu(weights, k=1).any()
     logits = np.asarray(gpt(np.array([ids])))[0]
-    np.testing.assert_allclose(logprobs, logits - np.log(np.exp(logits).sum(-1, keepdims=True)), atol=1e-10)
+    np.testing.assert_allclose(
+        logprobs, logits - np.log(np.exp(logits).sum(-1, keepdims=True)), atol=1e-10
+    )
 
 
 def test_weights_of_one_head_by_hand() -> None:
@@ -47,16 +49,26 @@ def test_the_command_shows_tables_and_writes_a_picture(
     model: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
 ) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    outcome = command("jaxgpt", "look", model, "--text", "abc a".replace(" ", "h"), "--out", tmp_path / "a.png")
+    outcome = command(
+        "jaxgpt", "look", model, "--text", "abc a".replace(" ", "h"), "--out", tmp_path / "a.png"
+    )
     assert outcome.code == 0, outcome
     assert "layer 1, mean of all heads, in hundredths" in outcome.out
     assert "likeliest instead" in outcome.out
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    assert "There is no layer 2: they are 0 to 1." in refused("jaxgpt", "look", model, "--text", "ab", "--layer", "2")
-    assert "The text has 17 tokens, and the model sees 16" in refused("jaxgpt", "look", model, "--text", "a" * 17)
+    assert "There is no layer 2: they are 0 to 1." in refused(
+        "jaxgpt", "look", model, "--text", "ab", "--layer", "2"
+    )
+    assert "The text has 17 tokens, and the model sees 16" in refused(
+        "jaxgpt", "look", model, "--text", "a" * 17
+    )
     assert "There is no text" in refused("jaxgpt", "look", model, "--text", "")
-    assert "does not end like a picture: ." in refused("jaxgpt", "look", model, "--text", "a", "--out", "a.xyz")
-    assert "--top must not be negative" in refused("jaxgpt", "look", model, "--text", "ab", "--top", "-1")
+    assert "does not end like a picture: ." in refused(
+        "jaxgpt", "look", model, "--text", "a", "--out", "a.xyz"
+    )
+    assert "--top must not be negative" in refused(
+        "jaxgpt", "look", model, "--text", "ab", "--top", "-1"
+    )
     assert "does not know: 'Z'" in refused("jaxgpt", "look", model, "--text", "aZ")
     assert command("jaxgpt", "look", model, "--text", "aZ", "--errors", "skip").code == 0
 
@@ -71,7 +83,9 @@ def test_broken_weights_are_said() -> None:
 def test_tokens_are_shown_as_they_are(tmp_path: Path) -> None:
     """Neither rich nor matplotlib reads anything into them."""
     names = ["[/b]", "[red]", "$^$", ":smile:"]
-    seen = inspect.Seen([0, 1, 2, 3], names, np.full((1, 1, 4, 4), 0.25), np.log(np.full((4, 4), 0.25)))
+    seen = inspect.Seen(
+        [0, 1, 2, 3], names, np.full((1, 1, 4, 4), 0.25), np.log(np.full((4, 4), 0.25))
+    )
     for table in (inspect.attention_table(seen, 0, None, 80), inspect.token_table(seen, 4)):
         assert all(name in shown(table, 80) for name in names)
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
@@ -89,7 +103,9 @@ def test_tables_say_what_they_show() -> None:
     weights[0, 1, 2] = [1, 0, 0]
     logprobs = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.2, 0.3, 0.5]]))
     seen = inspect.Seen([0, 1, 2], ["M", "y", "␣"], weights, logprobs)
-    rows = [line.split() for line in shown(inspect.attention_table(seen, 0, None, 80), 80).splitlines()]
+    rows = [
+        line.split() for line in shown(inspect.attention_table(seen, 0, None, 80), 80).splitlines()
+    ]
     assert rows[1:] == [["M", "y", "␣"], ["M", "100"], ["y", "50", "50"], ["␣", "67", "17", "17"]]
     one = shown(inspect.attention_table(seen, -1, 1, 80), 80)
     assert "head 1" in one
@@ -122,7 +138,9 @@ def test_no_column_is_lost_without_a_word(width: int) -> None:
     assert len(everything) == 2 + length
 
 
-def test_a_pipe_has_all_columns(model: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_has_all_columns(
+    model: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("jaxgpt.generation.inspect.shown", lambda token: token * 20)
     outcome = command("jaxgpt", "look", model, "--text", "abcabcabcabcabca")
     assert outcome.out.splitlines()[1].split() == [letter * 20 for letter in "abcabcabcabcabca"]

@@ -24,12 +24,16 @@ from jaxgpt.training.step import besides_weights, evaluated
 from .conftest import TEXT, settings
 
 
-def test_a_checkpoint_holds_the_whole_state(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_holds_the_whole_state(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept: list[Any] = []
     original = Loop.save
     monkeypatch.setattr(Loop, "save", lambda self, *a: (kept.append(a[0]), original(self, *a)))
     for ema in (0.0, 0.5):
-        run = train(settings(text, tmp_path / f"run{ema}", optim={"ema": ema}), "here", lambda line: None)
+        run = train(
+            settings(text, tmp_path / f"run{ema}", optim={"ema": ema}), "here", lambda line: None
+        )
         opened = model_directory.ModelDirectory(run_directory.checkpoints(run)[-1])
         state = kept[-1]
         beside = besides_weights(state)
@@ -41,7 +45,9 @@ def test_a_checkpoint_holds_the_whole_state(text: Path, tmp_path: Path, monkeypa
                 np.testing.assert_array_equal(a, b)
 
 
-def test_one_compilation_serves_the_whole_run(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_compilation_serves_the_whole_run(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     traced: list[str] = []
 
     def counting(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,7 +74,9 @@ def rare(tmp_path: Path) -> dict[str, Any]:
 
     def first_step(seed: int) -> int:
         """The step whose batch has the letter; its last column is only a target."""
-        batches = (batch(data.train, seed=seed, step=i, batch_size=4, context_length=16) for i in range(99))
+        batches = (
+            batch(data.train, seed=seed, step=i, batch_size=4, context_length=16) for i in range(99)
+        )
         return next((i for i, ids in enumerate(batches, 1) if (ids == letter).any()), 99)
 
     seed = next(seed for seed in range(999) if first_step(seed) == 5)
@@ -77,12 +85,21 @@ def rare(tmp_path: Path) -> dict[str, Any]:
     table = params["token_embedding"]["embedding"]
     params["token_embedding"]["embedding"] = table.at[letter].set(3e38)
     model_directory.save(tmp_path / "model", model, params, tokenizer=tokenizer)
-    made = settings(data.path, tmp_path / "run", train={"seed": seed, "save_every": 1, "log_every": 1, "steps": 8})
+    made = settings(
+        data.path,
+        tmp_path / "run",
+        train={"seed": seed, "save_every": 1, "log_every": 1, "steps": 8},
+    )
     return {**made, "run": {**made["run"], "init": str(tmp_path / "model")}}
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_it_does_harm(rare: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"At step 5 the loss is nan. The last good .* Try a lower optim.learning_rate"):
+def test_a_loss_that_is_no_number_stops_the_run_before_it_does_harm(
+    rare: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"At step 5 the loss is nan. The last good .* Try a lower optim.learning_rate",
+    ):
         train(rare, "here", lambda line: None)
     opened = model_directory.ModelDirectory(run_directory.checkpoints(tmp_path / "run")[-1])
     assert opened.path.name == "step-00000004"
@@ -101,12 +118,19 @@ def test_it_may_be_passed_over(rare: dict[str, Any], tmp_path: Path) -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(opened.params()))
 
 
-def test_how_many_steps_were_skipped_is_known_after_an_interruption(text: Path, tmp_path: Path) -> None:
+def test_how_many_steps_were_skipped_is_known_after_an_interruption(
+    text: Path, tmp_path: Path
+) -> None:
     """Else a run that is started again and again would pass over any number."""
     endless = settings(
         text,
         tmp_path / "run",
-        optim={"learning_rate": 1e30, "final_learning_rate": 1e30, "warmup_steps": 0, "clip_norm": 0.0},
+        optim={
+            "learning_rate": 1e30,
+            "final_learning_rate": 1e30,
+            "warmup_steps": 0,
+            "clip_norm": 0.0,
+        },
         train={"steps": 40, "skip_nonfinite": 6, "save_every": 1, "eval_every": 40},
     )
     for _ in range(2):

@@ -24,7 +24,9 @@ XL = ModelConfig(
     vocab_size=50257, context_length=1024, model_dim=1600, num_blocks=48, num_heads=25, qkv_bias=True, head_bias=False,
     tied=True, activation="gelu_tanh",
 )  # fmt: skip
-SMALL = ModelConfig(**{**vars(XL), "model_dim": 800, "num_blocks": 12, "head_dim": 32, "mlp_dim": 3200})
+SMALL = ModelConfig(
+    **{**vars(XL), "model_dim": 800, "num_blocks": 12, "head_dim": 32, "mlp_dim": 3200}
+)
 # Runs one command, and says how many bytes of memory it had at most.
 MEASURED = """
 import re, sys
@@ -38,7 +40,10 @@ finally:
 
 def peak(*arguments: object) -> int:
     done = subprocess.run(
-        [sys.executable, "-c", MEASURED, *map(str, arguments)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", MEASURED, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return int(done.stdout.splitlines()[-1])
 

@@ -10,18 +10,24 @@ from jaxgpt.model.positions import sinusoids
 from jaxgpt.pytree import flatten
 from jaxgpt.storage.model_directory import to_device
 
-SMALL = ModelConfig(vocab_size=23, context_length=11, model_dim=14, num_blocks=3, num_heads=2, mlp_dim=19)
+SMALL = ModelConfig(
+    vocab_size=23, context_length=11, model_dim=14, num_blocks=3, num_heads=2, mlp_dim=19
+)
 
 
 def tokens(config: ModelConfig, batch: int = 2, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, config.vocab_size, (batch, config.context_length))
+    return np.random.default_rng(seed).integers(
+        0, config.vocab_size, (batch, config.context_length)
+    )
 
 
 def test_splitting_and_assembling_is_identity() -> None:
     model = GPT(SMALL, seed=3)
     again = assemble(SMALL, params_of(model))
     np.testing.assert_array_equal(model(tokens(SMALL)), again(tokens(SMALL)))
-    assert jax.tree.map(jnp.shape, params_of(model)) == jax.tree.map(jnp.shape, abstract_params(SMALL))
+    assert jax.tree.map(jnp.shape, params_of(model)) == jax.tree.map(
+        jnp.shape, abstract_params(SMALL)
+    )
 
 
 def test_wrong_parameters_are_refused() -> None:
@@ -30,7 +36,8 @@ def test_wrong_parameters_are_refused() -> None:
     params["extra"] = jnp.zeros(3)
     del params["final_norm"]["bias"]
     with pytest.raises(
-        UserError, match=r"final_norm/bias is missing; extra is not expected; head/kernel is \(23, 14\)"
+        UserError,
+        match=r"final_norm/bias is missing; extra is not expected; head/kernel is \(23, 14\)",
     ):
         assemble(SMALL, params)
 
@@ -38,7 +45,9 @@ def test_wrong_parameters_are_refused() -> None:
 def test_layers_start_different_and_the_seed_decides() -> None:
     up = params_of(GPT(SMALL, seed=1))["blocks"]["mlp"]["up"]["kernel"]
     assert not np.allclose(up[0], up[1])
-    np.testing.assert_array_equal(up, params_of(GPT(SMALL, seed=1))["blocks"]["mlp"]["up"]["kernel"])
+    np.testing.assert_array_equal(
+        up, params_of(GPT(SMALL, seed=1))["blocks"]["mlp"]["up"]["kernel"]
+    )
     assert not np.allclose(up, params_of(GPT(SMALL, seed=2))["blocks"]["mlp"]["up"]["kernel"])
 
 
@@ -56,7 +65,9 @@ def test_no_position_sees_the_future(norm: str) -> None:
         return -jax.nn.log_softmax(logits)[0, t, 5]
 
     for t in (0, 4, config.context_length - 1):
-        gradient = jax.grad(lambda shift, t=t: loss_at(t, shift))(jnp.zeros((1, config.context_length, 14)))
+        gradient = jax.grad(lambda shift, t=t: loss_at(t, shift))(
+            jnp.zeros((1, config.context_length, 14))
+        )
         touched = np.abs(gradient[0]).max(axis=-1)
         assert not touched[t + 1 :].any()
         assert (touched[: t + 1] > 0).all()
@@ -105,13 +116,17 @@ def test_it_computes_in_the_dtype_of_its_parameters(dtype: str) -> None:
         params = jax.tree.map(lambda x: x.astype(dtype), params)
     logits = assemble(SMALL, params)(tokens(SMALL))
     assert logits.dtype == dtype
-    assert np.abs(np.asarray(logits, np.float64) - np.asarray(GPT(SMALL)(tokens(SMALL)))).max() < 0.01
+    assert (
+        np.abs(np.asarray(logits, np.float64) - np.asarray(GPT(SMALL)(tokens(SMALL)))).max() < 0.01
+    )
 
 
 def test_mixed_dtypes_compute_in_the_widest() -> None:
     params = params_of(GPT(SMALL))
     plain = GPT(SMALL)(tokens(SMALL))
-    params["blocks"]["mlp"] = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params["blocks"]["mlp"])
+    params["blocks"]["mlp"] = jax.tree.map(
+        lambda x: x.astype(jnp.bfloat16), params["blocks"]["mlp"]
+    )
     mixed = assemble(SMALL, params)(tokens(SMALL))
     assert mixed.dtype == jnp.float32
     assert np.abs(mixed - plain).max() < 0.01
@@ -136,13 +151,18 @@ def test_attention_scales() -> None:
         scaled = kernel.copy()
         scaled[:, :, :, 0] *= np.reshape(factors, (3, 1, 1, 1))
         attn = {**params["blocks"]["attn"], "qkv": {"kernel": scaled}}
-        model = assemble(config, to_device({**params, "blocks": {**params["blocks"], "attn": attn}}))
+        model = assemble(
+            config, to_device({**params, "blocks": {**params["blocks"], "attn": attn}})
+        )
         return np.asarray(model(tokens(plain)))
 
     for fields, factors in [
         ({"attention_scale": "head_dim"}, [7**-0.5] * 3),
         ({"attention_scale": "model_dim"}, [14**-0.5] * 3),
-        ({"attention_scale": "head_dim", "attention_scale_by_layer": True}, [7**-0.5 / n for n in (1, 2, 3)]),
+        (
+            {"attention_scale": "head_dim", "attention_scale_by_layer": True},
+            [7**-0.5 / n for n in (1, 2, 3)],
+        ),
     ]:
         by_field = logits(ModelConfig(**{**vars(plain), **fields}), [1.0] * 3)
         np.testing.assert_allclose(by_field, logits(plain, factors), rtol=0, atol=1e-12)
@@ -154,7 +174,9 @@ def test_sinusoids_against_their_definition() -> None:
     for p in range(9):
         for i in range(7):
             angle = p / 10000 ** (2 * (i // 2) / 7)
-            assert table[p, i] == pytest.approx(np.cos(angle) if i % 2 else np.sin(angle), abs=1e-12)
+            assert table[p, i] == pytest.approx(
+                np.cos(angle) if i % 2 else np.sin(angle), abs=1e-12
+            )
     config = ModelConfig(**{**vars(SMALL), "positions": "sinusoidal"})
     assert "pos_embedding/embedding" not in flatten(abstract_params(config))
     assert GPT(config)(tokens(config)).shape == (2, 11, 23)
@@ -184,7 +206,14 @@ def test_blocks_against_torchs_own_encoder_layer(norm: str, activation: str, bia
     torch.manual_seed(0)
     layers = [
         torch.nn.TransformerEncoderLayer(
-            14, 2, 19, activation=activation, norm_first=norm == "pre", bias=bias, batch_first=True, dtype=torch.float64
+            14,
+            2,
+            19,
+            activation=activation,
+            norm_first=norm == "pre",
+            bias=bias,
+            batch_first=True,
+            dtype=torch.float64,
         ).eval()
         for _ in range(3)
     ]
@@ -192,8 +221,13 @@ def test_blocks_against_torchs_own_encoder_layer(norm: str, activation: str, bia
         for value in layer.parameters():
             torch.nn.init.normal_(value, std=0.4)
     biases = dict.fromkeys(("qkv_bias", "attention_out_bias", "mlp_bias", "norm_bias"), bias)
-    config = ModelConfig(**{**vars(SMALL), "norm": norm, "activation": activation, "final_norm": False, **biases})
-    state = [{name: value.detach().numpy() for name, value in layer.named_parameters()} for layer in layers]
+    config = ModelConfig(
+        **{**vars(SMALL), "norm": norm, "activation": activation, "final_norm": False, **biases}
+    )
+    state = [
+        {name: value.detach().numpy() for name, value in layer.named_parameters()}
+        for layer in layers
+    ]
 
     def stack(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return np.stack([s[name].T.reshape(shape) for s in state])
@@ -202,7 +236,10 @@ def test_blocks_against_torchs_own_encoder_layer(norm: str, activation: str, bia
         return {"kernel": kernel, **({"bias": stack(bias_name, shape)} if bias else {})}
 
     def norm_leaf(name: str) -> dict[str, np.ndarray]:
-        return {"scale": stack(f"{name}.weight", (14,)), **({"bias": stack(f"{name}.bias", (14,))} if bias else {})}
+        return {
+            "scale": stack(f"{name}.weight", (14,)),
+            **({"bias": stack(f"{name}.bias", (14,))} if bias else {}),
+        }
 
     thirds = np.stack([s["self_attn.in_proj_weight"].T.reshape(14, 3, 2, 7) for s in state])
     qkv = {"kernel": thirds.swapaxes(2, 3)}
@@ -210,7 +247,9 @@ def test_blocks_against_torchs_own_encoder_layer(norm: str, activation: str, bia
         biases = np.stack([s["self_attn.in_proj_bias"].reshape(3, 2, 7) for s in state])
         qkv["bias"] = biases.swapaxes(1, 2)
     attn = {"qkv": qkv}
-    attn["out"] = leaf(stack("self_attn.out_proj.weight", (2, 7, 14)), "self_attn.out_proj.bias", (14,))
+    attn["out"] = leaf(
+        stack("self_attn.out_proj.weight", (2, 7, 14)), "self_attn.out_proj.bias", (14,)
+    )
     blocks = {
         "attn": attn,
         "mlp": {

@@ -11,11 +11,15 @@ from jaxgpt.training.optimizer import decayed, make_optimizer, make_schedule
 
 
 def config(steps: int = 1000, **optim: object) -> Config:
-    return Config(DataConfig("x"), RunConfig("x"), optim=OptimConfig(**optim), train=TrainConfig(steps=steps))
+    return Config(
+        DataConfig("x"), RunConfig("x"), optim=OptimConfig(**optim), train=TrainConfig(steps=steps)
+    )
 
 
 def test_cosine_is_nanogpts() -> None:
-    made = make_schedule(config(2000, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=100))
+    made = make_schedule(
+        config(2000, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=100)
+    )
     for step in (0, 1, 50, 99, 100, 101, 1000, 1999):
         if step < 100:
             expected = 1e-3 * (step + 1) / 101
@@ -24,9 +28,13 @@ def test_cosine_is_nanogpts() -> None:
         assert float(made(step)) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(("schedule", "middle", "end"), [("linear", 0.55, 0.1), ("constant", 1.0, 1.0)])
+@pytest.mark.parametrize(
+    ("schedule", "middle", "end"), [("linear", 0.55, 0.1), ("constant", 1.0, 1.0)]
+)
 def test_the_other_schedules(schedule: str, middle: float, end: float) -> None:
-    made = make_schedule(config(100, learning_rate=1.0, final_learning_rate=0.1, warmup_steps=0, schedule=schedule))
+    made = make_schedule(
+        config(100, learning_rate=1.0, final_learning_rate=0.1, warmup_steps=0, schedule=schedule)
+    )
     assert [float(made(step)) for step in (0, 50, 100)] == pytest.approx([1.0, middle, end])
 
 
@@ -41,7 +49,9 @@ def test_matrices_are_told_by_name_not_by_axes() -> None:
 @pytest.mark.parametrize(("decay", "moved"), [("matrices", False), ("all", True)])
 def test_decay_reaches_what_it_should(decay: str, moved: bool) -> None:
     params = {"kernel": jnp.ones(3), "bias": jnp.ones(3)}
-    optimizer = make_optimizer(config(learning_rate=0.5, warmup_steps=0, weight_decay=0.2, decay=decay))
+    optimizer = make_optimizer(
+        config(learning_rate=0.5, warmup_steps=0, weight_decay=0.2, decay=decay)
+    )
     zeros = {name: jnp.zeros(3) for name in params}
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     after = optax.apply_updates(params, updates)

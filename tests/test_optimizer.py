@@ -33,12 +33,20 @@ exact = pytest.importorskip("convert.proving.float64")
 
 SETTINGS = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "amsgrad": False}
 OPTIM = OptimConfig(
-    learning_rate=3e-3, schedule="constant", warmup_steps=0, beta1=0.9, beta2=0.95, clip_norm=0.0, weight_decay=0.1
+    learning_rate=3e-3,
+    schedule="constant",
+    warmup_steps=0,
+    beta1=0.9,
+    beta2=0.95,
+    clip_norm=0.0,
+    weight_decay=0.1,
 )
 
 
 def ends(dialect: Dialect) -> Dialect:
-    return express(dialect, set(flatten(abstract_params(config_of(dialect)))), config_of(dialect).tied)
+    return express(
+        dialect, set(flatten(abstract_params(config_of(dialect)))), config_of(dialect).tied
+    )
 
 
 def groups_of(module: Any, kind: str) -> list[dict[str, Any]]:
@@ -62,7 +70,9 @@ class Torch:
         losses = []
         for ids in torch.from_numpy(batches):
             self.adamw.zero_grad()
-            loss = torch.nn.functional.cross_entropy(self.module(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+            loss = torch.nn.functional.cross_entropy(
+                self.module(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
+            )
             loss.backward()
             self.adamw.step()
             losses.append(loss.item())
@@ -74,13 +84,17 @@ class Torch:
 def test_begun_in_torch_carried_on_here_and_ended_in_torch(
     dtype: str, bound: float, kind: str, make_reference: Any, tmp_path: Path
 ) -> None:
-    batches = np.random.default_rng(0).integers(0, PRIMES["vocab_size"], (20, 4, PRIMES["context_length"] + 1))
+    batches = np.random.default_rng(0).integers(
+        0, PRIMES["vocab_size"], (20, 4, PRIMES["context_length"] + 1)
+    )
     module = make_reference(PRIMES).to(getattr(torch, dtype))
     uninterrupted = Torch(copy.deepcopy(module), kind).steps(batches)
 
     run = Torch(module, kind)
     losses = run.steps(batches[:10])
-    torch.save({"model": module.state_dict(), "optimizer": run.adamw.state_dict()}, tmp_path / "ckpt.pt")
+    torch.save(
+        {"model": module.state_dict(), "optimizer": run.adamw.state_dict()}, tmp_path / "ckpt.pt"
+    )
 
     loaded = to_flax(tmp_path / "ckpt.pt", dropout=0.0)
     found = loaded.beside.optimizer
@@ -99,13 +113,17 @@ def test_begun_in_torch_carried_on_here_and_ended_in_torch(
     after = make_reference(PRIMES, seed=1).to(getattr(torch, dtype))
     after.load_state_dict(to_torch(params, loaded.config, "gpt"))
     last = Torch(after, kind)
-    last.adamw.load_state_dict(write(Optimizer(moments, found.groups), loaded.dialect, loaded.config))
+    last.adamw.load_state_dict(
+        write(Optimizer(moments, found.groups), loaded.dialect, loaded.config)
+    )
     losses += last.steps(batches[15:])
     np.testing.assert_allclose(losses, uninterrupted, rtol=0, atol=bound)
     assert uninterrupted[-1] < uninterrupted[0] - 0.1
 
 
-def steps_here(config: Config, params: Any, moments: Moments, batches: np.ndarray) -> tuple[Any, Moments, list[float]]:
+def steps_here(
+    config: Config, params: Any, moments: Moments, batches: np.ndarray
+) -> tuple[Any, Moments, list[float]]:
     """In float32 with the step that training takes; in float64 with its optimiser."""
     losses = []
     if next(iter(flatten(params).values())).dtype == np.float32:
@@ -121,7 +139,9 @@ def steps_here(config: Config, params: Any, moments: Moments, batches: np.ndarra
         state = going_on(adamw.init(weights), moments)
         update = jax.jit(adamw.update)
         for ids in batches:
-            loss, gradients = exact._value_and_grad(weights, config.model, jnp.asarray(ids, jnp.int32))
+            loss, gradients = exact._value_and_grad(
+                weights, config.model, jnp.asarray(ids, jnp.int32)
+            )
             updates, state = update(gradients, state, weights)
             weights = optax.apply_updates(weights, updates)
             losses.append(float(loss))
@@ -134,7 +154,9 @@ def made_up(dialect: Dialect, kind: str, swapped: bool = False) -> dict[str, Any
     params = random_params(config, np.dtype("float32"))
     groups = made(leaves(ends(dialect), config), kind)
     moments = Moments(7, 7, params, jax.tree.map(np.square, params))
-    dressed = tuple(type(g)(g.names, {**SETTINGS, "weight_decay": i * 0.1}) for i, g in enumerate(groups))
+    dressed = tuple(
+        type(g)(g.names, {**SETTINGS, "weight_decay": i * 0.1}) for i, g in enumerate(groups)
+    )
     return write(Optimizer(moments, dressed[::-1] if swapped else dressed), ends(dialect), config)
 
 
@@ -156,16 +178,26 @@ def test_who_leaves_embeddings_out_sorts_the_names() -> None:
     """As minGPT makes its groups, spelled out here: weights of Linear, then all else, each by the alphabet."""
     dialect, config = ends(DIALECTS["mingpt"]), config_of(DIALECTS["mingpt"])
     params = random_params(config, np.dtype("float32"))
-    state = {n: v for n, v in to_torch(params, config, "mingpt").items() if not n.endswith("attn.bias") or v.dim() == 1}
-    linear = sorted(n for n in state if n.endswith("weight") and not any(w in n for w in ("ln_", "wte", "wpe")))
+    state = {
+        n: v
+        for n, v in to_torch(params, config, "mingpt").items()
+        if not n.endswith("attn.bias") or v.dim() == 1
+    }
+    linear = sorted(
+        n for n in state if n.endswith("weight") and not any(w in n for w in ("ln_", "wte", "wpe"))
+    )
     names = linear + sorted(state.keys() - set(linear))
-    entries = [{"step": torch.tensor(4.0), "exp_avg": state[n], "exp_avg_sq": state[n] ** 2} for n in names]
+    entries = [
+        {"step": torch.tensor(4.0), "exp_avg": state[n], "exp_avg_sq": state[n] ** 2} for n in names
+    ]
     numbers = list(range(len(names)))
     groups = [
         {**SETTINGS, "params": numbers[: len(linear)]},
         {**SETTINGS, "weight_decay": 0.0, "params": numbers[len(linear) :]},
     ]
-    found = read({"state": dict(enumerate(entries)), "param_groups": groups}, dialect, config, list(state))
+    found = read(
+        {"state": dict(enumerate(entries)), "param_groups": groups}, dialect, config, list(state)
+    )
     for path, value in flatten(found.moments.mu).items():
         assert np.array_equal(value, flatten(params)[path]), path
 
@@ -188,7 +220,13 @@ def test_names_that_torch_kept_are_believed(prefix: str) -> None:
         assert torch.equal(ours[name.removeprefix(prefix)], adamw.state[value]["exp_avg"]), name
 
 
-LIKE = {"e.weight": "embedding", "f.bias": "bias", "f.scale": "scale", "m.10.weight": "kernel", "m.2.weight": "kernel"}
+LIKE = {
+    "e.weight": "embedding",
+    "f.bias": "bias",
+    "f.scale": "scale",
+    "m.10.weight": "kernel",
+    "m.2.weight": "kernel",
+}
 
 
 @pytest.mark.parametrize("order", [["m.2.weight", "m.10.weight"], ["m.10.weight", "m.2.weight"]])
@@ -211,8 +249,12 @@ def test_embeddings_left_out_without_sorting(name: str) -> None:
     params, known = random_params(config, np.dtype("float32")), leaves(dialect, config)
     kernels = [n for n in known if known[n] == "kernel"]
     parts = (tuple(kernels), tuple(n for n in known if n not in kernels))
-    groups = tuple(Group(part, {**SETTINGS, "weight_decay": 0.1 * (part is parts[0])}) for part in parts)
-    held = write(Optimizer(Moments(7, 7, params, jax.tree.map(np.square, params)), groups), dialect, config)
+    groups = tuple(
+        Group(part, {**SETTINGS, "weight_decay": 0.1 * (part is parts[0])}) for part in parts
+    )
+    held = write(
+        Optimizer(Moments(7, 7, params, jax.tree.map(np.square, params)), groups), dialect, config
+    )
     found = read(held, dialect, config, list(known))
     for path, value in flatten(found.moments.mu).items():
         assert np.array_equal(value, flatten(params)[path]), path
@@ -299,9 +341,17 @@ def wrong(change: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "kind", "said"),
     [
-        ("shape", UserError, r"moments of parameter 2 are \(35, 105\), where .*c_attn.weight is \(105, 35\)"),
+        (
+            "shape",
+            UserError,
+            r"moments of parameter 2 are \(35, 105\), where .*c_attn.weight is \(105, 35\)",
+        ),
         ("one shape", UserError, "two moments of a parameter"),
-        ("count", UserError, r"groups have \[15, 2\d\] parameters, and those of the model would have \[15, 2\d\]"),
+        (
+            "count",
+            UserError,
+            r"groups have \[15, 2\d\] parameters, and those of the model would have \[15, 2\d\]",
+        ),
         ("nan", UserError, "NaN"),
         ("layout", UserError, "not laid out"),
         ("words", UserError, "keeps moments of '0', '1'.*which none of its groups lists"),
@@ -342,13 +392,21 @@ def test_recorded_gradients_and_the_recorded_step(name: str) -> None:
     with np.load(folder / "after.npz") as arrays:
         after = dict(arrays)
     optim = OptimConfig(**{**vars(OPTIM), **loaded.beside.settings, "final_learning_rate": 0.0})
-    config = Config(DataConfig("-"), RunConfig("-"), model=loaded.config, optim=optim, train=TrainConfig(steps=10**6))
+    config = Config(
+        DataConfig("-"),
+        RunConfig("-"),
+        model=loaded.config,
+        optim=optim,
+        train=TrainConfig(steps=10**6),
+    )
     with jax.enable_x64(True):
         params = cast(jax.tree.map(jnp.array, loaded.params), "float64")
 
         def mean_loss(weights: Any) -> jax.Array:
             logits = assemble(config.model, weights).logits(jnp.asarray(grads["__tokens__"]))
-            return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(grads["__targets__"])).mean()
+            return optax.softmax_cross_entropy_with_integer_labels(
+                logits, jnp.asarray(grads["__targets__"])
+            ).mean()
 
         loss, gradients = jax.jit(jax.value_and_grad(mean_loss))(params)
         adamw = make_optimizer(config)
@@ -370,8 +428,12 @@ def test_recorded_gradients_and_the_recorded_step(name: str) -> None:
             if f"{kind}{key}@64" in theirs:
                 require_close(value.numpy(), theirs[f"{kind}{key}@64"], 1e-6)
                 compared += 1
-        assert compared == len([key for key in after if key.startswith("exp_avg:") and not key.endswith("@64")])
+        assert compared == len(
+            [key for key in after if key.startswith("exp_avg:") and not key.endswith("@64")]
+        )
 
 
 def test_only_what_is_laid_out_as_one_is_taken_for_one() -> None:
-    assert optimizer.find({"a": {"state": {}, "param_groups": []}, "b": {"state": 1}, "model": {}, "c": 3}) == ["a"]
+    assert optimizer.find(
+        {"a": {"state": {}, "param_groups": []}, "b": {"state": 1}, "model": {}, "c": 3}
+    ) == ["a"]

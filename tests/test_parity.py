@@ -36,11 +36,15 @@ def load(module: Any, path: Path, dtype: str | None = None) -> Loaded:
 
 
 def ids(sizes: dict[str, int], extra: int = 0) -> np.ndarray:
-    return np.random.default_rng(1).integers(0, sizes["vocab_size"], (4, sizes["context_length"] + extra))
+    return np.random.default_rng(1).integers(
+        0, sizes["vocab_size"], (4, sizes["context_length"] + extra)
+    )
 
 
 @BOTH_SIZES
-def test_logits_agree(sizes: dict[str, int], make_reference: Callable[..., Any], tmp_path: Path) -> None:
+def test_logits_agree(
+    sizes: dict[str, int], make_reference: Callable[..., Any], tmp_path: Path
+) -> None:
     module, tokens = make_reference(sizes), ids(sizes)
     loaded = load(module, tmp_path / "weights.pt")
     with torch.no_grad():
@@ -60,7 +64,9 @@ def test_gradients_and_three_steps_agree(
 ) -> None:
     module = make_reference(sizes)
     loaded = load(module, tmp_path / "weights.pt")
-    found = exact.compare_training(module, loaded.model, ids(sizes, extra=1), loaded.dialect, 3, decay)
+    found = exact.compare_training(
+        module, loaded.model, ids(sizes, extra=1), loaded.dialect, 3, decay
+    )
     names = [name for name, _ in module.named_parameters()]
     assert len(found) == 1 + 2 * len(names)
     for item in found:
@@ -68,13 +74,17 @@ def test_gradients_and_three_steps_agree(
         assert item.same, item
 
 
-def test_the_steps_are_three_and_the_decay_counts(make_reference: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_steps_are_three_and_the_decay_counts(
+    make_reference: Callable[..., Any], tmp_path: Path
+) -> None:
     """Nothing above would notice steps that do not move."""
     module = make_reference(PRIMES)
     loaded = load(module, tmp_path / "weights.pt", "float64")
     tokens = ids(PRIMES, extra=1)
     results = [
-        flatten(exact.flax_training(exact.exact_model(loaded.model), tokens, steps, decay)[2])["head/kernel"]
+        flatten(exact.flax_training(exact.exact_model(loaded.model), tokens, steps, decay)[2])[
+            "head/kernel"
+        ]
         for steps, decay in ((3, 0.01), (2, 0.01), (3, 0.1))
     ]
     start = loaded.params["head"]["kernel"]
@@ -83,7 +93,9 @@ def test_the_steps_are_three_and_the_decay_counts(make_reference: Callable[..., 
     assert np.abs(results[0] - results[2]).max() > 1e-5
 
 
-def test_assert_same_for_other_peoples_suites(make_reference: Callable[..., Any], tmp_path: Path) -> None:
+def test_assert_same_for_other_peoples_suites(
+    make_reference: Callable[..., Any], tmp_path: Path
+) -> None:
     module = make_reference(PRIMES)
     model = load(module, tmp_path / "weights.pt").model
     convert.assert_same(module, model, ids(PRIMES))
@@ -106,7 +118,9 @@ def test_weights_that_no_token_touched_are_compared_too(
     assert "DIFFER, first in token_embedding.weight." in outcome.out
 
 
-def test_one_huge_logit_does_not_excuse_the_others(make_reference: Callable[..., Any], tmp_path: Path) -> None:
+def test_one_huge_logit_does_not_excuse_the_others(
+    make_reference: Callable[..., Any], tmp_path: Path
+) -> None:
     module = make_reference(PRIMES)
     with torch.no_grad():
         module.vocab_projection.bias[10] = -1e12
@@ -118,7 +132,9 @@ def test_one_huge_logit_does_not_excuse_the_others(make_reference: Callable[...,
         convert.assert_same(module, model, ids(PRIMES))
 
 
-def test_modules_that_return_something_else_are_named(make_reference: Callable[..., Any], tmp_path: Path) -> None:
+def test_modules_that_return_something_else_are_named(
+    make_reference: Callable[..., Any], tmp_path: Path
+) -> None:
     module = make_reference(PRIMES)
     model = load(module, tmp_path / "weights.pt").model
 
@@ -140,7 +156,10 @@ RETURNS: dict[str, Callable[[Any, Any], Any]] = {
     "an object": lambda logits, targets: SimpleNamespace(logits=logits),
     "a dict": lambda logits, targets: {"loss": None, "logits": logits},
     "one row": lambda logits, targets: logits.flatten(0, 1),
-    "the last position, without targets": lambda logits, targets: (logits[:, -1:] if targets is None else logits, 0),
+    "the last position, without targets": lambda logits, targets: (
+        logits[:, -1:] if targets is None else logits,
+        0,
+    ),
     "the last one squeezed, or one row": lambda logits, targets: (
         logits[:, -1] if targets is None else logits.flatten(0, 1)
     ),
@@ -283,12 +302,16 @@ def test_every_mutation_is_caught_and_its_block_named(
     outcome = command("jaxgpt-convert", "verify", primes_file, tmp_path / "mutant")
     assert outcome.code == 3
     assert f"DIFFER, first in {first}." in outcome.out
-    report = json.loads(command("jaxgpt-convert", "verify", primes_file, tmp_path / "mutant", "--json").out)
+    report = json.loads(
+        command("jaxgpt-convert", "verify", primes_file, tmp_path / "mutant", "--json").out
+    )
     assert report["first_difference"] == first
     assert not report["same"]
 
 
-def test_verify_says_same_of_the_same(primes_file: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_verify_says_same_of_the_same(
+    primes_file: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
     to_flax(primes_file).save(tmp_path / "m")
     asked = ["jaxgpt-convert", "verify", primes_file, tmp_path / "m", *OWN, "--train-steps", "2"]
     outcome = command(*asked)
@@ -298,14 +321,25 @@ def test_verify_says_same_of_the_same(primes_file: Path, tmp_path: Path, command
     assert report["same"]
     assert report["verdict"] == "proven"
     assert report["top1"] == 1
-    assert [stage["name"] for stage in report["stages"]] == ["embedding", "block 0", "block 1", "block 2", "logits"]
+    assert [stage["name"] for stage in report["stages"]] == [
+        "embedding",
+        "block 0",
+        "block 1",
+        "block 2",
+        "logits",
+    ]
     assert len(report["training"]) == 1 + 2 * 81
 
 
 def test_models_of_other_sizes_differ_by_name(
-    make_reference: Callable[..., Any], primes_file: Path, tmp_path: Path, command: Callable[..., Any]
+    make_reference: Callable[..., Any],
+    primes_file: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
 ) -> None:
-    load(make_reference({**PRIMES, "context_length": 19}), tmp_path / "other.pt").save(tmp_path / "m")
+    load(make_reference({**PRIMES, "context_length": 19}), tmp_path / "other.pt").save(
+        tmp_path / "m"
+    )
     outcome = command("jaxgpt-convert", "verify", primes_file, tmp_path / "m")
     assert outcome.code == 3
     assert "context_length is 17 in the file and 19 in the directory" in outcome.out
@@ -314,14 +348,18 @@ def test_models_of_other_sizes_differ_by_name(
 def test_gradients_move_by_the_rows_that_move_parameters(primes_file: Path) -> None:
     """A gradient tree has its parameters' names and shapes on torch's side too."""
     loaded = to_flax(primes_file)
-    moved = bridge.to_torch(loaded.dialect, loaded.config, jax.tree.map(np.asarray, params_of(loaded.model)))
+    moved = bridge.to_torch(
+        loaded.dialect, loaded.config, jax.tree.map(np.asarray, params_of(loaded.model))
+    )
     assert {name: value.shape for name, value in moved.items()} == {
         name: tensor.shape for name, tensor in loaded.source.tensors.items()
     }
     assert assemble(loaded.config, params_of(loaded.model)).config == loaded.config
 
 
-def test_a_file_of_another_class_is_compared_with_the_same_model(primes_file: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_class_is_compared_with_the_same_model(
+    primes_file: Path, tmp_path: Path
+) -> None:
     to_flax(primes_file).save(tmp_path / "model")
     api.directory_to_file(tmp_path / "model", tmp_path / "other.pt", "separate")
     page = verify(tmp_path / "other.pt", tmp_path / "model")
@@ -337,7 +375,10 @@ def no_constants(name: str) -> None:
 
 
 def test_json_is_json_whatever_was_found(
-    primes_file: Path, make_reference: Callable[..., Any], tmp_path: Path, command: Callable[..., Any]
+    primes_file: Path,
+    make_reference: Callable[..., Any],
+    tmp_path: Path,
+    command: Callable[..., Any],
 ) -> None:
     to_flax(primes_file).save(tmp_path / "m")
     api.directory_to_file(tmp_path / "m", tmp_path / "other.pt", "separate")

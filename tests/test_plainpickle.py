@@ -37,11 +37,17 @@ def test_nanogpts_meta_is_a_tokenizer(protocol: int, tmp_path: Path) -> None:
 
 def test_large_vocabularies_and_long_texts_are_read(tmp_path: Path) -> None:
     many = [chr(0x4E00 + i) for i in range(20_000)]
-    meta = {"itos": dict(enumerate(many)), "stoi": {c: i for i, c in enumerate(many)}, "source": "x" * 70_000}
+    meta = {
+        "itos": dict(enumerate(many)),
+        "stoi": {c: i for i, c in enumerate(many)},
+        "source": "x" * 70_000,
+    }
     assert load(written(tmp_path / "meta.pkl", meta)).vocab_size == len(many)
 
 
-@pytest.mark.parametrize("meta", [{"stoi": STOI}, {"itos": ITOS}, {"itos": CHARACTERS, "stoi": STOI, "x": (1, None)}])
+@pytest.mark.parametrize(
+    "meta", [{"stoi": STOI}, {"itos": ITOS}, {"itos": CHARACTERS, "stoi": STOI, "x": (1, None)}]
+)
 def test_one_of_the_two_tables_is_enough(meta: object, tmp_path: Path) -> None:
     assert load(written(tmp_path / "meta.pkl", meta)).vocab_size == len(CHARACTERS)
 
@@ -76,7 +82,9 @@ def text_that_never_ends() -> dict[str, Any]:
 def test_what_a_pickle_names_is_never_run(protocol: int, tmp_path: Path) -> None:
     for i, content in enumerate([{**META, "stoi": Runs(tmp_path / "ran")}, Runs(tmp_path / "ran")]):
         file = written(tmp_path / f"{i}.pkl", content, protocol)
-        with pytest.raises(UserError, match="more than plain values, opcode .*mkdir.*nothing in it is run"):
+        with pytest.raises(
+            UserError, match="more than plain values, opcode .*mkdir.*nothing in it is run"
+        ):
             load(file)
         assert not (tmp_path / "ran").exists()
         pickle.loads(file.read_bytes())  # which a trusting reader would have run
@@ -86,7 +94,10 @@ def test_what_a_pickle_names_is_never_run(protocol: int, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"\x80\x02}r\xff\xff\xff\x7f.", "neither a dict stoi"),  # a memo of 2**31 entries, to the reader in C
+        (
+            b"\x80\x02}r\xff\xff\xff\x7f.",
+            "neither a dict stoi",
+        ),  # a memo of 2**31 entries, to the reader in C
         (b"\x80\x04(" + b"}" * plain_pickle.MOST_OPCODES + b"l.", "over 2,097,152 opcodes"),
         (b"\x80\x04B\xff\xff\xff\x7fx.", "more than plain values|no whole pickle"),
         (b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7fx.", "no whole pickle"),
@@ -95,7 +106,10 @@ def test_what_a_pickle_names_is_never_run(protocol: int, tmp_path: Path) -> None
         (pickle.dumps({2**64: 1}), "a number of over 64 bits"),
         (pickle.dumps({"vocab_size": 1.5}), "opcode BINFLOAT"),
         (pickle.dumps({"vocab_size": b"x"}, 4), "opcode SHORT_BINBYTES"),
-        (b"\x80\x02cos\nsystem\n(X\x02\x00\x00\x00lstR.", "opcode GLOBAL after 'os system' at byte 2"),
+        (
+            b"\x80\x02cos\nsystem\n(X\x02\x00\x00\x00lstR.",
+            "opcode GLOBAL after 'os system' at byte 2",
+        ),
         (b"\x80\x04\x82\x01.", "opcode EXT1"),
         (b"\x80\x02K\x01Q.", "opcode BINPERSID"),
         (text_that_never_ends(), "id 0 stands for a list"),
@@ -104,7 +118,10 @@ def test_what_a_pickle_names_is_never_run(protocol: int, tmp_path: Path) -> None
         (pickle.dumps([META]), "it holds a list, no dict"),
         (pickle.dumps({"chars": CHARACTERS}), "neither a dict stoi nor a dict itos"),
         (pickle.dumps({**META, "itos": {1: "a"}}), "the ids of its 1 characters are not 0 to 0"),
-        (pickle.dumps({**META, "stoi": {**STOI, "a": 0}}), "its stoi and the 6 characters of its itos differ"),
+        (
+            pickle.dumps({**META, "stoi": {**STOI, "a": 0}}),
+            "its stoi and the 6 characters of its itos differ",
+        ),
         (pickle.dumps({**META, "vocab_size": 5}), "its vocab_size is less than its 6 characters"),
         (pickle.dumps({"itos": {0: "the"}}), "id 0 stands for 'the', which is not one character"),
         (pickle.dumps({"itos": {0: "\ud800"}}), "Entry 0 of the character list"),
@@ -112,7 +129,9 @@ def test_what_a_pickle_names_is_never_run(protocol: int, tmp_path: Path) -> None
     ],
     ids=range(23),
 )
-def test_files_that_are_no_tokenizer_are_refused_at_once(content: Any, says: str, tmp_path: Path) -> None:
+def test_files_that_are_no_tokenizer_are_refused_at_once(
+    content: Any, says: str, tmp_path: Path
+) -> None:
     file = written(tmp_path / "meta.pkl", content)
     tracemalloc.start()
     try:
@@ -143,7 +162,9 @@ def test_damage_is_refused_or_read_as_plain_values(at: int, byte: int, cut: bool
         assert type(found) in (dict, list, str, int, bool, type(None))
 
 
-def test_the_commands_take_it(tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]) -> None:
+def test_the_commands_take_it(
+    tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
+) -> None:
     """Beside the file, and where it is named; a hostile one is refused."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     from convert.reference import GPT
@@ -153,11 +174,29 @@ def test_the_commands_take_it(tmp_path: Path, command: Callable[..., Any], refus
     torch.save(GPT(8, 6, 12, 1, 2).state_dict(), folder / "ckpt.pt")
     given = written(tmp_path / "given.pkl", META)
     sizes = ("--set", "num_heads=2")
-    command("jaxgpt-convert", "to-flax", folder / "ckpt.pt", tmp_path / "named", "--tokenizer", given, *sizes)
+    command(
+        "jaxgpt-convert",
+        "to-flax",
+        folder / "ckpt.pt",
+        tmp_path / "named",
+        "--tokenizer",
+        given,
+        *sizes,
+    )
     assert load(tmp_path / "named").encode("日").tolist() == [4]
     command("jaxgpt-convert", "to-flax", folder / "ckpt.pt", tmp_path / "without", *sizes)
     assert not (tmp_path / "without" / "tokenizer.json").exists()
-    sampled = command("jaxgpt", "sample", tmp_path / "without", "--tokenizer", given, "--prompt", "日a", "--tokens", 3)
+    sampled = command(
+        "jaxgpt",
+        "sample",
+        tmp_path / "without",
+        "--tokenizer",
+        given,
+        "--prompt",
+        "日a",
+        "--tokens",
+        3,
+    )
     assert (sampled.code, sampled.out[:2]) == (0, "日a")
     written(folder / "meta.pkl", META)
     beside = command("jaxgpt-convert", "to-flax", folder / "ckpt.pt", tmp_path / "beside", *sizes)

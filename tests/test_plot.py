@@ -65,7 +65,9 @@ def test_a_logarithmic_axis_has_plain_numbers(
     assert not [label for label in axes.get_yticklabels(minor=True) if label.get_text()]
 
 
-def test_one_step_is_a_point_and_the_legend_says_what_was_evaluated(drawn: Callable[..., Any], tmp_path: Path) -> None:
+def test_one_step_is_a_point_and_the_legend_says_what_was_evaluated(
+    drawn: Callable[..., Any], tmp_path: Path
+) -> None:
     metrics = [{"step": 10, "loss": 3.0, "val_loss": 3.1}]
     (axes,) = drawn(plots.draw_losses, metrics, tmp_path, "50 batches").axes
     training, validation, _ = axes.lines
@@ -75,8 +77,12 @@ def test_one_step_is_a_point_and_the_legend_says_what_was_evaluated(drawn: Calla
     assert [value for value in axes.get_xticks() if value % 1] == []
 
 
-@pytest.mark.parametrize(("heads", "length"), [(2, 10), (2, 40), (2, 81), (2, 200), (12, 10), (12, 81)])
-def test_names_of_tokens_can_be_read(heads: int, length: int, drawn: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("heads", "length"), [(2, 10), (2, 40), (2, 81), (2, 200), (12, 10), (12, 81)]
+)
+def test_names_of_tokens_can_be_read(
+    heads: int, length: int, drawn: Callable[..., Any], tmp_path: Path
+) -> None:
     """Each has six points or more, and as much room along the axis as it is high."""
     weights = np.zeros((1, heads, length, length))
     names = [f"<{i}>" for i in range(length)]

@@ -76,7 +76,9 @@ def test_any_records_come_back(
     (folder / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(room, "TOGETHER", together)
-        dataset = prepare([str(folder / "in.jsonl")], folder / "out", tokenizer=tokenizer, vocab_size=270, val=0.5)
+        dataset = prepare(
+            [str(folder / "in.jsonl")], folder / "out", tokenizer=tokenizer, vocab_size=270, val=0.5
+        )
     assert decoded(dataset) == ("<|endoftext|>" if tokenizer == "bpe" else "\n").join(texts)
     ids = np.concatenate([dataset.train, dataset.val])
     assert (ids == load(dataset.path).eot).sum() == (len(texts) - 1 if tokenizer == "bpe" else 0)
@@ -101,7 +103,9 @@ def test_special_token_text_stays_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tokenizer", ["char", "bpe"])
-def test_standard_input_is_read_once(tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_read_once(
+    tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
     assert decoded(prepare(["-"], tmp_path / "out", tokenizer=tokenizer, vocab_size=300)) == TEXT
 
@@ -120,7 +124,9 @@ def test_a_given_tokenizer(source: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(again.train, first.train)
 
 
-def test_merges_are_learnt_from_a_bounded_sample(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_merges_are_learnt_from_a_bounded_sample(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("jaxgpt.data.sources.PIECE", 100)
     whole = prepare([str(source)], tmp_path / "whole", tokenizer="bpe", vocab_size=1000).vocab_size
     for bound in ("MERGES_FROM", "MERGES_WORDS"):
@@ -155,7 +161,10 @@ def nanogpt(folder: Path, train: Any = range(65), val: Any = (1, 2, 64)) -> Path
 
 def test_nanogpts_files_keep_their_split(tmp_path: Path) -> None:
     folder = nanogpt(tmp_path / "nanogpt")
-    for name, sources in [("folder", [folder]), ("files", [folder / "val.bin", folder / "train.bin"])]:
+    for name, sources in [
+        ("folder", [folder]),
+        ("files", [folder / "val.bin", folder / "train.bin"]),
+    ]:
         prepare([str(source) for source in sources], tmp_path / name)
         dataset = open_dataset(tmp_path / name)
         np.testing.assert_array_equal(dataset.train, range(65))
@@ -235,7 +244,9 @@ def test_a_prepared_directory_is_not_prepared_again(source: Path, tmp_path: Path
 
 def narrow(path: Path) -> str:
     """A byte-level tokenizer file with only some of the bytes: the library drops the others."""
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={c: i for i, c in enumerate("abcĠ")}, merges=[]))
+    made = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab={c: i for i, c in enumerate("abcĠ")}, merges=[])
+    )
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = tokenizers.decoders.ByteLevel()
     made.save(str(path))
@@ -249,13 +260,22 @@ def narrow(path: Path) -> str:
         (lambda at: {"sources": [f"{at}/missing"]}, "missing"),
         (lambda at: {"sources": [f"{at}/empty"]}, "empty is empty"),
         (lambda at: {"sources": [f"{at}/short"]}, "its 3 tokens 2 are .* and 1 for validation"),
-        (lambda at: {"sources": [f"{at}/latin1"]}, r"latin1 is not UTF-8: byte 0xe9 at position 3 "),
+        (
+            lambda at: {"sources": [f"{at}/latin1"]},
+            r"latin1 is not UTF-8: byte 0xe9 at position 3 ",
+        ),
         (lambda at: {"val": 0.0}, "val .* 0.0"),
         (lambda at: {"val": 1}, "val .* 1"),
         (lambda at: {"tokenizer": "word"}, "no tokenizer word"),
         (lambda at: {"tokenizer": "bpe", "vocab_size": 100}, "vocab_size 100"),
-        (lambda at: {"tokenizer": f"{at}/chars.json"}, r"long: at character 70000 the char .*'é' \(U\+00E9\)"),
-        (lambda at: {"tokenizer": narrow(at / "narrow.json")}, r"long: at character 70000 the bpe .*'é'"),
+        (
+            lambda at: {"tokenizer": f"{at}/chars.json"},
+            r"long: at character 70000 the char .*'é' \(U\+00E9\)",
+        ),
+        (
+            lambda at: {"tokenizer": narrow(at / "narrow.json")},
+            r"long: at character 70000 the bpe .*'é'",
+        ),
         (
             lambda at: {"tokenizer": f"{at}/chars.json", "sources": [f"{at}/rows.jsonl"]},
             r"rows\.jsonl line 2: at character 1 .*'é'",
@@ -281,7 +301,10 @@ def test_what_is_wrong_is_named_and_nothing_written(
 
 def test_invalid_utf8_may_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "latin1").write_bytes("café noir".encode("latin-1") * 9)
-    assert decoded(prepare([str(tmp_path / "latin1")], tmp_path / "out", errors="replace")) == "caf\ufffd noir" * 9
+    assert (
+        decoded(prepare([str(tmp_path / "latin1")], tmp_path / "out", errors="replace"))
+        == "caf\ufffd noir" * 9
+    )
 
 
 def test_a_directory_with_something_in_it_is_left_alone(source: Path, tmp_path: Path) -> None:
@@ -294,7 +317,9 @@ def test_a_directory_with_something_in_it_is_left_alone(source: Path, tmp_path: 
 # What it costs, and what it shows
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its memory where Linux keeps it")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="reads its memory where Linux keeps it"
+)
 def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     with (tmp_path / "in.txt").open("w") as file:
         for _ in range(100):
@@ -306,14 +331,20 @@ from jaxgpt.prepare import prepare
 prepare([{str(tmp_path / "in.txt")!r}], {str(tmp_path / "out")!r}, tokenizer="char")
 print(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
 """
-    peak = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    peak = int(
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        ).stdout
+    )
     assert 10e6 < peak * 1024 < 150e6, f"{peak} kB for a text of {size} bytes"
 
 
 def test_importing_is_light() -> None:
     heavy = "{'jax', 'grain', 'tokenizers', 'datasets', 'pyarrow', 'rich', 'torch'}"
     code = f"import sys, jaxgpt.data.prepare; print(*{heavy} & sys.modules.keys())"
-    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
     assert loaded.split() == []
 
 
@@ -322,7 +353,9 @@ class Screen(io.StringIO):
         return True
 
 
-def test_progress_is_shown_to_who_waits(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_shown_to_who_waits(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TERM", "xterm")
     for name, screen, patience, seen in [
         ("quick", Screen(), 1000.0, False),

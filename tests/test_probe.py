@@ -50,16 +50,26 @@ def rotated(x: Any) -> Any:
 class Block(nn.Module):
     def __init__(self, form: dict[str, Any]):
         super().__init__()
-        self.attn = nn.ModuleDict({"qkv": nn.Linear(WIDTH, 3 * WIDTH), "proj": nn.Linear(WIDTH, WIDTH)})
-        layers = nn.Linear(WIDTH, 4 * WIDTH), ACTIVATIONS[form["activation"]], nn.Linear(4 * WIDTH, WIDTH)
+        self.attn = nn.ModuleDict(
+            {"qkv": nn.Linear(WIDTH, 3 * WIDTH), "proj": nn.Linear(WIDTH, WIDTH)}
+        )
+        layers = (
+            nn.Linear(WIDTH, 4 * WIDTH),
+            ACTIVATIONS[form["activation"]],
+            nn.Linear(4 * WIDTH, WIDTH),
+        )
         self.ff = nn.ModuleDict({"net": nn.Sequential(*layers)})
         self.ln1, self.ln2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.form = form
 
     def attend(self, x: Any) -> Any:
         heads = (self.form["num_heads"], -1)
-        q, k, v = (part.unflatten(-1, heads).transpose(1, 2) for part in self.attn["qkv"](x).chunk(3, -1))
-        width = {"head_dim": q.shape[-1], "model_dim": WIDTH, "none": 1}[self.form["attention_scale"]]
+        q, k, v = (
+            part.unflatten(-1, heads).transpose(1, 2) for part in self.attn["qkv"](x).chunk(3, -1)
+        )
+        width = {"head_dim": q.shape[-1], "model_dim": WIDTH, "none": 1}[
+            self.form["attention_scale"]
+        ]
         if self.form["positions"] == "rotary":
             q, k = rotated(q), rotated(k)
         distance = torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])
@@ -104,7 +114,9 @@ class Decoder(nn.Module):
         return self.head(self.ln_f(x) if self.form["final_norm"] is True else x)
 
 
-def form(norm: str, final_norm: Any, activation: str, attention_scale: str, num_heads: int) -> dict[str, Any]:
+def form(
+    norm: str, final_norm: Any, activation: str, attention_scale: str, num_heads: int
+) -> dict[str, Any]:
     """The fields of ModelConfig that are varied."""
     return dict(locals())
 
@@ -164,18 +176,30 @@ REST = {"attention_scale_by_layer": False, "norm_eps": 1e-5}
 
 def but(*names: str) -> dict[str, Any]:
     """All that the model `post` was trained with, without these."""
-    return {field: value for field, value in {**FORMS["post"], **REST}.items() if field not in names}
+    return {
+        field: value for field, value in {**FORMS["post"], **REST}.items() if field not in names
+    }
 
 
 @pytest.mark.parametrize(
     ("name", "known"),
-    [("post", ()), ("unused", ("num_heads", "activation")), ("residual", ("final_norm", "activation"))],
+    [
+        ("post", ()),
+        ("unused", ("num_heads", "activation")),
+        ("residual", ("final_norm", "activation")),
+    ],
 )
-def test_what_a_model_was_trained_with_is_found(name: str, known: tuple[str, ...], saved: Callable[..., Path]) -> None:
+def test_what_a_model_was_trained_with_is_found(
+    name: str, known: tuple[str, ...], saved: Callable[..., Path]
+) -> None:
     given = REST | {field: FORMS[name][field] for field in known}
     found = convert.probe(saved(name), text=TEXT, **given)
-    assert found.settled == {field: v for field, v in FORMS[name].items() if field not in ("activation", *known)}
-    assert found.unsettled == ({} if "activation" in known else {"activation": ["gelu", "gelu_tanh"]})
+    assert found.settled == {
+        field: v for field, v in FORMS[name].items() if field not in ("activation", *known)
+    }
+    assert found.unsettled == (
+        {} if "activation" in known else {"activation": ["gelu", "gelu_tanh"]}
+    )
     assert 3 * LEAST < found.margin < found.entropy
     loaded = convert.to_flax(saved(name), **found.settled, **found.kept, **given)
     assert {field: getattr(loaded.config, field) for field in FORMS[name]} == FORMS[name]
@@ -185,7 +209,9 @@ def test_losses_are_those_of_torch(saved: Callable[..., Path]) -> None:
     path = saved()
     found = convert.probe(path, text=TEXT, **but("norm"))
     ids = np.array([CHARACTERS.index(character) for character in TEXT])
-    windows = torch.from_numpy(probe._windows(ids, convert.to_flax(path, num_heads=4).config, path)).long()
+    windows = torch.from_numpy(
+        probe._windows(ids, convert.to_flax(path, num_heads=4).config, path)
+    ).long()
     with torch.no_grad():
         logits = trained("post").double()(windows[:, :-1])
     theirs = F.cross_entropy(logits.transpose(1, 2), windows[:, 1:], reduction="none").mean(1)
@@ -196,14 +222,27 @@ def test_losses_are_those_of_torch(saved: Callable[..., Path]) -> None:
 @pytest.mark.parametrize("by_layer", [False, True])
 @pytest.mark.parametrize("scale", ["head_dim", "model_dim", "none"])
 def test_one_program_serves_all_scales(scale: str, by_layer: bool) -> None:
-    sizes = {"vocab_size": 11, "context_length": 9, "model_dim": 12, "num_blocks": 3, "num_heads": 4, "dropout": 0.0}
-    config = ModelConfig(**sizes, attention_scale=scale, attention_scale_by_layer=by_layer, qkv_bias=True)
+    sizes = {
+        "vocab_size": 11,
+        "context_length": 9,
+        "model_dim": 12,
+        "num_blocks": 3,
+        "num_heads": 4,
+        "dropout": 0.0,
+    }
+    config = ModelConfig(
+        **sizes, attention_scale=scale, attention_scale_by_layer=by_layer, qkv_bias=True
+    )
     keys = iter(jax.random.split(jax.random.key(0), 99))
-    params = jax.tree.map(lambda leaf: jax.random.normal(next(keys), leaf.shape), params_of(GPT(config)))
+    params = jax.tree.map(
+        lambda leaf: jax.random.normal(next(keys), leaf.shape), params_of(GPT(config))
+    )
     ids = np.random.default_rng(0).integers(0, 11, (8, 10)).astype(np.int32)
     direct = token_losses(config, params, jnp.asarray(ids), None).mean(axis=1)
     assert np.abs(probe._losses(config, params, ids) - direct).max() < 1e-4
-    sizes_only = dataclasses.replace(config, attention_scale="head_dim", attention_scale_by_layer=False)
+    sizes_only = dataclasses.replace(
+        config, attention_scale="head_dim", attention_scale_by_layer=False
+    )
     if sizes_only != config:
         assert np.abs(probe._losses(sizes_only, params, ids) - direct).max() > 1e-2
 
@@ -223,7 +262,10 @@ def test_windows_come_from_all_over_the_text_and_never_twice() -> None:
 def test_what_no_candidate_computes_settles_nothing(
     name: str, saved: Callable[..., Path], text: Path, command: Callable[..., Any]
 ) -> None:
-    given = {"norm_eps": 1e-5, **({} if "position_embedding.weight" in trained(name).state_dict() else SHORT)}
+    given = {
+        "norm_eps": 1e-5,
+        **({} if "position_embedding.weight" in trained(name).state_dict() else SHORT),
+    }
     words = [f"--set={field}={value}" for field, value in given.items()]
     outcome = command("jaxgpt-convert", "probe", saved(name), "--text", text, *words)
     assert outcome.code == 3, outcome
@@ -241,11 +283,16 @@ def test_sinusoids_that_leave_no_trace_are_confirmed(saved: Callable[..., Path])
     assert found.settled == USUAL | {"positions": "sinusoidal"}
     known = {**found.settled, **REST, **SHORT}
     assert "positions" not in convert.to_flax(saved("sinusoidal"), **known).report.assumed
-    nothing_else = convert.probe(saved("sinusoidal"), text=TEXT, **{**known, "positions": "sinusoidal"})
+    nothing_else = convert.probe(
+        saved("sinusoidal"), text=TEXT, **{**known, "positions": "sinusoidal"}
+    )
     assert nothing_else.rows == []
     known.pop("positions")
     alone = convert.probe(saved("sinusoidal"), text=TEXT, **known)
-    assert (alone.settled, alone.line) == ({"positions": "sinusoidal"}, "--set positions=sinusoidal")
+    assert (alone.settled, alone.line) == (
+        {"positions": "sinusoidal"},
+        "--set positions=sinusoidal",
+    )
     assert alone.margin > LEAST
     assert not convert.probe(saved("rotary"), text=TEXT, **known).fits
 
@@ -253,7 +300,9 @@ def test_sinusoids_that_leave_no_trace_are_confirmed(saved: Callable[..., Path])
 # What the search finds, of losses that are made up.
 
 
-def table(loss: Callable[..., float], noise: float = 0.0, seed: int = 0) -> Callable[[dict[str, Any]], np.ndarray]:
+def table(
+    loss: Callable[..., float], noise: float = 0.0, seed: int = 0
+) -> Callable[[dict[str, Any]], np.ndarray]:
     rng = np.random.default_rng(seed)
     texts = rng.normal(0, 1, 64)  # windows differ far more than combinations
     return lambda fields: 5 + texts - texts.mean() + loss(**fields) + rng.normal(0, noise, 64)
@@ -263,12 +312,17 @@ OPTIONS = {"a": (0, 1, 2, 3, 4), "b": ("x", "y", "z"), "c": ("p", "p2", "q")}
 
 
 def ranked(
-    measure: Callable[[dict[str, Any]], np.ndarray], groups: Any = (("a", "b"), ("c",)), first: Any = (), **rest: Any
+    measure: Callable[[dict[str, Any]], np.ndarray],
+    groups: Any = (("a", "b"), ("c",)),
+    first: Any = (),
+    **rest: Any,
 ) -> Ranking:
     rows = Search(OPTIONS, first, groups, measure, alike=[{"p", "p2"}]).run()
     usual = {"a": 0, "b": "x", "c": "p"}
     return Ranking(
-        rows, OPTIONS, **{"assumed": usual, "asked": [], "tokens": 1, "entropy": 9.0, "spelling": "", **rest}
+        rows,
+        OPTIONS,
+        **{"assumed": usual, "asked": [], "tokens": 1, "entropy": 9.0, "spelling": "", **rest},
     )
 
 
@@ -279,7 +333,10 @@ def test_fields_that_make_up_for_one_another_are_found_together() -> None:
     alone = ranked(table(loss), groups=(("a",), ("b",), ("c",)))
     assert alone.settled == {"a": 0, "b": "x"}
     assert ranked(table(loss)).settled == {"a": 4, "b": "z"}
-    assert ranked(table(loss), groups=(("a",), ("b",), ("c",)), first=("a", "b")).settled == {"a": 4, "b": "z"}
+    assert ranked(table(loss), groups=(("a",), ("b",), ("c",)), first=("a", "b")).settled == {
+        "a": 4,
+        "b": "z",
+    }
 
 
 def test_what_a_later_field_turns_round_is_tried_again() -> None:
@@ -321,7 +378,9 @@ def test_what_is_kept_is_not_ruled_out_as_a_whole() -> None:
 
 def test_what_chance_decides_is_not_in_the_line() -> None:
     """The usual value is ruled out, and what is left are two of which either is as good."""
-    found = ranked(table(lambda a, b, c: float(c == "p") + (b != "z")), assumed={"a": 0, "b": "x", "c": "p"})
+    found = ranked(
+        table(lambda a, b, c: float(c == "p") + (b != "z")), assumed={"a": 0, "b": "x", "c": "p"}
+    )
     assert found.settled == {"b": "z"}
     assert found.line == "--set b=z"
     assert found.unsettled["c"] == ["p2", "q"]
@@ -332,7 +391,9 @@ def test_a_part_that_does_better_at_another_size_is_a_misfit() -> None:
     def altered(gain: float) -> Ranking:
         found = ranked(table(lambda a, b, c: float(b != "z")))
         other = Row(found.rows[0].fields, found.rows[0].losses - gain)
-        return dataclasses.replace(found, altered={"its positions halved": other, "its queries doubled": other})
+        return dataclasses.replace(
+            found, altered={"its positions halved": other, "its queries doubled": other}
+        )
 
     assert altered(-0.1).settled == altered(LEAST / 2).settled == {"b": "z"}
     found = altered(0.25)
@@ -344,7 +405,10 @@ def test_a_part_that_does_better_at_another_size_is_a_misfit() -> None:
 def test_who_does_not_beat_counting_pairs_settles_nothing() -> None:
     found = ranked(table(lambda a, b, c: float(b != "z")), bigram=4.9)
     assert (found.fits, found.settled) == (False, {})
-    assert "The best loses 5.0000 nats per token, and counting which token follows which loses 4.9000" in misfit(found)
+    assert (
+        "The best loses 5.0000 nats per token, and counting which token follows which loses 4.9000"
+        in misfit(found)
+    )
     assert ranked(table(lambda a, b, c: float(b != "z")), bigram=5.1).settled == {"b": "z"}
 
 
@@ -360,13 +424,26 @@ def test_pairs_are_counted_in_the_rest_of_the_text(length: int) -> None:
         following = [two for one, two in rest if one == before]
         kinds = len({two for one, two in pairs if one == before})
         trusted = len(following) / (len(following) + kinds)
-        losses.append(-np.log(trusted * following.count(after) / max(1, len(following)) + (1 - trusted) * alone))
+        losses.append(
+            -np.log(
+                trusted * following.count(after) / max(1, len(following)) + (1 - trusted) * alone
+            )
+        )
     assert probe._bigram(ids) == pytest.approx(np.mean(losses))
 
 
-@pytest.mark.parametrize(("tied", "positions"), [(True, "learned"), (False, "sinusoidal"), (True, "sinusoidal")])
+@pytest.mark.parametrize(
+    ("tied", "positions"), [(True, "learned"), (False, "sinusoidal"), (True, "sinusoidal")]
+)
 def test_parts_that_are_made_separate_compute_the_same(tied: bool, positions: str) -> None:
-    sizes = {"vocab_size": 11, "context_length": 40, "model_dim": 12, "num_blocks": 2, "num_heads": 4, "dropout": 0.0}
+    sizes = {
+        "vocab_size": 11,
+        "context_length": 40,
+        "model_dim": 12,
+        "num_blocks": 2,
+        "num_heads": 4,
+        "dropout": 0.0,
+    }
     config = ModelConfig(**sizes, tied=tied, positions=positions, head_bias=not tied)
     params = jax.tree.map(lambda leaf: leaf * 5, params_of(GPT(config)))
     ids = np.random.default_rng(0).integers(0, 11, (8, 10)).astype(np.int32)
@@ -381,10 +458,14 @@ def test_rows_that_chance_may_part_are_told_as_one() -> None:
     found = ranked(table(lambda a, b, c: a + ord(b) % 5 + (c == "q")))
     row, values = found.groups[0]
     assert row is found.rows[0]
-    assert {name: sorted(several) for name, several in values.items()} == {"a": [0], "b": ["x"], "c": ["p", "p2"]}
-    assert sum(len(several["a"]) * len(several["b"]) * len(several["c"]) for _, several in found.groups) == len(
-        found.rows
-    )
+    assert {name: sorted(several) for name, several in values.items()} == {
+        "a": [0],
+        "b": ["x"],
+        "c": ["p", "p2"],
+    }
+    assert sum(
+        len(several["a"]) * len(several["b"]) * len(several["c"]) for _, several in found.groups
+    ) == len(found.rows)
 
 
 def test_a_gap_is_measured_window_by_window() -> None:
@@ -405,7 +486,9 @@ def test_what_has_no_usual_value_is_not_written_unless_settled() -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
-def test_the_table_fits_the_terminal_and_loses_nothing(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_fits_the_terminal_and_loses_nothing(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from rich.console import Console
 
     fields = {
@@ -418,7 +501,11 @@ def test_the_table_fits_the_terminal_and_loses_nothing(width: int, monkeypatch: 
         "norm_eps": (1e-5, 1e-12),
     }
     usual = {name: values[0] for name, values in fields.items()}
-    lost = [usual, {**usual, "norm_eps": 1e-12}, {**usual, "norm": "residual", "attention_scale": "none"}]
+    lost = [
+        usual,
+        {**usual, "norm_eps": 1e-12},
+        {**usual, "norm": "residual", "attention_scale": "none"},
+    ]
     rows = [Row(one, np.array([2.0, 2.1]) + i * np.array([0.5, 0.6])) for i, one in enumerate(lost)]
     screen = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
     monkeypatch.setattr(console, "console", lambda: screen)
@@ -441,14 +528,22 @@ def test_the_table_fits_the_terminal_and_loses_nothing(width: int, monkeypatch: 
 def test_the_line_it_writes_is_what_to_flax_takes(
     saved: Callable[..., Path], text: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
-    given = [f"--set={field}={value}" for field, value in but("num_heads", "attention_scale", "norm_eps").items()]
+    given = [
+        f"--set={field}={value}"
+        for field, value in but("num_heads", "attention_scale", "norm_eps").items()
+    ]
     outcome = command("jaxgpt-convert", "probe", saved(), "--text", text, *given)
     assert outcome.code == 0, outcome
     assert "ids by the sorted characters of the text, as many as the vocabulary" in outcome.out
-    assert "cannot be told: norm_eps is one of 1e-05, 1e-06, 1e-12; 1e-05 is kept, as assumed" in outcome.err
+    assert (
+        "cannot be told: norm_eps is one of 1e-05, 1e-06, 1e-12; 1e-05 is kept, as assumed"
+        in outcome.err
+    )
     line = outcome.out.splitlines()[-1]
     assert line == "--set num_heads=4 --set attention_scale=model_dim"
-    done = command("jaxgpt-convert", "to-flax", saved(), tmp_path / "model", *shlex.split(line), *given)
+    done = command(
+        "jaxgpt-convert", "to-flax", saved(), tmp_path / "model", *shlex.split(line), *given
+    )
     assert done.code == 0, done
     assert json.loads((tmp_path / "model" / "config.json").read_text())["model"]["num_heads"] == 4
 
@@ -458,19 +553,27 @@ def test_another_text_of_the_same_characters_is_told(
 ) -> None:
     """As a wrong list of characters would be."""
     other = tmp_path / "other.txt"
-    other.write_text(TEXT.translate(dict(zip(map(ord, CHARACTERS), CHARACTERS[5:] + CHARACTERS[:5], strict=True))))
+    other.write_text(
+        TEXT.translate(
+            dict(zip(map(ord, CHARACTERS), CHARACTERS[5:] + CHARACTERS[:5], strict=True))
+        )
+    )
     given = [f"--set={field}={value}" for field, value in but("norm").items()]
     outcome = command("jaxgpt-convert", "probe", saved(), "--text", other, *given)
     assert outcome.code == 3
     assert "NOTHING FITS" in outcome.err
     assert "--set" not in outcome.out
-    told = json.loads(command("jaxgpt-convert", "probe", saved(), "--text", other, *given, "--json").out)
+    told = json.loads(
+        command("jaxgpt-convert", "probe", saved(), "--text", other, *given, "--json").out
+    )
     assert (told["fits"], told["line"], told["settled"]) == (False, "", {})
     assert told["unsettled"] == {"norm": ["pre", "post", "residual"]}
     assert [set(row) for row in told["rows"]] == [{"norm", "loss", "behind", "noise"}] * 3
 
 
-def test_a_file_that_leaves_nothing_open(saved: Callable[..., Path], text: Path, command: Callable[..., Any]) -> None:
+def test_a_file_that_leaves_nothing_open(
+    saved: Callable[..., Path], text: Path, command: Callable[..., Any]
+) -> None:
     given = [f"--set={field}={str(value).lower()}" for field, value in but().items()]
     outcome = command("jaxgpt-convert", "probe", saved(), "--text", text, *given)
     assert outcome == (0, "Nothing is left open that a loss could show.\n", "")
@@ -523,19 +626,31 @@ def test_ids_in_files(suffix: str, dtype: str, tmp_path: Path) -> None:
         ([], "probe takes a text (--text) or ids (--ids), one of the two"),
         (["--text", "wood.txt", "--ids", "0 1"], "one of the two"),
         (["--text", "nowhere.txt"], "There is no file"),
-        (["--text", "short.txt"], "has a context of 24 tokens, so there should be 25 of them in a row or more, but"),
+        (
+            ["--text", "short.txt"],
+            "has a context of 24 tokens, so there should be 25 of them in a row or more, but",
+        ),
         (["--ids", "0 1 2"], "but there are 3"),
         (["--ids", "0 1 999"], "Id 999 at position 2 is not in"),
         (["--ids", "-1 1 2"], "Id -1 at position 0"),
         (["--ids", "0 1 two"], "whole numbers such as 0 29 59, but got 'two'"),
         (["--ids", "floats.npy"], "should hold whole numbers, but holds float64"),
         (["--ids", "wrong.npy"], "wrong.npy is no array of ids"),
-        (["--text", "other.txt"], "nothing says what its ids stand for. The text has 3 different characters"),
+        (
+            ["--text", "other.txt"],
+            "nothing says what its ids stand for. The text has 3 different characters",
+        ),
         (["--text", "other.txt", "--tokenizer", "chars.json"], "The text has 'é', '€', which"),
-        (["--text", "wood.txt", "--tokenizer", "many.json"], "many.json has 40 ids: it belongs to another model"),
+        (
+            ["--text", "wood.txt", "--tokenizer", "many.json"],
+            "many.json has 40 ids: it belongs to another model",
+        ),
         (["--text", "wood.txt", "--tokenizer", "none.json"], "none.json does not exist"),
         (["--text", "wood.txt", "--set", "num_heads=3"], "3 does not divide"),
-        (["--text", "wood.txt", "--set", "final_norm=false"], "final_norm = False was given, but the file has one"),
+        (
+            ["--text", "wood.txt", "--set", "final_norm=false"],
+            "final_norm = False was given, but the file has one",
+        ),
     ],
 )
 def test_what_cannot_be_probed(
@@ -558,29 +673,46 @@ def test_what_cannot_be_probed(
     assert message in refused("jaxgpt-convert", "probe", path, *words)
 
 
-def test_how_long_a_context_is_shows_in_no_loss(command: Callable[..., Any], tmp_path: Path, text: Path) -> None:
+def test_how_long_a_context_is_shows_in_no_loss(
+    command: Callable[..., Any], tmp_path: Path, text: Path
+) -> None:
     """Sinusoids that are not in the file are the same in a context of any length."""
-    state = {name: value for name, value in trained("post").state_dict().items() if "position" not in name}
+    state = {
+        name: value
+        for name, value in trained("post").state_dict().items()
+        if "position" not in name
+    }
     torch.save(state, tmp_path / "sinusoids.pt")
     given = [f"--set={field}={value}" for field, value in but("num_heads").items()]
     outcome = command("jaxgpt-convert", "probe", tmp_path / "sinusoids.pt", "--text", text, *given)
     assert outcome.code in (0, 3)
-    assert "cannot be told: context_length shows in no loss; say it with --set context_length=N" in outcome.err
+    assert (
+        "cannot be told: context_length shows in no loss; say it with --set context_length=N"
+        in outcome.err
+    )
 
 
 # Real files, where they are.
 
 ASKED = {"attention_scale", "norm", "final_norm", "num_heads"}
 OF_SHAKESPEARE = [
-    name for name, facts in FACTS.items() if facts["fields"].get("vocab_size") == 65 and not facts["refuse"]
+    name
+    for name, facts in FACTS.items()
+    if facts["fields"].get("vocab_size") == 65 and not facts["refuse"]
 ]
 
 
-@pytest.mark.skipif(not SHAKESPEARE.exists(), reason="there is no tiny Shakespeare beside the project")
-@pytest.mark.parametrize("name", OF_SHAKESPEARE or [pytest.param("", marks=pytest.mark.skip("there is no zoo"))])
+@pytest.mark.skipif(
+    not SHAKESPEARE.exists(), reason="there is no tiny Shakespeare beside the project"
+)
+@pytest.mark.parametrize(
+    "name", OF_SHAKESPEARE or [pytest.param("", marks=pytest.mark.skip("there is no zoo"))]
+)
 def test_a_trained_model_shows_what_it_computes(name: str) -> None:
     facts = FACTS[name]
-    found = convert.probe(path_of(name), text=SHAKESPEARE.read_text(), norm_eps=facts["fields"]["norm_eps"])
+    found = convert.probe(
+        path_of(name), text=SHAKESPEARE.read_text(), norm_eps=facts["fields"]["norm_eps"]
+    )
     open_fields = ASKED & found.options.keys()
     assert open_fields == ASKED & {*facts["undecidable"]}
     assert {field: found.settled.get(field) for field in open_fields} == {

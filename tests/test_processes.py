@@ -52,7 +52,11 @@ class Job(contextlib.AbstractContextManager["Job"]):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        several = ["--mesh.coordinator", f"127.0.0.1:{port}", "--mesh.processes", str(count)] if count > 1 else []
+        several = (
+            ["--mesh.coordinator", f"127.0.0.1:{port}", "--mesh.processes", str(count)]
+            if count > 1
+            else []
+        )
         several = [] if scheduler else several
         self.run, self.processes = run, []
         for i in range(count):
@@ -80,7 +84,9 @@ class Job(contextlib.AbstractContextManager["Job"]):
     def ends(self) -> tuple[list[int], list[str]]:
         """Exit codes, and what was said on standard error."""
         both = [process.communicate(timeout=600) for process in self.processes]
-        assert not [line for out, err in both for line in (out + err).splitlines() if "[Gloo] Rank" in line]
+        assert not [
+            line for out, err in both for line in (out + err).splitlines() if "[Gloo] Rank" in line
+        ]
         return [process.returncode for process in self.processes], [err for _, err in both]
 
     def steps(self, count: int) -> None:
@@ -167,7 +173,9 @@ def killed(config: Path, tmp_path: Path) -> Path:
     return run
 
 
-def test_one_is_killed_and_all_go_on_from_the_last_checkpoint(killed: Path, config: Path, alone: Path) -> None:
+def test_one_is_killed_and_all_go_on_from_the_last_checkpoint(
+    killed: Path, config: Path, alone: Path
+) -> None:
     last = run_directory.step_of(run_directory.checkpoints(killed)[-1])
     run = trained(2, config, killed, "--train.steps", last + 5)
     lines = run_directory.read_metrics(run)
@@ -177,7 +185,9 @@ def test_one_is_killed_and_all_go_on_from_the_last_checkpoint(killed: Path, conf
         assert line["loss"] == pytest.approx(theirs[line["step"]], abs=1e-5)
 
 
-def test_processes_with_different_configs_stop_and_say_in_what(config: Path, tmp_path: Path) -> None:
+def test_processes_with_different_configs_stop_and_say_in_what(
+    config: Path, tmp_path: Path
+) -> None:
     of_each = {1: ["--optim.learning_rate", "0.5", "--train.seed", "3"]}
     with Job(2, config, tmp_path / "run", of_each=of_each) as job:
         codes, said = job.ends()
@@ -190,9 +200,15 @@ def test_processes_with_different_configs_stop_and_say_in_what(config: Path, tmp
     assert not run_directory.checkpoints(tmp_path / "run")
 
 
-def test_under_slurm_nobody_has_to_say_who_is_there(config: Path, alone: Path, tmp_path: Path) -> None:
+def test_under_slurm_nobody_has_to_say_who_is_there(
+    config: Path, alone: Path, tmp_path: Path
+) -> None:
     def slurm(i: int) -> dict[str, str]:
-        job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+        job = {
+            "SLURM_JOB_ID": str(os.getpid()),
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": "2",
+        }
         return {**job, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}
 
     with Job(2, config, tmp_path / "run", "--mesh.coordinator", "auto", scheduler=slurm) as job:
@@ -210,14 +226,28 @@ def test_where_nothing_tells_who_is_there_it_is_said(config: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("process", [0, 1])
-def test_a_process_that_never_comes_is_waited_for_and_said(process: int, config: Path, tmp_path: Path) -> None:
-    words = ["--mesh.coordinator", "127.0.0.1:9", "--mesh.processes", 2, "--mesh.process", process, "--mesh.timeout", 5]
+def test_a_process_that_never_comes_is_waited_for_and_said(
+    process: int, config: Path, tmp_path: Path
+) -> None:
+    words = [
+        "--mesh.coordinator",
+        "127.0.0.1:9",
+        "--mesh.processes",
+        2,
+        "--mesh.process",
+        process,
+        "--mesh.timeout",
+        5,
+    ]
     if process == 0:
         words[1] = "127.0.0.1:29641"
     with Job(1, config, tmp_path / "run", *words) as job:
         codes, said = job.ends()
     assert codes == [1]
-    assert f"process {process} waited 5 seconds at {words[1]}, and not all 2 processes of the run came" in said[0]
+    assert (
+        f"process {process} waited 5 seconds at {words[1]}, and not all 2 processes of the run came"
+        in said[0]
+    )
     assert "*** Check failure" not in said[0]
 
 
@@ -225,7 +255,10 @@ def test_a_mesh_for_other_devices_stops_all(config: Path, tmp_path: Path) -> Non
     with Job(2, config, tmp_path / "run", "--mesh.data", 3) as job:
         codes, said = job.ends()
     assert codes == [2, 2]
-    assert all("mesh.data 3 x mesh.fsdp 1 x mesh.tensor 1 makes 3 devices, but there are 4" in text for text in said)
+    assert all(
+        "mesh.data 3 x mesh.fsdp 1 x mesh.tensor 1 makes 3 devices, but there are 4" in text
+        for text in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -246,7 +279,12 @@ def test_flags_that_make_no_sense_are_refused(fields: dict[str, Any], said: str)
 def test_the_run_of_several_is_a_run_like_any_other(of_four: Path) -> None:
     config = json.loads((of_four / "config.json").read_text())
     assert config["mesh"]["processes"] == 4
-    assert {path.name for path in of_four.iterdir()} >= {"metrics.jsonl", "loss.png", "checkpoints", "data"}
+    assert {path.name for path in of_four.iterdir()} >= {
+        "metrics.jsonl",
+        "loss.png",
+        "checkpoints",
+        "data",
+    }
     assert not [path for path in (of_four / "checkpoints").iterdir() if path.name.startswith(".")]
 
 
@@ -260,7 +298,9 @@ def test_lines_of_gloo_are_dropped_and_all_others_pass() -> None:
         "subprocess.run(['echo', 'a program'], check=True)\n"
         "os.write(1, b'[Gloo] Rank 1 is connected\\nthe last\\n')"
     )
-    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    outcome = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+    )
     assert outcome.returncode == 0, outcome
     lines = ["first", "printed False", "an error", "[Gloo] failed", "a program", "the last"]
     assert sorted(outcome.stdout.splitlines()) == sorted(lines)

@@ -46,7 +46,9 @@ def test_what_a_loop_does_counts_once_for_each_round() -> None:
 
 
 def test_a_round_count_that_the_compiler_states_is_taken() -> None:
-    said = PLAIN.replace("body=%body.1", 'body=%body.1, backend_config={"known_trip_count":{"n":"7"}}')
+    said = PLAIN.replace(
+        "body=%body.1", 'body=%body.1, backend_config={"known_trip_count":{"n":"7"}}'
+    )
     assert collectives(said)["all-gather"] == Traffic(7, 7 * 112.0)
 
 
@@ -128,7 +130,16 @@ print(json.dumps(collectives(program.lower(jax.ShapeDtypeStruct((32,), "float32"
 
 def test_a_program_that_is_compiled_here() -> None:
     """Four devices with 8 numbers each: 128 bytes are gathered and 32 summed, three times."""
-    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "NPROC": "8", "JAX_PLATFORMS": "cpu"}
+    four = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "NPROC": "8",
+        "JAX_PLATFORMS": "cpu",
+    }
     code = [sys.executable, "-c", REAL]
-    done = subprocess.run(code, capture_output=True, text=True, env={**os.environ, **four}, check=True)
-    assert json.loads(done.stdout) == {"all-gather": [3, 3 * 128 * 3 / 4], "all-reduce": [3, 3 * 2 * 32 * 3 / 4]}
+    done = subprocess.run(
+        code, capture_output=True, text=True, env={**os.environ, **four}, check=True
+    )
+    assert json.loads(done.stdout) == {
+        "all-gather": [3, 3 * 128 * 3 / 4],
+        "all-reduce": [3, 3 * 2 * 32 * 3 / 4],
+    }

@@ -11,11 +11,15 @@ from jaxgpt.devices import chips
 from jaxgpt.model import flops
 from jaxgpt.training import progress
 
-CONFIG = Config(DataConfig("x"), RunConfig("y"), ModelConfig(104), train=TrainConfig(steps=2000, batch_size=32))
+CONFIG = Config(
+    DataConfig("x"), RunConfig("y"), ModelConfig(104), train=TrainConfig(steps=2000, batch_size=32)
+)
 FIGURES = {"loss": 2.5, "learning_rate": 1e-3, "gradient_norm": 0.5}
 
 
-def shown(kind: str, monkeypatch: pytest.MonkeyPatch, passing: progress.Passing | None = None) -> list[str]:
+def shown(
+    kind: str, monkeypatch: pytest.MonkeyPatch, passing: progress.Passing | None = None
+) -> list[str]:
     """What is said of 20 steps in 4 seconds, the last of them evaluated, on two such devices."""
     said: list[str] = []
     now = iter([100.0, 102.0, 102.0, 104.0, 104.0])
@@ -32,7 +36,9 @@ def shown(kind: str, monkeypatch: pytest.MonkeyPatch, passing: progress.Passing 
     return said
 
 
-def test_elsewhere_than_on_a_terminal_each_logged_step_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elsewhere_than_on_a_terminal_each_logged_step_is_a_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert shown("cpu", monkeypatch) == [
         "step   10/2000  loss 2.5000  lr 1.00e-03  norm 0.50  20,480 tokens/s  6:38 left",
         "step   20/2000  loss 2.5000  val 2.2500 (50 batches)  lr 1.00e-03  norm 0.50  20,480 tokens/s  6:36 left",
@@ -97,11 +103,15 @@ def test_a_listener_who_leaves_does_not_end_the_run() -> None:
     assert (outcome.stdout, outcome.stderr) == ("line 0\n", "went on")
 
 
-LONG = "loss 12.0000  val 12.1000  lr 1.00e-03  norm 10.50  MFU 25%  1,220,480 tokens/s  1:11:05 left"
+LONG = (
+    "loss 12.0000  val 12.1000  lr 1.00e-03  norm 10.50  MFU 25%  1,220,480 tokens/s  1:11:05 left"
+)
 
 
 @pytest.mark.parametrize("columns", [60, 76, 80, 100, 120, 200])
-def test_lines_fit_the_terminal_and_keep_what_one_looks_for(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_fit_the_terminal_and_keep_what_one_looks_for(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdout", terminal)

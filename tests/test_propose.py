@@ -20,20 +20,67 @@ from convert.rows.resolve import settle
 
 ZOO = Path(__file__).parents[2] / "shared" / "zoo"
 TELLING = [  # names from which the roles can be read even without an order
-    {"token": "wte", "positions": "wpe", "head": "lm_head", "norms": "ln_1 ln_2", "mlp": "mlp.c_fc mlp.c_proj"},
+    {
+        "token": "wte",
+        "positions": "wpe",
+        "head": "lm_head",
+        "norms": "ln_1 ln_2",
+        "mlp": "mlp.c_fc mlp.c_proj",
+    },
     {"token": "token_embedding_table", "positions": "position_embedding_table", "norms": "ln1 ln2"},
-    {"token": "tok_emb", "positions": "pos_emb", "head": "out_head", "norms": "norm1 norm2", "mlp": "ff.0 ff.3"},
-    {"token": "word_embeddings", "positions": "pe", "head": "vocab_projection", "norms": "first_norm second_norm"},
-    {"token": "embed", "positions": "pos_embed", "head": "fc_out", "norms": "attn_norm ff_norm", "mlp": "fc1 fc2"},
-    {"head": "head.0", "norms": "input_layernorm post_attention_layernorm", "mlp": "mlp.up_proj mlp.down_proj"},
+    {
+        "token": "tok_emb",
+        "positions": "pos_emb",
+        "head": "out_head",
+        "norms": "norm1 norm2",
+        "mlp": "ff.0 ff.3",
+    },
+    {
+        "token": "word_embeddings",
+        "positions": "pe",
+        "head": "vocab_projection",
+        "norms": "first_norm second_norm",
+    },
+    {
+        "token": "embed",
+        "positions": "pos_embed",
+        "head": "fc_out",
+        "norms": "attn_norm ff_norm",
+        "mlp": "fc1 fc2",
+    },
+    {
+        "head": "head.0",
+        "norms": "input_layernorm post_attention_layernorm",
+        "mlp": "mlp.up_proj mlp.down_proj",
+    },
     {"norms": "ln ln_ff", "mlp": "mlp.hidden mlp.output"},
-    {"head": "linear", "norms": "layer_norm_one layer_norm_two", "mlp": "nn.first_linear_layer nn.second_linear_layer"},
-    {"head": "decoder", "norms": "preNorm postNorm", "mlp": "ffn.fc_in ffn.fc_out", "final": "encoder.norm"},
+    {
+        "head": "linear",
+        "norms": "layer_norm_one layer_norm_two",
+        "mlp": "nn.first_linear_layer nn.second_linear_layer",
+    },
+    {
+        "head": "decoder",
+        "norms": "preNorm postNorm",
+        "mlp": "ffn.fc_in ffn.fc_out",
+        "final": "encoder.norm",
+    },
 ]
 MUTE = [  # names that say nothing: only structure and order tell
-    {"token": "ord", "positions": "plats", "head": "ut", "norms": "jamna skala", "mlp": "snabb.a snabb.b"},
+    {
+        "token": "ord",
+        "positions": "plats",
+        "head": "ut",
+        "norms": "jamna skala",
+        "mlp": "snabb.a snabb.b",
+    },
     {"token": "x", "positions": "y", "head": "z", "norms": "b a", "mlp": "d c", "final": "e"},
-    {"blocks": "lagen", "attention": "uppmarksamhet", "norms": "ln_a ln_b", "mlp": "natet.forst natet.sist"},
+    {
+        "blocks": "lagen",
+        "attention": "uppmarksamhet",
+        "norms": "ln_a ln_b",
+        "mlp": "natet.forst natet.sist",
+    },
 ]
 QKV = [
     "key query value", "q_proj k_proj v_proj", "W_query W_key W_value", "wq wk wv", "get_keys get_queries get_values",
@@ -71,7 +118,9 @@ class Layout:
     mask: str = ""
     mask_dims: str = "t t"
     norms_last: bool = False
-    biases: frozenset[str] = field(default_factory=lambda: frozenset({"out", "mlp", "head", "norms"}))
+    biases: frozenset[str] = field(
+        default_factory=lambda: frozenset({"out", "mlp", "head", "norms"})
+    )
 
     def tensors(self) -> dict[str, tuple[str, str]]:
         """name -> (flax name, torch dims), in the order of the class."""
@@ -81,7 +130,10 @@ class Layout:
             out = View.parse(f"x : {dims}").dims[0]
             text = out[0] if len(out) == 1 else f"({' '.join(out)})"
             conv = self.kind == "conv" and "blocks/" in role
-            found[f"{name}{leaf}"] = (f"{role}/kernel", f"{dims[len(text) + 1 :]} {text}" if conv else dims)
+            found[f"{name}{leaf}"] = (
+                f"{role}/kernel",
+                f"{dims[len(text) + 1 :]} {text}" if conv else dims,
+            )
             if bias:
                 found[f"{name}{leaf.replace('weight', 'bias')}"] = (f"{role}/bias", text)
 
@@ -92,7 +144,12 @@ class Layout:
 
         def mask(place: str) -> None:
             if self.mask.startswith(f"{place} "):
-                inside = {"top": self.prefix, "block": block, "attention": attention, "head": f"{attention}{i}."}[place]
+                inside = {
+                    "top": self.prefix,
+                    "block": block,
+                    "attention": attention,
+                    "head": f"{attention}{i}.",
+                }[place]
                 found[f"{inside}{self.mask.split()[1]}"] = ("mask", self.mask_dims)
 
         block = attention = ""
@@ -137,13 +194,26 @@ class Layout:
         return found
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        sizes = {"v": self.v, "t": self.t, "d": self.d, "head": self.heads, "k": self.k, "f": self.f, "qkv": 3}
-        return {name: View.parse(f"x : {dims}").shape(sizes) for name, (_, dims) in self.tensors().items()}
+        sizes = {
+            "v": self.v,
+            "t": self.t,
+            "d": self.d,
+            "head": self.heads,
+            "k": self.k,
+            "f": self.f,
+            "qkv": 3,
+        }
+        return {
+            name: View.parse(f"x : {dims}").shape(sizes)
+            for name, (_, dims) in self.tensors().items()
+        }
 
 
 def meant(word: str) -> str:
     return next(
-        label for label in ("query", "key", "value") if label[0] in word.removeprefix("get_").split("Net")[0].lower()
+        label
+        for label in ("query", "key", "value")
+        if label[0] in word.removeprefix("get_").split("Net")[0].lower()
     )
 
 
@@ -183,12 +253,24 @@ def layouts(draw: st.DrawFn, words: list[dict[str, str]]) -> Layout:
 
     d, heads, k = pick((30, 5, 6), (16, 4, 4), (8, 1, 8), (12, 3, 2))
     kind = pick("heads", "separate", "fused", "conv", "mha")
-    attention = pick("sa.heads", "attn") if kind == "heads" else pick("attn", "mhsa", "self_attn", "")
+    attention = (
+        pick("sa.heads", "attn") if kind == "heads" else pick("attn", "mhsa", "self_attn", "")
+    )
     names = {"attention": attention, **pick(*words), **pick({}, {"final": ""})}
     inside = names["attention"].partition(".")[0]
-    out = pick(f"{inside}.proj", "proj", f"{inside}.compute") if inside else pick("proj", "o", "attn_out")
+    out = (
+        pick(f"{inside}.proj", "proj", f"{inside}.compute")
+        if inside
+        else pick("proj", "o", "attn_out")
+    )
     square = d == heads * k
-    mask = pick("", "top causal_mask", "block mask", "attention bias", *(["head tril"] if kind == "heads" else []))
+    mask = pick(
+        "",
+        "top causal_mask",
+        "block mask",
+        "attention bias",
+        *(["head tril"] if kind == "heads" else []),
+    )
     return Layout(
         **names, layers=pick(1, 2), d=d, heads=heads, k=k, kind=kind, v=pick(d, 61), t=pick(d, 24), f=pick(d, 77),
         qkv=pick(*QKV), scale=pick(*SCALES), prefix=pick("", "model.", "_orig_mod.module."),
@@ -236,7 +318,9 @@ def test_words_for_query_key_and_value(kind: str, words: str) -> None:
     assert given_roles(layout.shapes()) == layout.tensors()
     dialect = propose(layout.shapes()).dialect
     assert dialect is not None
-    assert [meant(word) for word in dialect.qkv[0].split()] == [meant(word) for word in words.split()]
+    assert [meant(word) for word in dialect.qkv[0].split()] == [
+        meant(word) for word in words.split()
+    ]
 
 
 @pytest.mark.parametrize(
@@ -244,14 +328,28 @@ def test_words_for_query_key_and_value(kind: str, words: str) -> None:
     [
         FLAT,  # the words for attention's output
         replace(FLAT, kind="fused", f=90),  # the words for all three
-        replace(SQUARE, attention="core", out="core.x", mlp="w1 w2"),  # what stands beside attention is no MLP
-        replace(SQUARE, attention="core", out="x", mlp="n.0 n.1"),  # what stands in the MLP is not attention's
-        replace(SQUARE, kind="heads", attention="sa.heads", out="sa.vx", qkv="q k v"),  # it is of no head
-        replace(SQUARE, kind="heads", attention="net.1.heads"),  # the second number counts heads, the first nothing
-        replace(SQUARE, attention="0", mlp="1.net.0 1.net.2", out=""),  # nor does this, though a member has three
+        replace(
+            SQUARE, attention="core", out="core.x", mlp="w1 w2"
+        ),  # what stands beside attention is no MLP
+        replace(
+            SQUARE, attention="core", out="x", mlp="n.0 n.1"
+        ),  # what stands in the MLP is not attention's
+        replace(
+            SQUARE, kind="heads", attention="sa.heads", out="sa.vx", qkv="q k v"
+        ),  # it is of no head
+        replace(
+            SQUARE, kind="heads", attention="net.1.heads"
+        ),  # the second number counts heads, the first nothing
+        replace(
+            SQUARE, attention="0", mlp="1.net.0 1.net.2", out=""
+        ),  # nor does this, though a member has three
         replace(SQUARE, mask="block mask", out=""),  # a mask is no output
-        replace(SQUARE, positions="", token="y", head="x", biases=frozenset({"head"})),  # an embedding has no bias
-        replace(SQUARE, token="y", positions="x", head="", t=24, mask="top mask"),  # the mask tells T
+        replace(
+            SQUARE, positions="", token="y", head="x", biases=frozenset({"head"})
+        ),  # an embedding has no bias
+        replace(
+            SQUARE, token="y", positions="x", head="", t=24, mask="top mask"
+        ),  # the mask tells T
     ],
 )
 def test_what_decides_where_order_does_not(layout: Layout) -> None:
@@ -259,22 +357,44 @@ def test_what_decides_where_order_does_not(layout: Layout) -> None:
 
 
 def test_order_decides_last() -> None:
-    layout = replace(SQUARE, attention="", out="c", mlp="b a", norms="e d", token="z", positions="y", head="x")
+    layout = replace(
+        SQUARE, attention="", out="c", mlp="b a", norms="e d", token="z", positions="y", head="x"
+    )
     assert given_roles(layout.shapes()) == layout.tensors()
 
 
 @pytest.mark.parametrize(
     ("layout", "undecided"),
     [
-        (replace(SQUARE, norms="x y"), "x.weight or blocks.{layer}.y.weight: nothing tells which is the norm of att"),
-        (replace(SQUARE, mlp="x y"), "x.weight or blocks.{layer}.y.weight: nothing tells which is the first matrix of"),
-        (replace(SQUARE, token="x", positions="y"), "x.weight or y.weight: nothing tells which is the token embedding"),
-        (replace(SQUARE, token="x", positions="y"), "y.weight or x.weight: nothing tells which is the position table"),
-        (replace(SQUARE, positions="", token="x", head="y"), "x.weight or y.weight: nothing tells which is the token"),
-        (replace(SQUARE, positions="x", head=""), "x.weight or none: nothing tells which is the position table"),
+        (
+            replace(SQUARE, norms="x y"),
+            "x.weight or blocks.{layer}.y.weight: nothing tells which is the norm of att",
+        ),
+        (
+            replace(SQUARE, mlp="x y"),
+            "x.weight or blocks.{layer}.y.weight: nothing tells which is the first matrix of",
+        ),
+        (
+            replace(SQUARE, token="x", positions="y"),
+            "x.weight or y.weight: nothing tells which is the token embedding",
+        ),
+        (
+            replace(SQUARE, token="x", positions="y"),
+            "y.weight or x.weight: nothing tells which is the position table",
+        ),
+        (
+            replace(SQUARE, positions="", token="x", head="y"),
+            "x.weight or y.weight: nothing tells which is the token",
+        ),
+        (
+            replace(SQUARE, positions="x", head=""),
+            "x.weight or none: nothing tells which is the position table",
+        ),
     ],
 )
-def test_where_neither_structure_nor_words_nor_order_tell_it_says_so(layout: Layout, undecided: str) -> None:
+def test_where_neither_structure_nor_words_nor_order_tell_it_says_so(
+    layout: Layout, undecided: str
+) -> None:
     assert given_roles(layout.shapes()) == layout.tensors()
     proposal = propose(by_name(layout))
     assert proposal.dialect is None
@@ -287,9 +407,15 @@ def test_order_and_orientation_that_contradict_each_other_decide_nothing() -> No
     shapes = layout.shapes()
     names = [f"blocks.{n}.{module}" for n in range(2) for module in "xy"]
     swapped = {**{name: shapes[name] for name in shapes if not name.startswith(tuple(names))}}
-    swapped |= {f"{name}.{leaf}": shapes[f"{name}.{leaf}"] for name in names for leaf in ("weight", "bias")}
+    swapped |= {
+        f"{name}.{leaf}": shapes[f"{name}.{leaf}"] for name in names for leaf in ("weight", "bias")
+    }
     assert given_roles(swapped) == layout.tensors()
-    mute = {name: shape for name, shape in swapped.items() if name not in {f"{module}.bias" for module in names}}
+    mute = {
+        name: shape
+        for name, shape in swapped.items()
+        if name not in {f"{module}.bias" for module in names}
+    }
     assert "nothing tells which is the first matrix" in propose(mute).problems[0]
 
 
@@ -308,7 +434,10 @@ BLOCK = "blocks.{layer}."
             {"blocks.N.attn.gate.weight": (30, 30)},
             f"{BLOCK}attn.gate.weight (30, 30): one too many beside {BLOCK}attn.",
         ),
-        ({"blocks.N.ln3.weight": (30,), "blocks.N.ln3.bias": (30,)}, f"ln3.bias (30,): one too many beside {BLOCK}ln"),
+        (
+            {"blocks.N.ln3.weight": (30,), "blocks.N.ln3.bias": (30,)},
+            f"ln3.bias (30,): one too many beside {BLOCK}ln",
+        ),
         (
             {"ln_emb.weight": (30,), "ln_emb.bias": (30,)},
             "ln_emb.weight (30,): one too many beside ln_f.weight, the norm",
@@ -318,14 +447,26 @@ BLOCK = "blocks.{layer}."
             "ln_f.weight or ln_g.weight: nothing tells which is the norm after",
         ),
         ({"blocks.N.attn.rotary.inv_freq": (3,)}, "inv_freq (3,): belongs to rotary positions"),
-        ({"blocks.N.attn.relative_attention_bias.weight": (32, 5)}, "weight (32, 5): belongs to relative positions"),
+        (
+            {"blocks.N.attn.relative_attention_bias.weight": (32, 5)},
+            "weight (32, 5): belongs to relative positions",
+        ),
         ({"blocks.N.attn.rel.weight": (47, 6)}, "rel.weight (47, 6): one too many"),
         ({"blocks.N.conv.weight": (30, 30, 3)}, "conv.weight (30, 30, 3): "),
         ({"blocks.N.alpha": ()}, f"{BLOCK}alpha (): one too many"),
-        ({"project_in.weight": (30, 18)}, "project_in.weight (30, 18): belongs to embeddings of another width"),
-        ({"lstm.weight_ih_l0": (120, 30)}, "lstm.weight_ih_l0 (120, 30): belongs to a recurrent network"),
+        (
+            {"project_in.weight": (30, 18)},
+            "project_in.weight (30, 18): belongs to embeddings of another width",
+        ),
+        (
+            {"lstm.weight_ih_l0": (120, 30)},
+            "lstm.weight_ih_l0 (120, 30): belongs to a recurrent network",
+        ),
         ({"score.weight": (3, 30)}, "score.weight (3, 30): belongs to a classifier's head"),
-        ({"blocks.N.experts.0.x.weight": (77, 30)}, "experts.0.x.weight (77, 30): belongs to a mixture of experts"),
+        (
+            {"blocks.N.experts.0.x.weight": (77, 30)},
+            "experts.0.x.weight (77, 30): belongs to a mixture of experts",
+        ),
         (
             {"blocks.N.attn.query.bias": (30,)},
             "query.weight (30, 30) with a bias, blocks.{layer}.attn.key.weight (30, 30), ",
@@ -335,12 +476,21 @@ BLOCK = "blocks.{layer}."
             "than one list of blocks: blocks., enc",
         ),
         ({"blocks.1.more": (1,)}, "blocks.1 is not one more of the same"),
-        ({"blocks.3.a": (9, 9), "blocks.3.b": (9, 9), "blocks.3.c": (9, 9)}, "blocks.3 is not one more of the same"),
+        (
+            {"blocks.3.a": (9, 9), "blocks.3.b": (9, 9), "blocks.3.c": (9, 9)},
+            "blocks.3 is not one more of the same",
+        ),
         ({f"blocks.N.attn.{word}.g": (6,) for word in "abc"}, "attn.a.g (6,): one too many"),
-        ({f"blocks.N.x{i}.weight": (30, 30) for i in range(40)}, " and 38 more cannot be query, key, value; first"),
+        (
+            {f"blocks.N.x{i}.weight": (30, 30) for i in range(40)},
+            " and 38 more cannot be query, key, value; first",
+        ),
         ({"blocks.N.attn.bias": (5, 24, 24)}, "attn.bias (5, 24, 24): one too many"),
         ({"mask": (24, 30)}, "mask (24, 30)"),
-        ({"position_embedding.weight": (2, 24, 30)}, "position_embedding.weight (2, 24, 30): one too many"),
+        (
+            {"position_embedding.weight": (2, 24, 30)},
+            "position_embedding.weight (2, 24, 30): one too many",
+        ),
         ({"blocks.N.attn.proj.weight": (30, 30, 1)}, "attn.proj.weight (30, 30, 1)"),
         *(({f"a{letter}b": (1,)}, " is no name for a tensor") for letter in "(){}|?: \\\n"),
         ({"a" * 401: (1,)}, " is no name for a tensor"),
@@ -361,8 +511,14 @@ def test_what_has_no_role_is_named(added: dict[str, tuple[int, ...]], why: str) 
             "ln1.weight (30,) with a bias, blocks.{layer}.ln2.weight (30,) cannot be norm of attention; norm of",
         ),
         ("ln_f.bias", "ln_f.weight (30,): one too many"),
-        ("ffn.net.2.bias", "net.0.weight (77, 30) with a bias, blocks.{layer}.ffn.net.2.weight (30, 77) cannot be"),
-        ("ln2.", "blocks.{layer}.ln1.weight (30,) with a bias cannot be norm of attention; norm of the MLP"),
+        (
+            "ffn.net.2.bias",
+            "net.0.weight (77, 30) with a bias, blocks.{layer}.ffn.net.2.weight (30, 77) cannot be",
+        ),
+        (
+            "ln2.",
+            "blocks.{layer}.ln1.weight (30,) with a bias cannot be norm of attention; norm of the MLP",
+        ),
         (
             "ffn.net.2.",
             "blocks.{layer}.ffn.net.0.weight (77, 30) with a bias cannot be query, key, value; first matrix",
@@ -374,14 +530,18 @@ def test_what_has_no_role_is_named(added: dict[str, tuple[int, ...]], why: str) 
     ],
 )
 def test_what_is_missing_is_named(gone: str, why: str) -> None:
-    proposal = propose({name: shape for name, shape in Layout().shapes().items() if gone not in name})
+    proposal = propose(
+        {name: shape for name, shape in Layout().shapes().items() if gone not in name}
+    )
     assert proposal.dialect is None
     assert why in "; ".join(proposal.problems)
 
 
 def test_a_norm_of_the_embedding_is_not_the_last_one() -> None:
     assert propose(Layout(final="ln_x").shapes()).dialect
-    assert "ln_emb.weight (30,): one too many" in propose(Layout(final="ln_emb").shapes()).problems[0]
+    assert (
+        "ln_emb.weight (30,): one too many" in propose(Layout(final="ln_emb").shapes()).problems[0]
+    )
 
 
 def test_rmsnorm_is_refused() -> None:
@@ -392,14 +552,20 @@ def test_rmsnorm_is_refused() -> None:
 
 def test_a_bias_belongs_to_the_one_matrix_of_its_module() -> None:
     shapes = {name: shape for name, shape in Layout().shapes().items() if "ffn" not in name}
-    raw = {f"blocks.{n}.ffn.{word}": shape for n in (0, 1) for word, shape in (("w1", (77, 30)), ("w2", (30, 77)))}
+    raw = {
+        f"blocks.{n}.ffn.{word}": shape
+        for n in (0, 1)
+        for word, shape in (("w1", (77, 30)), ("w2", (30, 77)))
+    }
     assert propose(shapes | raw).dialect
     bias = {f"blocks.{n}.ffn.b": (30,) for n in (0, 1)}
     assert "blocks.{layer}.ffn.b (30,): one too many" in propose(shapes | raw | bias).problems[0]
 
 
 def test_a_person_is_shown_each_row_in_plain_words() -> None:
-    layout = Layout(kind="heads", qkv="wk wq wv", table="() t d", mask="top mask", out="", scale="g b")
+    layout = Layout(
+        kind="heads", qkv="wk wq wv", table="() t d", mask="top mask", out="", scale="g b"
+    )
     dialect = propose(layout.shapes() | {"masked_bias": ()}).dialect
     assert dialect is not None
     assert described(dialect) == [
@@ -432,14 +598,18 @@ def state_dict(root: Any) -> dict[str, Any]:
     """The largest dict of tensors alone."""
     if not isinstance(root, dict) or all(hasattr(value, "shape") for value in root.values()):
         return root if isinstance(root, dict) else {}
-    return max((state_dict(value) for key, value in root.items() if "optim" not in str(key)), key=len)
+    return max(
+        (state_dict(value) for key, value in root.items() if "optim" not in str(key)), key=len
+    )
 
 
 def zoo_shapes(folder: Path, file: str) -> dict[str, tuple[int, ...]]:
     """In the order of the file."""
     shards = sorted(folder.glob("*.safetensors"))
     if shards:
-        return {name: shape for shard in shards for name, (shape, *_) in safefile.load(shard)[0].items()}
+        return {
+            name: shape for shard in shards for name, (shape, *_) in safefile.load(shard)[0].items()
+        }
     torch = pytest.importorskip("torch", reason="torch is not installed")
     try:
         root = torch.load(folder / file, map_location="cpu", weights_only=True)
@@ -463,13 +633,25 @@ def test_real_names_are_understood_or_refused(path: Path) -> None:
         assert propose(shapes).dialect is None
         return
     given = given_roles(shapes)
-    whole = [found for found in (fit(settle(one, shapes), shapes) for one in DIALECTS.values()) if not found.problems]
+    whole = [
+        found
+        for found in (fit(settle(one, shapes), shapes) for one in DIALECTS.values())
+        if not found.problems
+    ]
     for found in whole:
         known_roles = roles(found.dialect, shapes)
-        assert {name: role for name, (role, _) in given.items()} == {n: role for n, (role, _) in known_roles.items()}
+        assert {name: role for name, (role, _) in given.items()} == {
+            n: role for n, (role, _) in known_roles.items()
+        }
     dialect = propose(shapes).dialect
     assert dialect is not None
     sizes = fit(settle(dialect, shapes), shapes).sizes
-    known = {axis: fields[name] for axis, name in FIELDS.items() if axis in sizes and axis in "vdf layer"}
+    known = {
+        axis: fields[name] for axis, name in FIELDS.items() if axis in sizes and axis in "vdf layer"
+    }
     assert {axis: sizes[axis] for axis in known} == known
-    assert sizes.get("t", 0) in (0, fields["context_length"], fields["context_length"] + 2)  # OPT's table begins at 2
+    assert sizes.get("t", 0) in (
+        0,
+        fields["context_length"],
+        fields["context_length"] + 2,
+    )  # OPT's table begins at 2

@@ -52,5 +52,7 @@ def test_importing_the_packages_loads_nothing_heavy() -> None:
         "import sys, jaxgpt, convert; dir(jaxgpt), dir(convert); "
         "print({'jax', 'flax', 'numpy', 'torch', 'tyro', 'rich'} & {*sys.modules})"
     )
-    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    outcome = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert outcome.stdout == "set()\n"

@@ -20,7 +20,10 @@ def blocks(language: str) -> list[str]:
 
 
 def test_commands_and_example_run_in_an_empty_folder(
-    make_reference: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
+    make_reference: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., Any],
 ) -> None:
     import torch
 
@@ -28,12 +31,16 @@ def test_commands_and_example_run_in_an_empty_folder(
     for name in ("configs", "README.md"):
         (tmp_path / name).symlink_to(ROOT / name)
     torch.save(make_reference(LYRIC_SIZES).state_dict(), "weights.pt")
-    lines = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
+    lines = [
+        shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()
+    ]
     ours = [words for words in lines if words and words[0] in ("jaxgpt", "jaxgpt-convert")]
     assert len(ours) >= 9
     for words in ours:
         outcome = command(*words)
-        wanted = 3 if words[1] == "probe" else 0  # of a model of so few steps it can tell nothing, and says so
+        wanted = (
+            3 if words[1] == "probe" else 0
+        )  # of a model of so few steps it can tell nothing, and says so
         assert outcome.code == wanted, (words, outcome)
     assert Path("back.pt").exists()
     scope: dict[str, Any] = {}
@@ -60,7 +67,9 @@ def test_the_file_tree_is_the_folders_and_top_modules() -> None:
     there = set()
     for package in ("jaxgpt", "convert"):
         there |= {f"{package}/{file.name}" for file in (ROOT / package).glob("*.py")}
-        there |= {f"{package}/{file.parent.name}/" for file in (ROOT / package).glob("*/__init__.py")}
+        there |= {
+            f"{package}/{file.parent.name}/" for file in (ROOT / package).glob("*/__init__.py")
+        }
     assert listed == there - {"jaxgpt/__init__.py", "convert/__init__.py"}
 
 

@@ -24,7 +24,9 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         for step, loss in val_losses.items():
             with atomic_files.new_directory(run_directory.checkpoint_of(run, step)) as partial:
                 atomic_files.write_json(partial / run_directory.CONFIG, {"val_loss": loss})
-            run_directory.append_metrics(run, {"step": step, "loss": 2.0, **({"val_loss": loss} if loss else {})})
+            run_directory.append_metrics(
+                run, {"step": step, "loss": 2.0, **({"val_loss": loss} if loss else {})}
+            )
         config = {"origin": "configs/wood.toml", "model": MODEL, "train": {"steps": 30}}
         atomic_files.write_json(run / run_directory.CONFIG, config)
         return run
@@ -43,7 +45,11 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
     ],
 )
 def test_the_best_and_the_newest_are_kept(
-    val_losses: dict[int, float | None], newest: int, best: int, kept: list[int], make_run: Callable[..., Path]
+    val_losses: dict[int, float | None],
+    newest: int,
+    best: int,
+    kept: list[int],
+    make_run: Callable[..., Path],
 ) -> None:
     run = make_run("run", val_losses)
     assert run_directory.best(run) == run_directory.checkpoint_of(run, best)
@@ -56,21 +62,29 @@ def test_the_best_and_the_newest_are_kept(
 
 def test_a_run_belongs_to_one_process_and_is_cleaned_for_it(make_run: Callable[..., Path]) -> None:
     run = make_run("run", {10: 3.0})
-    leftover, hidden = run / run_directory.CHECKPOINTS / ".step-00000020.partial-x1y2", run / ".loss.png.partial-77"
+    leftover, hidden = (
+        run / run_directory.CHECKPOINTS / ".step-00000020.partial-x1y2",
+        run / ".loss.png.partial-77",
+    )
     leftover.mkdir()
     hidden.write_text("half")
     with run_directory.held(run):
         assert not leftover.exists()
         assert not hidden.exists()
         assert run_directory.summary(run).state == "running"
-        with pytest.raises(UserError, match="run is being trained by another process"), run_directory.held(run):
+        with (
+            pytest.raises(UserError, match="run is being trained by another process"),
+            run_directory.held(run),
+        ):
             pass
     with run_directory.held(run):
         pass
     assert run_directory.checkpoints(run) == [run_directory.checkpoint_of(run, 10)]
 
 
-@pytest.mark.parametrize("name", ["thesis.txt", "data/p.csv", "checkpoints/epoch1.ckpt", "metrics.jsonl", ".lock"])
+@pytest.mark.parametrize(
+    "name", ["thesis.txt", "data/p.csv", "checkpoints/epoch1.ckpt", "metrics.jsonl", ".lock"]
+)
 def test_what_is_no_run_is_left_alone(name: str, tmp_path: Path) -> None:
     precious = tmp_path / "theirs" / name
     precious.parent.mkdir(parents=True)
@@ -120,7 +134,10 @@ def test_metrics_are_rewound_to_a_checkpoints(make_run: Callable[..., Path]) -> 
 
 
 def test_the_list_shows_every_run_and_whether_it_is_whole(
-    make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
+    make_run: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., Any],
 ) -> None:
     make_run("done", {20: 1.75, 30: 2.25})
     make_run("deep/stopped", {20: 2.0})
@@ -151,7 +168,9 @@ def test_the_list_shows_every_run_and_whether_it_is_whole(
     }
 
 
-def test_no_run_and_no_directory_are_said(tmp_path: Path, command: Callable[..., Any], refused: Any) -> None:
+def test_no_run_and_no_directory_are_said(
+    tmp_path: Path, command: Callable[..., Any], refused: Any
+) -> None:
     assert "There is no run in" in command("jaxgpt", "runs", tmp_path).out
     assert "is not a directory" in refused("jaxgpt", "runs", tmp_path / "nowhere")
 

@@ -15,7 +15,9 @@ from jaxgpt.config import UserError
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
-    checkpoints.write(folder / "w.safetensors", {"a.w": np.ones((5, 3), "float32"), "b.w": np.ones(7, "float16")})
+    checkpoints.write(
+        folder / "w.safetensors", {"a.w": np.ones((5, 3), "float32"), "b.w": np.ones(7, "float16")}
+    )
     return folder / "w.safetensors"
 
 
@@ -57,10 +59,19 @@ def header(text, length=None):
             header(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'),
             r"it should have \d+ bytes, and it has \d+",
         ),
-        (header(b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,8]}}') + bytes(8), "invalid shape"),
+        (
+            header(b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,8]}}') + bytes(8),
+            "invalid shape",
+        ),
         (header(b'{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}') + bytes(8), "-2"),
-        (header(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}') + bytes(12), "not a whole one"),
-        (header(b'{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}}'), "not a whole one"),
+        (
+            header(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}') + bytes(12),
+            "not a whole one",
+        ),
+        (
+            header(b'{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}}'),
+            "not a whole one",
+        ),
         (
             header(b'{"a":{"dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8]}}') + bytes(8),
             r"a is F8_E4M3.*\.float\(\)",
@@ -80,12 +91,19 @@ def test_metadata_lies_beside_the_tensors(small):
 
 
 def test_every_tensor_begins_at_a_multiple_of_its_item_size(tmp_path):
-    arrays = {"odd": np.ones(3, "uint8"), "half": np.ones(3, "float16"), "w": np.arange(4.0), "v": np.arange(2.0)}
+    arrays = {
+        "odd": np.ones(3, "uint8"),
+        "half": np.ones(3, "float16"),
+        "w": np.arange(4.0),
+        "v": np.arange(2.0),
+    }
     checkpoints.write(tmp_path / "w.safetensors", arrays)
     content = (tmp_path / "w.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     found = {
-        name: info["data_offsets"][0] for name, info in json.loads(content[8 : 8 + length]).items() if name in arrays
+        name: info["data_offsets"][0]
+        for name, info in json.loads(content[8 : 8 + length]).items()
+        if name in arrays
     }
     assert length % 8 == 0
     assert list(found) == ["w", "v", "half", "odd"]

@@ -31,7 +31,9 @@ def test_sections_are_looked_into_and_what_is_no_plain_value_is_passed_over() ->
 
 
 def test_model_args_stand_over_the_trainers_defaults() -> None:
-    assert values(file={"config": {"n_layer": 12}, "model_args": {"n_layer": 3}}) == {"num_blocks": 3}
+    assert values(file={"config": {"n_layer": 12}, "model_args": {"n_layer": 3}}) == {
+        "num_blocks": 3
+    }
     with pytest.raises(UserError, match=r"n_layer = 12, but file, config: n_layer = 3"):
         values(file={"n_layer": 12, "config": {"n_layer": 3}})
 
@@ -39,15 +41,27 @@ def test_model_args_stand_over_the_trainers_defaults() -> None:
 def test_a_class_fills_in_what_its_config_leaves_out() -> None:
     gpt2 = DIALECTS["gpt2"]
     plain = values(gpt2, config={"model_type": "gpt2", "n_head": 12})
-    assert (plain["activation"], plain["attention_scale"], plain["norm"]) == ("gelu_tanh", "head_dim", "pre")
-    other = values(gpt2, config={"model_type": "gpt2", "activation_function": "relu", "scale_attn_weights": False})
+    assert (plain["activation"], plain["attention_scale"], plain["norm"]) == (
+        "gelu_tanh",
+        "head_dim",
+        "pre",
+    )
+    other = values(
+        gpt2,
+        config={"model_type": "gpt2", "activation_function": "relu", "scale_attn_weights": False},
+    )
     assert (other["activation"], other["attention_scale"]) == ("relu", "none")
 
 
 def test_a_word_may_mean_something_else_in_one_class() -> None:
     assert values(DIALECTS["gpt1"], config={"afn": "gelu"})["activation"] == "gelu_tanh"
     assert values(config={"afn": "gelu"})["activation"] == "gelu"
-    assert values(DIALECTS["mingpt"], config={"model": {"model_type": "gpt-nano", "n_head": None}})["num_heads"] == 3
+    assert (
+        values(DIALECTS["mingpt"], config={"model": {"model_type": "gpt-nano", "n_head": None}})[
+            "num_heads"
+        ]
+        == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,13 +82,18 @@ def test_characters_beside_the_weights_are_found(extras: dict, found: str) -> No
 
 
 def test_a_word_that_one_class_translates_keeps_its_other_values() -> None:
-    relu = values(DIALECTS["gpt1"], config={"model_type": "openai-gpt", "architectures": ["x"], "afn": "relu"})
+    relu = values(
+        DIALECTS["gpt1"], config={"model_type": "openai-gpt", "architectures": ["x"], "afn": "relu"}
+    )
     assert relu["activation"] == "relu"
 
 
 def test_another_class_of_hugging_face_is_not_taken_for_this_one() -> None:
     config = {"model_type": "gpt_bigcode", "architectures": ["GPTBigCodeForCausalLM"], "n_head": 4}
-    with pytest.raises(UserError, match=r"model_type = 'gpt_bigcode', which is another class than nanogpt.*--ignore-c"):
+    with pytest.raises(
+        UserError,
+        match=r"model_type = 'gpt_bigcode', which is another class than nanogpt.*--ignore-c",
+    ):
         said({"config.json": config}, DIALECTS["nanogpt"], "f.pt")
 
 

@@ -39,9 +39,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_writes_what_generate_gives(model: Path, command: Callable[..., Any]) -> None:
-    outcome = command("jaxgpt", "sample", model, "--prompt", "abc", "--tokens", "40", "--seed", "5", "--stats")
+    outcome = command(
+        "jaxgpt", "sample", model, "--prompt", "abc", "--tokens", "40", "--seed", "5", "--stats"
+    )
     allowed = np.arange(12) < 9
-    ids = np.concatenate(list(jaxgpt.generate(jaxgpt.load(model), [1, 2, 3], 40, 0.8, seed=5, allowed=allowed)))
+    ids = np.concatenate(
+        list(jaxgpt.generate(jaxgpt.load(model), [1, 2, 3], 40, 0.8, seed=5, allowed=allowed))
+    )
     assert outcome.code == 0
     assert outcome.out == "abc" + "".join(LETTERS[i] for i in ids) + "\n"
     said = r"tokens: 40; compiling took [\d.]+ s; the first came after another [\d.]+ s, then [\d,]+ tokens/s\n"
@@ -50,23 +54,40 @@ def test_it_writes_what_generate_gives(model: Path, command: Callable[..., Any])
 
 def test_an_empty_prompt_starts_from_id_0(model: Path, command: Callable[..., Any]) -> None:
     empty, newline = (
-        command("jaxgpt", "sample", model, "--tokens", "9", *words).out for words in ([], ["--prompt", "\n"])
+        command("jaxgpt", "sample", model, "--tokens", "9", *words).out
+        for words in ([], ["--prompt", "\n"])
     )
     assert "\n" + empty == newline
 
 
 def test_a_prompt_comes_from_a_file_or_from_standard_input(
-    model: Path, tmp_path: Path, command: Callable[..., Any], refused: Any, monkeypatch: pytest.MonkeyPatch
+    model: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+    refused: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "prompt.txt").write_text("abc")
     expected = command("jaxgpt", "sample", model, "--prompt", "abc", "--tokens", "5").out
-    assert command("jaxgpt", "sample", model, "--prompt-file", tmp_path / "prompt.txt", "--tokens", "5").out == expected
+    assert (
+        command(
+            "jaxgpt", "sample", model, "--prompt-file", tmp_path / "prompt.txt", "--tokens", "5"
+        ).out
+        == expected
+    )
     (tmp_path / "prompt.txt").write_text("abc", encoding="utf-8-sig")  # as Windows writes it
-    assert command("jaxgpt", "sample", model, "--prompt-file", tmp_path / "prompt.txt", "--tokens", "5").out == expected
+    assert (
+        command(
+            "jaxgpt", "sample", model, "--prompt-file", tmp_path / "prompt.txt", "--tokens", "5"
+        ).out
+        == expected
+    )
     for words in (["--prompt", "-"], ["--prompt-file", "-"]):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"abc")))
         assert command("jaxgpt", "sample", model, *words, "--tokens", "5").out == expected
-    assert "not from both" in refused("jaxgpt", "sample", model, "--prompt", "a", "--prompt-file", "b")
+    assert "not from both" in refused(
+        "jaxgpt", "sample", model, "--prompt", "a", "--prompt-file", "b"
+    )
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff")))
     assert "Standard input is not UTF-8 text" in refused("jaxgpt", "sample", model, "--prompt", "-")
     monkeypatch.setattr(sys, "stdin", None)
@@ -74,7 +95,9 @@ def test_a_prompt_comes_from_a_file_or_from_standard_input(
 
 
 def test_several_samples_are_each_a_whole_text(model: Path, command: Callable[..., Any]) -> None:
-    outcome = command("jaxgpt", "sample", model, "--prompt", "abc", "--tokens", "20", "--samples", "3")
+    outcome = command(
+        "jaxgpt", "sample", model, "--prompt", "abc", "--tokens", "20", "--samples", "3"
+    )
     texts = outcome.out.removesuffix("\n").split("\n---------------\n")
     assert [len(text) for text in texts] == [23, 23, 23]
     assert all(text.startswith("abc") for text in texts)
@@ -85,27 +108,43 @@ def test_without_a_tokenizer_ids_go_in_and_out(
     model: Path, tmp_path: Path, command: Callable[..., Any], refused: Any
 ) -> None:
     bare = model.with_name("bare")
-    outcome = command("jaxgpt", "sample", bare, "--prompt", "1 2, 3", "--tokens", "6", "--temperature", "0")
-    assert "has no tokenizer: ids go in and out. To have text, name its tokenizer by --tokenizer" in outcome.err
+    outcome = command(
+        "jaxgpt", "sample", bare, "--prompt", "1 2, 3", "--tokens", "6", "--temperature", "0"
+    )
+    assert (
+        "has no tokenizer: ids go in and out. To have text, name its tokenizer by --tokenizer"
+        in outcome.err
+    )
     ids = outcome.out
     assert ids.split()[:3] == ["1", "2", "3"]
     assert len(ids.split()) == 9
     message = refused("jaxgpt", "sample", bare, "--prompt", "hello")
     assert "has no tokenizer" in message
     assert "--tokenizer" in message
-    (tmp_path / "chars.json").write_text(json.dumps({str(i): letter for i, letter in enumerate(LETTERS)}))
+    (tmp_path / "chars.json").write_text(
+        json.dumps({str(i): letter for i, letter in enumerate(LETTERS)})
+    )
     words = ["--prompt", "abc", "--tokens", "6"]
     named = command("jaxgpt", "sample", bare, *words, "--tokenizer", tmp_path / "chars.json").out
     assert named == command("jaxgpt", "sample", model, *words).out
     fewer = command("jaxgpt", "sample", bare, *words, "--tokenizer", tmp_path / "chars.json").err
-    assert f"Of the model's 12 ids 3 mean nothing to {tmp_path / 'chars.json'}: they are left out." in fewer
+    assert (
+        f"Of the model's 12 ids 3 mean nothing to {tmp_path / 'chars.json'}: they are left out."
+        in fewer
+    )
     assert command("jaxgpt", "sample", bare, *words, "--tokenizer", model).out == named
-    assert "nix.json does not exist" in refused("jaxgpt", "sample", bare, "--tokenizer", tmp_path / "nix.json")
+    assert "nix.json does not exist" in refused(
+        "jaxgpt", "sample", bare, "--tokenizer", tmp_path / "nix.json"
+    )
     (tmp_path / "chars.json").write_text(json.dumps([chr(97 + i) for i in range(20)]))
-    assert "belongs to another model" in refused("jaxgpt", "sample", bare, "--tokenizer", tmp_path / "chars.json")
+    assert "belongs to another model" in refused(
+        "jaxgpt", "sample", bare, "--tokenizer", tmp_path / "chars.json"
+    )
 
 
-def test_a_prompt_longer_than_the_context_is_cropped_and_said_once(model: Path, command: Callable[..., Any]) -> None:
+def test_a_prompt_longer_than_the_context_is_cropped_and_said_once(
+    model: Path, command: Callable[..., Any]
+) -> None:
     long = "abcdefgh" * 4
     outcome = command("jaxgpt", "sample", model, "--prompt", long, "--tokens", "5")
     assert outcome.err == "The prompt has 32 tokens; the model sees the last 16 of them.\n"
@@ -116,13 +155,18 @@ def test_a_prompt_longer_than_the_context_is_cropped_and_said_once(model: Path, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--prompt", "abzé"], "what the char tokenizer does not know: 'z' (U+007A), 'é' (U+00E9). Leave it out"),
+        (
+            ["--prompt", "abzé"],
+            "what the char tokenizer does not know: 'z' (U+007A), 'é' (U+00E9). Leave it out",
+        ),
         (["--temperature", "-1"], "temperature must be 0 (the likeliest token) or lie in"),
         (["--top-k", "13"], "top_k must lie between 1 and the 12 ids there are, but is 13"),
         (["--tokens", "0"], "number of new tokens must be positive"),
     ],
 )
-def test_wrong_input_is_refused(words: list[str], message: str, model: Path, refused: Callable[..., str]) -> None:
+def test_wrong_input_is_refused(
+    words: list[str], message: str, model: Path, refused: Callable[..., str]
+) -> None:
     assert message in refused("jaxgpt", "sample", model, *words)
 
 
@@ -131,30 +175,50 @@ def test_nothing_is_shown_of_what_is_refused(model: Path, command: Callable[...,
 
 
 def test_a_terminal_that_lacks_a_character_shows_another(tmp_path: Path) -> None:
-    model_directory.save(tmp_path / "model", CONFIG, params_of(GPT(CONFIG)), tokenizer=CharTokenizer("aé"))
-    words = [sys.executable, "-m", "jaxgpt", "sample", str(tmp_path / "model"), "--prompt", "aé", "--tokens", "1"]
-    done = subprocess.run(words, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False)
+    model_directory.save(
+        tmp_path / "model", CONFIG, params_of(GPT(CONFIG)), tokenizer=CharTokenizer("aé")
+    )
+    words = [
+        sys.executable,
+        "-m",
+        "jaxgpt",
+        "sample",
+        str(tmp_path / "model"),
+        "--prompt",
+        "aé",
+        "--tokens",
+        "1",
+    ]
+    done = subprocess.run(
+        words, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False
+    )
     assert (done.returncode, done.stdout[:2], done.stderr) == (0, b"a?", b"")
 
 
 def test_where_the_context_is_full_is_said(model: Path, command: Callable[..., Any]) -> None:
     words = ["--prompt", "abc", "--tokens", "40", "--on-full", "stop"]
     outcome = command("jaxgpt", "sample", model, *words)
-    assert len(outcome.out) == 3 + 16 + 1 - 3 + 1  # prompt, all that the model sees and one more, end of line
+    assert (
+        len(outcome.out) == 3 + 16 + 1 - 3 + 1
+    )  # prompt, all that the model sees and one more, end of line
     assert outcome.err == "The model sees 16 tokens, and --on-full stop ended the text there.\n"
 
 
 def test_unknown_characters_can_be_skipped(model: Path, command: Callable[..., Any]) -> None:
     words = ["--tokens", "5", "--errors", "skip"]
     texts = "aZb", "a\udcffb", "ab"  # the second is what a shell makes of bytes that are not UTF-8
-    skipped, halved, clean = (command("jaxgpt", "sample", model, "--prompt", text, *words).out for text in texts)
+    skipped, halved, clean = (
+        command("jaxgpt", "sample", model, "--prompt", text, *words).out for text in texts
+    )
     assert skipped == halved == clean
 
 
 def test_whoever_reads_may_have_enough(model: Path) -> None:
     words = [sys.executable, "-m", "jaxgpt", "sample", str(model), "--tokens", "5000"]
     buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # as most people have it
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered) as writing:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered
+    ) as writing:
         assert writing.stdout
         assert writing.stderr
         writing.stdout.read(5)
@@ -177,10 +241,15 @@ def test_the_clock_leaves_out_what_was_compiled(monkeypatch: pytest.MonkeyPatch)
         compiled(5.0, 7.0)
         clock.tick(9)
     compiled(8.0, 9.0)
-    assert clock.told() == "tokens: 9; compiling took 5.00 s; the first came after another 1.000 s, then 2 tokens/s"
+    assert (
+        clock.told()
+        == "tokens: 9; compiling took 5.00 s; the first came after another 1.000 s, then 2 tokens/s"
+    )
 
 
-def written(tokenizer: Tokenizer, ids: list[int], stops: list[str], size: int) -> tuple[list[str], bool]:
+def written(
+    tokenizer: Tokenizer, ids: list[int], stops: list[str], size: int
+) -> tuple[list[str], bool]:
     writer = Writer(Text(tokenizer, Path()), stops)
     pieces = [writer.add(np.array(ids[at : at + size])) for at in range(0, len(ids), size)]
     return [*pieces, writer.end()], writer.ended
@@ -206,7 +275,9 @@ def test_characters_come_whole_however_they_are_cut(size: int) -> None:
         (["EN, then", "N,"], "an E, an E"),
     ],
 )
-def test_a_stop_is_found_across_pieces_and_not_shown(stops: list[str], text: str, size: int) -> None:
+def test_a_stop_is_found_across_pieces_and_not_shown(
+    stops: list[str], text: str, size: int
+) -> None:
     pieces, ended = written(ByteTokenizer(), [*b"an E, an EN, then END and more"], stops, size)
     assert "".join(pieces) == text
     assert ended == (stops[0] != "nothing like it")

@@ -26,7 +26,11 @@ def drawn(seed: int = 0, allowed: np.ndarray | None = None, **options: float) ->
 
 
 def reference(
-    temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0, allowed: np.ndarray | None = None
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    allowed: np.ndarray | None = None,
 ) -> np.ndarray:
     """By hand: one filter after the other, each on what the last one left."""
     p = (PROBABILITIES * (1 if allowed is None else allowed)) ** (1 / temperature)
@@ -80,7 +84,11 @@ def one(logits: list[float], draws: int = 200, **options: float) -> set[int]:
     values = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "allowed": None} | options
     made = make_sampling(len(logits), **values)  # type: ignore[arg-type]
     same = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (draws, len(logits)))
-    return set(np.asarray(jax.jit(choose)(same, jax.random.split(jax.random.key(0), draws), made)[0]).tolist())
+    return set(
+        np.asarray(
+            jax.jit(choose)(same, jax.random.split(jax.random.key(0), draws), made)[0]
+        ).tolist()
+    )
 
 
 def test_of_equals_no_more_are_drawn_from_than_asked_for() -> None:
@@ -102,7 +110,9 @@ def test_numbers_at_the_end_of_their_range_choose_rightly() -> None:
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 def test_what_is_no_number_is_never_a_token(broken: float) -> None:
     logits = jnp.log(jnp.array([PROBABILITIES, PROBABILITIES])).at[1, 3].set(broken)
-    ids, _ = choose(logits, jax.random.split(jax.random.key(0)), make_sampling(8, 1.0, 0, 1.0, 0.0, None))
+    ids, _ = choose(
+        logits, jax.random.split(jax.random.key(0)), make_sampling(8, 1.0, 0, 1.0, 0.0, None)
+    )
     assert ids[0] >= 0
     assert ids[1] == NOT_FINITE
 
@@ -110,7 +120,10 @@ def test_what_is_no_number_is_never_a_token(broken: float) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -1.0}, "temperature must be 0 (the likeliest token) or lie in [1e-30, 1e30], but is -1.0"),
+        (
+            {"temperature": -1.0},
+            "temperature must be 0 (the likeliest token) or lie in [1e-30, 1e30], but is -1.0",
+        ),
         ({"temperature": float("nan")}, "temperature must be"),
         ({"top_k": 9}, "top_k must lie between 1 and the 8 ids there are, but is 9"),
         ({"temperature": 1e31}, "temperature must be"),

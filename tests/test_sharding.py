@@ -44,14 +44,28 @@ assert all(a.sharding == b.sharding for a, b in zip(jax.tree.leaves(mu), jax.tre
 weights = {name: np.asarray(leaf).tolist() for name, leaf in flatten(state.params).items()}
 print(json.dumps({"losses": losses, "weights": weights, "lies": lies, "text": text}))
 """
-EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0", "NPROC": "16"}
+EIGHT = {
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+    "NPROC": "16",
+}
 
 
 def steps(mesh: tuple[int, int, int], vocabulary: int = 26, width: int = 16) -> dict[str, Any]:
     import os
 
-    code = [sys.executable, "-W", "error", "-c", CODE, json.dumps(mesh), str(vocabulary), str(width)]
-    done = subprocess.run(code, capture_output=True, text=True, env={**os.environ, **EIGHT}, check=False)
+    code = [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        CODE,
+        json.dumps(mesh),
+        str(vocabulary),
+        str(width),
+    ]
+    done = subprocess.run(
+        code, capture_output=True, text=True, env={**os.environ, **EIGHT}, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Involuntary" not in done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -63,7 +77,9 @@ def alone() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)], ids=str)
-def test_ten_steps_on_any_mesh_are_those_of_one_device(mesh: tuple[int, int, int], alone: dict[str, Any]) -> None:
+def test_ten_steps_on_any_mesh_are_those_of_one_device(
+    mesh: tuple[int, int, int], alone: dict[str, Any]
+) -> None:
     found = steps(mesh)
     assert found["losses"] == pytest.approx(alone["losses"], abs=1e-5)
     for name, weights in alone["weights"].items():
@@ -86,7 +102,9 @@ def require_divided(found: dict[str, Any], mesh: dict[str, int]) -> None:
             for axis in axes:
                 ways *= 1 if whole % (ways * mesh[axis]) else mesh[axis]
             assert own == whole // ways, name
-    stacked = {tuple(shape) for name, (shape, part) in found["lies"].items() if name.startswith("blocks/")}
+    stacked = {
+        tuple(shape) for name, (shape, part) in found["lies"].items() if name.startswith("blocks/")
+    }
     gathered = re.findall(r"= (?:\()?\w+\[([\d,]*)\][^=]*? all-gather", found["text"])
     if mesh["fsdp"] > 1:
         assert gathered
@@ -104,7 +122,10 @@ def test_a_size_that_does_not_divide_is_whole_and_said() -> None:
         "head/kernel is divided by 2, not by 8, as its sizes do not divide",
         "token_embedding/embedding is divided by 2, not by 8, as its sizes do not divide",
     ]
-    specs = {path: where.spec for path, where in flatten(shardings(abstract_params(config), mesh)).items()}
+    specs = {
+        path: where.spec
+        for path, where in flatten(shardings(abstract_params(config), mesh)).items()
+    }
     assert specs["token_embedding/embedding"] == PartitionSpec("rest", "fsdp")
     assert specs["blocks/attn/qkv/kernel"] == PartitionSpec(None, "fsdp", "tensor", None, "rest")
 
@@ -117,7 +138,11 @@ def test_every_parameter_has_a_place_in_the_table() -> None:
 @pytest.mark.parametrize(
     ("mesh", "rows", "said"),
     [
-        ({"data": 512}, 512, "mesh.data 512 x mesh.fsdp 1 x mesh.tensor 1 makes 512 devices, but there are 8"),
+        (
+            {"data": 512},
+            512,
+            "mesh.data 512 x mesh.fsdp 1 x mesh.tensor 1 makes 512 devices, but there are 8",
+        ),
         ({"data": 2, "fsdp": 2}, 8, "makes 4 devices, but there are 8"),
         ({"data": 2, "fsdp": 4}, 12, "is 8, which does not divide the 12 rows"),
         ({"fsdp": 3}, 12, "3 does not divide the 8 devices"),
@@ -130,7 +155,8 @@ def test_a_mesh_that_does_not_fit_is_refused(mesh: dict[str, int], rows: int, sa
 
 
 @pytest.mark.parametrize(
-    ("mesh", "said"), [({"fsdp": 0}, "fsdp must be positive"), ({"fsdp": -1, "tensor": -1}, "only one of")]
+    ("mesh", "said"),
+    [({"fsdp": 0}, "fsdp must be positive"), ({"fsdp": -1, "tensor": -1}, "only one of")],
 )
 def test_a_mesh_that_makes_no_sense_is_refused(mesh: dict[str, int], said: str) -> None:
     with pytest.raises(UserError, match=said):

@@ -7,11 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import ComputeConfig, Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, UserError
+from jaxgpt.config import (
+    ComputeConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+    UserError,
+)
 from jaxgpt.pytree import flatten
 from jaxgpt.training.step import Compute, State, init_state, make_eval_step, make_step, token_losses
 
-MODEL = ModelConfig(vocab_size=23, context_length=11, model_dim=14, num_blocks=2, num_heads=2, dropout=0.0)
+MODEL = ModelConfig(
+    vocab_size=23, context_length=11, model_dim=14, num_blocks=2, num_heads=2, dropout=0.0
+)
 BASE = Config(
     DataConfig("x"),
     RunConfig("x"),
@@ -28,12 +39,18 @@ def config(**changes: Any) -> Config:
         section, _, field = name.partition("__")
         sections.setdefault(section, {})[field] = value
     return dataclasses.replace(
-        BASE, **{name: dataclasses.replace(getattr(BASE, name), **fields) for name, fields in sections.items()}
+        BASE,
+        **{
+            name: dataclasses.replace(getattr(BASE, name), **fields)
+            for name, fields in sections.items()
+        },
     )
 
 
 def ids(seed: int = 0, parts: int = 1) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).integers(0, 23, (8, 12)).reshape(parts, 8 // parts, 12))
+    return jnp.asarray(
+        np.random.default_rng(seed).integers(0, 23, (8, 12)).reshape(parts, 8 // parts, 12)
+    )
 
 
 @functools.cache
@@ -55,7 +72,10 @@ def run(made: Config, steps: int = 3, parts: int = 1) -> tuple[State, list[float
 
 
 def distance(a: Any, b: Any) -> float:
-    return max(float(jnp.abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return max(
+        float(jnp.abs(x - y).max())
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 def test_accumulating_four_parts_is_one_batch_four_times_as_large() -> None:
@@ -64,7 +84,11 @@ def test_accumulating_four_parts_is_one_batch_four_times_as_large() -> None:
     assert part_losses == pytest.approx(losses, abs=1e-6)
     # Compared where Adam has not yet divided rounding noise by its own size: on the first moments.
     mu = [
-        [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(s.optimizer) if ".mu" in jax.tree_util.keystr(path)]
+        [
+            leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(s.optimizer)
+            if ".mu" in jax.tree_util.keystr(path)
+        ]
         for s in (whole, parts)
     ]
     assert distance(*mu) < 1e-6
@@ -122,7 +146,9 @@ def test_the_average_of_the_weights_follows_them() -> None:
 
 def test_weights_stored_in_halves_are_trained_in_float32() -> None:
     halves = jax.tree.map(lambda x: x.astype(jnp.bfloat16), start(BASE).params)
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(init_state(BASE, halves).params))
+    assert all(
+        leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(init_state(BASE, halves).params)
+    )
 
 
 def test_unrolling_the_scan_changes_nothing() -> None:
@@ -140,12 +166,19 @@ def test_evaluation_sums_what_the_mask_shows() -> None:
 def test_every_parameter_gets_a_gradient() -> None:
     state, _ = run(BASE, steps=1)
     before = flatten(start(BASE).params)
-    assert all(np.abs(leaf - before[path]).max() > 0 for path, leaf in flatten(state.params).items())
+    assert all(
+        np.abs(leaf - before[path]).max() > 0 for path, leaf in flatten(state.params).items()
+    )
 
 
 @pytest.mark.parametrize("decay", ["matrices", "all"])
 def test_what_gets_no_gradient_stays_bit_for_bit_and_the_rest_moves(decay: str) -> None:
-    fields = {"positions": "sinusoidal", "positions_stored": True, "positions_offset": 2, "final_norm": "unused"}
+    fields = {
+        "positions": "sinusoidal",
+        "positions_stored": True,
+        "positions_offset": 2,
+        "final_norm": "unused",
+    }
     # At this rate of the average, a weighted sum of a weight and itself is not always itself.
     made = config(
         **{f"model__{name}": value for name, value in fields.items()},
@@ -153,12 +186,18 @@ def test_what_gets_no_gradient_stays_bit_for_bit_and_the_rest_moves(decay: str) 
     )  # fmt: skip
     before, (state, _) = flatten(start(made).params), run(made)
     for after in (state.params, state.ema):
-        still = {path for path, leaf in flatten(after).items() if leaf.tobytes() == before[path].tobytes()}
+        still = {
+            path
+            for path, leaf in flatten(after).items()
+            if leaf.tobytes() == before[path].tobytes()
+        }
         assert still == {"pos_embedding/embedding", "final_norm/scale", "final_norm/bias"}
 
 
 @pytest.mark.parametrize(
-    "memory", [{"compute__remat": "dots"}, {"compute__remat": "full"}, {"compute__loss_chunks": 11}], ids=str
+    "memory",
+    [{"compute__remat": "dots"}, {"compute__remat": "full"}, {"compute__loss_chunks": 11}],
+    ids=str,
 )
 def test_what_saves_memory_changes_no_number(memory: dict[str, Any]) -> None:
     dropping = {"model__dropout": 0.2}
@@ -171,7 +210,9 @@ def temporaries(**changes: Any) -> int:
     made = config(model__num_blocks=1, model__vocab_size=4096, **changes)
     shape = jax.ShapeDtypeStruct((1, 8, made.model.context_length + 1), jnp.int32)
     like = jax.eval_shape(lambda: init_state(made))
-    return jax.jit(make_step(made)).lower(like, shape).compile().memory_analysis().temp_size_in_bytes
+    return (
+        jax.jit(make_step(made)).lower(like, shape).compile().memory_analysis().temp_size_in_bytes
+    )
 
 
 def test_logits_of_all_tokens_never_exist_at_once() -> None:
@@ -180,9 +221,13 @@ def test_logits_of_all_tokens_never_exist_at_once() -> None:
     assert all(whole[length] > logits[length] for length in logits)
     chunked = {n: temporaries(model__context_length=n, compute__loss_chunks=n // 8) for n in logits}
     assert all(chunked[length] < logits[length] / 2 for length in logits)
-    assert chunked[128] - chunked[64] < (logits[128] - logits[64]) / 4  # the rest of the step grows too
+    assert (
+        chunked[128] - chunked[64] < (logits[128] - logits[64]) / 4
+    )  # the rest of the step grows too
 
 
 def test_chunks_that_do_not_divide_are_refused() -> None:
-    with pytest.raises(UserError, match="loss_chunks 4 does not divide model.context_length 11; these do: 1, 11"):
+    with pytest.raises(
+        UserError, match="loss_chunks 4 does not divide model.context_length 11; these do: 1, 11"
+    ):
         config(compute__loss_chunks=4)

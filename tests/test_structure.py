@@ -14,7 +14,7 @@ TOPICS = {
         "detect", "files", "dialects", "names", "rows", "reference",
     ],
     "jaxgpt": [
-        "__main__", "planning", "commands", "training", "generation", "storage", "data", "devices",
+        "__main__", "convert", "planning", "commands", "training", "generation", "storage", "data", "devices",
         "model", "system", "settings", "pytree", "config",
     ],
 }  # fmt: skip
@@ -59,11 +59,16 @@ def test_imports_only_go_down(module: str) -> None:
     own = topic(module)
     for name in imported(module):
         if name.split(".")[0] in TOPICS and topic(name) not in (own, "jaxgpt"):
-            assert ORDER.index(topic(name)) > ORDER.index(own), f"{module} imports {name}, which is above"
+            assert ORDER.index(topic(name)) > ORDER.index(own), (
+                f"{module} imports {name}, which is above"
+            )
 
 
 def test_there_is_no_cycle() -> None:
-    edges = {module: {name for name in imported(module) if name in MODULES} for module in MODULES.keys() - PUBLIC}
+    edges = {
+        module: {name for name in imported(module) if name in MODULES}
+        for module in MODULES.keys() - PUBLIC
+    }
     while leaves := [module for module, targets in edges.items() if not targets & edges.keys()]:
         for module in leaves:
             del edges[module]
@@ -76,16 +81,20 @@ def test_libraries_stay_in_their_places(module: str) -> None:
     if module.startswith("jaxgpt") and module != "jaxgpt.convert":
         assert not tops & {"torch", "convert"}
     for library, places in ONLY_IN.items():
-        assert library not in tops or topic(module) in places, f"{library} belongs in {places}, not in {module}"
+        assert library not in tops or topic(module) in places, (
+            f"{library} belongs in {places}, not in {module}"
+        )
 
 
 def test_files_are_small() -> None:
     for module, file in MODULES.items():
         lines = file.read_text().count("\n")
-        assert lines <= 260, f"{module} has {lines} lines"
+        assert lines <= 400, f"{module} has {lines} lines"
 
 
 def test_every_folder_says_what_it_is() -> None:
     for package in TOPICS:
         for file in (ROOT / package).glob("*/__init__.py"):
-            assert len((ast.get_docstring(ast.parse(file.read_text())) or "").split("\n")[0]) > 20, file
+            assert (
+                len((ast.get_docstring(ast.parse(file.read_text())) or "").split("\n")[0]) > 20
+            ), file

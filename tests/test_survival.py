@@ -34,7 +34,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def call(config: Path, *words: str, before: str = "true") -> subprocess.Popen:
         command = [sys.executable, "-m", "jaxgpt", "train", str(config), *words]
         shell = ["sh", "-c", f'{before}; exec "$@"', "sh", *command]
-        started.append(subprocess.Popen(shell, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        started.append(
+            subprocess.Popen(shell, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
         return started[-1]
 
     yield call
@@ -50,7 +52,9 @@ def said_until(process: subprocess.Popen, words: str) -> str:
         said += line
         if words in line:
             return said
-    pytest.fail(f"{words!r} was never said, but {said}{process.stderr.read() if process.stderr else ''}")
+    pytest.fail(
+        f"{words!r} was never said, but {said}{process.stderr.read() if process.stderr else ''}"
+    )
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -62,7 +66,9 @@ def finish(process: subprocess.Popen) -> str:
 def everything(run: Path) -> dict[str, Any]:
     """All that two runs must have in common."""
     opened = ModelDirectory(run_directory.checkpoints(run)[-1])
-    config = build(Config, {k: v for k, v in opened.about.items() if k in Config.__dataclass_fields__}, "it")
+    config = build(
+        Config, {k: v for k, v in opened.about.items() if k in Config.__dataclass_fields__}, "it"
+    )
     like = besides_weights(jax.eval_shape(lambda: init_state(config)))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     state = opened.state(like, jax.tree.map(lambda _: here, like))
@@ -78,7 +84,9 @@ def assert_same_bits(one: Path, other: Path) -> None:
     a, b = everything(one), everything(other)
     assert a["metrics"] == b["metrics"]
     last = a["metrics"][-1]["step"]
-    assert [line["step"] for line in a["metrics"]] == [n for n in range(1, last + 1) if n % 3 == 0 or n % 40 == 0]
+    assert [line["step"] for line in a["metrics"]] == [
+        n for n in range(1, last + 1) if n % 3 == 0 or n % 40 == 0
+    ]
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
@@ -89,7 +97,10 @@ def assert_clean(run: Path) -> None:
 @pytest.fixture
 def configs(text: Path, tmp_path: Path) -> tuple[Path, Path]:
     """Of two runs that differ in their directory alone."""
-    both = [settings(text, tmp_path / name, train=SAVING, optim={"ema": 0.9}) for name in ("victim", "unharmed")]
+    both = [
+        settings(text, tmp_path / name, train=SAVING, optim={"ema": 0.9})
+        for name in ("victim", "unharmed")
+    ]
     victim, unharmed = (write_toml(tmp_path / f"{one['run']['dir']}.toml", one) for one in both)
     return victim, unharmed
 
@@ -111,7 +122,10 @@ def test_killed_and_stopped_is_the_same_as_never(
             continue
         assert process.returncode == 128 + end, out + err
         newest = run_directory.checkpoints(victim.with_suffix(""))[-1]
-        assert f"Stopped by {end.name}. The last good checkpoint is {newest}; the same command goes on" in out
+        assert (
+            f"Stopped by {end.name}. The last good checkpoint is {newest}; the same command goes on"
+            in out
+        )
         assert "Traceback" not in err
         assert_clean(victim.with_suffix(""))
     out = finish(start(victim))

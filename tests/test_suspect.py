@@ -37,7 +37,9 @@ def refused(path, says):
 
 
 def test_an_ordinary_archive_is_let_through(tmp_path):
-    found = untrusted.Archive(archive(tmp_path / "w.pt", "w/data.pkl", "w/data/0", "w/version"), "w.pt")
+    found = untrusted.Archive(
+        archive(tmp_path / "w.pt", "w/data.pkl", "w/data/0", "w/version"), "w.pt"
+    )
     assert (found.top, found.stored, found.inflated_bytes) == ("w", True, len(PICKLE) + 2)
     assert found.overdrawn() == []
     deflated = archive(tmp_path / "w.pt", "w/data.pkl", compression=zipfile.ZIP_DEFLATED)
@@ -46,18 +48,31 @@ def test_an_ordinary_archive_is_let_through(tmp_path):
 
 def test_a_zip_bomb_is_refused_before_a_byte_is_inflated(tmp_path, monkeypatch):
     zeros = bytes(80 * 2**20)
-    path = archive(tmp_path / "w.pt", "w/data.pkl", "w/data/0", content=zeros, compression=zipfile.ZIP_DEFLATED)
+    path = archive(
+        tmp_path / "w.pt", "w/data.pkl", "w/data/0", content=zeros, compression=zipfile.ZIP_DEFLATED
+    )
     monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_, **__: pytest.fail("inflated"))
-    refused(path, rf"would inflate to {len(zeros) + len(PICKLE)} bytes, \d+ times its size \(a zip bomb\)")
+    refused(
+        path,
+        rf"would inflate to {len(zeros) + len(PICKLE)} bytes, \d+ times its size \(a zip bomb\)",
+    )
 
 
 @pytest.mark.parametrize("content", [bytes(60 * 2**20), os.urandom(2**20) + bytes(70 * 2**20)])
 def test_what_is_small_or_shrinks_like_a_model_is_no_bomb(tmp_path, content):
-    path = archive(tmp_path / "w.pt", "w/data.pkl", "w/data/0", content=content, compression=zipfile.ZIP_DEFLATED)
+    path = archive(
+        tmp_path / "w.pt",
+        "w/data.pkl",
+        "w/data/0",
+        content=content,
+        compression=zipfile.ZIP_DEFLATED,
+    )
     assert untrusted.Archive(path, "w.pt").inflated_bytes > len(content)
 
 
-@pytest.mark.parametrize("name", ["w/../../evil", "../evil", "/etc/evil", "C:/evil", "w\\..\\..\\evil"])
+@pytest.mark.parametrize(
+    "name", ["w/../../evil", "../evil", "/etc/evil", "C:/evil", "w\\..\\..\\evil"]
+)
 def test_entries_that_point_outside_are_refused(tmp_path, name):
     path = archive(tmp_path / "w.pt", "w/data.pkl", name)
     with pytest.raises(UserError, match="points outside") as caught:
@@ -66,16 +81,24 @@ def test_entries_that_point_outside_are_refused(tmp_path, name):
 
 
 def test_all_objections_come_at_once(tmp_path):
-    path = archive(tmp_path / "w.pt", "w/data.pkl", "w/a", "W/A", "../b", compression=zipfile.ZIP_LZMA)
+    path = archive(
+        tmp_path / "w.pt", "w/data.pkl", "w/a", "W/A", "../b", compression=zipfile.ZIP_LZMA
+    )
     refused(path, r"data\.pkl is encrypted, or compressed.*b points outside.*same name")
 
 
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        (["w/data.pkl", "w/constants.pkl", "w/code/m.py"], r"is a TorchScript archive.*state_dict\(\)"),
+        (
+            ["w/data.pkl", "w/constants.pkl", "w/code/m.py"],
+            r"is a TorchScript archive.*state_dict\(\)",
+        ),
         (["w/archive_format", "w/models/model.json"], r"is an exported program \(\.pt2\)"),
-        (["layer.npy", "b/data.pkl"], r"not a torch checkpoint.*data\.pkl; this one holds layer\.npy, b/data\.pkl"),
+        (
+            ["layer.npy", "b/data.pkl"],
+            r"not a torch checkpoint.*data\.pkl; this one holds layer\.npy, b/data\.pkl",
+        ),
         ([], "holds nothing"),
     ],
 )
@@ -96,7 +119,10 @@ def test_a_flipped_bit_and_a_cut_are_found(tmp_path):
 def test_a_pickle_is_followed_and_not_obeyed(tmp_path, protocol):
     content = pickle.dumps({"first": Command(tmp_path / "obeyed"), "then": io.StringIO}, protocol)
     ledger = untrusted.Ledger(io.BytesIO(content)).follow(1)
-    assert (ledger.broken, ledger.foreign) == ("", ["_io.StringIO", f"{os.system.__module__}.system"])
+    assert (ledger.broken, ledger.foreign) == (
+        "",
+        ["_io.StringIO", f"{os.system.__module__}.system"],
+    )
     assert not (tmp_path / "obeyed").exists()
     pickle.loads(content)  # so it does harm to whoever obeys, and the line above could fail
     assert (tmp_path / "obeyed").exists()
@@ -110,7 +136,9 @@ class Storing(pickle.Pickler):
 def test_claims_are_the_sizes_of_storages():
     stream = io.BytesIO()
     # As torch writes them: kind, class, key, device, number of elements. A pickled name stands in for a torch class.
-    Storing(stream, 2).dump([("storage", io.StringIO, "0", "cpu", 10), ("storage", io.BytesIO, "1", "cpu", 3)])
+    Storing(stream, 2).dump(
+        [("storage", io.StringIO, "0", "cpu", 10), ("storage", io.BytesIO, "1", "cpu", 3)]
+    )
     content = (
         stream.getvalue()
         .replace(b"_io\nStringIO\n", b"torch\nHalfStorage\n")
@@ -124,7 +152,9 @@ def test_claims_are_the_sizes_of_storages():
     "content",
     [
         b"\x80\x02Nr\xff\xff\xff\x7f.",  # a memo index for which the unpickler in C would allocate 32 GB
-        b"\x80\x05\x96" + (2**34).to_bytes(8, "little") + b".",  # 16 GB of zeros, to be overwritten by what follows
+        b"\x80\x05\x96"
+        + (2**34).to_bytes(8, "little")
+        + b".",  # 16 GB of zeros, to be overwritten by what follows
         b"\x80\x02\x8a\x04",
         b"\x80\x02cos\nsystem\n",
         b"\x80\x02\x82\x01.",  # an extension code, to be looked up in the running process

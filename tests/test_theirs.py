@@ -49,7 +49,9 @@ def carried(file: Path, **given: Any) -> Path:
     return file.with_suffix("")
 
 
-def proof(dialect: str, named: str, given: dict[str, Any], folder: Path, steps: int = 0, **said: Any) -> Page:
+def proof(
+    dialect: str, named: str, given: dict[str, Any], folder: Path, steps: int = 0, **said: Any
+) -> Page:
     file = saved(dialect, folder / "w.pt")
     return verify(file, carried(file, **given), steps, torch_class=named, torch_args=said)
 
@@ -61,12 +63,20 @@ def person(folder: Path, text: str, name: str = "mine.py") -> Path:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_every_calling_style_runs_block_by_block_and_trains_alike(style: str, tmp_path: Path) -> None:
+def test_every_calling_style_runs_block_by_block_and_trains_alike(
+    style: str, tmp_path: Path
+) -> None:
     dialect, named, given = STYLES[style]
     trained = style in ("globals", "config")
     page = proof(dialect, named, given, tmp_path, steps=2 * trained)
     assert page.same, page
-    assert [stage.name for stage in page.stages] == ["embedding", "block 0", "block 1", "block 2", "logits"]
+    assert [stage.name for stage in page.stages] == [
+        "embedding",
+        "block 0",
+        "block 1",
+        "block 2",
+        "logits",
+    ]
     assert (len(page.training) > 50) == trained
     assert page.ran.startswith(named)
 
@@ -93,7 +103,10 @@ def test_a_wrong_field_is_told_and_its_block_named(wrong: str, tmp_path: Path) -
 def test_the_command_line_says_what_was_proven(tmp_path: Path, command: Callable[..., Any]) -> None:
     file = saved("nanogpt", tmp_path / "w.pt")
     brought = command("jaxgpt-convert", "to-flax", file, tmp_path / "m", "--set", "num_heads=5")
-    assert f"Prove it: jaxgpt-convert verify {file} {tmp_path / 'm'} --torch MODULE:CLASS" in brought.out
+    assert (
+        f"Prove it: jaxgpt-convert verify {file} {tmp_path / 'm'} --torch MODULE:CLASS"
+        in brought.out
+    )
     outcome = command("jaxgpt-convert", "verify", file, tmp_path / "m", "--torch", NANO)
     assert outcome.code == 0
     assert "n_head = 5" in outcome.out
@@ -101,12 +114,25 @@ def test_the_command_line_says_what_was_proven(tmp_path: Path, command: Callable
     assert first == "PROVEN, given num_heads = 5 as you said: the two compute the same function."
     shown = "Shown by running this class: norm = pre, final_norm = True, activation = gelu, "
     assert shown in outcome.out
-    assert "a model of GPTConfig(block_size=17" in outcome.err  # what it prints is not in the way of JSON
-    found = json.loads(command("jaxgpt-convert", "verify", file, tmp_path / "m", "--torch", NANO, "--json").out)
+    assert (
+        "a model of GPTConfig(block_size=17" in outcome.err
+    )  # what it prints is not in the way of JSON
+    found = json.loads(
+        command("jaxgpt-convert", "verify", file, tmp_path / "m", "--torch", NANO, "--json").out
+    )
     assert found["proven"]["norm"] == "pre"
     assert found["given"] == {"num_heads": 5}
     assert found["assumed"] == {}
-    wrong = command("jaxgpt-convert", "to-flax", file, tmp_path / "n", "--set", "num_heads=5", "--set", "norm=post")
+    wrong = command(
+        "jaxgpt-convert",
+        "to-flax",
+        file,
+        tmp_path / "n",
+        "--set",
+        "num_heads=5",
+        "--set",
+        "norm=post",
+    )
     assert wrong.code == 0
     outcome = command("jaxgpt-convert", "verify", file, tmp_path / "n", "--torch", NANO)
     assert outcome.code == 3
@@ -128,7 +154,13 @@ def test_a_class_that_had_to_be_told_proves_nothing_of_it(tmp_path: Path) -> Non
     assert page.verdict == "proven"
     assert page.given == {"activation": "relu"}
     assert not page.assumed
-    assert page.proven.keys() == {"norm", "final_norm", "attention_scale", "attention_scale_by_layer", "norm_eps"}
+    assert page.proven.keys() == {
+        "norm",
+        "final_norm",
+        "attention_scale",
+        "attention_scale_by_layer",
+        "norm_eps",
+    }
 
 
 MAKERS = {
@@ -159,8 +191,12 @@ def test_functions_instances_and_wrappers_do_as_well(maker: str, tmp_path: Path)
     assert not page.training or len(page.training) == 1 + 2 * 81
 
 
-@pytest.mark.parametrize(("wrapped", "named"), [("module.", "GPT"), ("a.b.", "GPT"), ("a.b.", "Outer")])
-def test_names_that_begin_otherwise_find_their_places(wrapped: str, named: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("wrapped", "named"), [("module.", "GPT"), ("a.b.", "GPT"), ("a.b.", "Outer")]
+)
+def test_names_that_begin_otherwise_find_their_places(
+    wrapped: str, named: str, tmp_path: Path
+) -> None:
     mine = person(
         tmp_path,
         "import torch\nfrom convert.reference import GPT\n"
@@ -178,7 +214,8 @@ def test_globals_are_set_where_a_person_says_so(tmp_path: Path) -> None:
     text = Path(LECTURE.partition(":")[0]).read_text().replace("n_layer = 3", "n_layer = 2")
     mine = f"{person(tmp_path, text)}:LectureGPT"
     with pytest.raises(
-        ValueError, match=r"does not load into .* built with no arguments: it has no place for blocks\.2\."
+        ValueError,
+        match=r"does not load into .* built with no arguments: it has no place for blocks\.2\.",
     ):
         proof("ng", mine, {"attention_scale": "model_dim"}, tmp_path)
     file = tmp_path / "w.pt"
@@ -186,7 +223,11 @@ def test_globals_are_set_where_a_person_says_so(tmp_path: Path) -> None:
 
 
 def test_a_norm_that_the_class_never_applies_does_not_train(tmp_path: Path) -> None:
-    text = Path(LECTURE.partition(":")[0]).read_text().replace("self.ln_f(self.blocks(x))", "self.blocks(x)")
+    text = (
+        Path(LECTURE.partition(":")[0])
+        .read_text()
+        .replace("self.ln_f(self.blocks(x))", "self.blocks(x)")
+    )
     given = {"attention_scale": "model_dim", "final_norm": "unused"}
     page = proof("ng", f"{person(tmp_path, text)}:LectureGPT", given, tmp_path, steps=1)
     assert page.same
@@ -237,7 +278,10 @@ def test_nothing_is_imported_unless_it_is_named(
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "weights.pt"
     file.write_bytes(primes_file.read_bytes())
-    traps = [person(tmp_path, TRAP, f"{name}.py") for name in ("model", "weights", "gpt", "modeling_gpt", "accelerate")]
+    traps = [
+        person(tmp_path, TRAP, f"{name}.py")
+        for name in ("model", "weights", "gpt", "modeling_gpt", "accelerate")
+    ]
     assert command("jaxgpt-convert", "to-flax", "weights.pt", "m").code == 0
     assert command("jaxgpt-convert", "verify", "weights.pt", "m").code == 4
     assert not list(tmp_path.glob("*.ran"))
@@ -290,7 +334,11 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_one_paragraph(
-    mistake: str, primes_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+    mistake: str,
+    primes_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: Callable[..., str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     person(tmp_path, PERSONS)
@@ -301,10 +349,14 @@ def test_mistakes_are_one_paragraph(
     assert message in refused("jaxgpt-convert", "verify", primes_file, "m", *arguments)
 
 
-def test_what_a_class_lacks_can_be_said(primes_file: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_what_a_class_lacks_can_be_said(
+    primes_file: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
     mine = person(tmp_path, PERSONS)
     to_flax(primes_file).save(tmp_path / "m")
     said = ["--torch-arg", "wings=2", "--torch-arg", "tail=long"]
-    outcome = command("jaxgpt-convert", "verify", primes_file, tmp_path / "m", "--torch", f"{mine}:Odd", *said)
+    outcome = command(
+        "jaxgpt-convert", "verify", primes_file, tmp_path / "m", "--torch", f"{mine}:Odd", *said
+    )
     assert outcome.code == 0, outcome
     assert "wings = 2, tail = 'long'" in outcome.out

@@ -23,7 +23,8 @@ from jaxgpt.data.tokenizer import (
 )
 
 TEXT = (
-    "The quick brown fox jumps over the lazy dog; the dog, naïve as ever, sleeps on.\n\tWhat's 2 + 2? 日本語 😀\n" * 8
+    "The quick brown fox jumps over the lazy dog; the dog, naïve as ever, sleeps on.\n\tWhat's 2 + 2? 日本語 😀\n"
+    * 8
 )
 TRAINED = train_bpe(iter([TEXT]), 300)
 KINDS: list[Tokenizer] = [train_char([TEXT]), ByteTokenizer(), TRAINED]
@@ -50,14 +51,20 @@ def test_decode_undoes_encode(text: str) -> None:
 def test_a_stream_decodes_in_any_parts(text: str, cut: int) -> None:
     for tokenizer in (train_char([text, "a"]), ByteTokenizer(), TRAINED):
         ids = tokenizer.encode(text)
-        assert tokenizer.decode_bytes(ids[:cut]) + tokenizer.decode_bytes(ids[cut:]) == text.encode()
+        assert (
+            tokenizer.decode_bytes(ids[:cut]) + tokenizer.decode_bytes(ids[cut:]) == text.encode()
+        )
 
 
 @pytest.mark.parametrize("tokenizer", KINDS, ids=lambda tokenizer: tokenizer.kind)
 def test_a_saved_tokenizer_gives_the_same_ids(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path / "tokenizer.json")
     for again in (load(tmp_path / "tokenizer.json"), load(tmp_path)):
-        assert (again.kind, again.vocab_size, again.eot) == (tokenizer.kind, tokenizer.vocab_size, tokenizer.eot)
+        assert (again.kind, again.vocab_size, again.eot) == (
+            tokenizer.kind,
+            tokenizer.vocab_size,
+            tokenizer.eot,
+        )
         np.testing.assert_array_equal(again.encode(TEXT), tokenizer.encode(TEXT))
 
 
@@ -140,10 +147,14 @@ def test_gpt2s_two_files(tmp_path: Path) -> None:
     TRAINED._library.model.save(str(tmp_path))  # type: ignore[attr-defined]
     for again in (load(tmp_path / "vocab.json"), load(tmp_path)):
         assert (again.vocab_size, again.eot) == (TRAINED.vocab_size, TRAINED.eot)
-        np.testing.assert_array_equal(again.encode(TEXT + "<|endoftext|>"), TRAINED.encode(TEXT + "<|endoftext|>"))
+        np.testing.assert_array_equal(
+            again.encode(TEXT + "<|endoftext|>"), TRAINED.encode(TEXT + "<|endoftext|>")
+        )
         again.save(tmp_path / "saved")
         added = json.loads((tmp_path / "saved").read_text())["added_tokens"]
-        assert [(token["content"], token["special"]) for token in added] == [("<|endoftext|>", True)]
+        assert [(token["content"], token["special"]) for token in added] == [
+            ("<|endoftext|>", True)
+        ]
 
 
 @pytest.mark.parametrize("wrong", [-1, 10_000])
@@ -218,12 +229,18 @@ def llama(vocabulary: dict[str, int]) -> tokenizers.Tokenizer:
     made = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [], byte_fallback=True))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
     made.decoder = tokenizers.decoders.Sequence(
-        [tokenizers.decoders.Metaspace(), tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()]
+        [
+            tokenizers.decoders.Metaspace(),
+            tokenizers.decoders.ByteFallback(),
+            tokenizers.decoders.Fuse(),
+        ]
     )
     return made
 
 
-@pytest.mark.parametrize("vocabulary", [{"a": 0, "▁b": 1}, {"a": 0, "<0xC3>": 1, "<0xA9>": 2}], ids=str)
+@pytest.mark.parametrize(
+    "vocabulary", [{"a": 0, "▁b": 1}, {"a": 0, "<0xC3>": 1, "<0xA9>": 2}], ids=str
+)
 def test_tokens_that_depend_on_their_neighbours_are_refused(vocabulary: dict[str, int]) -> None:
     """Written one by one they would lose spaces, and characters of several bytes."""
     with pytest.raises(UserError, match="use one of byte level"):

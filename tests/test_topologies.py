@@ -12,10 +12,16 @@ from .conftest import Needs
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("v5e:3x4", r"There is no topology v5e:3x4. There are v5e: followed by 1x1, 2x2, .*, 16x16\.$"),
+        (
+            "v5e:3x4",
+            r"There is no topology v5e:3x4. There are v5e: followed by 1x1, 2x2, .*, 16x16\.$",
+        ),
         ("v5e", "There is no topology v5e. There are v5e: followed by 1x1"),
         ("h200:3", r"There are h200: followed by 1, 2, 4, 8\.$"),
-        ("tpu", r"v4: followed by 2x2x1, .*; v6e: .*; a100: followed by 1, .*; h200: followed by 1, 2, 4, 8\.$"),
+        (
+            "tpu",
+            r"v4: followed by 2x2x1, .*; v6e: .*; a100: followed by 1, .*; h200: followed by 1, 2, 4, 8\.$",
+        ),
         ("v4:16x16", "There are v4: followed by 2x2x1"),
     ],
 )
@@ -25,7 +31,9 @@ def test_a_topology_that_does_not_exist_lists_those_that_do(name: str, said: str
 
 
 @pytest.mark.parametrize(("name", "extra"), [("v5e:2x2", "tpu"), ("h200:8", "cuda12")])
-def test_a_compiler_that_is_not_installed_is_named(name: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_is_not_installed_is_named(
+    name: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
     with pytest.raises(UserError, match=rf"pip install 'jax\[{extra}\]'"):
         devices_of(name)

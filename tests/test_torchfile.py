@@ -76,7 +76,9 @@ def test_no_pickle_is_obeyed(bad, tmp_path, kind, protocol):
     if kind == "pickle":
         bad.write_bytes(pickle.dumps(root["evil"], protocol))
     else:
-        torch.save(root, bad, _use_new_zipfile_serialization=kind == "zip", pickle_protocol=protocol)
+        torch.save(
+            root, bad, _use_new_zipfile_serialization=kind == "zip", pickle_protocol=protocol
+        )
     refused(bad, r"posix\.system", r"torch\.save\(model\.state_dict\(\)")
     assert not (tmp_path / "obeyed").exists()
     with bad.open("rb") as file:  # the same bytes do harm to whoever obeys: the test can fail
@@ -98,7 +100,11 @@ def test_foreign_objects_are_named(bad, root, name, legacy):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.save(root, bad, _use_new_zipfile_serialization=not legacy)
-    refused(bad, rf"\(\d+ bytes\) holds more than tensors: it names .*{name}", "settings as plain numbers")
+    refused(
+        bad,
+        rf"\(\d+ bytes\) holds more than tensors: it names .*{name}",
+        "settings as plain numbers",
+    )
 
 
 def test_plain_pickles_are_named_and_not_opened(bad):
@@ -124,7 +130,9 @@ def test_a_flipped_byte_is_found_or_harmless(small, place, flip):
         assert str(error).isprintable()  # noqa: PT017
         return
     values = {name: tensor.read().tobytes() for name, tensor in read.tensors.items()}
-    assert values == {name: torchfile.to_array(tensor).tobytes() for name, tensor in WEIGHTS.items()}
+    assert values == {
+        name: torchfile.to_array(tensor).tobytes() for name, tensor in WEIGHTS.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +187,18 @@ def test_a_flipped_bit_names_its_entry(bad, good):
     refused(bad, r"entry good/data/0 does not match its checksum")
 
 
-@pytest.mark.parametrize("name", ["__builtin__\nbytearray", "torch\nFloatTensor", "torch.cuda\nHalfTensor"])
+@pytest.mark.parametrize(
+    "name", ["__builtin__\nbytearray", "torch\nFloatTensor", "torch.cuda\nHalfTensor"]
+)
 def test_memory_that_a_file_asks_for_but_does_not_fill_is_refused(bad, good, name):
     """torch 2.13 obeys this one: 200 bytes become as many gigabytes as they say."""
-    asks = b"\x80\x02}X\x03\x00\x00\x00a.wc" + name.encode() + b"\nJ" + struct.pack("<i", 1000) + b"\x85Rs."
+    asks = (
+        b"\x80\x02}X\x03\x00\x00\x00a.wc"
+        + name.encode()
+        + b"\nJ"
+        + struct.pack("<i", 1000)
+        + b"\x85Rs."
+    )
     rezip(good, bad, lambda entry, content: asks if entry == "data.pkl" else content)
     refused(bad, f"it names {name}.".replace("\n", "."))
 
@@ -193,7 +209,9 @@ def declare(count):
 
     def edit(name, content):
         if name == "data.pkl":
-            content = content.replace(b"K\x0ct", number + b"t", 1).replace(b"K\x03K\x04\x86", number + b"\x85", 1)
+            content = content.replace(b"K\x0ct", number + b"t", 1).replace(
+                b"K\x03K\x04\x86", number + b"\x85", 1
+            )
             content = content.replace(b"K\x04K\x01\x86", b"K\x01\x85", 1)
         return content
 
@@ -219,14 +237,22 @@ def test_a_missing_storage_is_refused(bad, good):
 
 def test_a_legacy_file_that_claims_more_than_it_has_is_refused(bad):
     torch.save(WEIGHTS, bad, _use_new_zipfile_serialization=False)
-    bad.write_bytes(bad.read_bytes().replace(b"K\x0cNt", b"J" + struct.pack("<i", 2**30) + b"Nt", 1))
+    bad.write_bytes(
+        bad.read_bytes().replace(b"K\x0cNt", b"J" + struct.pack("<i", 2**30) + b"Nt", 1)
+    )
     refused(bad, rf"declared with {4 * 2**30 + 80} bytes, more than the file has")
 
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_tensors_without_bytes_are_refused(bad, legacy):
-    torch.save({"a.w": torch.ones(1).expand(1000, 1000)}, bad, _use_new_zipfile_serialization=not legacy)
-    refused(bad, r"a\.w claims 1000000 elements, that is 4000000 bytes, over 4 stored ones", r"\.clone\(\)")
+    torch.save(
+        {"a.w": torch.ones(1).expand(1000, 1000)}, bad, _use_new_zipfile_serialization=not legacy
+    )
+    refused(
+        bad,
+        r"a\.w claims 1000000 elements, that is 4000000 bytes, over 4 stored ones",
+        r"\.clone\(\)",
+    )
     torch.save({"model": {"a": torch.ones(2)}, "ema": [torch.ones(1).expand(9)]}, bad)
     refused(bad, r"ema\.0 claims 9 elements, that is 36 bytes, over 4")
 
@@ -234,7 +260,9 @@ def test_tensors_without_bytes_are_refused(bad, legacy):
 def test_views_that_add_up_to_more_than_the_file_are_refused(bad):
     base = torch.ones(500_000)
     torch.save({f"w.{i}": base[i:] for i in range(40)}, bad)
-    refused(bad, r"its tensors overlap, and claim 79996880 bytes together, over 20\d{5} stored ones")
+    refused(
+        bad, r"its tensors overlap, and claim 79996880 bytes together, over 20\d{5} stored ones"
+    )
 
 
 def test_tied_tensors_and_views_are_welcome(good):
@@ -269,13 +297,19 @@ def test_numbers_that_numpy_has_not_are_refused_by_name(bad):
     refused(bad, r"b\.w is float8_e4m3fn; there can be bfloat16, .*tensor\.float\(\)")
 
 
-@pytest.mark.parametrize("form", ["stored", "restored", "deflated", "legacy", "safetensors by name"])
+@pytest.mark.parametrize(
+    "form", ["stored", "restored", "deflated", "legacy", "safetensors by name"]
+)
 def test_every_layout_gives_the_same_weights(tmp_path, good, form):
     path = tmp_path / ("w.safetensors" if form == "safetensors by name" else "w.pt")
     if form == "legacy":
         torch.save(WEIGHTS, path, _use_new_zipfile_serialization=False)
     elif form in ("deflated", "restored"):
-        rezip(good, path, compression=zipfile.ZIP_DEFLATED if form == "deflated" else zipfile.ZIP_STORED)
+        rezip(
+            good,
+            path,
+            compression=zipfile.ZIP_DEFLATED if form == "deflated" else zipfile.ZIP_STORED,
+        )
     else:
         torch.save(WEIGHTS, path)
     read = checkpoints.read(path)
@@ -283,7 +317,10 @@ def test_every_layout_gives_the_same_weights(tmp_path, good, form):
     assert list(read.tensors) == list(WEIGHTS)
     for name, tensor in WEIGHTS.items():
         array = read.tensors[name].read()
-        assert (array.shape, str(array.dtype)) == (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        assert (array.shape, str(array.dtype)) == (
+            tuple(tensor.shape),
+            str(tensor.dtype).removeprefix("torch."),
+        )
         assert array.astype("float32").tolist() == tensor.float().tolist()
 
 
@@ -332,7 +369,9 @@ def test_an_old_torch_is_refused(good, monkeypatch):
     assert checkpoints.read(good).tensors
 
 
-@pytest.mark.parametrize("name", ["two words", "new\nline", "u\x85next", "line\u2028end", "a (deleted)", " first"])
+@pytest.mark.parametrize(
+    "name", ["two words", "new\nline", "u\x85next", "line\u2028end", "a (deleted)", " first"]
+)
 def test_large_tensors_are_read_wherever_they_lie(name, tmp_path):
     """Linux lists what is mapped line by line, with names as they are."""
     large = torch.arange(2**19, dtype=torch.float32).reshape(2**9, 2**10)

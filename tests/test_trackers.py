@@ -50,7 +50,9 @@ def test_tensorboard_gets_each_line_and_forgets_what_is_computed_again(tmp_path:
     assert 11 in [e.step for e in found if e.session_log.status == SessionLog.START]
 
 
-def test_wandb_gets_the_same_run_again_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_gets_the_same_run_again_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A stand-in has its few names: the real one starts services of its own."""
     logged: list[object] = []
 
@@ -78,12 +80,17 @@ def test_wandb_gets_the_same_run_again_after_an_interruption(tmp_path: Path, mon
     assert logged[1:] == [(10, {"loss": 2.5}), "finished"]
 
 
-@pytest.mark.parametrize(("setting", "library"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
+@pytest.mark.parametrize(
+    ("setting", "library"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")]
+)
 def test_a_missing_library_is_named_with_its_extra(
     setting: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     value = {"tensorboard": True, "wandb": "poems"}[setting]
     opening = trackers.trackers(asked(**{setting: value}), tmp_path, 0)
-    with pytest.raises(UserError, match=rf'needs {library}: pip install "jaxgpt\[{setting}\]"'), opening:
+    with (
+        pytest.raises(UserError, match=rf'needs {library}: pip install "jaxgpt\[{setting}\]"'),
+        opening,
+    ):
         pass

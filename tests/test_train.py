@@ -33,7 +33,10 @@ def test_a_run_leaves_what_it_promises(text: Path, tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert [("val_loss" in line) for line in lines] == [False, True, True]
     assert all(math.isfinite(line["loss"]) for line in lines)
-    assert [path.name for path in run_directory.checkpoints(run)] == ["step-00000004", "step-00000006"]
+    assert [path.name for path in run_directory.checkpoints(run)] == [
+        "step-00000004",
+        "step-00000006",
+    ]
     config = json.loads((run / "config.json").read_text())
     assert config["model"]["vocab_size"] == len(set(TEXT))
     assert config["optim"]["learning_rate"] == 1e-3
@@ -44,7 +47,9 @@ def test_a_run_leaves_what_it_promises(text: Path, tmp_path: Path) -> None:
     assert model.config.vocab_size == len(set(TEXT))
 
 
-def test_eval_is_the_mean_over_the_whole_split(text: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_eval_is_the_mean_over_the_whole_split(
+    text: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
     run = train(settings(text, tmp_path / "run"), "here", lambda line: None)
     outcome = command("jaxgpt", "eval", run)
     assert outcome.code == 0, outcome
@@ -58,33 +63,49 @@ def test_eval_is_the_mean_over_the_whole_split(text: Path, tmp_path: Path, comma
     assert count == len(data.val) - 1
     loss = total / count
     bits = loss / math.log(2) * count / data.val_bytes
-    assert f"loss {loss:.4f}, perplexity {math.exp(loss):.3f}, bits per byte {bits:.4f}" in outcome.out
-    assert f"over the whole validation split, {len(data.val)} tokens of {run / 'data'}" in outcome.out
+    assert (
+        f"loss {loss:.4f}, perplexity {math.exp(loss):.3f}, bits per byte {bits:.4f}" in outcome.out
+    )
+    assert (
+        f"over the whole validation split, {len(data.val)} tokens of {run / 'data'}" in outcome.out
+    )
 
 
 @pytest.mark.parametrize(
     ("batches", "named"), [(1, "1 batch"), (3, "3 batches"), (5, "whole split"), (0, "whole split")]
 )
-def test_a_run_says_how_much_of_the_split_it_evaluates(batches: int, named: str, text: Path, tmp_path: Path) -> None:
+def test_a_run_says_how_much_of_the_split_it_evaluates(
+    batches: int, named: str, text: Path, tmp_path: Path
+) -> None:
     """Of 288 tokens in batches of 4 x 16: five batches are all of it."""
     said: list[str] = []
-    train(settings(text, tmp_path / "run", train={"eval_batches": batches, "steps": 4}), "here", said.append)
+    train(
+        settings(text, tmp_path / "run", train={"eval_batches": batches, "steps": 4}),
+        "here",
+        said.append,
+    )
     assert [line for line in said if line.startswith("step 4/4") and f" ({named})  lr" in line]
     assert f"({named})." in said[-1].splitlines()[0]
 
 
-def test_eval_takes_the_data_that_are_meant_or_none(text: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_eval_takes_the_data_that_are_meant_or_none(
+    text: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
     run = train(settings(text, tmp_path / "run"), "here", lambda line: None)
     assert "is no prepared directory" in refused("jaxgpt", "eval", run, "--data", text)
     other = tmp_path / "other.txt"
     other.write_text(TEXT.swapcase())
     prepare([str(other)], tmp_path / "other")
-    assert "the same ids would mean other text" in refused("jaxgpt", "eval", run, "--data", tmp_path / "other")
+    assert "the same ids would mean other text" in refused(
+        "jaxgpt", "eval", run, "--data", tmp_path / "other"
+    )
     assert "--batch-size must be positive" in refused("jaxgpt", "eval", run, "--batch-size", "0")
     (run / "data").rename(tmp_path / "moved")
     assert "is not at hand" in refused("jaxgpt", "eval", run)
     best = next((run / "checkpoints").iterdir())
-    model = shutil.copytree(best, tmp_path / "models" / "one" / "model")  # beside data that have nothing to do with it
+    model = shutil.copytree(
+        best, tmp_path / "models" / "one" / "model"
+    )  # beside data that have nothing to do with it
     (tmp_path / "moved").rename(tmp_path / "models" / "data")
     assert "is not at hand" in refused("jaxgpt", "eval", model)
 
@@ -116,7 +137,14 @@ def test_a_run_may_start_from_another_model(text: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "third").exists()
     other = prepare([str(text)], tmp_path / "bytes", tokenizer="byte")
     with pytest.raises(UserError, match="the same ids would mean other text"):
-        train({**again, "data": {"path": str(other.path)}, "run": {**again["run"], "dir": str(tmp_path / "x")}}, "here")
+        train(
+            {
+                **again,
+                "data": {"path": str(other.path)},
+                "run": {**again["run"], "dir": str(tmp_path / "x")},
+            },
+            "here",
+        )
 
 
 @pytest.mark.parametrize("steps", [50])
@@ -126,7 +154,13 @@ def test_it_follows_torch_from_a_converted_checkpoint(steps: int, tmp_path: Path
     from convert.reference import GPT
 
     data = prepare(["python-docs"], tmp_path / "data")
-    sizes = {"vocab_size": data.vocab_size, "context_length": 16, "model_dim": 30, "num_blocks": 2, "num_heads": 5}
+    sizes = {
+        "vocab_size": data.vocab_size,
+        "context_length": 16,
+        "model_dim": 30,
+        "num_blocks": 2,
+        "num_heads": 5,
+    }
     torch.manual_seed(0)
     module = GPT(**sizes).eval()  # dropout off
     torch.save(module.state_dict(), tmp_path / "weights.pt")
@@ -163,7 +197,9 @@ def test_it_follows_torch_from_a_converted_checkpoint(steps: int, tmp_path: Path
         ids = batch(data.train, seed=3, step=step, batch_size=8, context_length=16)
         ids = torch.from_numpy(ids.astype(np.int64))
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(module(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+        loss = torch.nn.functional.cross_entropy(
+            module(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
+        )
         loss.backward()
         optimizer.step()
         theirs.append(loss.item())
@@ -171,10 +207,17 @@ def test_it_follows_torch_from_a_converted_checkpoint(steps: int, tmp_path: Path
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
 
-TUTORIALS = {"lyrics_char": "gpt", "add_norm": "heads", "simple_gpt": "heads", "sinusoidal": "fused"}
+TUTORIALS = {
+    "lyrics_char": "gpt",
+    "add_norm": "heads",
+    "simple_gpt": "heads",
+    "sinusoidal": "fused",
+}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem
+)
 def test_every_shipped_config_trains_at_tiny_size(
     path: Path, text: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
@@ -186,7 +229,12 @@ def test_every_shipped_config_trains_at_tiny_size(
         "train.steps": 2, "train.batch_size": 4, "train.accumulate": min(2, shipped["train"].get("accumulate", 1)),
         "train.eval_batches": 1, "train.sample_tokens": 0,
     }  # fmt: skip
-    outcome = command("jaxgpt", "train", path, *(word for name, value in tiny.items() for word in (f"--{name}", value)))
+    outcome = command(
+        "jaxgpt",
+        "train",
+        path,
+        *(word for name, value in tiny.items() for word in (f"--{name}", value)),
+    )
     assert outcome.code == 0, outcome
     assert "step 2/2" in outcome.out
     if dialect := TUTORIALS.get(path.stem):
@@ -195,10 +243,19 @@ def test_every_shipped_config_trains_at_tiny_size(
 
 def require_there_and_back(dialect: str, tmp_path: Path, command: Callable[..., Any]) -> None:
     """A model of this system writes text, goes to torch, and comes back with the same bits."""
-    assert len(command("jaxgpt", "sample", tmp_path / "run", "--prompt", "", "--tokens", "9").out) > 8
+    assert (
+        len(command("jaxgpt", "sample", tmp_path / "run", "--prompt", "", "--tokens", "9").out) > 8
+    )
     file, config = tmp_path / "w.safetensors", jaxgpt.load(tmp_path / "run").config
-    assert command("jaxgpt-convert", "to-torch", tmp_path / "run", file, "--dialect", dialect).code == 0
-    said = {name: getattr(config, name) for name in (*DIALECTS[dialect].unsaid, "num_heads") if name != "positions"}
+    assert (
+        command("jaxgpt-convert", "to-torch", tmp_path / "run", file, "--dialect", dialect).code
+        == 0
+    )
+    said = {
+        name: getattr(config, name)
+        for name in (*DIALECTS[dialect].unsaid, "num_heads")
+        if name != "positions"
+    }
     known = {"final_norm": config.final_norm is not False, "num_heads": dialect == "fused"}
     given = [f"--set={name}={value}" for name, value in said.items() if known.get(name, True)]
     assert command("jaxgpt-convert", "to-flax", file, tmp_path / "back", *given).code == 0
@@ -210,7 +267,10 @@ def require_there_and_back(dialect: str, tmp_path: Path, command: Callable[..., 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model.num_head", "4"], "--model.num_head: there is no setting num_head. Did you mean num_heads?"),
+        (
+            ["--model.num_head", "4"],
+            "--model.num_head: there is no setting num_head. Did you mean num_heads?",
+        ),
         (["--modle.num_heads", "4"], "there is no setting modle. Did you mean model?"),
         (["--model.num_heads", "four"], "num_heads takes a whole number, but got 'four'"),
         (

@@ -24,7 +24,13 @@ from .test_zoo import FACTS, REFUSED, ZOO, given  # noqa: E402
 
 SIZES = {"vocab_size": 103, "bos_token_id": 0, "eos_token_id": 0}
 SMALL = {"n_positions": 17, "n_embd": 35, "n_layer": 3, "n_head": 5, **SIZES}
-OPT = {"max_position_embeddings": 17, "hidden_size": 35, "num_hidden_layers": 3, "num_attention_heads": 5, **SIZES}
+OPT = {
+    "max_position_embeddings": 17,
+    "hidden_size": 35,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 5,
+    **SIZES,
+}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2", SMALL),
     "gpt2 otherwise": (
@@ -39,7 +45,10 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": False,
         },
     ),
-    "gpt1": ("OpenAIGPT", {name: value for name, value in SMALL.items() if not name.endswith("token_id")}),
+    "gpt1": (
+        "OpenAIGPT",
+        {name: value for name, value in SMALL.items() if not name.endswith("token_id")},
+    ),
     "opt": ("OPT", {**OPT, "ffn_dim": 41, "pad_token_id": 1}),
 }
 
@@ -72,8 +81,16 @@ def test_a_folder_is_proven_by_the_class_that_its_config_names(kind: str, tmp_pa
     assert page.verdict == "proven", page
     assert not {*page.proven, *page.given, *page.assumed}
     assert page.ran.startswith("transformers:")
-    assert [stage.name for stage in page.stages] == ["embedding", "block 0", "block 1", "block 2", "logits"]
-    assert (len(page.training) > 100) == (kind == "opt")  # its biases of keys have no gradient but rounding
+    assert [stage.name for stage in page.stages] == [
+        "embedding",
+        "block 0",
+        "block 1",
+        "block 2",
+        "logits",
+    ]
+    assert (len(page.training) > 100) == (
+        kind == "opt"
+    )  # its biases of keys have no gradient but rounding
 
 
 def test_a_wrong_field_is_told_and_its_block_named(tmp_path: Path) -> None:
@@ -84,11 +101,22 @@ def test_a_wrong_field_is_told_and_its_block_named(tmp_path: Path) -> None:
     assert verify(source, tmp_path / "m").first_difference == "block 0"
 
 
-def test_a_bare_file_is_given_to_the_class_as_it_usually_is(tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_a_bare_file_is_given_to_the_class_as_it_usually_is(
+    tmp_path: Path, command: Callable[..., Any]
+) -> None:
     bare = tmp_path / "bare.safetensors"
     shutil.copy(folder("gpt2", tmp_path / "hf") / "model.safetensors", bare)
     for model, field, code in (("m", "activation=gelu_tanh", 4), ("n", "activation=relu", 3)):
-        made = command("jaxgpt-convert", "to-flax", bare, tmp_path / model, "--set", "num_heads=5", "--set", field)
+        made = command(
+            "jaxgpt-convert",
+            "to-flax",
+            bare,
+            tmp_path / model,
+            "--set",
+            "num_heads=5",
+            "--set",
+            field,
+        )
         assert made.code == 0
         outcome = command("jaxgpt-convert", "verify", bare, tmp_path / model)
         assert outcome.code == code
@@ -103,7 +131,9 @@ def test_a_bare_file_is_given_to_the_class_as_it_usually_is(tmp_path: Path, comm
     assert named.out.startswith("PROVEN, given num_heads = 5 as you said: ")
 
 
-def test_code_that_a_folder_brings_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_a_folder_brings_is_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = folder("gpt2", tmp_path / "hf")
     config = json.loads((source / "config.json").read_text())
     config["auto_map"] = {"AutoModelForCausalLM": "model.GPT", "AutoConfig": "model.Config"}
@@ -114,7 +144,9 @@ def test_code_that_a_folder_brings_is_never_run(tmp_path: Path, monkeypatch: pyt
     to_flax(source).save(tmp_path / "m")
     looked: list[str] = []
     find = foreign_module._found
-    monkeypatch.setattr(foreign_module, "_found", lambda *names: looked.extend(sys.path) or find(*names))
+    monkeypatch.setattr(
+        foreign_module, "_found", lambda *names: looked.extend(sys.path) or find(*names)
+    )
     assert verify(source, tmp_path / "m").same
     assert looked
     assert not {str(source), "", "."} & {*looked}  # a library is not looked for where one stands
@@ -126,11 +158,18 @@ def test_without_transformers_the_numbers_alone_are_compared(
     source = folder("gpt2", tmp_path / "hf")
     to_flax(source).save(tmp_path / "m")
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "transformers" else find(name))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "transformers" else find(name),
+    )
     outcome = command("jaxgpt-convert", "verify", source, tmp_path / "m")
     assert outcome.code == 4
     assert outcome.out.startswith("UNPROVEN: the numbers are equal, but no class was run.\n")
-    assert "All numbers are the same. Installing transformers would run its class beside the model." in outcome.out
+    assert (
+        "All numbers are the same. Installing transformers would run its class beside the model."
+        in outcome.out
+    )
 
 
 def test_a_model_that_memory_cannot_hold_twice_in_float64_is_not_run(
@@ -142,7 +181,10 @@ def test_a_model_that_memory_cannot_hold_twice_in_float64_is_not_run(
     page = verify(source, tmp_path / "m")
     assert page.same
     assert not page.ran
-    assert page.hint == "To run its class and the model in float64 takes some 0 GB of memory, of which there are 0."
+    assert (
+        page.hint
+        == "To run its class and the model in float64 takes some 0 GB of memory, of which there are 0."
+    )
 
 
 HUGGING = [name for name in FACTS if name.startswith(("hf-", "syn-hf-")) and name not in REFUSED]
@@ -150,7 +192,9 @@ LARGE = pytest.mark.slow  # those of others have a full vocabulary
 
 
 @pytest.mark.skipif(not HUGGING, reason="there is no zoo of checkpoints beside the project")
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[LARGE] * name.startswith("hf-")) for name in HUGGING])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[LARGE] * name.startswith("hf-")) for name in HUGGING]
+)
 def test_folders_of_others_are_proven(name: str, tmp_path: Path) -> None:
     to_flax(ZOO / name, **given(FACTS[name])).save(tmp_path / "m")
     page = verify(ZOO / name, tmp_path / "m")

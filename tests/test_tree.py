@@ -21,6 +21,8 @@ def test_unflatten_undoes_flatten(tree: dict[str, object]) -> None:
 def test_all_differences_are_named_at_once() -> None:
     expected = {"a": {"x": np.zeros((2, 3)), "y": np.zeros(1)}, "b": np.zeros(4)}
     got = {"a": {"x": np.zeros((3, 2))}, "b": np.zeros(4), "c": np.zeros(5)}
-    with pytest.raises(UserError, match=r"a/y is missing; c is not expected; a/x is \(3, 2\), expected \(2, 3\)"):
+    with pytest.raises(
+        UserError, match=r"a/y is missing; c is not expected; a/x is \(3, 2\), expected \(2, 3\)"
+    ):
         require_same(expected, got, "This")
     require_same(expected, {**expected}, "This")

@@ -38,13 +38,25 @@ CONFIG = ModelConfig(
     head_bias=False,
     dropout=0.1,
 )
-ARGS = {"n_layer": 2, "n_head": 2, "n_embd": 12, "block_size": 16, "bias": True, "vocab_size": 13, "dropout": 0.1}
+ARGS = {
+    "n_layer": 2,
+    "n_head": 2,
+    "n_embd": 12,
+    "block_size": 16,
+    "bias": True,
+    "vocab_size": 13,
+    "dropout": 0.1,
+}
 
 
 def adamw(state: dict[str, Any], seed: int = 0) -> Any:
     """torch's own, over these tensors in nanoGPT's two groups, after three steps on made-up gradients."""
     torch.manual_seed(seed)
-    parameters = [torch.nn.Parameter(value.clone()) for name, value in state.items() if name != "lm_head.weight"]
+    parameters = [
+        torch.nn.Parameter(value.clone())
+        for name, value in state.items()
+        if name != "lm_head.weight"
+    ]
     matrices = [value for value in parameters if value.dim() >= 2]
     others = [value for value in parameters if value.dim() < 2]
     groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
@@ -66,7 +78,13 @@ def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model_args": ARGS,
         "iter_num": 3,
         "best_val_loss": torch.tensor(4.25),
-        "config": {"learning_rate": 3e-3, "betas": (0.9, 0.95), "compile": False, "out_dir": "out", "nothing": None},
+        "config": {
+            "learning_rate": 3e-3,
+            "betas": (0.9, 0.95),
+            "compile": False,
+            "out_dir": "out",
+            "nothing": None,
+        },
         "losses": [4.5, float("inf")],
         3: {4: "numbers are keys too"},
     }
@@ -79,7 +97,9 @@ def load(path: Path) -> Any:
     return torch.load(path, weights_only=True)
 
 
-def test_all_of_a_checkpoint_comes_back(ckpt: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_all_of_a_checkpoint_comes_back(
+    ckpt: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
     there = command("jaxgpt-convert", "to-flax", ckpt, tmp_path / "model")
     assert "AdamW after 3 updates" in there.out
     back = command("jaxgpt-convert", "to-torch", tmp_path / "model", tmp_path / "back.pt")
@@ -87,19 +107,27 @@ def test_all_of_a_checkpoint_comes_back(ckpt: Path, tmp_path: Path, command: Cal
     assert "Beside the weights: model_args, iter_num, " in back.out
     ours, theirs = load(tmp_path / "back.pt"), load(ckpt)
     assert ours.keys() == theirs.keys()
-    require_equal({**ours, "model": dict(ours["model"])}, {**theirs, "model": dict(theirs["model"])})
+    require_equal(
+        {**ours, "model": dict(ours["model"])}, {**theirs, "model": dict(theirs["model"])}
+    )
 
 
-def test_weights_only_leaves_it_behind(ckpt: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_weights_only_leaves_it_behind(
+    ckpt: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
     command("jaxgpt-convert", "to-flax", ckpt, tmp_path / "model", "--weights-only")
     assert not (tmp_path / "model" / "state").exists()
     command("jaxgpt-convert", "to-flax", ckpt, tmp_path / "whole")
-    command("jaxgpt-convert", "to-torch", tmp_path / "whole", tmp_path / "bare.pt", "--weights-only")
+    command(
+        "jaxgpt-convert", "to-torch", tmp_path / "whole", tmp_path / "bare.pt", "--weights-only"
+    )
     assert load(tmp_path / "bare.pt").keys() == {"model"}
     command("jaxgpt-convert", "to-torch", tmp_path / "whole", tmp_path / "bare.safetensors")
 
 
-def test_what_is_no_plain_value_is_named(ckpt: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_what_is_no_plain_value_is_named(
+    ckpt: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
     torch.save({**load(ckpt), "rng": torch.arange(5)}, tmp_path / "more.pt")
     outcome = command("jaxgpt-convert", "to-flax", tmp_path / "more.pt", tmp_path / "model")
     assert outcome.code == 0
@@ -117,7 +145,12 @@ def carried(ckpt: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     (folder / "wood.txt").write_text(re.sub(r"[^a-kH ]", "", TEXT))
     loaded = convert.to_flax(ckpt)
     loaded.save(folder / "model")
-    optim = {**loaded.beside.settings, "schedule": "constant", "warmup_steps": 0, "final_learning_rate": 0.0}
+    optim = {
+        **loaded.beside.settings,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "final_learning_rate": 0.0,
+    }
     sections = settings(folder / "wood.txt", folder / "run", optim=optim)
     sections["run"] |= {"init": str(folder / "model"), "go_on": True}
     sections["model"] = {}
@@ -158,7 +191,12 @@ def test_nanogpt_can_resume_what_was_trained_here(
 ) -> None:
     """What its train.py takes from a checkpoint: model_args, model, optimizer, iter_num, best_val_loss."""
     run, _ = carried
-    assert command("jaxgpt-convert", "to-torch", run, tmp_path / "ckpt.pt", "--dialect", "nanogpt").code == 0
+    assert (
+        command(
+            "jaxgpt-convert", "to-torch", run, tmp_path / "ckpt.pt", "--dialect", "nanogpt"
+        ).code
+        == 0
+    )
     held = load(tmp_path / "ckpt.pt")
     assert held["model_args"] == ARGS
     step = run_directory.step_of(model_directory.ModelDirectory(run).path)
@@ -166,18 +204,25 @@ def test_nanogpt_can_resume_what_was_trained_here(
     fresh = adamw(held["model"], seed=1)
     fresh.load_state_dict(held["optimizer"])
     names = [name for name in held["model"] if name != "lm_head.weight"]
-    order = [n for n in names if held["model"][n].dim() >= 2] + [n for n in names if held["model"][n].dim() < 2]
+    order = [n for n in names if held["model"][n].dim() >= 2] + [
+        n for n in names if held["model"][n].dim() < 2
+    ]
     moments = model_directory.ModelDirectory(run).moments()
     assert moments
     expected = to_torch(moments.mu, CONFIG, "nanogpt")
-    for name, value in zip(order, (p for group in fresh.param_groups for p in group["params"]), strict=True):
+    for name, value in zip(
+        order, (p for group in fresh.param_groups for p in group["params"]), strict=True
+    ):
         assert torch.equal(fresh.state[value]["exp_avg"], expected[name]), name
 
 
 def test_nanogpt_can_resume_from_weights_alone(tmp_path: Path, command: Callable[..., Any]) -> None:
     model = tmp_path / "model"
     model_directory.save(model, CONFIG, random_params(CONFIG, np.dtype("float32")))
-    assert command("jaxgpt-convert", "to-torch", model, tmp_path / "c.pt", "--dialect", "nanogpt").code == 0
+    assert (
+        command("jaxgpt-convert", "to-torch", model, tmp_path / "c.pt", "--dialect", "nanogpt").code
+        == 0
+    )
     held = load(tmp_path / "c.pt")
     assert held["optimizer"]["state"] == {}
     assert held["iter_num"] == 0
@@ -189,7 +234,10 @@ def test_its_own_class_gets_the_step_and_the_settings_too(
 ) -> None:
     command("jaxgpt-convert", "to-flax", ckpt, tmp_path / "model")
     out = tmp_path / "again.pt"
-    assert command("jaxgpt-convert", "to-torch", tmp_path / "model", out, "--dialect", "nanogpt").code == 0
+    assert (
+        command("jaxgpt-convert", "to-torch", tmp_path / "model", out, "--dialect", "nanogpt").code
+        == 0
+    )
     ours, theirs = load(out), load(ckpt)
     assert (ours["iter_num"], ours["config"]) == (3, theirs["config"])
     require_equal(ours["optimizer"]["state"], theirs["optimizer"]["state"])
@@ -198,7 +246,10 @@ def test_its_own_class_gets_the_step_and_the_settings_too(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"qkv_bias": False}, "bias, for what differs in this model: norm_bias is True, qkv_bias is False"),
+        (
+            {"qkv_bias": False},
+            "bias, for what differs in this model: norm_bias is True, qkv_bias is False",
+        ),
         ({"mlp_dim": 47}, "cannot have mlp_dim = 47: with the other sizes it is 48"),
     ],
 )
@@ -207,7 +258,9 @@ def test_what_the_class_has_no_word_for(
 ) -> None:
     config = ModelConfig(**{**vars(CONFIG), **change})
     model_directory.save(tmp_path / "model", config, random_params(config, np.dtype("float32")))
-    assert said in refused("jaxgpt-convert", "to-torch", tmp_path / "model", tmp_path / "c.pt", "--dialect", "nanogpt")
+    assert said in refused(
+        "jaxgpt-convert", "to-torch", tmp_path / "model", tmp_path / "c.pt", "--dialect", "nanogpt"
+    )
     assert not (tmp_path / "c.pt").exists()
 
 
@@ -216,7 +269,10 @@ def test_the_optimizer_of_another_class_is_written_when_asked_for(
 ) -> None:
     run, _ = carried
     out = tmp_path / "whole.pth"
-    assert command("jaxgpt-convert", "to-torch", run, out, "--dialect", "mingpt", "--optimizer").code == 0
+    assert (
+        command("jaxgpt-convert", "to-torch", run, out, "--dialect", "mingpt", "--optimizer").code
+        == 0
+    )
     held = load(out)
     assert held.keys() == {"model_state_dict", "optimizer_state_dict"}
 
@@ -236,15 +292,21 @@ def test_an_optimizer_is_not_promised_where_none_can_be(
         assert not (tmp_path / out).exists()
 
 
-def test_an_optimizer_of_another_model_is_refused(ckpt: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_an_optimizer_of_another_model_is_refused(
+    ckpt: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
     held = load(ckpt)
     torch.save({**held, "optimizer": made_up(NANOGPT, "matrices")}, tmp_path / "mixed.pt")
     said = refused("jaxgpt-convert", "to-flax", tmp_path / "mixed.pt", tmp_path / "model")
-    assert re.search(r"optimizer, does not fit: its groups have \[\d+, \d+\] parameters.*--weights-only", said)
+    assert re.search(
+        r"optimizer, does not fit: its groups have \[\d+, \d+\] parameters.*--weights-only", said
+    )
     assert not (tmp_path / "model").exists()
 
 
-def test_one_that_is_no_adamw_is_left_behind(ckpt: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_one_that_is_no_adamw_is_left_behind(
+    ckpt: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
     held = load(ckpt)
     held["optimizer"]["param_groups"][0]["amsgrad"] = True
     torch.save(held, tmp_path / "odd.pt")
@@ -254,9 +316,16 @@ def test_one_that_is_no_adamw_is_left_behind(ckpt: Path, tmp_path: Path, command
     assert not (tmp_path / "model" / "state").exists()
 
 
-@pytest.mark.parametrize(("rate", "said"), [(0.0, "learning_rate must be positive"), (torch.tensor(0.5), "")])
+@pytest.mark.parametrize(
+    ("rate", "said"), [(0.0, "learning_rate must be positive"), (torch.tensor(0.5), "")]
+)
 def test_a_rate_at_its_end_or_in_a_tensor(
-    rate: Any, said: str, ckpt: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
+    rate: Any,
+    said: str,
+    ckpt: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+    refused: Callable[..., str],
 ) -> None:
     held = load(ckpt)
     for group in held["optimizer"]["param_groups"]:
@@ -268,13 +337,22 @@ def test_a_rate_at_its_end_or_in_a_tensor(
     assert command("jaxgpt-convert", "to-torch", tmp_path / "model", tmp_path / "back.pt").code == 0
     require_equal(load(tmp_path / "back.pt")["optimizer"], held["optimizer"])
     if said:
-        words = refused("jaxgpt-convert", "to-torch", tmp_path / "model", tmp_path / "c.pt", "--dialect", "nanogpt")
+        words = refused(
+            "jaxgpt-convert",
+            "to-torch",
+            tmp_path / "model",
+            tmp_path / "c.pt",
+            "--dialect",
+            "nanogpt",
+        )
         assert said in words
         assert "--weights-only" in words
 
 
 @pytest.mark.parametrize("step", [10**12, -5])
-def test_a_counter_that_counts_no_steps(step: int, ckpt: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_a_counter_that_counts_no_steps(
+    step: int, ckpt: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
     torch.save({**load(ckpt), "iter_num": step, "note": "\ud800"}, tmp_path / "odd.pt")
     outcome = command("jaxgpt-convert", "to-flax", tmp_path / "odd.pt", tmp_path / "model")
     assert (outcome.code, "warning: note stays behind" in outcome.err) == (0, True)
@@ -283,12 +361,17 @@ def test_a_counter_that_counts_no_steps(step: int, ckpt: Path, tmp_path: Path, c
     assert moments.step == 3
 
 
-def test_going_on_needs_an_optimizer(ckpt: Path, carried: tuple[Path, Path], tmp_path: Path) -> None:
+def test_going_on_needs_an_optimizer(
+    ckpt: Path, carried: tuple[Path, Path], tmp_path: Path
+) -> None:
     import convert
 
     convert.to_flax(ckpt, weights_only=True).save(tmp_path / "bare")
     convert.to_flax(ckpt).save(tmp_path / "whole")
-    for init, steps, said in (("bare", 6, "has no optimiser to go on with"), ("whole", 3, "has had 3 steps")):
+    for init, steps, said in (
+        ("bare", 6, "has no optimiser to go on with"),
+        ("whole", 3, "has had 3 steps"),
+    ):
         sections = settings(carried[1], tmp_path / "run", train={"steps": steps})
         sections["run"] |= {"init": str(tmp_path / init), "go_on": True}
         sections["model"] = {}

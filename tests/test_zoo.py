@@ -13,13 +13,23 @@ from jaxgpt.config import UserError
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 ZOO = Path(__file__).parents[2] / "shared" / "zoo"
-FACTS = {path.parent.name: json.loads(path.read_text()) for path in sorted(ZOO.glob("*/facts.json"))}
-VISIBLE = {name: facts for name, facts in FACTS.items() if facts.get("visible_in_file") is not False}
-REFUSED = {name: facts for name, facts in VISIBLE.items() if facts["refuse"] or "cross_attention" in facts["fields"]}
+FACTS = {
+    path.parent.name: json.loads(path.read_text()) for path in sorted(ZOO.glob("*/facts.json"))
+}
+VISIBLE = {
+    name: facts for name, facts in FACTS.items() if facts.get("visible_in_file") is not False
+}
+REFUSED = {
+    name: facts
+    for name, facts in VISIBLE.items()
+    if facts["refuse"] or "cross_attention" in facts["fields"]
+}
 SOUND = {name: facts for name, facts in VISIBLE.items() if name not in REFUSED}
 ROUNDED = ("syn-hf-opt",)  # the original code is no better than 2e-7 there
 
-pytestmark = pytest.mark.skipif(not FACTS, reason="there is no zoo of checkpoints beside the project")
+pytestmark = pytest.mark.skipif(
+    not FACTS, reason="there is no zoo of checkpoints beside the project"
+)
 
 
 def path_of(name: str) -> Path:
@@ -27,7 +37,9 @@ def path_of(name: str) -> Path:
 
 
 def given(facts: dict[str, Any]) -> dict[str, Any]:
-    return {field: facts["fields"][field] for field in facts["undecidable"] if field in facts["fields"]}
+    return {
+        field: facts["fields"][field] for field in facts["undecidable"] if field in facts["fields"]
+    }
 
 
 def require_same_logits(loaded: Any, name: str) -> None:
@@ -38,9 +50,13 @@ def require_same_logits(loaded: Any, name: str) -> None:
         reference = expected[key] if key in expected else expected[f"logits{suffix}"]
         logits = np.asarray(loaded.model(expected[f"tokens{suffix}"]))
         if f"logits{suffix}_positions" in expected:
-            logits = logits[:, expected[f"logits{suffix}_positions"]][:, :, expected["logits_columns"]]
+            logits = logits[:, expected[f"logits{suffix}_positions"]][
+                :, :, expected["logits_columns"]
+            ]
         bound = 2e-7 if name in ROUNDED else 1e-9
-        require_close(logits, reference, bound if key in expected else 1e-4 / np.abs(reference).max())
+        require_close(
+            logits, reference, bound if key in expected else 1e-4 / np.abs(reference).max()
+        )
 
 
 def require_close(ours: np.ndarray, theirs: np.ndarray, relative: float) -> None:
@@ -52,7 +68,9 @@ def require_close(ours: np.ndarray, theirs: np.ndarray, relative: float) -> None
 def test_logits_are_those_of_the_original_code(name: str) -> None:
     loaded = to_flax(path_of(name), dtype="float64", **given(FACTS[name]))
     known = vars(loaded.config)
-    different = {f: (known[f], v) for f, v in FACTS[name]["fields"].items() if f in known and known[f] != v}
+    different = {
+        f: (known[f], v) for f, v in FACTS[name]["fields"].items() if f in known and known[f] != v
+    }
     assert not different.keys() - {"dropout"}
     require_same_logits(loaded, name)
 
@@ -65,7 +83,9 @@ def test_what_nobody_said_is_right_or_named_as_assumed(name: str) -> None:
         return
     loaded = to_flax(path_of(name))
     known = vars(loaded.config)
-    wrong = {f for f, v in FACTS[name]["fields"].items() if f in known and known[f] != v} - {"dropout"}
+    wrong = {f for f, v in FACTS[name]["fields"].items() if f in known and known[f] != v} - {
+        "dropout"
+    }
     assert wrong <= loaded.report.assumed.keys()
 
 
@@ -80,10 +100,18 @@ def test_what_is_no_such_gpt_is_refused(name: str) -> None:
 def test_there_and_back_bit_for_bit(name: str) -> None:
     loaded = to_flax(path_of(name), **given(FACTS[name]))
     back = to_torch(loaded.params, loaded.config, loaded.dialect)
-    tensors = {name: tensor for name, tensor in loaded.source.tensors.items() if not name.endswith("masked_bias")}
+    tensors = {
+        name: tensor
+        for name, tensor in loaded.source.tensors.items()
+        if not name.endswith("masked_bias")
+    }
     assert back.keys() == tensors.keys()
     for key, tensor in tensors.items():
         value = tensor.read()
-        other = back[key].view(torch.uint16).numpy() if str(value.dtype) == "bfloat16" else back[key].numpy()
+        other = (
+            back[key].view(torch.uint16).numpy()
+            if str(value.dtype) == "bfloat16"
+            else back[key].numpy()
+        )
         assert other.shape == value.shape
         assert other.tobytes() == value.tobytes(), key

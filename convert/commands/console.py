@@ -52,7 +52,9 @@ def report(detected: "Detected", assumed: str) -> None:
 def beside(found: "Beside", directory: Path) -> None:
     if found.optimizer:
         flags = "".join(f" --optim.{name} {value}" for name, value in found.settings.items())
-        print(f"Its optimiser, AdamW after {found.optimizer.moments.updates:,} updates, goes along.")
+        print(
+            f"Its optimiser, AdamW after {found.optimizer.moments.updates:,} updates, goes along."
+        )
         print("To go on training, with train.steps counted from its first:")
         print(f"  jaxgpt train CONFIG.toml --init {directory} --run.go_on true{flags}")
         print("Schedule, clipping and batches are for CONFIG.toml to say.")
@@ -80,7 +82,11 @@ def tokenizer(found: "Found") -> None:
 def choices(field: str) -> str:
     """What the field takes, as one would type it."""
     hint = typing.get_type_hints(ModelConfig)[field]
-    options = [option for part in typing.get_args(hint) or (hint,) for option in typing.get_args(part) or (part,)]
+    options = [
+        option
+        for part in typing.get_args(hint) or (hint,)
+        for option in typing.get_args(part) or (part,)
+    ]
     words = {bool: "true|false", int: "N", float: "NUMBER"}
     return "|".join(words.get(option, str(option)) for option in options)
 
@@ -99,7 +105,9 @@ def ranking(found: "Ranking") -> None:
         if not found.fits:
             print(f"warning: {misfit(found)}", file=sys.stderr)
         elif found.settled:
-            print(f"settled, by {found.margin:.4f} nats per token or more:\n  {listed(found.settled)}")
+            print(
+                f"settled, by {found.margin:.4f} nats per token or more:\n  {listed(found.settled)}"
+            )
     for name, values in found.unsettled.items() if found.fits else ():
         those = ", ".join(map(typed, values))
         way = f"say it with --set {name}=N, and probe again"
@@ -110,7 +118,9 @@ def ranking(found: "Ranking") -> None:
             way = f"{typed(found.kept[name])} is kept, as assumed"
         print(f"cannot be told: {name} is one of {those}; {way}", file=sys.stderr)
     for name in found.asked:
-        print(f"cannot be told: {name} shows in no loss; say it with --set {name}=N", file=sys.stderr)
+        print(
+            f"cannot be told: {name} shows in no loss; say it with --set {name}=N", file=sys.stderr
+        )
     if found.line:
         print(found.line)
 
@@ -119,11 +129,19 @@ def misfit(found: "Ranking") -> str:
     """One paragraph on why no combination is what the model was trained as."""
     loss, reasons = found.rows[0].loss, []
     if loss >= found.floor:
-        counted = "which token follows which" if found.bigram < found.entropy else "how frequent each token is"
-        reasons.append(f"The best loses {loss:.4f} nats per token, and counting {counted} loses {found.floor:.4f}.")
+        counted = (
+            "which token follows which"
+            if found.bigram < found.entropy
+            else "how frequent each token is"
+        )
+        reasons.append(
+            f"The best loses {loss:.4f} nats per token, and counting {counted} loses {found.floor:.4f}."
+        )
     if found.improvements:
         change, gain = max(found.improvements.items(), key=lambda pair: pair[1])
-        reasons.append(f"A trained model is at its best as it is, but with {change} the best loses {gain:.4f} less.")
+        reasons.append(
+            f"A trained model is at its best as it is, but with {change} the best loses {gain:.4f} less."
+        )
     causes = [
         "the model computes something else than any candidate (rotary positions, ALiBi, none at all, scaled "
         "embeddings, another block)",
@@ -132,7 +150,9 @@ def misfit(found: "Ranking") -> str:
         "it was hardly trained",
     ]
     if "context_length" in found.asked:
-        causes.append("its context is shorter than what was tried; say it with --set context_length=N")
+        causes.append(
+            "its context is shorter than what was tried; say it with --set context_length=N"
+        )
     return (
         f"NOTHING FITS. {' '.join(reasons)} So the order means nothing, and nothing is settled. Either "
         f"{', or '.join(causes)}. verify --torch with the class that wrote the file can tell."
@@ -145,7 +165,9 @@ def _table(found: "Ranking") -> None:
 
     screen, figures = console(), ("loss", "behind", "noise")
     wide = Table(*found.options, *figures, box=None, pad_edge=False)
-    narrow = Table(*figures, "fields; after the first row, those that differ", box=None, pad_edge=False)
+    narrow = Table(
+        *figures, "fields; after the first row, those that differ", box=None, pad_edge=False
+    )
     first: dict[str, str] = {}
     for row, values in found.groups[:MOST]:
         told = {name: "|".join(map(typed, values[name])) for name in found.options}

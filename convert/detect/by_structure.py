@@ -12,8 +12,12 @@ from ..names.unsupported import reasons
 from ..rows.axes import LABELS, View
 from ..rows.dialect import EMBEDDING, HEAD, POSITIONS, Dialect, Ignore, Kind, Mask, Row, Tied
 
-Table = dict[str, tuple[int, ...]]  # names, their numbers replaced by {layer} and {head}, in the order of the file
-Lists = dict[str, dict[int, Table]]  # what stands before a number -> number -> what stands behind it
+Table = dict[
+    str, tuple[int, ...]
+]  # names, their numbers replaced by {layer} and {head}, in the order of the file
+Lists = dict[
+    str, dict[int, Table]
+]  # what stands before a number -> number -> what stands behind it
 
 NUMBER = r"(?<![^.])(0|[1-9][0-9]{0,8})\."
 THREE, MLP, NORMS = LABELS["qkv"], ("up", "down"), ("norm1", "norm2")
@@ -23,7 +27,13 @@ ROLES = {  # flax view; torch axes, out and in; what it is; how words for it beg
     "positions": (f"{POSITIONS} : t d", "t", "d", "position table", "pos|wpe|pe "),
     **dict.fromkeys(THREE, (QKV, "head k", "d", "query, key, value", ".")),
     "fused": (QKV, "qkv head k", "d", "query, key, value", "qkv|att|in proj"),
-    "out": ("blocks/attn/out/kernel : layer head k d", "d", "head k", "attention's output", "out|proj|att|o |wo "),
+    "out": (
+        "blocks/attn/out/kernel : layer head k d",
+        "d",
+        "head k",
+        "attention's output",
+        "out|proj|att|o |wo ",
+    ),
     "up": ("blocks/mlp/up/kernel : layer d f", "f", "d", "first matrix of the MLP", "."),
     "down": ("blocks/mlp/down/kernel : layer f d", "d", "f", "second matrix of the MLP", "."),
     "norm1": ("blocks/norm1/scale : layer d", "d", "", "norm of attention", "."),
@@ -31,10 +41,20 @@ ROLES = {  # flax view; torch axes, out and in; what it is; how words for it beg
     "final": ("final_norm/scale : d", "d", "", "norm after the blocks", "."),
     "head": (HEAD, "v", "d", "head", "head|out|proj|fc|lin|vocab|log|dec|lm |unemb"),
 }
-STEPS: tuple[tuple[bool, int, list[list[tuple[str, ...]]]], ...] = (  # in blocks? sides; roles, the most first
+STEPS: tuple[
+    tuple[bool, int, list[list[tuple[str, ...]]]], ...
+] = (  # in blocks? sides; roles, the most first
     (True, 2, [[(*qkv, *out, *MLP)] for qkv in (THREE, ("fused",)) for out in (("out",), ())]),
     (True, 1, [[NORMS]]),
-    (False, 2, [[("token", "positions", "head")], [("token", "positions"), ("token", "head")], [("token",)]]),
+    (
+        False,
+        2,
+        [
+            [("token", "positions", "head")],
+            [("token", "positions"), ("token", "head")],
+            [("token",)],
+        ],
+    ),
     (False, 1, [[("final",)], [()]]),
 )
 ORDER = (MLP, NORMS, ("out", "up"), ("token", "positions"), ("positions", "up"), ("up", "head"))
@@ -50,21 +70,45 @@ class Proposal:
 
 def propose(shapes: Mapping[str, tuple[int, ...]]) -> Proposal:
     """The last step before a file is given up: for a person to confirm, never to be taken silently."""
-    problems = [f"{n!a} is no name for a tensor" for n in shapes if not re.fullmatch(r"[^\s(){}|?:\\]{1,400}", n)]
-    table, lists, odd = folded({} if problems else dict(shapes), "layer", lambda block: len(block) > 2)
+    problems = [
+        f"{n!a} is no name for a tensor"
+        for n in shapes
+        if not re.fullmatch(r"[^\s(){}|?:\\]{1,400}", n)
+    ]
+    table, lists, odd = folded(
+        {} if problems else dict(shapes), "layer", lambda block: len(block) > 2
+    )
     if len(lists) != 1:
-        problems.append(f"more than one list of blocks: {in_a_row(lists, ', ')}" if lists else "no list of blocks")
+        problems.append(
+            f"more than one list of blocks: {in_a_row(lists, ', ')}"
+            if lists
+            else "no list of blocks"
+        )
     if problems or odd:
         return Proposal(None, problems + odd)
-    by_alphabet = any(list(block) == sorted(block) for block in lists.popitem()[1].values())  # order says nothing
-    table, heads, odd = folded(table, "head", lambda head: len(head) == 3 and len(set(head.values())) == 1)
+    by_alphabet = any(
+        list(block) == sorted(block) for block in lists.popitem()[1].values()
+    )  # order says nothing
+    table, heads, odd = folded(
+        table, "head", lambda head: len(head) == 3 and len(set(head.values())) == 1
+    )
     draft = Draft(table, max(map(len, heads.values()), default=1), not by_alphabet, odd)
     rows = draft.rows()
-    lost = [name for name in table if "token" in draft.roles and (name not in rows or said(name, "rms"))]
+    lost = [
+        name for name in table if "token" in draft.roles and (name not in rows or said(name, "rms"))
+    ]
     draft.problems += [f"{name} {table[name]}: {draft.why(name)}" for name in lost]
     kept = tuple(dict.fromkeys(rows[name] for name in table if name in rows))
-    words = " ".join(joined([name for role, name in draft.roles.items() if role in THREE])[1] or THREE)
-    dialect = Dialect("auto", "a class without a name, its roles told by structure", kept, qkv=(words,), beware=BEWARE)
+    words = " ".join(
+        joined([name for role, name in draft.roles.items() if role in THREE])[1] or THREE
+    )
+    dialect = Dialect(
+        "auto",
+        "a class without a name, its roles told by structure",
+        kept,
+        qkv=(words,),
+        beware=BEWARE,
+    )
     return Proposal(None if draft.problems else dialect, draft.problems)
 
 
@@ -74,13 +118,22 @@ def described(dialect: Dialect) -> list[str]:
     lines = []
     for row in dialect.rows:
         view = View.parse(row.torch)
-        sides = ["".join("3" if axis == "qkv" else axis[0].upper() for axis in dim) or "1" for dim in view.dims]
+        sides = [
+            "".join("3" if axis == "qkv" else axis[0].upper() for axis in dim) or "1"
+            for dim in view.dims
+        ]
         text = row.because if isinstance(row, Ignore) else texts.get(type(row), "")
         if isinstance(row, Row):
             role, _, leaf = row.flax.rpartition("/")
-            text = next(meaning for flax, _, _, meaning, _ in ROLES.values() if flax.startswith(f"{role}/"))
+            text = next(
+                meaning for flax, _, _, meaning, _ in ROLES.values() if flax.startswith(f"{role}/")
+            )
             text += f" (spelled {dialect.qkv[0]})" if "{qkv}" in view.name else ""
-            text += (", one head each" if "{head}" in view.name else ", all heads") if "qkv" in role else ""
+            text += (
+                (", one head each" if "{head}" in view.name else ", all heads")
+                if "qkv" in role
+                else ""
+            )
             text += ", bias" if leaf.startswith("bias") else ""
         lines.append((view.name, f"({', '.join(sides)})", text))
     names, shapes, _ = (max(map(len, column)) for column in zip(*lines, strict=True))
@@ -93,32 +146,55 @@ class Draft:
         self.roles: dict[str, str] = {}  # role -> name
         self.biases = biases(table)
         self.place = {name: i for i, name in enumerate(table)}
-        self.rank = {n: said(n, FIRST) - said(n, SECOND) - sum(map(int, re.findall(r"\d+", n))) for n in table}
+        self.rank = {
+            n: said(n, FIRST) - said(n, SECOND) - sum(map(int, re.findall(r"\d+", n)))
+            for n in table
+        }
         inside = {name: table[name] for name in self.biases if "{layer}" in name}
         scales = [shape[0] for shape in inside.values() if len(shape) == 1]
         # D is the width of a norm that is a side of every matrix.
-        d = max(scales, key=lambda width: sum(width in shape for shape in inside.values()), default=0)
+        d = max(
+            scales, key=lambda width: sum(width in shape for shape in inside.values()), default=0
+        )
         squares = [shape[-1] for name, shape in table.items() if is_mask(name, shape)]
-        self.sizes: dict[str, float] = dict(zip(("embedding bias", "d", "t"), (0, d, *squares), strict=False))
+        self.sizes: dict[str, float] = dict(
+            zip(("embedding bias", "d", "t"), (0, d, *squares), strict=False)
+        )
         all(self.assign(*step) for step in STEPS)
 
     def assign(self, inside: bool, sides: int, groups: list[list[tuple[str, ...]]]) -> bool:
         """The most roles that shapes allow for, given out as words and order rate highest."""
-        names = [n for n in self.biases if ("{layer}" in n) == inside and min(len(self.table[n]), 2) == sides]
+        names = [
+            n
+            for n in self.biases
+            if ("{layer}" in n) == inside and min(len(self.table[n]), 2) == sides
+        ]
         for group in groups if len(names) < 8 else ():
-            ways = [dict(zip(r, o, strict=True)) for r in group for o in itertools.permutations(names, len(r))]
-            rated = [(score, self.roles | way) for way in ways if (score := self.rate(self.roles | way))]
+            ways = [
+                dict(zip(r, o, strict=True))
+                for r in group
+                for o in itertools.permutations(names, len(r))
+            ]
+            rated = [
+                (score, self.roles | way) for way in ways if (score := self.rate(self.roles | way))
+            ]
             highest = max((score for score, _ in rated), default=None)
             best = [way for score, way in rated if score == highest]
             for role in best[0] if best else ():
                 found = list(dict.fromkeys(way.get(role, "none") for way in best))
                 if len(found) > 1:
-                    self.problems.append(f"{' or '.join(found)}: nothing tells which is the {ROLES[role][3]}")
+                    self.problems.append(
+                        f"{' or '.join(found)}: nothing tells which is the {ROLES[role][3]}"
+                    )
             if best:
                 self.roles = dict(sorted(best[0].items(), key=lambda pair: self.place[pair[1]]))
                 return True
-        held = in_a_row((f"{n} {self.table[n]}{' with a bias' * bool(self.biases[n])}" for n in names), ", ")
-        self.problems.append(f"{held or 'nothing'} cannot be {'; '.join(ROLES[role][3] for role in groups[-1][0])}")
+        held = in_a_row(
+            (f"{n} {self.table[n]}{' with a bias' * bool(self.biases[n])}" for n in names), ", "
+        )
+        self.problems.append(
+            f"{held or 'nothing'} cannot be {'; '.join(ROLES[role][3] for role in groups[-1][0])}"
+        )
         return False
 
     def rate(self, way: dict[str, str]) -> tuple[int, int] | None:
@@ -133,9 +209,17 @@ class Draft:
         if letters not in ("", "qkv") or apart or not (linear or self.fits(way, -1)):
             return None
         hints = sum(bool(said(name, ROLES[role][4])) for role, name in way.items())
-        ranks = [(self.rank[way[one]], self.rank[way[two]]) for one, two in (MLP, NORMS) if one in way]
-        strays = [self.place[way[one]] > self.place[way[two]] for one, two in ORDER if one in way and two in way]
-        return hints + sum((one > two) - (one < two) for one, two in ranks), linear - self.ordered * sum(strays)
+        ranks = [
+            (self.rank[way[one]], self.rank[way[two]]) for one, two in (MLP, NORMS) if one in way
+        ]
+        strays = [
+            self.place[way[one]] > self.place[way[two]]
+            for one, two in ORDER
+            if one in way and two in way
+        ]
+        return hints + sum(
+            (one > two) - (one < two) for one, two in ranks
+        ), linear - self.ordered * sum(strays)
 
     def fits(self, way: dict[str, str], step: int) -> bool:
         """Whether shapes allow it: of matrices of a block that lie [out, in], or, with step -1, [in, out]."""
@@ -146,12 +230,26 @@ class Draft:
             misfit = bias and self.table[bias] != shape[:1]
             if role == "positions" and len(shape) == 3 and 1 in shape[:2]:
                 shape = (max(shape[:2]), shape[2])
-            rows = shape[0] / 3 if role == "fused" else shape[0] * self.heads if "{head}" in name else shape[0]
+            rows = (
+                shape[0] / 3
+                if role == "fused"
+                else shape[0] * self.heads
+                if "{head}" in name
+                else shape[0]
+            )
             axes = [axis.removeprefix("qkv ") for axis in (outs, ins) if axis]
             found = dict(zip(axes, (rows, *shape[1:]), strict=False))
             # All norms have a bias or none, and so have the two matrices of the MLP, and queries, keys and values.
-            found |= {f"{kind} bias": bool(bias) for kind in ("norm", "mlp", "qkv", "embedding") if kind in flax}
-            if misfit or len(axes) != len(shape) or any(sizes.get(axis, n) != n for axis, n in found.items()):
+            found |= {
+                f"{kind} bias": bool(bias)
+                for kind in ("norm", "mlp", "qkv", "embedding")
+                if kind in flax
+            }
+            if (
+                misfit
+                or len(axes) != len(shape)
+                or any(sizes.get(axis, n) != n for axis, n in found.items())
+            ):
                 return False
             sizes |= found
         return "emb" not in way.get("final", "")
@@ -159,47 +257,75 @@ class Draft:
     def rows(self) -> dict[str, Kind]:
         """Each name's row; the three names that {qkv} joins have the same."""
         shapes = self.table.items()
-        made: dict[str, Kind] = {n: Mask(f"{n} : {'() ' * (len(s) - 2)}t t") for n, s in shapes if is_mask(n, s)}
-        made |= {n: Ignore(n, "the number that masks, no weight") for n, s in shapes if not s and "mask" in n}
+        made: dict[str, Kind] = {
+            n: Mask(f"{n} : {'() ' * (len(s) - 2)}t t") for n, s in shapes if is_mask(n, s)
+        }
+        made |= {
+            n: Ignore(n, "the number that masks, no weight")
+            for n, s in shapes
+            if not s and "mask" in n
+        }
         linear = self.fits(self.roles, 1)
         for roles in dict.fromkeys(THREE if role in THREE else (role,) for role in self.roles):
             names = [name for role, name in self.roles.items() if role in roles]
             name = joined(names)[0]
             flax, outs, ins, *_ = ROLES[roles[0]]
-            inner = [[axis for axis in axes.split() if f"{{{axis}}}" not in name] for axes in (outs, ins) if axes]
+            inner = [
+                [axis for axis in axes.split() if f"{{{axis}}}" not in name]
+                for axes in (outs, ins)
+                if axes
+            ]
             sides = [axes[0] if len(axes) == 1 else f"({' '.join(axes)})" for axes in inner]
             dims = " ".join(sides if linear or "{layer}" not in name else sides[::-1])
             if len(self.table[names[0]]) == 3:
                 dims = "() t d" if self.table[name][0] == 1 else "t () d"
-            made |= dict.fromkeys(names, Tied(f"{name} : v d") if flax == HEAD else Row(flax, f"{name} : {dims}"))
+            made |= dict.fromkeys(
+                names, Tied(f"{name} : v d") if flax == HEAD else Row(flax, f"{name} : {dims}")
+            )
             beside = [self.biases[name] for name in names]
             wanted = {"layer", "qkv", *outs.split()}
             kept = " ".join(axis for axis in flax.partition(" : ")[2].split() if axis in wanted)
-            row = Row(f"{flax.rpartition('/')[0]}/bias : {kept}", f"{joined(beside)[0]} : {sides[0]}")
+            row = Row(
+                f"{flax.rpartition('/')[0]}/bias : {kept}", f"{joined(beside)[0]} : {sides[0]}"
+            )
             made |= dict.fromkeys(filter(None, beside), row)
         return made
 
     def why(self, name: str) -> str:
         role = max(self.roles, key=lambda role: alike(self.roles[role], name))
-        text = "an RMSNorm" if said(name, "rms") else f"one too many beside {self.roles[role]}, the {ROLES[role][3]}"
+        text = (
+            "an RMSNorm"
+            if said(name, "rms")
+            else f"one too many beside {self.roles[role]}, the {ROLES[role][3]}"
+        )
         return next(iter(reasons([name])), text).removeprefix(f"{name} ")
 
 
-def folded(table: Table, axis: str, holds: Callable[[Table], bool]) -> tuple[Table, Lists, list[str]]:
+def folded(
+    table: Table, axis: str, holds: Callable[[Table], bool]
+) -> tuple[Table, Lists, list[str]]:
     """With {axis} for the numbers of outermost lists whose members hold the matrices that are wanted; what is odd."""
     lists: defaultdict[str, dict[int, Table]] = defaultdict(dict)
     for name, shape in table.items():
         for number in itertools.islice(re.finditer(NUMBER, name), 8):
-            lists[name[: number.start()]].setdefault(int(number[1]), {})[name[number.end() :]] = shape
+            lists[name[: number.start()]].setdefault(int(number[1]), {})[name[number.end() :]] = (
+                shape
+            )
     kept, odd, outer = Lists(), list[str](), tuple[str, ...]()
-    for stem in sorted(stem for stem, members in lists.items() if all(holds(matrices(m)) for m in members.values())):
+    for stem in sorted(
+        stem for stem, members in lists.items() if all(holds(matrices(m)) for m in members.values())
+    ):
         if not stem.startswith(outer):
             outer, kept[stem] = (stem,), dict(sorted(lists[stem].items()))
             first = next(iter(kept[stem].values()))
-            strange = [n for i, (n, member) in enumerate(kept[stem].items()) if n != i or member != first]
+            strange = [
+                n for i, (n, member) in enumerate(kept[stem].items()) if n != i or member != first
+            ]
             odd += [f"{stem}{n} is not one more of the same" for n in strange]
     table = {
-        re.sub(NUMBER, lambda m: f"{{{axis}}}." if m.string[: m.start()] in kept else m[0], name): shape
+        re.sub(
+            NUMBER, lambda m: f"{{{axis}}}." if m.string[: m.start()] in kept else m[0], name
+        ): shape
         for name, shape in table.items()
     }
     return table, kept, odd
@@ -207,11 +333,15 @@ def folded(table: Table, axis: str, holds: Callable[[Table], bool]) -> tuple[Tab
 
 def is_mask(name: str, shape: tuple[int, ...]) -> bool:
     square = len(shape) > 1 and shape[-1] == shape[-2] and set(shape[:-2]) <= {1}
-    return square and bool(re.search("mask|tri[lu]|^tri$|bias|causal", name.rpartition(".")[2].lower()))
+    return square and bool(
+        re.search("mask|tri[lu]|^tri$|bias|causal", name.rpartition(".")[2].lower())
+    )
 
 
 def matrices(table: Table) -> Table:
-    return {name: shape for name, shape in table.items() if len(shape) > 1 and not is_mask(name, shape)}
+    return {
+        name: shape for name, shape in table.items() if len(shape) > 1 and not is_mask(name, shape)
+    }
 
 
 def biases(table: Table) -> dict[str, str]:
@@ -221,7 +351,9 @@ def biases(table: Table) -> dict[str, str]:
         modules[name.rpartition(".")[0]] |= {} if is_mask(name, shape) else {name: shape}
     found: dict[str, str] = {}
     for inside in modules.values():
-        scales = [name for name in inside if not name.rpartition(".")[2].startswith(("b", "offset"))]
+        scales = [
+            name for name in inside if not name.rpartition(".")[2].startswith(("b", "offset"))
+        ]
         wide = list(matrices(inside)) or scales[:1]
         beside = [name for name, shape in inside.items() if name not in wide and len(shape) == 1]
         found |= dict.fromkeys(wide, beside[0] if len(wide) == len(beside) == 1 else "")
@@ -241,7 +373,9 @@ def joined(names: list[str]) -> tuple[str, list[str]]:
 
 def alike(*rows: Sequence[str]) -> int:
     """How many items they have in common from the start."""
-    return len(list(itertools.takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))))
+    return len(
+        list(itertools.takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
+    )
 
 
 def said(name: str, beginnings: str) -> int:

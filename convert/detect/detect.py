@@ -73,14 +73,18 @@ def detect(
     _require_agreement(held, evidence, shown, stated)
     known = {field: value for field, (value, _) in stated.items()} | shown
     fields = {field: value for field, value in held.given.items() if field not in known}
-    assumed = {field: value for field, value in dialect.unsaid.items() if field not in {**known, **fields}}
+    assumed = {
+        field: value for field, value in dialect.unsaid.items() if field not in {**known, **fields}
+    }
     _require_all(held, found, {**known, **fields, **assumed})
     report = Report(known, fields, assumed)
     try:
         report.config  # noqa: B018
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    report = replace(report, caveats=caveats(report, evidence.dialect.beware, evidence.hints, held.configs))
+    report = replace(
+        report, caveats=caveats(report, evidence.dialect.beware, evidence.hints, held.configs)
+    )
     return Detected(evidence.dialect, found, report)
 
 
@@ -88,36 +92,57 @@ def _require_agreement(
     held: Held, evidence: Evidence, shown: Mapping[str, Any], stated: Mapping[str, tuple[Any, str]]
 ) -> None:
     contradictions = []
-    repeated = sum(isinstance(row, Row) and row.flax == EMBEDDING for row in evidence.dialect.rows) > 1
+    repeated = (
+        sum(isinstance(row, Row) and row.flax == EMBEDDING for row in evidence.dialect.rows) > 1
+    )
     if held.given.get("final_norm") is False and "final_norm" not in shown:
-        contradictions.append("final_norm = False was given, but the file has one; if it is never applied, say unused")
+        contradictions.append(
+            "final_norm = False was given, but the file has one; if it is never applied, say unused"
+        )
     if held.given.get("positions") == "learned" and "positions" not in shown:
         contradictions.append("positions = learned was given, but the file has no table of them")
     for field, value in held.given.items():
         known = [("the tensors show", shown[field])] if field in shown else []
         known += [(f"{stated[field][1]} says", stated[field][0])] if field in stated else []
         contradictions += [
-            f"{field} = {value} was given, but {where} {other}" for where, other in known if value != other
+            f"{field} = {value} was given, but {where} {other}"
+            for where, other in known
+            if value != other
         ]
     for field, (value, where) in stated.items():
         # A head that happens to equal the embedding computes the same, tied or not; sinusoids may go on for longer.
         equal = field == "tied" and repeated
-        longer = field == "context_length" and shown.get("positions_stored") and value < shown[field]
+        longer = (
+            field == "context_length" and shown.get("positions_stored") and value < shown[field]
+        )
         harmless = equal or longer or where.startswith(CLASS)
         if field in shown and shown[field] != value and not harmless:
-            contradictions.append(f"{where} says {field} = {value}, but the tensors show {shown[field]}")
+            contradictions.append(
+                f"{where} says {field} = {value}, but the tensors show {shown[field]}"
+            )
     if contradictions:
-        way = "--ignore-config leaves out the config" if stated else "Leave out what the file itself says"
+        way = (
+            "--ignore-config leaves out the config"
+            if stated
+            else "Leave out what the file itself says"
+        )
         raise UserError(f"{held.path}: {'; '.join(contradictions)}. {way}.")
 
 
 def _try(dialect: Dialect, held: Held) -> Fit:
     try:
-        stated = {field: value for field, (value, _) in said(held.configs, dialect, held.path, held.given).items()}
+        stated = {
+            field: value
+            for field, (value, _) in said(held.configs, dialect, held.path, held.given).items()
+        }
     except UserError:
         stated = {}  # said again, where it matters, of the dialect that is chosen
     stated.pop("head_dim", None)  # where it is wrong, every tensor would look wrong
-    sizes = {AXES[field]: n for field, n in {**stated, **held.given}.items() if field in ("num_heads", "head_dim")}
+    sizes = {
+        AXES[field]: n
+        for field, n in {**stated, **held.given}.items()
+        if field in ("num_heads", "head_dim")
+    }
     return fit(settle(dialect, held.shapes), held.shapes, sizes)
 
 
@@ -132,7 +157,9 @@ def _named(held: Held, name: str) -> tuple[Fit, Evidence, Dialect]:
 def _proposed(held: Held) -> Dialect:
     proposal = propose(held.shapes)
     if proposal.dialect is None:
-        raise UserError(f"{held.path}: no GPT can be seen in its tensors: {in_a_row(proposal.problems)}.")
+        raise UserError(
+            f"{held.path}: no GPT can be seen in its tensors: {in_a_row(proposal.problems)}."
+        )
     return proposal.dialect
 
 
@@ -156,7 +183,9 @@ def _fitting(held: Held) -> tuple[Fit, Evidence, Dialect]:
         raise UserError(
             f"{held.path}: its tensors fit the dialects {' and '.join(weighed)}; choose one with --dialect."
         )
-    marks = next(iter(weighed.values())).told | {key for config in held.configs.values() for key in config}
+    marks = next(iter(weighed.values())).told | {
+        key for config in held.configs.values() for key in config
+    }
     told = [name for name in whole if DIALECTS[name].told_by and DIALECTS[name].told_by <= marks]
     chosen = max(told, key=lambda name: len(DIALECTS[name].told_by), default="")
     chosen = chosen or min(whole, key=lambda name: bool(DIALECTS[name].twin))
@@ -171,7 +200,9 @@ def _stranger(held: Held, fits: list[Fit]) -> str:
             f"{held.path}: {in_a_row(foreign)}. Only decoders that look at one text, from left to right, have a place "
             "here."
         )
-    nearest = min(fits, key=lambda found: (len(found.problems) - found.claimed, bool(found.dialect.twin)))
+    nearest = min(
+        fits, key=lambda found: (len(found.problems) - found.claimed, bool(found.dialect.twin))
+    )
     wrong = in_a_row(nearest.problems, most=1000 if 2 * nearest.claimed > len(held.shapes) else 8)
     text = (
         f"{held.path}: its {len(held.shapes)} tensors fit "
@@ -191,7 +222,11 @@ def _require_all(held: Held, found: Fit, fields: Mapping[str, Any]) -> None:
     if "num_heads" not in fields or "k" not in found.sizes:
         known = {axis: n for axis, n in found.sizes.items() if axis not in ("head", "k")}
         width = joint_width(found.dialect, held.shapes, known) or 0
-        why = f"{fields['num_heads']} does not divide" if "num_heads" in fields else "no tensor shows how they divide"
+        why = (
+            f"{fields['num_heads']} does not divide"
+            if "num_heads" in fields
+            else "no tensor shows how they divide"
+        )
         raise Asked(
             "num_heads",
             f"{held.path}: queries, keys and values are {width} wide, all heads together, and {why} among heads. Head "
@@ -204,7 +239,9 @@ def _require_all(held: Held, found: Fit, fields: Mapping[str, Any]) -> None:
             "context_length=N.",
         )
     if fields["context_length"] > LONGEST:
-        raise UserError(f"{held.path}: a context length of {fields['context_length']} is more than {LONGEST}.")
+        raise UserError(
+            f"{held.path}: a context length of {fields['context_length']} is more than {LONGEST}."
+        )
 
 
 def _shown(found: Fit, evidence: Evidence, dialect: Dialect) -> dict[str, Any]:
@@ -217,8 +254,18 @@ def _shown(found: Fit, evidence: Evidence, dialect: Dialect) -> dict[str, Any]:
     for field, axis in (("num_heads", "head"), ("head_dim", "k")):
         if axis in found.stated:
             fields.pop(field, None)
-    paths = set(parameter_rows(evidence.dialect, {axis: found.sizes.get(axis, 0) for axis in (*FIELDS, "qkv")}))
-    return fields | _presence(paths) | {"positions_offset": offset} | evidence.read | dict(dialect.fixed)
+    paths = set(
+        parameter_rows(
+            evidence.dialect, {axis: found.sizes.get(axis, 0) for axis in (*FIELDS, "qkv")}
+        )
+    )
+    return (
+        fields
+        | _presence(paths)
+        | {"positions_offset": offset}
+        | evidence.read
+        | dict(dialect.fixed)
+    )
 
 
 def _presence(paths: set[str]) -> dict[str, Any]:

@@ -25,7 +25,9 @@ class Report:
     read: dict[str, Any]  # tensors show it, or a config in the file or beside it
     given: dict[str, Any]  # the caller said it
     assumed: dict[str, Any]  # nobody said it: the dialect's usual value
-    caveats: list[str] = field(default_factory=list)  # what may be wrong all the same, as sentences without full stop
+    caveats: list[str] = field(
+        default_factory=list
+    )  # what may be wrong all the same, as sentences without full stop
 
     @property
     def fields(self) -> dict[str, dict[str, Any]]:
@@ -43,7 +45,9 @@ class Report:
         return f"GPT({sizes}),\n  assumed: {', '.join(self.assumed) or 'nothing'}"
 
 
-def caveats(report: Report, beware: str, hints: list[str], configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def caveats(
+    report: Report, beware: str, hints: list[str], configs: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
     """The sentences for `Report.caveats`; `hints` are what the numbers suggest, `beware` is what the dialect says."""
     found = []
     if report.assumed:

@@ -46,7 +46,9 @@ def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
         if not isinstance(row, Ignore):
             rows.append(row)
     if _untouched(dialect, read):
-        found.hints.append("the final norm holds ones and zeros alone: was it ever applied? (final_norm=unused)")
+        found.hints.append(
+            "the final norm holds ones and zeros alone: was it ever applied? (final_norm=unused)"
+        )
     return replace(found, dialect=replace(dialect, rows=tuple(rows)), told=frozenset(told))
 
 
@@ -80,8 +82,13 @@ def _positions(view: View, read: Read) -> dict[str, Any]:
 
 def _untouched(dialect: Dialect, read: Read) -> bool:
     """Training moves every norm that is applied."""
-    norms = {row.flax.partition(" ")[0]: read(View.parse(row.torch).name) for row in rows_of(dialect, "final_norm/")}
-    return bool(norms) and all((value == (1 if path.endswith("scale") else 0)).all() for path, value in norms.items())
+    norms = {
+        row.flax.partition(" ")[0]: read(View.parse(row.torch).name)
+        for row in rows_of(dialect, "final_norm/")
+    }
+    return bool(norms) and all(
+        (value == (1 if path.endswith("scale") else 0)).all() for path, value in norms.items()
+    )
 
 
 def rows_of(dialect: Dialect, start: str) -> list[Row]:

@@ -9,7 +9,10 @@ from ..rows.dialect import Dialect
 
 
 def find_all() -> dict[str, Dialect]:
-    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    modules = [
+        importlib.import_module(f"{__name__}.{found.name}")
+        for found in pkgutil.iter_modules(__path__)
+    ]
     declared = [dialect for module in modules for dialect in module.DIALECTS]
     return {dialect.name: dialect for dialect in sorted(declared, key=lambda dialect: dialect.name)}
 
@@ -25,9 +28,16 @@ def named(name: str) -> Dialect:
 
 def table() -> str:
     """For people, in Markdown: the README shows it."""
-    rows = ["| dialect | class | usual, where nothing says otherwise | heads |", "|---|---|---|---|"]
+    rows = [
+        "| dialect | class | usual, where nothing says otherwise | heads |",
+        "|---|---|---|---|",
+    ]
     for dialect in DIALECTS.values():
         usual = f"{dialect.unsaid['norm']}-norm, {dialect.unsaid['activation']}, dropout {dialect.unsaid['dropout']}"
-        heads = "counted" if any("{head}" in row.torch for row in dialect.rows) else "from a config, or asked for"
+        heads = (
+            "counted"
+            if any("{head}" in row.torch for row in dialect.rows)
+            else "from a config, or asked for"
+        )
         rows.append(f"| `{dialect.name}` | {dialect.about} | {usual} | {heads} |")
     return "\n".join(rows)

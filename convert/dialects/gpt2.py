@@ -5,7 +5,9 @@ from ..rows.dialect import USUAL, Dialect, Hub, Ignore, Mask, Row, Tied, linear,
 BLOCK = "(transformer.|)h.{layer}"
 CLASS = {**USUAL, "activation": "gelu_tanh", "dropout": 0.1}
 CONV = (
-    *linear("blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.attn.c_attn : d (qkv head k)", conv=True),
+    *linear(
+        "blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.attn.c_attn : d (qkv head k)", conv=True
+    ),
     *linear("blocks/attn/out : layer head k d", f"{BLOCK}.attn.c_proj : (head k) d", conv=True),
     *linear("blocks/mlp/up : layer d f", f"{BLOCK}.mlp.c_fc : d f", conv=True),
     *linear("blocks/mlp/down : layer f d", f"{BLOCK}.mlp.c_proj : f d", conv=True),

@@ -4,7 +4,9 @@ from ..names import parts
 from ..rows.dialect import USUAL, Dialect, Mask, linear
 
 BLOCK = parts.block("blocks")
-HEAD = f"{BLOCK}.{parts.choice(parts.ATTENTION, 'mha')}{parts.choice(parts.HEADS, '.heads')}.{{head}}"
+HEAD = (
+    f"{BLOCK}.{parts.choice(parts.ATTENTION, 'mha')}{parts.choice(parts.HEADS, '.heads')}.{{head}}"
+)
 
 DIALECTS = (
     Dialect(
@@ -12,7 +14,10 @@ DIALECTS = (
         about="decoders with one module for each head",
         rows=(
             *parts.embeddings("token_embedding", "position_embedding"),
-            *(Mask(f"{HEAD}.{parts.choice(parts.MASKS, 'tril')} : {dims}", written=False) for dims in parts.SQUARES),
+            *(
+                Mask(f"{HEAD}.{parts.choice(parts.MASKS, 'tril')} : {dims}", written=False)
+                for dims in parts.SQUARES
+            ),
             *linear("blocks/attn/qkv : layer d head qkv k", f"{HEAD}.{{qkv}} : k d", "?"),
             *parts.out(BLOCK, "mha", "proj"),
             *parts.mlp(BLOCK, "ffn", "net.0", "net.2"),

@@ -13,7 +13,9 @@ DIALECTS = (
             Row("token_embedding/embedding : v d", "tok_emb.weight : v d"),
             *norm("blocks/norm1", f"{BLOCK}.ln1"),
             *norm("blocks/norm2", f"{BLOCK}.ln2"),
-            *linear("blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.attn.{{qkv}} : (head k) d", "?"),
+            *linear(
+                "blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.attn.{{qkv}} : (head k) d", "?"
+            ),
             Mask(f"{BLOCK}.attn.mask : () () t t"),
             *linear("blocks/attn/out : layer head k d", f"{BLOCK}.attn.proj : d (head k)"),
             *linear("blocks/mlp/up : layer d f", f"{BLOCK}.mlp.0 : f d"),

@@ -28,7 +28,9 @@ NANOGPT = Dialect(
         Row("pos_embedding/embedding : t d", "(transformer.|)wpe.weight : t d"),
         *norm("blocks/norm1", f"{BLOCK}.ln_1", "?", WORDS),
         Mask(f"{BLOCK}.attn.bias : () () t t", written=False),
-        *linear("blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.attn.c_attn : (qkv head k) d", "?"),
+        *linear(
+            "blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.attn.c_attn : (qkv head k) d", "?"
+        ),
         *linear("blocks/attn/out : layer head k d", f"{BLOCK}.attn.c_proj : d (head k)", "?"),
         *norm("blocks/norm2", f"{BLOCK}.ln_2", "?", WORDS),
         *linear("blocks/mlp/up : layer d f", f"{BLOCK}.mlp.c_fc : f d", "?"),
@@ -37,11 +39,15 @@ NANOGPT = Dialect(
         Tied("lm_head.weight : v d"),
     ),
     unsaid={**USUAL, "activation": "gelu"},
-    container=Container("model", "optimizer", "model_args", ARGS, "iter_num", "best_val_loss", groups="matrices"),
+    container=Container(
+        "model", "optimizer", "model_args", ARGS, "iter_num", "best_val_loss", groups="matrices"
+    ),
     beware="before May 2023 its GELU was the tanh one",
 )
 TANH = {**USUAL, "activation": "gelu_tanh"}
-MINGPT_ROWS = tuple(replace(row, written=True) if isinstance(row, Mask) else row for row in NANOGPT.rows)
+MINGPT_ROWS = tuple(
+    replace(row, written=True) if isinstance(row, Mask) else row for row in NANOGPT.rows
+)
 
 DIALECTS = (
     NANOGPT,

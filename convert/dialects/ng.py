@@ -12,7 +12,9 @@ LECTURE = Dialect(
     rows=(
         *embeddings("token_embedding_table", "position_embedding_table.weight"),
         Mask(f"{BLOCK}.sa.heads.{{head}}.tril : t t"),
-        *linear("blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.sa.heads.{{head}}.{{qkv}} : k d", "?"),
+        *linear(
+            "blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.sa.heads.{{head}}.{{qkv}} : k d", "?"
+        ),
         *linear("blocks/attn/out : layer head k d", f"{BLOCK}.sa.proj : d (head k)", "?"),
         *linear("blocks/mlp/up : layer d f", f"{BLOCK}.ffwd.net.0 : f d", "?"),
         *linear("blocks/mlp/down : layer f d", f"{BLOCK}.ffwd.net.2 : d f", "?"),

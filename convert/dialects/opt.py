@@ -13,8 +13,14 @@ DIALECTS = (
             Row("token_embedding/embedding : v d", "(model.|)decoder.embed_tokens.weight : v d"),
             Row("pos_embedding/embedding : p d", "(model.|)decoder.embed_positions.weight : p d"),
             *norm("final_norm", "(model.|)decoder.final_layer_norm", absent="?"),
-            *linear("blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.self_attn.{{qkv}} : (head k) d", "?"),
-            *linear("blocks/attn/out : layer head k d", f"{BLOCK}.self_attn.out_proj : d (head k)", "?"),
+            *linear(
+                "blocks/attn/qkv : layer d head qkv k",
+                f"{BLOCK}.self_attn.{{qkv}} : (head k) d",
+                "?",
+            ),
+            *linear(
+                "blocks/attn/out : layer head k d", f"{BLOCK}.self_attn.out_proj : d (head k)", "?"
+            ),
             *norm("blocks/norm1", f"{BLOCK}.self_attn_layer_norm"),
             *linear("blocks/mlp/up : layer d f", f"{BLOCK}.fc1 : f d", "?"),
             *linear("blocks/mlp/down : layer f d", f"{BLOCK}.fc2 : d f", "?"),

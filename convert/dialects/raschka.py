@@ -11,7 +11,9 @@ DIALECTS = (
         rows=(
             *embeddings("tok_emb", "pos_emb.weight"),
             Mask(f"{BLOCK}.att.mask : t t", "upper"),
-            *linear("blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.att.{{qkv}} : (head k) d", "?"),
+            *linear(
+                "blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.att.{{qkv}} : (head k) d", "?"
+            ),
             *linear("blocks/attn/out : layer head k d", f"{BLOCK}.att.out_proj : d (head k)", "?"),
             *linear("blocks/mlp/up : layer d f", f"{BLOCK}.ff.layers.0 : f d"),
             *linear("blocks/mlp/down : layer f d", f"{BLOCK}.ff.layers.2 : d f"),

@@ -9,7 +9,10 @@ UNMASKED = f"nothing shows that a causal mask was used, or that batch_first was 
 def attention(block: str, module: str) -> tuple[Kind, ...]:
     inside = f"{block}.{module}"
     return (
-        Row("blocks/attn/qkv/kernel : layer d head qkv k", f"{inside}.in_proj_weight : (qkv head k) d"),
+        Row(
+            "blocks/attn/qkv/kernel : layer d head qkv k",
+            f"{inside}.in_proj_weight : (qkv head k) d",
+        ),
         Row("blocks/attn/qkv/bias : layer head qkv k", f"{inside}.in_proj_bias? : (qkv head k)"),
         *linear("blocks/attn/out : layer head k d", f"{inside}.out_proj : d (head k)", "?"),
     )

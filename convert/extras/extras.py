@@ -6,7 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, UserError, in_a_row
+from jaxgpt.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+    UserError,
+    in_a_row,
+)
 from jaxgpt.settings import build
 from jaxgpt.storage.model_directory import ModelDirectory, Moments
 from jaxgpt.training.optimizer import make_schedule
@@ -30,14 +39,19 @@ class Beside:
     key: str  # under which it lay
     kept: list[Any]  # plain values, as JSON
     left: Mapping[str, str]
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of the optimiser, in the words of OptimConfig
+    settings: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # of the optimiser, in the words of OptimConfig
 
     @property
     def about(self) -> dict[str, Any]:
         """For config.json."""
         if not self.optimizer:
             return {"beside": self.kept}
-        groups = [{"names": group.names, "settings": beside.encode(group.settings)} for group in self.optimizer.groups]
+        groups = [
+            {"names": group.names, "settings": beside.encode(group.settings)}
+            for group in self.optimizer.groups
+        ]
         return {
             "beside": self.kept,
             "optimizer": {"key": self.key, "groups": groups, "untouched": self.optimizer.untouched},
@@ -49,11 +63,18 @@ class Beside:
         if not self.optimizer:
             return None
         step, updates, mu, nu = self.optimizer.moments
-        return {"step": np.int32(step), "optimizer": {"count": np.int32(updates), "mu": mu, "nu": nu}}
+        return {
+            "step": np.int32(step),
+            "optimizer": {"count": np.int32(updates), "mu": mu, "nu": nu},
+        }
 
 
 def read(
-    extras: Mapping[str, Any], dialect: Dialect, config: ModelConfig, order: Sequence[str], path: object
+    extras: Mapping[str, Any],
+    dialect: Dialect,
+    config: ModelConfig,
+    order: Sequence[str],
+    path: object,
 ) -> Beside:
     """`order` is that in which the file lists its tensors."""
     keys = optimizer.find(extras)
@@ -72,7 +93,11 @@ def read(
             raise UserError(
                 f"{path}: the optimiser in it, {keys[0]}, does not fit: {error}. --weights-only leaves it behind."
             ) from None
-    steps = [extras[name] for name in STEPS if type(extras.get(name)) is int and 0 <= extras[name] < 2**31]
+    steps = [
+        extras[name]
+        for name in STEPS
+        if type(extras.get(name)) is int and 0 <= extras[name] < 2**31
+    ]
     if found and steps:
         found = replace(found, moments=found.moments._replace(step=steps[0]))
     return Beside(found, keys[0] if found else "", kept, reasons, settings)
@@ -95,7 +120,9 @@ class Origin:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        return tuple(Group(tuple(g["names"]), beside.decode(g["settings"])) for g in self.optimizer["groups"])
+        return tuple(
+            Group(tuple(g["names"]), beside.decode(g["settings"])) for g in self.optimizer["groups"]
+        )
 
     @staticmethod
     def of(opened: ModelDirectory) -> "Origin | None":
@@ -104,7 +131,12 @@ class Origin:
             return None
         usual = DIALECTS.get(source.get("dialect", ""), Dialect("", "its structure alone", ()))
         try:
-            container = source["nested"], source["prefix"], source.get("beside", []), source.get("optimizer", {})
+            container = (
+                source["nested"],
+                source["prefix"],
+                source.get("beside", []),
+                source.get("optimizer", {}),
+            )
             fields = opened.about.get("fields", {})
             known = frozenset({**fields.get("read", {}), **fields.get("given", {})})
             return Origin(usual.reread(source), *container, known)
@@ -120,7 +152,11 @@ def as_it_was(opened: ModelDirectory, origin: Origin) -> dict[str, Any]:
     step, loss = opened.about.get("step"), opened.about.get("val_loss")
     trained = step is not None
     if trained:  # other numbers and lists were of the training before
-        values = {name: value for name, value in values.items() if isinstance(value, dict) or name in STEPS + LOSSES}
+        values = {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, dict) or name in STEPS + LOSSES
+        }
         values |= dict.fromkeys(values.keys() & set(STEPS), step)
         values |= dict.fromkeys(values.keys() & set(LOSSES), loss)
     if origin.optimizer:
@@ -128,11 +164,15 @@ def as_it_was(opened: ModelDirectory, origin: Origin) -> dict[str, Any]:
         if trained:
             groups = renewed(groups, leaves(dialect, opened.config), *_settings(opened, origin))
         untouched = tuple(origin.optimizer["untouched"])
-        values[origin.optimizer["key"]] = _optimizer(opened, dialect, groups, _moments(opened), untouched)
+        values[origin.optimizer["key"]] = _optimizer(
+            opened, dialect, groups, _moments(opened), untouched
+        )
     return values
 
 
-def as_its_class_does(opened: ModelDirectory, dialect: Dialect, origin: Origin | None) -> dict[str, Any]:
+def as_its_class_does(
+    opened: ModelDirectory, dialect: Dialect, origin: Origin | None
+) -> dict[str, Any]:
     """What people who use this class save beside the weights."""
     container, config = dialect.container, opened.config
     dialect = express(dialect, opened.paths, config.tied)
@@ -142,7 +182,11 @@ def as_its_class_does(opened: ModelDirectory, dialect: Dialect, origin: Origin |
     moments = _moments(opened)
     loss = opened.about.get("val_loss") or 1e9  # as nanoGPT's own begins
     step = opened.about.get("step", moments.step if moments else 0)
-    named = {container.settings: _words(config, dialect), container.step: step, container.loss: loss}
+    named = {
+        container.settings: _words(config, dialect),
+        container.step: step,
+        container.loss: loss,
+    }
     written = {container.optimizer: _optimizer(opened, dialect, groups, moments)}
     same = origin is not None and origin.dialect.name == dialect.name
     kept = as_it_was(opened, replace(origin, optimizer={})) if origin and same else {}
@@ -157,7 +201,10 @@ def _settings(opened: ModelDirectory, origin: Origin | None) -> tuple[OptimConfi
     """Of the optimiser, and the learning rate now."""
     about, where = opened.about, str(opened.path / "config.json")
     if "optim" in about:
-        optim, train = build(OptimConfig, about["optim"], where), build(TrainConfig, about["train"], where)
+        optim, train = (
+            build(OptimConfig, about["optim"], where),
+            build(TrainConfig, about["train"], where),
+        )
         config = Config(DataConfig("-"), RunConfig("-"), optim=optim, train=train)
         return optim, float(make_schedule(config)(about["step"]))
     if not (origin and origin.optimizer):
@@ -193,7 +240,9 @@ def _optimizer(
     if moments is None:
         untouched = tuple(name for group in groups for name in group.names)
         moments = Moments(0, 0, opened.params(), opened.params())
-    return optimizer.write(optimizer.Optimizer(moments, tuple(groups), untouched), dialect, opened.config)
+    return optimizer.write(
+        optimizer.Optimizer(moments, tuple(groups), untouched), dialect, opened.config
+    )
 
 
 def _words(config: ModelConfig, dialect: Dialect) -> dict[str, Any]:
@@ -203,9 +252,15 @@ def _words(config: ModelConfig, dialect: Dialect) -> dict[str, Any]:
         values = {field: getattr(config, field) for field in fields.split()}
         if len(set(values.values())) > 1:
             held = in_a_row([f"{field} is {value}" for field, value in values.items()], ", ")
-            raise UserError(f"{dialect.about} has one word, {word}, for what differs in this model: {held}.")
+            raise UserError(
+                f"{dialect.about} has one word, {word}, for what differs in this model: {held}."
+            )
         words[word] = next(iter(values.values()))
-    said = {field: words[word] for word, field in dialect.container.words.items() if field in FIELDS.values()}
+    said = {
+        field: words[word]
+        for word, field in dialect.container.words.items()
+        if field in FIELDS.values()
+    }
     for name, usual in vars(ModelConfig(**said)).items():
         if words and name in FIELDS.values() and usual != getattr(config, name):
             raise UserError(

@@ -43,8 +43,15 @@ def split(extras: dict[Any, Any]) -> tuple[list[Any], list[str]]:
     for name, value in extras.items():
         try:
             pair = encode([name, value])
-            assert len(json.dumps(pair, ensure_ascii=False).encode()) < MOST  # half a surrogate has no bytes
+            assert (
+                len(json.dumps(pair, ensure_ascii=False).encode()) < MOST
+            )  # half a surrogate has no bytes
             kept.append(pair)
-        except (AssertionError, TypeError, ValueError, RecursionError):  # complex numbers; what holds itself
+        except (
+            AssertionError,
+            TypeError,
+            ValueError,
+            RecursionError,
+        ):  # complex numbers; what holds itself
             left.append(str(name))
     return kept, left

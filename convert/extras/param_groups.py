@@ -18,7 +18,9 @@ from ..rows.bridge import sizes_of
 from ..rows.dialect import POSITIONS, Dialect
 
 Names = tuple[str, ...]
-Leaves = Mapping[str, str]  # parameters in a class's order -> what each is: kernel, embedding, scale or bias
+Leaves = Mapping[
+    str, str
+]  # parameters in a class's order -> what each is: kernel, embedding, scale or bias
 Shapes = Mapping[Any, tuple[int, ...]]
 
 
@@ -37,7 +39,9 @@ def leaves(dialect: Dialect, config: ModelConfig, order: Sequence[str] = ()) -> 
     sizes = sizes_of(config)
     order = order or in_module_order(list(dialect.tensors), sizes)
     owners: dict[str, tuple[Any, ...]] = {
-        torch.at(p): (flax.name, *p.values()) for flax, torch in dialect.views for p in torch.places(sizes)
+        torch.at(p): (flax.name, *p.values())
+        for flax, torch in dialect.views
+        for p in torch.places(sizes)
     }
     first = {owners[name]: name for name in reversed(order) if name in owners}
     if config.positions_stored:
@@ -46,20 +50,28 @@ def leaves(dialect: Dialect, config: ModelConfig, order: Sequence[str] = ()) -> 
     return {name: owners[name][0].rpartition("/")[2] for name in order if name in kept}
 
 
-def named(groups: Sequence[Mapping[str, Any]], known: Leaves, shapes: Shapes, stored: Shapes) -> tuple[Group, ...]:
+def named(
+    groups: Sequence[Mapping[str, Any]], known: Leaves, shapes: Shapes, stored: Shapes
+) -> tuple[Group, ...]:
     """Names for the numbers: of the ways in which people make groups, the one that the stored shapes allow."""
     counts = [len(group["params"]) for group in groups]
     told = any(group.get("param_names") for group in groups)
     ways = [_said(groups, known)] if told else list(_ways(len(groups), known))
     if not ways:
-        raise Unlike(f"it has {len(groups)} groups of parameters, and which parameters these are is not known")
+        raise Unlike(
+            f"it has {len(groups)} groups of parameters, and which parameters these are is not known"
+        )
     fitting = [parts for parts in ways if [len(part) for part in parts] == counts]
     problem = f"its groups have {counts} parameters, and those of the model would have {[len(p) for p in ways[0]]}"
     found: list[tuple[Names, ...]] = []
     for parts in fitting:
         numbers = [number for group in groups for number in group["params"]]
         pairs = list(zip(numbers, itertools.chain(*parts), strict=True))
-        wrong = [(number, name) for number, name in pairs if stored.get(number, shapes[name]) != shapes[name]]
+        wrong = [
+            (number, name)
+            for number, name in pairs
+            if stored.get(number, shapes[name]) != shapes[name]
+        ]
         if wrong:
             number, name = wrong[0]
             problem = f"its moments of parameter {number} are {stored[number]}, where {name} is {shapes[name]}"
@@ -92,7 +104,11 @@ def _ways(count: int, known: Leaves) -> Iterator[tuple[Names, ...]]:
         yield (tuple(known),)
     if count == 2:
         # Who leaves embeddings out sorts the names, as minGPT did, or does not.
-        for kind, order in (("matrices", list(known)), ("kernels", sorted(known)), ("kernels", list(known))):
+        for kind, order in (
+            ("matrices", list(known)),
+            ("kernels", sorted(known)),
+            ("kernels", list(known)),
+        ):
             parts = _split(order, known, kind)
             yield parts
             yield parts[::-1]
@@ -111,7 +127,9 @@ def made(known: Leaves, kind: str = "all") -> tuple[Group, ...]:
     return tuple(Group(part, {}) for part in parts)
 
 
-def renewed(groups: Sequence[Group], known: Leaves, optim: OptimConfig, rate: float) -> tuple[Group, ...]:
+def renewed(
+    groups: Sequence[Group], known: Leaves, optim: OptimConfig, rate: float
+) -> tuple[Group, ...]:
     """The same groups in a run with these settings."""
     new = {"lr": rate, "betas": (optim.beta1, optim.beta2), "eps": optim.eps}
     found = []
@@ -122,24 +140,43 @@ def renewed(groups: Sequence[Group], known: Leaves, optim: OptimConfig, rate: fl
                 f"The optimiser cannot be written: with optim.decay {optim.decay} one group of this class, that of "
                 f"{group.names[0]}, would decay in part. Set --weights-only to go without it."
             )
-        found.append(Group(group.names, {**group.settings, **new, "weight_decay": max(decays) * optim.weight_decay}))
+        found.append(
+            Group(
+                group.names,
+                {**group.settings, **new, "weight_decay": max(decays) * optim.weight_decay},
+            )
+        )
     return tuple(found)
 
 
 def as_settings(groups: tuple[Group, ...], known: Leaves) -> dict[str, Any]:
     """In the words of OptimConfig; Unlike where it has none."""
     first = groups[0].settings
-    if different := [key for key in ("lr", "betas", "eps") if any(g.settings[key] != first[key] for g in groups)]:
+    if different := [
+        key for key in ("lr", "betas", "eps") if any(g.settings[key] != first[key] for g in groups)
+    ]:
         raise Unlike(f"its groups differ in {in_a_row(different, ', ')}")
     rates = {group.settings["weight_decay"] for group in groups} - {0}
     decayed = {name for group in groups if group.settings["weight_decay"] for name in group.names}
-    kinds = [kind for kind, leaf in DECAYED.items() if decayed == {name for name in known if known[name] in leaf}]
+    kinds = [
+        kind
+        for kind, leaf in DECAYED.items()
+        if decayed == {name for name in known if known[name] in leaf}
+    ]
     if len(rates) > 1 or (rates and not kinds):
-        raise Unlike(f"which of its parameters decay, and how much, is none of {', '.join(DECAYED)}")
+        raise Unlike(
+            f"which of its parameters decay, and how much, is none of {', '.join(DECAYED)}"
+        )
     beta1, beta2 = first["betas"]
-    values = {"learning_rate": first["lr"], "eps": first["eps"], "weight_decay": max(rates, default=0.0)}
+    values = {
+        "learning_rate": first["lr"],
+        "eps": first["eps"],
+        "weight_decay": max(rates, default=0.0),
+    }
     values |= {"beta1": beta1, "beta2": beta2}
-    found: dict[str, Any] = {name: float(value) for name, value in values.items()}  # some are tensors
+    found: dict[str, Any] = {
+        name: float(value) for name, value in values.items()
+    }  # some are tensors
     found |= {"decay": kinds[0]} if rates else {}
     try:
         OptimConfig(**found, final_learning_rate=0.0)

@@ -27,7 +27,9 @@ TORCH_DTYPES, SAFE_DTYPES = set(torchfile.DTYPES.values()), set(safefile.CODES)
 class Tensor:
     shape: tuple[int, ...]
     dtype: np.dtype
-    read: Callable[[], np.ndarray]  # C-contiguous and read-only, for it may be the mapped file itself
+    read: Callable[
+        [], np.ndarray
+    ]  # C-contiguous and read-only, for it may be the mapped file itself
 
     @property
     def size(self) -> int:
@@ -56,7 +58,9 @@ class Checkpoint:
         return replace(self, prefix=self.prefix + prefix, tensors=tensors)
 
 
-Weights = str | Path | Checkpoint | Mapping[str, Any] | Any  # the last is a torch module, named without torch
+Weights = (
+    str | Path | Checkpoint | Mapping[str, Any] | Any
+)  # the last is a torch module, named without torch
 
 
 def opened(weights: Weights) -> Checkpoint:
@@ -80,7 +84,9 @@ def _in_memory(root: dict[Any, Any]) -> Checkpoint:
     name = "the state_dict"
     torchfile.need_torch(name)
     nested, state, extras = choose(root, name)
-    return _checkpoint(name, "torch, in memory", nested, torchfile.described_in_memory(state, name), extras)
+    return _checkpoint(
+        name, "torch, in memory", nested, torchfile.described_in_memory(state, name), extras
+    )
 
 
 def read(path: str | Path) -> Checkpoint:
@@ -121,7 +127,12 @@ def _read_one(path: Path) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
     if torchfile.is_torch(head):
         container, root = torchfile.load(path, head)
         nested, state, extras = choose(root, path)
-        return container, nested, {name: torchfile.describe(tensor) for name, tensor in state.items()}, extras
+        return (
+            container,
+            nested,
+            {name: torchfile.describe(tensor) for name, tensor in state.items()},
+            extras,
+        )
     if safefile.is_safetensors(head):
         return "safetensors", "", *safefile.load(path)
     if llmc.is_llmc(head):
@@ -136,9 +147,13 @@ def _read_shards(index: Path) -> tuple[str, str, dict[str, Any], dict[str, Any]]
         container, nested, held, _ = shards.open(index.parent / file)
         lacking = sorted(set(names) - held.keys())
         if lacking:
-            raise UserError(f"{index} says that {in_a_row(lacking, ', ')} lies in {file}, but it does not.")
+            raise UserError(
+                f"{index} says that {in_a_row(lacking, ', ')} lies in {file}, but it does not."
+            )
         if double := sorted(found.keys() & held.keys()):
-            raise UserError(f"{index}: {in_a_row(double, ', ')} lies in more than one of its shards.")
+            raise UserError(
+                f"{index}: {in_a_row(double, ', ')} lies in more than one of its shards."
+            )
         found |= {
             name: (*described[:2], functools.partial(shards.read, index.parent / file, name))
             for name, described in held.items()
@@ -176,7 +191,9 @@ def glance(path: Path) -> bytes:
     if not path.exists():
         raise UserError(f"{path} does not exist.")
     if not path.is_file():
-        raise UserError(f"{path} is a device or a pipe; name a file, which can be read more than once.")
+        raise UserError(
+            f"{path} is a device or a pipe; name a file, which can be read more than once."
+        )
     with path.open("rb") as file:
         return file.read(256)
 
@@ -221,7 +238,10 @@ def write(
 ) -> None:
     """A file that is whole and holds these very bits, or no file. Its suffix says which container; in torch's, the
     arrays may be nested under a key, and other things lie beside them."""
-    path, arrays = Path(path), dict(arrays)  # a mapping that makes its arrays on demand would make them thrice
+    path, arrays = (
+        Path(path),
+        dict(arrays),
+    )  # a mapping that makes its arrays on demand would make them thrice
     if path.suffix not in WRITTEN:
         raise UserError(
             f"{path} should end in {' or '.join(WRITTEN)}, so that it is clear what to write; or be an empty directory."
@@ -229,7 +249,11 @@ def write(
     safe = path.suffix == ".safetensors"
     if not safe:
         torchfile.need_torch(path)
-    require_dtypes({name: array.dtype for name, array in arrays.items()}, SAFE_DTYPES if safe else TORCH_DTYPES, path)
+    require_dtypes(
+        {name: array.dtype for name, array in arrays.items()},
+        SAFE_DTYPES if safe else TORCH_DTYPES,
+        path,
+    )
     if not arrays:
         raise UserError(f"{path} is not written, for there are no tensors to put in it.")
     stage("writing", 0)
@@ -242,7 +266,9 @@ def write(
                     torchfile.save(file, arrays, nested, beside or {})
             require_same_bits(partial, arrays, stage)
     except OSError as error:
-        raise UserError(f"{path} could not be written: {error.strerror or error}. Nothing of it was left.") from None
+        raise UserError(
+            f"{path} could not be written: {error.strerror or error}. Nothing of it was left."
+        ) from None
 
 
 def require_same_bits(path: Path, arrays: Mapping[str, np.ndarray], stage: Stage) -> None:

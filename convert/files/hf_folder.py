@@ -19,17 +19,25 @@ MOST = 64 * 2**20  # bytes of JSON; an index of ten thousand tensors has one
 def find(folder: Path) -> tuple[Path, list[Path]]:
     """The file to read, which may be an index, and those of the same weights that are left aside."""
     there = [folder / name for name in WEIGHTS if (folder / name).is_file()]
-    loose = sorted(child for child in folder.iterdir() if child.suffix in (".pt", ".pth", ".safetensors", ".bin"))
+    loose = sorted(
+        child
+        for child in folder.iterdir()
+        if child.suffix in (".pt", ".pth", ".safetensors", ".bin")
+    )
     if not there and len(loose) == 1:
         return loose[0], []
     if not there and (folder / "manifest.json").is_file():
-        raise UserError(f"{folder} is a model directory; jaxgpt-convert to-torch makes a checkpoint of it.")
+        raise UserError(
+            f"{folder} is a model directory; jaxgpt-convert to-torch makes a checkpoint of it."
+        )
     if not there:
         held = in_a_row(sorted(child.name for child in folder.iterdir())[:8], ", ") or "nothing"
         raise UserError(
             f"{folder} is a directory; in it should be one of {', '.join(WEIGHTS)}, or one checkpoint. It holds {held}."
         )
-    return there[0], [path for path in there[1:] if path.suffix == ".bin" or path.suffix == ".safetensors"]
+    return there[0], [
+        path for path in there[1:] if path.suffix == ".bin" or path.suffix == ".safetensors"
+    ]
 
 
 def tokenizer_in(folder: Path) -> Path | None:
@@ -50,7 +58,9 @@ def shards(index: Path) -> dict[str, list[str]]:
         files.setdefault(file, []).append(name)
     outside = [file for file in files if Path(file).name != file or file in ("", ".", "..")]
     if outside:
-        raise UserError(f"{index} names {in_a_row(outside, ', ')}; a shard lies in the same folder as its index.")
+        raise UserError(
+            f"{index} names {in_a_row(outside, ', ')}; a shard lies in the same folder as its index."
+        )
     missing = [file for file in files if not (index.parent / file).is_file()]
     if missing:
         raise UserError(

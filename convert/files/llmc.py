@@ -35,14 +35,17 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     different years, so the size of the file decides; older files do not pad the vocabulary."""
     size, numbers = path.stat().st_size, np.fromfile(path, "<i4", 8)
     if len(numbers) < 8 or min(numbers[2:7]) <= 0:
-        raise UserError(f"{path} has the first number of an llm.c file, and not its header: {numbers.tolist()}.")
+        raise UserError(
+            f"{path} has the first number of an llm.c file, and not its header: {numbers.tolist()}."
+        )
     context, vocabulary, layers, heads, width, padded = map(int, numbers[2:])
     for rows in {padded, vocabulary}:
         axes = {"P": rows, "T": context, "D": width, "3": 3 * width, "4": 4 * width}
         listed = [(name, tuple(axes[axis] for axis in shape)) for name, shape in OUTER]
         for name, shape in INNER:
             listed += [
-                (BLOCK.format(i) + name, tuple(axes[axis] for axis in shape)) for i in range(min(layers, 10_000))
+                (BLOCK.format(i) + name, tuple(axes[axis] for axis in shape))
+                for i in range(min(layers, 10_000))
             ]
         listed += [(name, tuple(axes[axis] for axis in shape)) for name, shape in LAST]
         total = sum(math.prod(shape) for _, shape in listed)
@@ -56,7 +59,9 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     )
 
 
-def _described(path: Path, listed: list[tuple[str, tuple[int, ...]]], dtype: np.dtype) -> dict[str, Any]:
+def _described(
+    path: Path, listed: list[tuple[str, tuple[int, ...]]], dtype: np.dtype
+) -> dict[str, Any]:
     found, offset = {}, HEADER
     for name, shape in listed:
         found[name] = (shape, dtype, functools.partial(piece, path, dtype, shape, offset))

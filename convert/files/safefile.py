@@ -26,7 +26,9 @@ CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 def is_safetensors(head: bytes) -> bool:
-    return head[8:9] == b"{" and head[4:8] == bytes(4)  # the header's length, below 4 GB, then its JSON
+    return head[8:9] == b"{" and head[4:8] == bytes(
+        4
+    )  # the header's length, below 4 GB, then its JSON
 
 
 def load(path: Path) -> tuple[dict[str, tuple], dict[str, str]]:
@@ -44,7 +46,11 @@ def load(path: Path) -> tuple[dict[str, tuple], dict[str, str]]:
         header = json.loads(file.read(length))
     found = {}
     for name in names:
-        shape, code, start = tuple(header[name]["shape"]), header[name]["dtype"], header[name]["data_offsets"][0]
+        shape, code, start = (
+            tuple(header[name]["shape"]),
+            header[name]["dtype"],
+            header[name]["data_offsets"][0],
+        )
         dtype = DTYPES.get(code, code)
         found[name] = shape, dtype, functools.partial(piece, path, dtype, shape, 8 + length + start)
     return found, metadata
@@ -54,7 +60,9 @@ def piece(path: Path, dtype: np.dtype, shape: tuple[int, ...], start: int) -> np
     """Of a file: not through a mapping, whose pages would stay in memory beside what is made of them."""
     array = np.fromfile(path, dtype, math.prod(shape), offset=start)
     if array.size != math.prod(shape):
-        raise UserError(f"{path} became shorter while it was read. Try again when nothing writes to it.")
+        raise UserError(
+            f"{path} became shorter while it was read. Try again when nothing writes to it."
+        )
     array = array.reshape(shape)
     array.flags.writeable = False
     return array
@@ -69,7 +77,9 @@ def declared(path: Path) -> str:
             return f"its header alone should end at byte {8 + length}, but it has {size} bytes"
         try:
             header = json.loads(file.read(length))
-            end = max(info["data_offsets"][1] for name, info in header.items() if name != "__metadata__")
+            end = max(
+                info["data_offsets"][1] for name, info in header.items() if name != "__metadata__"
+            )
             return f"by its header it should have {8 + length + end} bytes, and it has {size}"
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return f"its header of {length} bytes is not one, in a file of {size} bytes"
@@ -84,7 +94,9 @@ def save(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
     that are not contiguous, so that all of those would have to be copied at once."""
     # Wide items first, so that each tensor begins at a multiple of its item size, as readers that map it expect.
     order = sorted(arrays, key=lambda name: -arrays[name].itemsize)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers opens no file without this
+    header: dict[str, Any] = {
+        "__metadata__": {"format": "pt"}
+    }  # transformers opens no file without this
     end = 0
     for name in order:
         array = arrays[name]

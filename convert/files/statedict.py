@@ -21,9 +21,15 @@ def choose(root: Any, path: Path | str) -> tuple[str, dict[str, Any], dict[str, 
         )
     if is_state_dict(root):
         return "", root, {}
-    candidates = [key for key, value in root.items() if isinstance(key, str) and is_state_dict(value)]
+    candidates = [
+        key for key, value in root.items() if isinstance(key, str) and is_state_dict(value)
+    ]
     keys = [key for key in STATE_DICT_KEYS if key in candidates][:1]
-    loose = {name: value for name, value in root.items() if isinstance(name, str) and torchfile.is_tensor(value)}
+    loose = {
+        name: value
+        for name, value in root.items()
+        if isinstance(name, str) and torchfile.is_tensor(value)
+    }
     if not keys and sum("." in name for name in loose) >= 2:  # settings strewn among the weights
         return "", loose, {key: value for key, value in root.items() if key not in loose}
     keys = keys or candidates
@@ -51,7 +57,11 @@ def wrapping(names: list[str], wrappers: tuple[str, ...]) -> str:
     prefix = ""
     while True:
         longer = (prefix + wrapper for wrapper in wrappers)
-        common = [start for start in longer if all(name.startswith(start) and name != start for name in names)]
+        common = [
+            start
+            for start in longer
+            if all(name.startswith(start) and name != start for name in names)
+        ]
         if not common:
             return prefix
         prefix = common[0]

@@ -17,14 +17,23 @@ from .safefile import piece
 from .untrusted import HARMLESS_BYTES, RESAVE, Archive, Ledger, report
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
-LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # the number with which files older than torch 1.6 begin
-OLDEST_TORCH = (2, 10)  # older ones can be made to run code in spite of weights_only: CVE-2025-32434, CVE-2026-24747
+LEGACY_MAGIC = bytes.fromhex(
+    "6cfc9c46f9206aa85019"
+)  # the number with which files older than torch 1.6 begin
+OLDEST_TORCH = (
+    2,
+    10,
+)  # older ones can be made to run code in spite of weights_only: CVE-2025-32434, CVE-2026-24747
 MAPS = Path("/proc/self/maps")  # where the parts of this process's memory come from, on Linux
 
 DTYPES = {  # by torch's names
     "bool": np.dtype(bool),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    **{f"{kind}{bits}": np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+    **{
+        f"{kind}{bits}": np.dtype(f"{kind}{bits}")
+        for kind in ("int", "uint")
+        for bits in (8, 16, 32, 64)
+    },
     **{f"float{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
     **{f"complex{bits}": np.dtype(f"complex{bits}") for bits in (64, 128)},
 }
@@ -41,15 +50,26 @@ def load(path: Path, head: bytes) -> tuple[str, Any]:
     who = f"{path} ({size} bytes)"
     if head.startswith(ZIP_MAGIC):
         archive = Archive(path, who)
-        container, ledger, limit, problems = "torch zip", archive.ledger, archive.inflated_bytes, archive.overdrawn()
+        container, ledger, limit, problems = (
+            "torch zip",
+            archive.ledger,
+            archive.inflated_bytes,
+            archive.overdrawn(),
+        )
         # torch maps a deflated entry as if it were stored, and takes what stands there for weights. A path that ends
         # in .safetensors it hands to another reader; an open file it does not, but cannot map either.
         mapped = archive.stored and not path.name.endswith(".safetensors")
     else:
         with path.open("rb") as file:
-            ledger = Ledger(file).follow(5)  # magic number, version, machine, the root, the storages' keys
+            ledger = Ledger(file).follow(
+                5
+            )  # magic number, version, machine, the root, the storages' keys
         container, limit, claim, mapped = "torch legacy", size, sum(ledger.claims.values()), False
-        problems = [f"its storages are declared with {claim} bytes, more than the file has"] if claim > size else []
+        problems = (
+            [f"its storages are declared with {claim} bytes, more than the file has"]
+            if claim > size
+            else []
+        )
     if ledger.broken or ledger.hungry:
         raise unloadable(torch, path, who, ledger, ledger.broken)
     report(who, problems)
@@ -71,7 +91,9 @@ def need_torch(what: object) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"{what} needs torch, which cannot be imported ({error}): {way_out}.") from None
+        raise UserError(
+            f"{what} needs torch, which cannot be imported ({error}): {way_out}."
+        ) from None
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
         raise UserError(
             f"{what} needs torch {'.'.join(map(str, OLDEST_TORCH))} or later. Here is {torch.__version__}, which a "
@@ -82,7 +104,9 @@ def need_torch(what: object) -> Any:
 
 def load_weights(torch: Any, path: Path, mapped: bool) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on protocols and prototypes: what is wrong is said below, the rest is no news
+        warnings.simplefilter(
+            "ignore"
+        )  # on protocols and prototypes: what is wrong is said below, the rest is no news
         if mapped:
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
         with path.open("rb") as file:
@@ -92,7 +116,11 @@ def load_weights(torch: Any, path: Path, mapped: bool) -> Any:
 def in_short(error: Exception) -> str:
     """torch's own words, without its advice to load the file unsafely."""
     words = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]
-    return "" if "weights_only" in words else in_a_row([f"{type(error).__name__} {words[:200]}".strip()])
+    return (
+        ""
+        if "weights_only" in words
+        else in_a_row([f"{type(error).__name__} {words[:200]}".strip()])
+    )
 
 
 def unloadable(torch: Any, path: Path, who: str, ledger: Ledger, reason: str) -> UserError:
@@ -139,11 +167,15 @@ def unbacked(torch: Any, root: Any, limit: int) -> list[str]:
             continue
         claim, held = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
         if claim > held:
-            problems.append(f"{name} claims {tensor.numel()} elements, that is {claim} bytes, over {held} stored ones")
+            problems.append(
+                f"{name} claims {tensor.numel()} elements, that is {claim} bytes, over {held} stored ones"
+            )
         places[tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape] = claim
     total = sum(places.values())
     if total > max(HARMLESS_BYTES, 2 * limit) and not problems:
-        problems.append(f"its tensors overlap, and claim {total} bytes together, over {limit} stored ones")
+        problems.append(
+            f"its tensors overlap, and claim {total} bytes together, over {limit} stored ones"
+        )
     return problems
 
 
@@ -177,7 +209,10 @@ def described_in_memory(state: Mapping[str, Any], what: str) -> dict[str, Any]:
     if odd:
         raise UserError(f"{what} cannot be read: {in_a_row(odd)}, which has no plain array.")
     return {
-        name: (*describe(tensor)[:2], lambda tensor=tensor: to_array(tensor.detach().to("cpu", copy=True)))
+        name: (
+            *describe(tensor)[:2],
+            lambda tensor=tensor: to_array(tensor.detach().to("cpu", copy=True)),
+        )
         for name, tensor in state.items()
     }
 
@@ -189,7 +224,9 @@ def to_array(tensor: Any) -> np.ndarray:
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
     if (array := unmapped(plain)) is None:
         bfloat16 = plain.dtype is torch.bfloat16
-        array = plain.view(torch.uint16).numpy().view(ml_dtypes.bfloat16) if bfloat16 else plain.numpy()
+        array = (
+            plain.view(torch.uint16).numpy().view(ml_dtypes.bfloat16) if bfloat16 else plain.numpy()
+        )
     array.flags.writeable = False
     return array
 
@@ -203,7 +240,9 @@ def unmapped(tensor: Any) -> np.ndarray | None:
     for line in MAPS.read_bytes().split(b"\n")[:-1]:  # a name may be no text
         span, _, offset, _, inode, *name = line.split(maxsplit=5)
         low, high = (int(end, 16) for end in span.split(b"-"))
-        path = Path(*map(os.fsdecode, name))  # of one that is deleted the name goes on with a word of the kernel's
+        path = Path(
+            *map(os.fsdecode, name)
+        )  # of one that is deleted the name goes on with a word of the kernel's
         gone = inode == b"0" or line.endswith(b" (deleted)") or not path.is_file()
         if low <= start and start + size <= high and not gone:
             dtype = DTYPES[str(tensor.dtype).removeprefix("torch.")]
@@ -221,7 +260,9 @@ def aliasing(array: np.ndarray) -> Any:
     return tensor.view(torch.bfloat16) if bfloat16 else tensor
 
 
-def save(file: IO[bytes], arrays: Mapping[str, np.ndarray], nested: str, beside: Mapping[str, Any]) -> None:
+def save(
+    file: IO[bytes], arrays: Mapping[str, np.ndarray], nested: str, beside: Mapping[str, Any]
+) -> None:
     """As torch.save(model.state_dict()), or that under a key; an array given under two names becomes tied tensors."""
     import torch
 
@@ -230,7 +271,9 @@ def save(file: IO[bytes], arrays: Mapping[str, np.ndarray], nested: str, beside:
         # A transposed array keeps its strides: a copy of each would be a second set of weights in memory. But torch
         # writes everything between a tensor's first and last element, so a slice of something larger is copied.
         if id(array) not in tensors:
-            tensors[id(array)] = aliasing(array if array.flags.forc else np.ascontiguousarray(array))
+            tensors[id(array)] = aliasing(
+                array if array.flags.forc else np.ascontiguousarray(array)
+            )
     try:
         state = OrderedDict((name, tensors[id(array)]) for name, array in arrays.items())
         torch.save({nested: state, **beside} if nested else OrderedDict(state, **beside), file)

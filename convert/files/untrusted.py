@@ -26,7 +26,9 @@ KINDS = {
     16: "ComplexDouble",
 }
 ITEM_BYTES = {f"{kind}Storage": size for size, kinds in KINDS.items() for kind in kinds.split()}
-ORDINARY = re.compile(r"torch\.\w+|torch\.storage\.\w+|torch\._utils\._rebuild_\w+|collections\.OrderedDict")
+ORDINARY = re.compile(
+    r"torch\.\w+|torch\.storage\.\w+|torch\._utils\._rebuild_\w+|collections\.OrderedDict"
+)
 # torch allows these by name, but makes them as large as a file says, of bytes that the file does not have.
 HUNGRY = re.compile(r"(builtins|__builtin__)\.bytearray|torch\.(\w+\.)*[A-Z]\w*Tensor")
 RESAVE = (
@@ -81,7 +83,9 @@ class Archive:
         problems = []
         for key, claim in self.ledger.claims.items():
             entry = self.entries.get(f"{self.top}/data/{key}")
-            held = f"the entry for it has {entry.file_size}" if entry else "there is no entry for it"
+            held = (
+                f"the entry for it has {entry.file_size}" if entry else "there is no entry for it"
+            )
             if not entry or claim != entry.file_size:
                 problems.append(f"its storage {key} is declared with {claim} bytes, but {held}")
         return problems
@@ -92,16 +96,25 @@ def objections(entries: list[zipfile.ZipInfo], size: int) -> list[str]:
     problems = []
     total = sum(entry.file_size for entry in entries)
     if total > max(HARMLESS_BYTES, MAX_GROWTH * size):
-        problems.append(f"it would inflate to {total} bytes, {total // size} times its size (a zip bomb)")
+        problems.append(
+            f"it would inflate to {total} bytes, {total // size} times its size (a zip bomb)"
+        )
     names = [entry.orig_filename.replace("\\", "/") for entry in entries]
     for entry, name in zip(entries, names, strict=True):
         first, *rest = name.split("/")
         if not first or ":" in first or ".." in (first, *rest):
             problems.append(f"its entry {entry.orig_filename} points outside of the archive")
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or entry.flag_bits & 1:
-            problems.append(f"its entry {entry.orig_filename} is encrypted, or compressed as torch cannot do it")
+        if (
+            entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+            or entry.flag_bits & 1
+        ):
+            problems.append(
+                f"its entry {entry.orig_filename} is encrypted, or compressed as torch cannot do it"
+            )
     if len({name.casefold() for name in names}) < len(names):
-        problems.append("two of its entries have the same name, and two readers may pick different ones")
+        problems.append(
+            "two of its entries have the same name, and two readers may pick different ones"
+        )
     return problems
 
 
@@ -140,7 +153,9 @@ class Ledger(pickle._Unpickler):
 
     proto: int  # of the pickle last followed
     dispatch: ClassVar = {
-        code: step for code, step in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]
+        code: step
+        for code, step in pickle._Unpickler.dispatch.items()
+        if code != pickle.BYTEARRAY8[0]
     }
 
     def __init__(self, file: IO[bytes]) -> None:

@@ -55,7 +55,10 @@ REFUSED = {"add_cross_attention": "attends to a second text (add_cross_attention
 
 
 def said(
-    configs: Mapping[str, Mapping[str, Any]], dialect: Dialect, path: object, given: Collection[str] = ()
+    configs: Mapping[str, Mapping[str, Any]],
+    dialect: Dialect,
+    path: object,
+    given: Collection[str] = (),
 ) -> dict[str, tuple[Any, str]]:
     """Field -> its value, and where that was written. `configs` are what lies in the file and beside it, by name; of
     fields that are `given` anyway, contradictions do not matter."""
@@ -64,7 +67,9 @@ def said(
     words = list(_words(configs))
     for where, key, value in words:
         if reason := REFUSED.get(key) if value is True else None:
-            raise UserError(f"{path}: {where} says that the model {reason}, which has no counterpart here.")
+            raise UserError(
+                f"{path}: {where} says that the model {reason}, which has no counterpart here."
+            )
         for name, meant in dialect.says.get(key, {}).get(value, {}).items():
             found.setdefault(name, (meant, f"{CLASS} of {where}, {key} = {value!r},"))
     for where, key, value in words:
@@ -76,7 +81,9 @@ def said(
         if place.startswith(CLASS) or old == meant:
             found[name] = (meant, f"{where}: {key} = {value!r}")
         elif "model_args" not in place and name != "dropout" and name not in given:
-            raise UserError(f"{path}: {place}, but {where}: {key} = {value!r}. Say which with --set {name}=VALUE.")
+            raise UserError(
+                f"{path}: {place}, but {where}: {key} = {value!r}. Say which with --set {name}=VALUE."
+            )
     return found
 
 
@@ -92,11 +99,17 @@ def _meaning(name: str, value: Any, who: str) -> Any:
     return VALUES[name][spelled]
 
 
-def _require_known_class(configs: Mapping[str, Mapping[str, Any]], dialect: Dialect, path: object) -> None:
+def _require_known_class(
+    configs: Mapping[str, Mapping[str, Any]], dialect: Dialect, path: object
+) -> None:
     """Hugging Face names the class: another one with the same tensors is another function."""
     for where, config in configs.items():
         kind = config.get("model_type")
-        if "architectures" in config and isinstance(kind, str) and kind not in dialect.says.get("model_type", {}):
+        if (
+            "architectures" in config
+            and isinstance(kind, str)
+            and kind not in dialect.says.get("model_type", {})
+        ):
             raise UserError(
                 f"{path}: {where} says model_type = {kind!r}, which is another class than {dialect.name}. If that "
                 "config is not the file's, --ignore-config passes over it."
@@ -131,18 +144,30 @@ def characters(extras: Mapping[str, Any]) -> list[str]:
             held = {index: word for word, index in held.items() if isinstance(index, int)}
         if isinstance(held, dict):
             held = [held.get(index) for index in range(len(held))]
-        one_each = isinstance(held, list) and all(isinstance(word, str) and len(word) == 1 for word in held)
+        one_each = isinstance(held, list) and all(
+            isinstance(word, str) and len(word) == 1 for word in held
+        )
         if held and one_each and len({*held}) == len(held):
             return held
     return []
 
 
-def _words(configs: Mapping[str, Mapping[str, Any]], depth: int = 0) -> Iterator[tuple[str, str, Any]]:
+def _words(
+    configs: Mapping[str, Mapping[str, Any]], depth: int = 0
+) -> Iterator[tuple[str, str, Any]]:
     """Two sections deep: files of strangers hold dicts that hold themselves."""
     for where, config in configs.items():
-        yield from ((where, key, value) for key, value in config.items() if isinstance(key, str) and _plain(value))
+        yield from (
+            (where, key, value)
+            for key, value in config.items()
+            if isinstance(key, str) and _plain(value)
+        )
         if depth < 2:
-            inner = {f"{where}, {key}": config[key] for key in SECTIONS if isinstance(config.get(key), dict)}
+            inner = {
+                f"{where}, {key}": config[key]
+                for key in SECTIONS
+                if isinstance(config.get(key), dict)
+            }
             yield from _words(inner, depth + 1)
 
 

@@ -57,7 +57,9 @@ PAIRS = (
     "layer1/layer2 linear_layer_1/linear_layer_2 linear_up/linear_down dense_h_to_4h/dense_4h_to_h l1/l2 "
     "expand/contract fully_connected.0/fully_connected.2 fc/proj linear_in/linear_out W1/W2"
 )
-UP, DOWN = (" ".join(dict.fromkeys(pair.split("/")[end] for pair in PAIRS.split())) for end in (0, 1))
+UP, DOWN = (
+    " ".join(dict.fromkeys(pair.split("/")[end] for pair in PAIRS.split())) for end in (0, 1)
+)
 NORM1 = (
     "ln1 ln_1 norm1 norm_1 layer_norm_one layer_norm1 layer_norm_1 layernorm1 layernorm_1 first_norm first_layer_norm "
     "attn_norm attention_norm norm_layer_1 layer_norm_mmha ln_attn norm_attn sa_norm layer_norm_attn norm_one "
@@ -142,7 +144,10 @@ def head(first: str) -> tuple[Kind, ...]:
 
 def out(blocks: str, module: str, first: str) -> tuple[Row, ...]:
     """The projection after attention, which some put beside the attention module, and some do without."""
-    inside, beside = f"{blocks}.{choice(ATTENTION, module)}.{choice(OUT, first)}", f"{blocks}.(proj|out_proj|attn_proj)"
+    inside, beside = (
+        f"{blocks}.{choice(ATTENTION, module)}.{choice(OUT, first)}",
+        f"{blocks}.(proj|out_proj|attn_proj)",
+    )
     rows = (*linear("blocks/attn/out : layer head k d", f"{inside} : d (head k)", "?"),)
     rows += (*linear("blocks/attn/out : layer head k d", f"{beside} : d (head k)", "?"),)
     return tuple(Row(row.flax, row.torch.replace(".weight :", ".weight? :")) for row in rows)

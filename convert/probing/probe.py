@@ -78,7 +78,10 @@ def probe(
     **fields: Any,
 ) -> Ranking:
     """`text` is the text itself; `fields`, and whatever the file or its config says, are not varied."""
-    require((text is None) != (ids is None), "probe takes a text (--text) or ids (--ids), one of the two.")
+    require(
+        (text is None) != (ids is None),
+        "probe takes a text (--text) or ids (--ids), one of the two.",
+    )
     how: dict[str, Any] = {"dialect": dialect, "ignore_config": ignore_config}
     found, standing = _inspected(checkpoints.opened(weights), how, fields)
     source, report, config = found.source, found.detected.report, found.detected.report.config
@@ -88,7 +91,9 @@ def probe(
     unnamed = "positions" in report.assumed  # no table of them: rotary ones would look the same
     if not options and not unnamed:
         return Ranking([], {}, {}, asked, 0, math.inf, "")
-    spelled, whose = (np.asarray(ids), "") if text is None else spell(text, source, config.vocab_size, tokenizer)
+    spelled, whose = (
+        (np.asarray(ids), "") if text is None else spell(text, source, config.vocab_size, tokenizer)
+    )
     require_known(spelled, config.vocab_size, source.path)
     windows = _windows(spelled, config, source.path)
 
@@ -150,7 +155,12 @@ def _windows(ids: np.ndarray, config: ModelConfig, path: object) -> np.ndarray:
             f"more, but there are {ids.size}."
         )
     affordable = min(MOST, int(OPERATIONS / (flops.per_token(config) / 3)))
-    length = min(config.context_length, LONGEST, max(SHORTEST, affordable // FEWEST), (len(ids) - 1) // FEWEST)
+    length = min(
+        config.context_length,
+        LONGEST,
+        max(SHORTEST, affordable // FEWEST),
+        (len(ids) - 1) // FEWEST,
+    )
     count = max(FEWEST, min(affordable, len(ids) - 1) // length)
     power = 1 << (count.bit_length() - 1)  # so that parts of equal size can be had
     starts = np.linspace(0, len(ids) - 1 - length, power).astype(int)
@@ -167,10 +177,14 @@ def _bigram(ids: np.ndarray) -> float:
     are few, the frequencies of single ids stand in (Witten and Bell's interpolation)."""
     before, after = ids[:-1], ids[1:]
     size = int(ids.max()) + 1
-    pairs, which, counts = np.unique(before.astype(np.int64) * size + after, return_inverse=True, return_counts=True)
+    pairs, which, counts = np.unique(
+        before.astype(np.int64) * size + after, return_inverse=True, return_counts=True
+    )
     followers = np.bincount(pairs // size, minlength=size)[before]
     seen_before = np.bincount(before, minlength=size)[before] - 1
-    alone = np.bincount(after, minlength=size)[after] / (len(after) - 1 + size)  # one less, and one for each id
+    alone = np.bincount(after, minlength=size)[after] / (
+        len(after) - 1 + size
+    )  # one less, and one for each id
     trusted = seen_before / (seen_before + followers)
     pair = (counts[which] - 1) / np.maximum(seen_before, 1)
     return float(-np.log(trusted * pair + (1 - trusted) * alone).mean())
@@ -182,8 +196,12 @@ def _altered(config: ModelConfig, params: Tree, windows: np.ndarray) -> dict[str
     flat = flatten(params)
     found = {}
     for part, path in PARTS.items():
-        factors = {"halved": 0.5, "doubled": 2.0} | ({"left out": 0.0} if path == PARTS["its positions"] else {})
-        for change, factor in factors.items() if any(name.startswith(path) for name in flat) else ():
+        factors = {"halved": 0.5, "doubled": 2.0} | (
+            {"left out": 0.0} if path == PARTS["its positions"] else {}
+        )
+        for change, factor in (
+            factors.items() if any(name.startswith(path) for name in flat) else ()
+        ):
             scaled = {
                 name: _scaled(name, leaf, factor, config) if name.startswith(path) else leaf
                 for name, leaf in flat.items()
@@ -219,7 +237,9 @@ def _losses(config: ModelConfig, params: Tree, windows: np.ndarray) -> np.ndarra
     layers = np.arange(config.num_blocks)
     factors = _scales(config, layers) / _scales(plain, layers)
     with exactly(np.dtype(np.float32)):
-        return np.asarray(_window_losses(plain, params, factors.astype(np.float32), windows), np.float64)
+        return np.asarray(
+            _window_losses(plain, params, factors.astype(np.float32), windows), np.float64
+        )
 
 
 def _scales(config: ModelConfig, layers: np.ndarray) -> np.ndarray:
@@ -236,12 +256,19 @@ def _times_queries(qkv: jax.Array, factors_l: jax.Array, group: int) -> jax.Arra
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _window_losses(config: ModelConfig, params: Tree, factors_l: jax.Array, ids_bt: jax.Array) -> jax.Array:
+def _window_losses(
+    config: ModelConfig, params: Tree, factors_l: jax.Array, ids_bt: jax.Array
+) -> jax.Array:
     blocks = params["blocks"]
     group = make_spec(config).block.attention.group
-    qkv = {name: _times_queries(array, factors_l, group) for name, array in blocks["attn"]["qkv"].items()}
+    qkv = {
+        name: _times_queries(array, factors_l, group)
+        for name, array in blocks["attn"]["qkv"].items()
+    }
     params = {**params, "blocks": {**blocks, "attn": {**blocks["attn"], "qkv": qkv}}}
     length = ids_bt.shape[1] - 1
     most = NUMBERS // (length * max(config.vocab_size, config.num_heads * length, config.mlp_dim))
     rows = 1 << (max(1, min(len(ids_bt), most)).bit_length() - 1)
-    return jax.lax.map(lambda ids: token_losses(config, params, ids[None], None).mean(), ids_bt, batch_size=rows)
+    return jax.lax.map(
+        lambda ids: token_losses(config, params, ids[None], None).mean(), ids_bt, batch_size=rows
+    )

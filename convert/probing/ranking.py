@@ -55,8 +55,12 @@ class Ranking:
     entropy: float  # nats per token of the text, for one who knows how frequent each token is and nothing else
     spelling: str  # what turned the text into ids
     bigram: float = math.inf  # the same for one who has counted which token follows which
-    altered: dict[str, Row] = field(default_factory=dict)  # the best, with one part larger, smaller or left out
-    confirmable: dict[str, tuple[Any, str]] = field(default_factory=dict)  # assumed value, and what alters it
+    altered: dict[str, Row] = field(
+        default_factory=dict
+    )  # the best, with one part larger, smaller or left out
+    confirmable: dict[str, tuple[Any, str]] = field(
+        default_factory=dict
+    )  # assumed value, and what alters it
 
     @property
     def possible(self) -> int:
@@ -90,7 +94,11 @@ class Ranking:
         if not self.fits:
             return {name: list(options) for name, options in self.options.items()}
         return {
-            name: [option for option in options if any(row.fields[name] == option for row in self.close)]
+            name: [
+                option
+                for option in options
+                if any(row.fields[name] == option for row in self.close)
+            ]
             for name, options in self.options.items()
         }
 
@@ -107,7 +115,9 @@ class Ranking:
     def settled(self) -> dict[str, Any]:
         if not self.fits:
             return {}
-        return {name: values[0] for name, values in self.left.items() if len(values) == 1} | self.confirmed
+        return {
+            name: values[0] for name, values in self.left.items() if len(values) == 1
+        } | self.confirmed
 
     @property
     def unsettled(self) -> dict[str, list[Any]]:
@@ -149,7 +159,9 @@ class Ranking:
         found: list[tuple[Row, dict[str, list[Any]]]] = []
         for row in self.rows:
             for head, values in found:
-                unlike = {*row.unlike(head)} | {name for name, several in values.items() if len(several) > 1}
+                unlike = {*row.unlike(head)} | {
+                    name for name, several in values.items() if len(several) > 1
+                }
                 if len(unlike) == 1 and not row.worse_than(head):
                     (name,) = unlike
                     values[name].append(row.fields[name])
@@ -163,9 +175,19 @@ class Ranking:
             "settled", "unsettled", "kept", "to_say", "asked", "margin", "line", "fits", "improvements", "entropy",
             "bigram", "tokens", "spelling",
         )  # fmt: skip
-        behind = [dict(zip(("behind", "noise"), row.behind(self.rows[0]), strict=True)) for row in self.rows]
-        rows = [{**row.fields, "loss": row.loss, **gap} for row, gap in zip(self.rows, behind, strict=True)]
-        return {**{name: getattr(self, name) for name in shown}, "possible": self.possible, "rows": rows}
+        behind = [
+            dict(zip(("behind", "noise"), row.behind(self.rows[0]), strict=True))
+            for row in self.rows
+        ]
+        rows = [
+            {**row.fields, "loss": row.loss, **gap}
+            for row, gap in zip(self.rows, behind, strict=True)
+        ]
+        return {
+            **{name: getattr(self, name) for name in shown},
+            "possible": self.possible,
+            "rows": rows,
+        }
 
 
 class Search:
@@ -182,7 +204,12 @@ class Search:
         alike: Iterable[set[Any]] = (),
         tell: Callable[[str], None] = lambda so_far: None,
     ):
-        self.options, self.first, self.groups, self.alike = dict(options), first, list(groups), list(alike)
+        self.options, self.first, self.groups, self.alike = (
+            dict(options),
+            first,
+            list(groups),
+            list(alike),
+        )
         self.measure, self.tell = measure, tell
         self.losses: dict[Combination, np.ndarray] = {}
 
@@ -190,7 +217,9 @@ class Search:
         unlike = {name: self._unlike(options) for name, options in self.options.items()}
         beam = [tuple(options[0] for options in self.options.values())]
         for group in [self.first, *self.groups]:
-            beam = self._sorted(other for one in beam for other in self._varied(one, group, unlike))[:BEAM]
+            beam = self._sorted(
+                other for one in beam for other in self._varied(one, group, unlike)
+            )[:BEAM]
         best, last = beam[0], None
         while best != last:
             best, last = self._beside(best, unlike), best
@@ -199,11 +228,18 @@ class Search:
 
     def _beside(self, best: Combination, options: Options) -> Combination:
         """The best of its neighbours and itself."""
-        return self._sorted([best, *(one for group in self.groups for one in self._varied(best, group, options))])[0]
+        return self._sorted(
+            [best, *(one for group in self.groups for one in self._varied(best, group, options))]
+        )[0]
 
-    def _varied(self, one: Combination, group: tuple[str, ...], options: Options) -> Iterator[Combination]:
+    def _varied(
+        self, one: Combination, group: tuple[str, ...], options: Options
+    ) -> Iterator[Combination]:
         return itertools.product(
-            *(options[name] if name in group else (value,) for name, value in self._fields(one).items())
+            *(
+                options[name] if name in group else (value,)
+                for name, value in self._fields(one).items()
+            )
         )
 
     def _sorted(self, combinations: Iterable[Combination]) -> list[Combination]:
@@ -219,5 +255,7 @@ class Search:
 
     def _unlike(self, options: tuple[Any, ...]) -> tuple[Any, ...]:
         """The first of each kind."""
-        kinds = [next((kind for kind in self.alike if option in kind), option) for option in options]
+        kinds = [
+            next((kind for kind in self.alike if option in kind), option) for option in options
+        ]
         return tuple(option for i, option in enumerate(options) if kinds[i] not in kinds[:i])

@@ -27,7 +27,19 @@ MEANING = {
     **FIELD,
 }
 SIZES = frozenset(FIELDS.values())
-CONFIGS = ("config", "cfg", "conf", "args", "hparams", "hp", "params", "opt", "c", "model_args", "model_config")
+CONFIGS = (
+    "config",
+    "cfg",
+    "conf",
+    "args",
+    "hparams",
+    "hp",
+    "params",
+    "opt",
+    "c",
+    "model_args",
+    "model_config",
+)
 ENDINGS = ("config", "args", "params", "settings")
 WAY_OUT = "Say what it lacks with --torch-arg NAME=VALUE, or name a function that takes nothing and returns the model."
 NOTHING = inspect.Parameter.empty
@@ -64,7 +76,10 @@ class Answers:
             return "cpu"
         if word in self.beside and "dtype" not in word:
             return self.beside[word]
-        biases = {getattr(self.config, part) for part in ("qkv_bias", "attention_out_bias", "mlp_bias", "norm_bias")}
+        biases = {
+            getattr(self.config, part)
+            for part in ("qkv_bias", "attention_out_bias", "mlp_bias", "norm_bias")
+        }
         if word in ("bias", "use_bias") and len(biases) == 1:
             return biases.pop()
         if isinstance(self.read.get(name), (bool, int, float)) and name not in VALUES:
@@ -92,7 +107,9 @@ class Answers:
             )
         return target(*positional, **named)
 
-    def _value(self, parameter: inspect.Parameter, target: Any, namespace: Mapping[str, Any]) -> Any:
+    def _value(
+        self, parameter: inspect.Parameter, target: Any, namespace: Mapping[str, Any]
+    ) -> Any:
         if parameter.name not in CONFIGS or parameter.name in self.given:
             with contextlib.suppress(LookupError):
                 return self.answer(parameter.name)
@@ -107,7 +124,9 @@ class Answers:
     def _filled(self, cls: type, namespace: Mapping[str, Any]) -> Any:
         made = self.build(cls, namespace)
         asked = parameters(cls, all_kinds=True)
-        if not asked or asked[-1].kind is inspect.Parameter.VAR_KEYWORD:  # its fields have no place in its signature
+        if (
+            not asked or asked[-1].kind is inspect.Parameter.VAR_KEYWORD
+        ):  # its fields have no place in its signature
             for word in FIELD:
                 with contextlib.suppress(LookupError):
                     setattr(made, word, self.answer(word))
@@ -156,18 +175,30 @@ def parameters(target: Callable[..., Any], all_kinds: bool = False) -> list[insp
 
 def described(target: Callable[..., Any]) -> str:
     name = getattr(target, "__qualname__", type(target).__name__)
-    return f"{name}{inspect.signature(target)}" if parameters(target, all_kinds=True) else f"{name}()"
+    return (
+        f"{name}{inspect.signature(target)}" if parameters(target, all_kinds=True) else f"{name}()"
+    )
 
 
-def _config_class(parameter: inspect.Parameter, target: Any, namespace: Mapping[str, Any]) -> type | None:
+def _config_class(
+    parameter: inspect.Parameter, target: Any, namespace: Mapping[str, Any]
+) -> type | None:
     hint, default = parameter.annotation, parameter.default
     hint = namespace.get(hint) if isinstance(hint, str) else hint
     for found in (hint, type(default), getattr(target, "config_class", None)):
         if isinstance(found, type) and _sizes_known(found):
             return found
-    if parameter.name not in CONFIGS or parameter.annotation in (dict, "dict") or isinstance(default, dict):
+    if (
+        parameter.name not in CONFIGS
+        or parameter.annotation in (dict, "dict")
+        or isinstance(default, dict)
+    ):
         return None
-    classes = [found for name, found in namespace.items() if isinstance(found, type) and name.lower().endswith(ENDINGS)]
+    classes = [
+        found
+        for name, found in namespace.items()
+        if isinstance(found, type) and name.lower().endswith(ENDINGS)
+    ]
     models = [found for found in classes if _sizes_known(found) > 1]  # a trainer's may know one
     own = f"{getattr(target, '__name__', '')}Config"
     return max(models, key=lambda found: (_sizes_known(found), found.__name__ == own), default=None)
@@ -177,5 +208,7 @@ def _sizes_known(cls: type) -> int:
     if issubclass(cls, dict):
         return 0
     words = {parameter.name for parameter in parameters(cls)} | set(dir(cls))
-    words |= {item.name for item in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
+    words |= (
+        {item.name for item in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
+    )
     return len({MEANING.get(word.lower()) for word in words} & SIZES)

@@ -50,7 +50,9 @@ class Difference:
         columns = size.reshape(-1, size.shape[-1] if size.ndim else 1).max(axis=0)
         usual = np.median(columns[columns > 0]) if (columns > 0).any() else np.float64(1e-300)
         relative = (gap / np.maximum(columns.reshape(size.shape[-1:]), max(usual, floor))).max()
-        return Difference(name, float(gap.max()), float(gap.mean()), float(size.max()), float(relative))
+        return Difference(
+            name, float(gap.max()), float(gap.mean()), float(size.max()), float(relative)
+        )
 
 
 class _Float64(TorchFunctionMode):
@@ -62,7 +64,9 @@ class _Float64(TorchFunctionMode):
         func = torch.Tensor.double if func in self.NARROW else func
         if func is torch.Tensor.view:  # the same bits, read otherwise
             return func(*args, **(kwargs or {}))
-        return func(*map(_wide, args), **{name: _wide(value) for name, value in (kwargs or {}).items()})
+        return func(
+            *map(_wide, args), **{name: _wide(value) for name, value in (kwargs or {}).items()}
+        )
 
 
 def _wide(value: Any) -> Any:
@@ -91,7 +95,9 @@ def blamed(doing: str, way_out: str = "") -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         said = " ".join(str(error).split())
-        raise UserError(f"{doing} raised {type(error).__name__}: {said}. {way_out}".rstrip()) from error
+        raise UserError(
+            f"{doing} raised {type(error).__name__}: {said}. {way_out}".rstrip()
+        ) from error
 
 
 def logits_of(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
@@ -126,7 +132,9 @@ def _in_rows(returned: Any, ids: torch.Tensor) -> Any:
     if isinstance(found, Mapping):
         found = found.get("logits")
     if isinstance(found, (tuple, list)):
-        found = next((item for item in found if isinstance(item, torch.Tensor) and item.ndim > 1), None)
+        found = next(
+            (item for item in found if isinstance(item, torch.Tensor) and item.ndim > 1), None
+        )
     if isinstance(found, torch.Tensor) and found.ndim == 2 and len(found) == ids.numel():
         return found.unflatten(0, tuple(ids.shape))
     return found
@@ -143,7 +151,12 @@ def exact_model(model: GPT) -> GPT:
 
 
 def compare_training(
-    module: torch.nn.Module, model: GPT, tokens: np.ndarray, dialect: Dialect, steps: int, decay: float = 0.01
+    module: torch.nn.Module,
+    model: GPT,
+    tokens: np.ndarray,
+    dialect: Dialect,
+    steps: int,
+    decay: float = 0.01,
 ) -> list[Difference]:
     """Every gradient of the mean cross-entropy, and every parameter after so many AdamW steps with torch's defaults."""
     module, model = exact_module(module), exact_model(model)
@@ -154,7 +167,10 @@ def compare_training(
     def named(tree: Tree) -> dict[str, np.ndarray]:
         """By the names of the module, which may be part of another one."""
         ours = bridge.to_torch(dialect, model.config, tree)
-        pairs = ((name, next((n for n in ours if f".{name}".endswith(f".{n}")), None)) for name in their_gradients)
+        pairs = (
+            (name, next((n for n in ours if f".{name}".endswith(f".{n}")), None))
+            for name in their_gradients
+        )
         return {name: ours[found] for name, found in pairs if found}
 
     gradients, stepped = named(our_gradients), named(params)
@@ -163,8 +179,14 @@ def compare_training(
     floor = 1e-5 * float(np.median([np.abs(value).max() for value in their_gradients.values()]))
     return [
         Difference.of("loss", np.asarray(their_loss), np.asarray(our_loss)),
-        *(Difference.of(GRADIENT + n, their_gradients[n], ours, floor) for n, ours in gradients.items()),
-        *(Difference.of(f"{name} after {steps} steps", after[name], ours, RATE) for name, ours in stepped.items()),
+        *(
+            Difference.of(GRADIENT + n, their_gradients[n], ours, floor)
+            for n, ours in gradients.items()
+        ),
+        *(
+            Difference.of(f"{name} after {steps} steps", after[name], ours, RATE)
+            for name, ours in stepped.items()
+        ),
     ]
 
 
@@ -172,7 +194,9 @@ def _without_padding(tokens: np.ndarray, module: torch.nn.Module) -> np.ndarray:
     """torch never trains an embedding's padding_idx; ids that are not it train alike."""
     for part in module.modules():
         if isinstance(part, torch.nn.Embedding) and part.padding_idx is not None:
-            tokens = np.where(tokens == part.padding_idx, (part.padding_idx + 1) % part.num_embeddings, tokens)
+            tokens = np.where(
+                tokens == part.padding_idx, (part.padding_idx + 1) % part.num_embeddings, tokens
+            )
     return tokens
 
 
@@ -201,7 +225,9 @@ def _gradients(module: torch.nn.Module) -> dict[str, np.ndarray]:
     return {name: gradient.numpy().copy() for name, gradient in found if gradient is not None}
 
 
-def flax_training(model: GPT, tokens: np.ndarray, steps: int, decay: float) -> tuple[float, Tree, Tree]:
+def flax_training(
+    model: GPT, tokens: np.ndarray, steps: int, decay: float
+) -> tuple[float, Tree, Tree]:
     optimizer = optax.adamw(RATE, weight_decay=decay)
     with jax.enable_x64(True):
         ids = jnp.asarray(tokens, jnp.int32)

@@ -42,9 +42,15 @@ def hindrance(named: str, parameters: int) -> str:
     if importlib.util.find_spec(library) is None:
         return f"Installing {library} would run its class beside the model."
     needed = BYTES * parameters
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
+    there = (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if hasattr(os, "sysconf")
+        else needed
+    )
     if needed > there:
-        gigabytes = f"some {needed / 2**30:.0f} GB of memory, of which there are {there / 2**30:.0f}"
+        gigabytes = (
+            f"some {needed / 2**30:.0f} GB of memory, of which there are {there / 2**30:.0f}"
+        )
         return f"To run its class and the model in float64 takes {gigabytes}."
     return ""
 
@@ -56,7 +62,11 @@ def folders(named: str) -> list[str]:
 
 
 def build(
-    named: str, answers: Answers, source: checkpoints.Checkpoint, weights: Collection[str], home: Sequence[str] = ()
+    named: str,
+    answers: Answers,
+    source: checkpoints.Checkpoint,
+    weights: Collection[str],
+    home: Sequence[str] = (),
 ) -> Theirs:
     """`named` is module:Name or path/to/file.py:Name, of a class or of a function that returns a model; `weights` are
     the tensors of the file but its masks, and `home` is where modules are looked for first."""
@@ -70,7 +80,10 @@ def build(
         if not isinstance(module, torch.nn.Module):
             raise UserError(f"{named} gives a {type(module).__name__}, and no torch.nn.Module.")
         module = module.to("cpu", torch.float64).eval()
-        words = ", ".join(f"{word} = {value!r}" for word, value in answers.told.items()) or "no arguments"
+        words = (
+            ", ".join(f"{word} = {value!r}" for word, value in answers.told.items())
+            or "no arguments"
+        )
         about = f"{named}, built with {words}" if home else named
         _fill(module, about, source, weights)
     return Theirs(module, about, answers)
@@ -94,7 +107,9 @@ def _found(place: str, name: str) -> tuple[Any, dict[str, Any]]:
     for part in name.split("."):
         if not hasattr(found, part):
             held = [key for key, value in vars(module).items() if isinstance(value, type)]
-            raise UserError(f"{place} has no {name}; its classes are {in_a_row(held, ', ') or 'none'}.")
+            raise UserError(
+                f"{place} has no {name}; its classes are {in_a_row(held, ', ') or 'none'}."
+            )
         found = getattr(found, part)
     origin = getattr(found, "__module__", module.__name__)
     return found, vars(module if origin == module.__name__ else sys.modules.get(origin, module))
@@ -105,7 +120,9 @@ def _imported(place: str, name: str) -> ModuleType:
     if path.suffix == ".py":
         if not path.is_file():
             raise UserError(f"{path} does not exist.")
-        return _executed(path.stem, path, importlib.util.spec_from_file_location(path.stem, path), name)
+        return _executed(
+            path.stem, path, importlib.util.spec_from_file_location(path.stem, path), name
+        )
     if place in sys.modules:
         return sys.modules[place]
     spec = None
@@ -124,13 +141,18 @@ def _imported(place: str, name: str) -> ModuleType:
 def _executed(called: str, path: Path, spec: Any, name: str) -> ModuleType:
     """As an import would; but of what follows the class only definitions are run, for scripts train there."""
     tree = ast.parse(path.read_bytes(), str(path))
-    last = max((at for at, node in enumerate(tree.body) if _name(node) == name), default=len(tree.body))
+    last = max(
+        (at for at, node in enumerate(tree.body) if _name(node) == name), default=len(tree.body)
+    )
     rest = [_if_it_can(node) for node in tree.body[last + 1 :] if isinstance(node, DEFINITIONS)]
     tree.body = [*tree.body[: last + 1], *rest]
     module, before = importlib.util.module_from_spec(spec), sys.modules.get(called)
     sys.modules[called] = module  # dataclasses look there for the module that they are made in
     try:
-        exec(compile(ast.fix_missing_locations(tree), str(path), "exec", dont_inherit=True), vars(module))
+        exec(
+            compile(ast.fix_missing_locations(tree), str(path), "exec", dont_inherit=True),
+            vars(module),
+        )
     finally:
         del sys.modules[called]
         if before is not None:
@@ -152,7 +174,9 @@ def _built(target: Any, namespace: dict[str, Any], answers: Answers) -> Any:
     if isinstance(target, torch.nn.Module):
         return target
     if not callable(target):
-        raise UserError(f"--torch names a {type(target).__name__}, which is no class and no function.")
+        raise UserError(
+            f"--torch names a {type(target).__name__}, which is no class and no function."
+        )
     asked = {parameter.name for parameter in parameters(target)}
     for word, value in answers.given.items():
         if word in namespace and word not in asked:
@@ -162,11 +186,15 @@ def _built(target: Any, namespace: dict[str, Any], answers: Answers) -> Any:
     with blamed(f"Building {described(target)}", WAY_OUT):
         made = answers.build(target, namespace)
     if unused := sorted(answers.given.keys() - answers.told.keys()):
-        raise UserError(f"--torch-arg {in_a_row(unused, ', ')}: {described(target)} asks for no such thing.")
+        raise UserError(
+            f"--torch-arg {in_a_row(unused, ', ')}: {described(target)} asks for no such thing."
+        )
     return made
 
 
-def _fill(module: torch.nn.Module, about: str, source: checkpoints.Checkpoint, weights: Collection[str]) -> None:
+def _fill(
+    module: torch.nn.Module, about: str, source: checkpoints.Checkpoint, weights: Collection[str]
+) -> None:
     """Strictly, but for masks, which some versions of a class keep and others make."""
     held = module.state_dict()
     own = dict(module.named_parameters(remove_duplicate=False))
@@ -174,24 +202,33 @@ def _fill(module: torch.nn.Module, about: str, source: checkpoints.Checkpoint, w
     names = {name if name in held else start + name: name for name in source.tensors}
     loaded = {held[name].data_ptr() for name in names if name in held}
     alike = {name: old for name, old in names.items() if name in held}
-    shapes = {name: (source.tensors[old].shape, tuple(held[name].shape)) for name, old in alike.items()}
+    shapes = {
+        name: (source.tensors[old].shape, tuple(held[name].shape)) for name, old in alike.items()
+    }
     problems = [
         f"{names[name]} is {theirs} in the file and {ours} in the class"
         for name, (theirs, ours) in shapes.items()
         if theirs != ours and names[name] in weights
     ]
-    problems += [f"it has no place for {old}" for name, old in names.items() if old in weights and name not in held]
+    problems += [
+        f"it has no place for {old}"
+        for name, old in names.items()
+        if old in weights and name not in held
+    ]
     problems += [
         f"its {name} is not in the file"
         for name in own
         if name in held and name not in names and held[name].data_ptr() not in loaded
     ]
     if problems:
-        raise UserError(f"{source.path} does not load into {about}: {in_a_row(problems)}. {WAY_OUT}")
+        raise UserError(
+            f"{source.path} does not load into {about}: {in_a_row(problems)}. {WAY_OUT}"
+        )
     same = {name: source.tensors[old] for name, old in alike.items() if len({*shapes[name]}) == 1}
     with blamed(f"Loading {source.path} into {about}"):
         module.load_state_dict(
-            {n: checkpoints.to_tensor(tensor.read()).double() for n, tensor in same.items()}, strict=False
+            {n: checkpoints.to_tensor(tensor.read()).double() for n, tensor in same.items()},
+            strict=False,
         )
 
 
@@ -200,4 +237,6 @@ def _start(held: Collection[str], source: checkpoints.Checkpoint, weights: Colle
     cuts = [name[: at + 1] for name in held for at, letter in enumerate(name) if letter == "."]
     prefix = source.prefix
     cuts += [prefix[at + 1 :] for at, letter in enumerate(prefix) if letter == "."] + [prefix]
-    return max(sorted({"", *cuts}, key=len), key=lambda cut: sum(cut + name in held for name in weights))
+    return max(
+        sorted({"", *cuts}, key=len), key=lambda cut: sum(cut + name in held for name in weights)
+    )

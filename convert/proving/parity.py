@@ -27,7 +27,15 @@ from ..rows.dialect import FIELDS, Dialect
 from . import alternatives
 from . import foreign_module as theirs
 from .constructor_args import MEANING, Answers
-from .float64 import TOLERANCE, Difference, compare_training, exact_model, exact_module, in_float64, logits_of
+from .float64 import (
+    TOLERANCE,
+    Difference,
+    compare_training,
+    exact_model,
+    exact_module,
+    in_float64,
+    logits_of,
+)
 from .verdict import Page, Standing
 
 
@@ -125,13 +133,21 @@ def _unequal_weights(found: api.Inspected, opened: model_directory.ModelDirector
 
 
 def _peer(
-    found: api.Inspected, opened: model_directory.ModelDirectory, named: str, given: Mapping[str, Any], home: list[str]
+    found: api.Inspected,
+    opened: model_directory.ModelDirectory,
+    named: str,
+    given: Mapping[str, Any],
+    home: list[str],
 ) -> theirs.Theirs:
     source, detected = found.source, found.detected
     passed_over = (opened.about.get("source") or {}).get("ignore_config", False)
-    beside = {} if passed_over else as_written({"the file": source.extras, "config.json": source.config})
+    beside = (
+        {} if passed_over else as_written({"the file": source.extras, "config.json": source.config})
+    )
     answers = Answers(detected.report.config, detected.report.read, beside, given)
-    return theirs.build(named, answers, source, bridge.torch_names(detected.dialect, detected.fit.sizes), home)
+    return theirs.build(
+        named, answers, source, bridge.torch_names(detected.dialect, detected.fit.sizes), home
+    )
 
 
 def _names_its_class(found: api.Inspected, peer: theirs.Theirs) -> bool:
@@ -189,13 +205,17 @@ def _tokens(config: ModelConfig) -> np.ndarray:
     return np.random.default_rng(0).integers(0, config.vocab_size, shape)
 
 
-def compare(module: torch.nn.Module, model: GPT, tokens: np.ndarray, dialect: Dialect | None = None) -> Page:
+def compare(
+    module: torch.nn.Module, model: GPT, tokens: np.ndarray, dialect: Dialect | None = None
+) -> Page:
     """Logits, and block by block where a dialect says which modules the blocks are."""
     check_tokens(tokens, model.config)
     theirs = _torch_stages(exact_module(module), tokens, dialect)
     ours = _flax_stages(exact_model(model), tokens)
     if theirs["logits"].shape != ours["logits"].shape:
-        raise UserError(f"The logits are {theirs['logits'].shape} in torch and {ours['logits'].shape} in jaxgpt.")
+        raise UserError(
+            f"The logits are {theirs['logits'].shape} in torch and {ours['logits'].shape} in jaxgpt."
+        )
     logits = Difference.of("logits", theirs["logits"], ours["logits"])
     stages = [
         Difference.of(name, theirs[name], value)
@@ -209,7 +229,9 @@ def compare(module: torch.nn.Module, model: GPT, tokens: np.ndarray, dialect: Di
     return Page([*stages, logits], kl, top1)
 
 
-def _torch_stages(module: torch.nn.Module, tokens: np.ndarray, dialect: Dialect | None) -> dict[str, np.ndarray]:
+def _torch_stages(
+    module: torch.nn.Module, tokens: np.ndarray, dialect: Dialect | None
+) -> dict[str, np.ndarray]:
     stages: dict[str, np.ndarray] = {}
 
     def keep(name: str, value: Any) -> None:
@@ -220,7 +242,8 @@ def _torch_stages(module: torch.nn.Module, tokens: np.ndarray, dialect: Dialect 
     for layer, block in enumerate(_blocks(module, dialect) if dialect else []):
         if layer == 0:
             block.register_forward_pre_hook(
-                lambda _, args, named: keep("embedding", args or tuple(named.values())), with_kwargs=True
+                lambda _, args, named: keep("embedding", args or tuple(named.values())),
+                with_kwargs=True,
             )
         block.register_forward_hook(lambda _, __, y, name=f"block {layer}": keep(name, y))
     with torch.no_grad(), in_float64():
@@ -230,7 +253,9 @@ def _torch_stages(module: torch.nn.Module, tokens: np.ndarray, dialect: Dialect 
 
 def _blocks(module: torch.nn.Module, dialect: Dialect) -> list[torch.nn.Module]:
     """By the names of their tensors; [] where the class keeps its blocks elsewhere."""
-    before = next(view.name for _, view in dialect.views if "{layer}" in view.name).partition("{layer}")[0]
+    before = next(view.name for _, view in dialect.views if "{layer}" in view.name).partition(
+        "{layer}"
+    )[0]
     modules = {f".{name}": part for name, part in module.named_modules()}
     first = next((name for name in modules if name.endswith(f".{before}0")), "")
     found = (modules.get(f"{first[:-1]}{layer}") for layer in range(len(modules)))
@@ -239,16 +264,24 @@ def _blocks(module: torch.nn.Module, dialect: Dialect) -> list[torch.nn.Module]:
 
 def _flax_stages(model: GPT, tokens: np.ndarray) -> dict[str, np.ndarray]:
     with jax.enable_x64(True):
-        states = jax.jit(lambda model, ids: model.states(ids))(model, jnp.asarray(tokens, jnp.int32))
+        states = jax.jit(lambda model, ids: model.states(ids))(
+            model, jnp.asarray(tokens, jnp.int32)
+        )
     blocks = {f"block {layer}": np.asarray(x) for layer, x in enumerate(states.blocks)}
-    return {"embedding": np.asarray(states.embedding), **blocks, "logits": np.asarray(states.logits)}
+    return {
+        "embedding": np.asarray(states.embedding),
+        **blocks,
+        "logits": np.asarray(states.logits),
+    }
 
 
 def _agreement(theirs: np.ndarray, ours: np.ndarray) -> tuple[float, float]:
     """KL divergence and how often the likeliest token is the same; of one row, for logits are large."""
     p, q = _log_softmax(theirs), _log_softmax(ours)
     kl = np.mean(np.sum(np.exp(p) * (p - q), axis=-1))
-    return np.maximum(0.0, kl), np.mean(p.argmax(-1) == q.argmax(-1))  # rounding makes a zero negative
+    return np.maximum(0.0, kl), np.mean(
+        p.argmax(-1) == q.argmax(-1)
+    )  # rounding makes a zero negative
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

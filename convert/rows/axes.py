@@ -33,7 +33,11 @@ class View:
         """`spelling` says how names write the values of a labelled axis, in the order in which the file has them."""
         name, dims = (part.strip() for part in text.partition(" : ")[::2])
         words = re.findall(r"\(([^)]*)\)|(\S+)", dims)
-        return View(name, tuple(tuple((merged or single).split()) for merged, single in words), spelling or {})
+        return View(
+            name,
+            tuple(tuple((merged or single).split()) for merged, single in words),
+            spelling or {},
+        )
 
     @property
     def spread(self) -> tuple[str, ...]:
@@ -71,16 +75,24 @@ class View:
     @functools.cached_property
     def _pattern(self) -> re.Pattern[str]:
         def group(axis: str) -> str:
-            words = "|".join(map(re.escape, self._words(axis).values())) if axis in LABELS else "0|[1-9][0-9]{0,8}"
+            words = (
+                "|".join(map(re.escape, self._words(axis).values()))
+                if axis in LABELS
+                else "0|[1-9][0-9]{0,8}"
+            )
             return f"(?P<{axis}>{words})"
 
         parts = re.split(r"{(\w+)}", self.name)
-        return re.compile("".join(group(part) if i % 2 else re.escape(part) for i, part in enumerate(parts)))
+        return re.compile(
+            "".join(group(part) if i % 2 else re.escape(part) for i, part in enumerate(parts))
+        )
 
     def _index(self, axis: str, word: str) -> int:
         if axis not in LABELS:
             return int(word)
-        return LABELS[axis].index(next(label for label, spelled in self._words(axis).items() if spelled == word))
+        return LABELS[axis].index(
+            next(label for label, spelled in self._words(axis).items() if spelled == word)
+        )
 
     def _word(self, axis: str, index: int) -> str:
         return self._words(axis)[LABELS[axis][index]] if axis in LABELS else str(index)
@@ -99,7 +111,9 @@ def move(
         yield target.at(place), _gather(source, target, sizes, place, read)
 
 
-def _gather(source: View, target: View, sizes: Sizes, place: Place, read: Callable[[str], np.ndarray]) -> np.ndarray:
+def _gather(
+    source: View, target: View, sizes: Sizes, place: Place, read: Callable[[str], np.ndarray]
+) -> np.ndarray:
     made = None
     for name, put in parts(source, target, sizes, place):
         piece = read(name)
@@ -111,14 +125,18 @@ def _gather(source: View, target: View, sizes: Sizes, place: Place, read: Callab
 
 def parts(source: View, target: View, sizes: Sizes, place: Place) -> Iterator[tuple[str, Put]]:
     """Each array of `source` that the array of `target` at `place` is made of, and what puts it where it belongs."""
-    chosen = [axis for axis in source.inner if axis in place]  # spread in the target, inside the source
+    chosen = [
+        axis for axis in source.inner if axis in place
+    ]  # spread in the target, inside the source
     kept = [axis for axis in target.inner if axis in source.inner]
     pattern = f"{source.formula} -> {' '.join(chosen + kept)}"
     lengths = {axis: sizes[axis] for axis in source.inner}
     for rest in every(tuple(axis for axis in source.spread if axis not in place), sizes):
 
         def put(piece: np.ndarray, made: np.ndarray, rest: Place = rest) -> None:
-            piece = einops.rearrange(piece, pattern, **lengths)[tuple(place[axis] for axis in chosen)]
+            piece = einops.rearrange(piece, pattern, **lengths)[
+                tuple(place[axis] for axis in chosen)
+            ]
             whole = made.reshape([sizes[axis] for axis in target.inner])  # the same memory
             whole[tuple(rest.get(axis, slice(None)) for axis in target.inner)] = piece
 
@@ -143,7 +161,9 @@ def _walk(branches: list[tuple[list[str], View]], place: Place, sizes: Sizes) ->
 def _spelled_order(axes: tuple[str, ...], view: View, sizes: Sizes) -> Iterator[Place]:
     """Numbers count upwards; labels come as the spelling lists them."""
     ranges = [
-        [LABELS[axis].index(label) for label in view._words(axis)] if axis in LABELS else range(sizes[axis])
+        [LABELS[axis].index(label) for label in view._words(axis)]
+        if axis in LABELS
+        else range(sizes[axis])
         for axis in axes
     ]
     for indices in itertools.product(*ranges):

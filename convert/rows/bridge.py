@@ -43,11 +43,21 @@ class Fit:
 
 def fit(dialect: Dialect, shapes: Mapping[str, Shape], known: Sizes | None = None) -> Fit:
     """Of a dialect settled for this file; `known` are sizes that somebody stated, for axes that no name counts."""
-    needless = [pattern(row.torch, dialect.qkv)[0] for row in dialect.rows if isinstance(row, Ignore)]
-    shapes = {name: shape for name, shape in shapes.items() if not any(regex.fullmatch(name) for regex in needless)}
+    needless = [
+        pattern(row.torch, dialect.qkv)[0] for row in dialect.rows if isinstance(row, Ignore)
+    ]
+    shapes = {
+        name: shape
+        for name, shape in shapes.items()
+        if not any(regex.fullmatch(name) for regex in needless)
+    }
     claims = {name: _claims(dialect, name) for name in shapes}
     problems = [f"{name} is unknown" for name, found in claims.items() if not found]
-    problems += [f"{name} is claimed by {len(found)} rows" for name, found in claims.items() if len(found) > 1]
+    problems += [
+        f"{name} is claimed by {len(found)} rows"
+        for name, found in claims.items()
+        if len(found) > 1
+    ]
     mine = {name: found[0] for name, found in claims.items() if len(found) == 1}
     counts: Counter[str] = Counter(LABEL_SIZES)
     for _, place in mine.values():
@@ -57,11 +67,19 @@ def fit(dialect: Dialect, shapes: Mapping[str, Shape], known: Sizes | None = Non
     # A name such as `blocks.999999999` must not make us write a list as long.
     total = sum(math.prod(counts.get(axis, 0) for axis in view.spread) for view in views)
     if total > 16 * len(shapes) + 1024:
-        numbered = ", ".join(f"{axis} up to {n - 1}" for axis, n in counts.items() if axis not in LABELS)
+        numbered = ", ".join(
+            f"{axis} up to {n - 1}" for axis, n in counts.items() if axis not in LABELS
+        )
         problems.append(f"its names number {numbered}, which makes {total} tensors")
         return Fit(dialect, counts, len(mine), problems)
-    expected = {view.at(place): view for view in views for place in view.places(defaultdict(int, counts))}
-    problems += [f"{view.name} is missing" for view in views if not all(counts.get(axis) for axis in view.spread)]
+    expected = {
+        view.at(place): view for view in views for place in view.places(defaultdict(int, counts))
+    }
+    problems += [
+        f"{view.name} is missing"
+        for view in views
+        if not all(counts.get(axis) for axis in view.spread)
+    ]
     tensors = [(view.dims, shapes[name]) for name, (view, _) in mine.items()]
     sizes = _solve(tensors, {**(known or {}), **counts})
     for name, view in expected.items():
@@ -89,7 +107,9 @@ def _claims(dialect: Dialect, name: str) -> list[tuple[View, Place]]:
     return [(view, place) for view, place in places if place is not None]
 
 
-def _solve(tensors: list[tuple[tuple[tuple[str, ...], ...], Shape]], counts: Sizes) -> dict[str, int]:
+def _solve(
+    tensors: list[tuple[tuple[tuple[str, ...], ...], Shape]], counts: Sizes
+) -> dict[str, int]:
     """Axis sizes from shapes, by majority: one tensor of a wrong shape must not make all others look wrong."""
     sizes = dict(counts)
     while True:
@@ -106,7 +126,9 @@ def _solve(tensors: list[tuple[tuple[tuple[str, ...], ...], Shape]], counts: Siz
 
 
 def _wanted(view: View, sizes: Sizes) -> str:
-    return f"{view.formula} = {view.shape(sizes)}" if sizes.keys() >= set(view.inner) else view.formula
+    return (
+        f"{view.formula} = {view.shape(sizes)}" if sizes.keys() >= set(view.inner) else view.formula
+    )
 
 
 def require_floats(dtypes: Mapping[str, np.dtype], path: object) -> None:
@@ -118,16 +140,24 @@ def require_floats(dtypes: Mapping[str, np.dtype], path: object) -> None:
         )
 
 
-def require_one_dtype_per_row(dialect: Dialect, dtypes: Mapping[str, np.dtype], path: object) -> None:
+def require_one_dtype_per_row(
+    dialect: Dialect, dtypes: Mapping[str, np.dtype], path: object
+) -> None:
     """Layers are stacked in one array: a mixture would be cast without a word."""
     rows: defaultdict[str, set[str]] = defaultdict(set)
     for name, dtype in dtypes.items():
         for _, view in dialect.views:
             if view.match(name) is not None:
                 rows[view.name].add(str(dtype))
-    mixed = [f"{name} has {' and '.join(sorted(kinds))}" for name, kinds in rows.items() if len(kinds) > 1]
+    mixed = [
+        f"{name} has {' and '.join(sorted(kinds))}"
+        for name, kinds in rows.items()
+        if len(kinds) > 1
+    ]
     if mixed:
-        raise UserError(f"{path}: layers differ in dtype: {in_a_row(mixed)}. Save the file in one dtype.")
+        raise UserError(
+            f"{path}: layers differ in dtype: {in_a_row(mixed)}. Save the file in one dtype."
+        )
 
 
 def require_finite(nonfinite: Mapping[str, int], path: object) -> None:
@@ -150,11 +180,17 @@ def require_in_range(params: Tree, dtype: np.dtype, path: object) -> None:
 
 
 def to_flax(
-    dialect: Dialect, sizes: Sizes, read: Read, dtype: np.dtype | None = None, order: Iterable[str] = ()
+    dialect: Dialect,
+    sizes: Sizes,
+    read: Read,
+    dtype: np.dtype | None = None,
+    order: Iterable[str] = (),
 ) -> Tree:
     """Each tensor is read once, in the given order: it may be that of a file in parts, of which one is open."""
     uses: dict[str, list[tuple[View, Place, Put]]] = {name: [] for name in order}
-    for flax, torch in {flax.name: (flax, torch) for flax, torch in reversed(dialect.views)}.values():
+    for flax, torch in {
+        flax.name: (flax, torch) for flax, torch in reversed(dialect.views)
+    }.values():
         for place in flax.places(sizes):  # of a tied head the embedding alone, which comes first
             for name, put in parts(torch, flax, sizes, place):
                 uses.setdefault(name, []).append((flax, place, put))
@@ -175,7 +211,9 @@ def to_torch(dialect: Dialect, config: ModelConfig, params: Tree) -> dict[str, n
     return to_torch_lazily(dialect, config, set(arrays), lambda path: np.asarray(arrays[path]))
 
 
-def to_torch_lazily(dialect: Dialect, config: ModelConfig, paths: set[str], read: Read) -> dict[str, np.ndarray]:
+def to_torch_lazily(
+    dialect: Dialect, config: ModelConfig, paths: set[str], read: Read
+) -> dict[str, np.ndarray]:
     """As `to_torch`, but only the arrays of one row are held at a time beside what is being made."""
     dialect = express(dialect, paths, config.tied)
     sizes = sizes_of(config)
@@ -185,7 +223,9 @@ def to_torch_lazily(dialect: Dialect, config: ModelConfig, paths: set[str], read
     whole: dict[tuple[str, str], str] = {}
     # The largest are made while there is little else in memory.
     for flax, torch in sorted(dialect.views, key=lambda views: -views[0].size(sizes)):
-        if twin := whole.get((flax.name, torch.formula)):  # a tied head is the very array of the embedding
+        if twin := whole.get(
+            (flax.name, torch.formula)
+        ):  # a tied head is the very array of the embedding
             made[torch.name] = made[twin]
             continue
         if not torch.spread:
@@ -205,21 +245,29 @@ def sizes_of(config: ModelConfig) -> dict[str, int]:
 
 def filled(dialect: Dialect, config: ModelConfig, paths: set[str]) -> list[str]:
     """Biases that the class has and the model lacks: zeros compute the same."""
-    return sorted(path for path in _flax_paths(express(dialect, paths, config.tied), sizes_of(config)) - paths)
+    return sorted(
+        path for path in _flax_paths(express(dialect, paths, config.tied), sizes_of(config)) - paths
+    )
 
 
-def _require_expressible(dialect: Dialect, config: ModelConfig, sizes: Sizes, paths: set[str]) -> None:
+def _require_expressible(
+    dialect: Dialect, config: ModelConfig, sizes: Sizes, paths: set[str]
+) -> None:
     rows = _flax_paths(dialect, sizes)
     missing = sorted(path for path in rows - paths if not path.endswith("/bias"))
     problems = [f"it has no {path}, which this dialect's files hold" for path in missing]
-    problems += [f"its {path} has no place in this dialect's files" for path in sorted(paths - rows)]
+    problems += [
+        f"its {path} has no place in this dialect's files" for path in sorted(paths - rows)
+    ]
     problems += [
         f"its {name} is {getattr(config, name)!r}, but {value!r} in all of this dialect's files"
         for name, value in {"positions_offset": 0, **dialect.fixed}.items()
         if getattr(config, name) != value
     ]
     if problems:
-        raise UserError(f"The model cannot be written as dialect {dialect.name}: {'; '.join(problems)}.")
+        raise UserError(
+            f"The model cannot be written as dialect {dialect.name}: {'; '.join(problems)}."
+        )
 
 
 def _flax_paths(dialect: Dialect, sizes: Sizes) -> set[str]:

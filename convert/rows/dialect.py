@@ -34,7 +34,11 @@ USUAL = {
     "norm_eps": 1e-5,
     "dropout": 0.0,
 }
-HEAD, EMBEDDING, POSITIONS = "head/kernel : d v", "token_embedding/embedding : v d", "pos_embedding/embedding"
+HEAD, EMBEDDING, POSITIONS = (
+    "head/kernel : d v",
+    "token_embedding/embedding : v d",
+    "pos_embedding/embedding",
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,9 @@ def linear(flax: str, torch: str, bias: str = "", conv: bool = False) -> tuple[R
     return kernel, Row(f"{flax_name}/bias : {kept}", f"{torch_name}.bias{bias} : {merged}")
 
 
-def norm(flax: str, torch: str, bias: str = "", words: str = "weight bias", absent: str = "") -> tuple[Row, ...]:
+def norm(
+    flax: str, torch: str, bias: str = "", words: str = "weight bias", absent: str = ""
+) -> tuple[Row, ...]:
     """`blocks/norm1` or `final_norm`; `absent` is "?" where a file may lack both of its tensors."""
     layer = "layer " if flax.startswith("blocks/") else ""
     scale, shift = words.split()
@@ -109,10 +115,14 @@ class Container:
     weights: str = "model_state_dict"
     optimizer: str = "optimizer_state_dict"
     settings: str = ""  # the class's own, without which its programs do not open a file
-    words: Mapping[str, str] = field(default_factory=dict)  # each of them -> the fields that it stands for
+    words: Mapping[str, str] = field(
+        default_factory=dict
+    )  # each of them -> the fields that it stands for
     step: str = ""
     loss: str = ""
-    groups: str = ""  # what its optimiser's first group holds, and its second does not; "": as the run has it
+    groups: str = (
+        ""  # what its optimiser's first group holds, and its second does not; "": as the run has it
+    )
 
 
 @dataclass(frozen=True)
@@ -121,7 +131,9 @@ class Hub:
 
     architecture: str
     words: str  # those that say a field of ModelConfig; `said` knows which
-    repeated: Mapping[str, str] = field(default_factory=dict)  # further words of the class, and which they repeat
+    repeated: Mapping[str, str] = field(
+        default_factory=dict
+    )  # further words of the class, and which they repeat
 
 
 @dataclass(frozen=True)
@@ -131,13 +143,21 @@ class Dialect:
     name: str
     about: str  # one line for people: whose class it is
     rows: tuple[Kind, ...]
-    unsaid: Mapping[str, Any] = field(default_factory=lambda: dict(USUAL))  # field that no tensor shows -> usual value
+    unsaid: Mapping[str, Any] = field(
+        default_factory=lambda: dict(USUAL)
+    )  # field that no tensor shows -> usual value
     fixed: Mapping[str, Any] = field(default_factory=dict)  # what is so in every file of this class
-    qkv: tuple[str, ...] = ("query key value",)  # how names spell the three, in the order of the class's own list
-    says: Mapping[str, Mapping[Any, Mapping[str, Any]]] = field(default_factory=dict)  # words of its config -> fields
+    qkv: tuple[str, ...] = (
+        "query key value",
+    )  # how names spell the three, in the order of the class's own list
+    says: Mapping[str, Mapping[Any, Mapping[str, Any]]] = field(
+        default_factory=dict
+    )  # words of its config -> fields
     twin: str = ""  # the dialect whose files look the same; this one is taken by name, or where `told_by` is there
     told_by: frozenset[str] = frozenset()  # "mask", "untied", or a key beside the state dict
-    family: bool = False  # many classes of one structure; not for a file that is a part of another dialect's
+    family: bool = (
+        False  # many classes of one structure; not for a file that is a part of another dialect's
+    )
     beware: str = ""  # what a user of this class must know, and no file shows
     container: Container = Container()
     hub: Hub | None = None  # where a class of Hugging Face opens folders of it
@@ -157,11 +177,17 @@ class Dialect:
     @functools.cached_property
     def tensors(self) -> tuple[View, ...]:
         """The torch view of everything that a file holds, in the order of the class."""
-        return tuple(View.parse(row.torch, self.spelling) for row in self.rows if not isinstance(row, Ignore))
+        return tuple(
+            View.parse(row.torch, self.spelling) for row in self.rows if not isinstance(row, Ignore)
+        )
 
     @functools.cached_property
     def masks(self) -> tuple[tuple[Mask, View], ...]:
-        return tuple((row, View.parse(row.torch, self.spelling)) for row in self.rows if isinstance(row, Mask))
+        return tuple(
+            (row, View.parse(row.torch, self.spelling))
+            for row in self.rows
+            if isinstance(row, Mask)
+        )
 
     def unlike(
         self,
@@ -185,7 +211,10 @@ class Dialect:
 
     def reread(self, written: Mapping[str, Any]) -> "Dialect":
         kinds = {kind.__name__: kind for kind in (Row, Mask)}
-        rows = tuple(kinds[row["row"]](**{k: v for k, v in row.items() if k != "row"}) for row in written["rows"])
+        rows = tuple(
+            kinds[row["row"]](**{k: v for k, v in row.items() if k != "row"})
+            for row in written["rows"]
+        )
         return replace(self, name=written["dialect"], rows=rows, qkv=(written["qkv"],))
 
     @property
@@ -196,4 +225,7 @@ class Dialect:
 def labelled(words: str) -> dict[str, str]:
     """`W_key W_query W_value` -> which is which: each word holds one of the letters q, k, v."""
     labels = {"q": "query", "k": "key", "v": "value"}
-    return {labels[next(letter for letter in "qkv" if letter in word.lower())]: word for word in words.split()}
+    return {
+        labels[next(letter for letter in "qkv" if letter in word.lower())]: word
+        for word in words.split()
+    }

@@ -17,8 +17,18 @@ ADDED = -1e4  # or less: what people add to a score so that nothing is left of i
 def kind_of(mask: np.ndarray) -> str:
     """Which of the forms that people give a causal mask: of ones, or a number that is added; "" for another one."""
     square = mask.reshape(mask.shape[-2:])
-    kinds = [*KINDS, *({float(square[0, -1])} if square.dtype.kind == "f" and square[0, -1] <= ADDED else ())]
-    return next((str(kind) for kind in kinds if np.array_equal(square, made(str(kind), len(square), square.dtype))), "")
+    kinds = [
+        *KINDS,
+        *({float(square[0, -1])} if square.dtype.kind == "f" and square[0, -1] <= ADDED else ()),
+    ]
+    return next(
+        (
+            str(kind)
+            for kind in kinds
+            if np.array_equal(square, made(str(kind), len(square), square.dtype))
+        ),
+        "",
+    )
 
 
 def made(kind: str, length: int, dtype: np.dtype | str) -> np.ndarray:

@@ -17,7 +17,9 @@ def settle(dialect: Dialect, shapes: Mapping[str, Shape]) -> Dialect:
     """As this file has it: one word for each choice, and only rows that it has or should have."""
     patterns = [pattern(row.torch, dialect.qkv) for row in dialect.rows]
     found = {
-        name: [(m.groupdict(), choices) for regex, choices in patterns if (m := regex.fullmatch(name))]
+        name: [
+            (m.groupdict(), choices) for regex, choices in patterns if (m := regex.fullmatch(name))
+        ]
         for name in shapes
     }
     # A name that only one row can mean decides before those that several could.
@@ -30,7 +32,9 @@ def settle(dialect: Dialect, shapes: Mapping[str, Shape]) -> Dialect:
                 if ranks.setdefault(choice, len(matches)) == len(matches):
                     votes[choice][groups[group]] += 1
     words = {choice: tally.most_common(1)[0][0] for choice, tally in votes.items()}
-    seen = dict.fromkeys(groups["qkv"] for matches in surest for groups, _ in matches if "qkv" in groups)
+    seen = dict.fromkeys(
+        groups["qkv"] for matches in surest for groups, _ in matches if "qkv" in groups
+    )
     settled = replace(dialect, qkv=(_spelling(dialect.qkv, list(seen)),))
     return replace(settled, rows=tuple(_kept(settled, words, shapes)))
 
@@ -66,12 +70,15 @@ def _there(row: Kind, dialect: Dialect, shapes: Mapping[str, Shape], rivals: boo
     """Whether the file has it; where rows differ in their dimensions alone, with these dimensions."""
     view = View.parse(row.torch, dialect.spelling)
     return any(
-        view.match(name) is not None and (not rivals or _could_be(view.dims, shape)) for name, shape in shapes.items()
+        view.match(name) is not None and (not rivals or _could_be(view.dims, shape))
+        for name, shape in shapes.items()
     )
 
 
 def _could_be(dims: tuple[tuple[str, ...], ...], shape: Shape) -> bool:
-    return len(dims) == len(shape) and all(dim or length == 1 for dim, length in zip(dims, shape, strict=True))
+    return len(dims) == len(shape) and all(
+        dim or length == 1 for dim, length in zip(dims, shape, strict=True)
+    )
 
 
 def express(dialect: Dialect, paths: Collection[str], tied: bool) -> Dialect:
@@ -84,7 +91,10 @@ def express(dialect: Dialect, paths: Collection[str], tied: bool) -> Dialect:
             row = Row(EMBEDDING if tied else HEAD, row.torch)
         if isinstance(row, Row):
             view = View.parse(row.flax)
-            held = any(view.at(place) in paths for place in view.places({axis: len(LABELS[axis]) for axis in LABELS}))
+            held = any(
+                view.at(place) in paths
+                for place in view.places({axis: len(LABELS[axis]) for axis in LABELS})
+            )
             if ("?" in row.torch and not held) or (row.flax in flax and row.flax != EMBEDDING):
                 continue
             flax.add(row.flax)

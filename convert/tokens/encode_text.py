@@ -14,7 +14,9 @@ from ..names.config_words import characters
 from . import hf_tokenizer
 
 
-def spell(text: str, source: Checkpoint, vocab_size: int, tokenizer: str | Path | None) -> tuple[np.ndarray, str]:
+def spell(
+    text: str, source: Checkpoint, vocab_size: int, tokenizer: str | Path | None
+) -> tuple[np.ndarray, str]:
     """The ids, and whose they are."""
     used, whose = _tokenizer(text, source, vocab_size, Path(tokenizer) if tokenizer else None)
     if used.vocab_size > vocab_size:
@@ -22,7 +24,9 @@ def spell(text: str, source: Checkpoint, vocab_size: int, tokenizer: str | Path 
             f"{source.path} has a vocabulary of {vocab_size}, but {whose} has {used.vocab_size} ids: it belongs to "
             "another model."
         )
-    if isinstance(used, CharTokenizer) and (lacking := sorted({*text} - {*used.decode(range(used.vocab_size))})):
+    if isinstance(used, CharTokenizer) and (
+        lacking := sorted({*text} - {*used.decode(range(used.vocab_size))})
+    ):
         named = in_a_row([repr(character) for character in lacking], ", ")
         raise UserError(
             f"The text has {named}, which {whose} lacks. Leave such characters out, or take text of the kind that the "
@@ -31,8 +35,12 @@ def spell(text: str, source: Checkpoint, vocab_size: int, tokenizer: str | Path 
     return used.encode(text), whose
 
 
-def _tokenizer(text: str, source: Checkpoint, vocab_size: int, given: Path | None) -> tuple[Tokenizer, str]:
-    beside = source.tokenizer or (tokenizer_in(source.path.parent) if isinstance(source.path, Path) else None)
+def _tokenizer(
+    text: str, source: Checkpoint, vocab_size: int, given: Path | None
+) -> tuple[Tokenizer, str]:
+    beside = source.tokenizer or (
+        tokenizer_in(source.path.parent) if isinstance(source.path, Path) else None
+    )
     if given:
         return hf_tokenizer.read(given), str(given)
     if held := characters(source.extras):
@@ -41,7 +49,9 @@ def _tokenizer(text: str, source: Checkpoint, vocab_size: int, given: Path | Non
         return hf_tokenizer.read(beside), str(beside)
     different = len({*text})
     if different == vocab_size:
-        return train_char([text]), f"the sorted characters of the text, as many as the vocabulary ({different})"
+        return train_char(
+            [text]
+        ), f"the sorted characters of the text, as many as the vocabulary ({different})"
     raise UserError(
         f"{source.path} has a vocabulary of {vocab_size}, and nothing says what its ids stand for. The text has "
         f"{different} different characters, so the usual guess, its characters in order, cannot be right. Any of these "
@@ -61,7 +71,9 @@ def read_ids(given: str) -> np.ndarray:
         given = path.read_text("utf-8", "replace")
     words = given.translate(str.maketrans("[],", "   ")).split()
     if wrong := next((word for word in words if not re.fullmatch(r"-?[0-9]{1,18}", word)), None):
-        raise UserError(f"--ids takes a file, or whole numbers such as 0 29 59, but got {wrong[:40]!r}.")
+        raise UserError(
+            f"--ids takes a file, or whole numbers such as 0 29 59, but got {wrong[:40]!r}."
+        )
     return np.array([int(word) for word in words], np.int64)
 
 

@@ -17,7 +17,13 @@ from ..files.hf_folder import tokenizer_in
 from ..names.config_words import characters
 
 ROUNDED_UP = 128  # vocabularies are padded to a multiple of it at most
-DECIDING = ("normalizer", "added_tokens", "pre_tokenizer", "model", "decoder")  # of ids and text, in a tokenizer.json
+DECIDING = (
+    "normalizer",
+    "added_tokens",
+    "pre_tokenizer",
+    "model",
+    "decoder",
+)  # of ids and text, in a tokenizer.json
 
 
 class Found(NamedTuple):
@@ -45,10 +51,15 @@ def beside(path: Path | None, extras: Mapping[str, Any], vocab_size: int) -> Fou
         if pickled and not found.vocab_size <= vocab_size < found.vocab_size + ROUNDED_UP:
             sizes = f"{found.vocab_size} ids, and the model's vocabulary is {vocab_size}"
             return Found(problem=f"{path} has {sizes}: it belongs to another model.")
-        return Found(found, f"Its tokenizer came along: {path.name}, {found.vocab_size} ids ({found.kind}).")
+        return Found(
+            found, f"Its tokenizer came along: {path.name}, {found.vocab_size} ids ({found.kind})."
+        )
     if not held:
         return Found()
-    return Found(CharTokenizer(held), f"Its {len(held)} characters, which lay beside the weights, are the tokenizer.")
+    return Found(
+        CharTokenizer(held),
+        f"Its {len(held)} characters, which lay beside the weights, are the tokenizer.",
+    )
 
 
 def read(path: Path) -> Tokenizer:
@@ -72,7 +83,10 @@ def _ours(content: dict[str, Any]) -> Tokenizer | None:
     vocabulary = content["model"].get("vocab")
     if not isinstance(vocabulary, dict) or any(len(word) != 1 for word in vocabulary):
         return None
-    for candidate in (ByteTokenizer(), CharTokenizer(sorted(vocabulary, key=vocabulary.__getitem__))):
+    for candidate in (
+        ByteTokenizer(),
+        CharTokenizer(sorted(vocabulary, key=vocabulary.__getitem__)),
+    ):
         made = json.loads(_library(candidate).to_str())
         if all(made[part] == content.get(part) for part in DECIDING):
             return candidate
@@ -85,7 +99,11 @@ def write(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:
         _library(tokenizer).save(str(folder / "tokenizer.json"))
     else:
         tokenizer.save(folder / "tokenizer.json")
-    ends = {} if tokenizer.eot is None else dict.fromkeys(("bos_token", "eos_token"), tokenizer.decode([tokenizer.eot]))
+    ends = (
+        {}
+        if tokenizer.eot is None
+        else dict.fromkeys(("bos_token", "eos_token"), tokenizer.decode([tokenizer.eot]))
+    )
     about = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # which takes the tokenizer.json as it is
         "model_max_length": context_length,
@@ -106,7 +124,9 @@ def _library(tokenizer: CharTokenizer | ByteTokenizer) -> Any:
         made.decoder = decoders.ByteLevel()
         return made
     characters = tokenizer.decode(range(tokenizer.vocab_size))
-    made = tokenizers.Tokenizer(models.WordLevel({character: i for i, character in enumerate(characters)}))
+    made = tokenizers.Tokenizer(
+        models.WordLevel({character: i for i, character in enumerate(characters)})
+    )
     made.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
     made.decoder = decoders.Fuse()
     return made

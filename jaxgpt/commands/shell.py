@@ -31,13 +31,26 @@ def working(what: str) -> Iterator[Stage]:
     """Something that moves, for people who wait at a terminal; a bar where it is known how much there is."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        SpinnerColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     found = Console(stderr=True)
     if not found.is_terminal:
         yield silent
         return
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=found, transient=True) as progress:
         task = progress.add_task(escape(what), total=None)
 
@@ -48,11 +61,15 @@ def working(what: str) -> Iterator[Stage]:
         yield stage
 
 
-def run(prog: str, description: str, commands: Mapping[str, Callable[..., Any]], arguments: list[str]) -> None:
+def run(
+    prog: str, description: str, commands: Mapping[str, Callable[..., Any]], arguments: list[str]
+) -> None:
     """Exit codes: what the command returns (0 for None), 2 where the user's input is wrong, 128 and a signal's number
     where one stopped it, 1 for anything else."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
+        sys.stdout.reconfigure(
+            errors="replace"
+        )  # a terminal that cannot show a character is no reason to stop
     try:
         if arguments == ["--version"]:
             print(f"{prog} {__version__}")
@@ -75,10 +92,21 @@ def run(prog: str, description: str, commands: Mapping[str, Callable[..., Any]],
         print(f"{prog}: {failure}", file=sys.stderr)
         code = 1
     except BrokenPipeError:  # whoever read it has enough, as head has after some lines
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # for what is still to be flushed
         code = BROKEN_PIPE
-    except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        print(f"{prog}: {f'{error.filename}: {error.strerror}' if error.filename else error}.", file=sys.stderr)
+    except (
+        FileNotFoundError,
+        FileExistsError,
+        NotADirectoryError,
+        IsADirectoryError,
+        PermissionError,
+    ) as error:
+        print(
+            f"{prog}: {f'{error.filename}: {error.strerror}' if error.filename else error}.",
+            file=sys.stderr,
+        )
         code = 2
     except OSError as error:
         print(f"{prog}: {error}.", file=sys.stderr)
@@ -92,6 +120,8 @@ def as_assignments(arguments: list[str]) -> list[str]:
     """--train.steps 500 and --train.steps=500 as train.steps=500: what a section may hold, the config knows."""
     words = iter(arguments)
     return [
-        (word[2:] if "=" in word else f"{word[2:]}={next(words, '')}") if re.match(r"--\w+\.", word) else word
+        (word[2:] if "=" in word else f"{word[2:]}={next(words, '')}")
+        if re.match(r"--\w+\.", word)
+        else word
         for word in words
     ]

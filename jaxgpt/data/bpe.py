@@ -9,7 +9,12 @@ from typing import Any
 
 from jaxgpt.config import UserError, require
 
-END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")  # as GPT-2, Llama 3, Llama 2 and Gemma call it
+END_OF_TEXT = (
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "</s>",
+    "<eos>",
+)  # as GPT-2, Llama 3, Llama 2 and Gemma call it
 
 
 def read(tokenizer_json: Path) -> Any:
@@ -23,7 +28,9 @@ def read_pair(vocab_json: Path, merges_txt: Path) -> Any:
     from tokenizers import models
 
     made = _byte_level(_made(models.BPE.from_file, vocab_json, merges_txt))
-    made.add_special_tokens([name for name in END_OF_TEXT[:1] if made.token_to_id(name) is not None])
+    made.add_special_tokens(
+        [name for name in END_OF_TEXT[:1] if made.token_to_id(name) is not None]
+    )
     return made
 
 
@@ -34,10 +41,16 @@ def train(texts: Iterator[str], vocab_size: int) -> Any:
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     least = len(alphabet) + 1  # every byte, and the end of text
-    require(vocab_size >= least, f"vocab_size {vocab_size} is too small: byte-pair merges take {least} or more.")
+    require(
+        vocab_size >= least,
+        f"vocab_size {vocab_size} is too small: byte-pair merges take {least} or more.",
+    )
     made = _byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, initial_alphabet=alphabet, special_tokens=[END_OF_TEXT[0]], show_progress=False
+        vocab_size=vocab_size,
+        initial_alphabet=alphabet,
+        special_tokens=[END_OF_TEXT[0]],
+        show_progress=False,
     )
     made.train_from_iterator(texts, trainer)
     return made
@@ -50,10 +63,14 @@ def token_bytes(library_tokenizer: Any) -> dict[int, bytes]:
         added = {token.content for token in library_tokenizer.get_added_tokens_decoder().values()}
         byte = byte_alphabet()
         return {
-            i: token.encode() if token in added else b"".join(byte.get(c) or c.encode() for c in token)
+            i: token.encode()
+            if token in added
+            else b"".join(byte.get(c) or c.encode() for c in token)
             for token, i in vocabulary.items()
         }
-    alone = {i: library_tokenizer.decode([i], skip_special_tokens=False) for i in vocabulary.values()}
+    alone = {
+        i: library_tokenizer.decode([i], skip_special_tokens=False) for i in vocabulary.values()
+    }
     together = library_tokenizer.decode([*alone], skip_special_tokens=False)
     require(
         together == "".join(alone.values()) and "ByteFallback" not in decoder,
@@ -70,7 +87,10 @@ def byte_alphabet() -> dict[str, bytes]:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     printable = [ord(character) for character in alphabet if ord(character) < 256]
     others = sorted({*range(256)} - {*printable})
-    return {character: bytes([byte]) for character, byte in zip(alphabet, printable + others, strict=True)}
+    return {
+        character: bytes([byte])
+        for character, byte in zip(alphabet, printable + others, strict=True)
+    }
 
 
 def _byte_level(model: Any) -> Any:
@@ -87,4 +107,6 @@ def _made(make: Callable[..., Any], *paths: Path) -> Any:
         return make(*map(str, paths))
     except Exception as error:  # the library has no narrower class
         said = " ".join(str(error).split())
-        raise UserError(f"the tokenizers library refuses {' with '.join(map(str, paths))}: {said}") from None
+        raise UserError(
+            f"the tokenizers library refuses {' with '.join(map(str, paths))}: {said}"
+        ) from None

@@ -13,13 +13,23 @@ import numpy as np
 
 from jaxgpt.config import UserError, require
 from jaxgpt.data.sources import Piece, documents, known_bytes
-from jaxgpt.data.tokenizer import META, ByteTokenizer, Tokenizer, Unencodable, load, train_bpe, train_char
+from jaxgpt.data.tokenizer import (
+    META,
+    ByteTokenizer,
+    Tokenizer,
+    Unencodable,
+    load,
+    train_bpe,
+    train_char,
+)
 from jaxgpt.data.tokens import ABOUT, HEADER_BYTES, MAGIC, Dataset, open_dataset, write_tokens
 from jaxgpt.system.atomic_files import new_directory, write_json
 
 TOGETHER = 1 << 20  # characters encoded, or ids copied, at once
 MERGES_FROM = 1 << 26  # characters of text that merges are learnt from: more would hardly move them
-MERGES_WORDS = 1 << 22  # bytes of different words among them: the memory for learning goes with these
+MERGES_WORDS = (
+    1 << 22
+)  # bytes of different words among them: the memory for learning goes with these
 PATIENCE = 2.0  # seconds after which a person wants to see that something moves
 Splits = dict[str, dict[str, Any]]  # name -> header of its token file
 Item = TypeVar("Item")
@@ -52,7 +62,10 @@ def prepare(
                 splits = _split(_ids(read("encoding"), used), partial, used, val)
         if used:
             used.save(partial / "tokenizer.json")
-        about |= {"tokenizer": used.kind if used else None, "vocab_size": splits["train"]["vocab_size"]}
+        about |= {
+            "tokenizer": used.kind if used else None,
+            "vocab_size": splits["train"]["vocab_size"],
+        }
         write_json(partial / ABOUT, about | {"splits": splits})
     return open_dataset(Path(out), verify=False)
 
@@ -81,7 +94,10 @@ def _sample(pieces: Iterator[Piece]) -> Iterator[str]:
 def _without_text(choice: str) -> Tokenizer:
     if choice == "byte":
         return ByteTokenizer()
-    require(Path(choice).exists(), f"There is no tokenizer {choice}: it is char, byte, bpe, or a file or folder.")
+    require(
+        Path(choice).exists(),
+        f"There is no tokenizer {choice}: it is char, byte, bpe, or a file or folder.",
+    )
     return load(Path(choice))
 
 
@@ -142,7 +158,9 @@ def _split(ids: Iterable[np.ndarray], partial: Path, tokenizer: Tokenizer, val: 
     splits = {}
     for name, first, last in (("train", 0, cut), ("val", cut, count)):
         chunks = _copied(whole, dtype, HEADER_BYTES, first, last)
-        splits[name] = write_tokens(partial / f"{name}.bin", chunks, tokenizer.vocab_size, _text_bytes(tokenizer))
+        splits[name] = write_tokens(
+            partial / f"{name}.bin", chunks, tokenizer.vocab_size, _text_bytes(tokenizer)
+        )
     whole.unlink()
     return splits
 
@@ -160,7 +178,9 @@ def _copied(path: Path, dtype: np.dtype, skip: int, first: int, last: int) -> It
         np.fromfile(path, dtype, min(TOGETHER, last - at), offset=skip + at * dtype.itemsize)
         for at in range(first, last, TOGETHER)
     )
-    return _shown(parts, f"copying {path.name}", lambda ids: ids.nbytes, (last - first) * dtype.itemsize)
+    return _shown(
+        parts, f"copying {path.name}", lambda ids: ids.nbytes, (last - first) * dtype.itemsize
+    )
 
 
 def _id_files(sources: Sequence[str]) -> dict[str, Path] | None:
@@ -168,7 +188,9 @@ def _id_files(sources: Sequence[str]) -> dict[str, Path] | None:
     paths = sorted((Path(source) for source in sources), key=lambda path: path.name)
     if len(paths) == 1:
         paths = [paths[0] / "train.bin", paths[0] / "val.bin"]
-    if [path.name for path in paths] != ["train.bin", "val.bin"] or not all(path.is_file() for path in paths):
+    if [path.name for path in paths] != ["train.bin", "val.bin"] or not all(
+        path.is_file() for path in paths
+    ):
         return None
     return {path.stem: path for path in paths}
 
@@ -186,25 +208,42 @@ def _of_ids(meta: Path, choice: str) -> Tokenizer | None:
         raise UserError(f"{error} {others}") from None
 
 
-def _take_ids(files: dict[str, Path], partial: Path, choice: str) -> tuple[Tokenizer | None, Splits]:
-    require(choice != "bpe", "Byte-pair merges are learnt from text, and train.bin holds ids: name their tokenizer.")
+def _take_ids(
+    files: dict[str, Path], partial: Path, choice: str
+) -> tuple[Tokenizer | None, Splits]:
+    require(
+        choice != "bpe",
+        "Byte-pair merges are learnt from text, and train.bin holds ids: name their tokenizer.",
+    )
     tokenizer = _of_ids(files["train"].with_name(META), choice)
     for path in files.values():
         size = path.stat().st_size
         with path.open("rb") as file:
             ours = file.read(len(MAGIC)) == MAGIC
         require(not ours, f"{path} is prepared already: {path.parent} can be trained on as it is.")
-        require(size % 2 == 0, f"{path} has {size} bytes, an odd number, but each of nanoGPT's ids takes 2: it is cut.")
-        require(size >= 4, f"{path} has {size} bytes; it takes two ids of 2 bytes to have anything to predict.")
+        require(
+            size % 2 == 0,
+            f"{path} has {size} bytes, an odd number, but each of nanoGPT's ids takes 2: it is cut.",
+        )
+        require(
+            size >= 4,
+            f"{path} has {size} bytes; it takes two ids of 2 bytes to have anything to predict.",
+        )
 
     def ids(path: Path) -> Iterator[np.ndarray]:
         return _copied(path, np.dtype("<u2"), 0, 0, path.stat().st_size // 2)
 
-    vocab_size = tokenizer.vocab_size if tokenizer else 1 + max(int(i.max()) for p in files.values() for i in ids(p))
+    vocab_size = (
+        tokenizer.vocab_size
+        if tokenizer
+        else 1 + max(int(i.max()) for p in files.values() for i in ids(p))
+    )
     splits = {}
     for name, path in files.items():
         try:
-            splits[name] = write_tokens(partial / path.name, ids(path), vocab_size, _text_bytes(tokenizer))
+            splits[name] = write_tokens(
+                partial / path.name, ids(path), vocab_size, _text_bytes(tokenizer)
+            )
         except UserError as error:
             raise UserError(f"{path}: {error} Name the tokenizer that it was made with.") from None
     return tokenizer, splits
@@ -222,19 +261,28 @@ def _reader(
         def read(what: str) -> Iterator[Piece]:
             stdin.seek(0)
             pieces = documents(sources, field, errors, stdin)
-            return _shown(pieces, what, lambda piece: len(piece.text.encode()), known_bytes(sources))
+            return _shown(
+                pieces, what, lambda piece: len(piece.text.encode()), known_bytes(sources)
+            )
 
         yield read
 
 
-def _shown(items: Iterator[Item], what: str, size: Callable[[Item], int], total: int | None) -> Iterator[Item]:
+def _shown(
+    items: Iterator[Item], what: str, size: Callable[[Item], int], total: int | None
+) -> Iterator[Item]:
     """A progress bar, for who waits and looks."""
     if not sys.stderr.isatty():
         yield from items
         return
     from rich import console, progress
 
-    columns = progress.TextColumn(what), progress.BarColumn(), progress.DownloadColumn(), progress.TimeRemainingColumn()
+    columns = (
+        progress.TextColumn(what),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TimeRemainingColumn(),
+    )
     bar = progress.Progress(*columns, console=console.Console(stderr=True), transient=True)
     task, started = bar.add_task(what, total=total), time.monotonic()
     try:

@@ -29,15 +29,22 @@ class Piece(NamedTuple):
     text: str
     where: str  # the document, for messages
     start: int  # characters of the document before this piece
-    end: str | None  # None: the document goes on; else what parts it from the next one where no token does
+    end: (
+        str | None
+    )  # None: the document goes on; else what parts it from the next one where no token does
 
 
 def documents(
-    sources: Sequence[str], field: str = "text", errors: str = "strict", stdin: BinaryIO | None = None
+    sources: Sequence[str],
+    field: str = "text",
+    errors: str = "strict",
+    stdin: BinaryIO | None = None,
 ) -> Iterator[Piece]:
     """All text of the sources, in their order. `field` is where records keep it; `errors` is "strict" or "replace";
     `stdin` stands for the source "-", so that who wants to read it twice can keep it."""
-    require(errors in ("strict", "replace"), f'errors must be "strict" or "replace", but is {errors!r}.')
+    require(
+        errors in ("strict", "replace"), f'errors must be "strict" or "replace", but is {errors!r}.'
+    )
     for source in sources:
         found = False
         for piece in _read(source, field, errors, stdin):
@@ -51,7 +58,11 @@ def known_bytes(sources: Sequence[str]) -> int | None:
     if any(source in ("-", BUILT_IN) or source.startswith("hf:") for source in sources):
         return None
     files = [path for source in sources for path in _files(source)]
-    return None if any(path.suffix in RECORDS for path in files) else sum(path.stat().st_size for path in files)
+    return (
+        None
+        if any(path.suffix in RECORDS for path in files)
+        else sum(path.stat().st_size for path in files)
+    )
 
 
 def safe_cut(text: str, limit: int) -> int:
@@ -65,7 +76,9 @@ def safe_cut(text: str, limit: int) -> int:
 
 def _read(source: str, field: str, errors: str, stdin: BinaryIO | None) -> Iterator[Piece]:
     if source == "-":
-        return _pieces(_decoded(stdin or sys.stdin.buffer, _named(source), errors), _named(source), "")
+        return _pieces(
+            _decoded(stdin or sys.stdin.buffer, _named(source), errors), _named(source), ""
+        )
     if source == BUILT_IN:
         return _from_records(_python_docs(), "text", errors)
     if source.startswith("hf:"):
@@ -82,7 +95,11 @@ def _files(source: str) -> list[Path]:
     path = Path(source)
     if os.path.isdir(source):  # Path.is_dir raises where the name is too long to be one
         inside = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
-        return [path / file for file in sorted(inside) if not any(part.startswith(".") for part in file.parts)]
+        return [
+            path / file
+            for file in sorted(inside)
+            if not any(part.startswith(".") for part in file.parts)
+        ]
     if os.path.isfile(source):
         return [path]
     matches = sorted(Path(match) for match in glob.glob(source, recursive=True))
@@ -134,7 +151,9 @@ def _decoded(stream: BinaryIO, where: str, errors: str) -> Iterator[str]:
     while not ended:
         raw = stream.read(CHUNK)
         ended = not raw
-        before = read - len(decoder.getstate()[0])  # a character cut in two waits inside the decoder
+        before = read - len(
+            decoder.getstate()[0]
+        )  # a character cut in two waits inside the decoder
         try:
             yield decoder.decode(raw, ended)
         except UnicodeDecodeError as error:
@@ -151,14 +170,22 @@ def _not_utf8(where: str, error: UnicodeDecodeError, before: int) -> UserError:
 
 def _from_records(records: Iterable[tuple[str, Any]], field: str, errors: str) -> Iterator[Piece]:
     for where, record in records:
-        require(isinstance(record, dict), f"{where}: a record must be an object, but is a {type(record).__name__}.")
+        require(
+            isinstance(record, dict),
+            f"{where}: a record must be an object, but is a {type(record).__name__}.",
+        )
         require(field in record, _no_field(where, field, record))
         text = "" if record[field] is None else record[field]
-        require(isinstance(text, str), f"{where}: field {field} must hold text, but holds a {type(text).__name__}.")
+        require(
+            isinstance(text, str),
+            f"{where}: field {field} must hold text, but holds a {type(text).__name__}.",
+        )
         try:
             yield from _pieces([text.encode("utf-8", errors).decode()], where, "\n")
         except UnicodeEncodeError as error:
-            half = f"half a surrogate pair, U+{ord(text[error.start]):04X}, at character {error.start}"
+            half = (
+                f"half a surrogate pair, U+{ord(text[error.start]):04X}, at character {error.start}"
+            )
             raise UserError(f"{where}: {half}; --errors replace puts a ? there.") from None
 
 
@@ -195,10 +222,15 @@ def _parquet(stream: BinaryIO, path: Path, field: str) -> Iterator[tuple[str, An
 
 def _hugging_face(source: str) -> Iterator[tuple[str, Any]]:
     name, config, split, *rest = [*source.removeprefix("hf:").split(":"), "", ""]
-    require(bool(name) and not any(rest), f"{source} must read hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT.")
+    require(
+        bool(name) and not any(rest),
+        f"{source} must read hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT.",
+    )
     datasets = _library("datasets", source)
     try:
-        dataset = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
+        dataset = datasets.load_dataset(
+            name, config or None, split=split or "train", streaming=True
+        )
     except (OSError, ValueError) as error:  # its own errors are these or derive from them
         raise UserError(f"{source} cannot be opened: {' '.join(str(error).split())}") from None
     for number, record in enumerate(dataset, 1):
@@ -216,4 +248,6 @@ def _library(name: str, source: object) -> Any:
         return importlib.import_module(name)
     except ImportError:
         package = name.partition(".")[0]
-        raise UserError(f"{source} needs the package {package}: pip install 'jaxgpt[data]'.") from None
+        raise UserError(
+            f"{source} needs the package {package}: pip install 'jaxgpt[data]'."
+        ) from None

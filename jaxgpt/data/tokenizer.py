@@ -66,7 +66,10 @@ class Tokenizer(ABC):
             # Half a surrogate pair went in as "?", so it does not come back either.
             before, after = text.encode("utf-8", "surrogatepass"), self.decode_bytes(ids)
             if before != after:
-                same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(after))
+                same = next(
+                    (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
+                    len(after),
+                )
                 raise Unencodable(self, text, len(before[:same].decode("utf-8", "ignore")), which)
         return encoded
 
@@ -79,7 +82,9 @@ class Tokenizer(ABC):
         if wrong.any():
             at = int(wrong.argmax())
             problem = f"Id {flat[at]} at position {at} is not in the {self.kind} tokenizer's {self.vocab_size}"
-            raise UserError(f"{problem}; it comes from another tokenizer, or from a model with a larger vocabulary.")
+            raise UserError(
+                f"{problem}; it comes from another tokenizer, or from a model with a larger vocabulary."
+            )
         return flat
 
 
@@ -87,10 +92,16 @@ class Unencodable(UserError):
     """One of the texts does not come back as it was; says which text, and from which character on."""
 
     def __init__(self, tokenizer: Tokenizer, text: str, position: int, which: int):
-        lost = f"loses {text[position]!r} (U+{ord(text[position]):04X})" if position < len(text) else "adds to the end"
+        lost = (
+            f"loses {text[position]!r} (U+{ord(text[position]):04X})"
+            if position < len(text)
+            else "adds to the end"
+        )
         self.problem = f"the {tokenizer.kind} tokenizer of {tokenizer.vocab_size} ids {lost}"
         self.position, self.which = position, which
-        super().__init__(f"At position {position} of the text {self.problem}. Leave it out, or use another tokenizer.")
+        super().__init__(
+            f"At position {position} of the text {self.problem}. Leave it out, or use another tokenizer."
+        )
 
 
 class CharTokenizer(Tokenizer):
@@ -99,11 +110,21 @@ class CharTokenizer(Tokenizer):
     def __init__(self, characters: Sequence[str]):
         """An id is the index into `characters`."""
         for index, entry in enumerate(characters):
-            single = isinstance(entry, str) and len(entry) == 1 and not "\ud800" <= entry <= "\udfff"
-            require(single, f"Entry {index} of the character list is {entry!r}, which is not one character.")
+            single = (
+                isinstance(entry, str) and len(entry) == 1 and not "\ud800" <= entry <= "\udfff"
+            )
+            require(
+                single,
+                f"Entry {index} of the character list is {entry!r}, which is not one character.",
+            )
         different = len(set(characters))
-        require(different > 0, "The character list is empty; a tokenizer needs at least one character.")
-        require(different == len(characters), f"Of {len(characters)} characters only {different} are different.")
+        require(
+            different > 0, "The character list is empty; a tokenizer needs at least one character."
+        )
+        require(
+            different == len(characters),
+            f"Of {len(characters)} characters only {different} are different.",
+        )
         self.vocab_size = len(characters)
         self._codepoints = _codepoints("".join(characters))
         self._ids = np.full(0x110000, -1, np.int32)
@@ -116,7 +137,10 @@ class CharTokenizer(Tokenizer):
         return self._codepoints[self._in_vocabulary(ids)].tobytes().decode("utf-32-le").encode()
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps({"kind": self.kind, "characters": [*self.decode(range(self.vocab_size))]}) + "\n")
+        path.write_text(
+            json.dumps({"kind": self.kind, "characters": [*self.decode(range(self.vocab_size))]})
+            + "\n"
+        )
 
 
 class ByteTokenizer(Tokenizer):
@@ -171,7 +195,9 @@ def load(path: Path) -> Tokenizer:
     """
     if path.is_dir():
         path = next((path / name for name in FILES if (path / name).exists()), path)
-    require(path.exists(), f"{path} does not exist; it should be a tokenizer, or a folder with one.")
+    require(
+        path.exists(), f"{path} does not exist; it should be a tokenizer, or a folder with one."
+    )
     require(path.is_file(), f"{path} is no tokenizer: there is none of {', '.join(FILES)} in it.")
     with path.open("rb") as file:
         pickled = plain_pickle.is_pickle(path, file.read(1))
@@ -188,7 +214,9 @@ def load(path: Path) -> Tokenizer:
 
 def _characters(meta: Any) -> list[str]:
     """The characters in the order of their ids, from nanoGPT's dict of vocab_size, stoi and itos."""
-    require(isinstance(meta, dict), f"it holds a {type(meta).__name__}, no dict with stoi and itos.")
+    require(
+        isinstance(meta, dict), f"it holds a {type(meta).__name__}, no dict with stoi and itos."
+    )
     stoi, itos = meta.get("stoi"), meta.get("itos")
     named = dict(enumerate(itos)) if isinstance(itos, list) else itos
     if named is None and isinstance(stoi, dict):

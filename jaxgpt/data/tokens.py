@@ -14,10 +14,14 @@ from jaxgpt.config import UserError, require
 from jaxgpt.system.atomic_files import check_manifest
 
 MAGIC = b"jaxgpt tokens\n"
-HEADER_BYTES = 512  # the magic line, one JSON object, spaces; a multiple of 64, so that the ids are aligned
+HEADER_BYTES = (
+    512  # the magic line, one JSON object, spaces; a multiple of 64, so that the ids are aligned
+)
 HEADER_FIELDS = {"version", "dtype", "count", "vocab_size", "text_bytes", "sha256"}
 ABOUT = "data.json"  # where a prepared directory comes from, for people
-FEW_WINDOWS = 4096  # with fewer, grain's shuffle takes long: it walks 2**16 indices to find one in range
+FEW_WINDOWS = (
+    4096  # with fewer, grain's shuffle takes long: it walks 2**16 indices to find one in range
+)
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,13 @@ def open_dataset(path: Path, verify: bool = True) -> Dataset:
     train, header = open_tokens(path / "train.bin")
     val, val_header = open_tokens(path / "val.bin")
     sizes = header["vocab_size"], val_header["vocab_size"]
-    require(sizes[0] == sizes[1], f"{path}: train.bin has {sizes[0]} different ids, but val.bin {sizes[1]}.")
-    return Dataset(path, sizes[0], train, val, header["text_bytes"], val_header["text_bytes"], header["sha256"])
+    require(
+        sizes[0] == sizes[1],
+        f"{path}: train.bin has {sizes[0]} different ids, but val.bin {sizes[1]}.",
+    )
+    return Dataset(
+        path, sizes[0], train, val, header["text_bytes"], val_header["text_bytes"], header["sha256"]
+    )
 
 
 def write_tokens(
@@ -56,7 +65,13 @@ def write_tokens(
     text_bytes: Callable[[np.ndarray], int] = lambda ids: 0,
 ) -> dict[str, Any]:
     """Streamed; returns the header, whose text_bytes is the sum over the pieces."""
-    dtype = np.dtype(next(t for t, most in (("u1", 1 << 8), ("<u2", 1 << 16), ("<u4", 1 << 32)) if vocab_size <= most))
+    dtype = np.dtype(
+        next(
+            t
+            for t, most in (("u1", 1 << 8), ("<u2", 1 << 16), ("<u4", 1 << 32))
+            if vocab_size <= most
+        )
+    )
     digest, count, size = hashlib.sha256(), 0, 0
     with path.open("wb") as file:
         file.write(bytes(HEADER_BYTES))
@@ -64,7 +79,9 @@ def write_tokens(
             wrong = (ids < 0) | (ids >= vocab_size)
             if wrong.any():
                 at = int(wrong.argmax())
-                raise UserError(f"Id {ids[at]} at position {count + at} is outside the vocabulary of {vocab_size}.")
+                raise UserError(
+                    f"Id {ids[at]} at position {count + at} is outside the vocabulary of {vocab_size}."
+                )
             payload = ids.astype(dtype).data
             file.write(payload)
             digest.update(payload)
@@ -109,8 +126,14 @@ def _read_header(path: Path) -> dict[str, Any]:
     try:
         header = json.loads(raw[len(MAGIC) :])
         numbers = [header.get(name) for name in ("count", "vocab_size", "text_bytes")]
-        whole = len(raw) == HEADER_BYTES and header.keys() == HEADER_FIELDS and header["version"] == 1
-        whole = whole and header["dtype"] in ("uint8", "uint16", "uint32") and all(type(n) is int for n in numbers)
+        whole = (
+            len(raw) == HEADER_BYTES and header.keys() == HEADER_FIELDS and header["version"] == 1
+        )
+        whole = (
+            whole
+            and header["dtype"] in ("uint8", "uint16", "uint32")
+            and all(type(n) is int for n in numbers)
+        )
     except (ValueError, TypeError, AttributeError):
         whole = False
     require(whole, f"{path} has a damaged header. Copy or prepare it again.")
@@ -138,8 +161,13 @@ def batch(
     starts = []
     for position in (step * batch_size + np.arange(batch_size)[rows]).tolist():
         epoch, index = divmod(position, windows)
-        starts.append(_offset(seed, epoch, context_length) + context_length * _shuffled(windows, seed, epoch, index))
-    return np.lib.stride_tricks.sliding_window_view(tokens, context_length + 1)[starts].astype(np.int32)
+        starts.append(
+            _offset(seed, epoch, context_length)
+            + context_length * _shuffled(windows, seed, epoch, index)
+        )
+    return np.lib.stride_tricks.sliding_window_view(tokens, context_length + 1)[starts].astype(
+        np.int32
+    )
 
 
 @lru_cache(maxsize=16)
@@ -173,7 +201,10 @@ def eval_windows(
     """(B, T+1) int32 and (B, T) bool: consecutive windows over the whole split, every target once; what pads the last
     window and the last batch is 0 and masked out."""
     last = len(tokens) - 1  # the position of the last target
-    require(last > 0, f"The validation split has {len(tokens)} tokens; it takes 2 to have anything to predict.")
+    require(
+        last > 0,
+        f"The validation split has {len(tokens)} tokens; it takes 2 to have anything to predict.",
+    )
     span = batch_size * context_length
     for start in range(0, last, span):
         firsts = start + context_length * np.arange(batch_size)

@@ -27,7 +27,9 @@ def make_devices(count: int = 0) -> None:
     """On a CPU, so many, or one for each core, unless jax was told another number: what XLA computes on a single thread
     then runs on all of them. Must come before the first computation; later it changes nothing."""
     said = re.search(r"host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
-    count = int(said[1]) if said else int(os.environ.get("JAX_NUM_CPU_DEVICES", 0)) or count or cores()
+    count = (
+        int(said[1]) if said else int(os.environ.get("JAX_NUM_CPU_DEVICES", 0)) or count or cores()
+    )
     # A thread of XLA's pool for each device, and no more: on two cores, four threads make a step a fifth longer.
     os.environ.setdefault("NPROC", str(max(count, cores())))
     with contextlib.suppress(RuntimeError):

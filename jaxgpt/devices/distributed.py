@@ -69,7 +69,11 @@ def without_gloo() -> None:
     try:
         if sys.stdout.fileno() != STDOUT:
             return
-    except (AttributeError, ValueError, OSError):  # there is no standard output, or none of the system's
+    except (
+        AttributeError,
+        ValueError,
+        OSError,
+    ):  # there is no standard output, or none of the system's
         return
     sys.stdout.flush()
     real = os.dup(STDOUT)
@@ -173,7 +177,9 @@ def stops() -> Iterator[Signals]:
         with signals() as kept:
             yield kept
         return
-    before = signal.signal(signal.SIGINT, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.signal(
+        signal.SIGINT, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM)
+    )
     try:
         yield Signals()
     finally:

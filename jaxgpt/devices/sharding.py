@@ -17,7 +17,11 @@ from jaxgpt.config import MeshConfig, require
 # As many devices as mesh.fsdp says are two axes: fsdp divides the model's width, and rest, by which the width does not
 # divide, another size. GPT-2 XL's 1600 on 256 devices are 64 and 4.
 AXES = ("data", "fsdp", "rest", "tensor")
-ROWS = ("data", "fsdp", "rest")  # a batch is divided over them; over the last two the weights are as well
+ROWS = (
+    "data",
+    "fsdp",
+    "rest",
+)  # a batch is divided over them; over the last two the weights are as well
 # For each axis of a parameter, what divides it.
 LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
     "token_embedding/embedding": (("tensor", "rest"), ("fsdp",)),
@@ -40,7 +44,9 @@ LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
     "final_norm/bias": (("fsdp", "rest"),),
 }
 
-Of = Callable[[Any, jax.Array], jax.Array]  # (number of a device, what this one has) -> what that one has
+Of = Callable[
+    [Any, jax.Array], jax.Array
+]  # (number of a device, what this one has) -> what that one has
 
 
 def sizes(config: MeshConfig) -> tuple[int, ...]:
@@ -58,7 +64,9 @@ def make_mesh(config: MeshConfig, rows: int, width: int, devices: list[Any] | No
         f"train.batch_size / train.accumulate must be a multiple of {shares}.",
     )
     if count < len(devices):
-        print(f"{rows} rows at a time divide among {count} of {len(devices)} devices; the others stay idle.")
+        print(
+            f"{rows} rows at a time divide among {count} of {len(devices)} devices; the others stay idle."
+        )
     if count < len(devices):
         placed = np.asarray(devices[:count])
     else:  # near each other in the mesh, near each other on the board
@@ -77,11 +85,15 @@ def shape_of(mesh: Mesh) -> dict[str, int]:
 def _shape(config: MeshConfig, rows: int, devices: list[Any]) -> tuple[int, ...]:
     asked, there = sizes(config), len(devices)
     known = math.prod(size for size in asked if size > 0)
-    named = " x ".join(f"mesh.{axis} {size}" for axis, size in zip(("data", "fsdp", "tensor"), asked, strict=True))
+    named = " x ".join(
+        f"mesh.{axis} {size}" for axis, size in zip(("data", "fsdp", "tensor"), asked, strict=True)
+    )
     if -1 not in asked:
         require(known == there, f"{named} makes {known} devices, but there are {there}.")
         return asked
-    require(there % known == 0, f"{named}: {known} does not divide the {there} devices that there are.")
+    require(
+        there % known == 0, f"{named}: {known} does not divide the {there} devices that there are."
+    )
     left = there // known
     alone = len({getattr(device, "process_index", 0) for device in devices}) == 1
     if config.data == -1 and alone:  # rather fewer devices than none at all
@@ -105,7 +117,9 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     )
 
 
-def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, without: tuple[str, ...] = ()) -> PartitionSpec:
+def _spec(
+    name: str, shape: tuple[int, ...], mesh: Mesh, without: tuple[str, ...] = ()
+) -> PartitionSpec:
     if not shape:  # counters of steps
         return PartitionSpec()
     tables = [table for end, table in LAYOUT.items() if f"/{name}".endswith(f"/{end}")]
@@ -116,7 +130,9 @@ def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, without: tuple[str, ...
     return PartitionSpec(*(_dividing(n, names, mesh, without) for n, names in axes))
 
 
-def _dividing(n: int, axes: tuple[str, ...], mesh: Mesh, without: tuple[str, ...]) -> tuple[str, ...] | None:
+def _dividing(
+    n: int, axes: tuple[str, ...], mesh: Mesh, without: tuple[str, ...]
+) -> tuple[str, ...] | None:
     """Those by which a size can be divided."""
     found: tuple[str, ...] = ()
     for axis in axes:
@@ -154,7 +170,9 @@ class Gather:
     def _whole(self, tree: Any, within: str = "") -> Any:
         def one(path: tuple, leaf: jax.Array) -> jax.Array:
             name = within + _name(path)
-            specs = (_spec(name, leaf.shape, self.mesh, without) for without in (("fsdp", "rest"), ()))
+            specs = (
+                _spec(name, leaf.shape, self.mesh, without) for without in (("fsdp", "rest"), ())
+            )
             return _gather(leaf, *(NamedSharding(self.mesh, spec) for spec in specs))
 
         return jax.tree_util.tree_map_with_path(one, tree)
@@ -165,10 +183,18 @@ def on_each(attend: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.A
     if mesh.size == 1:
         return attend
 
-    def divided(q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, scale: jax.Array) -> jax.Array:
+    def divided(
+        q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, scale: jax.Array
+    ) -> jax.Array:
         heads = "tensor" if q_btnh.shape[2] % mesh.shape["tensor"] == 0 else None
         parts, whole = PartitionSpec(ROWS, None, heads), PartitionSpec()
-        own = jax.shard_map(attend, mesh=mesh, in_specs=(parts, parts, parts, whole), out_specs=parts, check_vma=False)
+        own = jax.shard_map(
+            attend,
+            mesh=mesh,
+            in_specs=(parts, parts, parts, whole),
+            out_specs=parts,
+            check_vma=False,
+        )
         return own(q_btnh, k_btnh, v_btnh, scale)
 
     return divided
@@ -187,7 +213,9 @@ def shared(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(jax.tree.map(np.asarray, tree), replicated(mesh))
 
 
-def with_peers(program: Callable[..., Any], mesh: Mesh | None, arguments: Any, results: Any) -> Callable[..., Any]:
+def with_peers(
+    program: Callable[..., Any], mesh: Mesh | None, arguments: Any, results: Any
+) -> Callable[..., Any]:
     """On every device `program` gets its number within its group, and a function that says what another one there has
     computed. `arguments` and `results` say what is divided by group, and what is the same on all."""
     if mesh is None:
@@ -195,10 +223,14 @@ def with_peers(program: Callable[..., Any], mesh: Mesh | None, arguments: Any, r
 
     def on_device(*arguments: Any) -> Any:
         return program(
-            jax.lax.axis_index("peers"), lambda device, x: jax.lax.all_gather(x, "peers")[device], *arguments
+            jax.lax.axis_index("peers"),
+            lambda device, x: jax.lax.all_gather(x, "peers")[device],
+            *arguments,
         )
 
-    return jax.shard_map(on_device, mesh=mesh, in_specs=arguments, out_specs=results, check_vma=False)
+    return jax.shard_map(
+        on_device, mesh=mesh, in_specs=arguments, out_specs=results, check_vma=False
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -206,7 +238,9 @@ def _gather(x: jax.Array, whole: NamedSharding, divided: NamedSharding) -> jax.A
     return jax.lax.with_sharding_constraint(x, whole)
 
 
-def _scatter(whole: NamedSharding, divided: NamedSharding, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+def _scatter(
+    whole: NamedSharding, divided: NamedSharding, _: None, gradient: jax.Array
+) -> tuple[jax.Array]:
     """Summed and divided at once; said in two steps, or the compiler divides the sum's terms in this way as well."""
     summed = jax.lax.with_sharding_constraint(gradient, whole)
     return (jax.lax.with_sharding_constraint(summed, divided),)
@@ -219,18 +253,26 @@ def undivided(params: Any, mesh: Mesh) -> list[str]:
     """What the table would divide further than the mesh can."""
     found = []
     for (path, leaf), where in zip(
-        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings(params, mesh)), strict=True
+        jax.tree_util.tree_leaves_with_path(params),
+        jax.tree.leaves(shardings(params, mesh)),
+        strict=True,
     ):
-        wanted = math.prod(mesh.shape[axis] for axes in LAYOUT.get(_name(path), ()) for axis in axes)
+        wanted = math.prod(
+            mesh.shape[axis] for axes in LAYOUT.get(_name(path), ()) for axis in axes
+        )
         ways = leaf.size // math.prod(where.shard_shape(leaf.shape))
         if ways < wanted:
-            found.append(f"{_name(path)} is divided by {ways}, not by {wanted}, as its sizes do not divide")
+            found.append(
+                f"{_name(path)} is divided by {ways}, not by {wanted}, as its sizes do not divide"
+            )
     return found
 
 
 def _name(path: tuple) -> str:
     """Of a leaf in nested dicts, or in a module, whose leaves end in `value`."""
-    parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path]
+    parts = [
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path
+    ]
     return "/".join(parts[:-1] if parts[-1] == "value" else parts)
 
 

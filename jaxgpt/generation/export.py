@@ -28,7 +28,10 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export(directory: Path, file: Path, batch_size: int) -> None:
-    require(0 < batch_size < 2**31, f"--batch-size must be positive, and less than 2**31, but is {batch_size}.")
+    require(
+        0 < batch_size < 2**31,
+        f"--batch-size must be positive, and less than 2**31, but is {batch_size}.",
+    )
     opened = model_directory.ModelDirectory(directory)
     about = {
         "model": vars(opened.config),
@@ -40,7 +43,10 @@ def export(directory: Path, file: Path, batch_size: int) -> None:
         "notes": "tokens are padded on the right, with anything; the first new one has the position lengths, the last "
         "context_length - 1",
     }
-    with atomic_files.new_file(file) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as parts:
+    with (
+        atomic_files.new_file(file) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as parts,
+    ):
         for name, program in _programs(opened.model(), batch_size).items():
             parts.writestr(f"{name}.stablehlo", bytes(program))
         parts.writestr("about.json", json.dumps(about, indent=2))
@@ -57,7 +63,9 @@ def _programs(model: GPT, batch_size: int) -> dict[str, bytearray]:
             logits_bv, kept = cache.prefill(model, blocks, tokens_bs, lengths_b)
             return logits_bv, tuple(kept)
 
-        def decode(kept: tuple, newest_b: jax.Array, positions_b: jax.Array) -> tuple[jax.Array, tuple]:
+        def decode(
+            kept: tuple, newest_b: jax.Array, positions_b: jax.Array
+        ) -> tuple[jax.Array, tuple]:
             logits_bv, new = cache.decode(model, blocks, Cache(*kept), newest_b, positions_b)
             return logits_bv, tuple(new)
 
@@ -66,5 +74,8 @@ def _programs(model: GPT, batch_size: int) -> dict[str, bytearray]:
         kept = jax.eval_shape(prefill, tokens, row)[1]
         return {
             name: jax_export.export(jax.jit(program), platforms=PLATFORMS)(*arguments).serialize()
-            for name, program, arguments in (("prefill", prefill, (tokens, row)), ("decode", decode, (kept, row, row)))
+            for name, program, arguments in (
+                ("prefill", prefill, (tokens, row)),
+                ("decode", decode, (kept, row, row)),
+            )
         }

@@ -29,7 +29,11 @@ class Seen(NamedTuple):
 
 
 def look(
-    directory: Path, text: str, tokenizer: Path | None, errors: Literal["strict", "skip"], picture: Path | None
+    directory: Path,
+    text: str,
+    tokenizer: Path | None,
+    errors: Literal["strict", "skip"],
+    picture: Path | None,
 ) -> Seen:
     if picture:
         plots.require_format(picture)
@@ -46,7 +50,8 @@ def look(
     if found:
         known = found.means_something(len(names))
         names = [
-            shown(found.decode([i])) if ok else name for (i, name), ok in zip(enumerate(names), known, strict=True)
+            shown(found.decode([i])) if ok else name
+            for (i, name), ok in zip(enumerate(names), known, strict=True)
         ]
     seen = Seen(ids, names, *inside(opened.model(), ids))
     if picture:
@@ -64,17 +69,26 @@ def inside(model: GPT, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
     @jax.jit
     def run(model: GPT, tokens_bt: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array, scale: Scale) -> tuple[jax.Array, jax.Array]:
+        def attend(
+            q: jax.Array, k: jax.Array, v: jax.Array, scale: Scale
+        ) -> tuple[jax.Array, jax.Array]:
             return chunked(q, k, v, scale), attention_weights(q, k, scale)[0]
 
-        x, weights = model.run(model.embed(tokens_bt), lambda block, layer, x: block(x, layer, attend))
+        x, weights = model.run(
+            model.embed(tokens_bt), lambda block, layer, x: block(x, layer, attend)
+        )
         logits = model.read_out(x)[0]
-        return weights.astype(sum_dtype(weights)), jax.nn.log_softmax(logits.astype(sum_dtype(logits)))
+        return weights.astype(sum_dtype(weights)), jax.nn.log_softmax(
+            logits.astype(sum_dtype(logits))
+        )
 
     with exactly(model.dtype):
         weights, logprobs = run(cast(model, model.dtype), jnp.asarray([ids]))
     finite = np.isfinite(logprobs).all() and np.isfinite(weights).all()
-    require(bool(finite), "What the model computes of this text are not finite numbers: its weights are damaged.")
+    require(
+        bool(finite),
+        "What the model computes of this text are not finite numbers: its weights are damaged.",
+    )
     return np.asarray(weights), np.asarray(logprobs)
 
 
@@ -106,7 +120,10 @@ def attention_table(seen: Seen, layer: int, head: int | None, width: int | None 
 
 def _first_that_fits(names: list[str], shares: np.ndarray, width: int) -> int:
     """The first column of a table no wider than `width`, of those that end with the last one."""
-    wide = [max(cell_len(name), len(str(share))) for name, share in zip(names, shares.max(axis=0), strict=True)]
+    wide = [
+        max(cell_len(name), len(str(share)))
+        for name, share in zip(names, shares.max(axis=0), strict=True)
+    ]
     left = width - max(map(cell_len, names)) - 2 * PADDING
     for column in reversed(range(len(wide))):
         left -= wide[column] + 2 * PADDING
@@ -122,7 +139,9 @@ def shade(hundredths: int) -> str:
 def token_table(seen: Seen, alternatives: int) -> Table:
     """Each token's probability after those before it, its rank, and what was likelier or nearly so."""
     require(alternatives >= 0, f"--top must not be negative, but is {alternatives}.")
-    table = Table("token", "probability", "rank", "likeliest instead", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        "token", "probability", "rank", "likeliest instead", box=None, padding=(0, 2, 0, 0)
+    )
     for t, i in enumerate(seen.ids):
         if t == 0:
             table.add_row(Cell(seen.names[i]), "", "", "")

@@ -55,13 +55,22 @@ def first(
     mesh: Mesh | None,
 ) -> tuple[Written, Buffers, Cache]:
     """The token after the prompts, of which `width` positions are computed."""
-    keys_b = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), jnp.arange(len(tokens_bs)))
+    keys_b = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
+        jax.random.key(seed), jnp.arange(len(tokens_bs))
+    )
     written = Written(tokens_bs, lengths_b, jnp.int32(0), keys_b)
 
     def program(
-        mine: ArrayLike, of: Of, model: GPT, blocks: tuple[Block, ...], written: Written, sampling: Sampling
+        mine: ArrayLike,
+        of: Of,
+        model: GPT,
+        blocks: tuple[Block, ...],
+        written: Written,
+        sampling: Sampling,
     ) -> tuple[Written, Buffers, Cache]:
-        logits_bv, kept = cache.prefill(model, blocks, written.tokens_bs[:, :width], written.lengths_b)
+        logits_bv, kept = cache.prefill(
+            model, blocks, written.tokens_bs[:, :width], written.lengths_b
+        )
         return *_append(written, _empty(model, len(logits_bv)), 0, logits_bv, sampling), kept
 
     divided = with_peers(program, mesh, (SAME, SAME, WRITTEN, SAME), (WRITTEN, BY_GROUP, KEPT))
@@ -90,20 +99,31 @@ def cached(
         sampling: Sampling,
         n: jax.Array,
     ) -> tuple[Written, Buffers, Cache]:
-        def one(i: jax.Array, carry: tuple[Written, Buffers, Cache]) -> tuple[Written, Buffers, Cache]:
+        def one(
+            i: jax.Array, carry: tuple[Written, Buffers, Cache]
+        ) -> tuple[Written, Buffers, Cache]:
             written, buffers, kept = carry
-            logits_bv, kept = cache.decode(model, blocks, kept, _newest(written), written.lengths_b - 1)
+            logits_bv, kept = cache.decode(
+                model, blocks, kept, _newest(written), written.lengths_b - 1
+            )
             return *_append(written, buffers, i, logits_bv, sampling), kept
 
         return jax.lax.fori_loop(0, n, one, (written, _empty(model, len(written.tokens_bs)), kept))
 
-    divided = with_peers(program, mesh, (SAME, SAME, WRITTEN, KEPT, SAME, SAME), (WRITTEN, BY_GROUP, KEPT))
+    divided = with_peers(
+        program, mesh, (SAME, SAME, WRITTEN, KEPT, SAME, SAME), (WRITTEN, BY_GROUP, KEPT)
+    )
     return divided(model, blocks, written, kept, sampling, n)
 
 
 @functools.partial(jax.jit, static_argnums=5, donate_argnums=2)
 def windowed(
-    model: GPT, blocks: tuple[Block, ...], written: Written, sampling: Sampling, n: jax.Array, mesh: Mesh | None
+    model: GPT,
+    blocks: tuple[Block, ...],
+    written: Written,
+    sampling: Sampling,
+    n: jax.Array,
+    mesh: Mesh | None,
 ) -> tuple[Written, Buffers]:
     """n more tokens, when a row is full. Each device of a group has the window after that of the one before it,
     computes what is known of it, and then adds each token that is chosen, until it is whole."""
@@ -129,9 +149,13 @@ def windowed(
             logits_bv, kept = cache.prefill(model, blocks, tokens_bs, known_b)
             written, buffers = _append(written, buffers, start, of(0, logits_bv), sampling)
 
-            def one(i: jax.Array, carry: tuple[Written, Buffers, Cache]) -> tuple[Written, Buffers, Cache]:
+            def one(
+                i: jax.Array, carry: tuple[Written, Buffers, Cache]
+            ) -> tuple[Written, Buffers, Cache]:
                 written, buffers, kept = carry
-                places_b = jnp.minimum(known_b + i - 1, context - 1)  # nobody asks for what comes after the end
+                places_b = jnp.minimum(
+                    known_b + i - 1, context - 1
+                )  # nobody asks for what comes after the end
                 logits_bv, kept = cache.decode(model, blocks, kept, _newest(written), places_b)
                 return *_append(written, buffers, start + i, of(i, logits_bv), sampling), kept
 
@@ -163,7 +187,9 @@ def _append(
     tokens_bs = jnp.where(full_b[:, None], jnp.roll(tokens_bs, -1, axis=1), tokens_bs)
     lengths_b = jnp.minimum(lengths_b + 1, context)
     tokens_bs = tokens_bs.at[jnp.arange(len(ids_b)), lengths_b - 1].set(jnp.maximum(ids_b, 0))
-    ids, logp = (buffer.at[:, i].set(column) for buffer, column in zip(buffers, chosen, strict=True))
+    ids, logp = (
+        buffer.at[:, i].set(column) for buffer, column in zip(buffers, chosen, strict=True)
+    )
     return Written(tokens_bs, lengths_b, new + 1, keys_b), (ids, logp)
 
 

@@ -27,23 +27,38 @@ class Sampling(NamedTuple):
 
 
 def make_sampling(
-    vocab_size: int, temperature: float, top_k: int, top_p: float, min_p: float, allowed: ArrayLike | None
+    vocab_size: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    allowed: ArrayLike | None,
 ) -> Sampling:
     fits = temperature == 0 or 1e-30 <= temperature <= 1e30  # so much a float32 can be divided by
-    require(fits, f"temperature must be 0 (the likeliest token) or lie in [1e-30, 1e30], but is {temperature}.")
+    require(
+        fits,
+        f"temperature must be 0 (the likeliest token) or lie in [1e-30, 1e30], but is {temperature}.",
+    )
     top_k = whole("top_k", top_k)
-    require(0 <= top_k <= vocab_size, f"top_k must lie between 1 and the {vocab_size} ids there are, but is {top_k}.")
+    require(
+        0 <= top_k <= vocab_size,
+        f"top_k must lie between 1 and the {vocab_size} ids there are, but is {top_k}.",
+    )
     require(0 < top_p <= 1, f"top_p must lie in (0, 1], but is {top_p}.")
     require(0 <= min_p <= 1, f"min_p must lie in [0, 1], but is {min_p}.")
     may = np.ones(vocab_size, bool) if allowed is None else np.asarray(allowed, bool)
-    require(may.shape == (vocab_size,), f"allowed must have shape ({vocab_size},), but has {may.shape}.")
+    require(
+        may.shape == (vocab_size,), f"allowed must have shape ({vocab_size},), but has {may.shape}."
+    )
     require(bool(may.any()), "allowed leaves no id to choose.")
     top_k = top_k or vocab_size
     numbers = jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p), jnp.float32(min_p)
     return Sampling(*numbers, jnp.asarray(may))
 
 
-def choose(logits_bv: jax.Array, keys_b: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
+def choose(
+    logits_bv: jax.Array, keys_b: jax.Array, sampling: Sampling
+) -> tuple[jax.Array, jax.Array]:
     """Ids (B,), and their log-probabilities under the model itself: at temperature 1, with nothing cut off."""
     logits_bv = logits_bv.astype(jnp.promote_types(logits_bv.dtype, jnp.float32))
     finite_b = jnp.isfinite(logits_bv).all(axis=-1)
@@ -60,7 +75,9 @@ def choose(logits_bv: jax.Array, keys_b: jax.Array, sampling: Sampling) -> tuple
 def kept(logits_bv: jax.Array, sampling: Sampling) -> jax.Array:
     """Logits at the temperature, -inf where cut off: by top_k, then by top_p of what that left, then by min_p. Among
     equals the lower id comes first."""
-    below_bv = logits_bv - logits_bv.max(axis=-1, keepdims=True)  # what is far below becomes -inf, and nothing else
+    below_bv = logits_bv - logits_bv.max(
+        axis=-1, keepdims=True
+    )  # what is far below becomes -inf, and nothing else
     scaled_bv = below_bv / sampling.temperature.astype(logits_bv.dtype)
     cutting = (sampling.top_k < scaled_bv.shape[-1]) | (sampling.top_p < 1)
     cut_bv = jax.lax.cond(cutting, lambda: _cut(scaled_bv, sampling), lambda: scaled_bv)
@@ -76,11 +93,19 @@ def _cut(scaled_bv: jax.Array, sampling: Sampling) -> jax.Array:
         ordered_bk, order_bk = jax.lax.top_k(scaled_bv, likeliest)
         ranks_k = jnp.arange(likeliest)
         ordered_bk = jnp.where(ranks_k < sampling.top_k, ordered_bk, -jnp.inf)
-        left_b = jnp.where(sampling.top_k < ids, jax.nn.logsumexp(ordered_bk, axis=-1, keepdims=True), all_b)
+        left_b = jnp.where(
+            sampling.top_k < ids, jax.nn.logsumexp(ordered_bk, axis=-1, keepdims=True), all_b
+        )
         p_bk = jnp.exp(ordered_bk - left_b)
-        within_bk = (jnp.cumsum(p_bk, axis=-1) - p_bk < sampling.top_p) | (sampling.top_p >= 1) | (ranks_k == 0)
+        within_bk = (
+            (jnp.cumsum(p_bk, axis=-1) - p_bk < sampling.top_p)
+            | (sampling.top_p >= 1)
+            | (ranks_k == 0)
+        )
         ordered_bk = jnp.where(within_bk, ordered_bk, -jnp.inf)
-        return jnp.put_along_axis(jnp.full_like(scaled_bv, -jnp.inf), order_bk, ordered_bk, axis=-1, inplace=False)
+        return jnp.put_along_axis(
+            jnp.full_like(scaled_bv, -jnp.inf), order_bk, ordered_bk, axis=-1, inplace=False
+        )
 
     if ids <= FEW:
         return among(ids)

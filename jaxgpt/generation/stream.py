@@ -64,13 +64,23 @@ def stream(
     c = model.config
     max_new_tokens, samples = whole("max_new_tokens", max_new_tokens), whole("samples", samples)
     seed = whole("seed", seed)
-    require(max_new_tokens > 0, f"The number of new tokens must be positive, but is {max_new_tokens}.")
+    require(
+        max_new_tokens > 0, f"The number of new tokens must be positive, but is {max_new_tokens}."
+    )
     require(samples > 0, f"samples must be positive, but is {samples}.")
     require(0 <= seed < 2**32, f"seed must lie in [0, 2**32), but is {seed}.")
     require(on_full in ("slide", "stop"), f"on_full is slide or stop, but got {on_full!r}.")
     sampling = make_sampling(c.vocab_size, temperature, top_k, top_p, min_p, allowed)
     rows = [row for row in as_rows(prompt, c.vocab_size)[0] for _ in range(samples)]
-    return _stream(model, rows, max_new_tokens, sampling, seed, frozenset(map(int, stop_ids)), on_full == "stop")
+    return _stream(
+        model,
+        rows,
+        max_new_tokens,
+        sampling,
+        seed,
+        frozenset(map(int, stop_ids)),
+        on_full == "stop",
+    )
 
 
 def as_rows(prompt: Any, vocab_size: int) -> tuple[list[list[int]], bool]:
@@ -79,13 +89,19 @@ def as_rows(prompt: Any, vocab_size: int) -> tuple[list[list[int]], bool]:
     try:
         parts = list(prompt)
         several = any(np.ndim(part) > 0 for part in parts)
-        rows = [np.asarray(row) if len(row) else np.zeros(1, np.int64) for row in (parts if several else [parts])]
+        rows = [
+            np.asarray(row) if len(row) else np.zeros(1, np.int64)
+            for row in (parts if several else [parts])
+        ]
     except (TypeError, ValueError):
         raise UserError(f"{takes} is {str(prompt)[:60]}.") from None
     for row in rows:
         require(row.ndim == 1, f"{takes} has a row of shape {row.shape}.")
         wrong = not np.issubdtype(row.dtype, np.integer) or ((row < 0) | (row >= vocab_size)).any()
-        require(not wrong, f"A prompt must be ids from 0 to {vocab_size - 1}, but is {row.tolist()[:20]}.")
+        require(
+            not wrong,
+            f"A prompt must be ids from 0 to {vocab_size - 1}, but is {row.tolist()[:20]}.",
+        )
     return [row.tolist() for row in rows], several
 
 
@@ -108,7 +124,9 @@ def _stream(
             return program(*arguments)
 
     dtype = model.dtype
-    model = run(jax.tree.map, lambda leaf: leaf if leaf.dtype == dtype else leaf.astype(dtype), model)
+    model = run(
+        jax.tree.map, lambda leaf: leaf if leaf.dtype == dtype else leaf.astype(dtype), model
+    )
     blocks = run(_unstack, model)
     mesh, ahead = _meshes(blocks, len(rows), context)
     if mesh:
@@ -121,17 +139,27 @@ def _stream(
         piece = functools.partial(_piece, buffers, n, given, room, ended, stop_ids)
         visible = context + 1 - max(lengths) - done  # further tokens that see the whole text
         program = programs.cached if visible > 0 else programs.windowed
-        if program is not last:  # it may have to be compiled, and what there is need not wait for that
+        if (
+            program is not last
+        ):  # it may have to be compiled, and what there is need not wait for that
             yield piece()
         n = 0 if ended.all() else min(size, tokens - done, *([visible] if visible > 0 else []))
         if n and visible > 0:
-            written, buffers, kept = run(programs.cached, model, blocks, written, kept, sampling, np.int32(n), mesh)
+            written, buffers, kept = run(
+                programs.cached, model, blocks, written, kept, sampling, np.int32(n), mesh
+            )
         elif n:
             if ahead and ahead != mesh and program is not last:
                 model, blocks = run(shared, (model, blocks), ahead)
-                where = programs.WRITTEN._make(NamedSharding(ahead, spec) for spec in programs.WRITTEN)
-                written, sampling = run(jax.device_put, (written, sampling), (where, replicated(ahead)))
-            written, buffers = run(programs.windowed, model, blocks, written, sampling, np.int32(n), ahead)
+                where = programs.WRITTEN._make(
+                    NamedSharding(ahead, spec) for spec in programs.WRITTEN
+                )
+                written, sampling = run(
+                    jax.device_put, (written, sampling), (where, replicated(ahead))
+                )
+            written, buffers = run(
+                programs.windowed, model, blocks, written, sampling, np.int32(n), ahead
+            )
         if program is last:  # the device has the next piece to do while this one is looked at
             yield piece()
         if not n or ended.all():
@@ -155,7 +183,14 @@ def _meshes(blocks: tuple[Block, ...], rows: int, context: int) -> tuple[Mesh | 
     return mesh(groups), mesh(groups * peers)
 
 
-def _piece(buffers: Buffers, n: int, given: int, room: Sequence[int], ended: np.ndarray, stop_ids: frozenset) -> Piece:
+def _piece(
+    buffers: Buffers,
+    n: int,
+    given: int,
+    room: Sequence[int],
+    ended: np.ndarray,
+    stop_ids: frozenset,
+) -> Piece:
     """To the host; `ended` is brought up to date."""
     ids, logprobs = (np.array(buffer)[:, :n] for buffer in buffers)
     for i, row in enumerate(ids):
@@ -163,7 +198,9 @@ def _piece(buffers: Buffers, n: int, given: int, room: Sequence[int], ended: np.
         last = 0 if ended[i] else min(last, room[i] - given)
         if NOT_FINITE in row[:last]:
             at = given + int((row == NOT_FINITE).argmax()) + 1
-            raise UserError(f"At new token {at} the model's logits are not finite numbers: its weights are damaged.")
+            raise UserError(
+                f"At new token {at} the model's logits are not finite numbers: its weights are damaged."
+            )
         ended[i] |= last < n or row[n - 1] in stop_ids or given + n >= room[i]
         row[last:], logprobs[i, last:] = NOTHING, 0
     return Piece(ids, logprobs)
@@ -172,7 +209,10 @@ def _piece(buffers: Buffers, n: int, given: int, room: Sequence[int], ended: np.
 def _padded(rows: Sequence[Sequence[int]], context: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Tokens (B, S), lengths (B,), and the width that is computed of them: the same for many lengths."""
     cropped = [row[-context:] for row in rows]
-    tokens, lengths = np.zeros((len(rows), context), np.int32), np.array([*map(len, cropped)], np.int32)
+    tokens, lengths = (
+        np.zeros((len(rows), context), np.int32),
+        np.array([*map(len, cropped)], np.int32),
+    )
     for i, row in enumerate(cropped):
         tokens[i, : len(row)] = row
     return tokens, lengths, min(context, 1 << int(lengths.max() - 1).bit_length())
@@ -184,7 +224,9 @@ def score(model: GPT, ids: ArrayLike) -> np.ndarray:
     logits_btv = model(ids)
     with exactly(model.dtype):
         logp_btv = jax.nn.log_softmax(logits_btv[:, :-1].astype(sum_dtype(logits_btv)))
-        return np.asarray(jnp.take_along_axis(logp_btv, jnp.asarray(ids)[:, 1:, None], axis=-1)[..., 0])
+        return np.asarray(
+            jnp.take_along_axis(logp_btv, jnp.asarray(ids)[:, 1:, None], axis=-1)[..., 0]
+        )
 
 
 generate.__signature__ = inspect.signature(stream)  # type: ignore[attr-defined]  # for help()

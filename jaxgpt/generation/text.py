@@ -37,21 +37,34 @@ def sample(
     make_devices()
     opened = model_directory.ModelDirectory(directory)
     text = Text(find_tokenizer(opened, tokenizer), directory)
-    require(text.tokenizer is not None or not stop, f"--stop takes text, and {directory} has no tokenizer.")
+    require(
+        text.tokenizer is not None or not stop,
+        f"--stop takes text, and {directory} has no tokenizer.",
+    )
     ids = text.encode(prompt, errors)
     if text.tokenizer is None:
-        note(f"{directory} has no tokenizer: ids go in and out. To have text, name its tokenizer by --tokenizer.")
+        note(
+            f"{directory} has no tokenizer: ids go in and out. To have text, name its tokenizer by --tokenizer."
+        )
     model, context = opened.model(), opened.config.context_length
     if len(ids) > context:
         note(f"The prompt has {len(ids)} tokens; the model sees the last {context} of them.")
     limits = text.limits(opened.config.vocab_size)
     if tokenizer and (lost := int((~limits["allowed"]).sum())):
-        note(f"Of the model's {opened.config.vocab_size} ids {lost} mean nothing to {tokenizer}: they are left out.")
+        note(
+            f"Of the model's {opened.config.vocab_size} ids {lost} mean nothing to {tokenizer}: they are left out."
+        )
     prompt = text.tokenizer.decode(ids) if text.tokenizer else " ".join(map(str, ids))
-    pieces = stream(model, ids if len(ids) else [text.start], tokens, samples=samples, **limits, **options)
+    pieces = stream(
+        model, ids if len(ids) else [text.start], tokens, samples=samples, **limits, **options
+    )
     show(prompt)
     writers = [Writer(text, stop) for _ in range(samples)]
-    later, written, room = [""] * samples, np.zeros(samples, int), context + 1 - min(len(ids) or 1, context)
+    later, written, room = (
+        [""] * samples,
+        np.zeros(samples, int),
+        context + 1 - min(len(ids) or 1, context),
+    )
     with Clock() as clock:
         for piece in pieces:
             written += (piece.ids != NOTHING).sum(axis=1)
@@ -86,7 +99,9 @@ class Clock:
 
     def _compiled(self, event: str, start_time: float, end_time: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/"):
-            before = [span for span in self.spans if span[0] < start_time]  # the others were a part of it
+            before = [
+                span for span in self.spans if span[0] < start_time
+            ]  # the others were a part of it
             self.spans = [*before, (start_time, end_time)]
 
     @property
@@ -99,7 +114,11 @@ class Clock:
 
     def told(self) -> str:
         (at_once, first), (count, last) = self.ticks[0], self.ticks[-1]
-        speed = f", then {(count - at_once) / max(last - first, 1e-9):,.0f} tokens/s" if count > at_once else ""
+        speed = (
+            f", then {(count - at_once) / max(last - first, 1e-9):,.0f} tokens/s"
+            if count > at_once
+            else ""
+        )
         compiling = f"compiling took {self.compiling:.2f} s"
         return f"tokens: {count}; {compiling}; the first came after another {first:.3f} s{speed}"
 
@@ -134,7 +153,9 @@ class Text:
             try:
                 return self.tokenizer.encode(prompt, errors).tolist()
             except Unencodable as error:
-                unknown = [f"{c!r} (U+{ord(c):04X})" for c in self.tokenizer.unknown(prompt)] or [str(error)]
+                unknown = [f"{c!r} (U+{ord(c):04X})" for c in self.tokenizer.unknown(prompt)] or [
+                    str(error)
+                ]
                 more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
                 raise UserError(
                     f"The text has what the {self.tokenizer.kind} tokenizer does not know: "
@@ -166,16 +187,26 @@ class Writer:
         if self.tokenizer is None:
             return "".join(f" {i}" for i in ids)
         eot = self.tokenizer.eot
-        self.held += self.decoder.decode(self.tokenizer.decode_bytes(ids[ids != eot] if eot is not None else ids))
-        found = [(self.held.find(stop) + len(stop), self.held.find(stop)) for stop in self.stops if stop in self.held]
+        self.held += self.decoder.decode(
+            self.tokenizer.decode_bytes(ids[ids != eot] if eot is not None else ids)
+        )
+        found = [
+            (self.held.find(stop) + len(stop), self.held.find(stop))
+            for stop in self.stops
+            if stop in self.held
+        ]
         if found:
             self.ended = True
-            return self._release(min(found)[1])  # of the one that was whole first, however the text was cut
+            return self._release(
+                min(found)[1]
+            )  # of the one that was whole first, however the text was cut
         return self._release(len(self.held) - max(map(self._begun, self.stops), default=0))
 
     def _begun(self, stop: str) -> int:
         """Characters at the end of what is held that `stop` may begin with."""
-        return next(n for n in range(min(len(stop), len(self.held)), -1, -1) if self.held.endswith(stop[:n]))
+        return next(
+            n for n in range(min(len(stop), len(self.held)), -1, -1) if self.held.endswith(stop[:n])
+        )
 
     def _release(self, n: int) -> str:
         out, self.held = self.held[:n], "" if self.ended else self.held[n:]
@@ -187,11 +218,17 @@ class Writer:
 
 def read_prompt(prompt: str, file: Path | None) -> str:
     """- is standard input."""
-    require(not prompt or file is None, "A prompt comes from --prompt or from --prompt-file, not from both.")
+    require(
+        not prompt or file is None,
+        "A prompt comes from --prompt or from --prompt-file, not from both.",
+    )
     if file is None and prompt != "-":
         return prompt
     standard = prompt == "-" or str(file) == "-"
-    require(not standard or sys.stdin is not None, "Standard input is closed, and the prompt should come from there.")
+    require(
+        not standard or sys.stdin is not None,
+        "Standard input is closed, and the prompt should come from there.",
+    )
     content = sys.stdin.buffer.read() if standard or file is None else file.read_bytes()
     try:
         return content.decode("utf-8-sig")

@@ -30,7 +30,9 @@ causal = keep_nothing(forms.chunked)
 class Attention(nnx.Module):
     """The matrices of one group of heads lie together: G queries, then their key and value."""
 
-    def __init__(self, s: spec.Attention, model_dim: int, out_init: nnx.Initializer, rngs: nnx.Rngs):
+    def __init__(
+        self, s: spec.Attention, model_dim: int, out_init: nnx.Initializer, rngs: nnx.Rngs
+    ):
         self.qkv = nnx.LinearGeneral(
             model_dim,
             (s.kv_heads, s.group + 2, s.width),

@@ -17,7 +17,9 @@ from jaxgpt.model.mlp import Mlp
 from jaxgpt.model.norms import LayerNorm
 
 Norm = Callable[[jax.Array], jax.Array]
-Branch = Callable[[jax.Array], tuple[jax.Array, Any]]  # x -> what is added to the stream, and what is kept
+Branch = Callable[
+    [jax.Array], tuple[jax.Array, Any]
+]  # x -> what is added to the stream, and what is kept
 
 
 class Block(nnx.Module):

@@ -52,7 +52,9 @@ def decode(
 ) -> tuple[jax.Array, Cache]:
     """Logits (B, V) after one more token in each row, at its own position, and the cache with it."""
     x_b1d, cached = model.embed(tokens_b[:, None], positions_b[:, None]), []
-    for layer, (block, keys_values) in enumerate(zip(blocks, zip(*cache, strict=True), strict=True)):
+    for layer, (block, keys_values) in enumerate(
+        zip(blocks, zip(*cache, strict=True), strict=True)
+    ):
         attend = functools.partial(_attend_and_write, cached=keys_values, positions_b=positions_b)
         x_b1d, written = block(x_b1d, layer, attend)
         cached.append(written)
@@ -80,7 +82,9 @@ def _attend_one(
     return mixed_bnh[:, None], own
 
 
-def _attend_and_write(*parts: jax.Array, cached: KeysValues, positions_b: jax.Array) -> tuple[jax.Array, KeysValues]:
+def _attend_and_write(
+    *parts: jax.Array, cached: KeysValues, positions_b: jax.Array
+) -> tuple[jax.Array, KeysValues]:
     """One query in each row as in `_attend_one`; keeps the cache with its key and value written."""
     mixed_b1nh, own = _attend_one(*parts, cached=cached, positions_b=positions_b)
     rows = jnp.arange(len(positions_b))
@@ -95,5 +99,8 @@ def _attend_and_write(*parts: jax.Array, cached: KeysValues, positions_b: jax.Ar
 
 def _cached(keys_values: KeysValues, length: int) -> KeysValues:
     """Keys and values (B, T, M, H) as (B, M, S, H), padded to `length` positions."""
-    keys, values = (jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, length - x.shape[1]), (0, 0))) for x in keys_values)
+    keys, values = (
+        jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, length - x.shape[1]), (0, 0)))
+        for x in keys_values
+    )
     return keys, values

@@ -13,7 +13,11 @@ from jaxgpt.config import ModelConfig
 def per_token(config: ModelConfig) -> float:
     """Of one training step, with nothing computed twice and all of attention."""
     heads = config.num_heads * config.head_dim
-    matrices = config.num_blocks * config.model_dim * ((3 + config.attention_out) * heads + 2 * config.mlp_dim)
+    matrices = (
+        config.num_blocks
+        * config.model_dim
+        * ((3 + config.attention_out) * heads + 2 * config.mlp_dim)
+    )
     matrices += config.model_dim * config.vocab_size
     return 6 * matrices + 12 * config.num_blocks * heads * config.context_length
 
@@ -27,7 +31,11 @@ def _of_equation(equation: Any) -> int:
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         left = equation.invars[0].aval.shape
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        return (
+            2
+            * math.prod(equation.outvars[0].aval.shape)
+            * math.prod(left[axis] for axis in contracted)
+        )
     times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
     inner = [getattr(value, "jaxpr", value) for value in equation.params.values()]
     return sum(of_program(each, times) for each in inner if hasattr(each, "eqns"))

@@ -26,7 +26,11 @@ def chunked(q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, scale: Scal
     width = 64 * -(-length // 512)  # 2 blocks of 128 positions, at most 8 of any length
     scaled_btnh = q_btnh * jnp.asarray(scale, q_btnh.dtype)
     blocks = [
-        _attend_block(scaled_btnh[:, start : start + width], k_btnh[:, : start + width], v_btnh[:, : start + width])
+        _attend_block(
+            scaled_btnh[:, start : start + width],
+            k_btnh[:, : start + width],
+            v_btnh[:, : start + width],
+        )
         for start in range(0, length, width)
     ]
     return jnp.concatenate(blocks, axis=1)
@@ -55,7 +59,9 @@ def attention_weights(q_btnh: jax.Array, k_bsnh: jax.Array, scale: Scale) -> jax
     """Weights (B, N, T, S) of each key for each query; the queries are the last positions."""
     scores_bnts = _sums("btnh,bsnh->bnts", q_btnh * jnp.asarray(scale, q_btnh.dtype), k_bsnh)
     t, s = scores_bnts.shape[-2:]
-    return jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((t, s), bool), k=s - t), scores_bnts, -jnp.inf))
+    return jax.nn.softmax(
+        jnp.where(jnp.tril(jnp.ones((t, s), bool), k=s - t), scores_bnts, -jnp.inf)
+    )
 
 
 def _mix(weights_bnts: jax.Array, v_bsnh: jax.Array) -> jax.Array:
@@ -67,7 +73,9 @@ def _attend_block(q_btnh: jax.Array, k_bsnh: jax.Array, v_bsnh: jax.Array) -> ja
     return _forward(q_btnh, k_bsnh, v_bsnh)[0]
 
 
-def _forward(q_btnh: jax.Array, k_bsnh: jax.Array, v_bsnh: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+def _forward(
+    q_btnh: jax.Array, k_bsnh: jax.Array, v_bsnh: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     weights_bnts = attention_weights(q_btnh, k_bsnh, 1.0).astype(v_bsnh.dtype)
     return _mix(weights_bnts, v_bsnh), (q_btnh, k_bsnh, v_bsnh, weights_bnts)
 

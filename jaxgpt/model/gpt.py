@@ -94,7 +94,9 @@ class GPT(Stack):
 
     def logits(self, tokens_bt: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """Logits (B, T, V), traceable and unchecked; dropout is on when a key is given."""
-        x_btd, _ = self.run(self.embed(tokens_bt), lambda block, layer, x: block(x, layer, causal, dropout_key))
+        x_btd, _ = self.run(
+            self.embed(tokens_bt), lambda block, layer, x: block(x, layer, causal, dropout_key)
+        )
         return self.read_out(x_btd)
 
     def states(self, tokens_bt: jax.Array) -> States:
@@ -165,10 +167,14 @@ def check_tokens(tokens: ArrayLike, config: ModelConfig) -> None:
         )
     ids = np.asarray(tokens)
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
-        raise UserError(f"Tokens must be whole numbers of shape (batch, time), but are {ids.dtype} {ids.shape}.")
+        raise UserError(
+            f"Tokens must be whole numbers of shape (batch, time), but are {ids.dtype} {ids.shape}."
+        )
     length = ids.shape[1]
     if not 0 < length <= config.context_length:
-        raise UserError(f"A sequence of {length} tokens does not fit the context length {config.context_length}.")
+        raise UserError(
+            f"A sequence of {length} tokens does not fit the context length {config.context_length}."
+        )
     wrong = np.argwhere((ids < 0) | (ids >= config.vocab_size))
     if len(wrong):
         row, column = wrong[0]

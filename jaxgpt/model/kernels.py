@@ -21,9 +21,13 @@ def cudnn(q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, scale: Scale)
     return mixed[:, : q_btnh.shape[1], :, : q_btnh.shape[3]]
 
 
-def splash(q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, scale: Scale, interpret: bool = False) -> jax.Array:
+def splash(
+    q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, scale: Scale, interpret: bool = False
+) -> jax.Array:
     """The splash kernel, for TPUs; scores are never written to memory, blocks above the diagonal skipped."""
-    parts = _padded(q_btnh * jnp.asarray(scale, q_btnh.dtype), k_btnh, v_btnh, length=SPLASH_BLOCK, width=1)
+    parts = _padded(
+        q_btnh * jnp.asarray(scale, q_btnh.dtype), k_btnh, v_btnh, length=SPLASH_BLOCK, width=1
+    )
     kernel = _splash_kernel(parts[0].shape[1], parts[0].shape[2], interpret)
     mixed_bnth = jax.vmap(kernel)(*(part.swapaxes(1, 2) for part in parts))
     return mixed_bnth.swapaxes(1, 2)[:, : q_btnh.shape[1]]
@@ -42,7 +46,9 @@ def _splash_kernel(length: int, heads: int, interpret: bool) -> Callable[..., ja
     causal = mask.MultiHeadMask([mask.CausalMask((length, length))] * heads)
     widths: dict[str, Any] = {f"block_{name}": block for name in names}
     sizes = kernel.BlockSizes(**widths)
-    return kernel.make_splash_mha(causal, head_shards=1, q_seq_shards=1, block_sizes=sizes, interpret=interpret)
+    return kernel.make_splash_mha(
+        causal, head_shards=1, q_seq_shards=1, block_sizes=sizes, interpret=interpret
+    )
 
 
 def _padded(*parts_btnh: jax.Array, length: int, width: int) -> list[jax.Array]:
@@ -51,7 +57,9 @@ def _padded(*parts_btnh: jax.Array, length: int, width: int) -> list[jax.Array]:
     Zeros past a head's width add nothing, and no query attends to the positions after it.
     """
     _, t, _, h = parts_btnh[0].shape
-    return [jnp.pad(part, ((0, 0), (0, -t % length), (0, 0), (0, -h % width))) for part in parts_btnh]
+    return [
+        jnp.pad(part, ((0, 0), (0, -t % length), (0, 0), (0, -h % width))) for part in parts_btnh
+    ]
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,9 @@ class Kernel:
     def refuses(self, device: Any, dtype: str, head_dim: int) -> str:
         """The reason why the kernel cannot be used; empty where it can."""
         capability = getattr(device, "compute_capability", "") if device.platform == "gpu" else ""
-        fits = device.platform == self.platform and (self.platform != "gpu" or _number(capability) >= 8)
+        fits = device.platform == self.platform and (
+            self.platform != "gpu" or _number(capability) >= 8
+        )
         if not fits:
             return f"needs {self.device}, and the device is {device.device_kind}"
         if dtype not in self.dtypes:
@@ -83,10 +93,14 @@ def _number(capability: str) -> float:
 
 
 KERNELS = {
-    "cudnn": Kernel(cudnn, "gpu", "an NVIDIA GPU of the Ampere generation or later", ("bfloat16",), 128),
+    "cudnn": Kernel(
+        cudnn, "gpu", "an NVIDIA GPU of the Ampere generation or later", ("bfloat16",), 128
+    ),
     "splash": Kernel(splash, "tpu", "a TPU", ("float32", "bfloat16"), 256),
 }
-FORMS: dict[str, Form] = {"xla": plain, "chunked": chunked} | {name: each.form for name, each in KERNELS.items()}
+FORMS: dict[str, Form] = {"xla": plain, "chunked": chunked} | {
+    name: each.form for name, each in KERNELS.items()
+}
 
 
 def pick(model: ModelConfig, compute: ComputeConfig, device: Any) -> tuple[str, str]:
@@ -95,7 +109,9 @@ def pick(model: ModelConfig, compute: ComputeConfig, device: Any) -> tuple[str, 
     A form that is asked for and cannot be used there is an error.
     """
     dtype = compute.dtype
-    refusals = {name: kernel.refuses(device, dtype, model.head_dim) for name, kernel in KERNELS.items()}
+    refusals = {
+        name: kernel.refuses(device, dtype, model.head_dim) for name, kernel in KERNELS.items()
+    }
     asked, possible = compute.attention, [name for name in FORMS if not refusals.get(name)]
     if asked != "auto":
         if asked not in possible:
@@ -104,7 +120,9 @@ def pick(model: ModelConfig, compute: ComputeConfig, device: Any) -> tuple[str, 
                 f"Here these would do: auto, {', '.join(possible)}."
             )
         return asked, "as compute.attention says"
-    name = next((name for name, kernel in KERNELS.items() if kernel.platform == device.platform), "")
+    name = next(
+        (name for name, kernel in KERNELS.items() if kernel.platform == device.platform), ""
+    )
     if not name:
         return "chunked", f"as there is no kernel for {device.device_kind}"
     if refusals[name]:

@@ -42,7 +42,9 @@ def _normalise(x_btd: jax.Array, eps: float) -> tuple[jax.Array, tuple[jax.Array
     return normal, (normal, inverse_std)
 
 
-def _normalise_backward(eps: float, kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array]:
+def _normalise_backward(
+    eps: float, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array]:
     normal, inverse_std = kept
     along = (gradient * normal).mean(axis=-1, keepdims=True, dtype=inverse_std.dtype)
     level = gradient.mean(axis=-1, keepdims=True, dtype=inverse_std.dtype)

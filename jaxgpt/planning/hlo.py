@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-BITS = {"pred": 8, "bf16": 16, **{f"{kind}{bits}": bits for kind in "fsuc" for bits in (4, 8, 16, 32, 64, 128)}}
+BITS = {
+    "pred": 8,
+    "bf16": 16,
+    **{f"{kind}{bits}": bits for kind in "fsuc" for bits in (4, 8, 16, 32, 64, 128)},
+}
 STARTS = "collective-start"
 HEADER = re.compile(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (.*)")
@@ -43,8 +47,12 @@ def collectives(text: str) -> dict[str, Traffic]:
             kind = one.opcode.removesuffix("-start")
             if kind in KINDS:
                 known = found[kind]
-                found[kind] = Traffic(known.times + times, known.received + times * _received(one, kind))
-            if one.opcode.endswith(("-done", "-update")) or (one.opcode == "fusion" and STARTS not in one.name):
+                found[kind] = Traffic(
+                    known.times + times, known.received + times * _received(one, kind)
+                )
+            if one.opcode.endswith(("-done", "-update")) or (
+                one.opcode == "fusion" and STARTS not in one.name
+            ):
                 continue  # on TPU what was started is named again in what is computed meanwhile, and where it ends
             rounds = _rounds(one, computations) if one.opcode == "while" else 1
             for called in _called(one):
@@ -97,7 +105,10 @@ def _received(one: Instruction, kind: str) -> float:
 
 def _bytes(shape: str) -> float:
     arrays = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shape)
-    return sum(BITS.get(dtype, 8) / 8 * math.prod(int(n) for n in sizes.split(",") if n) for dtype, sizes in arrays)
+    return sum(
+        BITS.get(dtype, 8) / 8 * math.prod(int(n) for n in sizes.split(",") if n)
+        for dtype, sizes in arrays
+    )
 
 
 def _group(rest: str) -> int:

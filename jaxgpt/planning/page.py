@@ -23,10 +23,17 @@ def ideal(plan: Plan) -> Ideal | None:
         return None
     train, state = plan.config.train, plan.memory.parameters + plan.memory.optimizer
     width = {"float32": 4, "bfloat16": 2}[plan.config.compute.dtype]
-    weights = plan.size * width / plan.mesh.shape["tensor"] * (3 if plan.config.compute.remat == "full" else 2)
+    weights = (
+        plan.size
+        * width
+        / plan.mesh.shape["tensor"]
+        * (3 if plan.config.compute.remat == "full" else 2)
+    )
     moved = 2 * state + train.accumulate * (2 * plan.memory.temporaries + weights)
     received = sum(traffic.received for traffic in plan.traffic.values())
-    return Ideal(plan.operations / plan.chip.peak, moved / plan.chip.bandwidth, received / plan.chip.links)
+    return Ideal(
+        plan.operations / plan.chip.peak, moved / plan.chip.bandwidth, received / plan.chip.links
+    )
 
 
 def page(plan: Plan, name: str, other: Plan | None = None) -> str:
@@ -38,7 +45,10 @@ def page(plan: Plan, name: str, other: Plan | None = None) -> str:
         f"{name}: {mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {shape}",
         "",
         _line("parameters", f"{plan.size:,}"),
-        _line("a step", f"{train.batch_size:,} x {length:,} tokens{parts}, {rows:g} a device at a time"),
+        _line(
+            "a step",
+            f"{train.batch_size:,} x {length:,} tokens{parts}, {rows:g} a device at a time",
+        ),
         _line("attention", plan.attention.removeprefix("attention: ")),
         _line("compiled in", f"{plan.seconds:.0f} s" if plan.text else "not: it is too large"),
     ]
@@ -74,7 +84,9 @@ def _work(plan: Plan) -> list[str]:
     lines = [_line("arithmetic", f"{plan.operations / 1e12:8.2f} TFLOP{again}", 4)]
     for kind, traffic in sorted(plan.traffic.items()):
         unit, name = (1e9, "GB") if traffic.received >= 1e9 else (1e6, "MB")
-        lines.append(_line(kind, f"{traffic.received / unit:8.2f} {name} come in ({traffic.times:,} x)", 4))
+        lines.append(
+            _line(kind, f"{traffic.received / unit:8.2f} {name} come in ({traffic.times:,} x)", 4)
+        )
     return ["", "  each step, on each device", *lines]
 
 
@@ -88,9 +100,15 @@ def _time(plan: Plan) -> list[str]:
     return [
         "",
         f"  ideal step: {longest:.3g} s, {tokens / longest:,.0f} tokens/s: the longest of",
-        _line("arithmetic", f"{found.arithmetic:8.3g} s at {chip.peak / 1e12:,.0f} TFLOP/s{wide}", 4),
+        _line(
+            "arithmetic", f"{found.arithmetic:8.3g} s at {chip.peak / 1e12:,.0f} TFLOP/s{wide}", 4
+        ),
         _line("memory", f"{found.memory:8.3g} s at {chip.bandwidth / 1e9:,.0f} GB/s: {MOVED}", 4),
-        _line("links", f"{found.links:8.3g} s at {chip.links / 1e9:,.0f} GB/s: all links at once, as in a ring", 4),
+        _line(
+            "links",
+            f"{found.links:8.3g} s at {chip.links / 1e9:,.0f} GB/s: all links at once, as in a ring",
+            4,
+        ),
         "  by the data sheet, and if no part of it waits for another; a real step takes longer",
     ]
 

@@ -101,7 +101,9 @@ def compiled(config: Config, devices: list[Any]) -> Plan:
     mesh = make_mesh(config.mesh, rows, config.model.model_dim, devices)
     step, where = jitted_step(config, mesh)
     like = jax.eval_shape(lambda: init_state(config))
-    ids = jax.ShapeDtypeStruct((config.train.accumulate, rows, config.model.context_length + 1), jnp.int32)
+    ids = jax.ShapeDtypeStruct(
+        (config.train.accumulate, rows, config.model.context_length + 1), jnp.int32
+    )
     operations, needed = _operations(config, like, ids)
     lowered, started = step.lower(like, ids), time.perf_counter()
     held = _bytes(like, where)
@@ -115,8 +117,14 @@ def compiled(config: Config, devices: list[Any]) -> Plan:
         total = held + temporaries
     else:
         stats = program.memory_analysis()
-        text, temporaries, code = program.as_text(), stats.temp_size_in_bytes, stats.generated_code_size_in_bytes
-        total = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+        text, temporaries, code = (
+            program.as_text(),
+            stats.temp_size_in_bytes,
+            stats.generated_code_size_in_bytes,
+        )
+        total = (
+            stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+        )
         total += temporaries + code
     return Plan(
         config,
@@ -147,7 +155,9 @@ def _operations(config: Config, like: Any, ids: jax.ShapeDtypeStruct) -> tuple[i
 def _bytes(tree: Any, where: Any) -> int:
     """Of the part that one device has."""
     parts = zip(jax.tree.leaves(tree), jax.tree.leaves(where), strict=True)
-    return sum(math.prod(lies.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, lies in parts)
+    return sum(
+        math.prod(lies.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, lies in parts
+    )
 
 
 def _asked(message: str) -> int:
@@ -165,7 +175,9 @@ def _limit(devices: list[Any]) -> float:
         return found.memory * gpu_share()
     if found:
         return found.memory
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)  # they share the machine's
+    return (
+        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
+    )  # they share the machine's
 
 
 def gpu_share() -> float:

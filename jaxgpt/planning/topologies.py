@@ -11,7 +11,19 @@ from jaxgpt.config import require
 from jaxgpt.devices.chips import CHIPS
 
 FLAT = ["1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"]
-DEEP = ["2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16"]
+DEEP = [
+    "2x2x1",
+    "2x2x2",
+    "2x2x4",
+    "2x4x4",
+    "4x4x4",
+    "4x4x8",
+    "4x8x8",
+    "8x8x8",
+    "8x8x16",
+    "8x16x16",
+    "16x16x16",
+]
 SLICES = {"v4": DEEP, "v5e": FLAT, "v5p": [*DEEP, "16x16x24"], "v6e": FLAT}
 
 
@@ -83,7 +95,9 @@ def devices_of(name: str) -> list[Any]:
 def _slice(kind: str, shape: str) -> list[Any]:
     _require_library(["libtpu"], f"{kind}:{shape}", "libtpu, the compiler for TPUs", "jax[tpu]")
     os.environ.update(ALONE)
-    options: dict[str, Any] = {"chip_config_name": "megacore"} if kind == "v4" else {}  # one device a chip
+    options: dict[str, Any] = (
+        {"chip_config_name": "megacore"} if kind == "v4" else {}
+    )  # one device a chip
     options |= {"chips_per_host_bounds": (1, 1, 1)} if shape == "1x1" else {}
     return _described("tpu", topology_name=f"{kind}:{shape}", **options)
 
@@ -93,7 +107,11 @@ def _gpus(kind: str, count: str) -> list[Any]:
     _require_library(plugins, f"{kind}:{count}", "jax's plugin for CUDA", "jax[cuda12]")
     gpu = GPUS[kind]
     known = CHIPS[kind.upper()]
-    sizes = {"memory": int(known.memory), "bandwidth": int(known.bandwidth), "optin": gpu.shared - 1024}
+    sizes = {
+        "memory": int(known.memory),
+        "bandwidth": int(known.bandwidth),
+        "optin": gpu.shared - 1024,
+    }
     target = TARGET.format(gpu=gpu, fpus=64 if gpu.capability < 9 else 128, **sizes)
     return _described("cuda", topology_name=kind, topology=f"1x1x{count}", target_config=target)
 
@@ -104,7 +122,9 @@ def _described(platform: str, **options: Any) -> list[Any]:
     from jax.experimental.compilation_cache import compilation_cache
 
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_enable_compilation_cache", False)  # a program for such devices could not be read back
+    jax.config.update(
+        "jax_enable_compilation_cache", False
+    )  # a program for such devices could not be read back
     compilation_cache.reset_cache()
     with quiet():
         return list(topologies.get_topology_desc(platform=platform, **options).devices)

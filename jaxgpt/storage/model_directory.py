@@ -49,12 +49,16 @@ def save(
     require_same(abstract_params(config), params, "What was to be saved")
     with _new_directory(Path(directory)) as partial:
         if first():
-            atomic_files.write_json(partial / "config.json", {**(about or {}), "model": vars(config)})
+            atomic_files.write_json(
+                partial / "config.json", {**(about or {}), "model": vars(config)}
+            )
             if tokenizer is not None:
                 tokenizer.save(partial / "tokenizer.json")
             if metrics is not None:
                 (partial / run_directory.METRICS).write_bytes(metrics)
-            atomic_files.require_room(partial, sum(leaf.nbytes for leaf in jax.tree.leaves((params, state))))
+            atomic_files.require_room(
+                partial, sum(leaf.nbytes for leaf in jax.tree.leaves((params, state)))
+            )
         _write(partial / "weights", params)
         if state is not None:
             _write(partial / "state", state)
@@ -64,7 +68,11 @@ def save(
 def _new_directory(path: Path) -> Iterator[Path]:
     """One for all processes: the first makes it, and gives it its name when all have written their parts."""
     named = atomic_files.partial_of(path)
-    ours = atomic_files.new_directory(path, named if together() else None) if first() else contextlib.nullcontext(named)
+    ours = (
+        atomic_files.new_directory(path, named if together() else None)
+        if first()
+        else contextlib.nullcontext(named)
+    )
     with ours as partial:
         _wait(f"begin {path}")
         yield partial
@@ -79,11 +87,16 @@ def _wait(name: str) -> None:
 
 def _write(folder: Path, tree: Any) -> None:
     """With little memory beside the arrays: orbax would copy them all, and hold what it packed until the end."""
-    numpy, divided = type_handlers.NumpyHandler(deepcopy_host_arrays=False), type_handlers.ArrayHandler()
+    numpy, divided = (
+        type_handlers.NumpyHandler(deepcopy_host_arrays=False),
+        type_handlers.ArrayHandler(),
+    )
     known = type_handlers.create_type_handler_registry((np.ndarray, numpy), (jax.Array, divided))
     all_of_us = set(range(jax.process_count())) if together() else None
     processes = ocp.options.MultiprocessingOptions(primary_host=0, active_processes=all_of_us)
-    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=known, multiprocessing_options=processes)
+    handler = ocp.PyTreeCheckpointHandler(
+        type_handler_registry=known, multiprocessing_options=processes
+    )
     tree = tree if together() else jax.tree.map(np.asarray, tree)
     args = ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=PIECE)
     try:
@@ -116,12 +129,16 @@ class ModelDirectory:
         self.about = atomic_files.read_json(self.path / "config.json")
         fields = self.about.get("model")
         if not isinstance(fields, dict):
-            raise UserError(f"{self.path / 'config.json'} has no section model; it is no model directory.")
+            raise UserError(
+                f"{self.path / 'config.json'} has no section model; it is no model directory."
+            )
         self.config: ModelConfig = build(ModelConfig, fields, str(self.path / "config.json"))
         with ocp.PyTreeCheckpointer() as weights:
             found = weights.metadata((self.path / "weights").resolve()).item_metadata.tree
         require_same(abstract_params(self.config), found, str(self.path / "weights"))
-        self.dtypes: dict[str, np.dtype] = {path: np.dtype(leaf.dtype) for path, leaf in flatten(found).items()}
+        self.dtypes: dict[str, np.dtype] = {
+            path: np.dtype(leaf.dtype) for path, leaf in flatten(found).items()
+        }
         self.paths = list(self.dtypes)
 
     def read(self, path: str) -> np.ndarray:
@@ -140,7 +157,10 @@ class ModelDirectory:
         try:
             with ocp.PyTreeCheckpointer() as kept:
                 found = kept.metadata((self.path / "state").resolve()).item_metadata.tree
-            stored, wanted = (sorted(f"{x.shape} {x.dtype}" for x in jax.tree.leaves(tree)) for tree in (found, like))
+            stored, wanted = (
+                sorted(f"{x.shape} {x.dtype}" for x in jax.tree.leaves(tree))
+                for tree in (found, like)
+            )
             if stored != wanted:
                 raise ValueError
             return self._read("state", ocp.args.PyTreeRestore(item=like, restore_args=parts))
@@ -161,14 +181,20 @@ class ModelDirectory:
         whole = self._read("state", ocp.args.PyTreeRestore(item=found, restore_args=as_numpy))
         (adam,) = _adams(whole)
         for moment in ("mu", "nu"):
-            require_same(abstract_params(self.config), adam[moment], f"{self.path / 'state'}, its {moment},")
+            require_same(
+                abstract_params(self.config), adam[moment], f"{self.path / 'state'}, its {moment},"
+            )
         return Moments(int(whole["step"]), int(adam["count"]), adam["mu"], adam["nu"])
 
     def _restore(self, paths: list[str], where: Tree | None = None) -> Tree:
         item = unflatten(dict.fromkeys(paths, 0))
         numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-        parts = jax.tree.map(lambda _: numpy, item) if where is None else jax.tree.map(_divided, where)
-        return self._read("weights", ocp.args.PyTreeRestore(item=item, restore_args=parts, partial_restore=True))
+        parts = (
+            jax.tree.map(lambda _: numpy, item) if where is None else jax.tree.map(_divided, where)
+        )
+        return self._read(
+            "weights", ocp.args.PyTreeRestore(item=item, restore_args=parts, partial_restore=True)
+        )
 
     def _read(self, part: str, what: ocp.args.PyTreeRestore) -> Any:
         try:
@@ -177,7 +203,9 @@ class ModelDirectory:
         except Exception:
             if self.path.exists():
                 raise
-            raise UserError(f"{self.path} was there and is gone: its run has newer ones by now. Try again.") from None
+            raise UserError(
+                f"{self.path} was there and is gone: its run has newer ones by now. Try again."
+            ) from None
 
 
 def _divided(where: jax.sharding.Sharding, dtype: Any = np.float32) -> ocp.ArrayRestoreArgs:
@@ -201,7 +229,9 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> ModelDirectory | None
             damaged[path] = str(problem)
             continue
         for broken, what in damaged.items():
-            say(f"WARNING: {what} It is now {run_directory.set_aside(broken)}, and the run goes on from {path}.")
+            say(
+                f"WARNING: {what} It is now {run_directory.set_aside(broken)}, and the run goes on from {path}."
+            )
         return found
     if damaged:
         raise UserError(

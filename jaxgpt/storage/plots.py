@@ -39,7 +39,9 @@ def draw_losses(metrics: Sequence[Mapping[str, Any]], run: Path, evaluated_on: s
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
     losses = sorted(line["loss"] for line in metrics if line.get("loss") is not None)
-    if losses and losses[-1] > 2 * losses[len(losses) // 2]:  # the first steps would leave no room for the rest
+    if (
+        losses and losses[-1] > 2 * losses[len(losses) // 2]
+    ):  # the first steps would leave no room for the rest
         _logarithmic(axes)
     axes.grid(alpha=0.3, which="both")
     if axes.lines:
@@ -61,11 +63,17 @@ def _logarithmic(axes: Any) -> None:
 
 
 def require_format(file: Path) -> None:
-    require(INSTALLED, f'To draw {file} takes matplotlib: pip install "jaxgpt[plot]", or leave --out out.')
+    require(
+        INSTALLED,
+        f'To draw {file} takes matplotlib: pip install "jaxgpt[plot]", or leave --out out.',
+    )
     from matplotlib.figure import Figure
 
     known = Figure().canvas.get_supported_filetypes()
-    require(file.suffix[1:].lower() in known, f"{file} does not end like a picture: .{', .'.join(sorted(known))}.")
+    require(
+        file.suffix[1:].lower() in known,
+        f"{file} does not end like a picture: .{', .'.join(sorted(known))}.",
+    )
 
 
 def draw_attention(weights_lnts: np.ndarray, names: Sequence[str], file: Path) -> None:
@@ -84,7 +92,9 @@ def draw_attention(weights_lnts: np.ndarray, names: Sequence[str], file: Path) -
     labels = [names[i] for i in shown]
     for layer, head in np.ndindex(layers, heads):
         here: Any = axes[layer, head]
-        here.imshow(weights_lnts[layer, head], norm=PowerNorm(0.5, vmin=0, vmax=1), cmap="magma")  # small shares show
+        here.imshow(
+            weights_lnts[layer, head], norm=PowerNorm(0.5, vmin=0, vmax=1), cmap="magma"
+        )  # small shares show
         here.set_title(f"layer {layer}, head {head}", fontsize=8)
         below, left = labels if layer == layers - 1 else [], labels if head == 0 else []
         here.set_xticks(shown, below, fontsize=size, rotation=90, parse_math=False)

@@ -21,7 +21,13 @@ from jaxgpt.config import UserError
 from jaxgpt.system import atomic_files
 
 MARK = "jaxgpt train\n"  # what the lock says
-CONFIG, METRICS, CHECKPOINTS, DATA, LOCK = "config.json", "metrics.jsonl", "checkpoints", "data", ".lock"
+CONFIG, METRICS, CHECKPOINTS, DATA, LOCK = (
+    "config.json",
+    "metrics.jsonl",
+    "checkpoints",
+    "data",
+    ".lock",
+)
 
 
 @contextlib.contextmanager
@@ -58,7 +64,11 @@ def checkpoint_of(run: Path, step: int) -> Path:
 
 def checkpoints(run: Path) -> list[Path]:
     """Oldest first; what people put beside them is theirs."""
-    ours = [path for path in (run / CHECKPOINTS).glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name)]
+    ours = [
+        path
+        for path in (run / CHECKPOINTS).glob("step-*")
+        if re.fullmatch(r"step-\d{8,}", path.name)
+    ]
     return sorted((path for path in ours if path.is_dir()), key=step_of)
 
 
@@ -101,7 +111,11 @@ def set_aside(checkpoint: Path) -> Path:
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Lines that are not whole are passed over: the last one may just be written."""
-    text = (run / METRICS).read_text(encoding="utf-8", errors="replace") if (run / METRICS).exists() else ""
+    text = (
+        (run / METRICS).read_text(encoding="utf-8", errors="replace")
+        if (run / METRICS).exists()
+        else ""
+    )
     found = []
     for line in text.splitlines():
         with contextlib.suppress(UserError):

@@ -53,7 +53,9 @@ def require_room(directory: Path, size: int) -> None:
 
 def require_vacant(path: Path) -> None:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"{path} exists and is not an empty directory: move it away, or choose another name.")
+        raise UserError(
+            f"{path} exists and is not an empty directory: move it away, or choose another name."
+        )
 
 
 @contextlib.contextmanager
@@ -61,7 +63,9 @@ def new_file(path: str | Path) -> Iterator[Path]:
     """A file to write; it takes its name only when the block ends without error."""
     path = Path(path)
     if path.exists():
-        raise UserError(f"{path} exists, and is not overwritten: move it away, or choose another name.")
+        raise UserError(
+            f"{path} exists, and is not overwritten: move it away, or choose another name."
+        )
     with replaced_file(path) as partial:
         yield partial
 
@@ -140,11 +144,17 @@ def write_manifest(directory: Path) -> None:
 def check_manifest(directory: Path) -> None:
     """Every file that the manifest names is there, with the bytes it had; files beside them are nobody's business."""
     if not directory.is_dir():
-        raise UserError(f"{directory} is not a directory; a model directory holds {MANIFEST} and what it names.")
+        raise UserError(
+            f"{directory} is not a directory; a model directory holds {MANIFEST} and what it names."
+        )
     entries = read_json(directory / MANIFEST).get("files")
-    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+    if not isinstance(entries, dict) or not all(
+        isinstance(entry, dict) for entry in entries.values()
+    ):
         raise UserError(f"{directory / MANIFEST} is not a manifest that this program wrote.")
-    problems = [problem for name, entry in entries.items() if (problem := _problem(directory, name, entry))]
+    problems = [
+        problem for name, entry in entries.items() if (problem := _problem(directory, name, entry))
+    ]
     if problems:
         raise UserError(
             f"{directory} does not match its {MANIFEST}: {'; '.join(problems)}. The files were changed or damaged "
@@ -201,13 +211,19 @@ DAMAGED = "It was changed or damaged: restore it from a copy, or make the direct
 def read_json(file: Path, way_out: str = DAMAGED, most: int | None = None) -> dict[str, Any]:
     """The JSON object in a file of at most `most` bytes; anything else is the user's error, which ends in `way_out`."""
     if not file.is_file():
-        raise UserError(f"{file} is missing: {file.parent} is not a directory that this program wrote.")
+        raise UserError(
+            f"{file} is missing: {file.parent} is not a directory that this program wrote."
+        )
     size = file.stat().st_size
     if most is not None and size > most:
-        raise UserError(f"{file} has {size} bytes, but a file like it has at most {most}. {way_out}")
+        raise UserError(
+            f"{file} has {size} bytes, but a file like it has at most {most}. {way_out}"
+        )
     value = parse_json(file.read_bytes(), file, way_out)
     if not isinstance(value, dict):
-        raise UserError(f"{file} must hold a JSON object, but holds a {type(value).__name__}. {way_out}")
+        raise UserError(
+            f"{file} must hold a JSON object, but holds a {type(value).__name__}. {way_out}"
+        )
     return value
 
 

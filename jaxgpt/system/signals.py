@@ -29,7 +29,11 @@ def signals() -> Iterator[Signals]:
     """Only a program's main thread may ask for signals; elsewhere none come."""
     kept = Signals()
     here = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, kept.handle) for number in (signal.SIGINT, signal.SIGTERM) if here}
+    before = {
+        number: signal.signal(number, kept.handle)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if here
+    }
     try:
         yield kept
     finally:

@@ -21,7 +21,9 @@ from jaxgpt.training.step import Compute, make_eval_step
 class Evaluator:
     """Mean loss over a split, in consecutive windows; the weights lie as `shardings` has them."""
 
-    def __init__(self, model: ModelConfig, compute: ComputeConfig, mesh: jax.sharding.Mesh, rows: int):
+    def __init__(
+        self, model: ModelConfig, compute: ComputeConfig, mesh: jax.sharding.Mesh, rows: int
+    ):
         self.model, self.parts, self.rows = model, over_rows(mesh), rows
         weights = shardings(abstract_params(model), mesh)
         self.step = jax.jit(
@@ -39,7 +41,9 @@ class Evaluator:
 
     def mean_loss(self, params: Any, tokens: np.ndarray, limit: int | None = None) -> float:
         total, count, waiting = 0.0, 0, None
-        windows = eval_windows(tokens, batch_size=self.rows, context_length=self.model.context_length)
+        windows = eval_windows(
+            tokens, batch_size=self.rows, context_length=self.model.context_length
+        )
         for ids, mask in itertools.islice(windows, limit):
             started = self.step(params, placed(ids, self.parts), placed(mask, self.parts))
             total += 0.0 if waiting is None else float(waiting)
@@ -58,7 +62,9 @@ def evaluate(directory: Path, data: Path | None, batch_size: int) -> str:
     require_same_tokenizer(opened.path / "tokenizer.json", dataset.path / "tokenizer.json")
     mesh = make_mesh(MeshConfig(), batch_size, opened.config.model_dim)
     evaluator = Evaluator(opened.config, ComputeConfig(), mesh, batch_size)
-    loss = evaluator.mean_loss(opened.params(shardings(abstract_params(opened.config), mesh)), dataset.val)
+    loss = evaluator.mean_loss(
+        opened.params(shardings(abstract_params(opened.config), mesh)), dataset.val
+    )
     per_byte = (len(dataset.val) - 1) / dataset.val_bytes if dataset.val_bytes else math.nan
     return (
         f"{opened.path}: loss {loss:.4f}, perplexity {math.exp(min(loss, 700)):.3f}, bits per byte "
@@ -71,13 +77,17 @@ def trained_on(opened: model_directory.ModelDirectory, directory: Path) -> Path:
     """The run's own data, or what its config names."""
     named = opened.about.get("data", {}).get("path")
     own = [
-        place / run_directory.DATA for place in (directory, opened.path.parent.parent) if run_directory.is_run(place)
+        place / run_directory.DATA
+        for place in (directory, opened.path.parent.parent)
+        if run_directory.is_run(place)
     ]
     candidates = [*([Path(named)] if named else []), *own]
     found = next((path for path in candidates if (path / ABOUT).exists()), None)
     if found is None:
         known = f"It was trained on {named}, which" if named else "What it was trained on"
-        raise UserError(f"{directory}: {known} is not at hand as a prepared directory; give one by --data.")
+        raise UserError(
+            f"{directory}: {known} is not at hand as a prepared directory; give one by --data."
+        )
     return found
 
 

@@ -69,7 +69,11 @@ class Loop:
     def go(self, state: State) -> None:
         """`run`, and whatever may end it: a signal, a full disk."""
         try:
-            watched = trackers(self.config, self.directory, int(state.step)) if first() else contextlib.nullcontext(())
+            watched = (
+                trackers(self.config, self.directory, int(state.step))
+                if first()
+                else contextlib.nullcontext(())
+            )
             with watched as self.trackers:
                 self.signals.held = True
                 if self.signals.caught:
@@ -79,7 +83,10 @@ class Loop:
         except Stopped as stopped:
             self.say(f"Stopped by {signal.Signals(stopped.args[0]).name}. {self.last_good()}")
             if not first():
-                print("Stopped, as one of the processes was told to; process 0 says where.", file=sys.stderr)
+                print(
+                    "Stopped, as one of the processes was told to; process 0 says where.",
+                    file=sys.stderr,
+                )
             raise
         except jax.errors.JaxRuntimeError as error:
             if not together():
@@ -89,8 +96,14 @@ class Loop:
                 f"{self.last_good()} Start all of them again."
             ) from error
         except OSError as error:
-            room = "Make room for it. " if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
-            raise Failure(f"The run could not be written: {error}. {room}{self.last_good()}") from error
+            room = (
+                "Make room for it. "
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+                else ""
+            )
+            raise Failure(
+                f"The run could not be written: {error}. {room}{self.last_good()}"
+            ) from error
         finally:
             self.signals.held = False
             with contextlib.suppress(OSError):  # the run is held until nothing is written any more
@@ -110,7 +123,10 @@ class Loop:
                     self.progress.start(first)
             waiting = step, metrics
             self.background.check()
-            stopping, evaluating = stopping_at(self.signals, step), step % t.eval_every == 0 or step == t.steps
+            stopping, evaluating = (
+                stopping_at(self.signals, step),
+                step % t.eval_every == 0 or step == t.steps,
+            )
             if evaluating or stopping or (t.save_every and step % t.save_every == 0):
                 waiting = None
                 val_loss = self.settle(step, metrics, state if evaluating else None)
@@ -128,15 +144,24 @@ class Loop:
         def part(where: Any) -> np.ndarray:
             """A device's own rows; no process makes those of another."""
             rows = np.arange(t.batch_size).reshape(shape[:2])[where[:2]]
-            options = {"seed": t.seed, "step": step, "batch_size": t.batch_size, "context_length": length}
-            return batch(self.dataset.train, rows=rows.ravel(), **options).reshape(*rows.shape, length + 1)
+            options = {
+                "seed": t.seed,
+                "step": step,
+                "batch_size": t.batch_size,
+                "context_length": length,
+            }
+            return batch(self.dataset.train, rows=rows.ravel(), **options).reshape(
+                *rows.shape, length + 1
+            )
 
         return jax.make_array_from_callback(shape, self.parts, part)
 
     def settle(self, step: int, metrics: Metrics, evaluate: State | None = None) -> float | None:
         """What is known of a step is checked, written and shown; returns the validation loss, where asked for one."""
         line: dict[str, Any] = {}
-        figures: dict[str, Any] = {name: float(value) for name, value in jax.device_get(metrics)._asdict().items()}
+        figures: dict[str, Any] = {
+            name: float(value) for name, value in jax.device_get(metrics)._asdict().items()
+        }
         self.count_skipped(step, figures)
         logged = evaluate is not None or step % self.config.train.log_every == 0
         speed = self.progress.tokens_per_second(step) if logged else 0.0
@@ -146,7 +171,9 @@ class Loop:
             if not math.isfinite(figures["val_loss"]):
                 raise self.no_number(step, "validation loss", figures["val_loss"])
         if logged:
-            written = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+            written = {
+                name: value if math.isfinite(value) else None for name, value in figures.items()
+            }
             line = {"step": step, **written, "tokens_per_second": round(speed)}
             if evaluate is not None and (text := self.sample(evaluate)):
                 line["sample"] = text
@@ -161,7 +188,11 @@ class Loop:
 
     def count_skipped(self, step: int, figures: dict[str, float]) -> None:
         """The step itself has left the weights alone where its loss or gradient was no number."""
-        wrong = {name.replace("_", " "): value for name, value in figures.items() if not math.isfinite(value)}
+        wrong = {
+            name.replace("_", " "): value
+            for name, value in figures.items()
+            if not math.isfinite(value)
+        }
         self.skipped = self.skipped + 1 if wrong else 0
         if self.skipped > self.config.train.skip_nonfinite:
             raise self.no_number(step, *next(iter(wrong.items())))
@@ -189,7 +220,9 @@ class Loop:
         if not divided:
             weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
         allowed = tokenizer.means_something(self.config.model.vocab_size)
-        pieces = generate(assemble(self.config.model, weights), [tokenizer.start], tokens, 0.8, allowed=allowed)
+        pieces = generate(
+            assemble(self.config.model, weights), [tokenizer.start], tokens, 0.8, allowed=allowed
+        )
         return tokenizer.decode(np.concatenate(list(pieces)))
 
     def last_good(self) -> str:
@@ -216,7 +249,9 @@ class Loop:
 
         def write() -> None:
             path = run_directory.checkpoint_of(self.directory, step)
-            model_directory.save(path, self.config.model, weights, about, self.tokenizer, beside, metrics)
+            model_directory.save(
+                path, self.config.model, weights, about, self.tokenizer, beside, metrics
+            )
             if not first():
                 return
             run_directory.keep(self.directory, self.config.train.keep)
@@ -233,7 +268,9 @@ class Loop:
         except OSError:
             raise
         except Exception as error:
-            self.say(f"{self.directory / plots.FILE} was not drawn: {' '.join(str(error).split())[:200]}")
+            self.say(
+                f"{self.directory / plots.FILE} was not drawn: {' '.join(str(error).split())[:200]}"
+            )
 
 
 def on_host(tree: Tree) -> Tree:

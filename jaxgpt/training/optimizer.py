@@ -28,7 +28,9 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
         mask=functools.partial(decayed, config),
     )
     # The state has one structure, clipped or not, all decayed or not: a run can go on with the other.
-    return optax.chain(optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity(), adamw)
+    return optax.chain(
+        optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity(), adamw
+    )
 
 
 def make_schedule(config: Config) -> optax.Schedule:
@@ -38,10 +40,14 @@ def make_schedule(config: Config) -> optax.Schedule:
         "cosine": optax.cosine_decay_schedule(
             o.learning_rate, steps - o.warmup_steps, o.final_learning_rate / o.learning_rate
         ),
-        "linear": optax.linear_schedule(o.learning_rate, o.final_learning_rate, steps - o.warmup_steps),
+        "linear": optax.linear_schedule(
+            o.learning_rate, o.final_learning_rate, steps - o.warmup_steps
+        ),
         "constant": optax.constant_schedule(o.learning_rate),
     }[o.schedule]
-    up = optax.linear_schedule(o.learning_rate / (o.warmup_steps + 1), o.learning_rate, o.warmup_steps)
+    up = optax.linear_schedule(
+        o.learning_rate / (o.warmup_steps + 1), o.learning_rate, o.warmup_steps
+    )
     return optax.join_schedules([up, down], [o.warmup_steps])
 
 
@@ -70,7 +76,9 @@ def going_on(state: optax.OptState, moments: Moments) -> optax.OptState:
     def with_moments(part: optax.OptState) -> optax.OptState:
         match part:
             case optax.ScaleByAdamState(_, mu, nu):
-                return optax.ScaleByAdamState(np.int32(moments.updates), like(mu, moments.mu), like(nu, moments.nu))
+                return optax.ScaleByAdamState(
+                    np.int32(moments.updates), like(mu, moments.mu), like(nu, moments.nu)
+                )
             case optax.ScaleByScheduleState():
                 return optax.ScaleByScheduleState(np.int32(moments.step))
         return part

@@ -13,7 +13,9 @@ from jaxgpt.devices.chips import chip
 from jaxgpt.model import flops
 
 Say = Callable[[str], None]  # a line that stays
-Passing = Callable[[int, int, str], None]  # (step, of how many, text): a line that the next one replaces
+Passing = Callable[
+    [int, int, str], None
+]  # (step, of how many, text): a line that the next one replaces
 
 STEP = "step "  # how a line of figures begins
 BAR, WIDE = 24, 120  # columns of the bar, and of a terminal that has room for it
@@ -44,7 +46,9 @@ class Progress:
         self.steps = config.train.steps
         self.tokens_per_step = config.train.batch_size * config.model.context_length
         known = chip(devices[0].device_kind)
-        self.share_per_speed = flops.per_token(config.model) / (known.peak * len(devices)) if known else None
+        self.share_per_speed = (
+            flops.per_token(config.model) / (known.peak * len(devices)) if known else None
+        )
         self.known: dict[str, Any] = {}
         self.start(0)
 
@@ -54,7 +58,9 @@ class Progress:
 
     def tokens_per_second(self, step: int) -> float:
         """Since the last call, or the start."""
-        speed = (step - self.since) * self.tokens_per_step / max(time.perf_counter() - self.time, 1e-9)
+        speed = (
+            (step - self.since) * self.tokens_per_step / max(time.perf_counter() - self.time, 1e-9)
+        )
         self.start(step)
         self.known["speed"] = speed
         return speed
@@ -108,7 +114,12 @@ def watching() -> Iterator[tuple[Say, Passing | None]]:
         yield unbroken(lambda text: print(text, flush=True)), None
         return
     bar = [BarColumn(bar_width=BAR)] if console.width >= WIDE else []
-    columns = [TextColumn("step"), MofNCompleteColumn(), *bar, TextColumn("{task.description}", markup=False)]
+    columns = [
+        TextColumn("step"),
+        MofNCompleteColumn(),
+        *bar,
+        TextColumn("{task.description}", markup=False),
+    ]
     shown = Progress(*columns, console=console, transient=True)
     task = shown.add_task("", total=None)
 

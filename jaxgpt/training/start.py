@@ -38,7 +38,9 @@ def begin(settings: Mapping[str, Any], where: str, run: Path, say: Say) -> Begin
     init = settings.get("run", {}).get("init")
     source = stopped or (model_directory.ModelDirectory(init) if init else None)
     inherited = dict(vars(source.config)) if source and init else {}
-    config: Config = build(Config, {**settings, "model": {**inherited, **settings.get("model", {})}}, where)
+    config: Config = build(
+        Config, {**settings, "model": {**inherited, **settings.get("model", {})}}, where
+    )
     if source:
         require_same_architecture(source, config, str(run) if stopped else init)
     dataset = find_data(config, run, stopped)
@@ -53,9 +55,13 @@ def begin(settings: Mapping[str, Any], where: str, run: Path, say: Say) -> Begin
     return Beginning(config, dataset, source, bool(stopped))
 
 
-def require_same_architecture(source: model_directory.ModelDirectory, config: Config, name: str) -> None:
+def require_same_architecture(
+    source: model_directory.ModelDirectory, config: Config, name: str
+) -> None:
     """Dropout is no part of it, nor the form of attention; a vocabulary that was left open becomes that of the data."""
-    asked = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or source.config.vocab_size)
+    asked = dataclasses.replace(
+        config.model, vocab_size=config.model.vocab_size or source.config.vocab_size
+    )
     differing = [
         f"{field} is {value} in {name} and {getattr(asked, field)} in the config"
         for field, value in vars(source.config).items()
@@ -71,7 +77,10 @@ def require_same_architecture(source: model_directory.ModelDirectory, config: Co
 def changes(about: Mapping[str, Any], config: Config, dataset: Dataset) -> list[str]:
     """Of settings, and of the text itself. Where a run lies, who watches it and who shares its work is no
     change."""
-    before, now = flatten(about), flatten({**dataclasses.asdict(config), "data_sha256": dataset.train_sha256})
+    before, now = (
+        flatten(about),
+        flatten({**dataclasses.asdict(config), "data_sha256": dataset.train_sha256}),
+    )
     return [
         f"{name.replace('/', '.')} was {before[name]} and is {value}"
         for name, value in now.items()
@@ -143,4 +152,6 @@ def _gone_on(state: State, config: Config, source: model_directory.ModelDirector
         moments.step < config.train.steps,
         f"{source.path} has had {moments.step} steps, and train.steps is {config.train.steps}: it counts all of them.",
     )
-    return state._replace(step=jnp.int32(moments.step), optimizer=going_on(state.optimizer, moments))
+    return state._replace(
+        step=jnp.int32(moments.step), optimizer=going_on(state.optimizer, moments)
+    )

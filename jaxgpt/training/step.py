@@ -39,7 +39,9 @@ def evaluated(state: State) -> Tree:
 def besides_weights(state: State) -> dict[str, Any]:
     """What a checkpoint needs beside `evaluated(state)`."""
     return {
-        name: value for name, value in state._asdict().items() if value is not None and value is not evaluated(state)
+        name: value
+        for name, value in state._asdict().items()
+        if value is not None and value is not evaluated(state)
     }
 
 
@@ -51,7 +53,11 @@ class Metrics(NamedTuple):
 
 def init_state(config: Config, params: Tree | None = None) -> State:
     """From random weights, or from those given; in float32, whatever they were stored in."""
-    params = params_of(GPT(config.model, config.train.seed)) if params is None else cast(params, "float32")
+    params = (
+        params_of(GPT(config.model, config.train.seed))
+        if params is None
+        else cast(params, "float32")
+    )
     ema = jax.tree.map(jnp.copy, params) if config.optim.ema else None
     return State(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params), ema)
 
@@ -68,7 +74,9 @@ def jitted_step(config: Config, mesh: Mesh) -> tuple[Any, State]:
     return step, where
 
 
-def make_step(config: Config, mesh: Mesh | None = None) -> Callable[[State, jax.Array], tuple[State, Metrics]]:
+def make_step(
+    config: Config, mesh: Mesh | None = None
+) -> Callable[[State, jax.Array], tuple[State, Metrics]]:
     """A function (state, ids (A, B, T + 1)) -> (state, metrics); A parts are computed one after the other."""
     optimizer, schedule, rate = make_optimizer(config), make_schedule(config), config.optim.ema
 
@@ -81,7 +89,9 @@ def make_step(config: Config, mesh: Mesh | None = None) -> Callable[[State, jax.
     def step(state: State, ids_abt: jax.Array) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
 
-        def add_part(sums: tuple[jax.Array, Tree], part: tuple[jax.Array, jax.Array]) -> tuple[tuple, None]:
+        def add_part(
+            sums: tuple[jax.Array, Tree], part: tuple[jax.Array, jax.Array]
+        ) -> tuple[tuple, None]:
             ids_bt, i = part
             new = jax.value_and_grad(loss)(state.params, ids_bt, jax.random.fold_in(key, i))
             return jax.tree.map(jnp.add, sums, new), None
@@ -93,7 +103,9 @@ def make_step(config: Config, mesh: Mesh | None = None) -> Callable[[State, jax.
         updates, moments = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         # As a weighted sum it would drift, by rounding, from weights that stay as they are.
-        ema = state.ema and jax.tree.map(lambda old, new: old + (1 - rate) * (new - old), state.ema, params)
+        ema = state.ema and jax.tree.map(
+            lambda old, new: old + (1 - rate) * (new - old), state.ema, params
+        )
         metrics = Metrics(mean_loss, optax.tree.norm(gradients), jnp.asarray(schedule(state.step)))
         finite = jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
         return keep_unless(finite, state, State(state.step + 1, params, moments, ema)), metrics
@@ -103,7 +115,11 @@ def make_step(config: Config, mesh: Mesh | None = None) -> Callable[[State, jax.
 
 def keep_unless(finite: jax.Array, old: State, new: State) -> State:
     """A loss that is no number must not reach the weights; counters go on, so that the schedule does too."""
-    return jax.tree.map(lambda a, b: jnp.where(finite, b, a) if jnp.issubdtype(a.dtype, jnp.floating) else b, old, new)
+    return jax.tree.map(
+        lambda a, b: jnp.where(finite, b, a) if jnp.issubdtype(a.dtype, jnp.floating) else b,
+        old,
+        new,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +142,9 @@ class Compute:
         return Compute(settings, keep_nothing(form), Gather.on(mesh), line)
 
 
-def make_eval_step(config: ModelConfig, compute: Compute) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:
+def make_eval_step(
+    config: ModelConfig, compute: Compute
+) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:
     """A function (params, ids (B, T + 1), mask (B, T)) -> the sum of the losses where the mask is set."""
 
     def eval_step(params: Tree, ids_bt: jax.Array, mask_bt: jax.Array) -> jax.Array:
@@ -160,7 +178,9 @@ def token_losses(
     return jnp.concatenate(list(losses_cbt), axis=1)
 
 
-def hidden(model: GPT, tokens_bt: jax.Array, dropout_key: jax.Array | None, compute: Compute) -> jax.Array:
+def hidden(
+    model: GPT, tokens_bt: jax.Array, dropout_key: jax.Array | None, compute: Compute
+) -> jax.Array:
     """The stream (B, T, D) after the last block."""
 
     def apply(block: Block, layer: jax.Array, x: jax.Array) -> tuple[jax.Array, None]:

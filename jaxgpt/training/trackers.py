@@ -27,7 +27,9 @@ def trackers(config: Config, run: Path, since: int) -> Iterator[list[Track]]:
 @contextlib.contextmanager
 def _tensorboard(folder: Path, since: int) -> Iterator[Track]:
     library = _library("tensorboardX", "run.tensorboard", "tensorboard")
-    with library.SummaryWriter(str(folder), purge_step=since + 1, filename_suffix=f".{since}") as writer:
+    with library.SummaryWriter(
+        str(folder), purge_step=since + 1, filename_suffix=f".{since}"
+    ) as writer:
 
         def track(line: Mapping[str, Any]) -> None:
             for name, value in numbers(line).items():
@@ -41,17 +43,28 @@ def _tensorboard(folder: Path, since: int) -> Iterator[Track]:
 def _wandb(config: Config, run: Path) -> Iterator[Track]:
     """A run that goes on is the same one there too: its id is the name of its directory."""
     library = _library("wandb", "run.wandb", "wandb")
-    options = {"project": config.run.wandb, "id": run.resolve().name, "resume": "allow", "dir": str(run)}
+    options = {
+        "project": config.run.wandb,
+        "id": run.resolve().name,
+        "resume": "allow",
+        "dir": str(run),
+    }
     with library.init(**options, config=dataclasses.asdict(config)) as session:
         yield lambda line: session.log(numbers(line), line["step"])
 
 
 def numbers(line: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in line.items() if name != "step" and isinstance(value, int | float)}
+    return {
+        name: value
+        for name, value in line.items()
+        if name != "step" and isinstance(value, int | float)
+    }
 
 
 def _library(name: str, setting: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise UserError(f'{setting} needs {name}: pip install "jaxgpt[{extra}]", or leave the setting out.') from None
+        raise UserError(
+            f'{setting} needs {name}: pip install "jaxgpt[{extra}]", or leave the setting out.'
+        ) from None

@@ -19,7 +19,13 @@ from convert.reference import generate as torch_generate
 from jaxgpt.devices.cpu import make_devices
 from tests.bench import rounds
 
-SIZES = {"vocab_size": 104, "context_length": 128, "model_dim": 252, "num_blocks": 6, "num_heads": 6}
+SIZES = {
+    "vocab_size": 104,
+    "context_length": 128,
+    "model_dim": 252,
+    "num_blocks": 6,
+    "num_heads": 6,
+}
 NAMES = [chr(256 + i) for i in range(104)]
 FULL = [i % 104 for i in range(128)]
 
@@ -46,7 +52,11 @@ def contestants() -> dict[str, tuple[int, Callable[[], object], Callable[[], obj
     return {
         "127 tokens, one text": (127, write([0], 127), torch_writes([0], 127)),
         "127 tokens past the window": (127, write(FULL, 127), torch_writes(FULL, 127)),
-        "127 tokens, 32 texts, against the reference batched": (32 * 127, write([[0]] * 32, 127), batched),
+        "127 tokens, 32 texts, against the reference batched": (
+            32 * 127,
+            write([[0]] * 32, 127),
+            batched,
+        ),
     }
 
 
@@ -65,7 +75,9 @@ def main() -> None:
         ratios = [a / b for a, b in speeds]
         medians = [statistics.median(column) for column in zip(*speeds, strict=True)]
         print(f"{name}: {medians[0]:,.0f} tokens/s against {medians[1]:,.0f}")
-        print(f"  ratio: median {statistics.median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f}")
+        print(
+            f"  ratio: median {statistics.median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f}"
+        )
 
 
 if __name__ == "__main__":

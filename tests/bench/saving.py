@@ -15,7 +15,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxgpt.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from jaxgpt.config import (
+    Config,
+    DataConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+)
 from jaxgpt.data.tokens import Dataset
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.training.loop import Loop
@@ -80,11 +88,15 @@ def main() -> None:
     for i in range(count + 1):
         seconds = {}
         for every in (0, 50):
-            steps = trained(dataclasses.replace(SMALL, train=dataclasses.replace(SMALL.train, save_every=every))).steps
+            steps = trained(
+                dataclasses.replace(SMALL, train=dataclasses.replace(SMALL.train, save_every=every))
+            ).steps
             seconds[every] = steps[-1] - steps[1]
         if i:  # the first round compiles
             ratios.append(seconds[0] / seconds[50])
-            print(f"round {i}: {STEPS} steps in {seconds[0]:.2f} s without saving, {seconds[50]:.2f} s with")
+            print(
+                f"round {i}: {STEPS} steps in {seconds[0]:.2f} s without saving, {seconds[50]:.2f} s with"
+            )
     print(
         f"speed with saving / without: median {statistics.median(ratios):.3f}, from {min(ratios):.3f} to "
         f"{max(ratios):.3f}"

@@ -41,7 +41,9 @@ def shown(command: list[str], seconds: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", metavar="OUT.svg")
     parser.add_argument("seconds", type=float, metavar="SECONDS")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND ...")
@@ -51,7 +53,13 @@ def main() -> None:
     out, command = given.out, given.command
     lines = shown(command, given.seconds).replace("\r\n", "\n").split("\n")
     visible = [re.split(r"\r?\x1b\[2K|\r", line)[-1] for line in lines]
-    console = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor", force_terminal=True)
+    console = Console(
+        record=True,
+        width=COLUMNS,
+        file=io.StringIO(),
+        color_system="truecolor",
+        force_terminal=True,
+    )
     console.print(Text(f"$ {' '.join(command)}"))
     for line in visible:
         console.print(Text.from_ansi(line), soft_wrap=True)

@@ -146,12 +146,17 @@ def main() -> None:
         for name, line in lines.items():
             line.send(name)
             speeds[name].append(STEPS * TOKENS_PER_STEP / line.recv())
-        print(f"round {i + 1}: " + ", ".join(f"{name} {speed[-1]:,.0f} tokens/s" for name, speed in speeds.items()))
+        print(
+            f"round {i + 1}: "
+            + ", ".join(f"{name} {speed[-1]:,.0f} tokens/s" for name, speed in speeds.items())
+        )
     for line in lines.values():
         line.send("")
     for name, other in (("jaxgpt", "torch"), ("jaxgpt", "fast torch"), ("jaxgpt", "bare step")):
         ratios = [a / b for a, b in zip(speeds[name], speeds[other], strict=True)]
-        print(f"{name} / {other}: median {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}")
+        print(
+            f"{name} / {other}: median {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}"
+        )
 
 
 if __name__ == "__main__":

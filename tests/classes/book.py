@@ -53,7 +53,9 @@ class FeedForward(nn.Module):
     def __init__(self, cfg):
         super().__init__()
         width = cfg["emb_dim"]
-        self.layers = nn.Sequential(nn.Linear(width, 4 * width), Gelu(), nn.Linear(4 * width, width))
+        self.layers = nn.Sequential(
+            nn.Linear(width, 4 * width), Gelu(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, x):
         return self.layers(x)

@@ -23,7 +23,9 @@ class Head(nn.Module):
 
     def forward(self, x):
         T, C = x.shape[1:]
-        scores = self.query(x) @ self.key(x).transpose(-2, -1) * C**-0.5  # not the width of the head
+        scores = (
+            self.query(x) @ self.key(x).transpose(-2, -1) * C**-0.5
+        )  # not the width of the head
         scores = scores.masked_fill(self.tril[:T, :T] == 0, float("-inf"))
         return functional.softmax(scores, dim=-1) @ self.value(x)
 
@@ -41,7 +43,9 @@ class MultiHead(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(n_embd, 4 * n_embd), nn.ReLU(), nn.Linear(4 * n_embd, n_embd))
+        self.net = nn.Sequential(
+            nn.Linear(n_embd, 4 * n_embd), nn.ReLU(), nn.Linear(4 * n_embd, n_embd)
+        )
 
     def forward(self, x):
         return self.net(x)

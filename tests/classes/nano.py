@@ -32,7 +32,10 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x):
-        q, k, v = (y.unflatten(-1, (self.n_head, -1)).transpose(1, 2) for y in self.c_attn(x).chunk(3, dim=-1))
+        q, k, v = (
+            y.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
+            for y in self.c_attn(x).chunk(3, dim=-1)
+        )
         y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.c_proj(y.transpose(1, 2).flatten(2))
 
