@@ -171,3 +171,16 @@ def test_where_no_checkpoint_is_whole_nothing_is_begun_anew(
         model_directory.newest_whole(run, print)
     assert len(run_directory.checkpoints(run)) == 2
     assert model_directory.newest_whole(tmp_path / "new", print) is None
+
+
+def test_an_older_format_is_refused_with_the_way_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ModelConfig(vocab_size=11, context_length=5, model_dim=6, num_blocks=1, num_heads=2)
+    with monkeypatch.context() as older:
+        older.setattr(model_directory, "FORMAT", 1)
+        model_directory.save(tmp_path / "m", config, params_of(GPT(config)))
+    with pytest.raises(
+        UserError, match=r"m has format 1, .* reads format 2.*to-flax; or, .*to-torch"
+    ):
+        jaxgpt.load(tmp_path / "m")

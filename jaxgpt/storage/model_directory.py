@@ -33,6 +33,7 @@ from jaxgpt.settings import build
 from jaxgpt.storage import run_directory
 from jaxgpt.system import atomic_files
 
+FORMAT = 2  # of parameters and config; 1 kept queries, keys and values in arrays of their own
 PIECE = 2**26  # bytes of a file under weights/ or state/, roughly
 
 
@@ -50,7 +51,7 @@ def save(
     with _new_directory(Path(directory)) as partial:
         if first():
             atomic_files.write_json(
-                partial / "config.json", {**(about or {}), "model": vars(config)}
+                partial / "config.json", {**(about or {}), "format": FORMAT, "model": vars(config)}
             )
             if tokenizer is not None:
                 tokenizer.save(partial / "tokenizer.json")
@@ -132,6 +133,7 @@ class ModelDirectory:
             raise UserError(
                 f"{self.path / 'config.json'} has no section model; it is no model directory."
             )
+        self._require_format()
         self.config: ModelConfig = build(ModelConfig, fields, str(self.path / "config.json"))
         with ocp.PyTreeCheckpointer() as weights:
             found = weights.metadata((self.path / "weights").resolve()).item_metadata.tree
@@ -140,6 +142,16 @@ class ModelDirectory:
             path: np.dtype(leaf.dtype) for path, leaf in flatten(found).items()
         }
         self.paths = list(self.dtypes)
+
+    def _require_format(self) -> None:
+        """Refuse a directory that another version of jaxgpt wrote."""
+        version = self.about.get("format", 1)
+        if version != FORMAT:
+            raise UserError(
+                f"{self.path} has format {version}, and this version of jaxgpt reads format {FORMAT}. Convert "
+                "the file that it came from again with jaxgpt-convert to-flax; or, with the version that "
+                "wrote it, export it with jaxgpt-convert to-torch, and convert that file with this one."
+            )
 
     def read(self, path: str) -> np.ndarray:
         return flatten(self._restore([path]))[path]
