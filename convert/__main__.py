@@ -195,6 +195,9 @@ def verify(
         train_steps: Compare also every gradient, and the parameters after N steps of AdamW.
         allow_assumed: End with exit code 0 instead of 4; the page still says that it is unproven.
     """
+    from .files import torchfile
+
+    torchfile.need_torch("verify")
     from .commands import page
     from .proving import parity
 

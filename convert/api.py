@@ -18,7 +18,7 @@ from .detect.detect import Stranger, detect
 from .dialects import named
 from .extras import extras
 from .extras.adamw import find
-from .files import checkpoints
+from .files import checkpoints, torchfile
 from .loaded import Inspected, Loaded
 from .rows import bridge
 from .rows.dialect import Dialect
@@ -160,6 +160,8 @@ def directory_to_file(
     stage: Stage = silent,
 ) -> Written:
     """With no dialect, a model that came from a file goes back under the names, and in the dict, of that file."""
+    if Path(out).suffix in (".pt", ".pth"):
+        torchfile.need_torch(out)
     opened = model_directory.ModelDirectory(directory)
     origin = extras.Origin.of(opened)
     if not dialect and not origin:

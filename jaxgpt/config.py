@@ -1,6 +1,8 @@
 """Every choice a run or a checkpoint can make, declared once. Knows no array, no file format, no device."""
 
 import difflib
+import errno
+import importlib
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +15,37 @@ class UserError(ValueError):
 
 class Failure(RuntimeError):
     """Something outside went wrong, a full disk for instance; the text is one paragraph that says what to do."""
+
+
+SYSTEM = {  # what the system could not do, whatever the user named; all else in an OSError is the user's to mend
+    errno.ENOSPC: "the disk is full: make room, or name another place",
+    errno.EDQUOT: "the quota is used up: make room, or name another place",
+    errno.EFBIG: "the file would be larger than the system allows: raise that limit, or name another place",
+    errno.EROFS: "the file system is read-only: name another place",
+    errno.EIO: "the device failed to read or write: see whether it is damaged, or name another place",
+}
+
+
+def explained(error: OSError, what: object = "") -> "UserError | Failure":
+    """The error in our words, with exit code 1 or 2 by its errno; `what` is the file where the error names none."""
+    path = error.filename or what
+    where = f"{path}: " if path else ""
+    if error.errno in SYSTEM:
+        return Failure(f"{where}{SYSTEM[error.errno]}.")
+    text = f"{where}{error.strerror or error}."
+    return Failure(text) if error.errno is None else UserError(text)
+
+
+def need(module: str, what: object, way_out: str = "") -> Any:
+    """Import a module that need not be installed; `what` needs it, `way_out` is what to do without."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        without = f", or {way_out}" if way_out else ""
+        raise UserError(
+            f"{what} needs {package}, which cannot be imported ({error}): pip install --upgrade {package}{without}."
+        ) from None
 
 
 def require(condition: bool, problem: str) -> None:

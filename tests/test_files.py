@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from convert.files import checkpoints, safefile
-from jaxgpt.config import UserError
+from jaxgpt.config import Failure, UserError
 
 FLOATS = ["float16", "bfloat16", "float32", "float64"]
 
@@ -148,7 +148,9 @@ def test_a_full_disk_leaves_nothing(tmp_path, suffix):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        with pytest.raises(UserError, match=rf"w{suffix} could not be written: File too large"):
+        with pytest.raises(
+            Failure, match=rf"w{suffix} could not be written.* larger than the system allows"
+        ):
             checkpoints.write(
                 tmp_path / f"w{suffix}", {name: np.ones(10_000, "float32") for name in "ab"}
             )

@@ -36,7 +36,10 @@ END = "<|endoftext|>"
 
 
 LETTERS = "the it's I'll naïve ß İ 日本語 한국어 עברית देवनागरी é ñö 2024 3.14 x1y2 0x1F '"
-SIGNS = "😀 👩\u200d👩\u200d👧 🇩🇪 \u200b \ufeff \ufffd \U0010ffff \x00 \x1b[0m \x7f \x07 [UNK] <unk> <s> </s> Ġ Ċ ▁ @#$%"
+SIGNS = (
+    "😀 👩\u200d👩\u200d👧 🇩🇪 \u200b \ufeff \ufffd \U0010ffff \x00 \x1b[0m \x7f \x07"
+    " [UNK] <unk> <s> </s> Ġ Ċ ▁ @#$%"
+)
 GAPS = [
     " ",
     "  ",

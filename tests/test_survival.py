@@ -1,5 +1,7 @@
 """Processes that die, for real: what is left goes on, and ends with the same bits as if nothing had happened."""
 
+import errno
+import os
 import random
 import signal
 import subprocess
@@ -13,10 +15,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt.config import Config
+from jaxgpt.config import Config, ModelConfig
+from jaxgpt.model import abstract_params
 from jaxgpt.settings import build
-from jaxgpt.storage import run_directory
+from jaxgpt.storage import model_directory, run_directory
 from jaxgpt.storage.model_directory import ModelDirectory
+from jaxgpt.system import atomic_files
 from jaxgpt.training.step import besides_weights, init_state
 
 from .conftest import settings, write_toml
@@ -172,3 +176,43 @@ def test_a_full_disk_is_said_and_costs_nothing(text: Path, tmp_path: Path, start
     assert len(err.strip().splitlines()) == 1, err
     assert_clean(run)
     assert f"going on from {good}" in finish(start(config, *longer))
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        *(
+            (number, 1)
+            for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+        ),
+        *((number, 2) for number in (errno.ENOENT, errno.EISDIR, errno.EACCES, errno.EPERM)),
+    ],
+)
+@pytest.mark.parametrize("out", ["a.safetensors", "data"])
+def test_exit_codes_of_what_cannot_be_written(
+    out: str,
+    number: int,
+    code: int,
+    tmp_path: Path,
+    command: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1 is for what the system could not do, 2 for what the user may not do or named wrongly."""
+    config = ModelConfig(vocab_size=11, context_length=4, model_dim=6, num_blocks=1, num_heads=2)
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), abstract_params(config))
+    model_directory.save(tmp_path / "model", config, params)
+
+    def fail(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(atomic_files, "_sync", fail)
+    if out == "data":
+        ended = command("jaxgpt", "prepare", "python-docs", "--out", tmp_path / out)
+    else:
+        ended = command(
+            "jaxgpt-convert", "to-torch", tmp_path / "model", tmp_path / out, "--dialect", "gpt"
+        )
+    assert ended.code == code, ended
+    assert "Errno" not in ended.err
+    assert len(ended.err.strip().splitlines()) == 1
+    assert not (tmp_path / out).exists()

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import struct
+import subprocess
 import sys
 import warnings
 import zipfile
@@ -357,7 +358,7 @@ def test_a_root_that_holds_itself_is_read(good):
 
 def test_without_torch_the_way_out_is_said(good, bad, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    refused(good, r'pip install --upgrade "jaxgpt\[torch\]"')
+    refused(good, "pip install --upgrade torch")
     with pytest.raises(UserError, match=r"new\.pt needs torch"):
         checkpoints.write(good.with_name("new.pt"), {"w": np.ones(2)})
 
@@ -389,3 +390,28 @@ def test_a_mapped_file_that_was_replaced_is_still_the_one_that_was_opened(tmp_pa
     torch.save({"a": 0 * large}, tmp_path / "weights.pt (deleted)")
     path.unlink()
     assert found["a"].read().all()
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Without:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError("No module named 'torch'")
+
+sys.meta_path.insert(0, Without())
+from convert.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "words", [["to-torch", "model", "a.pt"], ["verify", "a.safetensors", "model"]]
+)
+def test_commands_without_torch_say_what_to_install(words):
+    command = [sys.executable, "-c", WITHOUT_TORCH, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "pip install --upgrade torch" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

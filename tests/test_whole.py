@@ -384,3 +384,47 @@ def test_masks_and_tied_heads_are_no_parameters() -> None:
     assert "lm_head.weight" not in known
     assert "transformer.wte.weight" in known
     assert not any("mask" in name for name in known)
+
+
+OLDER = {
+    "new": (),
+    "old": ("decoupled_weight_decay",),
+    "older": ("decoupled_weight_decay", "fused", "maximize"),
+}
+
+
+@pytest.mark.parametrize("age", OLDER)
+@pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+def test_groups_come_back_with_the_keys_they_had(
+    kind: str, age: str, ckpt: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    """Torch takes a key that an older torch had not for what it says, and not for what that torch did."""
+    held = load(ckpt)
+    for group in held["optimizer"]["param_groups"]:
+        if kind == "Adam":
+            group |= {"weight_decay": 0.0, "decoupled_weight_decay": False}
+        for key in OLDER[age]:
+            del group[key]
+    torch.save(held, tmp_path / "ckpt.pt")
+    assert command("jaxgpt-convert", "to-flax", tmp_path / "ckpt.pt", tmp_path / "model").code == 0
+    assert command("jaxgpt-convert", "to-torch", tmp_path / "model", tmp_path / "back.pt").code == 0
+    back = load(tmp_path / "back.pt")
+    require_equal(back["optimizer"], held["optimizer"])
+    one, other = (_step(kind, found["optimizer"], found["model"]) for found in (back, held))
+    require_equal(one, other)
+
+
+def _step(kind: str, optimizer: dict[str, Any], state: dict[str, Any]) -> list[Any]:
+    """The parameters after one more step with this optimiser, on gradients that are the parameters."""
+    parameters = [
+        torch.nn.Parameter(v.clone()) for name, v in state.items() if name != "lm_head.weight"
+    ]
+    parameters.sort(key=lambda value: value.dim() < 2)
+    counts = [len(group["params"]) for group in optimizer["param_groups"]]
+    groups = [{"params": parameters[: counts[0]]}, {"params": parameters[counts[0] :]}]
+    made = getattr(torch.optim, kind)(groups)
+    made.load_state_dict(optimizer)
+    for value in parameters:
+        value.grad = value.detach().clone()
+    made.step()
+    return [value.detach() for value in parameters]

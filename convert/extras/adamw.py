@@ -163,12 +163,19 @@ def _is_number(value: Any) -> bool:
     return type(number) in (int, float) and math.isfinite(number)
 
 
+def usual_settings() -> dict[str, Any]:
+    """The settings of a group that torch's AdamW makes here, for groups that come from no file."""
+    import torch
+
+    group = torch.optim.AdamW([torch.zeros(1)]).state_dict()["param_groups"][0]
+    return {key: value for key, value in group.items() if key != "params"}
+
+
 def write(optimizer: Optimizer, dialect: Dialect, config: ModelConfig) -> dict[str, Any]:
     """What `load_state_dict` of torch's AdamW takes, where its groups are these. In the step of each parameter torch
     keeps how many updates were made."""
     import torch
 
-    usual = torch.optim.AdamW([torch.zeros(1)]).state_dict()["param_groups"][0]
     trees = {key: getattr(optimizer.moments, ours) for key, ours in MOMENTS.items()}
     moments = {key: bridge.to_torch(dialect, config, tree) for key, tree in trees.items()}
     groups: list[dict[str, Any]] = []
@@ -176,7 +183,7 @@ def write(optimizer: Optimizer, dialect: Dialect, config: ModelConfig) -> dict[s
     first = 0
     for group in optimizer.groups:
         numbers = range(first, first := first + len(group.names))
-        groups.append({**usual, **group.settings, "params": list(numbers)})
+        groups.append({**group.settings, "params": list(numbers)})
         for number, name in zip(numbers, group.names, strict=True):
             if name not in optimizer.untouched:
                 state[number] = {"step": torch.tensor(float(optimizer.moments.updates))}

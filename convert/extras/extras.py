@@ -178,7 +178,9 @@ def as_its_class_does(
     dialect = express(dialect, opened.paths, config.tied)
     known = leaves(dialect, config)
     optim, rate = _settings(opened, origin)
-    groups = renewed(made(known, container.groups or optim.decay), known, optim, rate)
+    usual = optimizer.usual_settings()
+    fresh = [Group(group.names, usual) for group in made(known, container.groups or optim.decay)]
+    groups = renewed(fresh, known, optim, rate)
     moments = _moments(opened)
     loss = opened.about.get("val_loss") or 1e9  # as nanoGPT's own begins
     step = opened.about.get("step", moments.step if moments else 0)

@@ -11,7 +11,7 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 
-from jaxgpt.config import UserError, in_a_row
+from jaxgpt.config import UserError, in_a_row, need
 
 from .safefile import piece
 from .untrusted import HARMLESS_BYTES, RESAVE, Archive, Ledger, report
@@ -87,17 +87,11 @@ def load(path: Path, head: bytes) -> tuple[str, Any]:
 
 
 def need_torch(what: object) -> Any:
-    way_out = 'pip install --upgrade "jaxgpt[torch]"'
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"{what} needs torch, which cannot be imported ({error}): {way_out}."
-        ) from None
+    torch = need("torch", what)
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
         raise UserError(
             f"{what} needs torch {'.'.join(map(str, OLDEST_TORCH))} or later. Here is {torch.__version__}, which a "
-            f"file can make run code: {way_out}."
+            "file can make run code: pip install --upgrade torch."
         )
     return torch
 

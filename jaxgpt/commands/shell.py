@@ -7,12 +7,13 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import tyro
 
 from jaxgpt import __version__
-from jaxgpt.config import Failure, UserError, instead_of
+from jaxgpt.config import Failure, UserError, explained, instead_of
+from jaxgpt.system.signals import signals
 from jaxgpt.system.stages import Stage, silent
 
 BROKEN_PIPE = 141  # as shells say it of a program that SIGPIPE ended
@@ -77,13 +78,14 @@ def run(
         asked = next(iter(arguments), "--help")
         if not asked.startswith("-") and asked not in commands:
             raise UserError(f"There is no command {asked}. {instead_of(asked, commands)}")
-        code = tyro.extras.subcommand_cli_from_dict(
-            dict(commands),
-            prog=prog,
-            description=description,
-            args=arguments,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
+        with signals():
+            code = tyro.extras.subcommand_cli_from_dict(
+                dict(commands),
+                prog=prog,
+                description=description,
+                args=arguments,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
         sys.stdout.flush()
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
@@ -96,24 +98,25 @@ def run(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # for what is still to be flushed
         code = BROKEN_PIPE
-    except (
-        FileNotFoundError,
-        FileExistsError,
-        NotADirectoryError,
-        IsADirectoryError,
-        PermissionError,
-    ) as error:
-        print(
-            f"{prog}: {f'{error.filename}: {error.strerror}' if error.filename else error}.",
-            file=sys.stderr,
-        )
-        code = 2
     except OSError as error:
-        print(f"{prog}: {error}.", file=sys.stderr)
-        code = 1
+        told = explained(error)
+        print(f"{prog}: {told}", file=sys.stderr)
+        code = 2 if isinstance(told, UserError) else 1
     except KeyboardInterrupt as stop:
-        code = 128 + (stop.args[0] if stop.args else signal.SIGINT)
+        _leave_at_once(128 + (stop.args[0] if stop.args else signal.SIGINT))
     sys.exit(code or 0)
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """End the process without the interpreter's teardown, once a signal has stopped the command.
+
+    XLA may still compile in threads of its own, and crashes in the teardown. What commands must do at their end they
+    do in `finally` and `with`, which an exception has passed through by now.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def as_assignments(arguments: list[str]) -> list[str]:

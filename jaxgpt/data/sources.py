@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from jaxgpt.config import UserError, require
+from jaxgpt.config import UserError, need, require
 from jaxgpt.system.atomic_files import parse_json
 
 PIECE = 1 << 16  # characters; a longer document comes in several pieces
@@ -207,7 +207,7 @@ def _json_lines(stream: BinaryIO, path: Path, errors: str) -> Iterator[tuple[str
 
 
 def _parquet(stream: BinaryIO, path: Path, field: str) -> Iterator[tuple[str, Any]]:
-    parquet = _library("pyarrow.parquet", path)
+    parquet = need("pyarrow.parquet", path)
     try:
         file = parquet.ParquetFile(stream)
     except ValueError as error:  # pyarrow's ArrowInvalid is one
@@ -226,7 +226,7 @@ def _hugging_face(source: str) -> Iterator[tuple[str, Any]]:
         bool(name) and not any(rest),
         f"{source} must read hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT.",
     )
-    datasets = _library("datasets", source)
+    datasets = need("datasets", source)
     try:
         dataset = datasets.load_dataset(
             name, config or None, split=split or "train", streaming=True
@@ -241,13 +241,3 @@ def _python_docs() -> Iterator[tuple[str, Any]]:
     topics = importlib.import_module("pydoc_data.topics").topics
     for name in sorted(topics):
         yield f"{BUILT_IN} {name}", {"text": topics[name]}
-
-
-def _library(name: str, source: object) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        package = name.partition(".")[0]
-        raise UserError(
-            f"{source} needs the package {package}: pip install 'jaxgpt[data]'."
-        ) from None

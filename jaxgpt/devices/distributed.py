@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxgpt.config import MeshConfig, UserError, require
 from jaxgpt.pytree import flatten
-from jaxgpt.system.signals import Signals, signals
+from jaxgpt.system.signals import Signals, Stopped, signals
 
 AUTO = "auto"
 STDOUT = 1  # the file descriptor
@@ -42,6 +42,8 @@ def join(config: MeshConfig) -> None:
     watch.daemon = True
     watch.start()
     without_gloo()
+    # SIGTERM ends the waiting at once; jax takes it once all processes have joined.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         jax.distributed.initialize(
             None if config.coordinator == AUTO else config.coordinator,
@@ -108,6 +110,10 @@ def alone_if_it_fails() -> Iterator[None]:
     except (ValueError, RuntimeError, OSError) as error:
         if together():
             atexit.register(os._exit, 2 if isinstance(error, UserError) else 1)
+        raise
+    except Stopped:
+        if together():
+            jax.distributed.shutdown()  # waits for the others: none shall take this one for dead
         raise
 
 

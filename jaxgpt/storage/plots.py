@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import require
+from jaxgpt.config import need, require
 from jaxgpt.system import atomic_files
 
 FILE = "loss.png"
@@ -63,10 +63,7 @@ def _logarithmic(axes: Any) -> None:
 
 
 def require_format(file: Path) -> None:
-    require(
-        INSTALLED,
-        f'To draw {file} takes matplotlib: pip install "jaxgpt[plot]", or leave --out out.',
-    )
+    need("matplotlib", f"Drawing {file}", "leave --out out")
     from matplotlib.figure import Figure
 
     known = Figure().canvas.get_supported_filetypes()

@@ -1,10 +1,17 @@
 """Ctrl-C and SIGTERM, held back while a step is under way. Knows no step."""
 
 import contextlib
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+AGAIN = 0.1  # seconds until a signal that came at a bad moment is sent again
+INSTALLED = ("site-packages", "dist-packages")  # the folders of installed libraries
 
 
 class Stopped(KeyboardInterrupt):
@@ -17,8 +24,11 @@ class Signals:
     held = False
     caught: int | None = None
 
-    def handle(self, number: int, frame: Any) -> None:
+    def handle(self, number: int, frame: FrameType | None) -> None:
         """Raised or not, it is noted: an exception inside a destructor gets lost."""
+        if _importing_library(frame):
+            _send_again(number)
+            return
         before, self.caught = self.caught, number
         if before or not self.held:
             raise Stopped(number)
@@ -28,14 +38,47 @@ class Signals:
 def signals() -> Iterator[Signals]:
     """Only a program's main thread may ask for signals; elsewhere none come."""
     kept = Signals()
-    here = threading.current_thread() is threading.main_thread()
-    before = {
-        number: signal.signal(number, kept.handle)
-        for number in (signal.SIGINT, signal.SIGTERM)
-        if here
-    }
+    if threading.current_thread() is not threading.main_thread():
+        yield kept
+        return
+    before = {number: signal.signal(number, kept.handle) for number in NUMBERS}
+    hook = sys.unraisablehook
+    sys.unraisablehook = _rescuing(hook)
     try:
         yield kept
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _importing_library(frame: FrameType | None) -> bool:
+    """Whether an installed library is being imported: jaxlib crashes if its own import is interrupted,
+    and others leave behind half a module."""
+    while frame and frame.f_back:
+        imported = frame.f_back.f_code.co_filename.startswith("<frozen importlib")
+        if imported and any(folder in frame.f_code.co_filename for folder in INSTALLED):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _rescuing(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """An unraisable hook that sends a signal again whose exception got lost.
+
+    That happens inside destructors and garbage collection, for which jax has a callback.
+    """
+
+    def lost(what: Any) -> None:
+        if isinstance(what.exc_value, Stopped):
+            _send_again(what.exc_value.args[0])
+        else:
+            hook(what)
+
+    return lost
+
+
+def _send_again(number: int) -> None:
+    timer = threading.Timer(AGAIN, os.kill, [os.getpid(), number])
+    timer.daemon = True
+    timer.start()

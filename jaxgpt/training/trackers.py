@@ -2,12 +2,11 @@
 
 import contextlib
 import dataclasses
-import importlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.config import Config, UserError
+from jaxgpt.config import Config, need
 
 Track = Callable[[Mapping[str, Any]], None]
 
@@ -26,7 +25,7 @@ def trackers(config: Config, run: Path, since: int) -> Iterator[list[Track]]:
 
 @contextlib.contextmanager
 def _tensorboard(folder: Path, since: int) -> Iterator[Track]:
-    library = _library("tensorboardX", "run.tensorboard", "tensorboard")
+    library = need("tensorboardX", "run.tensorboard", "leave the setting out")
     with library.SummaryWriter(
         str(folder), purge_step=since + 1, filename_suffix=f".{since}"
     ) as writer:
@@ -42,7 +41,7 @@ def _tensorboard(folder: Path, since: int) -> Iterator[Track]:
 @contextlib.contextmanager
 def _wandb(config: Config, run: Path) -> Iterator[Track]:
     """A run that goes on is the same one there too: its id is the name of its directory."""
-    library = _library("wandb", "run.wandb", "wandb")
+    library = need("wandb", "run.wandb", "leave the setting out")
     options = {
         "project": config.run.wandb,
         "id": run.resolve().name,
@@ -59,12 +58,3 @@ def numbers(line: Mapping[str, Any]) -> dict[str, float]:
         for name, value in line.items()
         if name != "step" and isinstance(value, int | float)
     }
-
-
-def _library(name: str, setting: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(
-            f'{setting} needs {name}: pip install "jaxgpt[{extra}]", or leave the setting out.'
-        ) from None
