@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.storage import model_directory
 from jaxgpt.system.signals import Stopped, signals
 
 from .conftest import PRIMES
