@@ -1,1 +1,1 @@
-"""Text from a model, what it looks at, and its programs exported."""
+"""Generated text, a view of attention and probabilities, and exported programs."""

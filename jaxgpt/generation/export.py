@@ -1,13 +1,14 @@
-"""Prefill and decode as StableHLO, to run where there is jax and no jaxgpt. Knows no sampling.
+"""Export of prefill and decode as StableHLO, to run with jax and without jaxgpt; no sampling.
 
-FILE is a zip with prefill.stablehlo, decode.stablehlo, about.json and perhaps tokenizer.json; the weights are in both
-programs.
+FILE is a zip with prefill.stablehlo, decode.stablehlo, about.json and, if the model has one,
+tokenizer.json; both programs contain the weights.
 
     file = zipfile.ZipFile(FILE)
     prefill = jax.export.deserialize(bytearray(file.read("prefill.stablehlo")))
     decode = jax.export.deserialize(bytearray(file.read("decode.stablehlo")))
-    logits, cache = prefill.call(tokens, lengths)           # int32 (B, S) padded with anything, int32 (B,)
-    logits, cache = decode.call(cache, newest, positions)   # int32 (B,), int32 (B,)
+    # tokens: int32 (B, S), any padding on the right; the others: int32 (B,)
+    logits, cache = prefill.call(tokens, lengths)
+    logits, cache = decode.call(cache, newest, positions)
 """
 
 import json
@@ -28,6 +29,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export(directory: Path, file: Path, batch_size: int) -> None:
+    """Write the programs of the model in `directory`, for `batch_size` rows, to the zip `file`."""
     require(
         0 < batch_size < 2**31,
         f"--batch-size must be positive, and less than 2**31, but is {batch_size}.",
@@ -38,10 +40,11 @@ def export(directory: Path, file: Path, batch_size: int) -> None:
         "batch_size": batch_size,
         "platforms": PLATFORMS,
         "call": "jax.export.deserialize(bytearray(content of a .stablehlo)).call(...)",
-        "prefill": "(tokens int32 (B, context_length), lengths int32 (B,)) -> (logits (B, V) after each length, cache)",
+        "prefill": "(tokens int32 (B, context_length), lengths int32 (B,)) -> "
+        "(logits (B, V) after each length, cache)",
         "decode": "(cache, newest int32 (B,), positions int32 (B,)) -> (logits (B, V), cache)",
-        "notes": "tokens are padded on the right, with anything; the first new one has the position lengths, the last "
-        "context_length - 1",
+        "notes": "tokens are padded on the right, with anything; the first new one has the "
+        "position lengths, the last context_length - 1",
     }
     with (
         atomic_files.new_file(file) as partial,
@@ -55,27 +58,28 @@ def export(directory: Path, file: Path, batch_size: int) -> None:
 
 
 def _programs(model: GPT, batch_size: int) -> dict[str, bytearray]:
+    """The serialized prefill and decode programs of `model`, by name."""
     with exactly(model.dtype):
         model = cast(model, model.dtype)
         blocks = model.unstacked()
 
         def prefill(tokens_bs: jax.Array, lengths_b: jax.Array) -> tuple[jax.Array, tuple]:
-            logits_bv, kept = cache.prefill(model, blocks, tokens_bs, lengths_b)
-            return logits_bv, tuple(kept)
+            logits_bv, kv_cache = cache.prefill(model, blocks, tokens_bs, lengths_b)
+            return logits_bv, tuple(kv_cache)
 
         def decode(
-            kept: tuple, newest_b: jax.Array, positions_b: jax.Array
+            kv_cache: tuple, newest_b: jax.Array, positions_b: jax.Array
         ) -> tuple[jax.Array, tuple]:
-            logits_bv, new = cache.decode(model, blocks, Cache(*kept), newest_b, positions_b)
+            logits_bv, new = cache.decode(model, blocks, Cache(*kv_cache), newest_b, positions_b)
             return logits_bv, tuple(new)
 
         shapes = (batch_size, model.config.context_length), (batch_size,)
         tokens, row = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes)
-        kept = jax.eval_shape(prefill, tokens, row)[1]
+        kv_cache = jax.eval_shape(prefill, tokens, row)[1]
         return {
             name: jax_export.export(jax.jit(program), platforms=PLATFORMS)(*arguments).serialize()
             for name, program, arguments in (
                 ("prefill", prefill, (tokens, row)),
-                ("decode", decode, (kept, row, row)),
+                ("decode", decode, (kv_cache, row, row)),
             )
         }

@@ -1,4 +1,4 @@
-"""A look inside: where attention goes, and what the model expected at each token. Knows no training."""
+"""Attention weights and next-token probabilities of a model on one text, as terminal tables."""
 
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -22,10 +22,12 @@ SHADES = ("grey23", "grey42", "yellow4", "gold3", "orange1")
 
 
 class Seen(NamedTuple):
+    """The model's view of a text: attention weights and next-token log-probabilities."""
+
     ids: list[int]
-    names: list[str]  # what each id is as text
-    weights_lnts: np.ndarray  # how much each token takes from each one before it
-    logprobs_tv: np.ndarray  # of what comes next
+    names: list[str]  # the printable text of every id in the vocabulary
+    weights_lnts: np.ndarray  # attention of token t to token s
+    logprobs_tv: np.ndarray  # of each id as the token after t
 
 
 def look(
@@ -35,6 +37,7 @@ def look(
     errors: Literal["strict", "skip"],
     picture: Path | None,
 ) -> Seen:
+    """Run the model in `directory` on `text`; draw its attention to `picture` if one is named."""
     if picture:
         plots.require_format(picture)
     opened = model_directory.ModelDirectory(directory)
@@ -43,15 +46,16 @@ def look(
     require(bool(ids), "There is no text to look at: give some by --text.")
     require(
         len(ids) <= opened.config.context_length,
-        f"The text has {len(ids)} tokens, and the model sees {opened.config.context_length} at a time: give less.",
+        f"The text has {len(ids)} tokens, and the model sees {opened.config.context_length} "
+        "at a time: give less.",
     )
-    found = words.tokenizer
+    own_tokenizer = words.tokenizer
     names = [f"#{i}" for i in range(opened.config.vocab_size)]
-    if found:
-        known = found.means_something(len(names))
+    if own_tokenizer:
+        decodable = own_tokenizer.means_something(len(names))
         names = [
-            shown(found.decode([i])) if ok else name
-            for (i, name), ok in zip(enumerate(names), known, strict=True)
+            shown(own_tokenizer.decode([i])) if ok else name
+            for (i, name), ok in zip(enumerate(names), decodable, strict=True)
         ]
     seen = Seen(ids, names, *inside(opened.model(), ids))
     if picture:
@@ -60,11 +64,12 @@ def look(
 
 
 def shown(token: str) -> str:
+    """`token` with control characters escaped and spaces made visible."""
     return repr(token)[1:-1].replace(" ", "\N{OPEN BOX}")
 
 
 def inside(model: GPT, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Attention weights (L, N, T, T), and log-probabilities (T, V) of the token after each."""
+    """Attention weights (L, N, T, T) and next-token log-probabilities (T, V) for `ids`."""
     check_tokens(np.array([ids]), model.config)
 
     @jax.jit
@@ -93,9 +98,10 @@ def inside(model: GPT, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def attention_table(seen: Seen, layer: int, head: int | None, width: int | None = None) -> Group:
-    """Rows look at columns, in hundredths; the mean of all heads, or one.
+    """Table of attention in hundredths, from the token of each row to those of the columns.
 
-    What is wider than `width` is left out on the left, which the title says.
+    It shows `head` of `layer`, or the mean of all heads. Where the table would be wider than
+    `width`, the first tokens are left out, and the title says so.
     """
     layers, heads, length, _ = seen.weights_lnts.shape
     for name, value, count in (("layer", layer, layers), ("head", head or 0, heads)):
@@ -109,7 +115,10 @@ def attention_table(seen: Seen, layer: int, head: int | None, width: int | None 
     whose = "mean of all heads" if head is None else f"head {head}"
     title = f"layer {layer % layers}, {whose}, in hundredths"
     if first:
-        title += f"\nThe last {length - first} of {length} tokens: a pipe, or a picture (--out), has all."
+        title += (
+            f"\nThe last {length - first} of {length} tokens: "
+            "a pipe, or a picture (--out), has all."
+        )
     names = (Column(Cell(name)) for name in columns[first:])
     table = Table("", *names, box=None, padding=(0, PADDING))
     for row in range(first, length):
@@ -119,25 +128,26 @@ def attention_table(seen: Seen, layer: int, head: int | None, width: int | None 
 
 
 def _first_that_fits(names: list[str], shares: np.ndarray, width: int) -> int:
-    """The first column of a table no wider than `width`, of those that end with the last one."""
-    wide = [
+    """The first column to show so that it and all later ones fit in `width`."""
+    widths = [
         max(cell_len(name), len(str(share)))
         for name, share in zip(names, shares.max(axis=0), strict=True)
     ]
     left = width - max(map(cell_len, names)) - 2 * PADDING
-    for column in reversed(range(len(wide))):
-        left -= wide[column] + 2 * PADDING
+    for column in reversed(range(len(widths))):
+        left -= widths[column] + 2 * PADDING
         if left < 0:
-            return min(column + 1, len(wide) - 1)
+            return min(column + 1, len(widths) - 1)
     return 0
 
 
 def shade(hundredths: int) -> str:
+    """The colour of a cell; everything from 48 hundredths on has the brightest."""
     return SHADES[min(len(SHADES) - 1, hundredths * len(SHADES) // 60)]
 
 
 def token_table(seen: Seen, alternatives: int) -> Table:
-    """Each token's probability after those before it, its rank, and what was likelier or nearly so."""
+    """Table of each token's probability and rank, and the `alternatives` likeliest tokens."""
     require(alternatives >= 0, f"--top must not be negative, but is {alternatives}.")
     table = Table(
         "token", "probability", "rank", "likeliest instead", box=None, padding=(0, 2, 0, 0)

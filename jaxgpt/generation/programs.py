@@ -1,10 +1,12 @@
-"""One token after the other inside one program. Knows neither what was asked for nor who reads it.
+"""Compiled programs that generate several tokens in one call.
 
-Up to the context length keys and values are kept. Past it the model sees the last `context_length` tokens and positions
-start anew, as in the torch original: nothing that was kept is valid then, and each token has a window of its own. Of
-the windows that come next all is known but their last few tokens, so several devices work on as many at a time.
+Up to the context length, keys and values are cached. Past it the model sees a window of the last
+`context_length` tokens, and positions count from 0 in each window, as in the torch original: the
+cache is then invalid, and every token needs a prefill of its own window. The next few windows are
+complete but for their last few tokens, so several devices prefill one each at the same time.
 
-Devices that share a memory divide the rows among them; more of them than there are rows work ahead, as said above.
+CPU devices that share memory are sharded over the rows; where there are more devices than rows,
+the devices of a group (peers) compute future windows.
 
 Shapes: B rows, S context length, V vocabulary.
 """
@@ -23,22 +25,22 @@ from jaxgpt.model import GPT, cache
 from jaxgpt.model.block import Block
 from jaxgpt.model.cache import Cache
 
-PIECE = 32  # most tokens that come at once
-NOTHING = -1  # in place of an id, where there is none
+PIECE = 32  # the most tokens in one piece
+NOTHING = -1  # stands for an id after the end of a row
 
 
 class Written(NamedTuple):
-    """What there is of the texts."""
+    """The texts generated so far."""
 
-    tokens_bs: jax.Array  # the last S of them
-    lengths_b: jax.Array  # how many of these
-    new: jax.Array  # how many tokens are
-    keys_b: jax.Array
+    tokens_bs: jax.Array  # the last S tokens of each row
+    lengths_b: jax.Array  # number of valid tokens in `tokens_bs`
+    new: jax.Array  # number of tokens generated
+    keys_b: jax.Array  # random keys
 
 
 Buffers = tuple[jax.Array, jax.Array]  # ids and log-probabilities (B, PIECE)
 
-# How they lie where rows are divided.
+# The sharding of the texts and of the cache when rows are sharded.
 WRITTEN: Any = Written._make((BY_GROUP, BY_GROUP, SAME, BY_GROUP))
 KEPT: Any = Cache._make((BY_GROUP, BY_GROUP))
 
@@ -54,27 +56,27 @@ def first(
     sampling: Sampling,
     mesh: Mesh | None,
 ) -> tuple[Written, Buffers, Cache]:
-    """The token after the prompts, of which `width` positions are computed."""
+    """Prefill the first `width` positions of the prompts, and choose the first new token."""
     keys_b = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
         jax.random.key(seed), jnp.arange(len(tokens_bs))
     )
     written = Written(tokens_bs, lengths_b, jnp.int32(0), keys_b)
 
     def program(
-        mine: ArrayLike,
-        of: Of,
+        index: ArrayLike,
+        value_of: Of,
         model: GPT,
         blocks: tuple[Block, ...],
         written: Written,
         sampling: Sampling,
     ) -> tuple[Written, Buffers, Cache]:
-        logits_bv, kept = cache.prefill(
+        logits_bv, kv_cache = cache.prefill(
             model, blocks, written.tokens_bs[:, :width], written.lengths_b
         )
-        return *_append(written, _empty(model, len(logits_bv)), 0, logits_bv, sampling), kept
+        return *_append(written, _empty(model, len(logits_bv)), 0, logits_bv, sampling), kv_cache
 
-    divided = with_peers(program, mesh, (SAME, SAME, WRITTEN, SAME), (WRITTEN, BY_GROUP, KEPT))
-    return divided(model, blocks, written, sampling)
+    sharded = with_peers(program, mesh, (SAME, SAME, WRITTEN, SAME), (WRITTEN, BY_GROUP, KEPT))
+    return sharded(model, blocks, written, sampling)
 
 
 @functools.partial(jax.jit, static_argnums=6, donate_argnums=(2, 3))
@@ -87,33 +89,34 @@ def cached(
     n: jax.Array,
     mesh: Mesh | None,
 ) -> tuple[Written, Buffers, Cache]:
-    """n more tokens, as long as the model sees the whole text."""
+    """Generate `n` tokens with the cache `kept`, which must hold the whole text of every row."""
 
     def program(
-        mine: ArrayLike,
-        of: Of,
+        index: ArrayLike,
+        value_of: Of,
         model: GPT,
         blocks: tuple[Block, ...],
         written: Written,
-        kept: Cache,
+        kv_cache: Cache,
         sampling: Sampling,
         n: jax.Array,
     ) -> tuple[Written, Buffers, Cache]:
         def one(
             i: jax.Array, carry: tuple[Written, Buffers, Cache]
         ) -> tuple[Written, Buffers, Cache]:
-            written, buffers, kept = carry
-            logits_bv, kept = cache.decode(
-                model, blocks, kept, _newest(written), written.lengths_b - 1
+            written, buffers, kv_cache = carry
+            logits_bv, kv_cache = cache.decode(
+                model, blocks, kv_cache, _newest(written), written.lengths_b - 1
             )
-            return *_append(written, buffers, i, logits_bv, sampling), kept
+            return *_append(written, buffers, i, logits_bv, sampling), kv_cache
 
-        return jax.lax.fori_loop(0, n, one, (written, _empty(model, len(written.tokens_bs)), kept))
+        buffers = _empty(model, len(written.tokens_bs))
+        return jax.lax.fori_loop(0, n, one, (written, buffers, kv_cache))
 
-    divided = with_peers(
+    sharded = with_peers(
         program, mesh, (SAME, SAME, WRITTEN, KEPT, SAME, SAME), (WRITTEN, BY_GROUP, KEPT)
     )
-    return divided(model, blocks, written, kept, sampling, n)
+    return sharded(model, blocks, written, kept, sampling, n)
 
 
 @functools.partial(jax.jit, static_argnums=5, donate_argnums=2)
@@ -125,13 +128,16 @@ def windowed(
     n: jax.Array,
     mesh: Mesh | None,
 ) -> tuple[Written, Buffers]:
-    """n more tokens, when a row is full. Each device of a group has the window after that of the one before it,
-    computes what is known of it, and then adds each token that is chosen, until it is whole."""
+    """Generate `n` tokens once a row is full.
+
+    Device i of a group prefills the window for token i, which lacks its last i tokens; each chosen
+    token is then appended on every device until its window is complete.
+    """
     devices = mesh.shape["peers"] if mesh else 1
 
     def program(
-        mine: ArrayLike,
-        of: Of,
+        index: ArrayLike,
+        value_of: Of,
         model: GPT,
         blocks: tuple[Block, ...],
         written: Written,
@@ -140,35 +146,41 @@ def windowed(
     ) -> tuple[Written, Buffers]:
         rows, context = written.tokens_bs.shape
 
-        def some(carry: tuple[Written, Buffers, jax.Array]) -> tuple[Written, Buffers, jax.Array]:
+        def one_round(
+            carry: tuple[Written, Buffers, jax.Array],
+        ) -> tuple[Written, Buffers, jax.Array]:
             written, buffers, start = carry
-            gone_b = jnp.maximum(0, written.lengths_b + mine - context)
-            known_b = written.lengths_b - gone_b
-            which_bs = jnp.minimum(jnp.arange(context) + gone_b[:, None], context - 1)
-            tokens_bs = jnp.take_along_axis(written.tokens_bs, which_bs, axis=1)
-            logits_bv, kept = cache.prefill(model, blocks, tokens_bs, known_b)
-            written, buffers = _append(written, buffers, start, of(0, logits_bv), sampling)
+            dropped_b = jnp.maximum(0, written.lengths_b + index - context)
+            prefix_b = written.lengths_b - dropped_b
+            columns_bs = jnp.minimum(jnp.arange(context) + dropped_b[:, None], context - 1)
+            tokens_bs = jnp.take_along_axis(written.tokens_bs, columns_bs, axis=1)
+            logits_bv, kv_cache = cache.prefill(model, blocks, tokens_bs, prefix_b)
+            written, buffers = _append(written, buffers, start, value_of(0, logits_bv), sampling)
 
             def one(
                 i: jax.Array, carry: tuple[Written, Buffers, Cache]
             ) -> tuple[Written, Buffers, Cache]:
-                written, buffers, kept = carry
-                places_b = jnp.minimum(
-                    known_b + i - 1, context - 1
-                )  # nobody asks for what comes after the end
-                logits_bv, kept = cache.decode(model, blocks, kept, _newest(written), places_b)
-                return *_append(written, buffers, start + i, of(i, logits_bv), sampling), kept
+                written, buffers, kv_cache = carry
+                # A complete window goes on decoding at its last position; that result is not used.
+                positions_b = jnp.minimum(prefix_b + i - 1, context - 1)
+                logits_bv, kv_cache = cache.decode(
+                    model, blocks, kv_cache, _newest(written), positions_b
+                )
+                written, buffers = _append(
+                    written, buffers, start + i, value_of(i, logits_bv), sampling
+                )
+                return written, buffers, kv_cache
 
             stop = jnp.minimum(devices, n - start)
             if devices > 1:
-                written, buffers, _ = jax.lax.fori_loop(1, stop, one, (written, buffers, kept))
+                written, buffers, _ = jax.lax.fori_loop(1, stop, one, (written, buffers, kv_cache))
             return written, buffers, start + stop
 
         carry = written, _empty(model, rows), jnp.int32(0)
-        return jax.lax.while_loop(lambda carry: carry[2] < n, some, carry)[:2]
+        return jax.lax.while_loop(lambda carry: carry[2] < n, one_round, carry)[:2]
 
-    divided = with_peers(program, mesh, (SAME, SAME, WRITTEN, SAME, SAME), (WRITTEN, BY_GROUP))
-    return divided(model, blocks, written, sampling, n)
+    sharded = with_peers(program, mesh, (SAME, SAME, WRITTEN, SAME, SAME), (WRITTEN, BY_GROUP))
+    return sharded(model, blocks, written, sampling, n)
 
 
 def _newest(written: Written) -> jax.Array:
@@ -178,7 +190,7 @@ def _newest(written: Written) -> jax.Array:
 def _append(
     written: Written, buffers: Buffers, i: ArrayLike, logits_bv: jax.Array, sampling: Sampling
 ) -> tuple[Written, Buffers]:
-    """One more token of each row, to what there is and to the buffers at i."""
+    """Choose a token for each row; append it to `written`, and set column `i` of `buffers`."""
     tokens_bs, lengths_b, new, keys_b = written
     draws_b = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_b, new)
     chosen = choose(logits_bv, draws_b, sampling)

@@ -1,4 +1,4 @@
-"""From logits to a token. Knows no model.
+"""The choice of a token from logits.
 
 Shapes: B rows, V vocabulary.
 """
@@ -12,18 +12,18 @@ from jax.typing import ArrayLike
 
 from jaxgpt.config import require, whole
 
-NOT_FINITE = -2  # in place of an id where the logits are no numbers
-FEW = 1024  # of the likeliest
+NOT_FINITE = -2  # stands for an id where the logits are not finite
+FEW = 1024  # size of the partial sort that usually is enough
 
 
 class Sampling(NamedTuple):
-    """How a token is chosen; arrays, so that other values compile nothing anew."""
+    """Options of the choice; arrays, so that other values need no new compilation."""
 
-    temperature: jax.Array  # 0: the likeliest
-    top_k: jax.Array  # only so many of the likeliest
-    top_p: jax.Array  # only the likeliest that together have so much probability
-    min_p: jax.Array  # only those with so much of the likeliest's probability
-    allowed_v: jax.Array  # False for ids that mean nothing: rows that pad a vocabulary
+    temperature: jax.Array  # 0: the likeliest token
+    top_k: jax.Array  # number of likeliest ids to choose from
+    top_p: jax.Array  # the fewest likeliest ids whose probabilities reach this sum
+    min_p: jax.Array  # least probability, as a share of the likeliest id's
+    allowed_v: jax.Array  # False for ids that decode to nothing, such as vocabulary padding
 
 
 def make_sampling(
@@ -34,10 +34,13 @@ def make_sampling(
     min_p: float,
     allowed: ArrayLike | None,
 ) -> Sampling:
-    fits = temperature == 0 or 1e-30 <= temperature <= 1e30  # so much a float32 can be divided by
+    """Check the options, and put them in arrays; `top_k` 0 allows all of the `vocab_size` ids."""
+    # Beyond these limits a division of float32 logits overflows or loses them.
+    fits = temperature == 0 or 1e-30 <= temperature <= 1e30
     require(
         fits,
-        f"temperature must be 0 (the likeliest token) or lie in [1e-30, 1e30], but is {temperature}.",
+        "temperature must be 0 (the likeliest token) or lie in [1e-30, 1e30], "
+        f"but is {temperature}.",
     )
     top_k = whole("top_k", top_k)
     require(
@@ -46,20 +49,21 @@ def make_sampling(
     )
     require(0 < top_p <= 1, f"top_p must lie in (0, 1], but is {top_p}.")
     require(0 <= min_p <= 1, f"min_p must lie in [0, 1], but is {min_p}.")
-    may = np.ones(vocab_size, bool) if allowed is None else np.asarray(allowed, bool)
+    mask = np.ones(vocab_size, bool) if allowed is None else np.asarray(allowed, bool)
     require(
-        may.shape == (vocab_size,), f"allowed must have shape ({vocab_size},), but has {may.shape}."
+        mask.shape == (vocab_size,),
+        f"allowed must have shape ({vocab_size},), but has {mask.shape}.",
     )
-    require(bool(may.any()), "allowed leaves no id to choose.")
+    require(bool(mask.any()), "allowed leaves no id to choose.")
     top_k = top_k or vocab_size
     numbers = jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p), jnp.float32(min_p)
-    return Sampling(*numbers, jnp.asarray(may))
+    return Sampling(*numbers, jnp.asarray(mask))
 
 
 def choose(
     logits_bv: jax.Array, keys_b: jax.Array, sampling: Sampling
 ) -> tuple[jax.Array, jax.Array]:
-    """Ids (B,), and their log-probabilities under the model itself: at temperature 1, with nothing cut off."""
+    """Chosen ids (B,) and their log-probabilities, at temperature 1 and with nothing cut off."""
     logits_bv = logits_bv.astype(jnp.promote_types(logits_bv.dtype, jnp.float32))
     finite_b = jnp.isfinite(logits_bv).all(axis=-1)
     allowed_bv = jnp.where(sampling.allowed_v, logits_bv, -jnp.inf)
@@ -73,11 +77,13 @@ def choose(
 
 
 def kept(logits_bv: jax.Array, sampling: Sampling) -> jax.Array:
-    """Logits at the temperature, -inf where cut off: by top_k, then by top_p of what that left, then by min_p. Among
-    equals the lower id comes first."""
-    below_bv = logits_bv - logits_bv.max(
-        axis=-1, keepdims=True
-    )  # what is far below becomes -inf, and nothing else
+    """Logits divided by the temperature, -inf where cut off.
+
+    `top_k` cuts first, then `top_p` among the remaining ids, then `min_p`. Of equal logits the
+    lower id ranks first.
+    """
+    # With the maximum at 0 a division can overflow only to -inf, for ids far below it.
+    below_bv = logits_bv - logits_bv.max(axis=-1, keepdims=True)
     scaled_bv = below_bv / sampling.temperature.astype(logits_bv.dtype)
     cutting = (sampling.top_k < scaled_bv.shape[-1]) | (sampling.top_p < 1)
     cut_bv = jax.lax.cond(cutting, lambda: _cut(scaled_bv, sampling), lambda: scaled_bv)
@@ -85,7 +91,11 @@ def kept(logits_bv: jax.Array, sampling: Sampling) -> jax.Array:
 
 
 def _cut(scaled_bv: jax.Array, sampling: Sampling) -> jax.Array:
-    """To sort a whole vocabulary takes as long as a small model: mostly the likeliest few are enough."""
+    """Logits with -inf where `top_k` or `top_p` cuts.
+
+    A sort of the whole vocabulary takes as long as a small model, so only the `FEW` likeliest ids
+    are sorted where those are enough.
+    """
     ids = scaled_bv.shape[-1]
     all_b = jax.nn.logsumexp(scaled_bv, axis=-1, keepdims=True)
 
@@ -93,10 +103,10 @@ def _cut(scaled_bv: jax.Array, sampling: Sampling) -> jax.Array:
         ordered_bk, order_bk = jax.lax.top_k(scaled_bv, likeliest)
         ranks_k = jnp.arange(likeliest)
         ordered_bk = jnp.where(ranks_k < sampling.top_k, ordered_bk, -jnp.inf)
-        left_b = jnp.where(
+        remaining_b = jnp.where(
             sampling.top_k < ids, jax.nn.logsumexp(ordered_bk, axis=-1, keepdims=True), all_b
         )
-        p_bk = jnp.exp(ordered_bk - left_b)
+        p_bk = jnp.exp(ordered_bk - remaining_b)
         within_bk = (
             (jnp.cumsum(p_bk, axis=-1) - p_bk < sampling.top_p)
             | (sampling.top_p >= 1)

@@ -1,4 +1,4 @@
-"""Text after text, as ids: what is asked for, and pieces of it as they come. Knows no tokenizer, no file.
+"""Streams of generated ids: the options of a request, and its pieces as they are computed.
 
 Shapes: B rows, S context length, V vocabulary.
 """
@@ -35,7 +35,7 @@ _unstack = jax.jit(GPT.unstacked)
 
 
 def generate(model: GPT, prompt: Any, *more: Any, **options: Any) -> Iterator[np.ndarray]:
-    """As `stream`, but ids alone: pieces of shape (n,) after one prompt, (B, n) after several."""
+    """The ids of `stream` alone: pieces (n,) for one prompt, (B, n) for several."""
     rows, several = as_rows(prompt, model.config.vocab_size)
     alone = not several and options.get("samples", 1) == 1
     return (piece.ids[0] if alone else piece.ids for piece in stream(model, rows, *more, **options))
@@ -56,11 +56,14 @@ def stream(
     on_full: Literal["slide", "stop"] = "slide",
     allowed: ArrayLike | None = None,
 ) -> Iterator[Piece]:
-    """Pieces of new ids as they come, and their log-probabilities. `prompt` is a list of ids, or of such lists; each
-    gets so many `samples`, one row after the other. Temperature 0: the likeliest token; top_k 0 cuts nothing off;
-    `allowed` (V,) says which ids may be chosen. A row ends after one of `stop_ids`, and, where `on_full` is stop, with
-    the last token that the model can see the whole text for; NOTHING, -1, fills it up while others go on. An empty
-    prompt is id 0."""
+    """Pieces of new ids, with their log-probabilities, as they are computed.
+
+    `prompt` is a list of ids, or a list of such lists; an empty one stands for id 0. Every prompt
+    gets `samples` adjacent rows. `temperature` 0 chooses the likeliest token, `top_k` 0 cuts
+    nothing off, and `allowed` (V,) masks the ids that may be chosen. A row ends after one of
+    `stop_ids`; with `on_full` "stop" it also ends with the last token for which the model sees the
+    whole text. A row that has ended is padded with NOTHING, -1, while others continue.
+    """
     c = model.config
     max_new_tokens, samples = whole("max_new_tokens", max_new_tokens), whole("samples", samples)
     seed = whole("seed", seed)
@@ -84,7 +87,7 @@ def stream(
 
 
 def as_rows(prompt: Any, vocab_size: int) -> tuple[list[list[int]], bool]:
-    """And whether there are several; one row alone need not be in a list."""
+    """Normalise `prompt` to a list of rows; also return whether it was a list of rows."""
     takes = "A prompt is a list of ids, or a list of such lists, but"
     try:
         parts = list(prompt)
@@ -114,6 +117,7 @@ def _stream(
     stop_ids: frozenset,
     stop_on_full: bool,
 ) -> Iterator[Piece]:
+    """The pieces of `stream`, whose options are checked by now."""
     context = model.config.context_length
     lengths = [min(len(row), context) for row in rows]
     room = [context + 1 - length if stop_on_full else tokens for length in lengths]
@@ -128,57 +132,58 @@ def _stream(
         jax.tree.map, lambda leaf: leaf if leaf.dtype == dtype else leaf.astype(dtype), model
     )
     blocks = run(_unstack, model)
-    mesh, ahead = _meshes(blocks, len(rows), context)
+    mesh, peer_mesh = _meshes(blocks, len(rows), context)
     if mesh:
         model, blocks = run(shared, (model, blocks), mesh)
     start = *_padded(rows, context), np.uint32(seed)
-    written, buffers, kept = run(programs.first, model, blocks, *start, sampling, mesh)
+    written, buffers, kv_cache = run(programs.first, model, blocks, *start, sampling, mesh)
     ended, size, done = np.zeros(len(rows), bool), 2, 1
-    n, given, last = 1, 0, None
+    n, yielded, last = 1, 0, None
     while True:
-        piece = functools.partial(_piece, buffers, n, given, room, ended, stop_ids)
-        visible = context + 1 - max(lengths) - done  # further tokens that see the whole text
+        piece = functools.partial(_piece, buffers, n, yielded, room, ended, stop_ids)
+        visible = context + 1 - max(lengths) - done  # tokens left that see the whole text
         program = programs.cached if visible > 0 else programs.windowed
-        if (
-            program is not last
-        ):  # it may have to be compiled, and what there is need not wait for that
+        if program is not last:  # the next call may compile: do not hold this piece back for it
             yield piece()
         n = 0 if ended.all() else min(size, tokens - done, *([visible] if visible > 0 else []))
         if n and visible > 0:
-            written, buffers, kept = run(
-                programs.cached, model, blocks, written, kept, sampling, np.int32(n), mesh
+            written, buffers, kv_cache = run(
+                programs.cached, model, blocks, written, kv_cache, sampling, np.int32(n), mesh
             )
         elif n:
-            if ahead and ahead != mesh and program is not last:
-                model, blocks = run(shared, (model, blocks), ahead)
+            if peer_mesh and peer_mesh != mesh and program is not last:
+                model, blocks = run(shared, (model, blocks), peer_mesh)
                 where = programs.WRITTEN._make(
-                    NamedSharding(ahead, spec) for spec in programs.WRITTEN
+                    NamedSharding(peer_mesh, spec) for spec in programs.WRITTEN
                 )
                 written, sampling = run(
-                    jax.device_put, (written, sampling), (where, replicated(ahead))
+                    jax.device_put, (written, sampling), (where, replicated(peer_mesh))
                 )
             written, buffers = run(
-                programs.windowed, model, blocks, written, sampling, np.int32(n), ahead
+                programs.windowed, model, blocks, written, sampling, np.int32(n), peer_mesh
             )
-        if program is last:  # the device has the next piece to do while this one is looked at
+        if program is last:  # the device computes the next piece while this one is used
             yield piece()
         if not n or ended.all():
             return
-        given, done, size, last = done, done + n, min(2 * size, PIECE), program
+        yielded, done, size, last = done, done + n, min(2 * size, PIECE), program
 
 
 def _meshes(blocks: tuple[Block, ...], rows: int, context: int) -> tuple[Mesh | None, Mesh | None]:
-    """Of a CPU's devices, that read the same memory: those that divide the rows, and with those that can work ahead in
-    each of these groups. Elsewhere each would need weights of its own."""
+    """Two meshes of the CPU's devices: one that shards the rows, one that adds peers to each group.
+
+    Peers compute future windows. All of these devices read the same weights; other kinds of device
+    would need a copy each, so there both are None.
+    """
     devices = jax.tree.leaves(blocks)[0].devices()
     if len(devices) > 1 or {device.platform for device in devices} != {"cpu"}:
         return None, None
-    there = jax.local_devices(backend="cpu")
-    groups = next(n for n in range(min(rows, len(there)), 0, -1) if rows % n == 0)
-    peers = min(len(there) // groups, context)
+    available = jax.local_devices(backend="cpu")
+    groups = next(n for n in range(min(rows, len(available)), 0, -1) if rows % n == 0)
+    peers = min(len(available) // groups, context)
 
     def mesh(count: int) -> Mesh | None:
-        return side_by_side(there[:count], groups) if count > 1 else None
+        return side_by_side(available[:count], groups) if count > 1 else None
 
     return mesh(groups), mesh(groups * peers)
 
@@ -186,28 +191,33 @@ def _meshes(blocks: tuple[Block, ...], rows: int, context: int) -> tuple[Mesh | 
 def _piece(
     buffers: Buffers,
     n: int,
-    given: int,
+    yielded: int,
     room: Sequence[int],
     ended: np.ndarray,
     stop_ids: frozenset,
 ) -> Piece:
-    """To the host; `ended` is brought up to date."""
+    """The first `n` columns of `buffers` on the host, padded after each row's end.
+
+    Earlier pieces had `yielded` tokens, and row i may have `room[i]` in all. Rows that end here are
+    marked in `ended`.
+    """
     ids, logprobs = (np.array(buffer)[:, :n] for buffer in buffers)
     for i, row in enumerate(ids):
         last = next((j + 1 for j, token in enumerate(row) if token in stop_ids), n)
-        last = 0 if ended[i] else min(last, room[i] - given)
+        last = 0 if ended[i] else min(last, room[i] - yielded)
         if NOT_FINITE in row[:last]:
-            at = given + int((row == NOT_FINITE).argmax()) + 1
+            at = yielded + int((row == NOT_FINITE).argmax()) + 1
             raise UserError(
-                f"At new token {at} the model's logits are not finite numbers: its weights are damaged."
+                f"At new token {at} the model's logits are not finite numbers: "
+                "its weights are damaged."
             )
-        ended[i] |= last < n or row[n - 1] in stop_ids or given + n >= room[i]
+        ended[i] |= last < n or row[n - 1] in stop_ids or yielded + n >= room[i]
         row[last:], logprobs[i, last:] = NOTHING, 0
     return Piece(ids, logprobs)
 
 
 def _padded(rows: Sequence[Sequence[int]], context: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Tokens (B, S), lengths (B,), and the width that is computed of them: the same for many lengths."""
+    """Tokens (B, S), lengths (B,), and the width to prefill, shared by many lengths."""
     cropped = [row[-context:] for row in rows]
     tokens, lengths = (
         np.zeros((len(rows), context), np.int32),
@@ -219,7 +229,7 @@ def _padded(rows: Sequence[Sequence[int]], context: int) -> tuple[np.ndarray, np
 
 
 def score(model: GPT, ids: ArrayLike) -> np.ndarray:
-    """The log-probability of each id after those before it: of all but the first, (B, T - 1) for (B, T)."""
+    """Log-probabilities (B, T - 1) of the `ids` (B, T) given their prefixes, without the first."""
     check_tokens(ids, model.config)
     logits_btv = model(ids)
     with exactly(model.dtype):
