@@ -89,7 +89,7 @@ def cached(
     n: jax.Array,
     mesh: Mesh | None,
 ) -> tuple[Written, Buffers, Cache]:
-    """Generate `n` tokens with the cache `kept`, which must hold the whole text of every row."""
+    """Generate `n` tokens with the cache `kept`; no row may be longer than the context yet."""
 
     def program(
         index: ArrayLike,

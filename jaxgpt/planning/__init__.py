@@ -1,1 +1,1 @@
-"""What a run would take on devices that need not be there."""
+"""Estimates of memory, traffic and time for a run on devices that need not be present."""

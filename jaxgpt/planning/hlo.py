@@ -1,4 +1,4 @@
-"""What devices say to each other in a compiled program, read off its text. Knows no array and no model."""
+"""Communication between devices in a compiled program, read from its HLO text."""
 
 import math
 import re
@@ -17,18 +17,21 @@ HEADER = re.compile(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (.*)")
 OPCODE = re.compile(r" ([a-z][a-z0-9-]*)\(")
 CALLED = re.compile(
-    r"(?:calls|body|condition|to_apply)=%?([\w.-]+)|(?:branch_computations|called_computations)=\{(.*?)\}"
+    r"(?:calls|body|condition|to_apply)=%?([\w.-]+)"
+    r"|(?:branch_computations|called_computations)=\{(.*?)\}"
 )
 
 
 class Traffic(NamedTuple):
-    """Of one kind of collective, in one run of the program."""
+    """Communication by one kind of collective in one run of the program."""
 
     times: int
     received: float  # bytes, by each device
 
 
 class Instruction(NamedTuple):
+    """One line of HLO; `rest` is the text after the opening parenthesis of its operands."""
+
     name: str
     shape: str
     opcode: str
@@ -36,9 +39,12 @@ class Instruction(NamedTuple):
 
 
 def collectives(text: str) -> dict[str, Traffic]:
-    """Loops and all. What arrives at a device is counted as a ring would have it."""
+    """Traffic of each kind of collective in the program `text`, loops multiplied out.
+
+    The bytes that a device receives are those of a ring algorithm.
+    """
     computations = dict(_computations(text))
-    found: dict[str, Traffic] = defaultdict(lambda: Traffic(0, 0.0))
+    traffic: dict[str, Traffic] = defaultdict(lambda: Traffic(0, 0.0))
     entry = re.search(r"^ENTRY %?([\w.-]+) ", text, re.MULTILINE)
     assert entry
 
@@ -46,57 +52,62 @@ def collectives(text: str) -> dict[str, Traffic]:
         for one in computations[name]:
             kind = one.opcode.removesuffix("-start")
             if kind in KINDS:
-                known = found[kind]
-                found[kind] = Traffic(
-                    known.times + times, known.received + times * _received(one, kind)
+                before = traffic[kind]
+                traffic[kind] = Traffic(
+                    before.times + times, before.received + times * _received(one, kind)
                 )
+            # On TPU a started collective is named again in the fusions that overlap with it, and at
+            # its end.
             if one.opcode.endswith(("-done", "-update")) or (
                 one.opcode == "fusion" and STARTS not in one.name
             ):
-                continue  # on TPU what was started is named again in what is computed meanwhile, and where it ends
+                continue
             rounds = _rounds(one, computations) if one.opcode == "while" else 1
             for called in _called(one):
                 walk(called, times * rounds)
 
     walk(entry[1], 1)
-    return dict(found)
+    return dict(traffic)
 
 
 def _computations(text: str) -> Iterator[tuple[str, list[Instruction]]]:
+    """Name and instructions of each computation in the program `text`."""
     name = ""
-    held: list[Instruction] = []
+    body: list[Instruction] = []
     for line in text.splitlines():
         if header := HEADER.match(line):
-            name, held = header[1], []
+            name, body = header[1], []
         elif line == "}":
-            yield name, held
-        elif (made := INSTRUCTION.match(line)) and (operation := OPCODE.search(made[2])):
-            shape, rest = made[2][: operation.start()], made[2][operation.end() :]
-            held.append(Instruction(made[1], shape, operation[1], rest))
+            yield name, body
+        elif (parsed := INSTRUCTION.match(line)) and (operation := OPCODE.search(parsed[2])):
+            shape, rest = parsed[2][: operation.start()], parsed[2][operation.end() :]
+            body.append(Instruction(parsed[1], shape, operation[1], rest))
 
 
 def _called(one: Instruction) -> list[str]:
+    """The names of the computations that `one` runs."""
     names = [single or several for single, several in CALLED.findall(one.rest)]
     return [name.strip().removeprefix("%") for joined in names for name in joined.split(",")]
 
 
 def _rounds(one: Instruction, computations: dict[str, list[Instruction]]) -> int:
-    """How often a loop goes round: as the compiler says, or as its condition has it, that counts from 0."""
-    if said := re.search(r'known_trip_count":\{"n":"(\d+)"', one.rest):
-        return int(said[1])
+    """Iterations of a loop: the compiler's trip count, or the limit of a counter that starts at 0."""
+    if trip_count := re.search(r'known_trip_count":\{"n":"(\d+)"', one.rest):
+        return int(trip_count[1])
     condition = re.search(r"condition=%?([\w.-]+)", one.rest)
     assert condition
-    constants = (held.rest for held in computations[condition[1]] if held.opcode == "constant")
-    limits = [int(found[1]) for rest in constants if (found := re.match(r"(\d+)\)", rest))]
+    constants = (each.rest for each in computations[condition[1]] if each.opcode == "constant")
+    limits = [int(number[1]) for rest in constants if (number := re.match(r"(\d+)\)", rest))]
     return max(limits, default=1)
 
 
 def _received(one: Instruction, kind: str) -> float:
+    """The bytes that one device receives when `one`, a collective of this `kind`, runs once."""
     size, n = _bytes(one.shape), _group(one.rest)
     if kind == "collective-permute":
         return size / (2 if one.opcode.endswith("-start") else 1)
     if kind == "all-gather" and one.opcode.endswith("-start"):
-        size *= n / (n + 1)  # what goes in stands beside what comes out
+        size *= n / (n + 1)  # the shape lists operand and result
     if kind == "reduce-scatter" and one.opcode.endswith("-start"):
         size /= n + 1
     share = {"all-reduce": 2, "reduce-scatter": n}.get(kind, 1)
@@ -104,6 +115,7 @@ def _received(one: Instruction, kind: str) -> float:
 
 
 def _bytes(shape: str) -> float:
+    """The bytes of all arrays in `shape`, which may be a tuple."""
     arrays = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shape)
     return sum(
         BITS.get(dtype, 8) / 8 * math.prod(int(n) for n in sizes.split(",") if n)
@@ -112,7 +124,7 @@ def _bytes(shape: str) -> float:
 
 
 def _group(rest: str) -> int:
-    """How many devices take part: {{0,1},{2,3}}, [2,4]<=[8], or mesh['a'=2,'b'=4] {'b'}."""
+    """The number of devices in a group: {{0,1},{2,3}}, [2,4]<=[8], or mesh['a'=2,'b'=4] {'b'}."""
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
         return len(listed[1].split(","))
     if counted := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):

@@ -1,4 +1,4 @@
-"""The page that a plan makes, and its arithmetic of an ideal step. Knows no compiler."""
+"""The printed page of a plan, and the time of an ideal step."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ MOVED = "state and temporaries in and out once, weights in each pass"
 
 
 class Ideal(NamedTuple):
-    """Seconds that a step takes at the least, if everything happens at once and at the rates of the data sheet."""
+    """Lower bounds on the seconds of a step, one for each rate in the data sheet."""
 
     arithmetic: float
     memory: float
@@ -18,7 +18,7 @@ class Ideal(NamedTuple):
 
 
 def ideal(plan: Plan) -> Ideal | None:
-    """None for a device of which no data sheet is known."""
+    """The ideal step of `plan`; None for a device without a data sheet."""
     if plan.chip is None:
         return None
     train, state = plan.config.train, plan.memory.parameters + plan.memory.optimizer
@@ -37,6 +37,7 @@ def ideal(plan: Plan) -> Ideal | None:
 
 
 def page(plan: Plan, name: str, other: Plan | None = None) -> str:
+    """The text to print for the `plan` of the run `name`; `other` is a change of it that fits."""
     mesh, train, length = plan.mesh, plan.config.train, plan.config.model.context_length
     shape = " x ".join(f"{axis} {n}" for axis, n in shape_of(mesh).items())
     rows = train.batch_size // train.accumulate / (mesh.size // mesh.shape["tensor"])
@@ -60,13 +61,13 @@ def _line(label: str, value: str, indent: int = 2) -> str:
 
 
 def _memory(plan: Plan) -> list[str]:
-    held = plan.memory._asdict()
-    total = held.pop("total")
+    sizes = plan.memory._asdict()
+    total = sizes.pop("total")
     unit = GIB if total >= GIB else MIB
     share = f" of {_in_short(plan.limit)}, {total / plan.limit:.{0 if total >= GIB else 1}%}"
     if plan.mesh.devices.flat[0].platform == "gpu" and plan.chip:
         share += f"; that is {gpu_share():.0%} of a GPU, see XLA_PYTHON_CLIENT_MEM_FRACTION"
-    lines = [_line(name, _size(size, unit), 4) for name, size in held.items()]
+    lines = [_line(name, _size(size, unit), 4) for name, size in sizes.items()]
     return ["", "  memory of each device", *lines, _line("in all", _size(total, unit) + share, 4)]
 
 
@@ -75,7 +76,7 @@ def _size(size: float, unit: int) -> str:
 
 
 def _in_short(size: float) -> str:
-    """A size in the unit that shows it: MiB below one GiB."""
+    """`size` with its unit: MiB below one GiB."""
     return f"{size / GIB:.2f} GiB" if size >= GIB else f"{size / MIB:.2f} MiB"
 
 
@@ -91,22 +92,22 @@ def _work(plan: Plan) -> list[str]:
 
 
 def _time(plan: Plan) -> list[str]:
-    found, chip = ideal(plan), plan.chip
-    if found is None or chip is None or not plan.text:
+    step, chip = ideal(plan), plan.chip
+    if step is None or chip is None or not plan.text:
         return []
-    longest = max(found)
+    longest = max(step)
     tokens = plan.config.train.batch_size * plan.config.model.context_length
     wide = ", which float32 does not reach" if plan.config.compute.dtype == "float32" else ""
     return [
         "",
         f"  ideal step: {longest:.3g} s, {tokens / longest:,.0f} tokens/s: the longest of",
         _line(
-            "arithmetic", f"{found.arithmetic:8.3g} s at {chip.peak / 1e12:,.0f} TFLOP/s{wide}", 4
+            "arithmetic", f"{step.arithmetic:8.3g} s at {chip.peak / 1e12:,.0f} TFLOP/s{wide}", 4
         ),
-        _line("memory", f"{found.memory:8.3g} s at {chip.bandwidth / 1e9:,.0f} GB/s: {MOVED}", 4),
+        _line("memory", f"{step.memory:8.3g} s at {chip.bandwidth / 1e9:,.0f} GB/s: {MOVED}", 4),
         _line(
             "links",
-            f"{found.links:8.3g} s at {chip.links / 1e9:,.0f} GB/s: all links at once, as in a ring",
+            f"{step.links:8.3g} s at {chip.links / 1e9:,.0f} GB/s: all links at once, as in a ring",
             4,
         ),
         "  by the data sheet, and if no part of it waits for another; a real step takes longer",
@@ -114,6 +115,7 @@ def _time(plan: Plan) -> list[str]:
 
 
 def verdict(plan: Plan, other: Plan | None) -> str:
+    """One line that says whether `plan` fits, and if not, what to change: to `other`, if given."""
     takes, limit = _in_short(plan.memory.total), _in_short(plan.limit)
     if plan.fits:
         return f"fits: {takes} of {limit}"
@@ -121,5 +123,11 @@ def verdict(plan: Plan, other: Plan | None) -> str:
     wanting = f"does not fit: {takes}{more} where a device has {limit}"
     if other:
         took = _in_short(other.memory.total)
-        return f"{wanting}: try {changes(plan.config, other.config)}, which was compiled as well and takes {took}"
-    return f"{wanting}, nor with anything that computes the same steps in less: try more devices, or a smaller model"
+        return (
+            f"{wanting}: try {changes(plan.config, other.config)}, "
+            f"which was compiled as well and takes {took}"
+        )
+    return (
+        f"{wanting}, nor with anything that computes the same steps in less: "
+        "try more devices, or a smaller model"
+    )

@@ -1,5 +1,7 @@
-"""What a run would take on devices that may not be there: its own training step, compiled for them and read. Runs
-nothing; knows no data but the size of its vocabulary."""
+"""Plan of a run: its training step, compiled for the given devices and analysed, never executed.
+
+The devices need not be present. Of the data only the size of the vocabulary is read.
+"""
 
 import dataclasses
 import math
@@ -32,7 +34,7 @@ class Memory(NamedTuple):
     """Bytes on each device."""
 
     parameters: int
-    optimizer: int  # and the average of the weights, where one is kept
+    optimizer: int  # with the average of the weights, if there is one
     temporaries: int
     program: int
     total: int
@@ -40,19 +42,19 @@ class Memory(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Of one config on one mesh."""
+    """Memory, arithmetic and traffic of one training step of `config` on `mesh`."""
 
     config: Config
     mesh: Mesh
     attention: str
     size: int  # parameters
     memory: Memory
-    limit: float  # bytes that a device has for them
-    operations: float  # in a step, of each device
-    again: float  # the share of them that is computed a second time
+    limit: float  # bytes available on a device
+    operations: float  # floating-point operations of a device in a step
+    again: float  # the share of `operations` that is recomputation
     traffic: dict[str, Traffic]
-    seconds: float  # that the compiler took
-    text: str  # of the compiled program; none, if it was too large to be compiled
+    seconds: float  # compile time
+    text: str  # the compiled program; empty if it was too large to be compiled
 
     @property
     def fits(self) -> bool:
@@ -66,37 +68,41 @@ class Plan:
 def plan(
     settings: Mapping[str, Any], where: str, topology: str = "", stage: Stage = silent
 ) -> tuple[Plan, Plan | None]:
-    """For a topology, or for the devices at hand; and, where it does not fit, the first change found that does."""
+    """Plan of the run in `settings`; if it does not fit, also of the first change found that does.
+
+    It is made for the devices of `topology`, or for those present.
+    """
     config: Config = build(Config, settings, where)
     config = dataclasses.replace(config, model=sized(config))
     if not topology:
         use_devices(config.mesh)
     devices = devices_of(topology) if topology else jax.devices()
     stage("compiling", 0)
-    found = compiled(config, devices)
-    if found.fits:
-        return found, None
-    for other in smaller(config, found):
+    first = compiled(config, devices)
+    if first.fits:
+        return first, None
+    for other in smaller(config, first):
         stage(f"does not fit; trying {changes(config, other)}", 0)
         tried = compiled(other, devices)
         if tried.fits:
-            return found, tried
-    return found, None
+            return first, tried
+    return first, None
 
 
 def sized(config: Config) -> Any:
-    """The model, whose vocabulary may be that of its data."""
+    """The model config of `config`, with the vocabulary of its data where that is prepared."""
     if (Path(config.data.path) / ABOUT).exists():
         return fit_vocabulary(config.model, open_dataset(Path(config.data.path)))
     if config.model.vocab_size:
         return config.model
     raise UserError(
-        f"model.vocab_size is left to the data, and {config.data.path} has not been prepared: prepare it, or say "
-        "--model.vocab_size N."
+        f"model.vocab_size is left to the data, and {config.data.path} has not been prepared: "
+        "prepare it, or say --model.vocab_size N."
     )
 
 
 def compiled(config: Config, devices: list[Any]) -> Plan:
+    """Plan of `config` on `devices`, by compiling its training step for them."""
     rows = config.train.batch_size // config.train.accumulate
     mesh = make_mesh(config.mesh, rows, config.model.model_dim, devices)
     step, where = jitted_step(config, mesh)
@@ -106,7 +112,7 @@ def compiled(config: Config, devices: list[Any]) -> Plan:
     )
     operations, needed = _operations(config, like, ids)
     lowered, started = step.lower(like, ids), time.perf_counter()
-    held = _bytes(like, where)
+    state_bytes = _bytes(like, where)
     parameters = _bytes(like.params, where.params)
     try:
         program = lowered.compile()
@@ -114,7 +120,7 @@ def compiled(config: Config, devices: list[Any]) -> Plan:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         text, temporaries, code = "", _asked(str(error)), 0
-        total = held + temporaries
+        total = state_bytes + temporaries
     else:
         stats = program.memory_analysis()
         text, temporaries, code = (
@@ -131,7 +137,7 @@ def compiled(config: Config, devices: list[Any]) -> Plan:
         mesh,
         Compute.on(mesh, config.model, config.compute).attention,
         sum(leaf.size for leaf in jax.tree.leaves(like.params)),
-        Memory(parameters, held - parameters, temporaries, code, total),
+        Memory(parameters, state_bytes - parameters, temporaries, code, total),
         _limit(devices),
         operations / mesh.size,
         1 - needed / operations,
@@ -142,7 +148,10 @@ def compiled(config: Config, devices: list[Any]) -> Plan:
 
 
 def _operations(config: Config, like: Any, ids: jax.ShapeDtypeStruct) -> tuple[int, int]:
-    """In a step, and in one that computes nothing twice; attention without the blocks above the diagonal."""
+    """Operations of a step, and of the same step without recomputation.
+
+    Attention counts without the blocks above the diagonal.
+    """
 
     def counted(**settings: Any) -> int:
         compute = dataclasses.replace(config.compute, attention="chunked", **settings)
@@ -153,15 +162,16 @@ def _operations(config: Config, like: Any, ids: jax.ShapeDtypeStruct) -> tuple[i
 
 
 def _bytes(tree: Any, where: Any) -> int:
-    """Of the part that one device has."""
+    """The bytes of one device's shards of `tree`, which has the shardings `where`."""
     parts = zip(jax.tree.leaves(tree), jax.tree.leaves(where), strict=True)
     return sum(
-        math.prod(lies.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, lies in parts
+        math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf, sharding in parts
     )
 
 
 def _asked(message: str) -> int:
-    """Bytes of temporaries that a compiler could not find room for."""
+    """The bytes that the compiler could not allocate: the largest size in its error `message`."""
     sizes = [
         float(n) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[unit]
         for n, unit in re.findall(r"([\d.]+)([KMGT])\b", message)
@@ -170,23 +180,22 @@ def _asked(message: str) -> int:
 
 
 def _limit(devices: list[Any]) -> float:
-    found = chip(devices[0].device_kind)
-    if found and devices[0].platform == "gpu":
-        return found.memory * gpu_share()
-    if found:
-        return found.memory
-    return (
-        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
-    )  # they share the machine's
+    """The bytes available on each device; without a data sheet `devices` share the machine's."""
+    data_sheet = chip(devices[0].device_kind)
+    if data_sheet and devices[0].platform == "gpu":
+        return data_sheet.memory * gpu_share()
+    if data_sheet:
+        return data_sheet.memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
 
 
 def gpu_share() -> float:
-    """What jax takes of a GPU's memory, unless it is told otherwise."""
+    """The share of a GPU's memory that JAX allocates: its default, or the environment's value."""
     return float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75"))
 
 
 def smaller(config: Config, found: Plan) -> Iterator[Config]:
-    """Configs that take less memory and compute the same steps, each less than the one before."""
+    """Configs that compute the steps of `config` in less memory, each in less than the last."""
     mesh, train, compute = config.mesh, config.train, config.compute
     if found.mesh.shape["data"] > 1:
         mesh = dataclasses.replace(mesh, data=1, fsdp=-1)
@@ -206,7 +215,7 @@ def smaller(config: Config, found: Plan) -> Iterator[Config]:
 
 
 def changes(config: Config, other: Config) -> str:
-    """As they are said on the command line."""
+    """The command-line options that change `config` into `other`."""
     return " ".join(
         f"--{section}.{name} {value}"
         for section in ("mesh", "train", "compute")

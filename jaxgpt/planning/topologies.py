@@ -1,4 +1,4 @@
-"""Devices that are not there: the compiler's description of TPU slices and GPU machines, by name. Knows no model."""
+"""Compile-only devices: TPU slices and GPU machines by name, as the compiler describes them."""
 
 import contextlib
 import importlib.util
@@ -28,7 +28,7 @@ SLICES = {"v4": DEEP, "v5e": FLAT, "v5p": [*DEEP, "16x16x24"], "v6e": FLAT}
 
 
 class Gpu(NamedTuple):
-    """What the compiler wants to know of a GPU, besides what `chips` has."""
+    """The facts about a GPU that the compiler needs and `chips` does not have."""
 
     name: str
     capability: int
@@ -71,7 +71,7 @@ gpu_device_info {{
   block_dim_limit_z: 65535
 }}
 """
-# Or else libtpu asks the network which machine it is on, in vain, and says so at length.
+# Otherwise libtpu asks the network, in vain, which machine it is on, and logs that at length.
 ALONE = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
@@ -83,21 +83,20 @@ ALONE = {
 
 
 def devices_of(name: str) -> list[Any]:
-    """To compile for, not to run on. Must come before the first computation."""
+    """The devices of the topology `name`, to compile for; call it before the first computation."""
     kind, _, shape = name.partition(":")
-    known = {**SLICES, **dict.fromkeys(GPUS, COUNTS)}
-    near = {kind: known[kind]} if kind in known else known
+    shapes_of = {**SLICES, **dict.fromkeys(GPUS, COUNTS)}
+    near = {kind: shapes_of[kind]} if kind in shapes_of else shapes_of
     listed = "; ".join(f"{kind}: followed by {', '.join(shapes)}" for kind, shapes in near.items())
-    require(shape in known.get(kind, []), f"There is no topology {name}. There are {listed}.")
+    require(shape in shapes_of.get(kind, []), f"There is no topology {name}. There are {listed}.")
     return _gpus(kind, shape) if kind in GPUS else _slice(kind, shape)
 
 
 def _slice(kind: str, shape: str) -> list[Any]:
     _require_library(["libtpu"], f"{kind}:{shape}", "libtpu, the compiler for TPUs", "jax[tpu]")
     os.environ.update(ALONE)
-    options: dict[str, Any] = (
-        {"chip_config_name": "megacore"} if kind == "v4" else {}
-    )  # one device a chip
+    # A v4 chip is one device.
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if kind == "v4" else {}
     options |= {"chips_per_host_bounds": (1, 1, 1)} if shape == "1x1" else {}
     return _described("tpu", topology_name=f"{kind}:{shape}", **options)
 
@@ -106,10 +105,10 @@ def _gpus(kind: str, count: str) -> list[Any]:
     plugins = [f"jax_plugins.xla_cuda{version}" for version in (13, 12)]
     _require_library(plugins, f"{kind}:{count}", "jax's plugin for CUDA", "jax[cuda12]")
     gpu = GPUS[kind]
-    known = CHIPS[kind.upper()]
+    data_sheet = CHIPS[kind.upper()]
     sizes = {
-        "memory": int(known.memory),
-        "bandwidth": int(known.bandwidth),
+        "memory": int(data_sheet.memory),
+        "bandwidth": int(data_sheet.bandwidth),
         "optin": gpu.shared - 1024,
     }
     target = TARGET.format(gpu=gpu, fpus=64 if gpu.capability < 9 else 128, **sizes)
@@ -117,14 +116,14 @@ def _gpus(kind: str, count: str) -> list[Any]:
 
 
 def _described(platform: str, **options: Any) -> list[Any]:
+    """The compile-only devices of `platform` that the compiler makes of `options`."""
     import jax
     from jax.experimental import topologies
     from jax.experimental.compilation_cache import compilation_cache
 
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update(
-        "jax_enable_compilation_cache", False
-    )  # a program for such devices could not be read back
+    # A program for such devices could not be read back from the cache.
+    jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     with quiet():
         return list(topologies.get_topology_desc(platform=platform, **options).devices)
@@ -132,25 +131,28 @@ def _described(platform: str, **options: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Compilers miss their devices in the terminal, past Python; what matters they raise."""
+    """Silence standard error at the level of the file descriptor.
+
+    Compilers print there, past Python, that their devices are missing; real errors are raised.
+    """
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.close(nowhere)
 
 
 def _require_library(modules: list[str], topology: str, what: str, extra: str) -> None:
-    found = any(map(_exists, modules))
+    """Raise unless one of `modules` is installed; `what` and `extra` are named in the error."""
     require(
-        found,
-        f"To plan for {topology} takes {what}, not installed here: pip install '{extra}', best in an environment of "
-        "its own. No such device is needed.",
+        any(map(_exists, modules)),
+        f"To plan for {topology} takes {what}, not installed here: pip install '{extra}', "
+        "best in an environment of its own. No such device is needed.",
     )
 
 

@@ -1,4 +1,4 @@
-"""AdamW with its schedule, as optax. Knows the names of parameters, and no model."""
+"""AdamW and its learning-rate schedule in optax, with decay chosen by the names of parameters."""
 
 import functools
 
@@ -10,7 +10,7 @@ from jaxgpt.config import Config, ModelConfig
 from jaxgpt.pytree import Tree
 from jaxgpt.storage.model_directory import Moments
 
-DECAYED = {  # by the last part of their paths
+DECAYED = {  # optim.decay -> the last parts of the paths of parameters that decay
     "matrices": ("kernel", "embedding"),
     "kernels": ("kernel",),
     "all": ("kernel", "embedding", "scale", "bias"),
@@ -18,6 +18,7 @@ DECAYED = {  # by the last part of their paths
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """AdamW as `config.optim` describes it, after gradient clipping."""
     o = config.optim
     adamw = optax.adamw(
         make_schedule(config),
@@ -27,14 +28,14 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
         weight_decay=o.weight_decay,
         mask=functools.partial(decayed, config),
     )
-    # The state has one structure, clipped or not, all decayed or not: a run can go on with the other.
+    # The state has one structure, whatever is clipped or decayed: a run can resume with another.
     return optax.chain(
         optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity(), adamw
     )
 
 
 def make_schedule(config: Config) -> optax.Schedule:
-    """Learning rate of step 0, 1, ...: never zero, so that no step is wasted."""
+    """The learning rate of step 0, 1, ...; never zero, so that no step is wasted."""
     o, steps = config.optim, config.train.steps
     down = {
         "cosine": optax.cosine_decay_schedule(
@@ -52,23 +53,23 @@ def make_schedule(config: Config) -> optax.Schedule:
 
 
 def decayed(config: Config, params: Tree) -> Tree:
-    """By name: layers are stacked, so that a bias has two axes as well."""
-    left_alone, leaves = without_gradient(config.model), DECAYED[config.optim.decay]
+    """Mask of the parameters that decay, by name: a stacked bias has two axes like a matrix."""
+    frozen, leaves = without_gradient(config.model), DECAYED[config.optim.decay]
 
     def is_decayed(path: tuple, _: jax.Array) -> bool:
-        return path[0].key not in left_alone and path[-1].key in leaves
+        return path[0].key not in frozen and path[-1].key in leaves
 
     return jax.tree_util.tree_map_with_path(is_decayed, params)
 
 
 def without_gradient(model: ModelConfig) -> set[str]:
-    """Decay alone would change them; torch's AdamW passes over them."""
-    held = {"final_norm": model.final_norm == "unused", "pos_embedding": model.positions_stored}
-    return {name for name, still in held.items() if still}
+    """The parameters that get no gradient; torch's AdamW skips them, and they must not decay."""
+    frozen = {"final_norm": model.final_norm == "unused", "pos_embedding": model.positions_stored}
+    return {name for name, is_frozen in frozen.items() if is_frozen}
 
 
 def going_on(state: optax.OptState, moments: Moments) -> optax.OptState:
-    """A fresh state of `make_optimizer`, as if it had made these updates."""
+    """The fresh optimizer `state` with `moments` and their counters put in, to resume from them."""
 
     def like(old: Tree, new: Tree) -> Tree:
         return jax.tree.map(lambda a, b: np.asarray(b, a.dtype), old, new)
@@ -87,5 +88,6 @@ def going_on(state: optax.OptState, moments: Moments) -> optax.OptState:
 
 
 def moments_of(state: optax.OptState, step: int) -> Moments:
-    found = optax.tree.get(state, "ScaleByAdamState")
-    return Moments(step, int(found.count), found.mu, found.nu)
+    """The Adam moments in `state` after `step` steps."""
+    adam = optax.tree.get(state, "ScaleByAdamState")
+    return Moments(step, int(adam.count), adam.mu, adam.nu)

@@ -1,4 +1,4 @@
-"""One training step and one evaluation step, as pure functions of arrays. Knows no loop, no file, no clock."""
+"""The training step and the evaluation step, as pure functions of arrays."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,26 +18,26 @@ from jaxgpt.model.kernels import FORMS, KERNELS, pick
 from jaxgpt.pytree import Tree
 from jaxgpt.training.optimizer import make_optimizer, make_schedule
 
-# What the forward pass saves for the backward pass, by compute.remat.
+# The checkpoint policy for each compute.remat: which forward results the backward pass reuses.
 SAVED = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 class State(NamedTuple):
-    """All that a run is, between two steps."""
+    """The complete state of a run between two steps."""
 
     step: jax.Array
     params: Tree
     optimizer: optax.OptState
-    ema: Tree | None  # the average of the weights, where one is kept
+    ema: Tree | None  # the moving average of the weights, where optim.ema asks for one
 
 
 def evaluated(state: State) -> Tree:
-    """The weights that count: their average, where one is kept."""
+    """The weights to evaluate and to export: their moving average, where there is one."""
     return state.params if state.ema is None else state.ema
 
 
 def besides_weights(state: State) -> dict[str, Any]:
-    """What a checkpoint needs beside `evaluated(state)`."""
+    """The parts of `state` that a checkpoint stores in addition to `evaluated(state)`."""
     return {
         name: value
         for name, value in state._asdict().items()
@@ -46,13 +46,15 @@ def besides_weights(state: State) -> dict[str, Any]:
 
 
 class Metrics(NamedTuple):
+    """Scalars of one training step; the gradient norm is that before clipping."""
+
     loss: jax.Array
     gradient_norm: jax.Array
     learning_rate: jax.Array
 
 
 def init_state(config: Config, params: Tree | None = None) -> State:
-    """From random weights, or from those given; in float32, whatever they were stored in."""
+    """The state before the first step, with `params` in float32, or else with random weights."""
     params = (
         params_of(GPT(config.model, config.train.seed))
         if params is None
@@ -63,7 +65,7 @@ def init_state(config: Config, params: Tree | None = None) -> State:
 
 
 def jitted_step(config: Config, mesh: Mesh) -> tuple[Any, State]:
-    """`make_step` for a mesh, the state donated; and how that state lies."""
+    """`make_step` compiled for `mesh`, with the state donated; also the sharding of the state."""
     where = shardings(jax.eval_shape(lambda: init_state(config)), mesh)
     step = jax.jit(
         make_step(config, mesh),
@@ -77,7 +79,10 @@ def jitted_step(config: Config, mesh: Mesh) -> tuple[Any, State]:
 def make_step(
     config: Config, mesh: Mesh | None = None
 ) -> Callable[[State, jax.Array], tuple[State, Metrics]]:
-    """A function (state, ids (A, B, T + 1)) -> (state, metrics); A parts are computed one after the other."""
+    """A function (state, ids (A, B, T + 1)) -> (state, metrics).
+
+    It accumulates the gradients of A parts, computed one after the other.
+    """
     optimizer, schedule, rate = make_optimizer(config), make_schedule(config), config.optim.ema
 
     compute = Compute.on(mesh, config.model, config.compute)
@@ -102,7 +107,7 @@ def make_step(
         mean_loss, gradients = jax.tree.map(lambda x: x / parts, sums)
         updates, moments = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        # As a weighted sum it would drift, by rounding, from weights that stay as they are.
+        # A weighted sum would drift, by rounding, away from weights that do not change.
         ema = state.ema and jax.tree.map(
             lambda old, new: old + (1 - rate) * (new - old), state.ema, params
         )
@@ -114,7 +119,10 @@ def make_step(
 
 
 def keep_unless(finite: jax.Array, old: State, new: State) -> State:
-    """A loss that is no number must not reach the weights; counters go on, so that the schedule does too."""
+    """`new` where the step was finite, else `old` with the counters of `new`.
+
+    A non-finite loss must not reach the weights, while the schedule continues.
+    """
     return jax.tree.map(
         lambda a, b: jnp.where(finite, b, a) if jnp.issubdtype(a.dtype, jnp.floating) else b,
         old,
@@ -124,12 +132,12 @@ def keep_unless(finite: jax.Array, old: State, new: State) -> State:
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """How a step computes: the settings of `[compute]`, the form of attention and the sharding."""
+    """The means of a step: the settings of `[compute]`, the form of attention and the sharding."""
 
     settings: ComputeConfig
     attend: Attend = causal
     gather: Gather | None = None  # where weights are sharded over the rows of a batch
-    attention: str = ""  # the form, and the reason for it, for people
+    attention: str = ""  # the form and the reason for it, to print
 
     @staticmethod
     def on(mesh: Mesh | None, model: ModelConfig, settings: ComputeConfig) -> "Compute":
@@ -145,7 +153,7 @@ class Compute:
 def make_eval_step(
     config: ModelConfig, compute: Compute
 ) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:
-    """A function (params, ids (B, T + 1), mask (B, T)) -> the sum of the losses where the mask is set."""
+    """A function (params, ids (B, T + 1), mask (B, T)) -> the sum of the losses under the mask."""
 
     def eval_step(params: Tree, ids_bt: jax.Array, mask_bt: jax.Array) -> jax.Array:
         params = cast(params, compute.settings.dtype)
@@ -161,7 +169,7 @@ def token_losses(
     dropout_key: jax.Array | None = None,
     compute: Compute | None = None,
 ) -> jax.Array:
-    """The loss (B, T) of each token after those before it; ids are (B, T + 1)."""
+    """The loss (B, T) of every token of `ids_bt` (B, T + 1) given its prefix, except the first."""
     compute = compute or Compute(ComputeConfig())
     model = assemble(config, compute.gather.all_but_blocks(params) if compute.gather else params)
     x_btd = hidden(model, ids_bt[:, :-1], dropout_key, compute)

@@ -1,4 +1,4 @@
-"""Metrics for programs that other people watch them with; only where a setting asks for it. Knows no training."""
+"""Metrics sent to TensorBoard and Weights & Biases, where a setting asks for it."""
 
 import contextlib
 import dataclasses
@@ -8,12 +8,16 @@ from typing import Any
 
 from jaxgpt.config import Config, need
 
+# Takes one line of metrics.
 Track = Callable[[Mapping[str, Any]], None]
 
 
 @contextlib.contextmanager
 def trackers(config: Config, run: Path, since: int) -> Iterator[list[Track]]:
-    """Functions of a line of metrics; `since` is the step that a run goes on from, later ones are forgotten."""
+    """The trackers of `config`, open until the end of the block.
+
+    `since` is the step from which the run resumes; metrics of later steps are discarded.
+    """
     with contextlib.ExitStack() as stack:
         opened: list[Track] = []
         if config.run.tensorboard:
@@ -40,7 +44,7 @@ def _tensorboard(folder: Path, since: int) -> Iterator[Track]:
 
 @contextlib.contextmanager
 def _wandb(config: Config, run: Path) -> Iterator[Track]:
-    """A run that goes on is the same one there too: its id is the name of its directory."""
+    """A tracker with the directory's name as its run id, so that a resumed run is the same one."""
     library = need("wandb", "run.wandb", "leave the setting out")
     options = {
         "project": config.run.wandb,
@@ -53,6 +57,7 @@ def _wandb(config: Config, run: Path) -> Iterator[Track]:
 
 
 def numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers in a `line` of metrics, without its step."""
     return {
         name: value
         for name, value in line.items()
