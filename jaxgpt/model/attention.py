@@ -1,6 +1,7 @@
 """Multi-head causal attention, up to the form in which queries and keys meet.
 
-Shapes: B batch, T time, D model width, N heads, M heads of keys and values, G = N / M, H head width.
+Shapes: B batch, T time, D model width, N heads, M heads of keys and values, G = N / M, H head
+width.
 """
 
 from collections.abc import Callable
@@ -14,13 +15,13 @@ from jax.typing import ArrayLike
 from jaxgpt.model import forms, spec
 
 INIT_STD = 0.02
-# (queries (B, T, N, H), keys, values (B, T, M, H), scale) -> what they mix (B, T, N, H), and
-# whatever the caller wants kept of them.
+# (queries (B, T, N, H), keys, values (B, T, M, H), scale) -> the weighted sums of the values
+# (B, T, N, H), and any other output that the caller wants.
 Attend = Callable[..., tuple[jax.Array, Any]]
 
 
 def keep_nothing(form: forms.Form) -> Attend:
-    """`form` as an Attend that keeps nothing."""
+    """`form` as an Attend whose other output is None."""
     return lambda *parts: (form(*parts), None)
 
 
@@ -28,7 +29,10 @@ causal = keep_nothing(forms.chunked)
 
 
 class Attention(nnx.Module):
-    """The matrices of one group of heads lie together: G queries, then their key and value."""
+    """Causal attention with one projection to queries, keys and values.
+
+    Its kernel has an axis of groups; each group stores G query heads, then their key and value.
+    """
 
     def __init__(
         self, s: spec.Attention, model_dim: int, out_init: nnx.Initializer, rngs: nnx.Rngs
@@ -52,11 +56,11 @@ class Attention(nnx.Module):
         self.spec = s
 
     def __call__(self, x_btd: jax.Array, layer: ArrayLike, attend: Attend) -> tuple[jax.Array, Any]:
-        """The mixture (B, T, D), and what `attend` kept."""
-        mixed_btnh, kept = attend(*self.project(x_btd), self.spec.scale_of(layer))
+        """The output (B, T, D), and the other output of `attend`."""
+        mixed_btnh, extra = attend(*self.project(x_btd), self.spec.scale_of(layer))
         if self.spec.out == "none":
-            return mixed_btnh.reshape(*mixed_btnh.shape[:2], -1), kept
-        return self.out(mixed_btnh), kept
+            return mixed_btnh.reshape(*mixed_btnh.shape[:2], -1), extra
+        return self.out(mixed_btnh), extra
 
     def project(self, x_btd: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries (B, T, N, H), keys and values (B, T, M, H), by one matrix product."""

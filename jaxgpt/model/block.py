@@ -17,14 +17,15 @@ from jaxgpt.model.mlp import Mlp
 from jaxgpt.model.norms import LayerNorm
 
 Norm = Callable[[jax.Array], jax.Array]
-Branch = Callable[
-    [jax.Array], tuple[jax.Array, Any]
-]  # x -> what is added to the stream, and what is kept
+# x -> the update of the stream, and any other output.
+Branch = Callable[[jax.Array], tuple[jax.Array, Any]]
 
 
 class Block(nnx.Module):
+    """One layer: attention, then an MLP, each with its norm and its residual connection."""
+
     def __init__(self, s: spec.Block, model_dim: int, num_blocks: int, rngs: nnx.Rngs):
-        # Each block adds to the stream twice; GPT-2's start keeps its variance independent of depth.
+        # Each block adds to the stream twice; GPT-2's init keeps its variance independent of depth.
         out_init = nnx.initializers.normal(INIT_STD / (2 * num_blocks) ** 0.5)
         self.attn = Attention(s.attention, model_dim, out_init, rngs)
         self.mlp = Mlp(s.mlp, model_dim, out_init, rngs)
@@ -39,45 +40,45 @@ class Block(nnx.Module):
         attend: Attend = causal,
         dropout_key: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
-        """The stream after this block, and what `attend` kept; dropout is on when a key is given."""
+        """The stream after this block, and the other output of `attend`; dropout needs a key."""
         rate, placement, key1, key2 = self.spec.dropout, self.spec.placement, None, None
         if dropout_key is not None:
             key1, key2 = jax.random.split(jax.random.fold_in(dropout_key, layer))
 
         def attention(x_btd: jax.Array) -> tuple[jax.Array, Any]:
-            mixed, kept = self.attn(x_btd, layer, attend)
-            return dropout(mixed, rate, key1), kept
+            mixed, extra = self.attn(x_btd, layer, attend)
+            return dropout(mixed, rate, key1), extra
 
         def mlp(x_btd: jax.Array) -> tuple[jax.Array, Any]:
             return dropout(self.mlp(x_btd), rate, key2), None
 
-        x_btd, kept = residual(placement, x_btd, self.norm1, attention)
-        return residual(placement, x_btd, self.norm2, mlp)[0], kept
+        x_btd, extra = residual(placement, x_btd, self.norm1, attention)
+        return residual(placement, x_btd, self.norm2, mlp)[0], extra
 
     def keys_values(self, x_btd: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The keys and values that this block's attention makes of the stream `x_btd`."""
+        """The keys and values of this block's attention for the stream `x_btd`."""
         return self.attn.keys_values(x_btd if self.spec.placement == "post" else self.norm1(x_btd))
 
 
 def residual(placement: str, x: jax.Array, norm: Norm, branch: Branch) -> tuple[jax.Array, Any]:
-    """The stream `x` with the output of `branch` added, and what the branch kept."""
+    """The stream `x` with the update of `branch` added, and the branch's other output."""
     match placement:
         case "pre":
-            added, kept = branch(norm(x))
-            return x + added, kept
+            update, extra = branch(norm(x))
+            return x + update, extra
         case "post":
-            added, kept = branch(x)
-            return norm(x + added), kept
+            update, extra = branch(x)
+            return norm(x + update), extra
         case _:  # "residual": the stream itself is normalised
             x = norm(x)
-            added, kept = branch(x)
-            return x + added, kept
+            update, extra = branch(x)
+            return x + update, extra
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """`x` with a share `rate` of its elements set to 0 and the others scaled up; `x` without a key."""
+    """`x` with a share `rate` of its elements zeroed and the others scaled up; `x` without a key."""
     if key is None or rate == 0:
         return x
-    # 16 random bits decide: half the work of a uniform float32, and the rate is right to 1 in 65,536.
+    # 16 random bits cost half of a uniform float32, and the rate is exact to 1 in 65,536.
     keep = jax.random.bits(key, x.shape, jnp.uint16) < round((1 - rate) * 2**16)
     return jnp.where(keep, x / (1 - rate), 0)

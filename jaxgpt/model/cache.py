@@ -1,4 +1,4 @@
-"""The model one position at a time, with the keys and values of earlier positions cached.
+"""Inference with cached keys and values: prefill of the prompts, then one position at a time.
 
 Shapes: L layers, B rows, T and S positions, M heads of keys and values, H head width.
 """
@@ -17,7 +17,7 @@ KeysValues = tuple[jax.Array, jax.Array]
 
 
 class Cache(NamedTuple):
-    """An array for each layer: one that is stacked would be copied at each step."""
+    """Keys and values, one array for each layer: a stacked array would be copied at each step."""
 
     keys_bmsh: tuple[jax.Array, ...]
     values_bmsh: tuple[jax.Array, ...]
@@ -28,8 +28,8 @@ def prefill(
 ) -> tuple[jax.Array, Cache]:
     """Logits (B, V) after the last token of each row, and the cache of all its positions.
 
-    What pads a row comes after its length and is never attended to. Only the last position of each
-    row passes through the last block.
+    Padding is on the right of each row and is never attended to. Only the last position of each row
+    passes through the last block.
     """
     x_btd, cached = model.embed(tokens_bt), []
     for layer, block in enumerate(blocks[:-1]):
@@ -50,7 +50,7 @@ def decode(
     tokens_b: jax.Array,
     positions_b: jax.Array,
 ) -> tuple[jax.Array, Cache]:
-    """Logits (B, V) after one more token in each row, at its own position, and the cache with it."""
+    """Logits (B, V) after one more token in each row, at its own position, and the new cache."""
     x_b1d, cached = model.embed(tokens_b[:, None], positions_b[:, None]), []
     for layer, (block, keys_values) in enumerate(
         zip(blocks, zip(*cache, strict=True), strict=True)
@@ -76,7 +76,7 @@ def _attend_one(
     cached: KeysValues,
     positions_b: jax.Array,
 ) -> tuple[jax.Array, KeysValues]:
-    """One query in each row over the cached positions before it; keeps its own key and value."""
+    """Attend with one query in each row to earlier positions; also return its own key and value."""
     own = k_b1mh[:, 0], v_b1mh[:, 0]
     mixed_bnh = attend_cached(q_b1nh[:, 0], own, *cached, positions_b, scale)
     return mixed_bnh[:, None], own
@@ -85,7 +85,7 @@ def _attend_one(
 def _attend_and_write(
     *parts: jax.Array, cached: KeysValues, positions_b: jax.Array
 ) -> tuple[jax.Array, KeysValues]:
-    """One query in each row as in `_attend_one`; keeps the cache with its key and value written."""
+    """Attend as `_attend_one` does; also return the cache with the new key and value written."""
     mixed_b1nh, own = _attend_one(*parts, cached=cached, positions_b=positions_b)
     rows = jnp.arange(len(positions_b))
 

@@ -1,7 +1,8 @@
-"""How much arithmetic a training step takes. Knows no device.
+"""Floating-point operations of a training step.
 
-In training each weight of a matrix is multiplied and added once forward and twice backward, and attention scores and
-sums over the whole context: 6 N + 12 L H k T operations a token, as PaLM's appendix B counts them.
+In training each weight of a matrix is multiplied and added once forward and twice backward, and
+attention computes scores and weighted sums over the whole context: 6 N + 12 L H k T operations a
+token, as PaLM's appendix B counts them.
 """
 
 import math
@@ -11,7 +12,7 @@ from jaxgpt.config import ModelConfig
 
 
 def per_token(config: ModelConfig) -> float:
-    """Of one training step, with nothing computed twice and all of attention."""
+    """Operations per token of a training step, without recomputation, with unmasked attention."""
     heads = config.num_heads * config.head_dim
     matrices = (
         config.num_blocks
@@ -23,7 +24,7 @@ def per_token(config: ModelConfig) -> float:
 
 
 def of_program(jaxpr: Any, times: int = 1) -> int:
-    """Of the matrix products in a traced program, what is computed again and left out included."""
+    """Operations of the matrix products in `jaxpr`, recomputation included, for `times` runs."""
     return sum(times * _of_equation(equation) for equation in jaxpr.eqns)
 
 

@@ -1,4 +1,4 @@
-"""Causal attention as pure functions of queries, keys and values, that agree with each other.
+"""Equivalent forms of causal attention, as pure functions of queries, keys and values.
 
 Shapes: B batch, T queries, S keys, N heads, H head width.
 """
@@ -8,22 +8,23 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-Form = Callable[..., jax.Array]  # (queries, keys, values, scale) -> what they mix, all (B, T, N, H)
-Scale = jax.Array | float  # what scores are multiplied by; an array where each layer has its own
+# (queries, keys, values, scale) -> the weighted sums of the values, all (B, T, N, H).
+Form = Callable[..., jax.Array]
+Scale = jax.Array | float  # the factor of the scores; an array where it depends on the layer
 
 
 def plain(q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, scale: Scale) -> jax.Array:
-    """Attention as it is taught: all scores at once."""
+    """Textbook attention: all scores at once."""
     return _mix(attention_weights(q_btnh, k_btnh, scale).astype(v_btnh.dtype), v_btnh)
 
 
 def chunked(q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, scale: Scale) -> jax.Array:
-    """Queries in blocks, each with the keys up to its own end.
+    """Attention by blocks of queries, each with the keys up to its own end.
 
-    Little is computed that the mask would throw away.
+    This skips most of the scores that the causal mask would discard.
     """
     length = q_btnh.shape[1]
-    width = 64 * -(-length // 512)  # 2 blocks of 128 positions, at most 8 of any length
+    width = 64 * -(-length // 512)  # 128 positions make 2 blocks, and no length makes more than 8
     scaled_btnh = q_btnh * jnp.asarray(scale, q_btnh.dtype)
     blocks = [
         _attend_block(
@@ -44,15 +45,15 @@ def attend_cached(
     position_b: jax.Array,
     scale: Scale,
 ) -> jax.Array:
-    """One query in each row over its own key and value and the cached ones before its position."""
+    """Attention of one query in each row to its own position and the cached ones before it."""
     k_bnh, v_bnh = own_bnh
     q_bnh = q_bnh * jnp.asarray(scale, q_bnh.dtype)
     before_bs = jnp.arange(k_bnsh.shape[2]) < position_b[:, None]
     scores_bns = jnp.where(before_bs[:, None], jnp.einsum("bnh,bnsh->bns", q_bnh, k_bnsh), -jnp.inf)
     scores_bns = jnp.concatenate([scores_bns, (q_bnh * k_bnh).sum(axis=-1, keepdims=True)], axis=-1)
     weights_bns = jax.nn.softmax(scores_bns.astype(sum_dtype(q_bnh))).astype(v_bnsh.dtype)
-    kept_bnh = jnp.einsum("bns,bnsh->bnh", weights_bns[..., :-1], v_bnsh)
-    return kept_bnh + weights_bns[..., -1:] * v_bnh
+    cached_bnh = jnp.einsum("bns,bnsh->bnh", weights_bns[..., :-1], v_bnsh)
+    return cached_bnh + weights_bns[..., -1:] * v_bnh
 
 
 def attention_weights(q_btnh: jax.Array, k_bsnh: jax.Array, scale: Scale) -> jax.Array:
@@ -80,9 +81,9 @@ def _forward(
     return _mix(weights_bnts, v_bsnh), (q_btnh, k_bsnh, v_bsnh, weights_bnts)
 
 
-def _backward(kept: tuple[jax.Array, ...], gradient_btnh: jax.Array) -> tuple[jax.Array, ...]:
-    """Gradients by hand: automatic differentiation makes more passes over the (T, S) matrices."""
-    q_btnh, k_bsnh, v_bsnh, weights_bnts = kept
+def _backward(residuals: tuple[jax.Array, ...], gradient_btnh: jax.Array) -> tuple[jax.Array, ...]:
+    """Gradients written by hand: autodiff would make more passes over the (T, S) matrices."""
+    q_btnh, k_bsnh, v_bsnh, weights_bnts = residuals
     by_weights = _sums("btnh,bsnh->bnts", gradient_btnh, v_bsnh)
     along = (by_weights * weights_bnts).sum(axis=-1, keepdims=True)
     by_scores = (weights_bnts * (by_weights - along)).astype(q_btnh.dtype)
@@ -97,10 +98,10 @@ _attend_block.defvjp(_forward, _backward)
 
 
 def _sums(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """An einsum that accumulates in `sum_dtype`, also where its factors have 16 bits."""
+    """An einsum that accumulates in `sum_dtype`, also for 16-bit operands."""
     return jnp.einsum(subscripts, a, b, preferred_element_type=sum_dtype(a))
 
 
 def sum_dtype(x: jax.Array) -> jnp.dtype:
-    """The dtype for sums and exponentials: at least float32, whatever the matrices have."""
+    """The dtype for sums and exponentials of `x`: its own, but at least float32."""
     return jnp.promote_types(x.dtype, jnp.float32)

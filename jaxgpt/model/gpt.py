@@ -1,6 +1,6 @@
 """The GPT, written in the order of the torch class.
 
-Modules are NNX; the rest of the program sees a plain nested dict of arrays (`params_of`, `assemble`).
+Modules are NNX; the rest of the program sees a nested dict of arrays (`params_of`, `assemble`).
 
 Shapes: B batch, T time, D model width, L layers, V vocabulary.
 """
@@ -27,7 +27,7 @@ from jaxgpt.pytree import Tree, require_same
 
 
 class States(NamedTuple):
-    """The stream at each stage of the model: shows where two implementations part."""
+    """The stream at each stage of the model, to locate where two implementations diverge."""
 
     embedding: jax.Array  # B T D
     blocks: jax.Array  # L B T D
@@ -36,7 +36,7 @@ class States(NamedTuple):
 
 
 class Embed(nnx.Module):
-    """A table of vectors. nnx.Embed answers in the dtype it was created with, this one in its table's."""
+    """A table of vectors; unlike nnx.Embed it returns the dtype of the table, also after a cast."""
 
     def __init__(self, rows: int, model_dim: int, rngs: nnx.Rngs):
         shape = (rows, model_dim)
@@ -47,7 +47,7 @@ class Embed(nnx.Module):
 
 
 class Head(nnx.Module):
-    """The stream to logits; a tied head uses the token embedding and owns at most a bias."""
+    """The projection to logits; a tied head uses the token embedding and owns at most a bias."""
 
     def __init__(self, s: spec.Head, model_dim: int, vocab_size: int, rngs: nnx.Rngs):
         if not s.tied:
@@ -63,7 +63,7 @@ class Head(nnx.Module):
 
 
 class GPT(Stack):
-    """int ids (B, T) -> logits (B, T, V), in the dtype of the parameters."""
+    """The language model: ids (B, T) -> logits (B, T, V), in the dtype of the parameters."""
 
     def __init__(self, config: ModelConfig, seed: int = 0):
         require(config.vocab_size > 0, "vocab_size must be positive, but is 0.")
@@ -120,7 +120,7 @@ class GPT(Stack):
         return x_btd + self.position_table()[where].astype(x_btd.dtype)
 
     def position_table(self) -> jax.Array:
-        """The vectors that are added, one row for each position."""
+        """The position vectors, one row for each position."""
         match self.spec.positions:
             case spec.Learned():
                 return self.pos_embedding.embedding[...]
@@ -140,7 +140,7 @@ class GPT(Stack):
 
 @contextlib.contextmanager
 def exactly(dtype: jnp.dtype) -> Iterator[None]:
-    """Products at full precision on every device, and float64 stays float64."""
+    """Context in which products have full precision on every device, and float64 is kept."""
     with jax.enable_x64(dtype == jnp.float64), jax.default_matmul_precision("highest"):
         yield
 
@@ -162,8 +162,8 @@ def check_tokens(tokens: ArrayLike, config: ModelConfig) -> None:
     """
     if isinstance(tokens, jax.core.Tracer):
         raise UserError(
-            "model(tokens) checks the ids on the host, but under jax.jit, jax.grad or jax.vmap they "
-            "have no values yet. Call model.logits(tokens) there: it computes the same, unchecked."
+            "model(tokens) checks the ids on the host, but under jax.jit, jax.grad or jax.vmap "
+            "they have no values yet. Call model.logits(tokens) there: it computes the same, unchecked."
         )
     ids = np.asarray(tokens)
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
@@ -173,14 +173,16 @@ def check_tokens(tokens: ArrayLike, config: ModelConfig) -> None:
     length = ids.shape[1]
     if not 0 < length <= config.context_length:
         raise UserError(
-            f"A sequence of {length} tokens does not fit the context length {config.context_length}."
+            f"A sequence of {length} tokens does not fit the context length "
+            f"{config.context_length}."
         )
     wrong = np.argwhere((ids < 0) | (ids >= config.vocab_size))
     if len(wrong):
         row, column = wrong[0]
         raise UserError(
-            f"Token id {ids[row, column]} at row {row}, position {column} lies outside the vocabulary of "
-            f"{config.vocab_size} (ids 0 to {config.vocab_size - 1}); {len(wrong)} such ids in all."
+            f"Token id {ids[row, column]} at row {row}, position {column} lies outside the "
+            f"vocabulary of {config.vocab_size} (ids 0 to {config.vocab_size - 1}); "
+            f"{len(wrong)} such ids in all."
         )
 
 
@@ -191,6 +193,7 @@ def params_of(model: nnx.Module) -> Tree:
 
 @functools.cache
 def _blueprint(config: ModelConfig) -> tuple[nnx.GraphDef, Tree]:
+    """The module graph and the abstract parameters of a model."""
     graph, state = nnx.split(nnx.eval_shape(lambda: GPT(config)))
     return graph, nnx.to_pure_dict(state)
 
@@ -201,9 +204,9 @@ def abstract_params(config: ModelConfig) -> Tree:
 
 
 def assemble(config: ModelConfig, params: Tree) -> GPT:
-    """The model with these parameters, the inverse of `params_of`.
+    """The model with the parameters `params`; the inverse of `params_of`.
 
-    NNX would silently take wrong shapes, missing and extra names, so they are checked here.
+    NNX silently accepts wrong shapes, missing and extra names, so they are checked here.
     """
     graph, expected = _blueprint(config)
     require_same(expected, params, "This set of parameters")

@@ -1,4 +1,4 @@
-"""Attention kernels that only some devices have, and the choice of a form for a device.
+"""Attention kernels for particular devices, and the choice of a form for a device.
 
 Shapes: B batch, T time, N heads, H head width.
 """
@@ -24,7 +24,10 @@ def cudnn(q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, scale: Scale)
 def splash(
     q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, scale: Scale, interpret: bool = False
 ) -> jax.Array:
-    """The splash kernel, for TPUs; scores are never written to memory, blocks above the diagonal skipped."""
+    """The splash kernel, for TPUs.
+
+    It writes no scores to memory and skips the blocks above the diagonal.
+    """
     parts = _padded(
         q_btnh * jnp.asarray(scale, q_btnh.dtype), k_btnh, v_btnh, length=SPLASH_BLOCK, width=1
     )
@@ -33,8 +36,8 @@ def splash(
     return mixed_bnth.swapaxes(1, 2)[:, : q_btnh.shape[1]]
 
 
-SPLASH_BLOCK = 128  # as many as a TPU's vector unit has lanes
-SHORT = 128  # below, scores are few, and a kernel would work on padding
+SPLASH_BLOCK = 128  # the number of lanes of a TPU's vector unit
+SHORT = 128  # below this context length a kernel would mostly work on padding
 
 
 def _splash_kernel(length: int, heads: int, interpret: bool) -> Callable[..., jax.Array]:
@@ -52,9 +55,9 @@ def _splash_kernel(length: int, heads: int, interpret: bool) -> Callable[..., ja
 
 
 def _padded(*parts_btnh: jax.Array, length: int, width: int) -> list[jax.Array]:
-    """The parts, padded with zeros to multiples of `length` positions and of `width` in each head.
+    """The parts, zero-padded to multiples of `length` positions and of `width` in each head.
 
-    Zeros past a head's width add nothing, and no query attends to the positions after it.
+    Zeros past a head's width change no score, and no query attends to later positions.
     """
     _, t, _, h = parts_btnh[0].shape
     return [
@@ -64,16 +67,16 @@ def _padded(*parts_btnh: jax.Array, length: int, width: int) -> list[jax.Array]:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A form for some devices, and what it requires of them."""
+    """A form of attention for some devices, and its requirements."""
 
     form: Form
     platform: str
-    device: str  # in words
+    device: str  # the devices that have it, for the error message
     dtypes: tuple[str, ...]
     widest_head: int
 
     def refuses(self, device: Any, dtype: str, head_dim: int) -> str:
-        """The reason why the kernel cannot be used; empty where it can."""
+        """The reason why the kernel cannot be used, or an empty string."""
         capability = getattr(device, "compute_capability", "") if device.platform == "gpu" else ""
         fits = device.platform == self.platform and (
             self.platform != "gpu" or _number(capability) >= 8
@@ -106,20 +109,20 @@ FORMS: dict[str, Form] = {"xla": plain, "chunked": chunked} | {
 def pick(model: ModelConfig, compute: ComputeConfig, device: Any) -> tuple[str, str]:
     """The name of the form to use on `device`, and the reason for it.
 
-    A form that is asked for and cannot be used there is an error.
+    Raises if `compute.attention` names a form that cannot be used there.
     """
     dtype = compute.dtype
     refusals = {
         name: kernel.refuses(device, dtype, model.head_dim) for name, kernel in KERNELS.items()
     }
-    asked, possible = compute.attention, [name for name in FORMS if not refusals.get(name)]
-    if asked != "auto":
-        if asked not in possible:
+    setting, possible = compute.attention, [name for name in FORMS if not refusals.get(name)]
+    if setting != "auto":
+        if setting not in possible:
             raise UserError(
-                f"compute.attention is {asked}, which {refusals[asked]}. "
+                f"compute.attention is {setting}, which {refusals[setting]}. "
                 f"Here these would do: auto, {', '.join(possible)}."
             )
-        return asked, "as compute.attention says"
+        return setting, "as compute.attention says"
     name = next(
         (name for name, kernel in KERNELS.items() if kernel.platform == device.platform), ""
     )

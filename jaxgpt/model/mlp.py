@@ -1,6 +1,6 @@
 """The MLP of a block.
 
-Shapes: B batch, T time, D model width, F mlp width.
+Shapes: B batch, T time, D model width, F MLP width.
 """
 
 import functools
@@ -20,6 +20,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class Mlp(nnx.Module):
+    """Two linear layers with an activation between them, applied to each position."""
+
     def __init__(self, s: spec.Mlp, model_dim: int, out_init: nnx.Initializer, rngs: nnx.Rngs):
         linear = functools.partial(nnx.Linear, use_bias=s.bias, rngs=rngs)
         self.up = linear(model_dim, s.hidden, kernel_init=nnx.initializers.normal(INIT_STD))

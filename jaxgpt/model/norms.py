@@ -1,4 +1,4 @@
-"""LayerNorm, with a backward pass of its own."""
+"""LayerNorm with a hand-written backward pass."""
 
 import functools
 
@@ -11,7 +11,7 @@ from jaxgpt.model.forms import sum_dtype
 
 
 class LayerNorm(nnx.Module):
-    """LayerNorm as nnx.LayerNorm computes it, with a backward pass of its own.
+    """LayerNorm, equal to nnx.LayerNorm, with a hand-written backward pass.
 
     On a CPU that makes a training step a tenth shorter.
     """
@@ -34,7 +34,7 @@ def normalised(x_btd: jax.Array, eps: float) -> jax.Array:
 
 
 def _normalise(x_btd: jax.Array, eps: float) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    # The variance as mean of squares minus squared mean is off by more than 1 for a large mean.
+    # Mean of squares minus squared mean would lose the variance to rounding when the mean is large.
     centred = x_btd.astype(sum_dtype(x_btd))
     centred -= centred.mean(axis=-1, keepdims=True)
     inverse_std = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + eps)
@@ -43,9 +43,9 @@ def _normalise(x_btd: jax.Array, eps: float) -> tuple[jax.Array, tuple[jax.Array
 
 
 def _normalise_backward(
-    eps: float, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
+    eps: float, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array]:
-    normal, inverse_std = kept
+    normal, inverse_std = residuals
     along = (gradient * normal).mean(axis=-1, keepdims=True, dtype=inverse_std.dtype)
     level = gradient.mean(axis=-1, keepdims=True, dtype=inverse_std.dtype)
     return (((gradient - level - normal * along) * inverse_std).astype(gradient.dtype),)

@@ -1,4 +1,7 @@
-"""What a model computes, as typed cases made from the flat ModelConfig. Modules see only their own case."""
+"""Typed specifications of the modules, made from the flat ModelConfig.
+
+Each module sees only its own.
+"""
 
 import functools
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from jaxgpt.config import ModelConfig
 
 @dataclass(frozen=True)
 class Learned:
-    """A trained table; position 0 is its row `offset`."""
+    """A trained table of position vectors; position 0 is its row `offset`."""
 
     rows: int
     offset: int
@@ -17,7 +20,7 @@ class Learned:
 
 @dataclass(frozen=True)
 class Sinusoids:
-    """Sines and cosines, computed, or stored among the parameters and never trained."""
+    """Sines and cosines, computed, or `stored` among the parameters and never trained."""
 
     rows: int
     offset: int
@@ -29,7 +32,7 @@ Positions = Learned | Sinusoids
 
 @dataclass(frozen=True)
 class Norm:
-    """LayerNorm; `bias` says whether it has one beside its scale."""
+    """LayerNorm with a scale and, if `bias`, a bias."""
 
     bias: bool
     eps: float
@@ -37,28 +40,30 @@ class Norm:
 
 @dataclass(frozen=True)
 class Attention:
-    """Causal attention: `heads` queries, `kv_heads` keys and values, each `width` wide."""
+    """Causal attention with `heads` query heads and `kv_heads` key and value heads."""
 
     heads: int
     kv_heads: int
-    width: int
-    scale: float  # scores are multiplied by it
-    scale_by_layer: bool  # and divided by the layer's number, from 1
+    width: int  # of a head
+    scale: float  # the factor of the scores
+    scale_by_layer: bool  # divide it by the layer's number, counted from 1
     bias: bool  # of queries, keys and values
     out: Literal["none", "plain", "bias"]  # the projection after attention
 
     def scale_of(self, layer: Any) -> Any:
-        """What the scores of `layer` are multiplied by."""
+        """The factor of the scores in `layer`."""
         return self.scale / (layer + 1) if self.scale_by_layer else self.scale
 
     @property
     def group(self) -> int:
-        """The number of query heads that share a key and a value."""
+        """The number of query heads that share a key head and a value head."""
         return self.heads // self.kv_heads
 
 
 @dataclass(frozen=True)
 class Mlp:
+    """An MLP with one hidden layer."""
+
     hidden: int
     activation: str
     bias: bool
@@ -66,6 +71,8 @@ class Mlp:
 
 @dataclass(frozen=True)
 class Block:
+    """A layer of the model; every block of a model has the same specification."""
+
     placement: Literal["pre", "post", "residual"]  # of the norms
     norm: Norm
     attention: Attention
@@ -75,12 +82,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Head:
+    """The projection to logits, `tied` to the token embedding or with its own kernel."""
+
     tied: bool
     bias: bool
 
 
 @dataclass(frozen=True)
 class Spec:
+    """The whole model."""
+
     vocab_size: int
     model_dim: int
     num_blocks: int
@@ -91,7 +102,7 @@ class Spec:
 
     @property
     def position_rows(self) -> int:
-        """The rows of the table of positions among the parameters; 0 where there is none."""
+        """The number of position vectors among the parameters; 0 where they are computed."""
         match self.positions:
             case Sinusoids(stored=False):
                 return 0
@@ -101,7 +112,7 @@ class Spec:
 
 @functools.cache
 def make_spec(c: ModelConfig) -> Spec:
-    """The cases that the flat fields of a ModelConfig stand for."""
+    """The specification that the flat fields of `c` describe."""
     norm = Norm(c.norm_bias, c.norm_eps)
     scales = {"head_dim": c.head_dim, "model_dim": c.model_dim, "none": 1}
     attention = Attention(

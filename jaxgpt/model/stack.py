@@ -10,12 +10,12 @@ from flax import nnx
 from jaxgpt.model import spec
 from jaxgpt.model.block import Block
 
-# (one block, its number, the stream) -> (the stream after it, whatever is wanted of this layer)
+# (a block, its layer number, the stream) -> the stream after it, and any other output
 Apply = Callable[[Block, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
 class Stack(nnx.Module):
-    """`num_blocks` blocks; layer is the leading axis of every array in them."""
+    """`num_blocks` blocks in one module; every array has a leading axis of layers."""
 
     def __init__(self, s: spec.Block, model_dim: int, num_blocks: int, rngs: nnx.Rngs):
         keys = jax.random.split(rngs.params(), num_blocks)
@@ -24,7 +24,7 @@ class Stack(nnx.Module):
         self.num_blocks = num_blocks
 
     def run(self, x_btd: jax.Array, apply: Apply, unroll: int = 1) -> tuple[jax.Array, Any]:
-        """Scan `apply(block, layer, x) -> (x, out)` over the blocks: the last x, and all outs stacked."""
+        """Scan `apply` over the blocks: the last stream, and the other outputs, stacked."""
 
         def step(x: jax.Array, item: tuple[Block, jax.Array]) -> tuple[jax.Array, Any]:
             return apply(*item, x)
@@ -32,7 +32,7 @@ class Stack(nnx.Module):
         return jax.lax.scan(step, x_btd, (self.blocks, jnp.arange(self.num_blocks)), unroll=unroll)
 
     def unstacked(self) -> tuple[Block, ...]:
-        """The blocks one by one."""
+        """The blocks as separate modules."""
 
         def block(layer: int) -> Block:
             return jax.tree.map(lambda leaf: leaf[layer], self.blocks)

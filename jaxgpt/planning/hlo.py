@@ -91,7 +91,7 @@ def _called(one: Instruction) -> list[str]:
 
 
 def _rounds(one: Instruction, computations: dict[str, list[Instruction]]) -> int:
-    """Iterations of a loop: the compiler's trip count, or the limit of a counter that starts at 0."""
+    """Iterations of a loop: the compiler's trip count, or the limit that counting from 0 meets."""
     if trip_count := re.search(r'known_trip_count":\{"n":"(\d+)"', one.rest):
         return int(trip_count[1])
     condition = re.search(r"condition=%?([\w.-]+)", one.rest)
