@@ -161,7 +161,7 @@ def windowed(
                 i: jax.Array, carry: tuple[Written, Buffers, Cache]
             ) -> tuple[Written, Buffers, Cache]:
                 written, buffers, kv_cache = carry
-                # A complete window goes on decoding at its last position; that result is not used.
+                # A complete window still decodes at its last position; the result is not used.
                 positions_b = jnp.minimum(prefix_b + i - 1, context - 1)
                 logits_bv, kv_cache = cache.decode(
                     model, blocks, kv_cache, _newest(written), positions_b

@@ -120,8 +120,8 @@ def _stream(
     """The pieces of `stream`, whose options are checked by now."""
     context = model.config.context_length
     lengths = [min(len(row), context) for row in rows]
-    room = [context + 1 - length if stop_on_full else tokens for length in lengths]
-    tokens = min(tokens, max(room))
+    row_limits = [context + 1 - length if stop_on_full else tokens for length in lengths]
+    tokens = min(tokens, max(row_limits))
 
     def run(program: Callable[..., Any], *arguments: Any) -> Any:
         with exactly(dtype):
@@ -140,7 +140,7 @@ def _stream(
     ended, size, done = np.zeros(len(rows), bool), 2, 1
     n, yielded, last = 1, 0, None
     while True:
-        piece = functools.partial(_piece, buffers, n, yielded, room, ended, stop_ids)
+        piece = functools.partial(_piece, buffers, n, yielded, row_limits, ended, stop_ids)
         visible = context + 1 - max(lengths) - done  # tokens left that see the whole text
         program = programs.cached if visible > 0 else programs.windowed
         if program is not last:  # the next call may compile: do not hold this piece back for it
@@ -192,26 +192,26 @@ def _piece(
     buffers: Buffers,
     n: int,
     yielded: int,
-    room: Sequence[int],
+    row_limits: Sequence[int],
     ended: np.ndarray,
     stop_ids: frozenset,
 ) -> Piece:
     """The first `n` columns of `buffers` on the host, padded after each row's end.
 
-    Earlier pieces had `yielded` tokens, and row i may have `room[i]` in all. Rows that end here are
+    Earlier pieces had `yielded` tokens, and row i may have `row_limits[i]`. Rows that end here are
     marked in `ended`.
     """
     ids, logprobs = (np.array(buffer)[:, :n] for buffer in buffers)
     for i, row in enumerate(ids):
         last = next((j + 1 for j, token in enumerate(row) if token in stop_ids), n)
-        last = 0 if ended[i] else min(last, room[i] - yielded)
+        last = 0 if ended[i] else min(last, row_limits[i] - yielded)
         if NOT_FINITE in row[:last]:
             at = yielded + int((row == NOT_FINITE).argmax()) + 1
             raise UserError(
                 f"At new token {at} the model's logits are not finite numbers: "
                 "its weights are damaged."
             )
-        ended[i] |= last < n or row[n - 1] in stop_ids or yielded + n >= room[i]
+        ended[i] |= last < n or row[n - 1] in stop_ids or yielded + n >= row_limits[i]
         row[last:], logprobs[i, last:] = NOTHING, 0
     return Piece(ids, logprobs)
 

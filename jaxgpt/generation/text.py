@@ -62,7 +62,7 @@ def sample(
     )
     show(prompt)
     writers = [Writer(text, stop) for _ in range(samples)]
-    later, written, room = (
+    later, written, capacity = (
         [""] * samples,
         np.zeros(samples, int),
         context + 1 - min(len(ids) or 1, context),
@@ -80,7 +80,7 @@ def sample(
     for i, writer in enumerate(writers):
         show((BETWEEN + prompt if i else "") + later[i] + writer.end())
     show("\n")
-    if options["on_full"] == "stop" and room < tokens and (written == room).any():
+    if options["on_full"] == "stop" and capacity < tokens and (written == capacity).any():
         note(f"The model sees {context} tokens, and --on-full stop ended the text there.")
     if stats:
         note(clock.told())

@@ -76,7 +76,7 @@ def residual(placement: str, x: jax.Array, norm: Norm, branch: Branch) -> tuple[
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """`x` with a share `rate` of its elements zeroed and the others scaled up; `x` without a key."""
+    """`x` with a share `rate` of its elements zeroed, the others scaled up; `x` without a key."""
     if key is None or rate == 0:
         return x
     # 16 random bits cost half of a uniform float32, and the rate is exact to 1 in 65,536.

@@ -163,7 +163,8 @@ def check_tokens(tokens: ArrayLike, config: ModelConfig) -> None:
     if isinstance(tokens, jax.core.Tracer):
         raise UserError(
             "model(tokens) checks the ids on the host, but under jax.jit, jax.grad or jax.vmap "
-            "they have no values yet. Call model.logits(tokens) there: it computes the same, unchecked."
+            "they have no values yet. Call model.logits(tokens) there: it computes the same, "
+            "unchecked."
         )
     ids = np.asarray(tokens)
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
