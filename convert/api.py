@@ -20,10 +20,10 @@ from .extras import extras
 from .extras.adamw import find
 from .files import checkpoints, torchfile
 from .loaded import Inspected, Loaded
-from .rows import bridge
+from .rows import fit, move
 from .rows.dialect import Dialect
 
-DTYPES = {str(kind): kind for kind in bridge.FLOATS}
+DTYPES = {str(kind): kind for kind in move.FLOATS}
 
 
 def inspect(
@@ -84,10 +84,10 @@ def to_flax(
         raise UserError(f"dtype must be one of {', '.join(sorted(DTYPES))}, but is {dtype!r}.")
     found = inspect(weights, dialect=dialect, ignore_config=ignore_config, **fields)
     source, detected = found.source, found.detected
-    names = bridge.torch_names(detected.dialect, detected.fit.sizes)
+    names = fit.torch_names(detected.dialect, detected.fit.sizes)
     dtypes = {name: tensor.dtype for name, tensor in source.tensors.items() if name in names}
-    bridge.require_floats(dtypes, source.path)
-    bridge.require_one_dtype_per_row(detected.dialect, dtypes, source.path)
+    move.require_floats(dtypes, source.path)
+    move.require_one_dtype_per_row(detected.dialect, dtypes, source.path)
     nonfinite: dict[str, int] = {}
     passed = stage("reading", sum(source.tensors[name].size for name in names))
 
@@ -99,13 +99,13 @@ def to_flax(
         return array
 
     config = detected.report.config
-    params = bridge.to_flax(
+    params = move.to_flax(
         detected.dialect, detected.fit.sizes, read, DTYPES[dtype] if dtype else None, source.tensors
     )
     if not allow_nonfinite:
-        bridge.require_finite(nonfinite, source.path)
+        move.require_finite(nonfinite, source.path)
     if dtype and not nonfinite:
-        bridge.require_in_range(params, DTYPES[dtype], source.path)
+        move.require_in_range(params, DTYPES[dtype], source.path)
     _require_one_function(config, params, source)
     held = {} if weights_only or not source.container.startswith("torch") else source.extras
     beside = extras.read(held, detected.dialect, config, list(source.tensors), source.path)
@@ -134,7 +134,7 @@ def to_torch(params: Tree, config: ModelConfig, dialect: str | Dialect) -> dict[
     target = named(dialect) if isinstance(dialect, str) else dialect
     return {
         name: checkpoints.to_tensor(array)
-        for name, array in bridge.to_torch(target, config, params).items()
+        for name, array in move.to_torch(target, config, params).items()
     }
 
 
@@ -188,11 +188,11 @@ def directory_to_file(
         raise UserError(
             f"The file that {directory} came from had no optimiser: say with --dialect how to write one."
         )
-    arrays = bridge.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
+    arrays = move.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
     checkpoints.write(
         out, {prefix + name: array for name, array in arrays.items()}, nested, beside, stage
     )
-    filled = bridge.filled(target, opened.config, paths)
+    filled = move.filled(target, opened.config, paths)
     unlike = target.unlike(opened.config, origin.known_of(target) if origin else ())
     return Written(opened.path, opened.config, target, filled, list(beside), unlike)
 

@@ -18,7 +18,7 @@ from .api import Written, reading
 from .dialects import DIALECTS, named
 from .files import checkpoints, hf_folder
 from .names.config_words import FIELD, VALUES
-from .rows import bridge
+from .rows import move
 from .rows.axes import in_module_order
 from .rows.dialect import Dialect, Row, Tied
 from .rows.resolve import express
@@ -51,7 +51,7 @@ def directory_to_folder(
         raise UserError(f"{opened.path}: {'; '.join(problems)}. {_way_out(opened.config, target)}")
     target = _as_written(target, opened.config)
     paths = set(opened.paths)
-    arrays = bridge.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
+    arrays = move.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
     with atomic_files.new_directory(out) as partial:
         ids = dict.fromkeys(
             ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -65,7 +65,7 @@ def directory_to_folder(
             partial / hf_folder.CONFIG, {**words, **ids, "dtype": kind, "torch_dtype": kind}
         )
         write_weights(partial, arrays, tensor_bytes(target, opened.config, opened.dtypes), most)
-    return Written(opened.path, opened.config, target, bridge.filled(target, opened.config, paths))
+    return Written(opened.path, opened.config, target, move.filled(target, opened.config, paths))
 
 
 def _target(name: str, out: str | Path) -> Dialect:
@@ -163,7 +163,7 @@ def tensor_bytes(
     dialect: Dialect, config: ModelConfig, dtypes: Mapping[str, np.dtype]
 ) -> dict[str, int]:
     """Of each tensor of the file, in its order, before any of them is made."""
-    dialect, sizes = express(dialect, dtypes, config.tied), bridge.sizes_of(config)
+    dialect, sizes = express(dialect, dtypes, config.tied), move.sizes_of(config)
     found: dict[str, int] = {}
     for flax, torch in dialect.views:
         held = [dtypes[path] for path in map(flax.at, flax.places(sizes)) if path in dtypes]

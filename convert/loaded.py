@@ -15,7 +15,7 @@ from .detect.detect import Detected
 from .detect.report import Report
 from .extras import extras
 from .files import checkpoints
-from .rows import bridge
+from .rows import fit
 from .rows.dialect import Dialect
 from .tokens import hf_tokenizer
 
@@ -98,7 +98,7 @@ class Inspected:
     @property
     def buffers(self) -> int:
         """How many numbers of the file are not trained: masks, and sinusoids that are stored."""
-        trained = bridge.torch_names(self.detected.dialect, self.detected.fit.sizes)
+        trained = fit.torch_names(self.detected.dialect, self.detected.fit.sizes)
         masks = sum(
             tensor.size for name, tensor in self.source.tensors.items() if name not in trained
         )

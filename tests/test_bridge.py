@@ -8,17 +8,15 @@ import pytest
 from convert.detect import values
 from convert.dialects import DIALECTS
 from convert.names.parts import PAIRS
-from convert.rows.bridge import (
+from convert.rows.dialect import Dialect, Row, Tied
+from convert.rows.fit import Fit, fit, meanings
+from convert.rows.move import (
     FLOATS,
-    Fit,
-    fit,
-    meanings,
     require_floats,
     require_one_dtype_per_row,
     to_flax,
     to_torch,
 )
-from convert.rows.dialect import Dialect, Row, Tied
 from convert.rows.resolve import CHOICE, settle, worded
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import abstract_params

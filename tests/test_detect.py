@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from convert import dialects
-from convert.detect import detect as room
+from convert.detect import detect as detecting
 from convert.detect.detect import Detected, detect
 from convert.dialects import DIALECTS
-from convert.rows.bridge import to_torch
+from convert.rows.move import to_torch
 from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model.positions import sinusoids
 
@@ -174,7 +174,7 @@ def test_names_that_two_dialects_read_differently_need_a_person(
         else row
         for row in rows
     )
-    monkeypatch.setitem(room.DIALECTS, "gtp", replace(DIALECTS["gpt"], name="gtp", rows=rows))
+    monkeypatch.setitem(detecting.DIALECTS, "gtp", replace(DIALECTS["gpt"], name="gtp", rows=rows))
     with pytest.raises(
         UserError, match="its tensors fit the dialects gpt and gtp; choose one with --dialect"
     ):
@@ -272,7 +272,7 @@ def test_positions_that_leave_no_trace_are_asked_for() -> None:
 
 
 FICTION = """
-    from convert.rows import USUAL, Dialect, Row, linear, norm
+    from convert.rows.dialect import USUAL, Dialect, Row, linear, norm
 
     DIALECTS = (
         Dialect(
@@ -303,7 +303,7 @@ def test_a_new_dialect_is_one_file_and_nothing_else(
     monkeypatch.setattr(dialects, "__path__", [*dialects.__path__, str(tmp_path)])
     known = dialects.find_all()
     monkeypatch.delitem(importlib.sys.modules, "convert.dialects.fiction")  # type: ignore[attr-defined]
-    monkeypatch.setattr(room, "DIALECTS", known)
+    monkeypatch.setattr(detecting, "DIALECTS", known)
     config = config_of(known["fiction"])
     params = random_params(config, np.dtype("float32"))
     tensors = to_torch(known["fiction"], config, params)

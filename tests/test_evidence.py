@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from convert.detect.values import KINDS, kind_of, made, weigh
+from convert.detect.values import weigh
 from convert.rows.dialect import EMBEDDING, HEAD, POSITIONS, Dialect, Mask, Row, Tied, norm
+from convert.rows.masks import KINDS, kind_of, made
 from jaxgpt.model.positions import sinusoids
 
 EMBED = Row(EMBEDDING, "wte : v d")

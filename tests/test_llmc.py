@@ -7,7 +7,7 @@ import pytest
 from convert import to_flax
 from convert.dialects import DIALECTS
 from convert.files import llmc
-from convert.rows.bridge import to_torch
+from convert.rows.move import to_torch
 from jaxgpt.config import ModelConfig, UserError
 
 from .test_bridge import config_of, random_params

@@ -9,7 +9,7 @@ import pytest
 
 from convert.dialects import DIALECTS
 from convert.files import safefile
-from convert.rows.bridge import to_torch_lazily
+from convert.rows.move import to_torch_lazily
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import flatten

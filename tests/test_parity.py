@@ -18,7 +18,7 @@ from convert import api  # noqa: E402
 from convert.api import Loaded, to_flax  # noqa: E402
 from convert.proving import float64 as exact  # noqa: E402
 from convert.proving.parity import compare, verify  # noqa: E402
-from convert.rows import bridge  # noqa: E402
+from convert.rows import move  # noqa: E402
 from jaxgpt.model import assemble, params_of  # noqa: E402
 from jaxgpt.pytree import flatten  # noqa: E402
 from jaxgpt.storage import model_directory  # noqa: E402
@@ -348,7 +348,7 @@ def test_models_of_other_sizes_differ_by_name(
 def test_gradients_move_by_the_rows_that_move_parameters(primes_file: Path) -> None:
     """A gradient tree has its parameters' names and shapes on torch's side too."""
     loaded = to_flax(primes_file)
-    moved = bridge.to_torch(
+    moved = move.to_torch(
         loaded.dialect, loaded.config, jax.tree.map(np.asarray, params_of(loaded.model))
     )
     assert {name: value.shape for name, value in moved.items()} == {

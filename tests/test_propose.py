@@ -14,8 +14,8 @@ from convert.detect.by_structure import described, propose
 from convert.dialects import DIALECTS
 from convert.files import safefile
 from convert.rows.axes import View, in_module_order
-from convert.rows.bridge import fit
 from convert.rows.dialect import FIELDS, Dialect, Mask, Row, Tied
+from convert.rows.fit import fit
 from convert.rows.resolve import settle
 
 ZOO = Path(__file__).parents[2] / "shared" / "zoo"

@@ -7,8 +7,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from convert.dialects import DIALECTS  # noqa: E402
 from convert.reference import GPT, generate  # noqa: E402
-from convert.rows.bridge import LABEL_SIZES  # noqa: E402
 from convert.rows.dialect import FIELDS  # noqa: E402
+from convert.rows.fit import LABEL_SIZES  # noqa: E402
 
 from .conftest import LYRIC_SIZES, PRIMES  # noqa: E402
 

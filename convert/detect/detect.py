@@ -12,8 +12,8 @@ from jaxgpt.settings import check
 from ..dialects import DIALECTS, named
 from ..names.config_words import CLASS, said
 from ..names.unsupported import reasons
-from ..rows.bridge import Fit, fit, joint_width, meanings, parameter_rows
 from ..rows.dialect import EMBEDDING, FIELDS, Dialect, Row
+from ..rows.fit import Fit, fit, joint_width, meanings, parameter_rows
 from ..rows.resolve import settle
 from .by_structure import propose
 from .report import NO_TABLE, Report, caveats

@@ -12,7 +12,7 @@ from jaxgpt.pytree import Tree
 from jaxgpt.storage.model_directory import Moments
 
 from ..files import torchfile
-from ..rows import bridge
+from ..rows import move
 from ..rows.dialect import Dialect
 from . import extras_json
 from .param_groups import Group, Unlike, leaves, named
@@ -43,7 +43,7 @@ def read(
 ) -> Optimizer:
     """Of a model whose tensors a file lists in this order."""
     _require_adamw(held)
-    state, sizes = held["state"], bridge.sizes_of(config)
+    state, sizes = held["state"], move.sizes_of(config)
     shapes = {
         torch.at(place): torch.shape(sizes)
         for _, torch in dialect.views
@@ -73,7 +73,7 @@ def read(
         def moment(name: str) -> np.ndarray:
             return arrays[name] if name in arrays else np.zeros(shapes[name], dtype)
 
-        return bridge.to_flax(dialect, sizes, moment)
+        return move.to_flax(dialect, sizes, moment)
 
     steps = {int(entry["step"]) for entry in entries.values()} or {0}
     if len(steps) > 1:
@@ -177,7 +177,7 @@ def write(optimizer: Optimizer, dialect: Dialect, config: ModelConfig) -> dict[s
     import torch
 
     trees = {key: getattr(optimizer.moments, ours) for key, ours in MOMENTS.items()}
-    moments = {key: bridge.to_torch(dialect, config, tree) for key, tree in trees.items()}
+    moments = {key: move.to_torch(dialect, config, tree) for key, tree in trees.items()}
     groups: list[dict[str, Any]] = []
     state: dict[int, dict[str, Any]] = {}
     first = 0

@@ -14,8 +14,8 @@ from jaxgpt.training.optimizer import DECAYED
 
 from ..files.statedict import LIGHTNING_WRAPPERS, wrapping
 from ..rows.axes import in_module_order
-from ..rows.bridge import sizes_of
 from ..rows.dialect import POSITIONS, Dialect
+from ..rows.move import sizes_of
 
 Names = tuple[str, ...]
 Leaves = Mapping[

@@ -20,7 +20,7 @@ from jaxgpt.config import ModelConfig, UserError
 from jaxgpt.model import GPT, assemble, params_of
 from jaxgpt.pytree import Tree
 
-from ..rows import bridge
+from ..rows import move
 from ..rows.dialect import Dialect
 
 TOLERANCE = 1e-10  # of the largest value in the same column; the frameworks' rounding stays below a hundredth of it
@@ -166,7 +166,7 @@ def compare_training(
 
     def named(tree: Tree) -> dict[str, np.ndarray]:
         """By the names of the module, which may be part of another one."""
-        ours = bridge.to_torch(dialect, model.config, tree)
+        ours = move.to_torch(dialect, model.config, tree)
         pairs = (
             (name, next((n for n in ours if f".{name}".endswith(f".{n}")), None))
             for name in their_gradients

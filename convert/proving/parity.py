@@ -22,7 +22,7 @@ from .. import api
 from ..detect.detect import Asked
 from ..files import checkpoints
 from ..names.config_words import as_written
-from ..rows import bridge
+from ..rows import fit, move
 from ..rows.dialect import FIELDS, Dialect
 from . import alternatives
 from . import foreign_module as theirs
@@ -128,7 +128,7 @@ def _different_sizes(found: api.Inspected, config: ModelConfig) -> dict[str, tup
 def _unequal_weights(found: api.Inspected, opened: model_directory.ModelDirectory) -> list[str]:
     """Tensors that do not hold the same numbers: no tokens touch all rows of an embedding."""
     dialect, tensors = found.detected.dialect, found.source.tensors
-    ours = bridge.to_torch_lazily(dialect, opened.config, set(opened.paths), opened.read)
+    ours = move.to_torch_lazily(dialect, opened.config, set(opened.paths), opened.read)
     return [name for name, value in ours.items() if not np.array_equal(tensors[name].read(), value)]
 
 
@@ -146,7 +146,7 @@ def _peer(
     )
     answers = Answers(detected.report.config, detected.report.read, beside, given)
     return theirs.build(
-        named, answers, source, bridge.torch_names(detected.dialect, detected.fit.sizes), home
+        named, answers, source, fit.torch_names(detected.dialect, detected.fit.sizes), home
     )
 
 

@@ -1,1 +1,1 @@
-"""The notation: arrays with named axes, rows of a dialect, and moving values along them."""
+"""The notation: arrays with named axes, the rows of a dialect, and moving values along rows."""

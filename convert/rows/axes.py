@@ -1,7 +1,8 @@
-"""Arrays with named axes, and moving values between two views of them. Knows no file, no dialect and no model.
+"""Views of arrays with named axes, and moving values from one view to another.
 
-A view is a name and the axes of each dimension: `h.{layer}.attn.c_attn.weight : d (qkv head k)`. An axis in braces is
-spread over names, one array for each of its values; axes in parentheses are merged in one dimension.
+A view is a name and the axes of each dimension: `h.{layer}.attn.c_attn.weight : d (qkv head k)`.
+An axis in braces is spread over names, one array for each of its values; axes in parentheses are
+merged in one dimension. Independent of files, dialects and models.
 """
 
 import functools
@@ -14,23 +15,28 @@ from dataclasses import dataclass, field
 import einops
 import numpy as np
 
-# Axes whose values have names instead of numbers; the order is that in a merged dimension.
+# Axes indexed by names instead of numbers, in their order within a merged dimension.
 LABELS = {"qkv": ("query", "key", "value")}
 
 Sizes = Mapping[str, int]
 Place = dict[str, int]  # axis -> index, for the axes that are spread over names
-Put = Callable[[np.ndarray, np.ndarray], None]  # a piece, in the array that it belongs to
+Put = Callable[[np.ndarray, np.ndarray], None]  # writes a source array into the target array
 
 
 @dataclass(frozen=True)
 class View:
+    """A set of arrays: a pattern of their names, and the axes merged in each dimension."""
+
     name: str
     dims: tuple[tuple[str, ...], ...]
     spelling: Mapping[str, Mapping[str, str]] = field(default_factory=dict, hash=False)
 
     @staticmethod
     def parse(text: str, spelling: Mapping[str, Mapping[str, str]] | None = None) -> "View":
-        """`spelling` says how names write the values of a labelled axis, in the order in which the file has them."""
+        """Parse `name : axes`.
+
+        `spelling` maps each labelled axis to {label: its word in names}, in the file's order.
+        """
         name, dims = (part.strip() for part in text.partition(" : ")[::2])
         words = re.findall(r"\(([^)]*)\)|(\S+)", dims)
         return View(
@@ -55,15 +61,16 @@ class View:
         return tuple(math.prod(sizes[axis] for axis in dim) for dim in self.dims)
 
     def size(self, sizes: Sizes) -> int:
-        """Of all its arrays together."""
+        """The number of elements in all arrays of the view."""
         return math.prod(sizes[axis] for axis in (*self.spread, *self.inner))
 
     def match(self, name: str) -> Place | None:
-        """Where on the spread axes this name lies; None when it is none of this view's names."""
+        """The indices on the spread axes in `name`; None if `name` is not one of this view."""
         found = self._pattern.fullmatch(name)
         return found and {axis: self._index(axis, word) for axis, word in found.groupdict().items()}
 
     def at(self, place: Place) -> str:
+        """The name of the array at `place`."""
         return re.sub(r"{(\w+)}", lambda m: self._word(m[1], place[m[1]]), self.name)
 
     def places(self, sizes: Sizes) -> Iterator[Place]:
@@ -99,6 +106,7 @@ class View:
 
 
 def every(axes: tuple[str, ...], sizes: Sizes) -> Iterator[Place]:
+    """All combinations of indices on `axes`, the last axis fastest."""
     for indices in itertools.product(*(range(sizes[axis]) for axis in axes)):
         yield dict(zip(axes, indices, strict=True))
 
@@ -106,7 +114,10 @@ def every(axes: tuple[str, ...], sizes: Sizes) -> Iterator[Place]:
 def move(
     source: View, target: View, sizes: Sizes, read: Callable[[str], np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Every array of `target`, each made new from the arrays of `source`, which are read one at a time."""
+    """Yield (name, array) for each array of `target`, newly allocated.
+
+    `read` returns an array of `source` by name, and is called for one at a time.
+    """
     for place in target.places(sizes):
         yield target.at(place), _gather(source, target, sizes, place, read)
 
@@ -124,27 +135,29 @@ def _gather(
 
 
 def parts(source: View, target: View, sizes: Sizes, place: Place) -> Iterator[tuple[str, Put]]:
-    """Each array of `source` that the array of `target` at `place` is made of, and what puts it where it belongs."""
-    chosen = [
-        axis for axis in source.inner if axis in place
-    ]  # spread in the target, inside the source
-    kept = [axis for axis in target.inner if axis in source.inner]
-    pattern = f"{source.formula} -> {' '.join(chosen + kept)}"
+    """Yield (name, put) for each array of `source` that holds values of `target` at `place`.
+
+    `put(source_array, target_array)` writes those values into the target array.
+    """
+    # Spread in the target, but a dimension of the source.
+    chosen = [axis for axis in source.inner if axis in place]
+    shared = [axis for axis in target.inner if axis in source.inner]
+    pattern = f"{source.formula} -> {' '.join(chosen + shared)}"
     lengths = {axis: sizes[axis] for axis in source.inner}
     for rest in every(tuple(axis for axis in source.spread if axis not in place), sizes):
 
-        def put(piece: np.ndarray, made: np.ndarray, rest: Place = rest) -> None:
+        def put(piece: np.ndarray, whole: np.ndarray, rest: Place = rest) -> None:
             piece = einops.rearrange(piece, pattern, **lengths)[
                 tuple(place[axis] for axis in chosen)
             ]
-            whole = made.reshape([sizes[axis] for axis in target.inner])  # the same memory
-            whole[tuple(rest.get(axis, slice(None)) for axis in target.inner)] = piece
+            unmerged = whole.reshape([sizes[axis] for axis in target.inner])  # shares memory
+            unmerged[tuple(rest.get(axis, slice(None)) for axis in target.inner)] = piece
 
         yield source.at({**place, **rest}), put
 
 
 def in_module_order(views: list[View], sizes: Sizes) -> list[str]:
-    """All names of these views in the order a torch module would list them: depth first, views in their given order."""
+    """All names of `views` in the order of torch's state_dict: depth first, views as listed."""
     return list(_walk([(view.name.split("."), view) for view in views], {}, sizes))
 
 
@@ -159,7 +172,7 @@ def _walk(branches: list[tuple[list[str], View]], place: Place, sizes: Sizes) ->
 
 
 def _spelled_order(axes: tuple[str, ...], view: View, sizes: Sizes) -> Iterator[Place]:
-    """Numbers count upwards; labels come as the spelling lists them."""
+    """The places on `axes`: numbers ascending, labels in the order of the view's spelling."""
     ranges = [
         [LABELS[axis].index(label) for label in view._words(axis)]
         if axis in LABELS

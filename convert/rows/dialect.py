@@ -1,7 +1,9 @@
-"""What a dialect is made of. Knows the notation of `axes` and the fields of ModelConfig; no file, no array.
+"""The parts of a dialect: its rows, its defaults, its checkpoint container, its Hugging Face class.
 
-In the torch name of a row, `(a|b)` are words of which a file uses one, everywhere; `?` after the name says that a file
-may lack it: `blocks.{layer}.(sa|attn).proj.bias? : d`.
+Builds on the notation of `axes` and the fields of ModelConfig; independent of files and arrays.
+
+In the torch name of a row, `(a|b)` is a choice of words, of which a file uses one throughout; `?`
+after the name marks a tensor that a file may lack: `blocks.{layer}.(sa|attn).proj.bias? : d`.
 """
 
 import functools
@@ -13,7 +15,7 @@ from jaxgpt.config import ModelConfig
 
 from .axes import View
 
-# The axes that size a model, and the field of ModelConfig that each one is.
+# The axes that size a model -> their fields of ModelConfig.
 FIELDS = {
     "v": "vocab_size",
     "t": "context_length",
@@ -23,14 +25,14 @@ FIELDS = {
     "k": "head_dim",
     "f": "mlp_dim",
 }
-# What most classes do where no tensor shows it. The head count of a fused q/k/v has no usual value.
+# Usual values of fields that no tensor shows. The head count of a fused q/k/v has none.
 USUAL = {
     "norm": "pre",
     "final_norm": True,
     "activation": "relu",
     "attention_scale": "head_dim",
     "attention_scale_by_layer": False,
-    "positions": "sinusoidal",  # of a file with no position table
+    "positions": "sinusoidal",  # of a file without a position table
     "norm_eps": 1e-5,
     "dropout": 0.0,
 }
@@ -51,24 +53,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Tied:
-    """The matrix of the head, which may be the token embedding again: the numbers tell, or that it is absent."""
+    """The matrix of the head, which is the token embedding if equal to it or absent."""
 
     torch: str
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A causal mask kept among the tensors. It is no parameter: looked at, not carried, and written anew."""
+    """A causal mask stored among the tensors: checked on reading, and made again on writing."""
 
     torch: str
-    kind: str = "lower"  # how it is written: see `evidence.KINDS`
+    kind: str = "lower"  # its form: see `masks.KINDS`
     dtype: str = "float32"
-    written: bool = True  # whether today's class has it
+    written: bool = True  # whether the current version of the class stores it
 
 
 @dataclass(frozen=True)
 class Ignore:
-    """What needs no place, and why."""
+    """A tensor that is not carried, and why."""
 
     torch: str
     because: str
@@ -78,24 +80,30 @@ Kind = Row | Tied | Mask | Ignore
 
 
 def linear(flax: str, torch: str, bias: str = "", conv: bool = False) -> tuple[Row, ...]:
-    """`blocks/mlp/up : layer d f` and `mlp.c_fc : f d`, whose first axis is the bias's; the last one of a Conv1D.
-    `bias` is "?" where a file may lack it, and "no" where the class has none."""
+    """The rows of kernel and bias of a linear layer: `blocks/mlp/up : layer d f`, `mlp.c_fc : f d`.
+
+    The bias has the first torch axis, or the last if `conv` (Conv1D). `bias` is "?" where a file
+    may lack it, "no" where the class has none.
+    """
     flax_name, flax_axes = flax.split(" : ")
     torch_name, torch_axes = torch.split(" : ")
     kernel = Row(f"{flax_name}/kernel : {flax_axes}", f"{torch_name}.weight : {torch_axes}")
     view = View.parse(torch)
     out = view.dims[-1 if conv else 0]
-    kept = " ".join(axis for axis in flax_axes.split() if axis in {*view.spread, *out})
+    bias_axes = " ".join(axis for axis in flax_axes.split() if axis in {*view.spread, *out})
     merged = out[0] if len(out) == 1 else f"({' '.join(out)})"
     if bias == "no":
         return (kernel,)
-    return kernel, Row(f"{flax_name}/bias : {kept}", f"{torch_name}.bias{bias} : {merged}")
+    return kernel, Row(f"{flax_name}/bias : {bias_axes}", f"{torch_name}.bias{bias} : {merged}")
 
 
 def norm(
     flax: str, torch: str, bias: str = "", words: str = "weight bias", absent: str = ""
 ) -> tuple[Row, ...]:
-    """`blocks/norm1` or `final_norm`; `absent` is "?" where a file may lack both of its tensors."""
+    """The rows of scale and shift of the norm `flax`, such as `blocks/norm1` or `final_norm`.
+
+    `absent` is "?" where a file may lack both tensors.
+    """
     layer = "layer " if flax.startswith("blocks/") else ""
     scale, shift = words.split()
     return (
@@ -105,78 +113,71 @@ def norm(
 
 
 def embeddings(token: str, positions: str) -> tuple[Row, ...]:
+    """The rows of the token embedding `token` and the position table `positions`."""
     return Row(EMBEDDING, f"{token}.weight : v d"), Row(f"{POSITIONS} : t d", f"{positions} : t d")
 
 
 @dataclass(frozen=True)
 class Container:
-    """How the people of a class save a whole run: under which keys."""
+    """The keys under which a training script of the class saves a whole run."""
 
     weights: str = "model_state_dict"
     optimizer: str = "optimizer_state_dict"
-    settings: str = ""  # the class's own, without which its programs do not open a file
-    words: Mapping[str, str] = field(
-        default_factory=dict
-    )  # each of them -> the fields that it stands for
+    settings: str = ""  # the class's own settings, which its programs need to open a file
+    words: Mapping[str, str] = field(default_factory=dict)  # each setting -> fields of ModelConfig
     step: str = ""
     loss: str = ""
-    groups: str = (
-        ""  # what its optimiser's first group holds, and its second does not; "": as the run has it
-    )
+    # The parameters of the optimiser's first group, which the second lacks; "": as in the run.
+    groups: str = ""
 
 
 @dataclass(frozen=True)
 class Hub:
-    """The class of Hugging Face that opens a folder of such tensors, and its words in config.json."""
+    """The Hugging Face class that opens a folder of such tensors, and its words in config.json."""
 
     architecture: str
-    words: str  # those that say a field of ModelConfig; `said` knows which
-    repeated: Mapping[str, str] = field(
-        default_factory=dict
-    )  # further words of the class, and which they repeat
+    words: str  # those that stand for a field of ModelConfig, by `config_words.SYNONYMS`
+    repeated: Mapping[str, str] = field(default_factory=dict)  # word -> the word whose value it has
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """One class of PyTorch GPT: how it names its tensors, and what its files leave unsaid."""
+    """One class of PyTorch GPT: its tensor names, and the fields that its files leave open."""
 
     name: str
-    about: str  # one line for people: whose class it is
+    about: str  # one line for readers: whose class it is
     rows: tuple[Kind, ...]
-    unsaid: Mapping[str, Any] = field(
-        default_factory=lambda: dict(USUAL)
-    )  # field that no tensor shows -> usual value
-    fixed: Mapping[str, Any] = field(default_factory=dict)  # what is so in every file of this class
-    qkv: tuple[str, ...] = (
-        "query key value",
-    )  # how names spell the three, in the order of the class's own list
-    says: Mapping[str, Mapping[Any, Mapping[str, Any]]] = field(
-        default_factory=dict
-    )  # words of its config -> fields
-    twin: str = ""  # the dialect whose files look the same; this one is taken by name, or where `told_by` is there
+    # Field that no tensor shows -> its usual value.
+    unsaid: Mapping[str, Any] = field(default_factory=lambda: dict(USUAL))
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # field -> its value in every file
+    # Spellings of query, key and value, in the order in which the class defines them.
+    qkv: tuple[str, ...] = ("query key value",)
+    # Word of the class's config -> its value -> the fields of ModelConfig that it implies.
+    says: Mapping[str, Mapping[Any, Mapping[str, Any]]] = field(default_factory=dict)
+    # The dialect whose files look the same; this one is chosen by name, or by `told_by`.
+    twin: str = ""
     told_by: frozenset[str] = frozenset()  # "mask", "untied", or a key beside the state dict
-    family: bool = (
-        False  # many classes of one structure; not for a file that is a part of another dialect's
-    )
-    beware: str = ""  # what a user of this class must know, and no file shows
+    # Covers many classes of one structure; never for a part of another dialect's file.
+    family: bool = False
+    beware: str = ""  # a warning to users of this class, on what no file shows
     container: Container = Container()
-    hub: Hub | None = None  # where a class of Hugging Face opens folders of it
-    own: str = ""  # "module:Class" of a torch class of ours to prove against
+    hub: Hub | None = None  # the Hugging Face class that opens folders of it
+    own: str = ""  # "module:Class" of a torch class of this package to prove against
 
     @property
     def reference(self) -> str:
-        """ "module:Class" of a torch class to prove against, ours or a library's; "" where none is at hand."""
+        """The torch class to prove against, as "module:Class"; "" if there is none."""
         return self.own or (f"transformers:{self.hub.architecture}" if self.hub else "")
 
     @functools.cached_property
     def views(self) -> tuple[tuple[View, View], ...]:
-        """(flax, torch) of each row, once it is settled which rows there are."""
+        """(flax, torch) of each row; the dialect must be settled."""
         rows = (row for row in self.rows if isinstance(row, Row))
         return tuple((View.parse(row.flax), View.parse(row.torch, self.spelling)) for row in rows)
 
     @functools.cached_property
     def tensors(self) -> tuple[View, ...]:
-        """The torch view of everything that a file holds, in the order of the class."""
+        """The torch views of all parameters and masks, in the order of the class."""
         return tuple(
             View.parse(row.torch, self.spelling) for row in self.rows if not isinstance(row, Ignore)
         )
@@ -194,8 +195,10 @@ class Dialect:
         config: ModelConfig,
         known: Collection[str] = (),
     ) -> dict[str, tuple[Any, Any]]:
-        """Fields that no file of this dialect holds and its class has otherwise: (ours, usual).
-        Of fields in `known` it is certain that the class has them as `config` has."""
+        """Fields that no tensor shows and that differ from the class: (value in `config`, usual).
+
+        Leaves out the fields in `known`, on which the class is certain to agree with `config`.
+        """
         shown = {"dropout", *known} | ({"positions"} if config.position_rows else set())
         shown |= {"final_norm"} if config.final_norm is False else set()
         return {
@@ -205,11 +208,12 @@ class Dialect:
         }
 
     def written(self) -> dict[str, Any]:
-        """The settled rows as plain text: a model directory keeps them, to be able to write the same names again."""
+        """The settled rows as JSON values, stored in a model directory to export the same names."""
         rows = [{"row": type(row).__name__, **vars(row)} for row in self.rows]
         return {"dialect": self.name, "qkv": self.qkv[0], "rows": rows}
 
     def reread(self, written: Mapping[str, Any]) -> "Dialect":
+        """This dialect with the rows that `written()` returned."""
         kinds = {kind.__name__: kind for kind in (Row, Mask)}
         rows = tuple(
             kinds[row["row"]](**{k: v for k, v in row.items() if k != "row"})
@@ -223,7 +227,7 @@ class Dialect:
 
 
 def labelled(words: str) -> dict[str, str]:
-    """`W_key W_query W_value` -> which is which: each word holds one of the letters q, k, v."""
+    """Label -> its word in e.g. `W_key W_query W_value`; each word contains one of q, k, v."""
     labels = {"q": "query", "k": "key", "v": "value"}
     return {
         labels[next(letter for letter in "qkv" if letter in word.lower())]: word

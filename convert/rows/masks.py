@@ -1,4 +1,4 @@
-"""Causal masks that files hold among their tensors: which form one has, and writing them anew."""
+"""Causal masks stored among the tensors of a file: recognising their form and writing them."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,14 +8,14 @@ from .axes import Sizes
 from .dialect import Dialect
 
 KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "lower": lambda lower: lower,  # ones where a query may look
+    "lower": lambda lower: lower,  # ones where a query may attend
     "upper": lambda lower: ~lower,  # ones where it may not
 }
-ADDED = -1e4  # or less: what people add to a score so that nothing is left of it
+ADDED = -1e4  # the largest value recognised as an additive mask's
 
 
 def kind_of(mask: np.ndarray) -> str:
-    """Which of the forms that people give a causal mask: of ones, or a number that is added; "" for another one."""
+    """The form of `mask`: a key of KINDS, or the number that it adds; "" if it is not causal."""
     square = mask.reshape(mask.shape[-2:])
     kinds = [
         *KINDS,
@@ -32,12 +32,13 @@ def kind_of(mask: np.ndarray) -> str:
 
 
 def made(kind: str, length: int, dtype: np.dtype | str) -> np.ndarray:
+    """A causal mask of shape (length, length) in the form `kind`, as `kind_of` names it."""
     lower = np.tri(length, dtype=bool)
     return (KINDS[kind](lower) if kind in KINDS else np.where(lower, 0, float(kind))).astype(dtype)
 
 
 def masks(dialect: Dialect, sizes: Sizes) -> Mapping[str, np.ndarray]:
-    """What the class keeps besides its parameters."""
+    """The masks that the dialect's class stores, by torch name."""
     return {
         view.at(place): made(row.kind, sizes["t"], row.dtype).reshape(view.shape(sizes))
         for row, view in dialect.masks

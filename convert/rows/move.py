@@ -1,0 +1,176 @@
+"""Moves values along the rows of a dialect, from torch names to Flax parameters and back.
+
+Independent of file formats.
+"""
+
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+
+import ml_dtypes
+import numpy as np
+
+from jaxgpt.config import ModelConfig, UserError, in_a_row
+from jaxgpt.pytree import Tree, flatten, unflatten
+
+from .axes import Place, Put, Sizes, View, in_module_order, move, parts
+from .dialect import FIELDS, Dialect
+from .fit import LABEL_SIZES
+from .masks import masks
+from .resolve import express
+
+Read = Callable[[str], np.ndarray]
+FLOATS = {np.dtype(kind) for kind in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)}
+
+
+def require_floats(dtypes: Mapping[str, np.dtype], path: object) -> None:
+    """Refuse weights of a dtype outside FLOATS; `dtypes` is by tensor name."""
+    odd = [f"{name} is {dtype}" for name, dtype in dtypes.items() if dtype not in FLOATS]
+    if odd:
+        raise UserError(
+            f"{path}: weights must be float16, bfloat16, float32 or float64, but {in_a_row(odd)}. "
+            "Quantised and complex weights have no counterpart here; convert them with the code "
+            "that made them."
+        )
+
+
+def require_one_dtype_per_row(
+    dialect: Dialect, dtypes: Mapping[str, np.dtype], path: object
+) -> None:
+    """Refuse layers of different dtypes: stacking them in one array would cast silently."""
+    rows: defaultdict[str, set[str]] = defaultdict(set)
+    for name, dtype in dtypes.items():
+        for _, view in dialect.views:
+            if view.match(name) is not None:
+                rows[view.name].add(str(dtype))
+    mixed = [
+        f"{name} has {' and '.join(sorted(kinds))}"
+        for name, kinds in rows.items()
+        if len(kinds) > 1
+    ]
+    if mixed:
+        raise UserError(
+            f"{path}: layers differ in dtype: {in_a_row(mixed)}. Save the file in one dtype."
+        )
+
+
+def require_finite(nonfinite: Mapping[str, int], path: object) -> None:
+    """Refuse non-finite weights; `nonfinite` maps tensor names to counts of such values."""
+    if nonfinite:
+        counts = in_a_row(f"{name} has {count}" for name, count in nonfinite.items())
+        raise UserError(
+            f"{path}: weights are NaN or infinite: {counts}. A run that diverged saves such files; "
+            "take an earlier checkpoint, or bring it over as it is with --allow-nonfinite."
+        )
+
+
+def require_in_range(params: Tree, dtype: np.dtype, path: object) -> None:
+    """Refuse parameters that became infinite when they were cast to `dtype`."""
+    overflown = [name for name, array in flatten(params).items() if not np.isfinite(array).all()]
+    if overflown:
+        raise UserError(
+            f"{path}: {', '.join(overflown)} would become infinite in {dtype}, which ends at "
+            f"{ml_dtypes.finfo(dtype).max}. Choose bfloat16 or float32."
+        )
+
+
+def to_flax(
+    dialect: Dialect,
+    sizes: Sizes,
+    read: Read,
+    dtype: np.dtype | None = None,
+    order: Iterable[str] = (),
+) -> Tree:
+    """Flax parameters from torch tensors, each read once, in `order` where it names them.
+
+    The order of a sharded file keeps only one of its shards open at a time.
+    """
+    uses: dict[str, list[tuple[View, Place, Put]]] = {name: [] for name in order}
+    for flax, torch in {
+        flax.name: (flax, torch) for flax, torch in reversed(dialect.views)
+    }.values():
+        # Of two rows with one Flax view, the dict keeps the first: a tied head is not read.
+        for place in flax.places(sizes):
+            for name, put in parts(torch, flax, sizes, place):
+                uses.setdefault(name, []).append((flax, place, put))
+    flat: dict[str, np.ndarray] = {}
+    for name, wanted in uses.items():
+        piece = read(name) if wanted else np.empty(0)
+        for flax, place, put in wanted:
+            if flax.at(place) not in flat:
+                flat[flax.at(place)] = np.empty(flax.shape(sizes), dtype or piece.dtype)
+            with np.errstate(over="ignore"):  # the caller checks the result
+                put(piece, flat[flax.at(place)])
+    return unflatten(flat)
+
+
+def to_torch(dialect: Dialect, config: ModelConfig, params: Tree) -> dict[str, np.ndarray]:
+    """Torch tensors by name, masks included, in the order of the torch class."""
+    arrays = flatten(params)
+    return to_torch_lazily(dialect, config, set(arrays), lambda path: np.asarray(arrays[path]))
+
+
+def to_torch_lazily(
+    dialect: Dialect, config: ModelConfig, paths: set[str], read: Read
+) -> dict[str, np.ndarray]:
+    """Torch tensors by name, as `to_torch` returns them, from the parameters at `paths`.
+
+    `read` returns one by its path; besides the result, the arrays of one row are in memory.
+    """
+    dialect = express(dialect, paths, config.tied)
+    sizes = sizes_of(config)
+    _require_expressible(dialect, config, sizes, paths)
+    dtype = read(min(paths)).dtype
+    tensors: dict[str, np.ndarray] = dict(masks(dialect, sizes))
+    unspread: dict[tuple[str, str], str] = {}  # (Flax name, torch axes) -> torch name
+    # The largest first, while little else is in memory.
+    for flax, torch in sorted(dialect.views, key=lambda views: -views[0].size(sizes)):
+        # A tied head shares the array of the embedding.
+        if twin := unspread.get((flax.name, torch.formula)):
+            tensors[torch.name] = tensors[twin]
+            continue
+        if not torch.spread:
+            unspread[flax.name, torch.formula] = torch.name
+
+        def filled(path: str, flax: View = flax) -> np.ndarray:
+            return read(path) if path in paths else np.zeros(flax.shape(sizes), dtype)
+
+        tensors |= move(flax, torch, sizes, functools.cache(filled))
+    return {name: tensors[name] for name in in_module_order(list(dialect.tensors), sizes)}
+
+
+def sizes_of(config: ModelConfig) -> dict[str, int]:
+    """The size of each axis in a model of `config`."""
+    sizes = LABEL_SIZES | {axis: getattr(config, name) for axis, name in FIELDS.items()}
+    return sizes | {"p": config.context_length + config.positions_offset}
+
+
+def filled(dialect: Dialect, config: ModelConfig, paths: set[str]) -> list[str]:
+    """The Flax paths of biases that the class has and the model lacks, written as zeros."""
+    return sorted(
+        path for path in _flax_paths(express(dialect, paths, config.tied), sizes_of(config)) - paths
+    )
+
+
+def _require_expressible(
+    dialect: Dialect, config: ModelConfig, sizes: Sizes, paths: set[str]
+) -> None:
+    rows = _flax_paths(dialect, sizes)
+    missing = sorted(path for path in rows - paths if not path.endswith("/bias"))
+    problems = [f"it has no {path}, which this dialect's files hold" for path in missing]
+    problems += [
+        f"its {path} has no place in this dialect's files" for path in sorted(paths - rows)
+    ]
+    problems += [
+        f"its {name} is {getattr(config, name)!r}, but {value!r} in all of this dialect's files"
+        for name, value in {"positions_offset": 0, **dialect.fixed}.items()
+        if getattr(config, name) != value
+    ]
+    if problems:
+        raise UserError(
+            f"The model cannot be written as dialect {dialect.name}: {'; '.join(problems)}."
+        )
+
+
+def _flax_paths(dialect: Dialect, sizes: Sizes) -> set[str]:
+    return {flax.at(place) for flax, _ in dialect.views for place in flax.places(sizes)}
