@@ -1,1 +1,1 @@
-"""The words that people use: for parts of a model, for settings, for other architectures."""
+"""Vocabularies: names for the parts of a model, for settings, and for other architectures."""

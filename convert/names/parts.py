@@ -1,115 +1,137 @@
-"""What people call the parts of a GPT. Each list is one choice of `rows`: a file uses one of its words throughout.
+"""Names in use for the parts of a GPT, and rows made of them for the families of dialects.
 
-A dialect that says `first` writes that word; it reads all of them.
+Each list is one choice of a row: a file uses one of its words throughout. A family reads all words
+of a list, and writes the one that it passes first, as `first` or by the name of the part.
 """
 
 from ..rows.dialect import EMBEDDING, POSITIONS, Kind, Mask, Row, Tied, linear, norm
 
 TOKEN = (
-    "token_embedding_table token_embedding token_embeddings token_emb token_embed tok_emb tok_embed tok_embedding "
-    "tok_embeddings tok_emb_table token_emb_table word_embedding word_embeddings word_emdedding embedding embeddings "
-    "embed emb embed_tokens wte transformer.wte transformer.tok_emb tok_embeds tokens_embed embedding_layer input_emb "
-    "encoder token_embedding_layer embedding.token embeddings.token_embedding embeddings.token_embeddings"
+    "token_embedding_table token_embedding token_embeddings token_emb token_embed tok_emb "
+    "tok_embed tok_embedding tok_embeddings tok_emb_table token_emb_table word_embedding "
+    "word_embeddings word_emdedding embedding embeddings embed emb embed_tokens wte "
+    "transformer.wte transformer.tok_emb tok_embeds tokens_embed embedding_layer input_emb "
+    "encoder token_embedding_layer embedding.token embeddings.token_embedding "
+    "embeddings.token_embeddings"
 )
 POSITION = (
-    "position_embedding_table position_embedding position_embeddings pos_embedding pos_embeddings pos_emb pos_embed "
-    "pos_emb_table positional_embedding positional_embeddings positional_encoding position_encoding wpe "
-    "transformer.wpe transformer.pos_emb positions_embed pos_embeds pos_embedding_table positional_embedding_table "
-    "embedding.position embeddings.position_embedding embeddings.position_embeddings position_emb "
-    "pos_encoding"
+    "position_embedding_table position_embedding position_embeddings pos_embedding pos_embeddings "
+    "pos_emb pos_embed pos_emb_table positional_embedding positional_embeddings "
+    "positional_encoding position_encoding wpe transformer.wpe transformer.pos_emb "
+    "positions_embed pos_embeds pos_embedding_table positional_embedding_table embedding.position "
+    "embeddings.position_embedding embeddings.position_embeddings position_emb pos_encoding"
 )
-TABLE = (  # a parameter or buffer of its own
-    "pos_emb pos_embed pos_embedding pos_embeddings position_embedding position_embeddings positional_embedding "
-    "positional_encoding position_encoding pos_encoding pos_enc pe pos_enc.pe pos_encoder.pe pos_encoding.pe "
-    "pos_emb.pe pos_embed.pe pos_embedding.pe positional_encoding.pe position_encoding.pe positional_embedding.pe "
-    "positional_encoder.pe position_embedding.pe pos_encoder.pos_embedding position_encoding.position_table "
-    "position_encoding.encoding positional_encoding.encoding pos_encoding.encoding transformer.pos_emb "
-    "positional_encoding.positional_encoding positional_encoding.pos_embedding position_encoder.pe"
+TABLE = (  # a parameter or buffer, not a module with a weight
+    "pos_emb pos_embed pos_embedding pos_embeddings position_embedding position_embeddings "
+    "positional_embedding positional_encoding position_encoding pos_encoding pos_enc pe "
+    "pos_enc.pe pos_encoder.pe pos_encoding.pe pos_emb.pe pos_embed.pe pos_embedding.pe "
+    "positional_encoding.pe position_encoding.pe positional_embedding.pe positional_encoder.pe "
+    "position_embedding.pe pos_encoder.pos_embedding position_encoding.position_table "
+    "position_encoding.encoding positional_encoding.encoding pos_encoding.encoding "
+    "transformer.pos_emb positional_encoding.positional_encoding "
+    "positional_encoding.pos_embedding position_encoder.pe"
 )
 BLOCKS = (
-    "blocks layers transformer_blocks trf_blocks decoder_blocks transformers transformer_layers decoder_layers block h "
-    "transformer.h transformer.blocks transformer.layers encoder.layers decoder.layers decoder.blocks "
-    "transformer_encoder.layers transformer_decoder.layers decoder encoder_layers dec_layers attention_blocks"
+    "blocks layers transformer_blocks trf_blocks decoder_blocks transformers transformer_layers "
+    "decoder_layers block h transformer.h transformer.blocks transformer.layers encoder.layers "
+    "decoder.layers decoder.blocks transformer_encoder.layers transformer_decoder.layers decoder "
+    "encoder_layers dec_layers attention_blocks"
 )
 ATTENTION = (
-    "sa attn sa_head sa_heads mha mhsa mhsf attention att self_attn self_attention multi_head_attention "
-    "multihead_attention masked_attention masked_self_attention causal_attention causal_self_attention mmha_gen "
-    "multi_head_self_attention masked_mha mh_attention head_attentions multihead_attn attn_layer csa mh_attn "
-    "attention_layer multi_head_attn"
+    "sa attn sa_head sa_heads mha mhsa mhsf attention att self_attn self_attention "
+    "multi_head_attention multihead_attention masked_attention masked_self_attention "
+    "causal_attention causal_self_attention mmha_gen multi_head_self_attention masked_mha "
+    "mh_attention head_attentions multihead_attn attn_layer csa mh_attn attention_layer "
+    "multi_head_attn"
 )
 HEADS = ".heads .attention_heads .att_heads .attn_heads .head_attentions .heads_list .sa_heads "
 OUT = (
-    "proj projection compute out_proj output_proj out_projection output_projection c_proj linear fc_out out fc W_o "
-    "wo w_o Wo o_proj dense output proj_out linear_out out_linear final_linear to_out proj_layer o combine_heads "
-    "linear_layer output_linear output_layer"
+    "proj projection compute out_proj output_proj out_projection output_projection c_proj linear "
+    "fc_out out fc W_o wo w_o Wo o_proj dense output proj_out linear_out out_linear final_linear "
+    "to_out proj_layer o combine_heads linear_layer output_linear output_layer"
 )
-FUSED = "qkv qkv_proj c_attn in_proj to_qkv Wqkv qkv_linear query_key_value W_qkv w_qkv attn qkv_projection"
+FUSED = (
+    "qkv qkv_proj c_attn in_proj to_qkv Wqkv qkv_linear query_key_value W_qkv w_qkv attn "
+    "qkv_projection"
+)
 MLP = (
-    "ffwd ffn ff mlp feed_forward feedforward feed_fwd linear_network vanilla_nn snn ff_gen fc feed_forward_network "
-    "ffn_layer ff_layer position_wise_feed_forward feed_forward_layer ffw ffd feedfoward feedforward_network"
+    "ffwd ffn ff mlp feed_forward feedforward feed_fwd linear_network vanilla_nn snn ff_gen fc "
+    "feed_forward_network ffn_layer ff_layer position_wise_feed_forward feed_forward_layer ffw "
+    "ffd feedfoward feedforward_network"
 )
 PAIRS = (
-    "net.0/net.2 net.0/net.3 layers.0/layers.2 layers.0/layers.3 0/2 0/3 ffn.0/ffn.2 ffn.0/ffn.3 ff.0/ff.2 ff.0/ff.3 "
-    "fc.0/fc.2 fc.0/fc.3 mlp.0/mlp.2 mlp.0/mlp.3 model.0/model.2 sequential.0/sequential.2 layer.0/layer.2 "
-    "linear.0/linear.2 ffwd.0/ffwd.2 seq.0/seq.2 network.0/network.2 feed_forward.0/feed_forward.2 c_fc/c_proj fc1/fc2 "
-    "fc_1/fc_2 linear1/linear2 linear_1/linear_2 lin1/lin2 lin_1/lin_2 first_linear_layer/second_linear_layer "
-    "liner_1/liner_2 up_projection/down_projection up_proj/down_proj up/down w1/w2 w_1/w_2 fc_in/fc_out dense1/dense2 "
-    "layer1/layer2 linear_layer_1/linear_layer_2 linear_up/linear_down dense_h_to_4h/dense_4h_to_h l1/l2 "
+    "net.0/net.2 net.0/net.3 layers.0/layers.2 layers.0/layers.3 0/2 0/3 ffn.0/ffn.2 ffn.0/ffn.3 "
+    "ff.0/ff.2 ff.0/ff.3 fc.0/fc.2 fc.0/fc.3 mlp.0/mlp.2 mlp.0/mlp.3 model.0/model.2 "
+    "sequential.0/sequential.2 layer.0/layer.2 linear.0/linear.2 ffwd.0/ffwd.2 seq.0/seq.2 "
+    "network.0/network.2 feed_forward.0/feed_forward.2 c_fc/c_proj fc1/fc2 fc_1/fc_2 "
+    "linear1/linear2 linear_1/linear_2 lin1/lin2 lin_1/lin_2 "
+    "first_linear_layer/second_linear_layer liner_1/liner_2 up_projection/down_projection "
+    "up_proj/down_proj up/down w1/w2 w_1/w_2 fc_in/fc_out dense1/dense2 layer1/layer2 "
+    "linear_layer_1/linear_layer_2 linear_up/linear_down dense_h_to_4h/dense_4h_to_h l1/l2 "
     "expand/contract fully_connected.0/fully_connected.2 fc/proj linear_in/linear_out W1/W2"
 )
 UP, DOWN = (
     " ".join(dict.fromkeys(pair.split("/")[end] for pair in PAIRS.split())) for end in (0, 1)
 )
 NORM1 = (
-    "ln1 ln_1 norm1 norm_1 layer_norm_one layer_norm1 layer_norm_1 layernorm1 layernorm_1 first_norm first_layer_norm "
-    "attn_norm attention_norm norm_layer_1 layer_norm_mmha ln_attn norm_attn sa_norm layer_norm_attn norm_one "
-    "ln_one self_attn_layer_norm attn_ln layerNorm1 layer_norm.0 norms.0 ln.0"
+    "ln1 ln_1 norm1 norm_1 layer_norm_one layer_norm1 layer_norm_1 layernorm1 layernorm_1 "
+    "first_norm first_layer_norm attn_norm attention_norm norm_layer_1 layer_norm_mmha ln_attn "
+    "norm_attn sa_norm layer_norm_attn norm_one ln_one self_attn_layer_norm attn_ln layerNorm1 "
+    "layer_norm.0 norms.0 ln.0"
 )
 NORM2 = (
-    "ln2 ln_2 norm2 norm_2 layer_norm_two layer_norm2 layer_norm_2 layernorm2 layernorm_2 second_norm "
-    "second_layer_norm ff_norm ffn_norm norm_layer_2 layer_norm_ff ln_ff ln_ffn norm_ff norm_ffn ffwd_norm mlp_norm "
-    "ln_mlp norm_mlp layer_norm_ffn norm_two ln_two final_layer_norm mlp_ln ffn_ln layerNorm2 layer_norm.1 norms.1 ln.1"
+    "ln2 ln_2 norm2 norm_2 layer_norm_two layer_norm2 layer_norm_2 layernorm2 layernorm_2 "
+    "second_norm second_layer_norm ff_norm ffn_norm norm_layer_2 layer_norm_ff ln_ff ln_ffn "
+    "norm_ff norm_ffn ffwd_norm mlp_norm ln_mlp norm_mlp layer_norm_ffn norm_two ln_two "
+    "final_layer_norm mlp_ln ffn_ln layerNorm2 layer_norm.1 norms.1 ln.1"
 )
 FINAL = (
-    "ln_f ln ln_final norm final_norm norm_f norm_final layer_norm_three layer_norm layer_norm_f layer_norm_final "
-    "final_ln final_layer_norm norm_layer_3 ln_3 ln3 norm3 ln_out norm_out layernorm layernorm_f output_norm out_norm "
-    "transformer.ln_f transformer.norm encoder.norm decoder.norm transformer_encoder.norm transformer_decoder.norm "
-    "ln_head last_norm lnf"
+    "ln_f ln ln_final norm final_norm norm_f norm_final layer_norm_three layer_norm layer_norm_f "
+    "layer_norm_final final_ln final_layer_norm norm_layer_3 ln_3 ln3 norm3 ln_out norm_out "
+    "layernorm layernorm_f output_norm out_norm transformer.ln_f transformer.norm encoder.norm "
+    "decoder.norm transformer_encoder.norm transformer_decoder.norm ln_head last_norm lnf"
 )
 HEAD = (
-    "lm_head head out_head fc_out output_projection output_proj vocab_projection vocab_proj final_projection "
-    "final_linear final_linear.linear linear fc output last_linear_layer linear_3 out to_logits output_layer "
-    "projection proj linear_head unembed unembedding decoder fc_final final_layer final_fc out_proj lm_head.linear "
-    "linear_out output_head language_model_head transformer.lm_head final_proj vocab_head"
+    "lm_head head out_head fc_out output_projection output_proj vocab_projection vocab_proj "
+    "final_projection final_linear final_linear.linear linear fc output last_linear_layer "
+    "linear_3 out to_logits output_layer projection proj linear_head unembed unembedding decoder "
+    "fc_final final_layer final_fc out_proj lm_head.linear linear_out output_head "
+    "language_model_head transformer.lm_head final_proj vocab_head"
 )
 QKV = (
-    "query key value", "q k v", "query_layer key_layer value_layer", "query_gen key_gen value_gen", "wq wk wv",
-    "get_queries get_keys get_values", "queries keys values", "q_proj k_proj v_proj", "query_proj key_proj value_proj",
-    "W_query W_key W_value", "W_q W_k W_v", "w_q w_k w_v", "Wq Wk Wv", "to_q to_k to_v", "to_queries to_keys to_values",
-    "q_linear k_linear v_linear", "linear_q linear_k linear_v", "ln_query ln_key ln_value", "c_q c_k c_v",
-    "query_projection key_projection value_projection", "q_lin k_lin v_lin", "fc_q fc_k fc_v", "W_Q W_K W_V",
-    "query_linear key_linear value_linear", "linear_query linear_key linear_value", "WQ WK WV", "Q K V",
-    "queries_linear keys_linear values_linear", "query_weights key_weights value_weights", "proj_q proj_k proj_v",
-    "get_query get_key get_value", "q_layer k_layer v_layer", "fc_query fc_key fc_value", "lin_q lin_k lin_v",
+    "query key value", "q k v", "query_layer key_layer value_layer", "query_gen key_gen value_gen",
+    "wq wk wv", "get_queries get_keys get_values", "queries keys values", "q_proj k_proj v_proj",
+    "query_proj key_proj value_proj", "W_query W_key W_value", "W_q W_k W_v", "w_q w_k w_v",
+    "Wq Wk Wv", "to_q to_k to_v", "to_queries to_keys to_values", "q_linear k_linear v_linear",
+    "linear_q linear_k linear_v", "ln_query ln_key ln_value", "c_q c_k c_v",
+    "query_projection key_projection value_projection", "q_lin k_lin v_lin", "fc_q fc_k fc_v",
+    "W_Q W_K W_V", "query_linear key_linear value_linear", "linear_query linear_key linear_value",
+    "WQ WK WV", "Q K V", "queries_linear keys_linear values_linear",
+    "query_weights key_weights value_weights", "proj_q proj_k proj_v",
+    "get_query get_key get_value", "q_layer k_layer v_layer", "fc_query fc_key fc_value",
+    "lin_q lin_k lin_v",
 )  # fmt: skip
 BEWARE = (
-    "a class may also scale its embeddings by the root of model_dim, add attention and MLP side by side, or norm the "
-    "embeddings: none of these leaves a trace, and none is what this model does"
+    "a class may also scale its embeddings by the root of model_dim, add attention and MLP side "
+    "by side, or norm the embeddings: none of these leaves a trace, and none is what this model "
+    "does"
 )
 SQUARES = ("t t", "() t t", "() () t t")
 MASKS = "tril mask causal_mask attn_mask bias attention_mask _mask causal tri"
 
 
 def choice(words: str, first: str) -> str:
-    """`(first|others|...)`; a list that ends in a blank allows for no word at all."""
+    """The choice `(first|others|...)`; a trailing blank in `words` allows the empty word."""
     return f"({'|'.join(dict.fromkeys([first, *words.split(' ')]))})"
 
 
 def block(first: str) -> str:
+    """The prefix of the names in a block; `first` is the word that is written."""
     return f"{choice(BLOCKS, first)}.{{layer}}"
 
 
 def embeddings(token: str, position: str) -> tuple[Kind, ...]:
+    """The rows of the token embedding and of an optional position table, module or tensor."""
     table = choice(TABLE, "pos_emb")
     return (
         Row(EMBEDDING, f"{choice(TOKEN, token)}.weight : v d"),
@@ -119,7 +141,7 @@ def embeddings(token: str, position: str) -> tuple[Kind, ...]:
 
 
 def mlp(blocks: str, module: str, up: str, down: str) -> tuple[Row, ...]:
-    """In a module of their own, or, with no name for one, in the block itself."""
+    """The rows of the MLP's matrices; they are in `module`, or in the block itself if it is ""."""
     first = f"{module}." if module else ""
     inside = f"{blocks}.{choice(' '.join(f'{word}.' for word in MLP.split()) + ' ', first)}"
     return (
@@ -129,6 +151,7 @@ def mlp(blocks: str, module: str, up: str, down: str) -> tuple[Row, ...]:
 
 
 def norms(blocks: str, one: str, two: str, final: str) -> tuple[Row, ...]:
+    """The rows of the norms of a block, `one` and `two`, and of the optional norm `final`."""
     kinds = "(weight|scale|gamma|g) (bias|shift|beta|b)"
     return (
         *norm("blocks/norm1", f"{blocks}.{choice(NORM1, one)}", "?", kinds),
@@ -138,12 +161,13 @@ def norms(blocks: str, one: str, two: str, final: str) -> tuple[Row, ...]:
 
 
 def head(first: str) -> tuple[Kind, ...]:
+    """The rows of the head, which may be tied, and its optional bias."""
     name = choice(HEAD, first)
     return Tied(f"{name}.weight : v d"), Row("head/bias : v", f"{name}.bias? : v")
 
 
 def out(blocks: str, module: str, first: str) -> tuple[Row, ...]:
-    """The projection after attention, which some put beside the attention module, and some do without."""
+    """The rows of the optional projection after attention, in its module or next to it."""
     inside, beside = (
         f"{blocks}.{choice(ATTENTION, module)}.{choice(OUT, first)}",
         f"{blocks}.(proj|out_proj|attn_proj)",
@@ -154,7 +178,7 @@ def out(blocks: str, module: str, first: str) -> tuple[Row, ...]:
 
 
 def masks(blocks: str, module: str) -> tuple[Mask, ...]:
-    """Wherever they lie; a class of today makes them as it runs."""
+    """The rows of causal masks at every place in use; none is written on export."""
     attention, word = choice(ATTENTION, module), choice(MASKS, "mask")
     places = (f"{blocks}.{attention}.{word}", f"{blocks}.{word}", word, f"transformer.{word}")
     return tuple(Mask(f"{place} : {dims}", written=False) for place in places for dims in SQUARES)

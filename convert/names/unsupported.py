@@ -1,22 +1,24 @@
-"""What other kinds of model call their tensors: to say of a stranger what it is. Knows names alone."""
+"""Tensor names of unsupported architectures, to tell the user why a file is refused."""
 
 import re
 from collections.abc import Iterable
 
 SIGNS = {
-    r"(multihead_attn|cross_?attn|cross_?attention|encoder_attn|encdec_attn)": "a decoder with cross-attention, which "
-    "looks at a second text",
+    r"(multihead_attn|cross_?attn|cross_?attention|encoder_attn|encdec_attn)": "a decoder with "
+    "cross-attention, which looks at a second text",
     r"(rnn|lstm|gru)\b|weight_[ih]h_l\d": "a recurrent network",
     r"(^|\.)conv\w*\.\d*\.?weight": "a convolution",
     r"rotary|inv_freq|freqs_cis": "rotary positions",
-    r"gate_proj|gate_up_proj|\bw3\.weight|mlp\.gate\.weight|swiglu": "a gated MLP, with a third matrix (SwiGLU and the "
-    "like)",
+    r"gate_proj|gate_up_proj|\bw3\.weight|mlp\.gate\.weight|swiglu": "a gated MLP, with a third "
+    "matrix (SwiGLU and the like)",
     r"experts?\.\d+\.": "a mixture of experts",
     r"relative_attention_bias|rel_pos|r_w_bias": "relative positions",
     r"lora_[AB]": "a LoRA adapter, not a model; merge it into the model first",
     r"qweight|qzeros|weight_scale|SCB\b": "quantised weights",
-    r"project_(in|out)\.weight": "embeddings of another width than the model's (project_in, project_out)",
-    r"(^|\.)score\.weight|classifier\.|multiple_choice_head": "a classifier's head instead of a language model's",
+    r"project_(in|out)\.weight": "embeddings of another width than the model's (project_in, "
+    "project_out)",
+    r"(^|\.)score\.weight|classifier\.|multiple_choice_head": "a classifier's head instead of a "
+    "language model's",
     r"resid_lambdas|value_embeds": "the nanochat family, with rotary positions and other norms",
     r"(^|\.)bias_[kv]$": "attention with bias_k and bias_v",
     r"token_type_embeddings|pooler\.dense": "an encoder of the BERT family",
@@ -24,7 +26,7 @@ SIGNS = {
 
 
 def reasons(names: Iterable[str]) -> list[str]:
-    """Each sign once, with one of the names that show it."""
+    """A sentence for each architecture that `names` show, with the first name that shows it."""
     found = {}
     for name in names:
         for sign, meaning in SIGNS.items():
