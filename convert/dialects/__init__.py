@@ -1,4 +1,4 @@
-"""The registry: every module of this package that declares a DIALECT, or several DIALECTS."""
+"""The registry of dialects: the DIALECTS of every module of this package, by name."""
 
 import importlib
 import pkgutil
@@ -10,8 +10,8 @@ from ..rows.dialect import Dialect
 
 def find_all() -> dict[str, Dialect]:
     modules = [
-        importlib.import_module(f"{__name__}.{found.name}")
-        for found in pkgutil.iter_modules(__path__)
+        importlib.import_module(f"{__name__}.{info.name}")
+        for info in pkgutil.iter_modules(__path__)
     ]
     declared = [dialect for module in modules for dialect in module.DIALECTS]
     return {dialect.name: dialect for dialect in sorted(declared, key=lambda dialect: dialect.name)}
@@ -27,13 +27,16 @@ def named(name: str) -> Dialect:
 
 
 def table() -> str:
-    """For people, in Markdown: the README shows it."""
+    """The Markdown table of all dialects that the README shows."""
     rows = [
         "| dialect | class | usual, where nothing says otherwise | heads |",
         "|---|---|---|---|",
     ]
     for dialect in DIALECTS.values():
-        usual = f"{dialect.unsaid['norm']}-norm, {dialect.unsaid['activation']}, dropout {dialect.unsaid['dropout']}"
+        usual = (
+            f"{dialect.unsaid['norm']}-norm, {dialect.unsaid['activation']}, "
+            f"dropout {dialect.unsaid['dropout']}"
+        )
         heads = (
             "counted"
             if any("{head}" in row.torch for row in dialect.rows)

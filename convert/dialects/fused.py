@@ -1,4 +1,4 @@
-"""Queries, keys and values by one matrix, one third each."""
+"""Decoders with one fused matrix for queries, keys and values, one third each."""
 
 from ..names import parts
 from ..rows.dialect import USUAL, Dialect, linear
@@ -21,6 +21,7 @@ DIALECTS = (
         ),
         unsaid={**USUAL, "activation": "gelu"},
         family=True,
-        beware=f"queries, keys and values are taken for thirds in this order, the heads inside each; {parts.BEWARE}",
+        beware="queries, keys and values are taken for thirds in this order, the heads inside "
+        f"each; {parts.BEWARE}",
     ),
 )

@@ -1,4 +1,7 @@
-"""The lyric generator's GPT(vocab_size, context_length, model_dim, num_blocks, num_heads), one module for each head."""
+"""The lyric generator's GPT, with one module for each head.
+
+GPT(vocab_size, context_length, model_dim, num_blocks, num_heads)
+"""
 
 from ..rows.dialect import USUAL, Dialect, Row, linear, norm
 
@@ -7,7 +10,8 @@ BLOCK = "transformer_blocks.{layer}"
 DIALECTS = (
     Dialect(
         name="gpt",
-        about="the lyric generator, GPT(vocab_size, context_length, model_dim, num_blocks, num_heads)",
+        about="the lyric generator, "
+        "GPT(vocab_size, context_length, model_dim, num_blocks, num_heads)",
         rows=(
             Row("token_embedding/embedding : v d", "token_embedding.weight : v d"),
             Row("pos_embedding/embedding : t d", "pos_embedding.weight : t d"),

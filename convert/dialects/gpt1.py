@@ -1,4 +1,4 @@
-"""Hugging Face's OpenAI GPT-1: GPT-2's attention, norms after the residual, and no final norm."""
+"""Hugging Face's OpenAI GPT-1: the attention of GPT-2, post-norm, without a final norm."""
 
 from ..rows.dialect import Dialect, Hub, Mask, Row, Tied, norm
 from .gpt2 import BLOCK, CLASS, CONV, REPEATED, WORDS

@@ -1,4 +1,4 @@
-"""Hugging Face's GPT-2, whose Conv1D matrices lie [in, out]: the output is their last axis."""
+"""Hugging Face's GPT-2, whose Conv1D matrices are stored as [in, out]."""
 
 from ..rows.dialect import USUAL, Dialect, Hub, Ignore, Mask, Row, Tied, linear, norm
 
@@ -12,7 +12,10 @@ CONV = (
     *linear("blocks/mlp/up : layer d f", f"{BLOCK}.mlp.c_fc : d f", conv=True),
     *linear("blocks/mlp/down : layer f d", f"{BLOCK}.mlp.c_proj : f d", conv=True),
 )
-WORDS = "vocab_size n_positions n_embd n_layer n_head layer_norm_epsilon resid_pdrop tie_word_embeddings"
+WORDS = (
+    "vocab_size n_positions n_embd n_layer n_head layer_norm_epsilon resid_pdrop "
+    "tie_word_embeddings"
+)
 REPEATED = {"embd_pdrop": "resid_pdrop", "attn_pdrop": "resid_pdrop"}
 
 DIALECTS = (
@@ -34,7 +37,8 @@ DIALECTS = (
         says={"model_type": {"gpt2": CLASS}},
         hub=Hub(
             "GPT2LMHeadModel",
-            f"{WORDS} n_inner activation_function scale_attn_weights scale_attn_by_inverse_layer_idx",
+            f"{WORDS} n_inner activation_function scale_attn_weights "
+            "scale_attn_by_inverse_layer_idx",
             REPEATED,
         ),
     ),

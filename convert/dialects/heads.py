@@ -1,4 +1,4 @@
-"""One module for each head, under whatever names."""
+"""Decoders with one module for each head, under any of the names in `names.parts`."""
 
 from ..names import parts
 from ..rows.dialect import USUAL, Dialect, Mask, linear

@@ -1,4 +1,4 @@
-"""minGPT before 2022: the position table is a parameter of its own, the head is not tied."""
+"""minGPT before 2022: the position table is a bare parameter, and the head is not tied."""
 
 from ..rows.dialect import USUAL, Dialect, Mask, Row, Tied, linear, norm
 

@@ -1,4 +1,4 @@
-"""nanoGPT, and those whose tensors have its names: build-nanogpt, minGPT of 2022 and after, makemore."""
+"""nanoGPT and classes with its tensor names: build-nanogpt, minGPT since 2022, makemore."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""NeetCode's Code GPT: one module for each head, and no projection after attention."""
+"""NeetCode's Code GPT, with one module for each head and no projection after attention."""
 
 from ..rows.dialect import USUAL, Dialect, Row, embeddings, linear, norm
 

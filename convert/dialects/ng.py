@@ -1,4 +1,7 @@
-"""The ng-video-lecture's GPTLanguageModel, one module for each head; and freeCodeCamp's course, with the same names."""
+"""The GPTLanguageModel of the ng-video-lecture and of freeCodeCamp's course.
+
+Both have one module for each head and the same tensor names; the course is post-norm.
+"""
 
 from dataclasses import replace
 
@@ -26,7 +29,8 @@ LECTURE = Dialect(
     ),
     qkv=("key query value",),
     unsaid={**USUAL, "dropout": 0.2},
-    beware="its first version and the lecture's notebook divide by the root of model_dim, later ones of head_dim",
+    beware="its first version and the lecture's notebook divide by the root of model_dim, later "
+    "ones of head_dim",
 )
 COURSE = replace(
     LECTURE,

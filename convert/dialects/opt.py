@@ -1,4 +1,4 @@
-"""Hugging Face's OPT, whose table of positions has two rows before that of position 0."""
+"""Hugging Face's OPT, whose position table has two rows before that of position 0."""
 
 from ..rows.dialect import USUAL, Dialect, Hub, Row, Tied, linear, norm
 
@@ -33,8 +33,8 @@ DIALECTS = (
         says={"model_type": {"opt": CLASS}},
         hub=Hub(
             "OPTForCausalLM",
-            "vocab_size max_position_embeddings hidden_size num_hidden_layers num_attention_heads ffn_dim "
-            "activation_function do_layer_norm_before dropout tie_word_embeddings",
+            "vocab_size max_position_embeddings hidden_size num_hidden_layers num_attention_heads "
+            "ffn_dim activation_function do_layer_norm_before dropout tie_word_embeddings",
             {"word_embed_proj_dim": "hidden_size", "attention_dropout": "dropout"},
         ),
     ),

@@ -1,4 +1,7 @@
-"""GPTModel of Sebastian Raschka's book, whose norms have scale and shift, and whose mask marks what is hidden."""
+"""The GPTModel of Sebastian Raschka's book.
+
+Its norms have `scale` and `shift`; its mask has ones where attention is blocked.
+"""
 
 from ..rows.dialect import USUAL, Dialect, Mask, Tied, embeddings, linear, norm
 

@@ -1,4 +1,4 @@
-"""Queries, keys and values by one matrix each, all heads together."""
+"""Decoders with one matrix each for queries, keys and values, all heads together."""
 
 from ..names import parts
 from ..rows.dialect import USUAL, Dialect, linear

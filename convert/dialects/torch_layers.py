@@ -1,4 +1,7 @@
-"""torch's own layers: nn.TransformerEncoderLayer, and nn.MultiheadAttention in other blocks, under a causal mask."""
+"""Decoders made of torch's layers under a causal mask.
+
+Either nn.TransformerEncoderLayer, or nn.MultiheadAttention in other blocks.
+"""
 
 from ..names import parts
 from ..rows.dialect import USUAL, Dialect, Kind, Row, linear
@@ -7,6 +10,7 @@ UNMASKED = f"nothing shows that a causal mask was used, or that batch_first was 
 
 
 def attention(block: str, module: str) -> tuple[Kind, ...]:
+    """The rows of the nn.MultiheadAttention `module`."""
     inside = f"{block}.{module}"
     return (
         Row(
@@ -19,6 +23,10 @@ def attention(block: str, module: str) -> tuple[Kind, ...]:
 
 
 def dialect(name: str, about: str, block: str, module: str, **names: str) -> Dialect:
+    """A family of blocks `block` with the nn.MultiheadAttention `module`.
+
+    `names` gives the words of `mlp`, `up`, `down` and `final` that are written.
+    """
     return Dialect(
         name,
         about,
@@ -38,7 +46,8 @@ def dialect(name: str, about: str, block: str, module: str, **names: str) -> Dia
 
 DIALECTS = (
     dialect(
-        "torch-encoder", "nn.TransformerEncoderLayer under a causal mask", parts.block("encoder.layers"), "self_attn",
+        "torch-encoder", "nn.TransformerEncoderLayer under a causal mask",
+        parts.block("encoder.layers"), "self_attn",
         mlp="", up="linear1", down="linear2", final="encoder.norm",
     ),
     dialect(
