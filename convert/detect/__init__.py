@@ -1,1 +1,1 @@
-"""From the tensors of a file to a dialect and a ModelConfig."""
+"""Detection of the dialect and the ModelConfig of a checkpoint from its tensors and configs."""

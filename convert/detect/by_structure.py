@@ -1,4 +1,7 @@
-"""Proposes a dialect for a file with unknown names, by what stands together. Knows names and shapes; no value."""
+"""Proposes a dialect for a file with unknown names, from the structure of names and shapes.
+
+Reads no values.
+"""
 
 import itertools
 import re
@@ -12,28 +15,21 @@ from ..names.unsupported import reasons
 from ..rows.axes import LABELS, View
 from ..rows.dialect import EMBEDDING, HEAD, POSITIONS, Dialect, Ignore, Kind, Mask, Row, Tied
 
-Table = dict[
-    str, tuple[int, ...]
-]  # names, their numbers replaced by {layer} and {head}, in the order of the file
-Lists = dict[
-    str, dict[int, Table]
-]  # what stands before a number -> number -> what stands behind it
+# Name, with numbers replaced by {layer} and {head} -> shape, in the order of the file.
+Table = dict[str, tuple[int, ...]]
+# Prefix of a name before a number -> the number -> the suffixes after it.
+Lists = dict[str, dict[int, Table]]
 
 NUMBER = r"(?<![^.])(0|[1-9][0-9]{0,8})\."
 THREE, MLP, NORMS = LABELS["qkv"], ("up", "down"), ("norm1", "norm2")
 QKV = "blocks/attn/qkv/kernel : layer d head qkv k"
-ROLES = {  # flax view; torch axes, out and in; what it is; how words for it begin
+OUT = "blocks/attn/out/kernel : layer head k d"
+ROLES = {  # flax view; torch axes, out and in; description; beginnings of typical words
     "token": (EMBEDDING, "v", "d", "token embedding", "tok|word|wte|emb|char"),
     "positions": (f"{POSITIONS} : t d", "t", "d", "position table", "pos|wpe|pe "),
     **dict.fromkeys(THREE, (QKV, "head k", "d", "query, key, value", ".")),
     "fused": (QKV, "qkv head k", "d", "query, key, value", "qkv|att|in proj"),
-    "out": (
-        "blocks/attn/out/kernel : layer head k d",
-        "d",
-        "head k",
-        "attention's output",
-        "out|proj|att|o |wo ",
-    ),
+    "out": (OUT, "d", "head k", "attention's output", "out|proj|att|o |wo "),
     "up": ("blocks/mlp/up/kernel : layer d f", "f", "d", "first matrix of the MLP", "."),
     "down": ("blocks/mlp/down/kernel : layer f d", "d", "f", "second matrix of the MLP", "."),
     "norm1": ("blocks/norm1/scale : layer d", "d", "", "norm of attention", "."),
@@ -41,9 +37,8 @@ ROLES = {  # flax view; torch axes, out and in; what it is; how words for it beg
     "final": ("final_norm/scale : d", "d", "", "norm after the blocks", "."),
     "head": (HEAD, "v", "d", "head", "head|out|proj|fc|lin|vocab|log|dec|lm |unemb"),
 }
-STEPS: tuple[
-    tuple[bool, int, list[list[tuple[str, ...]]]], ...
-] = (  # in blocks? sides; roles, the most first
+# In blocks?; number of dimensions; groups of alternative sets of roles, the largest sets first.
+STEPS: tuple[tuple[bool, int, list[list[tuple[str, ...]]]], ...] = (
     (True, 2, [[(*qkv, *out, *MLP)] for qkv in (THREE, ("fused",)) for out in (("out",), ())]),
     (True, 1, [[NORMS]]),
     (
@@ -59,17 +54,22 @@ STEPS: tuple[
 )
 ORDER = (MLP, NORMS, ("out", "up"), ("token", "positions"), ("positions", "up"), ("up", "head"))
 FIRST, SECOND = "in|att|mha|sa ", "two |second|down|proj|out|contr|post|ff|feed|mlp"
-BEWARE = "nobody has seen this class: RMSNorm, rotary positions, another activation or no causal mask leave no trace"
+BEWARE = (
+    "nobody has seen this class: RMSNorm, rotary positions, another activation or no causal mask "
+    "leave no trace"
+)
 
 
 @dataclass(frozen=True)
 class Proposal:
-    dialect: Dialect | None  # None where a tensor has no role
+    """The dialect proposed for a file, or the reasons why there is none."""
+
+    dialect: Dialect | None  # None if a tensor has no role
     problems: list[str]
 
 
 def propose(shapes: Mapping[str, tuple[int, ...]]) -> Proposal:
-    """The last step before a file is given up: for a person to confirm, never to be taken silently."""
+    """Propose a dialect for the tensors in `shapes`, for the user to confirm."""
     problems = [
         f"{n!a} is no name for a tensor"
         for n in shapes
@@ -86,9 +86,8 @@ def propose(shapes: Mapping[str, tuple[int, ...]]) -> Proposal:
         )
     if problems or odd:
         return Proposal(None, problems + odd)
-    by_alphabet = any(
-        list(block) == sorted(block) for block in lists.popitem()[1].values()
-    )  # order says nothing
+    # A sorted file says nothing about the order of the modules.
+    by_alphabet = any(list(block) == sorted(block) for block in lists.popitem()[1].values())
     table, heads, odd = folded(
         table, "head", lambda head: len(head) == 3 and len(set(head.values())) == 1
     )
@@ -98,22 +97,17 @@ def propose(shapes: Mapping[str, tuple[int, ...]]) -> Proposal:
         name for name in table if "token" in draft.roles and (name not in rows or said(name, "rms"))
     ]
     draft.problems += [f"{name} {table[name]}: {draft.why(name)}" for name in lost]
-    kept = tuple(dict.fromkeys(rows[name] for name in table if name in rows))
+    rows_in_order = tuple(dict.fromkeys(rows[name] for name in table if name in rows))
     words = " ".join(
         joined([name for role, name in draft.roles.items() if role in THREE])[1] or THREE
     )
-    dialect = Dialect(
-        "auto",
-        "a class without a name, its roles told by structure",
-        kept,
-        qkv=(words,),
-        beware=BEWARE,
-    )
+    about = "a class without a name, its roles told by structure"
+    dialect = Dialect("auto", about, rows_in_order, qkv=(words,), beware=BEWARE)
     return Proposal(None if draft.problems else dialect, draft.problems)
 
 
 def described(dialect: Dialect) -> list[str]:
-    """A line for each row: the names, their shape, and which role they were given."""
+    """A line for each row of `dialect`: its names, their shape, and their role."""
     texts = {Mask: "causal mask, no weight", Tied: "head, or the token embedding again"}
     lines = []
     for row in dialect.rows:
@@ -129,11 +123,8 @@ def described(dialect: Dialect) -> list[str]:
                 meaning for flax, _, _, meaning, _ in ROLES.values() if flax.startswith(f"{role}/")
             )
             text += f" (spelled {dialect.qkv[0]})" if "{qkv}" in view.name else ""
-            text += (
-                (", one head each" if "{head}" in view.name else ", all heads")
-                if "qkv" in role
-                else ""
-            )
+            if "qkv" in role:
+                text += ", one head each" if "{head}" in view.name else ", all heads"
             text += ", bias" if leaf.startswith("bias") else ""
         lines.append((view.name, f"({', '.join(sides)})", text))
     names, shapes, _ = (max(map(len, column)) for column in zip(*lines, strict=True))
@@ -141,6 +132,12 @@ def described(dialect: Dialect) -> list[str]:
 
 
 class Draft:
+    """An assignment of roles to the names of a table, step by step through STEPS.
+
+    `heads` is the number of modules for each head; `ordered` whether the file keeps the order of
+    the class; `problems` collects what stands in the way.
+    """
+
     def __init__(self, table: Table, heads: int, ordered: bool, problems: list[str]) -> None:
         self.table, self.heads, self.ordered, self.problems = table, heads, ordered, problems
         self.roles: dict[str, str] = {}  # role -> name
@@ -152,7 +149,7 @@ class Draft:
         }
         inside = {name: table[name] for name in self.biases if "{layer}" in name}
         scales = [shape[0] for shape in inside.values() if len(shape) == 1]
-        # D is the width of a norm that is a side of every matrix.
+        # D is the norm width that is a dimension of the most tensors in blocks.
         d = max(
             scales, key=lambda width: sum(width in shape for shape in inside.values()), default=0
         )
@@ -163,7 +160,11 @@ class Draft:
         all(self.assign(*step) for step in STEPS)
 
     def assign(self, inside: bool, sides: int, groups: list[list[tuple[str, ...]]]) -> bool:
-        """The most roles that shapes allow for, given out as words and order rate highest."""
+        """Assign the largest set of roles that shapes allow, in the best way by `rate`.
+
+        Considers names in blocks if `inside`, else outside, with `sides` dimensions (2 means 2 or
+        more). False if no set fits.
+        """
         names = [
             n
             for n in self.biases
@@ -181,24 +182,28 @@ class Draft:
             highest = max((score for score, _ in rated), default=None)
             best = [way for score, way in rated if score == highest]
             for role in best[0] if best else ():
-                found = list(dict.fromkeys(way.get(role, "none") for way in best))
-                if len(found) > 1:
+                candidates = list(dict.fromkeys(way.get(role, "none") for way in best))
+                if len(candidates) > 1:
                     self.problems.append(
-                        f"{' or '.join(found)}: nothing tells which is the {ROLES[role][3]}"
+                        f"{' or '.join(candidates)}: nothing tells which is the {ROLES[role][3]}"
                     )
             if best:
                 self.roles = dict(sorted(best[0].items(), key=lambda pair: self.place[pair[1]]))
                 return True
-        held = in_a_row(
+        listed = in_a_row(
             (f"{n} {self.table[n]}{' with a bias' * bool(self.biases[n])}" for n in names), ", "
         )
         self.problems.append(
-            f"{held or 'nothing'} cannot be {'; '.join(ROLES[role][3] for role in groups[-1][0])}"
+            f"{listed or 'nothing'} cannot be {'; '.join(ROLES[role][3] for role in groups[-1][0])}"
         )
         return False
 
     def rate(self, way: dict[str, str]) -> tuple[int, int] | None:
-        """By words, then by order; None where shapes forbid it, or where what belongs together stands apart."""
+        """The rating of an assignment `way` (role -> name): by words, then by order.
+
+        None if shapes forbid it, or if a matrix of the MLP is named closer to attention than the
+        MLP's matrices are to each other.
+        """
         words = joined([way[label] for label in THREE if label in way])[1]
         letters = "".join(next((x for x in "{qkv" if x in word.lower()), "-") for word in words)
         parts = {role: name.split(".") for role, name in way.items()}
@@ -217,12 +222,14 @@ class Draft:
             for one, two in ORDER
             if one in way and two in way
         ]
-        return hints + sum(
-            (one > two) - (one < two) for one, two in ranks
-        ), linear - self.ordered * sum(strays)
+        hints += sum((one > two) - (one < two) for one, two in ranks)
+        return hints, linear - self.ordered * sum(strays)
 
     def fits(self, way: dict[str, str], step: int) -> bool:
-        """Whether shapes allow it: of matrices of a block that lie [out, in], or, with step -1, [in, out]."""
+        """Whether shapes allow the assignment `way` (role -> name).
+
+        Matrices in blocks are taken as [out, in], or as [in, out] if `step` is -1.
+        """
         sizes = self.sizes | ({} if "out" in way else {"head k": self.sizes["d"]})
         for role, name in way.items():
             flax, outs, ins, *_ = ROLES[role]
@@ -230,17 +237,12 @@ class Draft:
             misfit = bias and self.table[bias] != shape[:1]
             if role == "positions" and len(shape) == 3 and 1 in shape[:2]:
                 shape = (max(shape[:2]), shape[2])
-            rows = (
-                shape[0] / 3
-                if role == "fused"
-                else shape[0] * self.heads
-                if "{head}" in name
-                else shape[0]
-            )
+            heads = self.heads if "{head}" in name else 1
+            rows = shape[0] / 3 if role == "fused" else shape[0] * heads
             axes = [axis.removeprefix("qkv ") for axis in (outs, ins) if axis]
-            found = dict(zip(axes, (rows, *shape[1:]), strict=False))
-            # All norms have a bias or none, and so have the two matrices of the MLP, and queries, keys and values.
-            found |= {
+            implied = dict(zip(axes, (rows, *shape[1:]), strict=False))
+            # Within norms, the MLP's matrices, and q, k and v, either all have a bias or none.
+            implied |= {
                 f"{kind} bias": bool(bias)
                 for kind in ("norm", "mlp", "qkv", "embedding")
                 if kind in flax
@@ -248,19 +250,19 @@ class Draft:
             if (
                 misfit
                 or len(axes) != len(shape)
-                or any(sizes.get(axis, n) != n for axis, n in found.items())
+                or any(sizes.get(axis, n) != n for axis, n in implied.items())
             ):
                 return False
-            sizes |= found
+            sizes |= implied
         return "emb" not in way.get("final", "")
 
     def rows(self) -> dict[str, Kind]:
-        """Each name's row; the three names that {qkv} joins have the same."""
+        """The row of each name; the three names that {qkv} joins share one."""
         shapes = self.table.items()
-        made: dict[str, Kind] = {
+        row_of: dict[str, Kind] = {
             n: Mask(f"{n} : {'() ' * (len(s) - 2)}t t") for n, s in shapes if is_mask(n, s)
         }
-        made |= {
+        row_of |= {
             n: Ignore(n, "the number that masks, no weight")
             for n, s in shapes
             if not s and "mask" in n
@@ -279,19 +281,20 @@ class Draft:
             dims = " ".join(sides if linear or "{layer}" not in name else sides[::-1])
             if len(self.table[names[0]]) == 3:
                 dims = "() t d" if self.table[name][0] == 1 else "t () d"
-            made |= dict.fromkeys(
+            row_of |= dict.fromkeys(
                 names, Tied(f"{name} : v d") if flax == HEAD else Row(flax, f"{name} : {dims}")
             )
-            beside = [self.biases[name] for name in names]
+            vectors = [self.biases[name] for name in names]
             wanted = {"layer", "qkv", *outs.split()}
-            kept = " ".join(axis for axis in flax.partition(" : ")[2].split() if axis in wanted)
+            axes = " ".join(axis for axis in flax.partition(" : ")[2].split() if axis in wanted)
             row = Row(
-                f"{flax.rpartition('/')[0]}/bias : {kept}", f"{joined(beside)[0]} : {sides[0]}"
+                f"{flax.rpartition('/')[0]}/bias : {axes}", f"{joined(vectors)[0]} : {sides[0]}"
             )
-            made |= dict.fromkeys(filter(None, beside), row)
-        return made
+            row_of |= dict.fromkeys(filter(None, vectors), row)
+        return row_of
 
     def why(self, name: str) -> str:
+        """The reason why `name` has no role."""
         role = max(self.roles, key=lambda role: alike(self.roles[role], name))
         text = (
             "an RMSNorm"
@@ -304,34 +307,41 @@ class Draft:
 def folded(
     table: Table, axis: str, holds: Callable[[Table], bool]
 ) -> tuple[Table, Lists, list[str]]:
-    """With {axis} for the numbers of outermost lists whose members hold the matrices that are wanted; what is odd."""
+    """Replace the numbers of the outermost module lists by {axis}.
+
+    Takes the lists whose members all have matrices that satisfy `holds`. Returns the table, these
+    lists, and problems with members that differ from the first.
+    """
     lists: defaultdict[str, dict[int, Table]] = defaultdict(dict)
     for name, shape in table.items():
         for number in itertools.islice(re.finditer(NUMBER, name), 8):
             lists[name[: number.start()]].setdefault(int(number[1]), {})[name[number.end() :]] = (
                 shape
             )
-    kept, odd, outer = Lists(), list[str](), tuple[str, ...]()
+    outermost, odd, outer = Lists(), list[str](), tuple[str, ...]()
     for stem in sorted(
         stem for stem, members in lists.items() if all(holds(matrices(m)) for m in members.values())
     ):
         if not stem.startswith(outer):
-            outer, kept[stem] = (stem,), dict(sorted(lists[stem].items()))
-            first = next(iter(kept[stem].values()))
+            outer, outermost[stem] = (stem,), dict(sorted(lists[stem].items()))
+            first = next(iter(outermost[stem].values()))
             strange = [
-                n for i, (n, member) in enumerate(kept[stem].items()) if n != i or member != first
+                n
+                for i, (n, member) in enumerate(outermost[stem].items())
+                if n != i or member != first
             ]
             odd += [f"{stem}{n} is not one more of the same" for n in strange]
     table = {
         re.sub(
-            NUMBER, lambda m: f"{{{axis}}}." if m.string[: m.start()] in kept else m[0], name
+            NUMBER, lambda m: f"{{{axis}}}." if m.string[: m.start()] in outermost else m[0], name
         ): shape
         for name, shape in table.items()
     }
-    return table, kept, odd
+    return table, outermost, odd
 
 
 def is_mask(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is square and has a name of a causal mask."""
     square = len(shape) > 1 and shape[-1] == shape[-2] and set(shape[:-2]) <= {1}
     return square and bool(
         re.search("mask|tri[lu]|^tri$|bias|causal", name.rpartition(".")[2].lower())
@@ -339,29 +349,30 @@ def is_mask(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def matrices(table: Table) -> Table:
+    """The tensors of two or more dimensions, without masks."""
     return {
         name: shape for name, shape in table.items() if len(shape) > 1 and not is_mask(name, shape)
     }
 
 
 def biases(table: Table) -> dict[str, str]:
-    """Each matrix and each norm's scale, and the vector beside it, if any."""
+    """The bias of each matrix and each norm's scale, by its name; "" if it has none."""
     modules: defaultdict[str, Table] = defaultdict(dict)
     for name, shape in table.items():
         modules[name.rpartition(".")[0]] |= {} if is_mask(name, shape) else {name: shape}
-    found: dict[str, str] = {}
+    bias_of: dict[str, str] = {}
     for inside in modules.values():
         scales = [
             name for name in inside if not name.rpartition(".")[2].startswith(("b", "offset"))
         ]
         wide = list(matrices(inside)) or scales[:1]
-        beside = [name for name, shape in inside.items() if name not in wide and len(shape) == 1]
-        found |= dict.fromkeys(wide, beside[0] if len(wide) == len(beside) == 1 else "")
-    return found
+        vectors = [name for name, shape in inside.items() if name not in wide and len(shape) == 1]
+        bias_of |= dict.fromkeys(wide, vectors[0] if len(wide) == len(vectors) == 1 else "")
+    return bias_of
 
 
 def joined(names: list[str]) -> tuple[str, list[str]]:
-    """One name for three, with {qkv} where a word says which is which, and the words."""
+    """The three names as one, with {qkv} in place of the words that differ, and those words."""
     if len(names) < 2:
         return "".join(names), []
     pieces = [re.findall("[A-Z]?[^A-Z._]+|[A-Z._]", name) for name in names]
@@ -372,13 +383,13 @@ def joined(names: list[str]) -> tuple[str, list[str]]:
 
 
 def alike(*rows: Sequence[str]) -> int:
-    """How many items they have in common from the start."""
+    """The length of the common prefix of `rows`."""
     return len(
         list(itertools.takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
     )
 
 
 def said(name: str, beginnings: str) -> int:
-    """How many words of a name begin so; a blank ends a word."""
+    """The number of words in `name` that match `beginnings`, where a blank ends a word."""
     words = re.findall(r"[A-Z]?[^\W\dA-Z_]+|[A-Z]+", name)
     return len(re.findall(f" (?:{beginnings})", f" {'  '.join(words)} ".lower()))

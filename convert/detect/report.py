@@ -1,4 +1,4 @@
-"""How each field of a checkpoint's config is known, and what a person must know who relies on it."""
+"""The source of each field of a checkpoint's config, and caveats for those who rely on it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,29 +9,32 @@ from jaxgpt.config import ModelConfig
 from ..names.config_words import pads
 
 SIZES = ("vocab_size", "context_length", "model_dim", "num_blocks", "num_heads")
-# What a file without a table of positions may hold besides sinusoids.
+# The caveat for a file without a position table.
 NO_TABLE = (
-    "positions leave no trace in this file: besides sinusoids they may be rotary, ALiBi or none at all, which are not "
-    "supported yet and would be computed wrongly; verify --torch with your class, or probe with text, can tell"
+    "positions leave no trace in this file: besides sinusoids they may be rotary, ALiBi or none at "
+    "all, which are not supported yet and would be computed wrongly; verify --torch with your "
+    "class, or probe with text, can tell"
 )
 RMS = "its norms have no bias: an RMSNorm would look the same, and be another function"
-PADDING = "its config names a token for padding: where the class hides it from attention, this model does not"
+PADDING = (
+    "its config names a token for padding: where the class hides it from attention, this model "
+    "does not"
+)
 
 
 @dataclass(frozen=True)
 class Report:
-    """Each field of ModelConfig stands in exactly one of the three."""
+    """The fields of ModelConfig by source; each is in exactly one of the three dicts."""
 
-    read: dict[str, Any]  # tensors show it, or a config in the file or beside it
-    given: dict[str, Any]  # the caller said it
-    assumed: dict[str, Any]  # nobody said it: the dialect's usual value
-    caveats: list[str] = field(
-        default_factory=list
-    )  # what may be wrong all the same, as sentences without full stop
+    read: dict[str, Any]  # shown by tensors, or by a config in the file or alongside it
+    given: dict[str, Any]  # set by the caller
+    assumed: dict[str, Any]  # the dialect's usual values, for all others
+    # What may be wrong nevertheless, as sentences without a full stop.
+    caveats: list[str] = field(default_factory=list)
 
     @property
     def fields(self) -> dict[str, dict[str, Any]]:
-        """The fields by how they are known, for JSON."""
+        """The fields by source, for JSON."""
         return {"read": self.read, "given": self.given, "assumed": self.assumed}
 
     @property
@@ -40,7 +43,7 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """The sizes, and the names of what is assumed, in two lines."""
+        """The sizes of the model and the names of the assumed fields, in two lines."""
         sizes = ", ".join(f"{name}={getattr(self.config, name)}" for name in SIZES)
         return f"GPT({sizes}),\n  assumed: {', '.join(self.assumed) or 'nothing'}"
 
@@ -48,18 +51,23 @@ class Report:
 def caveats(
     report: Report, beware: str, hints: list[str], configs: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """The sentences for `Report.caveats`; `hints` are what the numbers suggest, `beware` is what the dialect says."""
-    found = []
+    """The sentences for `Report.caveats`.
+
+    `beware` is the warning of the dialect; `hints` come from the values of the tensors.
+    """
+    sentences = []
     if report.assumed:
-        found.append(f"what is assumed leaves no trace in the file ({', '.join(report.assumed)})")
+        sentences.append(
+            f"what is assumed leaves no trace in the file ({', '.join(report.assumed)})"
+        )
     if "positions" in report.assumed:
-        found.append(NO_TABLE)
+        sentences.append(NO_TABLE)
     if report.assumed and beware:
-        found.append(beware)
+        sentences.append(beware)
     if "final_norm" in report.assumed:
-        found += hints
+        sentences += hints
     if not report.config.norm_bias:
-        found.append(RMS)
+        sentences.append(RMS)
     if pads(configs):
-        found.append(PADDING)
-    return found
+        sentences.append(PADDING)
+    return sentences

@@ -1,5 +1,7 @@
-"""What only the numbers tell: a head that is the embedding again, sinusoids, masks, norms never applied. Knows no
-file."""
+"""Evidence in the values of tensors: tied heads, sinusoids, forms of masks, norms never applied.
+
+Independent of files: tensors come from a function that reads them by name.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,22 +17,25 @@ from ..rows.dialect import EMBEDDING, HEAD, POSITIONS, Dialect, Ignore, Kind, Ma
 from ..rows.masks import kind_of
 
 Read = Callable[[str], np.ndarray]
-# A file computes its sinusoids in float32: 5,000 positions on, an angle is off by 3e-4. Training moves a table further.
+# Sinusoids computed in float32 are off by 3e-4 at position 5,000. Training moves a table further.
 SINUSOID = 1e-3
 
 
 @dataclass(frozen=True)
 class Evidence:
-    dialect: Dialect  # with plain rows only
-    read: dict[str, Any] = field(default_factory=dict)  # fields that the numbers show
+    """The results of reading the values of one file."""
+
+    dialect: Dialect  # with every Tied resolved to a Row, without Ignore
+    read: dict[str, Any] = field(default_factory=dict)  # fields that the values show
     problems: list[str] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
-    told: frozenset[str] = frozenset()  # marks by which dialects with the same names are told apart
+    told: frozenset[str] = frozenset()  # marks that tell twin dialects apart
 
 
 def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
+    """Collect the evidence on `dialect`, settled for the file that `read` reads by tensor name."""
     rows: list[Kind] = []
-    found = Evidence(dialect)
+    evidence = Evidence(dialect)
     told: set[str] = set()
     for row in dialect.rows:
         match row:
@@ -40,19 +45,20 @@ def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
             case Mask():
                 told.add("mask")
                 row, problem = _mask(row, dialect, sizes, read)
-                found.problems.extend(problem)
+                evidence.problems.extend(problem)
         if isinstance(row, Row) and row.flax.startswith(POSITIONS):
-            found.read.update(_positions(View.parse(row.torch), read))
+            evidence.read.update(_positions(View.parse(row.torch), read))
         if not isinstance(row, Ignore):
             rows.append(row)
     if _untouched(dialect, read):
-        found.hints.append(
+        evidence.hints.append(
             "the final norm holds ones and zeros alone: was it ever applied? (final_norm=unused)"
         )
-    return replace(found, dialect=replace(dialect, rows=tuple(rows)), told=frozenset(told))
+    return replace(evidence, dialect=replace(dialect, rows=tuple(rows)), told=frozenset(told))
 
 
 def _head(row: Tied, dialect: Dialect, read: Read) -> Row:
+    """The row of the head: the embedding's if their bits agree, otherwise its own."""
     embedding = rows_of(dialect, EMBEDDING)[0]
     one, other = read(View.parse(embedding.torch).name), read(View.parse(row.torch).name)
     same = one.dtype == other.dtype and np.array_equal(bits(one), bits(other))
@@ -60,6 +66,7 @@ def _head(row: Tied, dialect: Dialect, read: Read) -> Row:
 
 
 def _mask(row: Mask, dialect: Dialect, sizes: Sizes, read: Read) -> tuple[Mask, list[str]]:
+    """The row with the form and dtype of the file's masks, and problems with their values."""
     view = View.parse(row.torch, dialect.spelling)
     seen: dict[tuple[str, str], str] = {}
     for place in view.places(sizes):
@@ -73,6 +80,7 @@ def _mask(row: Mask, dialect: Dialect, sizes: Sizes, read: Read) -> tuple[Mask, 
 
 
 def _positions(view: View, read: Read) -> dict[str, Any]:
+    """The fields that the values of the position table show."""
     table = read(view.name).astype(np.float64)
     table = table.reshape(max(table.shape[:-1]), table.shape[-1])
     if np.abs(table - sinusoids(*table.shape)).max() < SINUSOID:
@@ -81,7 +89,7 @@ def _positions(view: View, read: Read) -> dict[str, Any]:
 
 
 def _untouched(dialect: Dialect, read: Read) -> bool:
-    """Training moves every norm that is applied."""
+    """Whether the final norm has its initial values, which training changes if it is applied."""
     norms = {
         row.flax.partition(" ")[0]: read(View.parse(row.torch).name)
         for row in rows_of(dialect, "final_norm/")
@@ -92,4 +100,5 @@ def _untouched(dialect: Dialect, read: Read) -> bool:
 
 
 def rows_of(dialect: Dialect, start: str) -> list[Row]:
+    """The rows whose Flax view begins with `start`."""
     return [row for row in dialect.rows if isinstance(row, Row) and row.flax.startswith(start)]

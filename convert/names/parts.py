@@ -168,12 +168,12 @@ def head(first: str) -> tuple[Kind, ...]:
 
 def out(blocks: str, module: str, first: str) -> tuple[Row, ...]:
     """The rows of the optional projection after attention, in its module or next to it."""
-    inside, beside = (
+    inside, alongside = (
         f"{blocks}.{choice(ATTENTION, module)}.{choice(OUT, first)}",
         f"{blocks}.(proj|out_proj|attn_proj)",
     )
     rows = (*linear("blocks/attn/out : layer head k d", f"{inside} : d (head k)", "?"),)
-    rows += (*linear("blocks/attn/out : layer head k d", f"{beside} : d (head k)", "?"),)
+    rows += (*linear("blocks/attn/out : layer head k d", f"{alongside} : d (head k)", "?"),)
     return tuple(Row(row.flax, row.torch.replace(".weight :", ".weight? :")) for row in rows)
 
 

@@ -156,7 +156,7 @@ class Dialect:
     says: Mapping[str, Mapping[Any, Mapping[str, Any]]] = field(default_factory=dict)
     # The dialect whose files look the same; this one is chosen by name, or by `told_by`.
     twin: str = ""
-    told_by: frozenset[str] = frozenset()  # "mask", "untied", or a key beside the state dict
+    told_by: frozenset[str] = frozenset()  # "mask", "untied", or a key alongside the state dict
     # Covers many classes of one structure; never for a part of another dialect's file.
     family: bool = False
     beware: str = ""  # a warning to users of this class, on what no file shows
