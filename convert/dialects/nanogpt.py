@@ -5,20 +5,17 @@ from dataclasses import replace
 from ..rows.dialect import USUAL, Container, Dialect, Mask, Row, Tied, linear, norm
 
 BLOCK = "(transformer.|)h.{layer}"
+QKV = "blocks/attn/qkv : layer d head qkv k"
 WORDS = "(weight|gamma) (bias|beta)"
 MINGPT_HEADS = {
     "gpt-nano": 3, "gpt-micro": 4, "gpt-mini": 6, "gopher-44m": 8,
     "gpt2": 12, "openai-gpt": 12, "gpt2-medium": 16, "gpt2-large": 20, "gpt2-xl": 25,
 }  # fmt: skip
 ARGS = {
-    "n_layer": "num_blocks",
-    "n_head": "num_heads",
-    "n_embd": "model_dim",
-    "block_size": "context_length",
-    "bias": "norm_bias qkv_bias attention_out_bias mlp_bias",
-    "vocab_size": "vocab_size",
-    "dropout": "dropout",
-}
+    "n_layer": "num_blocks", "n_head": "num_heads", "n_embd": "model_dim",
+    "block_size": "context_length", "bias": "norm_bias qkv_bias attention_out_bias mlp_bias",
+    "vocab_size": "vocab_size", "dropout": "dropout",
+}  # fmt: skip
 
 NANOGPT = Dialect(
     name="nanogpt",
@@ -28,9 +25,7 @@ NANOGPT = Dialect(
         Row("pos_embedding/embedding : t d", "(transformer.|)wpe.weight : t d"),
         *norm("blocks/norm1", f"{BLOCK}.ln_1", "?", WORDS),
         Mask(f"{BLOCK}.attn.bias : () () t t", written=False),
-        *linear(
-            "blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.attn.c_attn : (qkv head k) d", "?"
-        ),
+        *linear(QKV, f"{BLOCK}.attn.c_attn : (qkv head k) d", "?"),
         *linear("blocks/attn/out : layer head k d", f"{BLOCK}.attn.c_proj : d (head k)", "?"),
         *norm("blocks/norm2", f"{BLOCK}.ln_2", "?", WORDS),
         *linear("blocks/mlp/up : layer d f", f"{BLOCK}.mlp.c_fc : f d", "?"),
