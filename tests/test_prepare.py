@@ -327,7 +327,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     size = (tmp_path / "in.txt").stat().st_size
     assert size > 90e6
     code = f"""
-from jaxgpt.prepare import prepare
+from jaxgpt.data.prepare import prepare
 prepare([{str(tmp_path / "in.txt")!r}], {str(tmp_path / "out")!r}, tokenizer="char")
 print(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
 """

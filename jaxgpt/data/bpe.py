@@ -1,6 +1,7 @@
-"""Byte-pair merges: the edge to the `tokenizers` library. Knows nothing of other tokenizers.
+"""Byte-pair tokenizers of the `tokenizers` library.
 
-Byte level is its word for vocabularies that spell every byte as a character, so that no text is unknown to them.
+Byte-level is the library's word for a vocabulary that spells every byte as a character, so that it
+can encode any text.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,55 +10,57 @@ from typing import Any
 
 from jaxgpt.config import UserError, require
 
-END_OF_TEXT = (
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "</s>",
-    "<eos>",
-)  # as GPT-2, Llama 3, Llama 2 and Gemma call it
+# The end-of-text tokens of GPT-2, Llama 3, Llama 2 and Gemma.
+END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
 
 
 def read(tokenizer_json: Path) -> Any:
     import tokenizers
 
-    return _made(tokenizers.Tokenizer.from_file, tokenizer_json)
+    return _from_files(tokenizers.Tokenizer.from_file, tokenizer_json)
 
 
 def read_pair(vocab_json: Path, merges_txt: Path) -> Any:
-    """GPT-2's two files."""
+    """The byte-level tokenizer in GPT-2's two files."""
     from tokenizers import models
 
-    made = _byte_level(_made(models.BPE.from_file, vocab_json, merges_txt))
-    made.add_special_tokens(
-        [name for name in END_OF_TEXT[:1] if made.token_to_id(name) is not None]
+    tokenizer = _byte_level(_from_files(models.BPE.from_file, vocab_json, merges_txt))
+    tokenizer.add_special_tokens(
+        [name for name in END_OF_TEXT[:1] if tokenizer.token_to_id(name) is not None]
     )
-    return made
+    return tokenizer
 
 
 def train(texts: Iterator[str], vocab_size: int) -> Any:
-    """Byte-level merges; fewer than asked where the texts have no more pairs. Takes up to 100 bytes of memory for each
-    byte of the different words, and in writing without spaces a sentence is a word: give it no more than is needed."""
+    """Train byte-level merges up to `vocab_size` ids, or fewer where `texts` have no more pairs.
+
+    Training takes up to 100 bytes of memory for each byte of the distinct words, and in scripts
+    without spaces a whole sentence is a word, so `texts` should be a sample of limited size.
+    """
     from tokenizers import models, pre_tokenizers, trainers
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    least = len(alphabet) + 1  # every byte, and the end of text
+    smallest = len(alphabet) + 1  # every byte, and the end of text
     require(
-        vocab_size >= least,
-        f"vocab_size {vocab_size} is too small: byte-pair merges take {least} or more.",
+        vocab_size >= smallest,
+        f"vocab_size {vocab_size} is too small: byte-pair merges take {smallest} or more.",
     )
-    made = _byte_level(models.BPE())
+    tokenizer = _byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         initial_alphabet=alphabet,
         special_tokens=[END_OF_TEXT[0]],
         show_progress=False,
     )
-    made.train_from_iterator(texts, trainer)
-    return made
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
 
 
 def token_bytes(library_tokenizer: Any) -> dict[int, bytes]:
-    """Of each id; the library decodes only to whole characters, and a stream is cut anywhere."""
+    """The bytes of each id.
+
+    The library decodes only to whole characters, but a stream of ids may be cut inside one.
+    """
     vocabulary, decoder = library_tokenizer.get_vocab(), str(library_tokenizer.decoder)
     if "ByteLevel" in decoder:
         added = {token.content for token in library_tokenizer.get_added_tokens_decoder().values()}
@@ -74,14 +77,17 @@ def token_bytes(library_tokenizer: Any) -> dict[int, bytes]:
     together = library_tokenizer.decode([*alone], skip_special_tokens=False)
     require(
         together == "".join(alone.values()) and "ByteFallback" not in decoder,
-        f"What a token is as text depends on its neighbours in this tokenizer, whose decoder is {decoder}. That is not "
-        "supported: use one of byte level, as GPT-2 has.",
+        "What a token is as text depends on its neighbours in this tokenizer, whose decoder is "
+        f"{decoder}. That is not supported: use one of byte level, as GPT-2 has.",
     )
     return {i: text.encode() for i, text in alone.items()}
 
 
 def byte_alphabet() -> dict[str, bytes]:
-    """Printable bytes stand for themselves; the others, in order, for the characters from 256 on."""
+    """The byte that each character of a byte-level vocabulary stands for.
+
+    Printable bytes are spelled as themselves, the others, in order, as the characters from 256 on.
+    """
     from tokenizers import pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -96,17 +102,17 @@ def byte_alphabet() -> dict[str, bytes]:
 def _byte_level(model: Any) -> Any:
     import tokenizers
 
-    made = tokenizers.Tokenizer(model)
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    return made
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    return tokenizer
 
 
-def _made(make: Callable[..., Any], *paths: Path) -> Any:
+def _from_files(constructor: Callable[..., Any], *paths: Path) -> Any:
     try:
-        return make(*map(str, paths))
+        return constructor(*map(str, paths))
     except Exception as error:  # the library has no narrower class
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         raise UserError(
-            f"the tokenizers library refuses {' with '.join(map(str, paths))}: {said}"
+            f"the tokenizers library refuses {' with '.join(map(str, paths))}: {message}"
         ) from None

@@ -1,4 +1,7 @@
-"""Plain values read from a pickle by an allow-list of opcodes. Nothing that a pickle names is looked up or run."""
+"""Plain values read from a pickle by an allow-list of opcodes.
+
+Nothing that a pickle names is imported or run.
+"""
 
 import io
 import pickle
@@ -11,8 +14,8 @@ from jaxgpt.config import UserError, require
 
 SUFFIXES = (".pkl", ".pickle")
 MOST_BYTES = 2**24
-MOST_OPCODES = 2**21  # of which each may make an empty dict: 130 MB in all
-LARGEST = 2**63  # whole numbers beyond it can be chosen so that all collide as keys of a dict
+MOST_OPCODES = 2**21  # each may build an empty dict: 130 MB in all
+LARGEST = 2**63  # larger integers can be chosen so that all collide as keys of a dict
 PLAIN = """
 PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1
 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 PUT BINPUT LONG_BINPUT MEMOIZE
@@ -22,19 +25,19 @@ TUPLES = ("TUPLE1", "TUPLE2", "TUPLE3")
 AS_LISTS = {"EMPTY_TUPLE": "EMPTY_LIST", "TUPLE": "LIST"}
 CODES = {opcode.name: ord(opcode.code) for opcode in pickletools.opcodes}
 WAY_OUT = (
-    "Only dicts, lists, strings and whole numbers are read from a pickle, and nothing in it is run. "
-    "In the program that wrote it, save the characters in the order of their ids as JSON, "
+    "Only dicts, lists, strings and whole numbers are read from a pickle, and nothing in it is "
+    "run. In the program that wrote it, save the characters in the order of their ids as JSON, "
     'json.dump(list(stoi), open("characters.json", "w")), and name that file.'
 )
 
 
 def is_pickle(path: Path, head: bytes) -> bool:
-    """Whether a file is a pickle, by its name or by the opcode with which newer pickles begin."""
+    """Whether a file is a pickle, judged by its name or by the first opcode of newer pickles."""
     return path.suffix.lower() in SUFFIXES or head[:1] == pickle.PROTO
 
 
 def load(path: Path) -> Any:
-    """The value in the pickle at `path`, as `loads` reads it; a file that is too large stays closed."""
+    """The value in the pickle at `path`, read by `loads`; too large a file is not opened."""
     size = path.stat().st_size
     limit = f"it is a pickle of {size:,} bytes, above {MOST_BYTES:,}. {WAY_OUT}"
     require(size <= MOST_BYTES, limit)
@@ -42,27 +45,27 @@ def load(path: Path) -> Any:
 
 
 def loads(content: bytes) -> Any:
-    """The plain value that a pickle builds, tuples as lists; UserError where it asks for more."""
+    """The plain value that a pickle builds, tuples as lists; UserError for anything else."""
     try:
         _require_plain(content)
         return _PlainUnpickler(io.BytesIO(content)).load()
     except UserError:
         raise
-    except Exception as error:  # damaged opcodes raise a dozen kinds
+    except Exception as error:  # damaged opcodes raise a dozen types
         problem = ascii(f"{type(error).__name__}: {error}")[1:160]
         raise UserError(f"it is no whole pickle of plain values ({problem}).") from None
 
 
 def _require_plain(content: bytes) -> None:
-    """Refuse opcodes that are not plain, or meant to fill memory, before any of them is followed."""
+    """Refuse, before any is executed, opcodes that are not plain or are meant to fill memory."""
     allowed = {*PLAIN.split(), *TUPLES, *AS_LISTS}
     texts = ["", ""]
     for count, (opcode, argument, position) in enumerate(pickletools.genops(content), 1):
         if opcode.name not in allowed:
-            named = argument if isinstance(argument, str) else " ".join(texts[-2:])
+            context = argument if isinstance(argument, str) else " ".join(texts[-2:])
             raise UserError(
                 f"it is a pickle that asks for more than plain values, opcode {opcode.name} after "
-                f"{ascii(named)[:80]} at byte {position}. {WAY_OUT}"
+                f"{ascii(context)[:80]} at byte {position}. {WAY_OUT}"
             )
         if isinstance(argument, str):
             texts = [texts[-1], argument]
@@ -73,7 +76,7 @@ def _require_plain(content: bytes) -> None:
 
 
 def _listed(count: int) -> Callable[[Any], None]:
-    """A step that joins the topmost `count` values of the stack to a list."""
+    """Make an unpickler step that joins the topmost `count` values of the stack into a list."""
 
     def step(unpickler: Any) -> None:
         values = unpickler.stack[-count:]
@@ -86,8 +89,9 @@ def _listed(count: int) -> Callable[[Any], None]:
 class _PlainUnpickler(pickle._Unpickler):
     """Python's own unpickler without the opcodes that import, call or build anything.
 
-    Tuples become lists: as the key of a dict, a tuple that holds another one twice, and so on, takes
-    forever to hash. The unpickler in C allocates gigabytes when a memo index says so, this one not.
+    Tuples become lists: as the key of a dict, a tuple that nests another one twice, and so on,
+    takes forever to hash. Unlike the unpickler in C, this one does not allocate gigabytes for a
+    large memo index.
     """
 
     dispatch: ClassVar = {

@@ -1,4 +1,4 @@
-"""Text in, prepared directory out: token files, tokenizer, split. Knows no model, and no step of its training."""
+"""Prepared directories made from text: token files, a tokenizer, and the split for validation."""
 
 import contextlib
 import shutil
@@ -26,11 +26,9 @@ from jaxgpt.data.tokens import ABOUT, HEADER_BYTES, MAGIC, Dataset, open_dataset
 from jaxgpt.system.atomic_files import new_directory, write_json
 
 TOGETHER = 1 << 20  # characters encoded, or ids copied, at once
-MERGES_FROM = 1 << 26  # characters of text that merges are learnt from: more would hardly move them
-MERGES_WORDS = (
-    1 << 22
-)  # bytes of different words among them: the memory for learning goes with these
-PATIENCE = 2.0  # seconds after which a person wants to see that something moves
+MERGES_FROM = 1 << 26  # characters that merges are learnt from: more would hardly change them
+MERGES_WORDS = 1 << 22  # bytes of distinct words among them, which the memory for learning follows
+PATIENCE = 2.0  # seconds before a progress bar appears
 Splits = dict[str, dict[str, Any]]  # name -> header of its token file
 Item = TypeVar("Item")
 
@@ -45,10 +43,14 @@ def prepare(
     val: float = 0.1,
     errors: str = "strict",
 ) -> Dataset:
-    """`tokenizer` is char, byte, bpe (`vocab_size` ids, learnt from the first 64 million characters, or less where the
-    words are very different), or a file or folder that has one. The last `val` of the ids is for validation. nanoGPT's
-    train.bin and val.bin, given as their folder or as the two files, keep their own split, and have the
-    characters of the meta.pkl beside them."""
+    """Write the text of `sources` as a prepared directory at `out`, and open it.
+
+    `tokenizer` is char, byte, bpe (`vocab_size` ids, learnt from the first 64 million characters,
+    or fewer where there are very many distinct words), or a file or folder with a tokenizer. The
+    last `val` of the ids, a fraction, is for validation. nanoGPT's train.bin and val.bin, named as
+    their folder or as the two files, keep their own split and take the characters of a meta.pkl in
+    the same folder.
+    """
     require(bool(sources), "There is no text to prepare: name files, folders or other sources.")
     require(0 < val < 1, f"val is a part of the text, between 0 and 1, but is {val}.")
     about: dict[str, Any] = {"version": 1, "sources": list(sources)}
@@ -79,13 +81,14 @@ def _tokenizer(choice: str, read: Callable[[str], Iterator[Piece]], vocab_size: 
 
 
 def _sample(pieces: Iterator[Piece]) -> Iterator[str]:
-    characters, known, size = 0, set[int](), 0
+    """The texts that merges are learnt from: a prefix of `pieces` within MERGES_FROM and _WORDS."""
+    characters, seen_hashes, size = 0, set[int](), 0
     for piece in pieces:
         yield piece.text
         characters += len(piece.text)
         for word in piece.text.split():
-            if (key := hash(word)) not in known:
-                known.add(key)
+            if (key := hash(word)) not in seen_hashes:
+                seen_hashes.add(key)
                 size += len(word.encode())
         if characters > MERGES_FROM or size > MERGES_WORDS:
             return
@@ -102,7 +105,7 @@ def _without_text(choice: str) -> Tokenizer:
 
 
 def _ids(pieces: Iterator[Piece], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    """Of all documents, with an end of text between any two."""
+    """Ids of all documents, with an end of text between any two where the tokenizer has one."""
     ended = False
     for group in _groups(pieces if tokenizer.eot is not None else _joined(pieces)):
         for piece, ids in zip(group, _encoded(group, tokenizer), strict=True):
@@ -113,15 +116,15 @@ def _ids(pieces: Iterator[Piece], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
 
 
 def _joined(pieces: Iterator[Piece]) -> Iterator[Piece]:
-    """What parts two documents as text, where no token does."""
-    between = ""
+    """The pieces with documents separated by text, for tokenizers without an end-of-text id."""
+    separator = ""
     for piece in pieces:
-        yield piece._replace(text=between + piece.text, start=piece.start - len(between))
-        between = piece.end or ""
+        yield piece._replace(text=separator + piece.text, start=piece.start - len(separator))
+        separator = piece.end or ""
 
 
 def _groups(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
-    """Many short documents at once, so that all cores find work."""
+    """Lists of about TOGETHER characters, so that short documents are encoded on all cores."""
     group: list[Piece] = []
     size = 0
     for piece in pieces:
@@ -139,25 +142,30 @@ def _encoded(group: list[Piece], tokenizer: Tokenizer) -> list[np.ndarray]:
     except Unencodable as error:
         piece = group[error.which]
         raise UserError(
-            f"{piece.where}: at character {piece.start + error.position} {error.problem}. Take it out of the text, or "
-            "use a tokenizer that keeps it, such as byte, or bpe made from this text."
+            f"{piece.where}: at character {piece.start + error.position} {error.problem}. Take it "
+            "out of the text, or use a tokenizer that keeps it, such as byte, or bpe made from "
+            "this text."
         ) from None
 
 
 def _split(ids: Iterable[np.ndarray], partial: Path, tokenizer: Tokenizer, val: float) -> Splits:
-    """The place of the cut is known only at the end of the text, so all ids are written before any split is."""
+    """Write train.bin and val.bin; return their headers.
+
+    The position of the cut depends on the number of ids, so all are first written to one file.
+    """
     whole = partial / "whole.bin"
     header = write_tokens(whole, ids, tokenizer.vocab_size)
     count, dtype = header["count"], np.dtype(header["dtype"]).newbyteorder("<")
     cut = int((1 - val) * count)
     require(
         min(cut, count - cut) > 1,
-        f"The text is too short: of its {count} tokens {cut} are for training and {count - cut} for validation, and "
-        "each takes 2 at least. Give more text, or another part for validation (--val).",
+        f"The text is too short: of its {count} tokens {cut} are for training and {count - cut} "
+        "for validation, and each takes 2 at least. Give more text, or another part for validation "
+        "(--val).",
     )
     splits = {}
     for name, first, last in (("train", 0, cut), ("val", cut, count)):
-        chunks = _copied(whole, dtype, HEADER_BYTES, first, last)
+        chunks = _ids_in(whole, dtype, HEADER_BYTES, first, last)
         splits[name] = write_tokens(
             partial / f"{name}.bin", chunks, tokenizer.vocab_size, _text_bytes(tokenizer)
         )
@@ -166,25 +174,29 @@ def _split(ids: Iterable[np.ndarray], partial: Path, tokenizer: Tokenizer, val: 
 
 
 def _text_bytes(tokenizer: Tokenizer | None) -> Callable[[np.ndarray], int]:
+    """A function that counts the UTF-8 bytes of ids, 0 where their tokenizer is unknown."""
     if tokenizer is None:
         return lambda ids: 0
     eot = -1 if tokenizer.eot is None else tokenizer.eot
     return lambda ids: len(tokenizer.decode_bytes(ids[ids != eot]))
 
 
-def _copied(path: Path, dtype: np.dtype, skip: int, first: int, last: int) -> Iterator[np.ndarray]:
-    """Read and not mapped: mapped pages would count as memory in use."""
+def _ids_in(path: Path, dtype: np.dtype, skip: int, first: int, last: int) -> Iterator[np.ndarray]:
+    """Ids `first` to `last` of a file whose ids begin at byte `skip`, in chunks.
+
+    The file is read and not mapped, as mapped pages would count as memory in use.
+    """
     parts = (
         np.fromfile(path, dtype, min(TOGETHER, last - at), offset=skip + at * dtype.itemsize)
         for at in range(first, last, TOGETHER)
     )
-    return _shown(
+    return _with_progress(
         parts, f"copying {path.name}", lambda ids: ids.nbytes, (last - first) * dtype.itemsize
     )
 
 
 def _id_files(sources: Sequence[str]) -> dict[str, Path] | None:
-    """nanoGPT's two files, by split: little-endian uint16 and nothing else."""
+    """The paths of nanoGPT's train.bin and val.bin by split, if `sources` are these two."""
     paths = sorted((Path(source) for source in sources), key=lambda path: path.name)
     if len(paths) == 1:
         paths = [paths[0] / "train.bin", paths[0] / "val.bin"]
@@ -195,9 +207,9 @@ def _id_files(sources: Sequence[str]) -> dict[str, Path] | None:
     return {path.stem: path for path in paths}
 
 
-def _of_ids(meta: Path, choice: str) -> Tokenizer | None:
-    """The tokenizer of ids: the `choice`, or that in nanoGPT's `meta` where nothing was chosen."""
-    if choice != "char":  # the usual value: nothing was said
+def _tokenizer_of_ids(meta: Path, choice: str) -> Tokenizer | None:
+    """The tokenizer of ids: the `choice`, or the one in nanoGPT's `meta` by default."""
+    if choice != "char":  # char is the default of `prepare`
         return _without_text(choice)
     if not meta.is_file():
         return None
@@ -211,19 +223,23 @@ def _of_ids(meta: Path, choice: str) -> Tokenizer | None:
 def _take_ids(
     files: dict[str, Path], partial: Path, choice: str
 ) -> tuple[Tokenizer | None, Splits]:
+    """Write nanoGPT's `files` as token files; return their tokenizer and headers."""
     require(
         choice != "bpe",
         "Byte-pair merges are learnt from text, and train.bin holds ids: name their tokenizer.",
     )
-    tokenizer = _of_ids(files["train"].with_name(META), choice)
+    tokenizer = _tokenizer_of_ids(files["train"].with_name(META), choice)
     for path in files.values():
         size = path.stat().st_size
         with path.open("rb") as file:
-            ours = file.read(len(MAGIC)) == MAGIC
-        require(not ours, f"{path} is prepared already: {path.parent} can be trained on as it is.")
+            prepared = file.read(len(MAGIC)) == MAGIC
+        require(
+            not prepared, f"{path} is prepared already: {path.parent} can be trained on as it is."
+        )
         require(
             size % 2 == 0,
-            f"{path} has {size} bytes, an odd number, but each of nanoGPT's ids takes 2: it is cut.",
+            f"{path} has {size} bytes, an odd number, but each of nanoGPT's ids takes 2: it is "
+            "cut.",
         )
         require(
             size >= 4,
@@ -231,7 +247,7 @@ def _take_ids(
         )
 
     def ids(path: Path) -> Iterator[np.ndarray]:
-        return _copied(path, np.dtype("<u2"), 0, 0, path.stat().st_size // 2)
+        return _ids_in(path, np.dtype("<u2"), 0, 0, path.stat().st_size // 2)
 
     vocab_size = (
         tokenizer.vocab_size
@@ -253,7 +269,7 @@ def _take_ids(
 def _reader(
     sources: Sequence[str], folder: Path, field: str, errors: str
 ) -> Iterator[Callable[[str], Iterator[Piece]]]:
-    """Reads all text as often as it is called; standard input comes only once, so it is kept."""
+    """A function that reads all text at each call; standard input is kept in a file in `folder`."""
     with tempfile.TemporaryFile(dir=folder) as stdin:
         if "-" in sources:
             shutil.copyfileobj(sys.stdin.buffer, stdin)
@@ -261,17 +277,17 @@ def _reader(
         def read(what: str) -> Iterator[Piece]:
             stdin.seek(0)
             pieces = documents(sources, field, errors, stdin)
-            return _shown(
+            return _with_progress(
                 pieces, what, lambda piece: len(piece.text.encode()), known_bytes(sources)
             )
 
         yield read
 
 
-def _shown(
+def _with_progress(
     items: Iterator[Item], what: str, size: Callable[[Item], int], total: int | None
 ) -> Iterator[Item]:
-    """A progress bar, for who waits and looks."""
+    """The items, with a progress bar on a terminal when they take longer than PATIENCE."""
     if not sys.stderr.isatty():
         yield from items
         return

@@ -1,4 +1,4 @@
-"""Where text comes from: files, folders, patterns, records, a library, standard input. Knows no token and no array."""
+"""Text read from files, folders, patterns, records, Hugging Face datasets and standard input."""
 
 import codecs
 import glob
@@ -18,7 +18,7 @@ PIECE = 1 << 16  # characters; a longer document comes in several pieces
 CHUNK = 1 << 20  # bytes read at once
 RECORDS = (".jsonl", ".ndjson", ".parquet")
 BUILT_IN = "python-docs"
-_REACH = 4096  # how far back a cut is looked for; what has no space in so many characters has no words either
+_REACH = 4096  # characters searched back for a cut; text without a space in these has no words
 _AFTER_WORD = re.compile(r".*[^\W_](?=\s)", re.DOTALL)
 _BEFORE_SPACE = re.compile(r".*\S(?=\s)", re.DOTALL)
 
@@ -29,9 +29,9 @@ class Piece(NamedTuple):
     text: str
     where: str  # the document, for messages
     start: int  # characters of the document before this piece
-    end: (
-        str | None
-    )  # None: the document goes on; else what parts it from the next one where no token does
+    # None where the document continues; else the separator from the next one, for tokenizers
+    # without an end-of-text id.
+    end: str | None
 
 
 def documents(
@@ -40,21 +40,24 @@ def documents(
     errors: str = "strict",
     stdin: BinaryIO | None = None,
 ) -> Iterator[Piece]:
-    """All text of the sources, in their order. `field` is where records keep it; `errors` is "strict" or "replace";
-    `stdin` stands for the source "-", so that who wants to read it twice can keep it."""
+    """All text of `sources`, in their order.
+
+    `field` is the text field of a record; `errors` is "strict" or "replace"; `stdin` is read for
+    the source "-", so that a caller can pass a copy of standard input and read it twice.
+    """
     require(
         errors in ("strict", "replace"), f'errors must be "strict" or "replace", but is {errors!r}.'
     )
     for source in sources:
-        found = False
+        empty = True
         for piece in _read(source, field, errors, stdin):
-            found = True
+            empty = False
             yield piece
-        require(found, f"{_named(source)} is empty: there is no text in it.")
+        require(not empty, f"{_label(source)} is empty: there is no text in it.")
 
 
 def known_bytes(sources: Sequence[str]) -> int | None:
-    """How much text there is, where that can be told beforehand."""
+    """The size of all text, or None where it is not known before reading."""
     if any(source in ("-", BUILT_IN) or source.startswith("hf:") for source in sources):
         return None
     files = [path for source in sources for path in _files(source)]
@@ -66,18 +69,20 @@ def known_bytes(sources: Sequence[str]) -> int | None:
 
 
 def safe_cut(text: str, limit: int) -> int:
-    """Where to cut, at `limit` or a little before it, so that byte-pair tokens of the parts are those of the whole:
-    before the space after a word, for no tokenizer joins the two."""
+    """The position, at most `limit`, where a cut leaves the byte-pair tokens of `text` unchanged.
+
+    This is before the space that follows a word, as no tokenizer joins the two.
+    """
     for pattern in (_AFTER_WORD, _BEFORE_SPACE):
-        if found := pattern.match(text, max(0, limit - _REACH), limit + 1):
-            return found.end()
+        if match := pattern.match(text, max(0, limit - _REACH), limit + 1):
+            return match.end()
     return limit
 
 
 def _read(source: str, field: str, errors: str, stdin: BinaryIO | None) -> Iterator[Piece]:
     if source == "-":
         return _pieces(
-            _decoded(stdin or sys.stdin.buffer, _named(source), errors), _named(source), ""
+            _decoded(stdin or sys.stdin.buffer, _label(source), errors), _label(source), ""
         )
     if source == BUILT_IN:
         return _from_records(_python_docs(), "text", errors)
@@ -86,14 +91,14 @@ def _read(source: str, field: str, errors: str, stdin: BinaryIO | None) -> Itera
     return chain.from_iterable(_from_file(path, field, errors) for path in _files(source))
 
 
-def _named(source: str) -> str:
+def _label(source: str) -> str:
     return "standard input" if source == "-" else source
 
 
 def _files(source: str) -> list[Path]:
-    """In an order that is the same everywhere; files and folders with a dot in front are left out of folders."""
+    """The files of a path or pattern, sorted, without hidden files and folders inside a folder."""
     path = Path(source)
-    if os.path.isdir(source):  # Path.is_dir raises where the name is too long to be one
+    if os.path.isdir(source):  # Path.is_dir raises for too long a name
         inside = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
         return [
             path / file
@@ -106,8 +111,8 @@ def _files(source: str) -> list[Path]:
     matches = [match for match in matches if match.is_file()]
     require(
         bool(matches),
-        f"There is no file, no folder, and no file that matches the pattern {source}. A text can also be - (standard "
-        f"input, for pipes), hf:NAME[:CONFIG][:SPLIT] or {BUILT_IN}.",
+        f"There is no file, no folder, and no file that matches the pattern {source}. A text can "
+        f"also be - (standard input, for pipes), hf:NAME[:CONFIG][:SPLIT] or {BUILT_IN}.",
     )
     return matches
 
@@ -115,8 +120,8 @@ def _files(source: str) -> list[Path]:
 def _from_file(path: Path, field: str, errors: str) -> Iterator[Piece]:
     require(
         path.suffix != ".bin",
-        f"{path} has ids and not text in it, by its name. nanoGPT's train.bin and val.bin are taken together, as "
-        "their folder or as these two files, and nothing else with them.",
+        f"{path} has ids and not text in it, by its name. nanoGPT's train.bin and val.bin are "
+        "taken together, as their folder or as these two files, and nothing else with them.",
     )
     try:
         with path.open("rb") as stream:
@@ -151,9 +156,8 @@ def _decoded(stream: BinaryIO, where: str, errors: str) -> Iterator[str]:
     while not ended:
         raw = stream.read(CHUNK)
         ended = not raw
-        before = read - len(
-            decoder.getstate()[0]
-        )  # a character cut in two waits inside the decoder
+        pending = decoder.getstate()[0]  # the first bytes of a character that was cut in two
+        before = read - len(pending)
         try:
             yield decoder.decode(raw, ended)
         except UnicodeDecodeError as error:
@@ -163,8 +167,9 @@ def _decoded(stream: BinaryIO, where: str, errors: str) -> Iterator[str]:
 
 def _not_utf8(where: str, error: UnicodeDecodeError, before: int) -> UserError:
     return UserError(
-        f"{where} is not UTF-8: byte 0x{error.object[error.start]:02x} at position {before + error.start} "
-        f"({error.reason}). Convert it (iconv -f ENCODING -t utf-8), or put U+FFFD there with --errors replace."
+        f"{where} is not UTF-8: byte 0x{error.object[error.start]:02x} at position "
+        f"{before + error.start} ({error.reason}). Convert it (iconv -f ENCODING -t utf-8), or put "
+        "U+FFFD there with --errors replace."
     )
 
 
@@ -183,10 +188,10 @@ def _from_records(records: Iterable[tuple[str, Any]], field: str, errors: str) -
         try:
             yield from _pieces([text.encode("utf-8", errors).decode()], where, "\n")
         except UnicodeEncodeError as error:
-            half = (
+            problem = (
                 f"half a surrogate pair, U+{ord(text[error.start]):04X}, at character {error.start}"
             )
-            raise UserError(f"{where}: {half}; --errors replace puts a ? there.") from None
+            raise UserError(f"{where}: {problem}; --errors replace puts a ? there.") from None
 
 
 def _no_field(where: str, field: str, names: Iterable[str]) -> str:
@@ -231,7 +236,7 @@ def _hugging_face(source: str) -> Iterator[tuple[str, Any]]:
         dataset = datasets.load_dataset(
             name, config or None, split=split or "train", streaming=True
         )
-    except (OSError, ValueError) as error:  # its own errors are these or derive from them
+    except (OSError, ValueError) as error:  # the library's errors are these or derive from them
         raise UserError(f"{source} cannot be opened: {' '.join(str(error).split())}") from None
     for number, record in enumerate(dataset, 1):
         yield f"{source} record {number}", record

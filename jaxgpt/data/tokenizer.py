@@ -1,4 +1,4 @@
-"""Text to ids and back, by character, by byte or by byte-pair merges. Knows no corpus, no array file, no model."""
+"""Tokenizers: text to ids and back, by character, by byte or by byte-pair merges."""
 
 import json
 from abc import ABC, abstractmethod
@@ -22,48 +22,48 @@ FILES = ("tokenizer.json", "vocab.json", META)  # in the order in which a folder
 
 
 class Tokenizer(ABC):
-    """Whatever `encode` returns decodes to the same text: each call checks it."""
+    """Text to ids and back; each call of `encode` checks that the ids decode to the same text."""
 
     kind: str
     vocab_size: int
-    eot: int | None = None  # the id that ends a text, if there is one
-    _holes: Sequence[int] = ()  # ids below vocab_size that mean nothing
+    eot: int | None = None  # the end-of-text id, if there is one
+    _holes: Sequence[int] = ()  # unused ids below vocab_size
 
     @property
     def start(self) -> int:
-        """The id that a text without a beginning begins with."""
+        """The first id of a text generated without a prompt."""
         return 0 if self.eot is None else self.eot
 
     @abstractmethod
     def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """May lose what the vocabulary cannot express; `encode_many` finds out."""
+        """Ids of each text, perhaps with characters lost, which `encode_many` detects."""
 
     @abstractmethod
     def decode_bytes(self, ids: Any) -> bytes:
-        """Of the ids one after the other, so that a stream may be decoded in any parts; may end inside a character."""
+        """Bytes of each id, concatenated; chunks of a stream may end inside a UTF-8 character."""
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps({"kind": self.kind}) + "\n")
 
     def encode(self, text: str, errors: Literal["strict", "skip"] = "strict") -> np.ndarray:
-        """Where errors are skipped, what the vocabulary cannot express is left out."""
+        """Ids of `text`; `errors` "skip" leaves out what the vocabulary cannot express."""
         whole = text.encode("utf-8", "ignore").decode()
         return self.encode_many([text])[0] if errors == "strict" else self._encode([whole])[0]
 
     def unknown(self, text: str) -> list[str]:
-        """Its characters, each once, that the vocabulary has no ids for."""
+        """The distinct characters of `text` that the vocabulary cannot express."""
         return [c for c in dict.fromkeys(text) if self.decode(self.encode(c, "skip")) != c]
 
     def means_something(self, vocab_size: int) -> np.ndarray:
-        """Of the ids of a model that has so many: False for those that no text has."""
+        """Mask of the ids below `vocab_size` that decode to text."""
         ids = np.arange(vocab_size)
         return (ids < self.vocab_size) & ~np.isin(ids, self._holes)
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """As `encode` for each text; where the library can, on all cores."""
+        """Ids of each text, as from `encode`; byte-pair merges run on all cores."""
         encoded = self._encode([text.encode("utf-8", "replace").decode() for text in texts])
         for which, (text, ids) in enumerate(zip(texts, encoded, strict=True)):
-            # Half a surrogate pair went in as "?", so it does not come back either.
+            # Half a surrogate pair was encoded as "?", so it is reported as lost, too.
             before, after = text.encode("utf-8", "surrogatepass"), self.decode_bytes(ids)
             if before != after:
                 same = next(
@@ -81,15 +81,16 @@ class Tokenizer(ABC):
         wrong = (flat < 0) | (flat >= self.vocab_size) | np.isin(flat, self._holes)
         if wrong.any():
             at = int(wrong.argmax())
-            problem = f"Id {flat[at]} at position {at} is not in the {self.kind} tokenizer's {self.vocab_size}"
             raise UserError(
-                f"{problem}; it comes from another tokenizer, or from a model with a larger vocabulary."
+                f"Id {flat[at]} at position {at} is not in the {self.kind} tokenizer's "
+                f"{self.vocab_size}; it comes from another tokenizer, or from a model with a "
+                "larger vocabulary."
             )
         return flat
 
 
 class Unencodable(UserError):
-    """One of the texts does not come back as it was; says which text, and from which character on."""
+    """Text `which` of several is lost or changed by the tokenizer from character `position` on."""
 
     def __init__(self, tokenizer: Tokenizer, text: str, position: int, which: int):
         lost = (
@@ -100,7 +101,8 @@ class Unencodable(UserError):
         self.problem = f"the {tokenizer.kind} tokenizer of {tokenizer.vocab_size} ids {lost}"
         self.position, self.which = position, which
         super().__init__(
-            f"At position {position} of the text {self.problem}. Leave it out, or use another tokenizer."
+            f"At position {position} of the text {self.problem}. Leave it out, or use another "
+            "tokenizer."
         )
 
 
@@ -108,7 +110,7 @@ class CharTokenizer(Tokenizer):
     kind = "char"
 
     def __init__(self, characters: Sequence[str]):
-        """An id is the index into `characters`."""
+        """The tokenizer whose ids are the indices into `characters`."""
         for index, entry in enumerate(characters):
             single = (
                 isinstance(entry, str) and len(entry) == 1 and not "\ud800" <= entry <= "\udfff"
@@ -179,7 +181,7 @@ class BpeTokenizer(Tokenizer):
 
     @cached_property
     def _bytes(self) -> dict[int, bytes]:
-        """The library decodes ids only to whole characters; a stream needs the bytes of each."""
+        """The bytes of each id, computed when first needed."""
         return bpe.token_bytes(self._library)
 
     def save(self, path: Path) -> None:
@@ -187,10 +189,10 @@ class BpeTokenizer(Tokenizer):
 
 
 def load(path: Path) -> Tokenizer:
-    """The tokenizer in a file, or in the first of FILES that a folder has.
+    """The tokenizer in the file `path`, or in the first of FILES in the folder `path`.
 
-    A file is our own or Hugging Face's `tokenizer.json`, GPT-2's `vocab.json` beside `merges.txt`,
-    nanoGPT's `meta.pkl`, or the characters as the tutorials keep them: ["a", "b"],
+    A file is our own or Hugging Face's `tokenizer.json`, GPT-2's `vocab.json` next to `merges.txt`,
+    nanoGPT's `meta.pkl`, or the characters in a form that tutorials use: ["a", "b"],
     {"0": "a", "1": "b"} or {"a": 0, "b": 1}.
     """
     if path.is_dir():
@@ -213,19 +215,19 @@ def load(path: Path) -> Tokenizer:
 
 
 def _characters(meta: Any) -> list[str]:
-    """The characters in the order of their ids, from nanoGPT's dict of vocab_size, stoi and itos."""
+    """The characters in the order of their ids, from nanoGPT's dict `meta`."""
     require(
         isinstance(meta, dict), f"it holds a {type(meta).__name__}, no dict with stoi and itos."
     )
     stoi, itos = meta.get("stoi"), meta.get("itos")
-    named = dict(enumerate(itos)) if isinstance(itos, list) else itos
-    if named is None and isinstance(stoi, dict):
-        named = {index: text for text, index in stoi.items() if isinstance(index, int)}
-    require(isinstance(named, dict), "it has neither a dict stoi nor a dict itos.")
-    count = len(named)
-    same_ids = {*named} == {*range(count)}
+    by_id = dict(enumerate(itos)) if isinstance(itos, list) else itos
+    if by_id is None and isinstance(stoi, dict):
+        by_id = {index: text for text, index in stoi.items() if isinstance(index, int)}
+    require(isinstance(by_id, dict), "it has neither a dict stoi nor a dict itos.")
+    count = len(by_id)
+    same_ids = {*by_id} == {*range(count)}
     require(same_ids, f"the ids of its {count} characters are not 0 to {count - 1}.")
-    characters = [named[index] for index in range(count)]
+    characters = [by_id[index] for index in range(count)]
     for index, text in enumerate(characters):
         shown = ascii(text)[:40] if isinstance(text, str) else f"a {type(text).__name__}"
         single = isinstance(text, str) and len(text) == 1
@@ -258,7 +260,7 @@ def _from_json(content: Any, path: Path) -> Tokenizer:
 
 
 def train_char(texts: Iterable[str]) -> Tokenizer:
-    """The sorted characters of the texts."""
+    """A tokenizer of the distinct characters of `texts`, sorted."""
     seen = np.zeros(0x110000, bool)
     for text in texts:
         seen[_codepoints(text)] = True

@@ -1,4 +1,4 @@
-"""Token files and the windows a step trains on, by (seed, step) alone. Knows no text, no tokenizer, no device."""
+"""Token files, and the windows of a training step as a function of (seed, step) alone."""
 
 import hashlib
 import json
@@ -14,19 +14,15 @@ from jaxgpt.config import UserError, require
 from jaxgpt.system.atomic_files import check_manifest
 
 MAGIC = b"jaxgpt tokens\n"
-HEADER_BYTES = (
-    512  # the magic line, one JSON object, spaces; a multiple of 64, so that the ids are aligned
-)
+HEADER_BYTES = 512  # magic line, JSON object, spaces; a multiple of 64, so that ids are aligned
 HEADER_FIELDS = {"version", "dtype", "count", "vocab_size", "text_bytes", "sha256"}
-ABOUT = "data.json"  # where a prepared directory comes from, for people
-FEW_WINDOWS = (
-    4096  # with fewer, grain's shuffle takes long: it walks 2**16 indices to find one in range
-)
+ABOUT = "data.json"  # the sources and settings of a prepared directory, for people
+FEW_WINDOWS = 4096  # with fewer, grain's shuffle is slow: it tries up to 2**16 indices for each
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """An opened prepared directory; the bytes are those of the UTF-8 text, 0 where unknown."""
+    """An opened prepared directory; `*_bytes` are sizes of the UTF-8 text, 0 where unknown."""
 
     path: Path
     vocab_size: int
@@ -34,15 +30,15 @@ class Dataset:
     val: np.ndarray
     train_bytes: int
     val_bytes: int
-    train_sha256: str  # of the ids: tells whether two directories hold the same data
+    train_sha256: str  # of the ids, to compare the data of two directories
 
 
 def open_dataset(path: Path, verify: bool = True) -> Dataset:
-    """`verify` reads every file once, to compare its sha256 with the manifest's."""
+    """Open the prepared directory `path`; `verify` compares the sha256 of every file first."""
     require(
         (path / ABOUT).is_file(),
-        f"{path} is no prepared directory, for it has no {ABOUT}. `jaxgpt prepare TEXT... --out {path}` makes it, from "
-        "text or from nanoGPT's train.bin and val.bin.",
+        f"{path} is no prepared directory, for it has no {ABOUT}. `jaxgpt prepare TEXT... --out "
+        f"{path}` makes it, from text or from nanoGPT's train.bin and val.bin.",
     )
     if verify:
         check_manifest(path)
@@ -64,7 +60,7 @@ def write_tokens(
     vocab_size: int,
     text_bytes: Callable[[np.ndarray], int] = lambda ids: 0,
 ) -> dict[str, Any]:
-    """Streamed; returns the header, whose text_bytes is the sum over the pieces."""
+    """Write `pieces`, one at a time; return the header, where text_bytes is summed over them."""
     dtype = np.dtype(
         next(
             t
@@ -80,7 +76,8 @@ def write_tokens(
             if wrong.any():
                 at = int(wrong.argmax())
                 raise UserError(
-                    f"Id {ids[at]} at position {count + at} is outside the vocabulary of {vocab_size}."
+                    f"Id {ids[at]} at position {count + at} is outside the vocabulary of "
+                    f"{vocab_size}."
                 )
             payload = ids.astype(dtype).data
             file.write(payload)
@@ -101,16 +98,16 @@ def write_tokens(
 
 
 def open_tokens(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """The ids of one token file, mapped and not read, and its header."""
+    """The memory-mapped ids of a token file, and its header."""
     header = _read_header(path)
     dtype = np.dtype(header["dtype"]).newbyteorder("<")
-    expected, found = header["count"] * dtype.itemsize, path.stat().st_size - HEADER_BYTES
+    expected, actual = header["count"] * dtype.itemsize, path.stat().st_size - HEADER_BYTES
     require(
-        expected == found,
-        f"{path} is cut short or has grown: {header['count']} ids take {expected} bytes after the header, but there "
-        f"are {found}. Copy or prepare it again.",
+        expected == actual,
+        f"{path} is cut short or has grown: {header['count']} ids take {expected} bytes after the "
+        f"header, but there are {actual}. Copy or prepare it again.",
     )
-    require(found > 0, f"{path} holds no ids. Prepare it again from a longer text.")
+    require(actual > 0, f"{path} holds no ids. Prepare it again from a longer text.")
     return np.memmap(path, dtype, "r", HEADER_BYTES), header
 
 
@@ -120,23 +117,22 @@ def _read_header(path: Path) -> dict[str, Any]:
         raw = file.read(HEADER_BYTES)
     require(
         raw.startswith(MAGIC),
-        f"{path} is not a token file of jaxgpt: its header is missing or damaged. If it is one of nanoGPT's, "
-        "`jaxgpt prepare` takes the folder with train.bin and val.bin.",
+        f"{path} is not a token file of jaxgpt: its header is missing or damaged. If it is one of "
+        "nanoGPT's, `jaxgpt prepare` takes the folder with train.bin and val.bin.",
     )
     try:
         header = json.loads(raw[len(MAGIC) :])
         numbers = [header.get(name) for name in ("count", "vocab_size", "text_bytes")]
-        whole = (
-            len(raw) == HEADER_BYTES and header.keys() == HEADER_FIELDS and header["version"] == 1
-        )
-        whole = (
-            whole
+        valid = (
+            len(raw) == HEADER_BYTES
+            and header.keys() == HEADER_FIELDS
+            and header["version"] == 1
             and header["dtype"] in ("uint8", "uint16", "uint32")
             and all(type(n) is int for n in numbers)
         )
     except (ValueError, TypeError, AttributeError):
-        whole = False
-    require(whole, f"{path} has a damaged header. Copy or prepare it again.")
+        valid = False
+    require(valid, f"{path} has a damaged header. Copy or prepare it again.")
     return header
 
 
@@ -149,13 +145,16 @@ def batch(
     context_length: int,
     rows: slice | np.ndarray = slice(None),
 ) -> np.ndarray:
-    """(rows, T+1) int32 for this step: inputs are [:, :-1], targets [:, 1:]. Position step * B + row in an endless list
-    of epochs, each of which has every window once; so there is no state, and hosts may take any `rows`."""
+    """The windows of `step`, (rows, T+1) int32: inputs are [:, :-1], targets [:, 1:].
+
+    Row r is window step * batch_size + r of an endless sequence of epochs, each of which has every
+    window once. There is no state, and each host may ask for any `rows`.
+    """
     windows = (len(tokens) - context_length) // context_length
     require(
         windows > 0,
-        f"The training split has {len(tokens)} tokens, but context_length {context_length} needs at least "
-        f"{2 * context_length}: give more text, or set a shorter context_length.",
+        f"The training split has {len(tokens)} tokens, but context_length {context_length} needs "
+        f"at least {2 * context_length}: give more text, or set a shorter context_length.",
     )
     require(0 <= seed < 1 << 32, f"seed must lie in [0, 2**32), but is {seed}.")
     starts = []
@@ -172,7 +171,7 @@ def batch(
 
 @lru_cache(maxsize=16)
 def _offset(seed: int, epoch: int, context_length: int) -> int:
-    """Each epoch cuts the text elsewhere, so that what fell on a window's edge does not always do."""
+    """The start of the first window, another in each epoch, so that window edges move."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]) % context_length
 
 
@@ -198,8 +197,10 @@ def _long_order(windows: int, seed: int) -> Any:
 def eval_windows(
     tokens: np.ndarray, *, batch_size: int, context_length: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(B, T+1) int32 and (B, T) bool: consecutive windows over the whole split, every target once; what pads the last
-    window and the last batch is 0 and masked out."""
+    """Consecutive windows over a whole split, (B, T+1) int32, and their masks, (B, T) bool.
+
+    Every target occurs once; the padding of the last window and the last batch is 0 and masked out.
+    """
     last = len(tokens) - 1  # the position of the last target
     require(
         last > 0,
