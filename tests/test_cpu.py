@@ -11,7 +11,7 @@ import pytest
 DEVICES = """
 import json, os
 from jaxgpt.config import MeshConfig
-from jaxgpt.cpu import use_devices
+from jaxgpt.devices.cpu import use_devices
 use_devices(MeshConfig(data=1, fsdp=2))
 import jax
 print(json.dumps([jax.device_count(), int(os.environ["NPROC"]), jax.config.values["jax_cpu_enable_async_dispatch"]]))
@@ -19,7 +19,7 @@ print(json.dumps([jax.device_count(), int(os.environ["NPROC"]), jax.config.value
 FAULTS = """
 import resource, sys
 import numpy as np
-from jaxgpt.cpu import keep_memory
+from jaxgpt.devices.cpu import keep_memory
 if sys.argv[1] == "kept":
     keep_memory()
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import ComputeConfig, Config, DataConfig, ModelConfig, RunConfig, TrainConfig
-from jaxgpt.devices.sharding import make_mesh
+from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.model import abstract_params, flops
 from jaxgpt.pytree import flatten
 from jaxgpt.training.step import init_state, make_step

@@ -104,7 +104,8 @@ def test_devices_that_share_the_work_change_no_text() -> None:
         import jax, json
         import jax.numpy as jnp
         from jaxgpt.generation import programs as decoding
-        from jaxgpt.devices.sharding import shared, side_by_side
+        from jaxgpt.devices.mesh import side_by_side
+        from jaxgpt.devices.sharding import shared
         from tests.test_generate import texts_of_some_kinds
         matrix = jnp.ones((64, 64))
         parts = shared(matrix, side_by_side(jax.devices(), 2)).addressable_shards

@@ -11,7 +11,8 @@ import jax
 import pytest
 
 from jaxgpt.config import Config, UserError
-from jaxgpt.devices.sharding import AXES, shardings
+from jaxgpt.devices.mesh import AXES
+from jaxgpt.devices.sharding import shardings
 from jaxgpt.planning import plan as room
 from jaxgpt.planning.hlo import Traffic
 from jaxgpt.planning.page import ideal, page, verdict

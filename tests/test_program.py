@@ -115,7 +115,7 @@ def test_on_a_tpu_what_goes_on_during_a_product_counts_once() -> None:
 REAL = """
 import jax, json, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from jaxgpt.program import collectives
+from jaxgpt.planning.hlo import collectives
 mesh = Mesh(np.array(jax.devices()), ("x",))
 
 def one(x):

@@ -12,7 +12,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxgpt.config import MeshConfig, ModelConfig, UserError
-from jaxgpt.devices.sharding import AXES, LAYOUT, make_mesh, shardings, undivided
+from jaxgpt.devices.mesh import AXES, make_mesh
+from jaxgpt.devices.sharding import LAYOUT, shardings, undivided
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import flatten
 
@@ -20,9 +21,10 @@ CODE = """
 import json, math, sys
 import jax, numpy as np
 from jaxgpt.config import *
-from jaxgpt.sharding import *
-from jaxgpt.step import *
-from jaxgpt.tree import flatten
+from jaxgpt.devices.mesh import *
+from jaxgpt.devices.sharding import *
+from jaxgpt.training.step import *
+from jaxgpt.pytree import flatten
 wanted, vocabulary, width = MeshConfig(*json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
 model = ModelConfig(vocabulary, 11, width, 3, 4, dropout=0.2, qkv_bias=True)
 config = Config(DataConfig("x"), RunConfig("x"), model, OptimConfig(warmup_steps=0), mesh=wanted)

@@ -1,1 +1,1 @@
-"""Devices: meshes, which device holds what, several processes, CPU cores, data sheets."""
+"""Devices: meshes, shardings, runs of several processes, CPU cores, data sheets."""

@@ -1,16 +1,16 @@
-"""What a device can do, by its maker's data sheet. Knows no array and no model."""
+"""Peak speed, memory and bandwidth of accelerators, from their makers' data sheets."""
 
 import re
 from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-    """What jax counts as one device: on TPU v2 and v3 that is half a chip."""
+    """The limits of what jax counts as one device, on TPU v2 and v3 half a chip."""
 
     peak: float  # operations a second: dense, in 16 bits
     memory: float  # bytes
     bandwidth: float  # bytes a second between chip and memory
-    links: float  # bytes a second that come in from other chips, over all links
+    links: float  # bytes received a second from other chips, over all links
 
 
 CHIPS = {
@@ -33,6 +33,6 @@ CHIPS = {
 
 
 def chip(device_kind: str) -> Chip | None:
-    """By the longest name that the device's own contains; None for a CPU, and for what is not listed."""
-    known = [name for name in CHIPS if re.search(rf"\b{name}\b", device_kind)]
-    return CHIPS[max(known, key=len)] if known else None
+    """The entry of CHIPS with the longest name within `device_kind`; None for a CPU or no match."""
+    matches = [name for name in CHIPS if re.search(rf"\b{name}\b", device_kind)]
+    return CHIPS[max(matches, key=len)] if matches else None

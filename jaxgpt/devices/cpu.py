@@ -1,4 +1,4 @@
-"""What makes a CPU quick: devices for its cores, and memory that is kept. Knows nothing of what is computed."""
+"""Settings that make a CPU fast: a device for each core, and freed memory that is reused."""
 
 import contextlib
 import ctypes
@@ -10,40 +10,47 @@ import jax
 
 from jaxgpt.config import MeshConfig
 
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # from glibc's malloc.h
 
 
 def use_devices(config: MeshConfig) -> None:
-    """For training: as many devices as the mesh asks for, one program at a time, and memory that is kept."""
+    """Set up a CPU for training: the devices that `config` asks for, and `keep_memory`."""
     asked = math.prod((config.data, config.fsdp, config.tensor)) // max(config.processes, 1)
     make_devices(asked if 0 < asked <= cores() else 0)
-    # Devices that wait for each other hold their threads, and two programs at a time could take all of them and wait
-    # forever.
+    # One program at a time: devices that wait for each other block their threads, and two programs
+    # could block all of them forever.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     keep_memory()
 
 
 def make_devices(count: int = 0) -> None:
-    """On a CPU, so many, or one for each core, unless jax was told another number: what XLA computes on a single thread
-    then runs on all of them. Must come before the first computation; later it changes nothing."""
-    said = re.search(r"host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    """Set the number of CPU devices to `count`, or one for each core; settings of jax come first.
+
+    What XLA computes on a single thread then runs on all cores. The first computation of the
+    process fixes the number; later calls change nothing.
+    """
+    flag = re.search(r"host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
     count = (
-        int(said[1]) if said else int(os.environ.get("JAX_NUM_CPU_DEVICES", 0)) or count or cores()
+        int(flag[1]) if flag else int(os.environ.get("JAX_NUM_CPU_DEVICES", 0)) or count or cores()
     )
-    # A thread of XLA's pool for each device, and no more: on two cores, four threads make a step a fifth longer.
+    # XLA's pool gets a thread for each device and no more: on two cores, four threads make a step a
+    # fifth longer.
     os.environ.setdefault("NPROC", str(max(count, cores())))
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count)
 
 
 def cores() -> int:
-    """That this process may use; macOS does not say."""
+    """The number of cores that this process may use, or all where the system does not tell."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_memory() -> None:
-    """Large blocks that were freed are used again. As it is, glibc gives them back to the system, and a step that gets
-    them anew spends a sixth of its time in 180,000 page faults. Elsewhere than with glibc nothing happens."""
+    """Let glibc reuse large freed blocks; other C libraries are left alone.
+
+    By default glibc returns them to the system, and a step that allocates them again spends a sixth
+    of its time in 180,000 page faults.
+    """
     with contextlib.suppress(OSError, AttributeError):
         malloc = ctypes.CDLL(None)
         for option, value in ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):

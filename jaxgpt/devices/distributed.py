@@ -1,4 +1,4 @@
-"""The processes of one run: how they find each other, agree, and stop together. Knows no step and no file."""
+"""Runs of several processes: joining, agreeing on the settings, and stopping together."""
 
 import atexit
 import contextlib
@@ -21,20 +21,21 @@ from jaxgpt.system.signals import Signals, Stopped, signals
 
 AUTO = "auto"
 STDOUT = 1  # the file descriptor
-GLOO = b"[Gloo] Rank "  # how a line begins that says how many others a process is connected to
+GLOO = b"[Gloo] Rank "  # the first bytes of a line about connections to other processes
 
 
 def together() -> bool:
+    """Whether the run has several processes."""
     return jax.process_count() > 1
 
 
 def first() -> bool:
-    """The one that speaks, and writes what is written once."""
+    """Whether this is process 0, which prints and writes what is written once."""
     return jax.process_index() == 0
 
 
 def join(config: MeshConfig) -> None:
-    """Must come before anything else is asked of jax."""
+    """Join the other processes of the run; must precede all other uses of jax."""
     if not config.coordinator:
         return
     # jax itself would end the process from within, with a page of addresses.
@@ -54,28 +55,26 @@ def join(config: MeshConfig) -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"The processes of this run did not find each other: {' '.join(str(error).split()).rstrip('.')}. With "
-            f"mesh.coordinator {AUTO} that is for SLURM, Open MPI and TPU pods to say; elsewhere give each process "
-            "mesh.coordinator HOST:PORT, mesh.processes and mesh.process."
+            "The processes of this run did not find each other: "
+            f"{' '.join(str(error).split()).rstrip('.')}. With mesh.coordinator {AUTO} that is for "
+            "SLURM, Open MPI and TPU pods to say; elsewhere give each process mesh.coordinator "
+            "HOST:PORT, mesh.processes and mesh.process."
         ) from None
     finally:
         watch.cancel()
 
 
 def without_gloo() -> None:
-    """Drop the lines about connections that Gloo writes to standard output; all others pass.
+    """Drop the lines about connections that Gloo writes to standard output, and pass on the rest.
 
-    They come from C++ whenever a group of devices first meets, and no setting turns them off, so the
-    file descriptor is filtered. Python's own output gets another descriptor and goes past the filter.
+    They come from C++ whenever a group of devices first meets, and no setting turns them off, so
+    the file descriptor is filtered. Python's own output gets another descriptor and bypasses the
+    filter.
     """
     try:
         if sys.stdout.fileno() != STDOUT:
             return
-    except (
-        AttributeError,
-        ValueError,
-        OSError,
-    ):  # there is no standard output, or none of the system's
+    except (AttributeError, ValueError, OSError):  # standard output is missing or replaced
         return
     sys.stdout.flush()
     real = os.dup(STDOUT)
@@ -83,7 +82,7 @@ def without_gloo() -> None:
     os.dup2(sink, STDOUT)
     os.close(sink)
     encoding, errors = sys.stdout.encoding, sys.stdout.errors
-    buffering = 1 if os.isatty(real) else -1  # by lines on a terminal, as Python does
+    buffering = 1 if os.isatty(real) else -1  # line-buffered on a terminal, as Python's own
     sys.stdout = open(real, "w", buffering, encoding, errors, closefd=False)  # noqa: SIM115
 
     def forward() -> None:
@@ -104,7 +103,7 @@ def without_gloo() -> None:
 
 @contextlib.contextmanager
 def alone_if_it_fails() -> Iterator[None]:
-    """One that fails among several ends at once: jax would first wait for the others, who wait for it."""
+    """Exit at once on an error in one of several processes: jax would wait for the others."""
     try:
         yield
     except (ValueError, RuntimeError, OSError) as error:
@@ -119,18 +118,19 @@ def alone_if_it_fails() -> Iterator[None]:
 
 def _give_up(config: MeshConfig) -> None:
     others = f"all {config.processes} processes" if config.processes else "all processes"
-    me = f"process {config.process}" if config.process >= 0 else "this one"
+    name = f"process {config.process}" if config.process >= 0 else "this one"
     text = (
-        f"jaxgpt: {me} waited {config.timeout} seconds at {config.coordinator}, and not {others} of the run came. Look "
-        "whether each was started, with the same mesh.coordinator and mesh.processes and a mesh.process of its own, "
-        "and whether they reach that address; mesh.timeout is how long to wait."
+        f"jaxgpt: {name} waited {config.timeout} seconds at {config.coordinator}, and not {others} "
+        "of the run came. Look whether each was started, with the same mesh.coordinator and "
+        "mesh.processes and a mesh.process of its own, and whether they reach that address; "
+        "mesh.timeout is how long to wait."
     )
     print(text, file=sys.stderr, flush=True)
     os._exit(1)
 
 
 def wait(name: str) -> None:
-    """Until all are here."""
+    """Wait until all processes reach the barrier `name`."""
     if together():
         from jax.experimental import multihost_utils
 
@@ -138,25 +138,27 @@ def wait(name: str) -> None:
 
 
 def require_agreement(about: Mapping[str, Any]) -> None:
-    """Each process says what it is about to do; where they differ, all of them stop and say in what."""
+    """Raise UserError in all processes, naming the differences, unless `about` is equal in all."""
     if not together():
         return
-    said = [dict(flatten(json.loads(text))) for text in _gathered(json.dumps(about))]
-    names = dict.fromkeys(name for one in said for name in one)
+    settings = [dict(flatten(json.loads(text))) for text in _gathered(json.dumps(about))]
+    names = dict.fromkeys(name for one in settings for name in one)
     different = [
-        f"{name.replace('/', '.')} is {said[0].get(name)} in process 0 and {one.get(name)} in process {i}"
+        f"{name.replace('/', '.')} is {settings[0].get(name)} in process 0 and {one.get(name)} "
+        f"in process {i}"
         for name in names
-        for i, one in enumerate(said)
-        if one.get(name) != said[0].get(name)
+        for i, one in enumerate(settings)
+        if one.get(name) != settings[0].get(name)
     ]
     require(
         not different,
-        f"The processes of this run disagree: {'; '.join(different[:5])}. Start all of them with the same config, code "
-        "and directory.",
+        f"The processes of this run disagree: {'; '.join(different[:5])}. Start all of them with "
+        "the same config, code and directory.",
     )
 
 
 def _gathered(text: str) -> list[str]:
+    """The `text` of every process, in order."""
     from jax.experimental import multihost_utils
 
     own = np.frombuffer(text.encode(), np.uint8)
@@ -168,7 +170,7 @@ def _gathered(text: str) -> list[str]:
 
 
 def code() -> str:
-    """A hash of this package's source and jax's version: the same in processes that run the same code."""
+    """A hash of this package's source and jax's version, equal in processes of the same code."""
     digest = hashlib.sha256(jax.__version__.encode())
     package = Path(__file__).parents[1]
     for file in sorted(package.rglob("*.py")):
@@ -178,10 +180,13 @@ def code() -> str:
 
 @contextlib.contextmanager
 def stops() -> Iterator[Signals]:
-    """Of one process, its signals. Among several, jax takes SIGTERM, and Ctrl-C is made one: all have to hear of it."""
+    """The signals that stop the run.
+
+    Among several processes jax handles SIGTERM, which must reach all, and Ctrl-C sends it.
+    """
     if not together():
-        with signals() as kept:
-            yield kept
+        with signals() as own:
+            yield own
         return
     before = signal.signal(
         signal.SIGINT, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM)
@@ -193,7 +198,7 @@ def stops() -> Iterator[Signals]:
 
 
 def stopping(caught: Signals, step: int) -> int | None:
-    """The signal for which this step is the last; the same step in all processes."""
+    """The signal that makes `step` the last one, the same step in all processes; None without."""
     if together():
         from jax.experimental import multihost_utils
 

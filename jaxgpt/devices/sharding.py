@@ -1,5 +1,4 @@
-"""Which device holds what: the one table of how parameters lie on a mesh, and the only room that makes meshes. Knows
-names of axes, and no model."""
+"""Shardings: the PartitionSpecs by parameter path, and programs that run on each device."""
 
 import functools
 import math
@@ -9,20 +8,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxgpt.config import MeshConfig, require
+from jaxgpt.devices.mesh import ROWS
 
-# As many devices as mesh.fsdp says are two axes: fsdp divides the model's width, and rest, by which the width does not
-# divide, another size. GPT-2 XL's 1600 on 256 devices are 64 and 4.
-AXES = ("data", "fsdp", "rest", "tensor")
-ROWS = (
-    "data",
-    "fsdp",
-    "rest",
-)  # a batch is divided over them; over the last two the weights are as well
-# For each axis of a parameter, what divides it.
+# The mesh axes that shard each axis of a parameter, as far as they divide its size.
 LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
     "token_embedding/embedding": (("tensor", "rest"), ("fsdp",)),
     "pos_embedding/embedding": (("rest",), ("fsdp",)),
@@ -44,61 +34,8 @@ LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
     "final_norm/bias": (("fsdp", "rest"),),
 }
 
-Of = Callable[
-    [Any, jax.Array], jax.Array
-]  # (number of a device, what this one has) -> what that one has
-
-
-def sizes(config: MeshConfig) -> tuple[int, ...]:
-    return config.data, config.fsdp, config.tensor
-
-
-def make_mesh(config: MeshConfig, rows: int, width: int, devices: list[Any] | None = None) -> Mesh:
-    """For batches of so many rows, of which each device along data and fsdp has its share, and models so wide."""
-    devices = devices or jax.devices()
-    shape = _shape(config, rows, devices)
-    count, shares = math.prod(shape), shape[0] * shape[1]
-    require(
-        rows % shares == 0,
-        f"mesh.data x mesh.fsdp is {shares}, which does not divide the {rows} rows that are computed at a time: "
-        f"train.batch_size / train.accumulate must be a multiple of {shares}.",
-    )
-    if count < len(devices):
-        print(
-            f"{rows} rows at a time divide among {count} of {len(devices)} devices; the others stay idle."
-        )
-    if count < len(devices):
-        placed = np.asarray(devices[:count])
-    else:  # near each other in the mesh, near each other on the board
-        placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    data, fsdp, tensor = shape
-    divides = math.gcd(width, fsdp)
-    return Mesh(placed.reshape(data, divides, fsdp // divides, tensor), AXES)
-
-
-def shape_of(mesh: Mesh) -> dict[str, int]:
-    """In the words of MeshConfig."""
-    size = mesh.shape
-    return {"data": size["data"], "fsdp": size["fsdp"] * size["rest"], "tensor": size["tensor"]}
-
-
-def _shape(config: MeshConfig, rows: int, devices: list[Any]) -> tuple[int, ...]:
-    asked, there = sizes(config), len(devices)
-    known = math.prod(size for size in asked if size > 0)
-    named = " x ".join(
-        f"mesh.{axis} {size}" for axis, size in zip(("data", "fsdp", "tensor"), asked, strict=True)
-    )
-    if -1 not in asked:
-        require(known == there, f"{named} makes {known} devices, but there are {there}.")
-        return asked
-    require(
-        there % known == 0, f"{named}: {known} does not divide the {there} devices that there are."
-    )
-    left = there // known
-    alone = len({getattr(device, "process_index", 0) for device in devices}) == 1
-    if config.data == -1 and alone:  # rather fewer devices than none at all
-        left = next(n for n in range(left, 0, -1) if rows % (n * config.fsdp) == 0 or n == 1)
-    return tuple(left if size == -1 else size for size in asked)
+# (index of a peer, this device's array) -> that peer's array
+Of = Callable[[Any, jax.Array], jax.Array]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -106,12 +43,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def over_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """The rows of a batch, which are its given axis, divided among the devices."""
+    """The sharding of a batch whose rows are its axis `axis`."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, ROWS))
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
-    """Of parameters, or of anything that holds such trees: moments lie as their parameters do."""
+    """The sharding of each leaf of `tree`: parameters, or a state whose subtrees mirror them."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, _spec(_name(path), leaf.shape, mesh)), tree
     )
@@ -120,12 +57,12 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 def _spec(
     name: str, shape: tuple[int, ...], mesh: Mesh, without: tuple[str, ...] = ()
 ) -> PartitionSpec:
-    if not shape:  # counters of steps
+    if not shape:  # step counters
         return PartitionSpec()
     tables = [table for end, table in LAYOUT.items() if f"/{name}".endswith(f"/{end}")]
     if not tables:
         raise KeyError(f"LAYOUT does not say how {name} {shape} is sharded")
-    table = tables[0][len(tables[0]) - len(shape) :]  # a single block has no axis of layers
+    table = tables[0][len(tables[0]) - len(shape) :]  # a single block has no layer axis
     axes = zip(shape, table, strict=True)
     return PartitionSpec(*(_dividing(n, names, mesh, without) for n, names in axes))
 
@@ -133,27 +70,27 @@ def _spec(
 def _dividing(
     n: int, axes: tuple[str, ...], mesh: Mesh, without: tuple[str, ...]
 ) -> tuple[str, ...] | None:
-    """Those by which a size can be divided."""
-    found: tuple[str, ...] = ()
+    """The axes, in order, whose product divides `n`, other than those in `without`."""
+    usable: tuple[str, ...] = ()
     for axis in axes:
-        if axis not in without and n % math.prod(mesh.shape[each] for each in (*found, axis)) == 0:
-            found += (axis,)
-    return found or None
+        if axis not in without and n % math.prod(mesh.shape[each] for each in (*usable, axis)) == 0:
+            usable += (axis,)
+    return usable or None
 
 
 @dataclass(frozen=True)
 class Gather:
-    """Collects sharded weights where they are used, one block at a time.
+    """Gathers sharded weights where they are used, one block at a time.
 
-    Each device computes rows of its own with weights that are whole along fsdp. Left alone, the
-    compiler would shard the products as the weights are.
+    Each device computes its own rows with weights that are whole along fsdp. Without this, the
+    compiler would shard the products like the weights.
     """
 
     mesh: Mesh
 
     @staticmethod
     def on(mesh: Mesh) -> "Gather | None":
-        """The Gather for `mesh`, or None where weights are not sharded."""
+        """Make the Gather for `mesh`, or None where weights are not sharded."""
         return Gather(mesh) if mesh.size > mesh.shape["data"] else None
 
     def all_but_blocks(self, params: Any) -> Any:
@@ -164,7 +101,7 @@ class Gather:
         return self._whole(block, "blocks/")
 
     def rows(self, x_btd: jax.Array) -> jax.Array:
-        """The stream sharded by its rows alone."""
+        """The residual stream, sharded by its rows alone."""
         return jax.lax.with_sharding_constraint(x_btd, over_rows(self.mesh))
 
     def _whole(self, tree: Any, within: str = "") -> Any:
@@ -179,7 +116,7 @@ class Gather:
 
 
 def on_each(attend: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:
-    """Of a kernel, which the compiler cannot divide: each device calls it with its own rows and heads."""
+    """Run the kernel `attend`, which the compiler cannot shard, on each device's rows and heads."""
     if mesh.size == 1:
         return attend
 
@@ -203,21 +140,19 @@ def on_each(attend: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.A
 BY_GROUP, SAME = PartitionSpec("groups"), PartitionSpec()
 
 
-def side_by_side(devices: list[Any], groups: int) -> Mesh:
-    """Of devices that all hold the same weights, for `with_peers`: each group of them has rows of its own."""
-    return Mesh(np.asarray(devices).reshape(groups, -1), ("groups", "peers"))
-
-
 def shared(tree: Any, mesh: Mesh) -> Any:
-    """On all devices of a CPU, which have one memory: they read the same bytes, as copies would not fit its cache."""
+    """Replicate `tree` on the devices of a CPU without copies, which would not fit its cache."""
     return jax.device_put(jax.tree.map(np.asarray, tree), replicated(mesh))
 
 
 def with_peers(
     program: Callable[..., Any], mesh: Mesh | None, arguments: Any, results: Any
 ) -> Callable[..., Any]:
-    """On every device `program` gets its number within its group, and a function that says what another one there has
-    computed. `arguments` and `results` say what is divided by group, and what is the same on all."""
+    """Run `program(index, value_of, ...)` on each device; value_of(i, x) is the x of peer i.
+
+    `index` is the device's index in its group. `arguments` and `results` are the PartitionSpecs of
+    the other arguments and of the results, BY_GROUP or SAME. Without a `mesh` there is one device.
+    """
     if mesh is None:
         return functools.partial(program, 0, lambda device, x: x)
 
@@ -241,7 +176,10 @@ def _gather(x: jax.Array, whole: NamedSharding, divided: NamedSharding) -> jax.A
 def _scatter(
     whole: NamedSharding, divided: NamedSharding, _: None, gradient: jax.Array
 ) -> tuple[jax.Array]:
-    """Summed and divided at once; said in two steps, or the compiler divides the sum's terms in this way as well."""
+    """Reduce-scatter `gradient` to the sharding `divided`.
+
+    With one constraint instead of two, the compiler would shard the terms of the sum as well.
+    """
     summed = jax.lax.with_sharding_constraint(gradient, whole)
     return (jax.lax.with_sharding_constraint(summed, divided),)
 
@@ -250,8 +188,8 @@ _gather.defvjp(lambda x, whole, divided: (_gather(x, whole, divided), None), _sc
 
 
 def undivided(params: Any, mesh: Mesh) -> list[str]:
-    """What the table would divide further than the mesh can."""
-    found = []
+    """Messages for the parameters that `mesh` shards less than LAYOUT asks for."""
+    messages = []
     for (path, leaf), where in zip(
         jax.tree_util.tree_leaves_with_path(params),
         jax.tree.leaves(shardings(params, mesh)),
@@ -262,14 +200,14 @@ def undivided(params: Any, mesh: Mesh) -> list[str]:
         )
         ways = leaf.size // math.prod(where.shard_shape(leaf.shape))
         if ways < wanted:
-            found.append(
+            messages.append(
                 f"{_name(path)} is divided by {ways}, not by {wanted}, as its sizes do not divide"
             )
-    return found
+    return messages
 
 
 def _name(path: tuple) -> str:
-    """Of a leaf in nested dicts, or in a module, whose leaves end in `value`."""
+    """The name of a leaf in nested dicts, or in a module, whose leaves end in `value`."""
     parts = [
         str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path
     ]
@@ -277,5 +215,5 @@ def _name(path: tuple) -> str:
 
 
 def placed(array: np.ndarray, where: NamedSharding) -> jax.Array:
-    """An array that every process has whole, divided: each device gets its own part alone."""
+    """Shard an array that every process has whole: each device gets only its own part."""
     return jax.make_array_from_callback(array.shape, where, lambda part: array[part])

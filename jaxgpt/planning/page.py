@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from jaxgpt.devices.sharding import shape_of
+from jaxgpt.devices.mesh import shape_of
 from jaxgpt.planning.plan import Plan, changes, gpu_share
 
 GIB, MIB = 2**30, 2**20

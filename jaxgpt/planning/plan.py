@@ -20,7 +20,7 @@ from jaxgpt.config import Config, UserError
 from jaxgpt.data.tokens import ABOUT, open_dataset
 from jaxgpt.devices.chips import Chip, chip
 from jaxgpt.devices.cpu import use_devices
-from jaxgpt.devices.sharding import make_mesh
+from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.model import flops
 from jaxgpt.planning.hlo import Traffic, collectives
 from jaxgpt.planning.topologies import devices_of

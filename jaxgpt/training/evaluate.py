@@ -12,7 +12,8 @@ import numpy as np
 from jaxgpt.config import ComputeConfig, MeshConfig, ModelConfig, UserError, require
 from jaxgpt.data.tokens import ABOUT, Dataset, eval_windows, open_dataset
 from jaxgpt.devices.cpu import use_devices
-from jaxgpt.devices.sharding import make_mesh, over_rows, placed, replicated, shardings
+from jaxgpt.devices.mesh import make_mesh
+from jaxgpt.devices.sharding import over_rows, placed, replicated, shardings
 from jaxgpt.model import abstract_params
 from jaxgpt.storage import model_directory, run_directory
 from jaxgpt.training.step import Compute, make_eval_step

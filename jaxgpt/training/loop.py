@@ -20,7 +20,8 @@ from jaxgpt.data.tokenizer import load as load_tokenizer
 from jaxgpt.data.tokens import Dataset, batch
 from jaxgpt.devices.distributed import first, together
 from jaxgpt.devices.distributed import stopping as stopping_at
-from jaxgpt.devices.sharding import make_mesh, over_rows
+from jaxgpt.devices.mesh import make_mesh
+from jaxgpt.devices.sharding import over_rows
 from jaxgpt.generation.stream import generate
 from jaxgpt.model import assemble
 from jaxgpt.pytree import Tree
