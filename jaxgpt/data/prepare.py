@@ -1,4 +1,4 @@
-"""Prepared directories made from text: token files, a tokenizer, and the split for validation."""
+"""Prepared directories from text: token files, a tokenizer, and the split for validation."""
 
 import contextlib
 import shutil

@@ -1,1 +1,1 @@
-"""Model directories and run directories, and the pictures in them."""
+"""Model directories, run directories, and the plots written to them."""

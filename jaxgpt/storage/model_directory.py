@@ -1,13 +1,13 @@
-"""The model directory: config, weights, tokenizer, checksums. The only room that knows orbax.
+"""Model directories: config, weights, tokenizer, checksums; the only module that imports orbax.
 
 DIR/config.json      {"model": every field of ModelConfig, ...}
-DIR/tokenizer.json   where there is one
+DIR/tokenizer.json   the tokenizer, where there is one
 DIR/weights/         the parameters
-DIR/state/           what training needs besides, in the checkpoints of a run
-DIR/metrics.jsonl    what was logged up to then, likewise
+DIR/state/           the rest of the training state, in the checkpoints of a run
+DIR/metrics.jsonl    the metrics logged up to then, in the checkpoints of a run
 DIR/manifest.json    size and sha256 of every file above
 
-A run's directory stands for the best of its checkpoints.
+A run directory is read as the best of its checkpoints.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from jaxgpt.storage import run_directory
 from jaxgpt.system import atomic_files
 
 FORMAT = 2  # of parameters and config; 1 kept queries, keys and values in arrays of their own
-PIECE = 2**26  # bytes of a file under weights/ or state/, roughly
+PIECE = 2**26  # approximate bytes of a file under weights/ or state/
 
 
 def save(
@@ -46,7 +46,7 @@ def save(
     state: Any = None,
     metrics: bytes | None = None,
 ) -> None:
-    """Write a whole model directory or none; `about` is kept in config.json beside the model's fields."""
+    """Write a model directory atomically; config.json gets `about` and the model's fields."""
     require_same(abstract_params(config), params, "What was to be saved")
     with _new_directory(Path(directory)) as partial:
         if first():
@@ -67,43 +67,47 @@ def save(
 
 @contextlib.contextmanager
 def _new_directory(path: Path) -> Iterator[Path]:
-    """One for all processes: the first makes it, and gives it its name when all have written their parts."""
-    named = atomic_files.partial_of(path)
-    ours = (
-        atomic_files.new_directory(path, named if together() else None)
+    """Make one partial directory for all processes, renamed to `path` after all have written.
+
+    Only the first process makes and renames it.
+    """
+    shared_path = atomic_files.partial_of(path)
+    directory = (
+        atomic_files.new_directory(path, shared_path if together() else None)
         if first()
-        else contextlib.nullcontext(named)
+        else contextlib.nullcontext(shared_path)
     )
-    with ours as partial:
+    with directory as partial:
         _wait(f"begin {path}")
         yield partial
         _wait(f"end {path}")
 
 
 def _wait(name: str) -> None:
-    """Without the devices, which go on with their steps."""
+    """Wait for all processes, but not for the devices, which continue their steps."""
     if together():
         multihost.sync_global_processes(name, processes=set(range(jax.process_count())))
 
 
 def _write(folder: Path, tree: Any) -> None:
-    """With little memory beside the arrays: orbax would copy them all, and hold what it packed until the end."""
-    numpy, divided = (
-        type_handlers.NumpyHandler(deepcopy_host_arrays=False),
-        type_handlers.ArrayHandler(),
-    )
-    known = type_handlers.create_type_handler_registry((np.ndarray, numpy), (jax.Array, divided))
-    all_of_us = set(range(jax.process_count())) if together() else None
-    processes = ocp.options.MultiprocessingOptions(primary_host=0, active_processes=all_of_us)
+    """Write `tree` with little memory beyond its arrays.
+
+    By default orbax would copy them all, and keep what it has packed until the end.
+    """
+    numpy = type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    sharded = type_handlers.ArrayHandler()
+    types = type_handlers.create_type_handler_registry((np.ndarray, numpy), (jax.Array, sharded))
+    indices = set(range(jax.process_count())) if together() else None
+    processes = ocp.options.MultiprocessingOptions(primary_host=0, active_processes=indices)
     handler = ocp.PyTreeCheckpointHandler(
-        type_handler_registry=known, multiprocessing_options=processes
+        type_handler_registry=types, multiprocessing_options=processes
     )
     tree = tree if together() else jax.tree.map(np.asarray, tree)
     args = ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=PIECE)
     try:
         with ocp.Checkpointer(handler, multiprocessing_options=processes) as checkpointer:
             checkpointer.save(folder.resolve(), args=args)
-    except ValueError as error:  # what the system said is in the text alone
+    except ValueError as error:  # orbax keeps the errno only in the message
         number = re.search(r"os_error_code='(\d+)'", str(error))
         if not number:
             raise
@@ -111,16 +115,16 @@ def _write(folder: Path, tree: Any) -> None:
 
 
 class Moments(NamedTuple):
-    """What AdamW has gathered of one set of parameters."""
+    """AdamW's moments of one set of parameters."""
 
-    step: int  # of the run: what the schedule and the order of the data go by
-    updates: int  # that were made
+    step: int  # of the run, for the schedule and the order of the data
+    updates: int  # the count of AdamW itself, for its bias correction
     mu: Tree
     nu: Tree
 
 
 class ModelDirectory:
-    """A model directory opened: what it says of itself, and its arrays one by one."""
+    """An opened model directory: its config, and its arrays one by one or all together."""
 
     def __init__(self, path: str | Path):
         self.path = run_directory.best(Path(path)) or Path(path)
@@ -136,10 +140,10 @@ class ModelDirectory:
         self._require_format()
         self.config: ModelConfig = build(ModelConfig, fields, str(self.path / "config.json"))
         with ocp.PyTreeCheckpointer() as weights:
-            found = weights.metadata((self.path / "weights").resolve()).item_metadata.tree
-        require_same(abstract_params(self.config), found, str(self.path / "weights"))
+            stored = weights.metadata((self.path / "weights").resolve()).item_metadata.tree
+        require_same(abstract_params(self.config), stored, str(self.path / "weights"))
         self.dtypes: dict[str, np.dtype] = {
-            path: np.dtype(leaf.dtype) for path, leaf in flatten(found).items()
+            path: np.dtype(leaf.dtype) for path, leaf in flatten(stored).items()
         }
         self.paths = list(self.dtypes)
 
@@ -157,21 +161,21 @@ class ModelDirectory:
         return flatten(self._restore([path]))[path]
 
     def params(self, where: Tree | None = None) -> Tree:
-        """On the host as they were stored; or, in float32, divided among devices as `where` says."""
+        """The parameters: on the host as stored, or in float32 with the shardings `where`."""
         return self._restore(self.paths, where)
 
     def model(self) -> GPT:
         return assemble(self.config, to_device(self.params()))
 
     def state(self, like: Any, where: Any) -> Any:
-        """What `save` got as its state; `like` has its structure, shapes and dtypes, `where` says how it is divided."""
-        parts = jax.tree.map(lambda leaf, part: _divided(part, leaf.dtype), like, where)
+        """The state given to `save`, with the structure of `like` and the shardings `where`."""
+        parts = jax.tree.map(lambda leaf, part: _restore_args(part, leaf.dtype), like, where)
         try:
-            with ocp.PyTreeCheckpointer() as kept:
-                found = kept.metadata((self.path / "state").resolve()).item_metadata.tree
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                tree = checkpointer.metadata((self.path / "state").resolve()).item_metadata.tree
             stored, wanted = (
-                sorted(f"{x.shape} {x.dtype}" for x in jax.tree.leaves(tree))
-                for tree in (found, like)
+                sorted(f"{x.shape} {x.dtype}" for x in jax.tree.leaves(each))
+                for each in (tree, like)
             )
             if stored != wanted:
                 raise ValueError
@@ -184,13 +188,13 @@ class ModelDirectory:
             ) from None
 
     def moments(self) -> Moments | None:
-        """Of its optimiser, wherever in its state they lie; None where none were kept."""
+        """AdamW's moments, wherever they are in the state; None in a directory without state."""
         if not (self.path / "state").is_dir():
             return None
         with ocp.PyTreeCheckpointer() as state:
-            found = state.metadata((self.path / "state").resolve()).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), found)
-        whole = self._read("state", ocp.args.PyTreeRestore(item=found, restore_args=as_numpy))
+            stored = state.metadata((self.path / "state").resolve()).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+        whole = self._read("state", ocp.args.PyTreeRestore(item=stored, restore_args=as_numpy))
         (adam,) = _adams(whole)
         for moment in ("mu", "nu"):
             require_same(
@@ -202,7 +206,9 @@ class ModelDirectory:
         item = unflatten(dict.fromkeys(paths, 0))
         numpy = ocp.RestoreArgs(restore_type=np.ndarray)
         parts = (
-            jax.tree.map(lambda _: numpy, item) if where is None else jax.tree.map(_divided, where)
+            jax.tree.map(lambda _: numpy, item)
+            if where is None
+            else jax.tree.map(_restore_args, where)
         )
         return self._read(
             "weights", ocp.args.PyTreeRestore(item=item, restore_args=parts, partial_restore=True)
@@ -220,11 +226,12 @@ class ModelDirectory:
             ) from None
 
 
-def _divided(where: jax.sharding.Sharding, dtype: Any = np.float32) -> ocp.ArrayRestoreArgs:
+def _restore_args(where: jax.sharding.Sharding, dtype: Any = np.float32) -> ocp.ArrayRestoreArgs:
     return ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=where, dtype=dtype)
 
 
 def _adams(tree: Any) -> list[dict[str, Any]]:
+    """The states of AdamW within `tree`."""
     if isinstance(tree, dict) and {"count", "mu", "nu"} <= tree.keys():
         return [tree]
     parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
@@ -232,23 +239,24 @@ def _adams(tree: Any) -> list[dict[str, Any]]:
 
 
 def newest_whole(run: Path, say: Callable[[str], None]) -> ModelDirectory | None:
-    """A run's newest checkpoint; those that are damaged are named and set aside."""
+    """The newest undamaged checkpoint of `run`; `say` reports damaged ones, which are set aside."""
     damaged: dict[Path, str] = {}
     for path in reversed(run_directory.checkpoints(run)):
         try:
-            found = ModelDirectory(path)
+            checkpoint = ModelDirectory(path)
         except UserError as problem:
             damaged[path] = str(problem)
             continue
         for broken, what in damaged.items():
             say(
-                f"WARNING: {what} It is now {run_directory.set_aside(broken)}, and the run goes on from {path}."
+                f"WARNING: {what} It is now {run_directory.set_aside(broken)}, and the run goes on "
+                f"from {path}."
             )
-        return found
+        return checkpoint
     if damaged:
         raise UserError(
-            f"None of the checkpoints in {run} is whole. {' '.join(damaged.values())} To begin anew, remove "
-            f"{run / run_directory.CHECKPOINTS}."
+            f"None of the checkpoints in {run} is whole. {' '.join(damaged.values())} To begin "
+            f"anew, remove {run / run_directory.CHECKPOINTS}."
         )
     return None
 
@@ -259,11 +267,11 @@ def load(directory: str | Path) -> GPT:
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:
-    """Of a model directory or a run; or in any file or folder that has one."""
+    """The tokenizer of a model directory or run, or in any file or folder that has one."""
     return tokenizer.load(run_directory.best(Path(directory)) or Path(directory))
 
 
 def to_device(params: Tree) -> Tree:
-    """jax would turn float64 into float32 without a word."""
+    """Move `params` to the device, with float64 kept, which jax would silently make float32."""
     with jax.enable_x64(True):
         return jax.tree.map(jnp.array, params)

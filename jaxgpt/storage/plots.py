@@ -1,4 +1,4 @@
-"""A run's losses as a picture. The only room that knows matplotlib, which need not be there."""
+"""Plots of losses and attention; the only module that imports matplotlib, which is optional."""
 
 import importlib.util
 import math
@@ -12,13 +12,13 @@ from jaxgpt.config import need, require
 from jaxgpt.system import atomic_files
 
 FILE = "loss.png"
-LABEL = 0.11  # inches that the name of a token takes, at a size that can be read
-LARGEST = 24.0  # inches of a picture of several heads, unless each would be smaller than 4
+LABEL = 0.11  # inches for the name of a token at a legible size
+LARGEST = 24.0  # inches of a figure at most, unless a head would get less than 4
 INSTALLED = importlib.util.find_spec("matplotlib") is not None
 
 
 def draw_losses(metrics: Sequence[Mapping[str, Any]], run: Path, evaluated_on: str = "") -> None:
-    """Write loss.png; `evaluated_on` says how much of the validation split its losses are of."""
+    """Write loss.png; `evaluated_on` is the part of the validation split, for the legend."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -28,7 +28,7 @@ def draw_losses(metrics: Sequence[Mapping[str, Any]], run: Path, evaluated_on: s
     for key, name, style in (("loss", "training", "-"), ("val_loss", validation, "o-")):
         points = [(line["step"], line[key]) for line in metrics if line.get(key) is not None]
         if points:
-            style = "o" if len(points) == 1 else style  # a line of one point cannot be seen
+            style = "o" if len(points) == 1 else style  # a line of one point is invisible
             axes.plot(*zip(*points, strict=True), style, label=name, markersize=3.5, linewidth=1)
     evaluations = [line for line in metrics if line.get("val_loss") is not None]
     best = min(evaluations, key=lambda line: line["val_loss"], default=None)
@@ -39,9 +39,8 @@ def draw_losses(metrics: Sequence[Mapping[str, Any]], run: Path, evaluated_on: s
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
     losses = sorted(line["loss"] for line in metrics if line.get("loss") is not None)
-    if (
-        losses and losses[-1] > 2 * losses[len(losses) // 2]
-    ):  # the first steps would leave no room for the rest
+    # On a linear axis, high losses of the first steps would squeeze all others together.
+    if losses and losses[-1] > 2 * losses[len(losses) // 2]:
         _logarithmic(axes)
     axes.grid(alpha=0.3, which="both")
     if axes.lines:
@@ -51,7 +50,7 @@ def draw_losses(metrics: Sequence[Mapping[str, Any]], run: Path, evaluated_on: s
 
 
 def _logarithmic(axes: Any) -> None:
-    """A logarithmic axis of losses, with plain numbers beside it however small a part of a decade it shows."""
+    """Make the loss axis logarithmic, labelled with plain numbers even within a single decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_yscale("log")
@@ -63,18 +62,22 @@ def _logarithmic(axes: Any) -> None:
 
 
 def require_format(file: Path) -> None:
+    """Raise UserError unless matplotlib is installed and writes files like `file`."""
     need("matplotlib", f"Drawing {file}", "leave --out out")
     from matplotlib.figure import Figure
 
-    known = Figure().canvas.get_supported_filetypes()
+    formats = Figure().canvas.get_supported_filetypes()
     require(
-        file.suffix[1:].lower() in known,
-        f"{file} does not end like a picture: .{', .'.join(sorted(known))}.",
+        file.suffix[1:].lower() in formats,
+        f"{file} does not end like a picture: .{', .'.join(sorted(formats))}.",
     )
 
 
 def draw_attention(weights_lnts: np.ndarray, names: Sequence[str], file: Path) -> None:
-    """Write a map for each head, a row of them for each layer; every n-th token is named where all names do not fit."""
+    """Write a figure with a map for each head and a row of maps for each layer.
+
+    Only every n-th token is labelled where not all `names` fit.
+    """
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
@@ -89,9 +92,9 @@ def draw_attention(weights_lnts: np.ndarray, names: Sequence[str], file: Path) -
     labels = [names[i] for i in shown]
     for layer, head in np.ndindex(layers, heads):
         here: Any = axes[layer, head]
-        here.imshow(
-            weights_lnts[layer, head], norm=PowerNorm(0.5, vmin=0, vmax=1), cmap="magma"
-        )  # small shares show
+        # The square root makes small weights visible.
+        norm = PowerNorm(0.5, vmin=0, vmax=1)
+        here.imshow(weights_lnts[layer, head], norm=norm, cmap="magma")
         here.set_title(f"layer {layer}, head {head}", fontsize=8)
         below, left = labels if layer == layers - 1 else [], labels if head == 0 else []
         here.set_xticks(shown, below, fontsize=size, rotation=90, parse_math=False)

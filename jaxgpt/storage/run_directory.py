@@ -1,11 +1,11 @@
-"""A run's directory: its checkpoints, its metrics, who holds it. Knows no array, and no model.
+"""Run directories: settings, checkpoints, metrics, and the lock of the training process.
 
 DIR/config.json         every setting, resolved
 DIR/metrics.jsonl       a line for each logged step
 DIR/loss.png            the same as a picture, where matplotlib is installed
-DIR/checkpoints/NAME/   model directories with all that is needed to go on; the best and the newest are kept
-DIR/data/               what was prepared for this run, where data.path named a text
-DIR/.lock               held while it is trained
+DIR/checkpoints/NAME/   model directories with all that resuming needs: the best and the newest
+DIR/data/               the prepared directory of this run, where data.path named a text
+DIR/.lock               locked while the run is trained
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Any
 from jaxgpt.config import UserError
 from jaxgpt.system import atomic_files
 
-MARK = "jaxgpt train\n"  # what the lock says
+MARK = "jaxgpt train\n"  # the content of the lock
 CONFIG, METRICS, CHECKPOINTS, DATA, LOCK = (
     "config.json",
     "metrics.jsonl",
@@ -32,7 +32,7 @@ CONFIG, METRICS, CHECKPOINTS, DATA, LOCK = (
 
 @contextlib.contextmanager
 def held(run: Path) -> Iterator[None]:
-    """For this process alone, and free of what a dead one left half written."""
+    """Lock `run` for this process, and remove the partial files of an interrupted one."""
     existed = run.exists()
     if existed and not is_run(run):
         atomic_files.require_vacant(run)
@@ -44,14 +44,17 @@ def held(run: Path) -> Iterator[None]:
             yield
         finally:
             with contextlib.suppress(OSError):
-                if [path.name for path in run.iterdir()] == [LOCK]:  # nothing came of it
+                if [path.name for path in run.iterdir()] == [LOCK]:  # nothing was written
                     (run / LOCK).unlink()
                     if not existed:
                         run.rmdir()
 
 
 def is_run(path: Path) -> bool:
-    """By what nobody else would write: other programs have a checkpoints/, a data/ or a metrics.jsonl as well."""
+    """Whether `path` is a run, recognised by files that only jaxgpt writes.
+
+    Other programs also use names such as checkpoints/, data/ or metrics.jsonl.
+    """
     lock = path / LOCK
     return any(path.glob(f"{CHECKPOINTS}/step-*/{atomic_files.MANIFEST}")) or (
         lock.is_file() and lock.read_text() == MARK
@@ -63,7 +66,7 @@ def checkpoint_of(run: Path, step: int) -> Path:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Oldest first; what people put beside them is theirs."""
+    """The checkpoints of `run`, oldest first; other files among them are ignored."""
     ours = [
         path
         for path in (run / CHECKPOINTS).glob("step-*")
@@ -77,32 +80,32 @@ def step_of(checkpoint: Path) -> int:
 
 
 def best(run: Path) -> Path | None:
-    """The checkpoint that a run stands for."""
+    """The checkpoint with the lowest validation loss, the newest of equals; None without any."""
     return min(reversed(checkpoints(run)), key=val_loss, default=None)
 
 
 def val_loss(checkpoint: Path) -> float:
-    found = atomic_files.read_json(checkpoint / CONFIG).get("val_loss")
-    return math.inf if found is None else found
+    loss = atomic_files.read_json(checkpoint / CONFIG).get("val_loss")
+    return math.inf if loss is None else loss
 
 
 def keep(run: Path, newest: int) -> None:
-    """The best one, and so many of the newest; what cannot be read is not the best."""
+    """Discard all checkpoints but the best readable one and the last `newest`."""
 
     def loss(checkpoint: Path) -> float:
         with contextlib.suppress(UserError):
             return val_loss(checkpoint)
         return math.inf
 
-    found = checkpoints(run)
-    spared = {*found[-newest:], min(reversed(found), key=loss)}
-    for path in found:
+    paths = checkpoints(run)
+    spared = {*paths[-newest:], min(reversed(paths), key=loss)}
+    for path in paths:
         if path not in spared:
             atomic_files.discard(path)
 
 
 def set_aside(checkpoint: Path) -> Path:
-    """A damaged checkpoint is no longer one of the run's, and stays for whoever wants to look at it."""
+    """Rename a damaged checkpoint so that the run ignores it; return its new path."""
     aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
     if aside.exists():
         atomic_files.discard(aside)
@@ -110,17 +113,17 @@ def set_aside(checkpoint: Path) -> Path:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Lines that are not whole are passed over: the last one may just be written."""
+    """The logged metrics; incomplete lines are skipped, as the last one may just be written."""
     text = (
         (run / METRICS).read_text(encoding="utf-8", errors="replace")
         if (run / METRICS).exists()
         else ""
     )
-    found = []
+    lines = []
     for line in text.splitlines():
         with contextlib.suppress(UserError):
-            found.append(atomic_files.parse_json(line, run / METRICS, ""))
-    return [line for line in found if isinstance(line, dict) and {"step", "loss"} <= line.keys()]
+            lines.append(atomic_files.parse_json(line, run / METRICS, ""))
+    return [line for line in lines if isinstance(line, dict) and {"step", "loss"} <= line.keys()]
 
 
 def append_metrics(run: Path, line: Mapping[str, Any]) -> None:
@@ -129,14 +132,17 @@ def append_metrics(run: Path, line: Mapping[str, Any]) -> None:
 
 
 def rewind_metrics(run: Path, checkpoint: Path | None) -> None:
-    """To those that a checkpoint was saved with: steps that are computed again are logged again."""
+    """Reset the metrics to those saved in `checkpoint`, or to none.
+
+    Steps that are computed again are then logged only once.
+    """
     with atomic_files.replaced_file(run / METRICS) as partial:
         partial.write_bytes((checkpoint / METRICS).read_bytes() if checkpoint else b"")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A run, as the list of runs shows it."""
+    """A run's line in the list of runs."""
 
     path: Path
     model: str
@@ -150,6 +156,7 @@ class Summary:
 
 
 def find(root: Path) -> list[Path]:
+    """The runs in the tree below `root`, sorted."""
     if not root.is_dir():
         raise UserError(f"{root} is not a directory. Name the one that your runs lie in.")
     signs = (sign.parent for name in (CHECKPOINTS, LOCK) for sign in root.rglob(name))
