@@ -81,7 +81,7 @@ def _tokenizer(choice: str, read: Callable[[str], Iterator[Piece]], vocab_size: 
 
 
 def _sample(pieces: Iterator[Piece]) -> Iterator[str]:
-    """The texts that merges are learnt from: a prefix of `pieces` within MERGES_FROM and _WORDS."""
+    """The texts to learn merges from: a prefix within MERGES_FROM and MERGES_WORDS."""
     characters, seen_hashes, size = 0, set[int](), 0
     for piece in pieces:
         yield piece.text

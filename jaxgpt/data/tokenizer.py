@@ -90,7 +90,7 @@ class Tokenizer(ABC):
 
 
 class Unencodable(UserError):
-    """Text `which` of several is lost or changed by the tokenizer from character `position` on."""
+    """The error for text `which` of several, lost or changed from character `position` on."""
 
     def __init__(self, tokenizer: Tokenizer, text: str, position: int, which: int):
         lost = (

@@ -43,7 +43,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def over_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """The sharding of a batch whose rows are its axis `axis`."""
+    """The sharding of a batch over its rows, which are `axis` of the array."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, ROWS))
 
 
