@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxgpt.commands.shell import run, working
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
 from jaxgpt.settings import parse
 from jaxgpt.system import atomic_files
 
@@ -133,8 +134,8 @@ def to_torch(
         directory: A model directory, from to-flax or from training.
         out: The file to write; .pt, .pth or .safetensors decides the format. A name without a suffix, or an empty
             directory, becomes a Hugging Face folder.
-        dialect: The class that shall load it. Without one, a model that came from a file goes back as it was; folders
-            are for gpt2, gpt1 or opt.
+        dialect: The class that shall load it. Without one, a model that came from a file goes back as it was, and one
+            that was trained here is written for the class most like it; folders are for gpt2, gpt1 or opt.
         optimizer: Write the optimiser's state too, where the class does not ask for it anyway.
         weights_only: Write nothing beside the weights.
         max_shard_size: Of a folder, the most that one file of weights shall have, such as 200MB; 5GB unless given.
@@ -278,10 +279,10 @@ def _pairs(option: str, given: tuple[str, ...], such_as: str) -> list[tuple[str,
 
 
 def _fields(given: tuple[str, ...]) -> Any:
-    return {
-        name: parse(ModelConfig, name, value)
-        for name, value in _pairs("--set", given, "activation=gelu")
-    }
+    pairs = [
+        (name.replace("-", "_"), value) for name, value in _pairs("--set", given, "activation=gelu")
+    ]
+    return {name: parse(ModelConfig, name, value) for name, value in pairs}
 
 
 def main() -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import ModelConfig, UserError, in_a_row
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import Tree, flatten, require_same
 from jaxgpt.storage import model_directory
 from jaxgpt.system.stages import Stage, silent
 
+from .choose import choose
 from .detect.detect import Stranger, detect
 from .dialects import named
 from .extras import extras
@@ -164,11 +166,8 @@ def directory_to_file(
         torchfile.need_torch(out)
     opened = model_directory.ModelDirectory(directory)
     origin = extras.Origin.of(opened)
-    if not dialect and not origin:
-        raise UserError(
-            f"{directory} did not come from a file; say with --dialect which class shall load {out}."
-        )
-    target = origin.dialect if origin and not dialect else named(dialect or "")
+    usual = origin.dialect if origin else None
+    target = named(dialect) if dialect else usual or choose(opened.config, opened.paths)
     paths, nested, prefix = set(opened.paths), "", ""
     beside: dict[str, Any] = {}
     alone = weights_only or Path(out).suffix == ".safetensors"

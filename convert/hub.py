@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
 from jaxgpt.storage import model_directory
 from jaxgpt.system import atomic_files
 from jaxgpt.system.stages import Stage, silent

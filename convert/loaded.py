@@ -5,7 +5,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
 from jaxgpt.model import GPT, abstract_params, assemble
 from jaxgpt.pytree import Tree, flatten
 from jaxgpt.storage import model_directory

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for editors, which run nothing
     from jaxgpt import convert as convert
     from jaxgpt.config import ModelConfig as ModelConfig
-    from jaxgpt.config import UserError as UserError
+    from jaxgpt.errors import UserError as UserError
     from jaxgpt.generation.stream import generate as generate
     from jaxgpt.model import GPT as GPT
     from jaxgpt.storage.model_directory import load as load
@@ -39,7 +39,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "GPT": "model",
     "ModelConfig": "config",
-    "UserError": "config",
+    "UserError": "errors",
     "generate": "generation.stream",
     "load": "storage.model_directory",
     "load_tokenizer": "storage.model_directory",

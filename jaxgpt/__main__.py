@@ -1,9 +1,7 @@
 """The command line: jaxgpt. Heavy imports wait inside the commands, so that --help answers at once."""
 
-import dataclasses
 import importlib
 import sys
-import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,12 +9,17 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxgpt.commands.shell import as_assignments, console, run, working
-from jaxgpt.config import Config
-from jaxgpt.settings import describe, read_settings
+from jaxgpt.settings import listing, read_settings
 
 ConfigFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG.toml")]
+OptionalConfig = Annotated[
+    Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[CONFIG.toml]")
+]
+CHANGE = "A setting in place of the file's, for instance --train.steps 500; jaxgpt settings explains all."
 Changes = Annotated[
-    tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="--SECTION.FIELD VALUE")
+    tuple[str, ...],
+    tyro.conf.arg(name="set", metavar="SECTION.FIELD=VALUE, or --SECTION.FIELD VALUE", help=CHANGE),
+    tyro.conf.UseAppendAction,
 ]
 UNLIMITED = 10**6  # columns: a pipe has as many as a table takes
 Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
@@ -55,29 +58,28 @@ def prepare(
     )
 
 
-def train(config: ConfigFile, changes: Changes = (), /, init: str = "") -> None:
-    """Train a model as a config says; single settings may be given in other words.
+def train(config: OptionalConfig = None, /, changes: Changes = (), init: str = "") -> None:
+    """Train a model from scratch as a config says, or fine-tune the one in a model directory.
 
     Args:
-        config: A TOML file with the sections model, data, optim, train, mesh and run; see configs/.
-        changes: Replaces what the file says, for instance --train.steps 500; jaxgpt settings lists all.
-        init: A model directory to start from, instead of random weights.
+        config: A TOML file with the sections model, data, optim, train, mesh and run, see configs/. With --init DIR
+            none is needed: --data.path TEXT and --run.dir OUT say the rest.
+        init: A model directory or a run to start from, instead of random weights.
     """
     given = read_settings(config, [*changes, *([f"run.init={init}"] if init else [])])
     from jaxgpt.training.progress import watching
     from jaxgpt.training.run import train as run_train
 
     with watching() as (say, passing):
-        run_train(given, str(config), say, passing)
+        run_train(given, str(config) if config else None, say, passing)
 
 
-def plan(config: ConfigFile, changes: Changes = (), /, topology: str = "") -> int:
+def plan(config: ConfigFile, /, changes: Changes = (), topology: str = "") -> int:
     """Say what a config would take: memory, arithmetic, traffic and time of its step, compiled for devices that need
     not be there. Exit code 3 if it does not fit.
 
     Args:
         config: A TOML file, as for train.
-        changes: Replaces what the file says, as for train.
         topology: A slice of TPUs or a machine with GPUs, v5e:16x16 or h200:8 for instance; the devices at hand if none
             is given.
     """
@@ -256,14 +258,8 @@ def list_runs(
 
 
 def settings() -> None:
-    """List every setting of train with its default and what it takes."""
-    for section, cls in typing.get_type_hints(Config).items():
-        hints = typing.get_type_hints(cls)
-        for field in dataclasses.fields(cls):
-            print(
-                f"--{section}.{field.name} {field.default!r}".ljust(44)
-                + describe(hints[field.name])
-            )
+    """Explain every setting of train, with its default and the values that it takes."""
+    print(listing())
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxgpt.config import UserError
+from jaxgpt.errors import UserError
 
 Tree = dict[str, Any]  # nested; every leaf an array, or what describes one (shape and dtype)
 

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxgpt.config import Config, UserError, instead_of, require
+from jaxgpt.config import Config
+from jaxgpt.errors import UserError, instead_of, require
+from jaxgpt.fields import explanations
 
 
 def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
@@ -61,8 +63,22 @@ def typed(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def read_settings(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
-    """The sections of a TOML file, with `section.field=value` assignments put over them."""
+def read_settings(path: Path | None, assignments: Sequence[str]) -> dict[str, Any]:
+    """Sections of a TOML file, if any, overridden by assignments such as `train.batch-size=8`."""
+    settings = _read_toml(path) if path else {}
+    sections = typing.get_type_hints(Config)
+    for assignment in assignments:
+        name, _, text = assignment.partition("=")
+        section, _, field = name.replace("-", "_").partition(".")
+        check(Config, {section: {}}, f"--{name}")
+        value = {field: parse(sections[section], field, text)}
+        check(sections[section], value, f"--{name}")
+        settings.setdefault(section, {}).update(value)
+    return settings
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """The sections of a config file, whose names and types are those of `Config`."""
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -73,18 +89,27 @@ def read_settings(path: Path, assignments: Sequence[str]) -> dict[str, Any]:
         raise UserError(
             f"{path} is not TOML of settings: brackets are nested too deep in it."
         ) from None
-    sections = typing.get_type_hints(Config)
-    check(Config, settings, str(path))
-    for section, fields in settings.items():
-        check(sections[section], fields, f"{path} [{section}]")
-    for assignment in assignments:
-        name, _, text = assignment.partition("=")
-        section, _, field = name.partition(".")
-        check(Config, {section: {}}, f"--{name}")
-        value = {field: parse(sections[section], field, text)}
-        check(sections[section], value, f"--{name}")
-        settings.setdefault(section, {}).update(value)
+    check_sections(settings, str(path))
     return settings
+
+
+def check_sections(settings: Mapping[str, Any], where: str) -> None:
+    """Require that the sections and fields of a run are known, and their values of the right types."""
+    sections = typing.get_type_hints(Config)
+    check(Config, settings, where)
+    for section, fields in settings.items():
+        check(sections[section], fields, f"{where} [{section}]")
+
+
+def listing() -> str:
+    """Every setting as it is typed, with its default, the values that it takes, and its sentence."""
+    lines = []
+    for section, cls in typing.get_type_hints(Config).items():
+        hints, sentences = typing.get_type_hints(cls), explanations(cls)
+        for field in dataclasses.fields(cls):
+            name = f"--{section}.{field.name} {field.default!r}"
+            lines += [name.ljust(44) + describe(hints[field.name]), f"    {sentences[field.name]}"]
+    return "\n".join(lines)
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from convert.proving.constructor_args import Answers
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
 
 from .conftest import PRIMES
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import ComputeConfig, ModelConfig, UserError
+from jaxgpt.config import ComputeConfig, ModelConfig
+from jaxgpt.errors import UserError
 from jaxgpt.model.forms import Form, attention_weights, chunked
 from jaxgpt.model.kernels import FORMS, pick, splash
 

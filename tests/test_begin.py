@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt.config import UserError
 from jaxgpt.data.prepare import prepare
+from jaxgpt.errors import UserError
 from jaxgpt.storage import model_directory, run_directory
 from jaxgpt.training.run import train
 

@@ -18,7 +18,8 @@ from convert.rows.move import (
     to_torch,
 )
 from convert.rows.resolve import CHOICE, settle, worded
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import Tree, flatten, unflatten
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ModelConfig
 from jaxgpt.data.tokenizer import train_char
+from jaxgpt.errors import UserError
 from jaxgpt.model import GPT, params_of
 from jaxgpt.pytree import flatten
 from jaxgpt.storage import model_directory, run_directory

@@ -417,17 +417,24 @@ def test_a_file_goes_back_under_its_own_names(tmp_path: Path, command: Callable[
     assert all(torch.equal(back["model_state"][name], value) for name, value in renamed.items())
 
 
-def test_a_model_that_was_trained_here_has_no_names_of_its_own(
-    text: Path, tmp_path: Path, refused: Callable[..., str]
+def test_a_model_that_was_trained_here_is_written_for_the_class_most_like_it(
+    tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     from jaxgpt.config import ModelConfig
     from jaxgpt.model import GPT, params_of
     from jaxgpt.storage import model_directory
 
-    config = ModelConfig(**PRIMES)
-    model_directory.save(tmp_path / "m", config, params_of(GPT(config)))
-    said = refused("jaxgpt-convert", "to-torch", tmp_path / "m", tmp_path / "w.pt")
-    assert "did not come from a file; say with --dialect which class" in said
+    for fields, dialect in (
+        ({}, "gpt"),
+        ({"activation": "gelu_tanh", "head_bias": False}, "raschka"),
+    ):
+        config = ModelConfig(**PRIMES, **fields)
+        model_directory.save(tmp_path / dialect, config, params_of(GPT(config)))
+        outcome = command(
+            "jaxgpt-convert", "to-torch", tmp_path / dialect, tmp_path / f"{dialect}.pt"
+        )
+        assert (outcome.code, outcome.err) == (0, "")
+        assert f"of dialect {dialect}" in outcome.out
 
 
 def test_a_model_in_an_attribute_of_another_is_found_and_no_deeper(

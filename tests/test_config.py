@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
 from jaxgpt.settings import build, parse
 
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxgpt.config import UserError
 from jaxgpt.data import sources as corpus
 from jaxgpt.data.sources import Piece, documents, known_bytes, safe_cut
 from jaxgpt.data.tokenizer import train_bpe
+from jaxgpt.errors import UserError
 
 
 def texts(*sources: object, **options: Any) -> list[str]:

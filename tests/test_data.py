@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxgpt.config import UserError
 from jaxgpt.data.tokens import (
     FEW_WINDOWS,
     HEADER_BYTES,
@@ -20,6 +19,7 @@ from jaxgpt.data.tokens import (
     open_tokens,
     write_tokens,
 )
+from jaxgpt.errors import UserError
 from jaxgpt.system import atomic_files
 
 

@@ -12,7 +12,8 @@ from convert.detect import detect as detecting
 from convert.detect.detect import Detected, detect
 from convert.dialects import DIALECTS
 from convert.rows.move import to_torch
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
 from jaxgpt.model.positions import sinusoids
 
 from .test_bridge import BLOCK, CONFIG, config_of, random_params

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from convert.files import checkpoints, safefile
-from jaxgpt.config import Failure, UserError
+from jaxgpt.errors import Failure, UserError
 
 FLOATS = ["float16", "bfloat16", "float32", "float64"]
 

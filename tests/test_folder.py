@@ -9,7 +9,7 @@ import pytest
 from convert.dialects import DIALECTS
 from convert.files import checkpoints as files
 from convert.files import hf_folder
-from jaxgpt.config import UserError
+from jaxgpt.errors import UserError
 from jaxgpt.pytree import flatten
 
 from .test_bridge import config_of, random_params

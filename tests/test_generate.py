@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt.config import UserError
+from jaxgpt.errors import UserError
 from jaxgpt.generation import programs
 from jaxgpt.generation import stream as room
 from jaxgpt.model import GPT

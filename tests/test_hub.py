@@ -21,8 +21,9 @@ from convert.api import DTYPES
 from convert.dialects import DIALECTS
 from convert.files import checkpoints
 from convert.names.config_words import FIELD, said
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ModelConfig
 from jaxgpt.data.tokenizer import ByteTokenizer, Tokenizer, load, train_bpe, train_char
+from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params
 from jaxgpt.model.positions import sinusoids
 from jaxgpt.pytree import Tree, flatten, unflatten

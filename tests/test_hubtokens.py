@@ -12,7 +12,7 @@ import tokenizers
 from convert import to_torch
 from convert.files import checkpoints
 from convert.tokens import hf_tokenizer
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ModelConfig
 from jaxgpt.data.tokenizer import (
     BpeTokenizer,
     ByteTokenizer,
@@ -22,6 +22,7 @@ from jaxgpt.data.tokenizer import (
     train_bpe,
     train_char,
 )
+from jaxgpt.errors import UserError
 
 from .test_bridge import random_params
 

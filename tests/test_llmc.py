@@ -8,7 +8,8 @@ from convert import to_flax
 from convert.dialects import DIALECTS
 from convert.files import llmc
 from convert.rows.move import to_torch
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
 
 from .test_bridge import config_of, random_params
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import convert
-from jaxgpt.config import UserError
+from jaxgpt.errors import UserError
 from jaxgpt.pytree import flatten
 
 from .conftest import PRIMES

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import jaxgpt
-from jaxgpt.config import UserError
+from jaxgpt.errors import UserError
 from jaxgpt.generation import inspect
 from jaxgpt.storage import plots
 

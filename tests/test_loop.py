@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ModelConfig
 from jaxgpt.data.prepare import prepare
 from jaxgpt.data.tokenizer import load as load_tokenizer
 from jaxgpt.data.tokens import batch
+from jaxgpt.errors import UserError
 from jaxgpt.model import GPT, params_of
 from jaxgpt.storage import model_directory, run_directory
 from jaxgpt.training import evaluate as evaluate_room

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
 from jaxgpt.model import GPT, abstract_params, assemble, params_of
 from jaxgpt.model.block import dropout
 from jaxgpt.model.positions import sinusoids

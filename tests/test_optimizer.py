@@ -17,7 +17,8 @@ from convert.extras.adamw import Optimizer, read, write
 from convert.extras.param_groups import Group, Unlike, leaves, made, named
 from convert.rows.dialect import Dialect
 from convert.rows.resolve import express
-from jaxgpt.config import Config, DataConfig, OptimConfig, RunConfig, TrainConfig, UserError
+from jaxgpt.config import Config, DataConfig, OptimConfig, RunConfig, TrainConfig
+from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params, assemble, cast
 from jaxgpt.pytree import flatten
 from jaxgpt.storage.model_directory import Moments

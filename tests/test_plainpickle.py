@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxgpt.config import UserError
 from jaxgpt.data import plain_pickle
 from jaxgpt.data.tokenizer import load
+from jaxgpt.errors import UserError
 
 CHARACTERS = ["\n", " ", "a", "é", "日", "😀"]
 ITOS = dict(enumerate(CHARACTERS))

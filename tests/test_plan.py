@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import pytest
 
-from jaxgpt.config import Config, UserError
+from jaxgpt.config import Config
 from jaxgpt.devices.mesh import AXES
 from jaxgpt.devices.sharding import shardings
+from jaxgpt.errors import UserError
 from jaxgpt.planning import plan as room
 from jaxgpt.planning.hlo import Traffic
 from jaxgpt.planning.page import ideal, page, verdict

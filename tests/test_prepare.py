@@ -16,11 +16,11 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt.config import UserError
 from jaxgpt.data import prepare as room
 from jaxgpt.data.prepare import prepare
 from jaxgpt.data.tokenizer import load, train_char
 from jaxgpt.data.tokens import Dataset, open_dataset
+from jaxgpt.errors import UserError
 
 TEXT = "".join(f"{i}: the naïve 日本 fox isn't here,\n\tbut there 😀.\n" for i in range(200))
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxgpt.config import MeshConfig, UserError
+from jaxgpt.config import MeshConfig
+from jaxgpt.errors import UserError
 from jaxgpt.pytree import flatten
 from jaxgpt.storage import model_directory, run_directory
 

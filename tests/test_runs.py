@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jaxgpt.config import UserError
+from jaxgpt.errors import UserError
 from jaxgpt.storage import run_directory
 from jaxgpt.system import atomic_files
 

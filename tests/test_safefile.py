@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert.files import checkpoints
-from jaxgpt.config import UserError
+from jaxgpt.errors import UserError
 
 
 @pytest.fixture(scope="module")

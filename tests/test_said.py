@@ -3,7 +3,7 @@ import pytest
 from convert.dialects import DIALECTS
 from convert.names.config_words import characters, said
 from convert.rows.dialect import Dialect
-from jaxgpt.config import UserError
+from jaxgpt.errors import UserError
 
 NOBODY = Dialect("", "", ())
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import UserError
+from jaxgpt.errors import UserError
 from jaxgpt.generation import sampling
 from jaxgpt.generation.sampling import NOT_FINITE, choose, make_sampling
 

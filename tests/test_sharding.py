@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxgpt.config import MeshConfig, ModelConfig, UserError
+from jaxgpt.config import MeshConfig, ModelConfig
 from jaxgpt.devices.mesh import AXES, make_mesh
 from jaxgpt.devices.sharding import LAYOUT, shardings, undivided
+from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import flatten
 

@@ -15,8 +15,8 @@ from jaxgpt.config import (
     OptimConfig,
     RunConfig,
     TrainConfig,
-    UserError,
 )
+from jaxgpt.errors import UserError
 from jaxgpt.pytree import flatten
 from jaxgpt.training.step import Compute, State, init_state, make_eval_step, make_step, token_losses
 

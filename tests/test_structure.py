@@ -10,12 +10,13 @@ ROOT = Path(__file__).parents[1]
 # Topics from top to bottom; each may import those below it, and all of convert those of jaxgpt.
 TOPICS = {
     "convert": [
-        "__main__", "commands", "proving", "probing", "hub", "api", "loaded", "extras", "tokens",
-        "detect", "files", "dialects", "names", "rows", "reference",
+        "__main__", "commands", "proving", "probing", "hub", "api", "loaded", "choose",
+        "extras", "tokens", "detect", "files", "dialects", "names", "rows", "reference",
     ],
     "jaxgpt": [
-        "__main__", "convert", "planning", "commands", "training", "generation", "storage", "data", "devices",
-        "model", "system", "settings", "pytree", "config",
+        "__main__", "convert", "planning", "commands", "training", "generation",
+        "storage", "data", "devices", "model", "system", "settings", "pytree", "config",
+        "model_config", "fields", "errors",
     ],
 }  # fmt: skip
 ORDER = [f"{package}.{topic}" for package, topics in TOPICS.items() for topic in topics]

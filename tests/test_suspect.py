@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from convert.files import untrusted
-from jaxgpt.config import UserError
+from jaxgpt.errors import UserError
 
 PICKLE = pickle.dumps({}, 2)
 

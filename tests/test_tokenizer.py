@@ -10,7 +10,6 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxgpt.config import UserError
 from jaxgpt.data.tokenizer import (
     BpeTokenizer,
     ByteTokenizer,
@@ -21,6 +20,7 @@ from jaxgpt.data.tokenizer import (
     train_bpe,
     train_char,
 )
+from jaxgpt.errors import UserError
 
 TEXT = (
     "The quick brown fox jumps over the lazy dog; the dog, naïve as ever, sleeps on.\n\tWhat's 2 + 2? 日本語 😀\n"

@@ -2,8 +2,8 @@ import importlib.util
 
 import pytest
 
-from jaxgpt.config import UserError
 from jaxgpt.devices.chips import CHIPS, chip
+from jaxgpt.errors import UserError
 from jaxgpt.planning.topologies import GPUS, devices_of
 
 from .conftest import Needs

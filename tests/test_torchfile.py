@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert.files import checkpoints, torchfile
-from jaxgpt.config import UserError
+from jaxgpt.errors import UserError
 
 torch = pytest.importorskip("torch")
 

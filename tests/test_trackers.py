@@ -9,7 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from jaxgpt.config import Config, DataConfig, RunConfig, UserError
+from jaxgpt.config import Config, DataConfig, RunConfig
+from jaxgpt.errors import UserError
 from jaxgpt.training import trackers
 
 CONFIG = Config(DataConfig("x"), RunConfig("y"))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import tomllib
 from collections.abc import Callable
@@ -13,9 +14,9 @@ import pytest
 
 import jaxgpt
 from convert.dialects import DIALECTS
-from jaxgpt.config import UserError
 from jaxgpt.data.prepare import prepare
 from jaxgpt.data.tokens import batch, eval_windows, open_dataset
+from jaxgpt.errors import UserError
 from jaxgpt.model import params_of
 from jaxgpt.pytree import flatten
 from jaxgpt.storage import run_directory
@@ -218,9 +219,14 @@ TUTORIALS = {
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem
 )
-def test_every_shipped_config_trains_at_tiny_size(
-    path: Path, text: Path, tmp_path: Path, command: Callable[..., Any]
+def test_every_shipped_config_trains_at_tiny_size_and_the_command_to_export_it_works(
+    path: Path,
+    text: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     assert path.read_text().startswith("# ")
     shipped = tomllib.loads(path.read_text())
     tiny = {
@@ -237,6 +243,10 @@ def test_every_shipped_config_trains_at_tiny_size(
     )
     assert outcome.code == 0, outcome
     assert "step 2/2" in outcome.out
+    (export,) = re.findall(r"^  export +(.*)$", outcome.out, re.MULTILINE)
+    assert export.split() == ["jaxgpt-convert", "to-torch", str(tmp_path / "run"), "run.pt"]
+    assert command(*export.split())[::2] == (0, "")  # and nothing to warn of
+    assert (tmp_path / "run.pt").exists()
     if dialect := TUTORIALS.get(path.stem):
         require_there_and_back(dialect, tmp_path, command)
 

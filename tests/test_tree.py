@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxgpt.config import UserError
+from jaxgpt.errors import UserError
 from jaxgpt.pytree import flatten, require_same, unflatten
 
 names = st.text("abc", min_size=1, max_size=2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from convert import to_flax, to_torch
-from jaxgpt.config import UserError
+from jaxgpt.errors import UserError
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 

@@ -1,5 +1,6 @@
 """What the commands print. Knows no command."""
 
+import shlex
 import sys
 import typing
 from pathlib import Path
@@ -51,13 +52,25 @@ def report(detected: "Detected", assumed: str) -> None:
 
 def beside(found: "Beside", directory: Path) -> None:
     if found.optimizer:
-        flags = "".join(f" --optim.{name} {value}" for name, value in found.settings.items())
         print(
             f"Its optimiser, AdamW after {found.optimizer.moments.updates:,} updates, goes along."
         )
-        print("To go on training, with train.steps counted from its first:")
-        print(f"  jaxgpt train CONFIG.toml --init {directory} --run.go_on true{flags}")
-        print("Schedule, clipping and batches are for CONFIG.toml to say.")
+    print(
+        f"Fine-tune it: jaxgpt train --init {shlex.quote(str(directory))} --data.path TEXT --run.dir OUT"
+    )
+    own = [
+        f"{section}.{name} {typed(value)}"
+        for section, fields in found.recipe.settings.items()
+        for name, value in fields.items()
+    ]
+    if own:
+        print(f"  with the file's own settings: {', '.join(own)}")
+    if found.optimizer:
+        print(
+            "  and with --run.go_on true from its optimiser's step, which train.steps counts as well"
+        )
+    for name, why in found.recipe.left.items():
+        print(f"warning: {name} of its config is not taken: {why}.", file=sys.stderr)
     for name, why in found.left.items():
         print(f"warning: {name} stays behind: {why}.", file=sys.stderr)
 

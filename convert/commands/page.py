@@ -6,7 +6,7 @@ import math
 from rich.console import Console
 from rich.table import Table
 
-from jaxgpt.config import in_a_row
+from jaxgpt.errors import in_a_row
 
 from ..proving.float64 import GRADIENT, Difference
 from ..proving.verdict import Page

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from jaxgpt.config import in_a_row
+from jaxgpt.errors import in_a_row
 
 from ..names.unsupported import reasons
 from ..rows.axes import LABELS, View

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import ModelConfig, UserError, divisors, in_a_row
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError, divisors, in_a_row
 from jaxgpt.settings import check
 
 from ..dialects import DIALECTS, named

@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 
-from jaxgpt.config import UserError
+from jaxgpt.errors import UserError
 
 from ..rows.dialect import Dialect
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import ModelConfig, UserError, in_a_row
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.pytree import Tree
 from jaxgpt.storage.model_directory import Moments
 

@@ -6,16 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import (
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    RunConfig,
-    TrainConfig,
-    UserError,
-    in_a_row,
-)
+from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.settings import build
 from jaxgpt.storage.model_directory import ModelDirectory, Moments
 from jaxgpt.training.optimizer import make_schedule
@@ -26,6 +18,8 @@ from ..rows.resolve import express
 from . import adamw as optimizer
 from . import extras_json as beside
 from .param_groups import Group, Unlike, as_settings, leaves, made, renewed
+from .recipe import Recipe
+from .recipe import read as read_recipe
 
 STEPS = ("iter_num", "global_step")  # what people call the number of steps; nanoGPT's, Lightning's
 LOSSES = ("best_val_loss", "val_loss")
@@ -42,18 +36,20 @@ class Beside:
     settings: Mapping[str, Any] = field(
         default_factory=dict
     )  # of the optimiser, in the words of OptimConfig
+    recipe: Recipe = field(default_factory=Recipe)
 
     @property
     def about(self) -> dict[str, Any]:
         """For config.json."""
+        plain = {"beside": self.kept, "settings": self.recipe.settings}
         if not self.optimizer:
-            return {"beside": self.kept}
+            return plain
         groups = [
             {"names": group.names, "settings": beside.encode(group.settings)}
             for group in self.optimizer.groups
         ]
         return {
-            "beside": self.kept,
+            **plain,
             "optimizer": {"key": self.key, "groups": groups, "untouched": self.optimizer.untouched},
         }
 
@@ -100,7 +96,17 @@ def read(
     ]
     if found and steps:
         found = replace(found, moments=found.moments._replace(step=steps[0]))
-    return Beside(found, keys[0] if found else "", kept, reasons, settings)
+    recipe = read_recipe(extras, _with_decay(settings, found))
+    return Beside(found, keys[0] if found else "", kept, reasons, settings, recipe)
+
+
+def _with_decay(
+    settings: Mapping[str, Any], found: optimizer.Optimizer | None
+) -> Mapping[str, Any]:
+    """`settings` of an optimiser; one with a single group can decay all of its parameters alone, or none."""
+    return (
+        {"decay": "all", **settings} if found and settings and len(found.groups) == 1 else settings
+    )
 
 
 @dataclass(frozen=True)
@@ -185,7 +191,7 @@ def as_its_class_does(
     loss = opened.about.get("val_loss") or 1e9  # as nanoGPT's own begins
     step = opened.about.get("step", moments.step if moments else 0)
     named = {
-        container.settings: _words(config, dialect),
+        container.settings: words_of(config, dialect),
         container.step: step,
         container.loss: loss,
     }
@@ -247,7 +253,7 @@ def _optimizer(
     )
 
 
-def _words(config: ModelConfig, dialect: Dialect) -> dict[str, Any]:
+def words_of(config: ModelConfig, dialect: Dialect) -> dict[str, Any]:
     """The settings of the class; it computes the others from these."""
     words = {}
     for word, fields in dialect.container.words.items():

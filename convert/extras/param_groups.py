@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxgpt.config import ModelConfig, OptimConfig, UserError, in_a_row
+from jaxgpt.config import ModelConfig, OptimConfig
+from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.training.optimizer import DECAYED
 
 from ..files.statedict import LIGHTNING_WRAPPERS, wrapping

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import UserError, explained, in_a_row
 from jaxgpt.data.tokenizer import META
+from jaxgpt.errors import UserError, in_a_row, system_error
 from jaxgpt.system import atomic_files
 from jaxgpt.system.stages import Stage, silent
 
@@ -104,7 +104,7 @@ def read(path: str | Path) -> Checkpoint:
         else:
             container, nested, found, extras = _read_one(path)
     except OSError as error:
-        told = explained(error)
+        told = system_error(error)
         raise type(told)(f"{path} cannot be read: {told}") from None
     checkpoint = _checkpoint(path, container, nested, found, extras)
     return replace(checkpoint, aside=tuple(file.name for file in aside), tokenizer=tokenizer)
@@ -267,7 +267,7 @@ def write(
                     torchfile.save(file, arrays, nested, beside or {})
             require_same_bits(partial, arrays, stage)
     except OSError as error:
-        told = explained(error)
+        told = system_error(error)
         raise type(told)(
             f"{path} could not be written, and nothing of it was left: {told}"
         ) from None

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.config import UserError, in_a_row
 from jaxgpt.data.tokenizer import FILES as TOKENIZERS
+from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.system.atomic_files import read_json
 
 # In the order in which they are preferred.

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from jaxgpt.config import UserError, in_a_row
+from jaxgpt.errors import UserError, in_a_row
 
 DTYPES = {
     "BOOL": np.dtype(bool),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.config import UserError, in_a_row
+from jaxgpt.errors import UserError, in_a_row
 
 from . import torchfile
 from .untrusted import RESAVE

@@ -11,7 +11,7 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 
-from jaxgpt.config import UserError, in_a_row, need
+from jaxgpt.errors import UserError, in_a_row, need
 
 from .safefile import piece
 from .untrusted import HARMLESS_BYTES, RESAVE, Archive, Ledger, report

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from jaxgpt.config import UserError, in_a_row
+from jaxgpt.errors import UserError, in_a_row
 
 # Trained weights hardly shrink when deflated. Masks and zero biases shrink a thousandfold, but are the smaller part
 # of a model; an archive that grows a hundredfold was made to fill memory. Below 64 MiB it cannot hurt.

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from jaxgpt.config import UserError
+from jaxgpt.errors import UserError
 
 from ..rows.dialect import Dialect
 

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxgpt.config import ModelConfig, UserError, require
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError, require
 from jaxgpt.model import exactly, flops
 from jaxgpt.model.positions import sinusoids
 from jaxgpt.model.spec import make_spec

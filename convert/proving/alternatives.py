@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from jaxgpt.config import ModelConfig, UserError, in_a_row
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.model import GPT, abstract_params, assemble, params_of
 from jaxgpt.pytree import flatten
 from jaxgpt.settings import typed

@@ -16,7 +16,8 @@ import optax
 import torch
 from torch.overrides import TorchFunctionMode
 
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
 from jaxgpt.model import GPT, assemble, params_of
 from jaxgpt.pytree import Tree
 

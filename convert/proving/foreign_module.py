@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from jaxgpt.config import UserError, in_a_row
+from jaxgpt.errors import UserError, in_a_row
 
 from ..files import checkpoints
 from .constructor_args import WAY_OUT, Answers, described, parameters

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 import ml_dtypes
 import numpy as np
 
-from jaxgpt.config import ModelConfig, UserError, in_a_row
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.pytree import Tree, flatten, unflatten
 
 from .axes import Place, Put, Sizes, View, in_module_order, move, parts
@@ -117,9 +118,9 @@ def to_torch_lazily(
 
     `read` returns one by its path; besides the result, the arrays of one row are in memory.
     """
+    require_expressible(dialect, config, paths)
     dialect = express(dialect, paths, config.tied)
     sizes = sizes_of(config)
-    _require_expressible(dialect, config, sizes, paths)
     dtype = read(min(paths)).dtype
     tensors: dict[str, np.ndarray] = dict(masks(dialect, sizes))
     unspread: dict[tuple[str, str], str] = {}  # (Flax name, torch axes) -> torch name
@@ -152,9 +153,9 @@ def filled(dialect: Dialect, config: ModelConfig, paths: set[str]) -> list[str]:
     )
 
 
-def _require_expressible(
-    dialect: Dialect, config: ModelConfig, sizes: Sizes, paths: set[str]
-) -> None:
+def require_expressible(dialect: Dialect, config: ModelConfig, paths: set[str]) -> None:
+    """Require that files of `dialect` have a place for every parameter and choice of the model."""
+    dialect, sizes = express(dialect, paths, config.tied), sizes_of(config)
     rows = _flax_paths(dialect, sizes)
     missing = sorted(path for path in rows - paths if not path.endswith("/bias"))
     problems = [f"it has no {path}, which this dialect's files hold" for path in missing]

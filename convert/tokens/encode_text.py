@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgpt.config import UserError, in_a_row
 from jaxgpt.data.tokenizer import CharTokenizer, Tokenizer, train_char
+from jaxgpt.errors import UserError, in_a_row
 
 from ..files.checkpoints import Checkpoint
 from ..files.hf_folder import tokenizer_in

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxgpt.config import UserError
 from jaxgpt.data.bpe import byte_alphabet
 from jaxgpt.data.tokenizer import META, ByteTokenizer, CharTokenizer, Tokenizer, load
+from jaxgpt.errors import UserError
 from jaxgpt.system.atomic_files import write_json
 
 from ..files.hf_folder import tokenizer_in

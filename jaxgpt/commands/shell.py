@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import tyro
 
 from jaxgpt import __version__
-from jaxgpt.config import Failure, UserError, explained, instead_of
+from jaxgpt.errors import Failure, UserError, instead_of, system_error
 from jaxgpt.system.signals import signals
 from jaxgpt.system.stages import Stage, silent
 
@@ -99,7 +99,7 @@ def run(
         )  # for what is still to be flushed
         code = BROKEN_PIPE
     except OSError as error:
-        told = explained(error)
+        told = system_error(error)
         print(f"{prog}: {told}", file=sys.stderr)
         code = 2 if isinstance(told, UserError) else 1
     except KeyboardInterrupt as stop:
@@ -120,11 +120,12 @@ def _leave_at_once(code: int) -> NoReturn:
 
 
 def as_assignments(arguments: list[str]) -> list[str]:
-    """--train.steps 500 and --train.steps=500 as train.steps=500: what a section may hold, the config knows."""
-    words = iter(arguments)
-    return [
-        (word[2:] if "=" in word else f"{word[2:]}={next(words, '')}")
-        if re.match(r"--\w+\.", word)
-        else word
-        for word in words
-    ]
+    """Write --train.steps 500 and --train.steps=500 as --set train.steps=500."""
+    words, written = iter(arguments), []
+    for word in words:
+        if not re.match(r"--\w+\.", word):
+            written.append(word)
+            continue
+        name = word.removeprefix("--")
+        written += ["--set", name if "=" in name else f"{name}={next(words, '')}"]
+    return written

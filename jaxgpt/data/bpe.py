@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.config import UserError, require
+from jaxgpt.errors import UserError, require
 
 # The end-of-text tokens of GPT-2, Llama 3, Llama 2 and Gemma.
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")

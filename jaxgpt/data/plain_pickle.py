@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jaxgpt.config import UserError, require
+from jaxgpt.errors import UserError, require
 
 SUFFIXES = (".pkl", ".pickle")
 MOST_BYTES = 2**24

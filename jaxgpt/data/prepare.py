@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxgpt.config import UserError, require
 from jaxgpt.data.sources import Piece, documents, known_bytes
 from jaxgpt.data.tokenizer import (
     META,
@@ -23,6 +22,7 @@ from jaxgpt.data.tokenizer import (
     train_char,
 )
 from jaxgpt.data.tokens import ABOUT, HEADER_BYTES, MAGIC, Dataset, open_dataset, write_tokens
+from jaxgpt.errors import UserError, require
 from jaxgpt.system.atomic_files import new_directory, write_json
 
 TOGETHER = 1 << 20  # characters encoded, or ids copied, at once
@@ -142,9 +142,9 @@ def _encoded(group: list[Piece], tokenizer: Tokenizer) -> list[np.ndarray]:
     except Unencodable as error:
         piece = group[error.which]
         raise UserError(
-            f"{piece.where}: at character {piece.start + error.position} {error.problem}. Take it "
-            "out of the text, or use a tokenizer that keeps it, such as byte, or bpe made from "
-            "this text."
+            f"{piece.where}: at character {piece.start + error.position} {error.problem}. Take it out of the text; "
+            "or, for a model that is trained from scratch, use a tokenizer that keeps it, such as byte, or bpe made "
+            "from this text."
         ) from None
 
 

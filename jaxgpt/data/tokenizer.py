@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxgpt.config import UserError, require
 from jaxgpt.data import bpe, plain_pickle
+from jaxgpt.errors import UserError, require
 from jaxgpt.system.atomic_files import parse_json
 
 KNOWN = (

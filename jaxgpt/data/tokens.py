@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import UserError, require
+from jaxgpt.errors import UserError, require
 from jaxgpt.system.atomic_files import check_manifest
 
 MAGIC = b"jaxgpt tokens\n"

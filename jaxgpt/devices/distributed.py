@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgpt.config import MeshConfig, UserError, require
+from jaxgpt.config import MeshConfig
+from jaxgpt.errors import UserError, require
 from jaxgpt.pytree import flatten
 from jaxgpt.system.signals import Signals, Stopped, signals
 

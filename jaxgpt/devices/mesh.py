@@ -8,7 +8,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh
 
-from jaxgpt.config import MeshConfig, require
+from jaxgpt.config import MeshConfig
+from jaxgpt.errors import require
 
 # mesh.fsdp is split into two axes: `fsdp`, the part that divides the model's width, and `rest`, the
 # remaining factor, which shards another dimension. GPT-2 XL's width of 1600 on 256 devices gives

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 
-from jaxgpt.config import require
+from jaxgpt.errors import require
 from jaxgpt.model import GPT, cache, cast, exactly
 from jaxgpt.model.cache import Cache
 from jaxgpt.storage import model_directory

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text as Cell
 
-from jaxgpt.config import UserError, require
+from jaxgpt.errors import UserError, require
 from jaxgpt.generation.text import Text, find_tokenizer
 from jaxgpt.model import GPT, cast, check_tokens, exactly
 from jaxgpt.model.forms import Scale, attention_weights, chunked, sum_dtype

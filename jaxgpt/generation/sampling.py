@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxgpt.config import require, whole
+from jaxgpt.errors import require, whole
 
 NOT_FINITE = -2  # stands for an id where the logits are not finite
 FEW = 1024  # size of the partial sort that usually is enough

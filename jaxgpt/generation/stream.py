@@ -14,9 +14,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.typing import ArrayLike
 
-from jaxgpt.config import UserError, require, whole
 from jaxgpt.devices.mesh import side_by_side
 from jaxgpt.devices.sharding import replicated, shared
+from jaxgpt.errors import UserError, require, whole
 from jaxgpt.generation import programs
 from jaxgpt.generation.programs import NOTHING, PIECE, Buffers
 from jaxgpt.generation.sampling import NOT_FINITE, Sampling, make_sampling

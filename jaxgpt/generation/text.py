@@ -10,9 +10,9 @@ from typing import Any, Literal, Self
 import jax.monitoring
 import numpy as np
 
-from jaxgpt.config import UserError, require
 from jaxgpt.data.tokenizer import Tokenizer, Unencodable
 from jaxgpt.devices.cpu import make_devices
+from jaxgpt.errors import UserError, require
 from jaxgpt.generation.stream import NOTHING, stream
 from jaxgpt.storage import model_directory
 

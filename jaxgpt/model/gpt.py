@@ -16,7 +16,8 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from jaxgpt.config import ModelConfig, UserError, require
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError, require
 from jaxgpt.model import spec
 from jaxgpt.model.attention import INIT_STD, causal
 from jaxgpt.model.block import Block

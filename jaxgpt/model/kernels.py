@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.config import ComputeConfig, ModelConfig, UserError
+from jaxgpt.config import ComputeConfig, ModelConfig
+from jaxgpt.errors import UserError
 from jaxgpt.model.forms import Form, Scale, chunked, plain
 
 

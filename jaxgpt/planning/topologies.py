@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from jaxgpt.config import require
 from jaxgpt.devices.chips import CHIPS
+from jaxgpt.errors import require
 
 FLAT = ["1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"]
 DEEP = [

@@ -23,10 +23,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import multihost, type_handlers
 
-from jaxgpt.config import ModelConfig, UserError
+from jaxgpt.config import ModelConfig
 from jaxgpt.data import tokenizer
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.devices.distributed import first, together
+from jaxgpt.errors import UserError
 from jaxgpt.model import GPT, abstract_params, assemble
 from jaxgpt.pytree import Tree, flatten, require_same, unflatten
 from jaxgpt.settings import build

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import need, require
+from jaxgpt.errors import need, require
 from jaxgpt.system import atomic_files
 
 FILE = "loss.png"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.config import UserError
+from jaxgpt.errors import UserError
 from jaxgpt.system import atomic_files
 
 MARK = "jaxgpt train\n"  # the content of the lock
@@ -36,7 +36,7 @@ def held(run: Path) -> Iterator[None]:
     existed = run.exists()
     if existed and not is_run(run):
         atomic_files.require_vacant(run)
-    taken = f"{run} is being trained by another process: wait for it, or choose another run.dir."
+    taken = f"{run} is being trained by another process: wait for it, or choose another --run.dir."
     with atomic_files.locked(run / LOCK, MARK, taken):
         try:
             for folder in (run, run / CHECKPOINTS):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from jaxgpt.config import UserError
+from jaxgpt.errors import UserError
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial-"  # in the hidden name of what is being written, or removed

@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgpt.config import ComputeConfig, MeshConfig, ModelConfig, UserError, require
+from jaxgpt.config import ComputeConfig, MeshConfig, ModelConfig
 from jaxgpt.data.tokens import ABOUT, Dataset, eval_windows, open_dataset
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.devices.sharding import over_rows, placed, replicated, shardings
+from jaxgpt.errors import UserError, require
 from jaxgpt.model import abstract_params
 from jaxgpt.storage import model_directory, run_directory
 from jaxgpt.training.step import Compute, make_eval_step
@@ -105,7 +106,7 @@ def fit_vocabulary(model: ModelConfig, dataset: Dataset) -> ModelConfig:
     ours, theirs = model.vocab_size or dataset.vocab_size, dataset.vocab_size
     require(
         theirs <= ours < theirs + 128,
-        f"model.vocab_size is {ours}, but the data in {dataset.path} has a vocabulary of {theirs}. Leave "
-        f"model.vocab_size out, or prepare the data with the model's tokenizer.",
+        f"model.vocab_size is {ours}, but the data in {dataset.path} has a vocabulary of {theirs}. Prepare the "
+        "data with the model's own tokenizer; or, for a new model, leave model.vocab_size out.",
     )
     return dataclasses.replace(model, vocab_size=ours)

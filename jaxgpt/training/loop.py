@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt.config import Config, Failure, UserError
+from jaxgpt.config import Config
 from jaxgpt.data.tokenizer import load as load_tokenizer
 from jaxgpt.data.tokens import Dataset, batch
 from jaxgpt.devices.distributed import first, together
 from jaxgpt.devices.distributed import stopping as stopping_at
 from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.devices.sharding import over_rows
+from jaxgpt.errors import Failure, UserError
 from jaxgpt.generation.stream import generate
 from jaxgpt.model import assemble
 from jaxgpt.pytree import Tree

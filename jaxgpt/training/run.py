@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxgpt.config import Config, MeshConfig, RunConfig
+from jaxgpt.config import Config, MeshConfig, OptimConfig, RunConfig
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.distributed import (
     alone_if_it_fails,
@@ -19,8 +20,9 @@ from jaxgpt.devices.distributed import (
     stops,
 )
 from jaxgpt.devices.sharding import undivided
+from jaxgpt.errors import require
 from jaxgpt.model import abstract_params
-from jaxgpt.settings import build
+from jaxgpt.settings import build, check_sections
 from jaxgpt.storage import plots, run_directory
 from jaxgpt.system import atomic_files
 from jaxgpt.training.loop import Loop
@@ -29,10 +31,15 @@ from jaxgpt.training.start import begin, first_state
 
 
 def train(
-    settings: Mapping[str, Any], where: str, say: Say = print, passing: Passing | None = None
+    settings: Mapping[str, Any],
+    config_file: str | None,
+    say: Say = print,
+    passing: Passing | None = None,
 ) -> Path:
-    """Run what `settings` (sections of plain values, from `where`) describe; returns the run's directory. `passing` is
-    for who watches: it gets every step."""
+    """Run what `settings`, sections of plain values, describe, and return the run's directory. Without a `config_file`
+    they go with those of the model of run.init. `passing` is told of every step."""
+    where = config_file or f"--init {require_something(settings)}"
+    check_sections(settings, where)
     mesh: MeshConfig = build(MeshConfig, settings.get("mesh", {}), f"{where} [mesh]")
     location: RunConfig = build(RunConfig, settings.get("run", {}), f"{where} [run]")
     use_devices(mesh)
@@ -45,7 +52,7 @@ def train(
         stops() as caught,
         run_directory.held(run) if first() else contextlib.nullcontext(),
     ):
-        beginning = begin(settings, where, run, say)
+        beginning = begin(settings, config_file, run, say)
         config, dataset, source = beginning.config, beginning.dataset, beginning.source
         about = source.about if source else {}
         skipped = about.get("skipped", 0) if beginning.resumed else 0
@@ -80,8 +87,20 @@ def train(
                 )
             loop.go(state)
         if first():
-            say(ending(run, max(done, config.train.steps), loop.evaluated_on))
+            command = to_torch(run, config, about.get("source"))
+            say(ending(run, max(done, config.train.steps), loop.evaluated_on, command))
     return run
+
+
+def require_something(settings: Mapping[str, Any]) -> str:
+    """The model to fine-tune, where there is no config file to say what else to train."""
+    init = settings.get("run", {}).get("init")
+    require(
+        bool(init),
+        "There is nothing to train: name a config, as in jaxgpt train configs/quickstart.toml, or a model to "
+        "fine-tune, as in jaxgpt train --init DIR --data.path TEXT --run.dir OUT.",
+    )
+    return init
 
 
 def origin(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +115,23 @@ def shared(config: Config) -> dict[str, Any]:
     return sections
 
 
-def ending(run: Path, done: int, evaluated_on: str) -> str:
+def to_torch(run: Path, config: Config, file: Mapping[str, Any] | None) -> str:
+    """The command that writes the run's model for torch: as the `file` that it came from, or for a class that the
+    converter chooses; "" where there may be none, for OPT alone has rows before position 0."""
+    if config.model.positions_offset and not file:
+        return ""
+    groups = (file or {}).get("settings", {}).get("optim", {}).get("decay", OptimConfig.decay)
+    alone = config.optim.ema or config.optim.decay not in (
+        "all",
+        groups,
+    )  # no optimiser of torch's goes with these
+    words = ["jaxgpt-convert", "to-torch", str(run), f"{run.resolve().name}.pt"]
+    if alone:
+        words.append("--weights-only")
+    return shlex.join(words)
+
+
+def ending(run: Path, done: int, evaluated_on: str, to_torch: str) -> str:
     """What there is now, and what can be done with it."""
     found = run_directory.summary(run)
     loss, val_loss = (
@@ -104,13 +139,13 @@ def ending(run: Path, done: int, evaluated_on: str) -> str:
     )
     extent = "" if found.val_loss is None else f" ({evaluated_on})"
     picture = f", {plots.FILE}" if (run / plots.FILE).exists() else ""
-    return "\n".join(
-        [
-            f"Done: {done} steps, loss {loss}, best validation loss {val_loss}{extent}.",
-            f"  run       {run}: {run_directory.METRICS}{picture}, {run_directory.CONFIG}, {run_directory.CHECKPOINTS}",
-            f"  evaluate  jaxgpt eval {run}",
-            f"  sample    jaxgpt sample {run}",
-            f"  export    jaxgpt-convert to-torch {run} {run.resolve().name}.pt --dialect gpt",
-            f"  go on     the same command with --train.steps {2 * done}",
-        ]
-    )
+    name = shlex.quote(str(run))
+    lines = [
+        f"Done: {done} steps, loss {loss}, best validation loss {val_loss}{extent}.",
+        f"  run       {run}: {run_directory.METRICS}{picture}, {run_directory.CONFIG}, {run_directory.CHECKPOINTS}",
+        f"  evaluate  jaxgpt eval {name}",
+        f"  sample    jaxgpt sample {name}",
+    ]
+    if to_torch:
+        lines.append(f"  export    {to_torch}")
+    return "\n".join([*lines, f"  go on     the same command with --train.steps {2 * done}"])

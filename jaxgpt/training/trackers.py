@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.config import Config, need
+from jaxgpt.config import Config
+from jaxgpt.errors import need
 
 # Takes one line of metrics.
 Track = Callable[[Mapping[str, Any]], None]
