@@ -1,1 +1,1 @@
-"""Both models run side by side in float64, and a verdict."""
+"""The comparison of both models in float64, and its verdict."""

@@ -1,4 +1,4 @@
-"""The way out where a model differs from its torch class: other values of fields not read."""
+"""Other values of assumed fields with which a model would agree with its torch class."""
 
 import dataclasses
 import itertools
@@ -25,9 +25,9 @@ from ..rows.dialect import Dialect
 from .float64 import Difference, exact_model, exact_module, in_float64, logits_of
 from .verdict import Agreement
 
-PREFIX = 32  # positions that are compared first: a causal model's do not depend on later ones
-NEAREST = 2  # single changes that are combined with a second one
-PAIRS_UP_TO = 2e7  # parameters of a model for which two changes at once are tried
+PREFIX = 32  # positions compared first; a causal model's logits there do not depend on later ones
+NEAREST = 2  # single changes to combine with a second one
+PAIRS_UP_TO = 2e7  # parameters of the largest model in which two changes at once are tried
 
 
 def agreeing(
@@ -36,23 +36,26 @@ def agreeing(
     tokens: np.ndarray,
     fields: Collection[str],
 ) -> Agreement | None:
-    """The first change of one of `fields`, or of two, with which the logits are those of `module`.
-    Two at once are tried in small models, together with the changes that alone came nearest."""
+    """The first change of one or two of `fields` that reproduces the logits of `module`.
+
+    Pairs are tried in small models only, and each includes one of the single changes that came
+    nearest.
+    """
     exact = exact_model(model)
     theirs = _their_logits(module, tokens[:1])
     behind: list[tuple[float, dict[str, Any]]] = []
 
     def tried(changes: dict[str, Any]) -> Agreement | None:
-        found = _logits_gap(exact, changes, theirs[:, :PREFIX], tokens[:1, :PREFIX])
-        if found and found.same:
-            found = _logits_gap(exact, changes, theirs, tokens[:1])
-        if found:
-            behind.append((found.mean, changes))
-        return Agreement(changes, found.max) if found and found.same else None
+        gap = _logits_gap(exact, changes, theirs[:, :PREFIX], tokens[:1, :PREFIX])
+        if gap and gap.same:
+            gap = _logits_gap(exact, changes, theirs, tokens[:1])
+        if gap:
+            behind.append((gap.mean, changes))
+        return Agreement(changes, gap.max) if gap and gap.same else None
 
     singles = list(_changes(model.config, fields))
-    if found := next(filter(None, map(tried, singles)), None):
-        return found
+    if agreement := next(filter(None, map(tried, singles)), None):
+        return agreement
     if sum(leaf.size for leaf in jax.tree.leaves(params_of(model))) > PAIRS_UP_TO:
         return None
     nearest = [changes for _, changes in sorted(behind, key=lambda item: item[0])[:NEAREST]]
@@ -62,11 +65,11 @@ def agreeing(
 
 
 def _changes(config: ModelConfig, fields: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Each other value of each of `fields` that needs no other parameters than the model has."""
-    held = _shapes(config)
+    """Other values of each of `fields` for which the parameter shapes stay the same."""
+    shapes = _shapes(config)
     for name, values in OPTIONS.items():
         for value in values if name in fields else ():
-            if value != getattr(config, name) and _shapes(config, **{name: value}) == held:
+            if value != getattr(config, name) and _shapes(config, **{name: value}) == shapes:
                 yield {name: value}
 
 
@@ -89,7 +92,7 @@ def _logits_gap(
     theirs: np.ndarray,
     tokens: np.ndarray,
 ) -> Difference | None:
-    """How far the changed model is from `theirs`; None where its logits are not finite."""
+    """Difference of the changed model's logits from `theirs`; None where they are non-finite."""
     changed = assemble(dataclasses.replace(model.config, **changes), params_of(model))
     with jax.enable_x64(True):
         ours = np.asarray(jax.jit(GPT.logits)(changed, jnp.asarray(tokens, jnp.int32)))
@@ -97,7 +100,7 @@ def _logits_gap(
 
 
 def other_class(ran: str, config: ModelConfig, dialect: Dialect) -> str:
-    """Why a class that was chosen by tensor names may be wrong; "" where nothing says so."""
+    """Reasons why a class chosen by tensor names may be wrong; "" if there are none."""
     unlike = dialect.unlike(config)
     if not unlike:
         return ""
@@ -115,7 +118,7 @@ def command(
     directory: Path,
     fields: Mapping[str, Any],
 ) -> str:
-    """The to-flax that brings the file over with `fields`, into a free name beside `directory`."""
+    """The to-flax command that sets `fields` and writes to a free path next to `directory`."""
     source = found.source
     ignore_config = (opened.about.get("source") or {}).get("ignore_config", False)
     free = next(path for n in itertools.count(2) if not (path := Path(f"{directory}{n}")).exists())
@@ -125,9 +128,9 @@ def command(
     if ignore_config:
         words.append("--ignore-config")
     try:
-        alone = api.inspect(source, ignore_config=ignore_config, **fields).detected.dialect.name
+        detected = api.inspect(source, ignore_config=ignore_config, **fields).detected.dialect.name
     except UserError:
-        alone = ""
-    if alone != found.detected.dialect.name:
+        detected = ""
+    if detected != found.detected.dialect.name:
         words += ["--dialect", found.detected.dialect.name]
     return shlex.join(words)

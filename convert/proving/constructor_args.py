@@ -1,4 +1,7 @@
-"""What the parameters of somebody's class get, by the names that people give them. Knows no torch and no file."""
+"""Values for the constructor parameters of a foreign class, chosen by their names.
+
+Independent of torch and of files.
+"""
 
 import contextlib
 import dataclasses
@@ -13,10 +16,11 @@ from jaxgpt.errors import UserError
 from ..names.config_words import FIELD, VALUES
 from ..rows.dialect import FIELDS
 
-# Beyond what configs say: these may be guesses, for a model of a wrong size does not load.
+# Names besides those in configs. Guesses do no harm: a model of the wrong size fails to load.
 GUESSES = {
     "vocab_size": "vocab vocabulary_size vocab_len num_tokens n_tokens ntoken",
-    "context_length": "sequence_length max_length maxlen max_sequence_length max_position max_positions",
+    "context_length": "sequence_length max_length maxlen max_sequence_length max_position "
+    "max_positions",
     "model_dim": "dim embedding_size width",
     "num_blocks": "depth layers num_transformer_blocks num_decoder_layers",
     "num_heads": "n_attention_heads attention_heads",
@@ -42,27 +46,32 @@ CONFIGS = (
     "model_config",
 )
 ENDINGS = ("config", "args", "params", "settings")
-WAY_OUT = "Say what it lacks with --torch-arg NAME=VALUE, or name a function that takes nothing and returns the model."
+WAY_OUT = (
+    "Say what it lacks with --torch-arg NAME=VALUE, or name a function that takes nothing and "
+    "returns the model."
+)
 NOTHING = inspect.Parameter.empty
 
 
 @dataclass
 class Answers:
-    """What is told to the class: sizes, and what the file itself says. Never what was assumed of it, or running the
-    class would prove nothing."""
+    """Constructor arguments of a class: sizes, and what the file itself records.
+
+    Assumed fields are never passed, or running the class would prove nothing about them.
+    """
 
     config: ModelConfig
-    read: Mapping[str, Any]  # fields of it that the file shows
-    beside: Mapping[str, Any]  # words of a config in the file or beside it, as they are written
-    given: Mapping[str, Any]  # words that the person said
-    told: dict[str, Any] = field(default_factory=dict)
+    read: Mapping[str, Any]  # fields of `config` that the file shows
+    beside: Mapping[str, Any]  # keys and values of a config in the file or next to it, as written
+    given: Mapping[str, Any]  # arguments that the user set
+    told: dict[str, Any] = field(default_factory=dict)  # arguments that the class was passed
 
     @property
     def fields(self) -> set[str]:
         return {MEANING.get(word.lower(), word) for word in self.told}
 
     def answer(self, word: str) -> Any:
-        """LookupError where nothing says it."""
+        """The value for the parameter `word`, or LookupError if nothing determines it."""
         self.told[word] = value = self._answer(word, MEANING.get(word.lower(), ""))
         return value
 
@@ -88,7 +97,7 @@ class Answers:
         raise KeyError(word)
 
     def build(self, target: Callable[..., Any], namespace: Mapping[str, Any]) -> Any:
-        """Calls it; `namespace` is its module's, which may hold the class of its config."""
+        """Call `target`; `namespace` is that of its module, which may define its config class."""
         positional, named, lacking = [], {}, []
         for parameter in parameters(target):
             try:
@@ -103,8 +112,8 @@ class Answers:
                 named[parameter.name] = value
         if lacking:
             raise UserError(
-                f"{described(target)} cannot be built, for nothing says what {' and '.join(lacking)} should be. "
-                f"{WAY_OUT}"
+                f"{described(target)} cannot be built, for nothing says what "
+                f"{' and '.join(lacking)} should be. {WAY_OUT}"
             )
         return target(*positional, **named)
 
@@ -123,19 +132,18 @@ class Answers:
         raise LookupError(parameter.name)
 
     def _filled(self, cls: type, namespace: Mapping[str, Any]) -> Any:
-        made = self.build(cls, namespace)
+        config = self.build(cls, namespace)
         asked = parameters(cls, all_kinds=True)
-        if (
-            not asked or asked[-1].kind is inspect.Parameter.VAR_KEYWORD
-        ):  # its fields have no place in its signature
+        # Without named parameters, the config gets its fields as attributes.
+        if not asked or asked[-1].kind is inspect.Parameter.VAR_KEYWORD:
             for word in FIELD:
                 with contextlib.suppress(LookupError):
-                    setattr(made, word, self.answer(word))
-        return made
+                    setattr(config, word, self.answer(word))
+        return config
 
 
 class OpenConfig(dict):
-    """For classes without a config class: answers what it is asked, as a dict does and as an object does."""
+    """A stand-in config whose values, read as items or attributes, come from `answer`."""
 
     def __init__(self, answer: Callable[[str], Any], base: Mapping[str, Any]):
         super().__init__(base)
@@ -167,11 +175,11 @@ class OpenConfig(dict):
 
 def parameters(target: Callable[..., Any], all_kinds: bool = False) -> list[inspect.Parameter]:
     try:
-        found = list(inspect.signature(target).parameters.values())
-    except (TypeError, ValueError):  # some builtins have none
+        all_parameters = list(inspect.signature(target).parameters.values())
+    except (TypeError, ValueError):  # some builtins have no signature
         return []
     loose = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [parameter for parameter in found if all_kinds or parameter.kind not in loose]
+    return [parameter for parameter in all_parameters if all_kinds or parameter.kind not in loose]
 
 
 def described(target: Callable[..., Any]) -> str:
@@ -186,9 +194,9 @@ def _config_class(
 ) -> type | None:
     hint, default = parameter.annotation, parameter.default
     hint = namespace.get(hint) if isinstance(hint, str) else hint
-    for found in (hint, type(default), getattr(target, "config_class", None)):
-        if isinstance(found, type) and _sizes_known(found):
-            return found
+    for candidate in (hint, type(default), getattr(target, "config_class", None)):
+        if isinstance(candidate, type) and _sizes_known(candidate):
+            return candidate
     if (
         parameter.name not in CONFIGS
         or parameter.annotation in (dict, "dict")
@@ -196,13 +204,18 @@ def _config_class(
     ):
         return None
     classes = [
-        found
-        for name, found in namespace.items()
-        if isinstance(found, type) and name.lower().endswith(ENDINGS)
+        candidate
+        for name, candidate in namespace.items()
+        if isinstance(candidate, type) and name.lower().endswith(ENDINGS)
     ]
-    models = [found for found in classes if _sizes_known(found) > 1]  # a trainer's may know one
+    # A trainer's config may have one size too.
+    models = [candidate for candidate in classes if _sizes_known(candidate) > 1]
     own = f"{getattr(target, '__name__', '')}Config"
-    return max(models, key=lambda found: (_sizes_known(found), found.__name__ == own), default=None)
+    return max(
+        models,
+        key=lambda candidate: (_sizes_known(candidate), candidate.__name__ == own),
+        default=None,
+    )
 
 
 def _sizes_known(cls: type) -> int:

@@ -1,4 +1,7 @@
-"""Both models in float64 on the CPU, how far two quantities are apart, and training side by side. Knows no file."""
+"""Float64 copies of both models on the CPU, differences of arrays, and training side by side.
+
+Independent of files.
+"""
 
 import contextlib
 import copy
@@ -24,21 +27,22 @@ from jaxgpt.pytree import Tree
 from ..rows import move
 from ..rows.dialect import Dialect
 
-TOLERANCE = 1e-10  # of the largest value in the same column; the frameworks' rounding stays below a hundredth of it
+# Relative to the largest value in the same column; rounding stays below a hundredth of it.
+TOLERANCE = 1e-10
 RATE = 1e-3
-GRADIENT = "gradient of "  # how the names of compared gradients begin
-TARGETS = ("targets", "target", "labels", "label", "y")  # what people call the ids to be predicted
+GRADIENT = "gradient of "  # prefix of the names of compared gradients
+TARGETS = ("targets", "target", "labels", "label", "y")  # names of the ids to predict
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One quantity seen from both sides."""
+    """The difference between two arrays of the same quantity."""
 
     name: str
     max: float
     mean: float
     scale: float  # the largest absolute value on torch's side
-    relative: float  # of its own column: one huge value must not excuse the others
+    relative: float  # to the largest value of the column: one huge value must not excuse the others
 
     @property
     def same(self) -> bool:
@@ -46,7 +50,7 @@ class Difference:
 
     @staticmethod
     def of(name: str, theirs: np.ndarray, ours: np.ndarray, floor: float = 0.0) -> "Difference":
-        """Columns below the floor are rounding and no more."""
+        """Compare `ours` with `theirs`; columns below `floor` are mere rounding."""
         gap, size = np.abs(theirs - ours), np.abs(theirs)
         columns = size.reshape(-1, size.shape[-1] if size.ndim else 1).max(axis=0)
         usual = np.median(columns[columns > 0]) if (columns > 0).any() else np.float64(1e-300)
@@ -57,13 +61,16 @@ class Difference:
 
 
 class _Float64(TorchFunctionMode):
-    """Many classes make tables, or take a softmax, in float32 whatever they are; here that is float64 as well."""
+    """Turns requests for a narrower dtype into float64.
+
+    Many classes compute tables or a softmax in float32, whatever the dtype of their parameters.
+    """
 
     NARROW = (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         func = torch.Tensor.double if func in self.NARROW else func
-        if func is torch.Tensor.view:  # the same bits, read otherwise
+        if func is torch.Tensor.view:  # `view(dtype)` reinterprets bits: not a cast
             return func(*args, **(kwargs or {}))
         return func(
             *map(_wide, args), **{name: _wide(value) for name, value in (kwargs or {}).items()}
@@ -76,7 +83,7 @@ def _wide(value: Any) -> Any:
 
 @contextlib.contextmanager
 def in_float64() -> Iterator[None]:
-    """Whatever torch makes in here."""
+    """Run the block with float64 for every floating-point tensor that torch makes."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -88,57 +95,64 @@ def in_float64() -> Iterator[None]:
 
 @contextlib.contextmanager
 def blamed(doing: str, way_out: str = "") -> Iterator[None]:
-    """For code that is not ours: what it prints goes to stderr, what it raises is the user's to mend."""
+    """Run foreign code: send its output to stderr and turn its exceptions into UserError."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         raise UserError(
-            f"{doing} raised {type(error).__name__}: {said}. {way_out}".rstrip()
+            f"{doing} raised {type(error).__name__}: {message}. {way_out}".rstrip()
         ) from error
 
 
 def logits_of(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    """(B, T, V) of whatever a forward returns: logits, a tuple of them and a loss, an object that holds them; for all
-    positions in one row; or for the last position alone, unless it is given targets."""
+    """Logits (B, T, V) from whatever the forward of `module` returns for `ids`.
+
+    That may be logits, a tuple of logits and loss, or an object or mapping with logits; with batch
+    and time flattened; or for the last position only, unless targets are passed.
+    """
     ids = _as_a_loader_gives(ids, module)
     words = inspect.signature(module.forward).parameters
     targets = next((word for word in words if word in TARGETS), None)
     with blamed(f"The forward of {type(module).__name__}"):
         needed = targets is not None and words[targets].default is inspect.Parameter.empty
-        found = None if needed else _in_rows(module(ids), ids)
-        if targets is not None and (found is None or found.shape[:-1] != ids.shape):
-            found = _in_rows(module(ids, **{targets: ids}), ids)
-    shape = tuple(getattr(found, "shape", ()))
-    if not isinstance(found, torch.Tensor) or len(shape) != 3 or shape[:2] != ids.shape:
+        logits = None if needed else _in_rows(module(ids), ids)
+        if targets is not None and (logits is None or logits.shape[:-1] != ids.shape):
+            logits = _in_rows(module(ids, **{targets: ids}), ids)
+    shape = tuple(getattr(logits, "shape", ()))
+    if not isinstance(logits, torch.Tensor) or len(shape) != 3 or shape[:2] != ids.shape:
         raise UserError(
-            f"The torch module must return logits (batch, time, vocabulary) for ids {tuple(ids.shape)}, but returned "
-            f"{shape or type(found).__name__}; wrap it in a module that returns them alone."
+            "The torch module must return logits (batch, time, vocabulary) for ids "
+            f"{tuple(ids.shape)}, but returned {shape or type(logits).__name__}; wrap it in a "
+            "module that returns them alone."
         )
-    return found
+    return logits
 
 
 def _as_a_loader_gives(ids: torch.Tensor, module: torch.nn.Module) -> torch.Tensor:
-    """`ids` as a training loop hands them over: contiguous int64 on the device of `module`. Classes
-    rely on it, as those whose forward takes `targets.view(-1)` do."""
+    """Convert `ids` to what a data loader yields: contiguous int64 on the device of `module`.
+
+    A forward that takes `targets.view(-1)` relies on this.
+    """
     device = next((parameter.device for parameter in module.parameters()), ids.device)
     return ids.to(device, torch.int64).contiguous()
 
 
 def _in_rows(returned: Any, ids: torch.Tensor) -> Any:
-    found = getattr(returned, "logits", returned)
-    if isinstance(found, Mapping):
-        found = found.get("logits")
-    if isinstance(found, (tuple, list)):
-        found = next(
-            (item for item in found if isinstance(item, torch.Tensor) and item.ndim > 1), None
+    """The logits in `returned`, in the rows of `ids`; another object if there are none."""
+    logits = getattr(returned, "logits", returned)
+    if isinstance(logits, Mapping):
+        logits = logits.get("logits")
+    if isinstance(logits, (tuple, list)):
+        logits = next(
+            (item for item in logits if isinstance(item, torch.Tensor) and item.ndim > 1), None
         )
-    if isinstance(found, torch.Tensor) and found.ndim == 2 and len(found) == ids.numel():
-        return found.unflatten(0, tuple(ids.shape))
-    return found
+    if isinstance(logits, torch.Tensor) and logits.ndim == 2 and len(logits) == ids.numel():
+        return logits.unflatten(0, tuple(ids.shape))
+    return logits
 
 
 def exact_module(module: torch.nn.Module) -> torch.nn.Module:
@@ -159,24 +173,28 @@ def compare_training(
     steps: int,
     decay: float = 0.01,
 ) -> list[Difference]:
-    """Every gradient of the mean cross-entropy, and every parameter after so many AdamW steps with torch's defaults."""
+    """Compare the loss, each gradient, and each parameter after `steps` AdamW steps.
+
+    The loss is the mean cross-entropy; AdamW has torch's defaults, but for the learning rate.
+    """
     module, model = exact_module(module), exact_model(model)
     tokens = _without_padding(tokens, module)
     their_loss, their_gradients = _torch_training(module, tokens, steps, decay)
     our_loss, our_gradients, params = flax_training(model, tokens, steps, decay)
 
     def named(tree: Tree) -> dict[str, np.ndarray]:
-        """By the names of the module, which may be part of another one."""
+        """The arrays of `tree` by the names in `module`, which may be nested in another one."""
         ours = move.to_torch(dialect, model.config, tree)
         pairs = (
             (name, next((n for n in ours if f".{name}".endswith(f".{n}")), None))
             for name in their_gradients
         )
-        return {name: ours[found] for name, found in pairs if found}
+        return {name: ours[suffix] for name, suffix in pairs if suffix}
 
     gradients, stepped = named(our_gradients), named(params)
     after = {name: value.detach().numpy() for name, value in module.named_parameters()}
-    # A bias of keys moves no softmax: its gradient is rounding, a billionth of the others, and so are its steps.
+    # A key bias does not change the softmax: its gradient is rounding, a billionth of the others,
+    # and so are its steps.
     floor = 1e-5 * float(np.median([np.abs(value).max() for value in their_gradients.values()]))
     return [
         Difference.of("loss", np.asarray(their_loss), np.asarray(our_loss)),
@@ -192,7 +210,7 @@ def compare_training(
 
 
 def _without_padding(tokens: np.ndarray, module: torch.nn.Module) -> np.ndarray:
-    """torch never trains an embedding's padding_idx; ids that are not it train alike."""
+    """Replace each padding_idx in `tokens`: torch does not train that row of an embedding."""
     for part in module.modules():
         if isinstance(part, torch.nn.Embedding) and part.padding_idx is not None:
             tokens = np.where(
@@ -204,7 +222,7 @@ def _without_padding(tokens: np.ndarray, module: torch.nn.Module) -> np.ndarray:
 def _torch_training(
     module: torch.nn.Module, tokens: np.ndarray, steps: int, decay: float
 ) -> tuple[float, dict[str, np.ndarray]]:
-    """The first loss and its gradients; the module is left as it is after the last step."""
+    """Train `module` for `steps` steps; return the first loss and its gradients."""
     ids = torch.from_numpy(tokens.astype(np.int64))
     optimizer = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=decay)
     first: tuple[float, dict[str, np.ndarray]] | None = None
@@ -221,9 +239,9 @@ def _torch_training(
 
 
 def _gradients(module: torch.nn.Module) -> dict[str, np.ndarray]:
-    """Of what takes part: torch steps over the others."""
-    found = ((name, value.grad) for name, value in module.named_parameters())
-    return {name: gradient.numpy().copy() for name, gradient in found if gradient is not None}
+    """Gradients of the parameters that have one; torch skips the others too."""
+    gradients = ((name, value.grad) for name, value in module.named_parameters())
+    return {name: gradient.numpy().copy() for name, gradient in gradients if gradient is not None}
 
 
 def flax_training(

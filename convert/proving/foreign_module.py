@@ -1,5 +1,7 @@
-"""Finds, builds and fills a torch class that is not ours. Runs its code, and so only what somebody named. Compares
-nothing."""
+"""Imports and builds a foreign torch class, and loads a checkpoint into it.
+
+This runs its code, and so only that of a class which the user or a dialect names.
+"""
 
 import ast
 import contextlib
@@ -21,42 +23,43 @@ from ..files import checkpoints
 from .constructor_args import WAY_OUT, Answers, described, parameters
 from .float64 import blamed, in_float64
 
-BYTES = 40  # a parameter: in torch and a copy, here and on the device, all of them float64, and twice as it was read
+# Per parameter: float64 in torch, in a copy, here and on the device; and twice as it was read.
+BYTES = 40
 DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.Import, ast.ImportFrom)
 
 
 @dataclass(frozen=True)
 class Theirs:
-    """A torch module that holds the numbers of a file."""
+    """A torch module with the weights of a file."""
 
     module: torch.nn.Module
-    about: str  # what it is, and how it was built
-    answers: Answers  # what it was told
+    about: str  # its name and arguments, for the user
+    answers: Answers  # its constructor arguments
 
 
 def hindrance(named: str, parameters: int) -> str:
-    """Why the class of a dialect is not run, and "" where it is."""
+    """The reason why the class `named` of a dialect cannot be run; "" if it can."""
     library = named.partition(":")[0]
     if not named:
         return "--torch module:Class would run your own beside the model."
     if importlib.util.find_spec(library) is None:
         return f"Installing {library} would run its class beside the model."
     needed = BYTES * parameters
-    there = (
+    available = (
         os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if hasattr(os, "sysconf")
         else needed
     )
-    if needed > there:
+    if needed > available:
         gigabytes = (
-            f"some {needed / 2**30:.0f} GB of memory, of which there are {there / 2**30:.0f}"
+            f"some {needed / 2**30:.0f} GB of memory, of which there are {available / 2**30:.0f}"
         )
         return f"To run its class and the model in float64 takes {gigabytes}."
     return ""
 
 
 def folders(named: str) -> list[str]:
-    """Where a person's own code, and what it imports, may lie."""
+    """Folders from which the user's class `named` and its imports are loaded."""
     place = Path(named.rpartition(":")[0])
     return [str(place.parent)] * (place.suffix == ".py") + [str(Path.cwd())]
 
@@ -68,8 +71,12 @@ def build(
     weights: Collection[str],
     home: Sequence[str] = (),
 ) -> Theirs:
-    """`named` is module:Name or path/to/file.py:Name, of a class or of a function that returns a model; `weights` are
-    the tensors of the file but its masks, and `home` is where modules are looked for first."""
+    """Build the model `named` and load the tensors of `source` into it.
+
+    `named` is module:Name or path/to/file.py:Name, of a class or of a function that returns a
+    model; `weights` are the tensors of the file except masks; modules are looked for in the
+    folders `home` first.
+    """
     place, _, name = named.rpartition(":")
     if not place or not name:
         raise UserError(f"--torch takes module:Class or path/to/file.py:Class, but got {named!r}.")
@@ -91,7 +98,7 @@ def build(
 
 @contextlib.contextmanager
 def _at_home(home: Sequence[str]) -> Iterator[None]:
-    """As if it had been started there by itself: it finds what lies beside it, and our arguments are not its own."""
+    """Run the block as a script in `home`, with those folders on sys.path and no arguments."""
     path, argv = sys.path, sys.argv
     sys.path, sys.argv = [*home, *path], argv[:1]
     try:
@@ -101,18 +108,18 @@ def _at_home(home: Sequence[str]) -> Iterator[None]:
 
 
 def _found(place: str, name: str) -> tuple[Any, dict[str, Any]]:
-    """What is called so, and the namespace that it was written in."""
+    """The object `name` of the module `place`, and the namespace in which it was defined."""
     module = _imported(place, name.partition(".")[0])
-    found: Any = module
+    target: Any = module
     for part in name.split("."):
-        if not hasattr(found, part):
-            held = [key for key, value in vars(module).items() if isinstance(value, type)]
+        if not hasattr(target, part):
+            classes = [key for key, value in vars(module).items() if isinstance(value, type)]
             raise UserError(
-                f"{place} has no {name}; its classes are {in_a_row(held, ', ') or 'none'}."
+                f"{place} has no {name}; its classes are {in_a_row(classes, ', ') or 'none'}."
             )
-        found = getattr(found, part)
-    origin = getattr(found, "__module__", module.__name__)
-    return found, vars(module if origin == module.__name__ else sys.modules.get(origin, module))
+        target = getattr(target, part)
+    origin = getattr(target, "__module__", module.__name__)
+    return target, vars(module if origin == module.__name__ else sys.modules.get(origin, module))
 
 
 def _imported(place: str, name: str) -> ModuleType:
@@ -130,7 +137,8 @@ def _imported(place: str, name: str) -> ModuleType:
         spec = importlib.util.find_spec(place)
     if spec is None:
         raise UserError(
-            f"There is no module {place}, neither here nor installed. A file is named by its path: model.py:GPT."
+            f"There is no module {place}, neither here nor installed. A file is named by its path: "
+            "model.py:GPT."
         )
     path = Path(spec.origin or "")
     if path.suffix == ".py" and name in map(_name, ast.parse(path.read_bytes()).body):
@@ -139,7 +147,10 @@ def _imported(place: str, name: str) -> ModuleType:
 
 
 def _executed(called: str, path: Path, spec: Any, name: str) -> ModuleType:
-    """As an import would; but of what follows the class only definitions are run, for scripts train there."""
+    """Import the file `path`, but run only definitions after that of `name`.
+
+    Scripts train there.
+    """
     tree = ast.parse(path.read_bytes(), str(path))
     last = max(
         (at for at, node in enumerate(tree.body) if _name(node) == name), default=len(tree.body)
@@ -147,7 +158,7 @@ def _executed(called: str, path: Path, spec: Any, name: str) -> ModuleType:
     rest = [_if_it_can(node) for node in tree.body[last + 1 :] if isinstance(node, DEFINITIONS)]
     tree.body = [*tree.body[: last + 1], *rest]
     module, before = importlib.util.module_from_spec(spec), sys.modules.get(called)
-    sys.modules[called] = module  # dataclasses look there for the module that they are made in
+    sys.modules[called] = module  # dataclasses look up their own module there
     try:
         exec(
             compile(ast.fix_missing_locations(tree), str(path), "exec", dont_inherit=True),
@@ -161,7 +172,7 @@ def _executed(called: str, path: Path, spec: Any, name: str) -> ModuleType:
 
 
 def _if_it_can(node: ast.stmt) -> ast.stmt:
-    """It may name what was not run."""
+    """Wrap `node` to ignore a NameError: it may use a name that was never defined."""
     passed = ast.ExceptHandler(ast.Name("NameError", ast.Load()), None, [ast.Pass()])
     return ast.Try([node], [passed], [], [])
 
@@ -184,26 +195,26 @@ def _built(target: Any, namespace: dict[str, Any], answers: Answers) -> Any:
     if isinstance(namespace.get("device"), (str, torch.device)):
         namespace["device"] = type(namespace["device"])("cpu")
     with blamed(f"Building {described(target)}", WAY_OUT):
-        made = answers.build(target, namespace)
+        model = answers.build(target, namespace)
     if unused := sorted(answers.given.keys() - answers.told.keys()):
         raise UserError(
             f"--torch-arg {in_a_row(unused, ', ')}: {described(target)} asks for no such thing."
         )
-    return made
+    return model
 
 
 def _fill(
     module: torch.nn.Module, about: str, source: checkpoints.Checkpoint, weights: Collection[str]
 ) -> None:
-    """Strictly, but for masks, which some versions of a class keep and others make."""
-    held = module.state_dict()
+    """Load the weights of `source` strictly, except masks, which not every version stores."""
+    state = module.state_dict()
     own = dict(module.named_parameters(remove_duplicate=False))
-    start = _start(held, source, weights)
-    names = {name if name in held else start + name: name for name in source.tensors}
-    loaded = {held[name].data_ptr() for name in names if name in held}
-    alike = {name: old for name, old in names.items() if name in held}
+    start = _start(state, source, weights)
+    names = {name if name in state else start + name: name for name in source.tensors}
+    loaded = {state[name].data_ptr() for name in names if name in state}
+    alike = {name: old for name, old in names.items() if name in state}
     shapes = {
-        name: (source.tensors[old].shape, tuple(held[name].shape)) for name, old in alike.items()
+        name: (source.tensors[old].shape, tuple(state[name].shape)) for name, old in alike.items()
     }
     problems = [
         f"{names[name]} is {theirs} in the file and {ours} in the class"
@@ -213,12 +224,12 @@ def _fill(
     problems += [
         f"it has no place for {old}"
         for name, old in names.items()
-        if old in weights and name not in held
+        if old in weights and name not in state
     ]
     problems += [
         f"its {name} is not in the file"
         for name in own
-        if name in held and name not in names and held[name].data_ptr() not in loaded
+        if name in state and name not in names and state[name].data_ptr() not in loaded
     ]
     if problems:
         raise UserError(
@@ -232,11 +243,11 @@ def _fill(
         )
 
 
-def _start(held: Collection[str], source: checkpoints.Checkpoint, weights: Collection[str]) -> str:
-    """What the class puts before the names of the file: either may be a part of the other."""
-    cuts = [name[: at + 1] for name in held for at, letter in enumerate(name) if letter == "."]
+def _start(state: Collection[str], source: checkpoints.Checkpoint, weights: Collection[str]) -> str:
+    """Prefix that maps file names to module names; either model may be nested in the other."""
+    cuts = [name[: at + 1] for name in state for at, letter in enumerate(name) if letter == "."]
     prefix = source.prefix
     cuts += [prefix[at + 1 :] for at, letter in enumerate(prefix) if letter == "."] + [prefix]
     return max(
-        sorted({"", *cuts}, key=len), key=lambda cut: sum(cut + name in held for name in weights)
+        sorted({"", *cuts}, key=len), key=lambda cut: sum(cut + name in state for name in weights)
     )

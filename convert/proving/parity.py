@@ -1,6 +1,7 @@
-"""Proves that a torch module and a jaxgpt model compute the same function, or shows where they part.
+"""Proves that a torch module and a jaxgpt model compute the same, or shows where they differ.
 
-Both run in float64 on the CPU, where the two frameworks differ by 1e-12 and a real difference by a million times that.
+Both run in float64 on the CPU, where the two frameworks differ by 1e-12, and different functions
+by a million times that.
 """
 
 import dataclasses
@@ -41,14 +42,14 @@ from .verdict import Page, Standing
 
 
 def assert_same(torch_module: torch.nn.Module, model: GPT, tokens: ArrayLike) -> None:
-    """For test suites: raises AssertionError unless both give the same logits for these ids (B, T)."""
+    """Raise AssertionError unless both models give the same logits for the ids `tokens` (B, T)."""
     page = compare(torch_module, model, np.asarray(tokens))
     if not page.same:
         logits = page.stages[-1]
         raise AssertionError(
-            f"The torch module and the jaxgpt model differ: logits by up to {logits.max:.3g} (mean {logits.mean:.3g}, "
-            f"largest logit {logits.scale:.3g}, tolerance {TOLERANCE:g} of it); KL {page.kl:.3g}, top-1 agreement "
-            f"{page.top1:.2%}."
+            f"The torch module and the jaxgpt model differ: logits by up to {logits.max:.3g} "
+            f"(mean {logits.mean:.3g}, largest logit {logits.scale:.3g}, tolerance {TOLERANCE:g} "
+            f"of it); KL {page.kl:.3g}, top-1 agreement {page.top1:.2%}."
         )
 
 
@@ -61,32 +62,34 @@ def verify(
     torch_class: str = "",
     torch_args: Mapping[str, Any] | None = None,
 ) -> Page:
-    """Compare a torch class holding FILE with the model in DIRECTORY: `torch_class`, which a person
-    named and whose code is run, or else that of FILE's dialect. Where there is none, the numbers
-    alone are compared."""
+    """Compare a torch class with the weights of `file` with the model in `directory`.
+
+    The class is `torch_class`, whose code is run because the user named it, or else that of the
+    file's dialect. Where there is neither, only the tensors are compared.
+    """
     opened = model_directory.ModelDirectory(directory)
-    found = _read_again(file, opened, dialect)
-    standing = Standing.of(opened, found.detected.report)
-    if different := _different_sizes(found, opened.config):
+    inspected = _read_again(file, opened, dialect)
+    standing = Standing.of(opened, inspected.detected.report)
+    if different := _different_sizes(inspected, opened.config):
         return Page(fields=different, given=standing.given, assumed=standing.assumed)
-    unequal = _unequal_weights(found, opened)
-    named = torch_class or found.detected.dialect.reference
-    if not torch_class and (hint := theirs.hindrance(named, found.parameters)):
+    unequal = _unequal_weights(inspected, opened)
+    named = torch_class or inspected.detected.dialect.reference
+    if not torch_class and (hint := theirs.hindrance(named, inspected.parameters)):
         return Page(weights=unequal, hint=hint, given=standing.given, assumed=standing.assumed)
     home = theirs.folders(named) if torch_class else []
-    peer = _peer(found, opened, named, torch_args or {}, home)
+    peer = _peer(inspected, opened, named, torch_args or {}, home)
     model = assemble(opened.config, model_directory.to_device(opened.params()))
-    page = _compared(peer.module, model, found.detected.dialect, train_steps)
+    page = _compared(peer.module, model, inspected.detected.dialect, train_steps)
     page = dataclasses.replace(page, weights=unequal, ran=peer.about)
-    certain = bool(torch_class) or _names_its_class(found, peer)
-    said = {MEANING.get(word.lower(), word) for word in peer.answers.given}
-    # What FILE itself says, its class may be told.
-    told = peer.answers.fields - found.detected.report.read.keys()
-    page = page.judged(standing, certain, told, said)
+    certain = bool(torch_class) or _names_its_class(inspected, peer)
+    set_by_user = {MEANING.get(word.lower(), word) for word in peer.answers.given}
+    # An argument that the file itself records counts as read, not as told.
+    told = peer.answers.fields - inspected.detected.report.read.keys()
+    page = page.judged(standing, certain, told, set_by_user)
     if page.verdict == "differs":
-        return _advised(page, found, opened, peer, Path(directory), bool(torch_class))
+        return _advised(page, inspected, opened, peer, Path(directory), bool(torch_class))
     if certain:
-        page = dataclasses.replace(page, inherited=_inherited(found, opened, standing))
+        page = dataclasses.replace(page, inherited=_inherited(inspected, opened, standing))
     return page
 
 
@@ -95,7 +98,7 @@ def _read_again(
     opened: model_directory.ModelDirectory,
     dialect: str | None,
 ) -> api.Inspected:
-    """FILE as it was read for this directory; or, if it is of another class, as its tensors fit."""
+    """Inspect `file` with the dialect recorded in the directory, or else with one that fits it."""
     source, recorded = checkpoints.read(file), opened.about.get("source") or {}
     passed_over = recorded.get("ignore_config", False)
     if dialect:
@@ -109,7 +112,10 @@ def _read_again(
 def _answered(
     source: checkpoints.Checkpoint, config: ModelConfig, dialect: str | None, ignore_config: bool
 ) -> api.Inspected:
-    """FILE read with the directory's values where it asks, as for the heads of a fused matrix."""
+    """Inspect `source`, taking fields that it leaves open from the directory's `config`.
+
+    An example is the number of heads in a fused matrix.
+    """
     answers: dict[str, Any] = {}
     while True:
         try:
@@ -120,27 +126,30 @@ def _answered(
             answers[asked.field] = getattr(config, asked.field)
 
 
-def _different_sizes(found: api.Inspected, config: ModelConfig) -> dict[str, tuple[Any, Any]]:
-    read = found.detected.report.config
+def _different_sizes(inspected: api.Inspected, config: ModelConfig) -> dict[str, tuple[Any, Any]]:
+    read = inspected.detected.report.config
     sizes = {name: (getattr(read, name), getattr(config, name)) for name in FIELDS.values()}
     return {name: pair for name, pair in sizes.items() if pair[0] != pair[1]}
 
 
-def _unequal_weights(found: api.Inspected, opened: model_directory.ModelDirectory) -> list[str]:
-    """Tensors that do not hold the same numbers: no tokens touch all rows of an embedding."""
-    dialect, tensors = found.detected.dialect, found.source.tensors
+def _unequal_weights(inspected: api.Inspected, opened: model_directory.ModelDirectory) -> list[str]:
+    """Names of tensors whose values differ.
+
+    Logits cannot show this: no batch of tokens uses all rows of an embedding.
+    """
+    dialect, tensors = inspected.detected.dialect, inspected.source.tensors
     ours = move.to_torch_lazily(dialect, opened.config, set(opened.paths), opened.read)
     return [name for name, value in ours.items() if not np.array_equal(tensors[name].read(), value)]
 
 
 def _peer(
-    found: api.Inspected,
+    inspected: api.Inspected,
     opened: model_directory.ModelDirectory,
     named: str,
     given: Mapping[str, Any],
     home: list[str],
 ) -> theirs.Theirs:
-    source, detected = found.source, found.detected
+    source, detected = inspected.source, inspected.detected
     passed_over = (opened.about.get("source") or {}).get("ignore_config", False)
     beside = (
         {} if passed_over else as_written({"the file": source.extras, "config.json": source.config})
@@ -151,20 +160,23 @@ def _peer(
     )
 
 
-def _names_its_class(found: api.Inspected, peer: theirs.Theirs) -> bool:
-    """Whether FILE's own config names its class, as that of Hugging Face's folders does."""
-    kinds = found.detected.dialect.says.get("model_type", {})
+def _names_its_class(inspected: api.Inspected, peer: theirs.Theirs) -> bool:
+    """Whether the file's own config names its class, as config.json of Hugging Face does."""
+    kinds = inspected.detected.dialect.says.get("model_type", {})
     return peer.answers.beside.get("model_type") in kinds
 
 
 def _inherited(
-    found: api.Inspected,
+    inspected: api.Inspected,
     opened: model_directory.ModelDirectory,
     standing: Standing,
 ) -> dict[str, Any]:
-    """What was assumed of another file, from which the model came: FILE's class is not its own."""
+    """Assumed fields of a model that was converted from a file of another class.
+
+    Running this file's class proves nothing about those.
+    """
     recorded = (opened.about.get("source") or {}).get("dialect")
-    return standing.assumed if recorded not in (None, found.detected.dialect.name) else {}
+    return standing.assumed if recorded not in (None, inspected.detected.dialect.name) else {}
 
 
 def _compared(module: torch.nn.Module, model: GPT, dialect: Dialect, train_steps: int) -> Page:
@@ -176,16 +188,18 @@ def _compared(module: torch.nn.Module, model: GPT, dialect: Dialect, train_steps
 
 def _advised(
     page: Page,
-    found: api.Inspected,
+    inspected: api.Inspected,
     opened: model_directory.ModelDirectory,
     peer: theirs.Theirs,
     directory: Path,
     own: bool,
 ) -> Page:
-    """The page of two models that differ, with what would make them agree. Of what a person gave,
-    other values are tried only where the class is the person's `own` too."""
+    """Add to the `page` of two models that differ what would make them agree.
+
+    Other values of fields that the user set are tried only if the class is the user's `own` too.
+    """
     if not own:
-        hint = alternatives.other_class(page.ran, opened.config, found.detected.dialect)
+        hint = alternatives.other_class(page.ran, opened.config, inspected.detected.dialect)
         page = dataclasses.replace(page, hint=hint)
     if page.weights or page.stages[-1].same:
         return page
@@ -194,13 +208,13 @@ def _advised(
     agreement = alternatives.agreeing(peer.module, model, _tokens(opened.config)[:, :-1], fields)
     if agreement is None:
         return page
-    fields_then = {**found.detected.report.given, **page.given, **agreement.fields}
-    command = alternatives.command(found, opened, directory, fields_then)
+    fields_then = {**inspected.detected.report.given, **page.given, **agreement.fields}
+    command = alternatives.command(inspected, opened, directory, fields_then)
     return dataclasses.replace(page, agreeing=dataclasses.replace(agreement, command=command))
 
 
 def _tokens(config: ModelConfig) -> np.ndarray:
-    """Random ids of full length, in more than one row: a class may mix them up."""
+    """Random ids of full length, in more than one row, as a class may mix rows up."""
     rows = 4 if config.context_length * config.vocab_size < 2**25 else 2
     shape = rows, config.context_length + 1
     return np.random.default_rng(0).integers(0, config.vocab_size, shape)
@@ -209,13 +223,14 @@ def _tokens(config: ModelConfig) -> np.ndarray:
 def compare(
     module: torch.nn.Module, model: GPT, tokens: np.ndarray, dialect: Dialect | None = None
 ) -> Page:
-    """Logits, and block by block where a dialect says which modules the blocks are."""
+    """Compare logits, and the output of each block that `dialect` can name."""
     check_tokens(tokens, model.config)
     theirs = _torch_stages(exact_module(module), tokens, dialect)
     ours = _flax_stages(exact_model(model), tokens)
     if theirs["logits"].shape != ours["logits"].shape:
         raise UserError(
-            f"The logits are {theirs['logits'].shape} in torch and {ours['logits'].shape} in jaxgpt."
+            f"The logits are {theirs['logits'].shape} in torch and {ours['logits'].shape} in "
+            "jaxgpt."
         )
     logits = Difference.of("logits", theirs["logits"], ours["logits"])
     stages = [
@@ -223,7 +238,8 @@ def compare(
         for name, value in ours.items()
         if name != "logits" and getattr(theirs.get(name), "shape", None) == value.shape
     ]
-    # Where the logits are the same, a stage that is not is something else there: a sum before its norm, for instance.
+    # If the logits agree, a stage that differs is another quantity in the torch class, such as a
+    # sum before its norm.
     stages = [stage for stage in stages if stage.same or not logits.same]
     rows = [_agreement(*pair) for pair in zip(theirs["logits"], ours["logits"], strict=True)]
     kl, top1 = (float(value) for value in np.mean(rows, axis=0))
@@ -253,14 +269,14 @@ def _torch_stages(
 
 
 def _blocks(module: torch.nn.Module, dialect: Dialect) -> list[torch.nn.Module]:
-    """By the names of their tensors; [] where the class keeps its blocks elsewhere."""
+    """Find the blocks by the names of their tensors; [] where the class has other names."""
     before = next(view.name for _, view in dialect.views if "{layer}" in view.name).partition(
         "{layer}"
     )[0]
     modules = {f".{name}": part for name, part in module.named_modules()}
     first = next((name for name in modules if name.endswith(f".{before}0")), "")
-    found = (modules.get(f"{first[:-1]}{layer}") for layer in range(len(modules)))
-    return [part for part in found if part is not None] if first else []
+    blocks = (modules.get(f"{first[:-1]}{layer}") for layer in range(len(modules)))
+    return [part for part in blocks if part is not None] if first else []
 
 
 def _flax_stages(model: GPT, tokens: np.ndarray) -> dict[str, np.ndarray]:
@@ -277,12 +293,11 @@ def _flax_stages(model: GPT, tokens: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _agreement(theirs: np.ndarray, ours: np.ndarray) -> tuple[float, float]:
-    """KL divergence and how often the likeliest token is the same; of one row, for logits are large."""
+    """KL divergence and top-1 agreement of one row; one at a time, as logits are large."""
     p, q = _log_softmax(theirs), _log_softmax(ours)
     kl = np.mean(np.sum(np.exp(p) * (p - q), axis=-1))
-    return np.maximum(0.0, kl), np.mean(
-        p.argmax(-1) == q.argmax(-1)
-    )  # rounding makes a zero negative
+    # Rounding can make a KL of zero negative.
+    return np.maximum(0.0, kl), np.mean(p.argmax(-1) == q.argmax(-1))
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

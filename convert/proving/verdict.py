@@ -1,4 +1,4 @@
-"""What `verify` found, and whether it is a proof: on whose word each field of the model stands."""
+"""The result of `verify`, and whether it is a proof: how each field of the model is known."""
 
 import dataclasses
 import math
@@ -17,22 +17,24 @@ OFF = "dropout"  # off in both models while they are compared
 
 @dataclass(frozen=True)
 class Standing:
-    """The fields of a model that no file shows, with their values, by whose word they stand."""
+    """Fields of a model that no file shows, with their values, by how they are known."""
 
-    given: dict[str, Any]  # the person's
-    assumed: dict[str, Any]  # nobody's
+    given: dict[str, Any]  # set by the user
+    assumed: dict[str, Any]  # a usual value
 
     @staticmethod
     def of(opened: ModelDirectory, report: Report) -> "Standing":
-        """The standing of each field in a model directory. `report`, of the file compared with it,
-        serves where the directory does not say how its fields are known: there, what the file
-        needed to be told is assumed too."""
-        known = opened.about.get("fields") or {}
+        """The standing of the fields in the model directory `opened`.
+
+        If the directory does not record how its fields are known, `report`, that of the file
+        compared with it, serves; fields given there count as assumed.
+        """
+        recorded = opened.about.get("fields") or {}
         trained_here = "step" in opened.about and "source" not in opened.about
-        if not known and not trained_here:
-            known = {"assumed": {**report.given, **report.assumed}}
+        if not recorded and not trained_here:
+            recorded = {"assumed": {**report.given, **report.assumed}}
         given, assumed = (
-            {name: getattr(opened.config, name) for name in known.get(how, {}) if name != OFF}
+            {name: getattr(opened.config, name) for name in recorded.get(how, {}) if name != OFF}
             for how in ("given", "assumed")
         )
         return Standing(given, assumed)
@@ -40,16 +42,16 @@ class Standing:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Fields with which the model would compute what the torch class computes."""
+    """Field values with which the model would compute the same as the torch class."""
 
     fields: dict[str, Any]
-    max: float  # the largest difference of the logits that is left
-    command: str = ""  # that brings the file over with these fields
+    max: float  # largest remaining difference of the logits
+    command: str = ""  # to-flax with these fields
 
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that `verify` found."""
+    """The complete result of `verify`."""
 
     # In the order of the computation; the last is the logits.
     stages: list[Difference] = field(default_factory=list)
@@ -57,19 +59,19 @@ class Page:
     top1: float | None = None
     # Sizes that differ: (torch, flax).
     fields: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-    # Tensors that do not hold the same numbers.
+    # Names of tensors whose values differ.
     weights: list[str] = field(default_factory=list)
     # The loss, each gradient, each parameter after N steps.
     training: list[Difference] = field(default_factory=list)
-    ran: str = ""  # the torch class, and how it was built; otherwise only numbers were compared
-    hint: str = ""  # what would make a proof of it
-    # Fields that no file shows: shown by running the class, on the person's word, on nobody's word.
+    ran: str = ""  # the torch class and its arguments; "" if only tensors were compared
+    hint: str = ""  # how to obtain a proof
+    # Fields that no file shows: proven by running the class, set by the user, assumed.
     proven: dict[str, Any] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
     assumed: dict[str, Any] = field(default_factory=dict)
-    # What was assumed of another file, which the model came from.
+    # Fields assumed for another file, from which the model was converted.
     inherited: dict[str, Any] = field(default_factory=dict)
-    agreeing: Agreement | None = None  # where the two differ, what would mend it
+    agreeing: Agreement | None = None  # field values that would remove the difference
 
     @property
     def first_difference(self) -> str | None:
@@ -86,7 +88,10 @@ class Page:
 
     @property
     def verdict(self) -> Verdict:
-        """Equal numbers alone prove nothing, nor does a class that computes what was assumed."""
+        """The verdict on the two models.
+
+        Equal tensors alone prove nothing, nor does a class that was chosen or built by assumptions.
+        """
         if not self.same:
             return "differs"
         return "unproven" if self.assumed or not self.ran else "proven"
@@ -98,9 +103,11 @@ class Page:
         told: Collection[str],
         said: Collection[str],
     ) -> "Page":
-        """The page with the fields of `standing` in their places. `certain` says that the class
-        which ran is the file's own; of its arguments, those in `told` came from us, and those in `said`
-        from the person."""
+        """The page with the fields of `standing` sorted into proven, given and assumed.
+
+        `certain` says that the class which ran is the file's own. Of its arguments, those in `told`
+        were passed by us, and those in `said` come from the user.
+        """
         if not (self.same and certain):
             return dataclasses.replace(self, given=standing.given, assumed=standing.assumed)
         fields = {**standing.given, **standing.assumed}
@@ -112,17 +119,17 @@ class Page:
         return dataclasses.replace(self, proven=proven, given=given, assumed=assumed)
 
     def as_dict(self) -> dict[str, Any]:
-        whole = {
+        summary = {
             "verdict": self.verdict,
             "same": self.same,
             "first_difference": self.first_difference,
             "tolerance": self.tolerance,
         }
-        return _finite({**whole, **dataclasses.asdict(self)})
+        return _finite({**summary, **dataclasses.asdict(self)})
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
+    """Replace non-finite numbers in `value` by None, as JSON has none."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
