@@ -1,1 +1,1 @@
-"""The combinations that a file leaves open, ranked by their loss on a text."""
+"""Combinations of the fields that a file leaves open, ranked by their loss on a text."""

@@ -1,7 +1,7 @@
-"""Ranks the functions that a checkpoint may hold by their loss on text. Knows no command and no dialect.
+"""Ranks the functions that a checkpoint may compute by their loss on text.
 
-What leaves no trace in a file, where the norms are or how many heads share a matrix, does in the loss on text of the
-kind that the model was trained on.
+Fields that leave no trace in a file, such as the place of the norms or the number of heads, show
+in the loss on text of the kind that the model was trained on. Independent of commands and dialects.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from ..files import checkpoints
 from ..tokens.encode_text import require_known, spell
 from .ranking import Ranking, Row, Search
 
-# The likelier value first, and the fields in which models differ more often.
+# For each field, the likelier values first; fields in which models differ more often come first.
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "norm": ("pre", "post", "residual"),
     "final_norm": (True, "unused"),
@@ -39,9 +39,9 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "activation": ("relu", "gelu", "gelu_tanh"),
     "attention_scale_by_layer": (False, True),
     "norm_eps": (1e-5, 1e-6, 1e-12),
-}  # and num_heads: what divides the width
-# What wrecks a model when it is wrong; and what is varied together after that, for the scale of attention can make up
-# for a wrong number of heads.
+}  # and num_heads: the divisors of the width
+# Fields that ruin the loss when wrong are tried first. Then the fields of each group are varied
+# together, as a scale of attention can compensate for a wrong number of heads.
 FIRST = ("norm", "final_norm", "num_heads")
 GROUPS = (
     ("norm", "final_norm"),
@@ -50,10 +50,12 @@ GROUPS = (
     ("attention_scale_by_layer",),
     ("norm_eps",),
 )
-ALIKE = ({"gelu", "gelu_tanh"}, {*OPTIONS["norm_eps"]})  # their losses differ by some 1e-5
-# For what has no usual value, until somebody knows it. Past its context a model knows nothing: a short one is safe.
+ALIKE = ({"gelu", "gelu_tanh"}, {*OPTIONS["norm_eps"]})  # values whose losses differ by some 1e-5
+# Placeholders for fields without a usual value. A short context is safe, a long one is not:
+# positions past the true context were never trained.
 STANDING = {"num_heads": 1, "context_length": 32}
-# Training has found the best size of each of these: halved or doubled, a model that is read as what it is loses more.
+# Training has found the best scale of each of these parts: if the model is read correctly, the loss
+# rises when one is halved or doubled.
 PARTS = {
     "its token embeddings": "token_embedding/",
     "its positions": "pos_embedding/",
@@ -62,9 +64,10 @@ PARTS = {
     "what the MLPs add": "blocks/mlp/down/",
 }
 LEFT_OUT = "its positions left out"
-SHORTEST, LONGEST, FEWEST, MOST = 64, 256, 8, 2**14  # positions in a window; windows; tokens
-OPERATIONS = 3e11  # for a combination: some seconds on two cores
-NUMBERS = 2**26  # in the largest array at a time
+# Shortest and longest window, fewest windows, most tokens.
+SHORTEST, LONGEST, FEWEST, MOST = 64, 256, 8, 2**14
+OPERATIONS = 3e11  # per combination: some seconds on two cores
+NUMBERS = 2**26  # elements of the largest array
 
 
 def probe(
@@ -78,20 +81,29 @@ def probe(
     tell: Callable[[str], Any] = lambda so_far: None,
     **fields: Any,
 ) -> Ranking:
-    """`text` is the text itself; `fields`, and whatever the file or its config says, are not varied."""
+    """Rank the values of the fields that `weights` leave open by their loss on a text.
+
+    The text is given as `text`, the string itself, or as `ids`. Fields set in `fields` or recorded
+    in the file or its config are not varied.
+    """
     require(
         (text is None) != (ids is None),
         "probe takes a text (--text) or ids (--ids), one of the two.",
     )
-    how: dict[str, Any] = {"dialect": dialect, "ignore_config": ignore_config}
-    found, standing = _inspected(checkpoints.opened(weights), how, fields)
-    source, report, config = found.source, found.detected.report, found.detected.report.config
-    options = _options(report.assumed, config.head_dim if "num_heads" in standing else 0)
+    reading: dict[str, Any] = {"dialect": dialect, "ignore_config": ignore_config}
+    inspected, placeholders = _inspected(checkpoints.opened(weights), reading, fields)
+    source, report, config = (
+        inspected.source,
+        inspected.detected.report,
+        inspected.detected.report.config,
+    )
+    options = _options(report.assumed, config.head_dim if "num_heads" in placeholders else 0)
     assumed = {name: report.assumed[name] for name in options if name in report.assumed}
-    asked = [name for name in standing if name not in options]
-    unnamed = "positions" in report.assumed  # no table of them: rotary ones would look the same
+    unranked = [name for name in placeholders if name not in options]
+    # Without a table of positions in the file, rotary ones would look the same.
+    unnamed = "positions" in report.assumed
     if not options and not unnamed:
-        return Ranking([], {}, {}, asked, 0, math.inf, "")
+        return Ranking([], {}, {}, unranked, 0, math.inf, "")
     spelled, whose = (
         (np.asarray(ids), "") if text is None else spell(text, source, config.vocab_size, tokenizer)
     )
@@ -100,8 +112,8 @@ def probe(
 
     @functools.lru_cache(maxsize=2)
     def load(num_heads: int | None) -> tuple[ModelConfig, Tree]:
-        stated = {**standing, **fields, **({"num_heads": num_heads} if num_heads else {})}
-        loaded = api.to_flax(source, dtype="float32", **how, **stated)
+        stated = {**placeholders, **fields, **({"num_heads": num_heads} if num_heads else {})}
+        loaded = api.to_flax(source, dtype="float32", **reading, **stated)
         return loaded.config, model_directory.to_device(loaded.params)
 
     def measure(combination: dict[str, Any]) -> np.ndarray:
@@ -112,7 +124,9 @@ def probe(
     best = rows[0].fields
     config, params = load(best.get("num_heads"))
     losses = _altered(dataclasses.replace(config, **best), params, windows)
-    ranking = Ranking(rows, options, assumed, asked, windows[:, 1:].size, _entropy(spelled), whose)
+    ranking = Ranking(
+        rows, options, assumed, unranked, windows[:, 1:].size, _entropy(spelled), whose
+    )
     return dataclasses.replace(
         ranking,
         bigram=_bigram(spelled),
@@ -124,19 +138,22 @@ def probe(
 def _inspected(
     source: checkpoints.Checkpoint, how: Mapping[str, Any], fields: Mapping[str, Any]
 ) -> tuple[api.Inspected, dict[str, Any]]:
-    """With something in the place of each field that nobody said and that has no usual value."""
-    standing: dict[str, Any] = {}
+    """Inspect `source`; also return the placeholders for fields that it asks for."""
+    placeholders: dict[str, Any] = {}
     while True:
         try:
-            return api.inspect(source, **how, **fields, **standing), standing
+            return api.inspect(source, **how, **fields, **placeholders), placeholders
         except Asked as asked:
-            if asked.field in {**fields, **standing}:
+            if asked.field in {**fields, **placeholders}:
                 raise
-            standing[asked.field] = STANDING[asked.field]
+            placeholders[asked.field] = STANDING[asked.field]
 
 
 def _options(assumed: Mapping[str, Any], width: int) -> dict[str, tuple[Any, ...]]:
-    """Of each open field, the likeliest value first; `width` is that of all heads together, where they are unknown."""
+    """The values of each open field, the likeliest first.
+
+    `width` is the total width of all heads if their number is open, and 0 otherwise.
+    """
     options = {
         name: (assumed[name], *(value for value in values if value != assumed[name]))
         for name, values in OPTIONS.items()
@@ -148,12 +165,15 @@ def _options(assumed: Mapping[str, Any], width: int) -> dict[str, tuple[Any, ...
 
 
 def _windows(ids: np.ndarray, config: ModelConfig, path: object) -> np.ndarray:
-    """(B, T + 1) ids from all over the text. Where it is short they are: many windows tell more of chance."""
+    """Windows (B, T + 1) of ids, spread evenly over the text.
+
+    In a short text the windows are short: more of them give a better estimate of the noise.
+    """
     least = max(config.context_length, FEWEST) + 1
     if ids.ndim != 1 or len(ids) < least:
         raise UserError(
-            f"{path} has a context of {config.context_length} tokens, so there should be {least} of them in a row or "
-            f"more, but there are {ids.size}."
+            f"{path} has a context of {config.context_length} tokens, so there should be {least} "
+            f"of them in a row or more, but there are {ids.size}."
         )
     affordable = min(MOST, int(OPERATIONS / (flops.per_token(config) / 3)))
     length = min(
@@ -163,19 +183,22 @@ def _windows(ids: np.ndarray, config: ModelConfig, path: object) -> np.ndarray:
         (len(ids) - 1) // FEWEST,
     )
     count = max(FEWEST, min(affordable, len(ids) - 1) // length)
-    power = 1 << (count.bit_length() - 1)  # so that parts of equal size can be had
+    power = 1 << (count.bit_length() - 1)  # a power of two divides into equal batches
     starts = np.linspace(0, len(ids) - 1 - length, power).astype(int)
     return np.stack([ids[start : start + length + 1] for start in starts]).astype(np.int32)
 
 
 def _entropy(ids: np.ndarray) -> float:
+    """The loss of predicting each id by its frequency, in nats."""
     shares = np.unique(ids, return_counts=True)[1] / len(ids)
     return float(-(shares * np.log(shares)).sum())
 
 
 def _bigram(ids: np.ndarray) -> float:
-    """The loss of predicting each id from the one before it, by the counts in all the rest of the text; where these
-    are few, the frequencies of single ids stand in (Witten and Bell's interpolation)."""
+    """The loss of predicting each id from the previous one, by the counts in the rest of the text.
+
+    Where these are few, the frequencies of single ids stand in (Witten-Bell interpolation).
+    """
     before, after = ids[:-1], ids[1:]
     size = int(ids.max()) + 1
     pairs, which, counts = np.unique(
@@ -183,19 +206,18 @@ def _bigram(ids: np.ndarray) -> float:
     )
     followers = np.bincount(pairs // size, minlength=size)[before]
     seen_before = np.bincount(before, minlength=size)[before] - 1
-    alone = np.bincount(after, minlength=size)[after] / (
-        len(after) - 1 + size
-    )  # one less, and one for each id
+    # Leaves this id out of the counts, and adds one to that of every id.
+    alone = np.bincount(after, minlength=size)[after] / (len(after) - 1 + size)
     trusted = seen_before / (seen_before + followers)
     pair = (counts[which] - 1) / np.maximum(seen_before, 1)
     return float(-np.log(trusted * pair + (1 - trusted) * alone).mean())
 
 
 def _altered(config: ModelConfig, params: Tree, windows: np.ndarray) -> dict[str, np.ndarray]:
-    """The losses with one part of the model at another size, by what was done to it."""
+    """Losses with one part of the model rescaled or left out, by the name of the change."""
     config, params = _separate(config, params, windows.shape[1] - 1)
     flat = flatten(params)
-    found = {}
+    losses = {}
     for part, path in PARTS.items():
         factors = {"halved": 0.5, "doubled": 2.0} | (
             {"left out": 0.0} if path == PARTS["its positions"] else {}
@@ -207,12 +229,12 @@ def _altered(config: ModelConfig, params: Tree, windows: np.ndarray) -> dict[str
                 name: _scaled(name, leaf, factor, config) if name.startswith(path) else leaf
                 for name, leaf in flat.items()
             }
-            found[f"{part} {change}"] = _losses(config, unflatten(scaled), windows)
-    return found
+            losses[f"{part} {change}"] = _losses(config, unflatten(scaled), windows)
+    return losses
 
 
 def _scaled(name: str, leaf: Any, factor: float, config: ModelConfig) -> Any:
-    """`leaf` times `factor`; of queries, keys and values, which lie in one array, the queries alone."""
+    """`leaf` times `factor`; in the fused array of queries, keys and values, only the queries."""
     if not name.startswith(PARTS["its queries"]):
         return leaf * factor
     group = make_spec(config).block.attention.group
@@ -220,7 +242,7 @@ def _scaled(name: str, leaf: Any, factor: float, config: ModelConfig) -> Any:
 
 
 def _separate(config: ModelConfig, params: Tree, length: int) -> tuple[ModelConfig, Tree]:
-    """The same function with each part an array of its own: a head that is tied, sinusoids that are not stored."""
+    """The same function with a tied head and unstored sinusoids as arrays of their own."""
     if config.tied:
         config = dataclasses.replace(config, tied=False)
         kernel = params["token_embedding"]["embedding"].T
@@ -233,7 +255,10 @@ def _separate(config: ModelConfig, params: Tree, length: int) -> tuple[ModelConf
 
 
 def _losses(config: ModelConfig, params: Tree, windows: np.ndarray) -> np.ndarray:
-    """One program serves all scales of attention: what scores are multiplied by, queries can be as well."""
+    """Losses (B,) of the windows.
+
+    The scale of attention is applied to the queries, so that one program serves all scales.
+    """
     plain = dataclasses.replace(config, attention_scale="head_dim", attention_scale_by_layer=False)
     layers = np.arange(config.num_blocks)
     factors = _scales(config, layers) / _scales(plain, layers)
@@ -244,13 +269,13 @@ def _losses(config: ModelConfig, params: Tree, windows: np.ndarray) -> np.ndarra
 
 
 def _scales(config: ModelConfig, layers: np.ndarray) -> np.ndarray:
-    """What each layer multiplies its scores by."""
+    """The factor (L,) by which each layer multiplies its scores."""
     attention = make_spec(config).block.attention
     return np.broadcast_to(attention.scale_of(layers), layers.shape)
 
 
 def _times_queries(qkv: jax.Array, factors_l: jax.Array, group: int) -> jax.Array:
-    """The kernel or bias `qkv` (L, ..., G + 2, H) with its queries multiplied, by layer."""
+    """The kernel or bias `qkv` (L, ..., G + 2, H) with its queries multiplied by `factors_l`."""
     factors = factors_l.reshape(-1, *[1] * (qkv.ndim - 1))
     is_query = (jnp.arange(qkv.shape[-2]) < group)[:, None]
     return jnp.where(is_query, qkv * factors, qkv)

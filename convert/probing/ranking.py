@@ -1,4 +1,7 @@
-"""Which combination of values loses least, and what that settles. Knows no model and no text: losses come in."""
+"""The search for the combination of values with the least loss, and what its result settles.
+
+Independent of models and texts: a function measures the losses.
+"""
 
 import functools
 import itertools
@@ -11,27 +14,29 @@ import numpy as np
 
 from jaxgpt.settings import typed
 
-BEAM = 3  # combinations on which each group of fields is tried
+BEAM = 3  # best combinations from which each group of fields is varied
 SURE = 3.0  # standard errors
-LEAST = 1e-3  # nats per token: a smaller difference may be the other way round on another text
-Combination = tuple[Any, ...]  # a value of each field, in the order of the fields
-Options = Mapping[str, tuple[Any, ...]]  # of each field the values that there are
+LEAST = 1e-3  # nats per token: a smaller difference may have the other sign on another text
+Combination = tuple[Any, ...]  # a value for each field, in the order of the fields
+Options = Mapping[str, tuple[Any, ...]]  # the possible values of each field
 
 
 @dataclass(frozen=True)
 class Row:
-    """One combination."""
+    """A combination of values, and its losses."""
 
     fields: dict[str, Any]
-    losses: np.ndarray = field(repr=False)  # nats per token, of each window
+    losses: np.ndarray = field(repr=False)  # nats per token, one for each window
 
     @property
     def loss(self) -> float:
         return float(self.losses.mean())
 
     def behind(self, other: "Row") -> tuple[float, float]:
-        """How much more it loses, and what of that may be chance. Windows differ far more than functions do, so they
-        are taken in pairs."""
+        """How much more this row loses than `other`, and how much of that may be chance.
+
+        Losses are compared window by window, since windows differ far more than functions do.
+        """
         gaps = self.losses - other.losses
         return float(gaps.mean()), max(LEAST, SURE * float(gaps.std(ddof=1)) / len(gaps) ** 0.5)
 
@@ -40,27 +45,26 @@ class Row:
         return gap > noise
 
     def unlike(self, other: "Row") -> list[str]:
+        """Names of the fields whose values differ."""
         return [name for name, value in self.fields.items() if value != other.fields[name]]
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What a text tells of the fields that a checkpoint leaves open."""
+    """The combinations tried on a text, and the fields that their losses settle."""
 
-    rows: list[Row]  # each combination that was tried, best first
-    options: Options  # of each open field
-    assumed: dict[str, Any]  # of open fields that have a usual value
-    asked: list[str]  # fields without one, of which no loss tells
+    rows: list[Row]  # the combinations tried, best first
+    options: Options  # the possible values of each open field
+    assumed: dict[str, Any]  # the usual values of open fields that have one
+    asked: list[str]  # fields without one, which no loss can settle
     tokens: int
-    entropy: float  # nats per token of the text, for one who knows how frequent each token is and nothing else
-    spelling: str  # what turned the text into ids
-    bigram: float = math.inf  # the same for one who has counted which token follows which
-    altered: dict[str, Row] = field(
-        default_factory=dict
-    )  # the best, with one part larger, smaller or left out
-    confirmable: dict[str, tuple[Any, str]] = field(
-        default_factory=dict
-    )  # assumed value, and what alters it
+    entropy: float  # nats per token of a unigram model of the text
+    spelling: str  # the name of the tokenizer of the text
+    bigram: float = math.inf  # nats per token of a bigram model of the text
+    # The best combination with one part of the model larger, smaller or left out.
+    altered: dict[str, Row] = field(default_factory=dict)
+    # For each field, its assumed value and the key in `altered` that puts it to the test.
+    confirmable: dict[str, tuple[Any, str]] = field(default_factory=dict)
 
     @property
     def possible(self) -> int:
@@ -68,29 +72,32 @@ class Ranking:
 
     @property
     def floor(self) -> float:
-        """The loss of counting: a trained model that is read as what it is loses less."""
+        """The loss of the better n-gram model; a trained model, read correctly, loses less."""
         return min(self.entropy, self.bigram)
 
     @functools.cached_property
     def improvements(self) -> dict[str, float]:
-        """The alterations with which the best loses less, beyond chance, and how much: of a trained model there are
-        none, for training has found the best size of each part; read as another function, it has some."""
+        """Alterations that lower the best loss beyond chance, with their gains.
+
+        A trained model that is read correctly has none, as training has found the best scale of
+        each part; one that is read as another function has some.
+        """
         better = [(name, row) for name, row in self.altered.items() if self.rows[0].worse_than(row)]
         return {name: self.rows[0].behind(row)[0] for name, row in better}
 
     @property
     def fits(self) -> bool:
-        """Whether the best is what the model was trained as; where it is not, the order means nothing."""
+        """Whether the best combination is that of training; if not, the order means nothing."""
         return not self.rows or (self.rows[0].loss < self.floor and not self.improvements)
 
     @functools.cached_property
     def close(self) -> list[Row]:
-        """Those that the text does not rule out."""
+        """The combinations that the text does not rule out."""
         return [row for row in self.rows if not row.worse_than(self.rows[0])] if self.fits else []
 
     @functools.cached_property
     def left(self) -> dict[str, list[Any]]:
-        """Of each open field the values that the text does not rule out."""
+        """The values of each open field that the text does not rule out."""
         if not self.fits:
             return {name: list(options) for name, options in self.options.items()}
         return {
@@ -104,7 +111,7 @@ class Ranking:
 
     @property
     def confirmed(self) -> dict[str, Any]:
-        """The assumed values without which the best would lose more, beyond chance."""
+        """Assumed values without which the best combination would lose more, beyond chance."""
         return {
             name: value
             for name, (value, change) in self.confirmable.items()
@@ -125,14 +132,19 @@ class Ranking:
 
     @property
     def to_say(self) -> dict[str, Any]:
-        """The unsettled fields whose usual value is ruled out, and one of the values that are left: chance decides
-        between those, so a person has to."""
+        """Unsettled fields whose usual value is ruled out, with one of the remaining values.
+
+        Only chance decides between those, so the user has to.
+        """
         return {name: value for name, value in self.kept.items() if value != self.assumed[name]}
 
     @property
     def kept(self) -> dict[str, Any]:
-        """Of each unsettled field the usual value; where all that has it is ruled out, that of what is most like the
-        usual model, in the commoner fields first."""
+        """Values to assume for the unsettled fields: those of the most usual remaining combination.
+
+        Of several that differ from the usual model in as many fields, the one is taken that differs
+        in the fields in which models vary more often.
+        """
 
         def unlike(row: Row) -> tuple[int, list[bool]]:
             differs = [row.fields[name] != value for name, value in self.assumed.items()]
@@ -143,22 +155,22 @@ class Ranking:
 
     @property
     def margin(self) -> float:
-        """How far, in nats per token, the best is ahead of all that differ in a settled field; 0 where none is."""
+        """Nats per token from the best row to the next with another value of a settled field."""
         rivals = [row for row in self.rows if {*row.unlike(self.rows[0])} & self.settled.keys()]
         rivals += [self.altered[self.confirmable[name][1]] for name in self.confirmed]
         return min((row.loss - self.rows[0].loss for row in rivals), default=0.0)
 
     @property
     def line(self) -> str:
-        """For to-flax: what is settled, and nothing that chance decides."""
+        """The options of to-flax that set the settled fields."""
         return " ".join(f"--set {name}={typed(value)}" for name, value in self.settled.items())
 
     @property
     def groups(self) -> list[tuple[Row, dict[str, list[Any]]]]:
-        """Rows that differ in a single field, and by no more than chance, are told as one."""
-        found: list[tuple[Row, dict[str, list[Any]]]] = []
+        """Rows that differ in a single field, and by no more than chance, merged into one."""
+        merged: list[tuple[Row, dict[str, list[Any]]]] = []
         for row in self.rows:
-            for head, values in found:
+            for head, values in merged:
                 unlike = {*row.unlike(head)} | {
                     name for name, several in values.items() if len(several) > 1
                 }
@@ -167,13 +179,13 @@ class Ranking:
                     values[name].append(row.fields[name])
                     break
             else:
-                found.append((row, {name: [value] for name, value in row.fields.items()}))
-        return found
+                merged.append((row, {name: [value] for name, value in row.fields.items()}))
+        return merged
 
     def as_dict(self) -> dict[str, Any]:
         shown = (
-            "settled", "unsettled", "kept", "to_say", "asked", "margin", "line", "fits", "improvements", "entropy",
-            "bigram", "tokens", "spelling",
+            "settled", "unsettled", "kept", "to_say", "asked", "margin", "line", "fits",
+            "improvements", "entropy", "bigram", "tokens", "spelling",
         )  # fmt: skip
         behind = [
             dict(zip(("behind", "noise"), row.behind(self.rows[0]), strict=True))
@@ -191,9 +203,13 @@ class Ranking:
 
 
 class Search:
-    """Tries all that `first` can be, then group after group of fields on the few best so far, then all neighbours of
-    the best until none is better. Fields are varied together where one that is wrong makes the other look better
-    wrong than right. Values that are hardly to be told apart, `alike`, are tried beside the best alone."""
+    """A beam search over combinations of values.
+
+    It tries all values of the fields `first`, then varies each of `groups` on the few best so far,
+    then tries all neighbours of the best until none is better. Fields form a group if a wrong value
+    of one makes a wrong value of another look better than the right one. Of the values in a set of
+    `alike`, which differ hardly in loss, all but the first are tried only next to the best.
+    """
 
     def __init__(
         self,
@@ -227,7 +243,7 @@ class Search:
         return [Row(self._fields(one), self.losses[one]) for one in self._sorted(self.losses)]
 
     def _beside(self, best: Combination, options: Options) -> Combination:
-        """The best of its neighbours and itself."""
+        """The best among `best` and its neighbours."""
         return self._sorted(
             [best, *(one for group in self.groups for one in self._varied(best, group, options))]
         )[0]
@@ -254,7 +270,7 @@ class Search:
         return dict(zip(self.options, one, strict=True))
 
     def _unlike(self, options: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The first of each kind."""
+        """The first value of each kind in `options`."""
         kinds = [
             next((kind for kind in self.alike if option in kind), option) for option in options
         ]
