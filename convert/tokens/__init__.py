@@ -1,1 +1,1 @@
-"""Tokenizers of Hugging Face, and text as a checkpoint's ids."""
+"""Hugging Face tokenizers, and text encoded to the ids of a checkpoint."""

@@ -1,6 +1,6 @@
-"""Tokenizers in Hugging Face's folders: theirs taken along, ours written so that AutoTokenizer gives the same ids.
+"""Tokenizers in Hugging Face folders: reads theirs, and writes ours for AutoTokenizer.
 
-Knows no weights and no model.
+AutoTokenizer then gives the same ids. Independent of weights and models.
 """
 
 import json
@@ -16,34 +16,28 @@ from jaxgpt.system.atomic_files import write_json
 from ..files.hf_folder import tokenizer_in
 from ..names.config_words import characters
 
-ROUNDED_UP = 128  # vocabularies are padded to a multiple of it at most
-DECIDING = (
-    "normalizer",
-    "added_tokens",
-    "pre_tokenizer",
-    "model",
-    "decoder",
-)  # of ids and text, in a tokenizer.json
+ROUNDED_UP = 128  # the largest number to a multiple of which vocabularies are padded
+# The parts of a tokenizer.json that determine ids and text.
+DECIDING = ("normalizer", "added_tokens", "pre_tokenizer", "model", "decoder")
 
 
 class Found(NamedTuple):
-    """What came with the weights."""
+    """The tokenizer that came with the weights, or why it cannot be used."""
 
     tokenizer: Tokenizer | None = None
-    words: str = ""  # for people
-    problem: str = ""  # why one that is there stays there
+    words: str = ""  # a sentence for the user
+    problem: str = ""  # why a tokenizer that is there is not taken along
 
 
 def beside(path: Path | None, extras: Mapping[str, Any], vocab_size: int) -> Found:
     """The tokenizer at `path`, or the characters among the `extras` of the file.
 
-    A meta.pkl that nobody named gives way to the file's own characters, and must have the model's
-    vocabulary.
+    The file's own characters take precedence over a meta.pkl, which must fit `vocab_size`.
     """
-    held = characters(extras)
-    held = held if len(held) <= vocab_size else []
+    alphabet = characters(extras)
+    alphabet = alphabet if len(alphabet) <= vocab_size else []
     pickled = path is not None and path.name == META
-    if path and not (pickled and held):
+    if path and not (pickled and alphabet):
         try:
             found = read(path)
         except UserError as error:
@@ -54,32 +48,37 @@ def beside(path: Path | None, extras: Mapping[str, Any], vocab_size: int) -> Fou
         return Found(
             found, f"Its tokenizer came along: {path.name}, {found.vocab_size} ids ({found.kind})."
         )
-    if not held:
+    if not alphabet:
         return Found()
     return Found(
-        CharTokenizer(held),
-        f"Its {len(held)} characters, which lay beside the weights, are the tokenizer.",
+        CharTokenizer(alphabet),
+        f"Its {len(alphabet)} characters, which lay beside the weights, are the tokenizer.",
     )
 
 
 def read(path: Path) -> Tokenizer:
-    """Of a file or a folder, ours or theirs; characters or bytes that `write` wrote are again what they were."""
+    """The tokenizer in a file or folder, of ours or of Hugging Face's.
+
+    One that `write` wrote from characters or bytes is read as such again.
+    """
     path = (tokenizer_in(path) or path) if path.is_dir() else path
-    found = load(path)
-    if found.kind != "bpe":
-        return found
+    tokenizer = load(path)
+    if tokenizer.kind != "bpe":
+        return tokenizer
     content = json.loads(path.read_bytes())
     if "model" in content:
-        return _ours(content) or found
+        return _ours(content) or tokenizer
     if lacking := byte_alphabet().keys() - content.keys():
         raise UserError(
-            f"{path} has no token for {len(lacking)} of the 256 bytes: with its merges.txt it is another kind of "
-            "tokenizer than GPT-2's. Save it as a tokenizer.json, which says all of its kind."
+            f"{path} has no token for {len(lacking)} of the 256 bytes: with its merges.txt it is "
+            "another kind of tokenizer than GPT-2's. Save it as a tokenizer.json, which says all "
+            "of its kind."
         )
-    return found
+    return tokenizer
 
 
 def _ours(content: dict[str, Any]) -> Tokenizer | None:
+    """The tokenizer of characters or bytes that `write` would write as `content`, if any."""
     vocabulary = content["model"].get("vocab")
     if not isinstance(vocabulary, dict) or any(len(word) != 1 for word in vocabulary):
         return None
@@ -87,14 +86,17 @@ def _ours(content: dict[str, Any]) -> Tokenizer | None:
         ByteTokenizer(),
         CharTokenizer(sorted(vocabulary, key=vocabulary.__getitem__)),
     ):
-        made = json.loads(_library(candidate).to_str())
-        if all(made[part] == content.get(part) for part in DECIDING):
+        written = json.loads(_library(candidate).to_str())
+        if all(written[part] == content.get(part) for part in DECIDING):
             return candidate
     return None
 
 
 def write(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:
-    """Text such as <|endoftext|> is that token to AutoTokenizer, unless one says split_special_tokens=True."""
+    """Write `tokenizer` to `folder`, for AutoTokenizer.
+
+    It encodes text such as <|endoftext|> to that token, unless split_special_tokens is true.
+    """
     if isinstance(tokenizer, CharTokenizer | ByteTokenizer):
         _library(tokenizer).save(str(folder / "tokenizer.json"))
     else:
@@ -105,7 +107,7 @@ def write(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:
         else dict.fromkeys(("bos_token", "eos_token"), tokenizer.decode([tokenizer.eot]))
     )
     about = {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # which takes the tokenizer.json as it is
+        "tokenizer_class": "PreTrainedTokenizerFast",  # takes the tokenizer.json as it is
         "model_max_length": context_length,
         "clean_up_tokenization_spaces": False,
     }
@@ -113,20 +115,20 @@ def write(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:
 
 
 def _library(tokenizer: CharTokenizer | ByteTokenizer) -> Any:
-    """The same ids from the `tokenizers` library, which raises an error where a character has none."""
+    """The equivalent in the `tokenizers` library; raises an error for characters without an id."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers
 
     if isinstance(tokenizer, ByteTokenizer):
         bytewise = {character: byte[0] for character, byte in byte_alphabet().items()}
-        made = tokenizers.Tokenizer(models.BPE(vocab=bytewise, merges=[]))
-        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        made.decoder = decoders.ByteLevel()
-        return made
+        library = tokenizers.Tokenizer(models.BPE(vocab=bytewise, merges=[]))
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        library.decoder = decoders.ByteLevel()
+        return library
     characters = tokenizer.decode(range(tokenizer.vocab_size))
-    made = tokenizers.Tokenizer(
+    library = tokenizers.Tokenizer(
         models.WordLevel({character: i for i, character in enumerate(characters)})
     )
-    made.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
-    made.decoder = decoders.Fuse()
-    return made
+    library.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    library.decoder = decoders.Fuse()
+    return library
