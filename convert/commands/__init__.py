@@ -1,1 +1,1 @@
-"""The pages that the commands print."""
+"""The output of the commands."""

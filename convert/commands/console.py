@@ -1,4 +1,4 @@
-"""What the commands print. Knows no command."""
+"""The output of the commands: tables, lists and warnings. Independent of the commands."""
 
 import shlex
 import sys
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from ..probing.ranking import Ranking
     from ..tokens.hf_tokenizer import Found
 
-MOST = 12  # rows of a table that a person reads
+MOST = 12  # rows of a printed table at most
 
 
 def facts(found: "Inspected") -> dict[str, Any]:
+    """The facts that inspect prints, by their labels."""
     source = found.source
     return {
         "file": str(source.path),
@@ -37,20 +38,26 @@ def facts(found: "Inspected") -> dict[str, Any]:
 
 
 def report(detected: "Detected", assumed: str) -> None:
-    known = detected.report
-    for how, fields in (("read", known.read), ("given", known.given), (assumed, known.assumed)):
+    """Print how each field is known; `assumed` is the label of those that are assumed."""
+    details = detected.report
+    for how, fields in (
+        ("read", details.read),
+        ("given", details.given),
+        (assumed, details.assumed),
+    ):
         if fields:
             print(f"{how}:\n  {listed(fields)}")
-    caveats = list(known.caveats)
-    if known.assumed:
+    caveats = list(details.caveats)
+    if details.assumed:
         print(f"warning: {caveats.pop(0)}. Each of these would settle it:", file=sys.stderr)
-        for field in known.assumed:
+        for field in details.assumed:
             print(f"  --set {field}={choices(field)}", file=sys.stderr)
     for caveat in caveats:
         print(f"warning: {caveat}.", file=sys.stderr)
 
 
 def beside(found: "Beside", directory: Path) -> None:
+    """Print how to resume training from `directory`, and which extras were not taken along."""
     if found.optimizer:
         print(
             f"Its optimiser, AdamW after {found.optimizer.moments.updates:,} updates, goes along."
@@ -76,15 +83,16 @@ def beside(found: "Beside", directory: Path) -> None:
 
 
 def class_to_name(loaded: "Loaded") -> str:
-    """The option of verify that makes a proof of it; "" where the file itself names its class."""
-    reference, known = loaded.dialect.reference, loaded.report
-    if reference and not {*known.given, *known.assumed} - {"dropout"}:
+    """The option of verify needed for a proof; "" if the file itself names its class."""
+    reference, details = loaded.dialect.reference, loaded.report
+    if reference and not {*details.given, *details.assumed} - {"dropout"}:
         return ""
     usual = reference and not loaded.dialect.unlike(loaded.config)
     return f" --torch {reference if usual else 'MODULE:CLASS'}"
 
 
 def tokenizer(found: "Found") -> None:
+    """Print which tokenizer was taken along, or why none was."""
     if found.words:
         print(found.words)
     if found.problem:
@@ -93,7 +101,7 @@ def tokenizer(found: "Found") -> None:
 
 
 def choices(field: str) -> str:
-    """What the field takes, as one would type it."""
+    """The values that `field` takes, as typed on a command line."""
     hint = typing.get_type_hints(ModelConfig)[field]
     options = [
         option
@@ -109,6 +117,7 @@ def listed(fields: dict[str, Any]) -> str:
 
 
 def ranking(found: "Ranking") -> None:
+    """Print the table of combinations, what is settled, and what the user has to set."""
     if not found.rows:
         print("Nothing is left open that a loss could show.")
     else:
@@ -126,7 +135,10 @@ def ranking(found: "Ranking") -> None:
         way = f"say it with --set {name}=N, and probe again"
         if name in found.to_say:
             usual = typed(found.assumed[name])
-            way = f"not with the usual {usual}, so say one of them, such as --set {name}={typed(found.to_say[name])}"
+            way = (
+                f"not with the usual {usual}, so say one of them, such as "
+                f"--set {name}={typed(found.to_say[name])}"
+            )
         elif name in found.kept:
             way = f"{typed(found.kept[name])} is kept, as assumed"
         print(f"cannot be told: {name} is one of {those}; {way}", file=sys.stderr)
@@ -139,7 +151,7 @@ def ranking(found: "Ranking") -> None:
 
 
 def misfit(found: "Ranking") -> str:
-    """One paragraph on why no combination is what the model was trained as."""
+    """One paragraph on why no combination can be that of training."""
     loss, reasons = found.rows[0].loss, []
     if loss >= found.floor:
         counted = (
@@ -148,16 +160,18 @@ def misfit(found: "Ranking") -> str:
             else "how frequent each token is"
         )
         reasons.append(
-            f"The best loses {loss:.4f} nats per token, and counting {counted} loses {found.floor:.4f}."
+            f"The best loses {loss:.4f} nats per token, and counting {counted} loses "
+            f"{found.floor:.4f}."
         )
     if found.improvements:
         change, gain = max(found.improvements.items(), key=lambda pair: pair[1])
         reasons.append(
-            f"A trained model is at its best as it is, but with {change} the best loses {gain:.4f} less."
+            f"A trained model is at its best as it is, but with {change} the best loses "
+            f"{gain:.4f} less."
         )
     causes = [
-        "the model computes something else than any candidate (rotary positions, ALiBi, none at all, scaled "
-        "embeddings, another block)",
+        "the model computes something else than any candidate (rotary positions, ALiBi, none at "
+        "all, scaled embeddings, another block)",
         "the text is not of the kind that it was trained on",
         "its ids mean other tokens",
         "it was hardly trained",
@@ -167,13 +181,14 @@ def misfit(found: "Ranking") -> str:
             "its context is shorter than what was tried; say it with --set context_length=N"
         )
     return (
-        f"NOTHING FITS. {' '.join(reasons)} So the order means nothing, and nothing is settled. Either "
-        f"{', or '.join(causes)}. verify --torch with the class that wrote the file can tell."
+        f"NOTHING FITS. {' '.join(reasons)} So the order means nothing, and nothing is settled. "
+        f"Either {', or '.join(causes)}. verify --torch with the class that wrote the file can "
+        "tell."
     )
 
 
 def _table(found: "Ranking") -> None:
-    """A column for each field; on a terminal too narrow for that, one for all of them."""
+    """Print a table with a column for each field; on a narrow terminal, one for all of them."""
     from rich.table import Table
 
     screen, figures = console(), ("loss", "behind", "noise")
@@ -183,12 +198,14 @@ def _table(found: "Ranking") -> None:
     )
     first: dict[str, str] = {}
     for row, values in found.groups[:MOST]:
-        told = {name: "|".join(map(typed, values[name])) for name in found.options}
+        typed_values = {name: "|".join(map(typed, values[name])) for name in found.options}
         numbers = [f"{number:.4f}" for number in (row.loss, *row.behind(found.rows[0]))]
-        unlike = (f"{name}={value}" for name, value in told.items() if value != first.get(name))
-        wide.add_row(*told.values(), *numbers)
+        unlike = (
+            f"{name}={value}" for name, value in typed_values.items() if value != first.get(name)
+        )
+        wide.add_row(*typed_values.values(), *numbers)
         narrow.add_row(*numbers, " ".join(unlike))
-        first = first or told
+        first = first or typed_values
     anything = screen.options.update(max_width=10**6)
     fits = screen.measure(wide, options=anything).maximum <= screen.width
     screen.print(wide if fits else narrow)
