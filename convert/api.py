@@ -1,4 +1,4 @@
-"""The two ways over the bridge: file to parameters, and back. Knows how the rooms fit, and none of their insides."""
+"""The Python interface of the bridge: PyTorch file to Flax parameters, and back."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -35,7 +35,10 @@ def inspect(
     ignore_config: bool = False,
     **fields: Any,
 ) -> Inspected:
-    """What `to_flax` would do, from names, shapes, and the few tensors whose values decide."""
+    """Detect dialect and config as `to_flax` does, without reading all of the weights.
+
+    It reads names, shapes, and the few tensors whose values decide.
+    """
     source = checkpoints.opened(weights)
     try:
         return _inspected(source, dialect, ignore_config, fields)
@@ -47,7 +50,10 @@ def inspect(
 
 
 def _unwrapped(source: checkpoints.Checkpoint) -> Iterator[checkpoints.Checkpoint]:
-    """The whole model may lie in an attribute of another module, or of one in that one."""
+    """Yield `source` without its outermost prefix, and without the next one.
+
+    The model may be an attribute of another module, or of a module in that one.
+    """
     for _ in range(2):
         outer, *others = {name.rpartition(".")[0].partition(".")[0] for name in source.tensors}
         if others or not outer or outer.isdigit():
@@ -80,12 +86,14 @@ def to_flax(
     stage: Stage = silent,
     **fields: Any,
 ) -> Loaded:
-    """Bring PyTorch weights over: a file, a state_dict or a module. `fields` are those of ModelConfig that the weights
-    themselves cannot say."""
+    """Convert PyTorch weights, a file, state_dict or module, to Flax parameters.
+
+    `fields` are fields of ModelConfig that the weights do not show.
+    """
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype must be one of {', '.join(sorted(DTYPES))}, but is {dtype!r}.")
-    found = inspect(weights, dialect=dialect, ignore_config=ignore_config, **fields)
-    source, detected = found.source, found.detected
+    inspected = inspect(weights, dialect=dialect, ignore_config=ignore_config, **fields)
+    source, detected = inspected.source, inspected.detected
     names = fit.torch_names(detected.dialect, detected.fit.sizes)
     dtypes = {name: tensor.dtype for name, tensor in source.tensors.items() if name in names}
     move.require_floats(dtypes, source.path)
@@ -109,29 +117,35 @@ def to_flax(
     if dtype and not nonfinite:
         move.require_in_range(params, DTYPES[dtype], source.path)
     _require_one_function(config, params, source)
-    held = {} if weights_only or not source.container.startswith("torch") else source.extras
-    beside = extras.read(held, detected.dialect, config, list(source.tensors), source.path)
+    file_extras = {} if weights_only or not source.container.startswith("torch") else source.extras
+    beside = extras.read(file_extras, detected.dialect, config, list(source.tensors), source.path)
     return Loaded(params, detected, source, beside, ignore_config)
 
 
 def _require_one_function(
     config: ModelConfig, params: Tree, source: checkpoints.Checkpoint
 ) -> None:
-    """A class may have a bias in one place and none in another, for which ModelConfig has a single field."""
-    wanted, there = set(flatten(abstract_params(config))), set(flatten(params))
-    if wanted != there:
-        lacking = [f"it lacks {path}" for path in sorted(wanted - there)] + [
-            f"it has {p}" for p in sorted(there - wanted)
+    """Raise UserError unless `params` has exactly the parameters of `config`.
+
+    ModelConfig has a single field for biases that a class may have in one place and not in another.
+    """
+    wanted, present = set(flatten(abstract_params(config))), set(flatten(params))
+    if wanted != present:
+        lacking = [f"it lacks {path}" for path in sorted(wanted - present)] + [
+            f"it has {p}" for p in sorted(present - wanted)
         ]
         raise UserError(
-            f"{source.path}: some of its parts have a bias and others none: {in_a_row(lacking)}, next to a model that "
-            f"is otherwise like this one. There is no field for such a mixture."
+            f"{source.path}: some of its parts have a bias and others none: {in_a_row(lacking)}, "
+            "next to a model that is otherwise like this one. There is no field for such a mixture."
         )
 
 
 def to_torch(params: Tree, config: ModelConfig, dialect: str | Dialect) -> dict[str, Any]:
-    """name -> torch.Tensor, in the order of the torch class, for `load_state_dict(strict=True)`. `dialect` is a name;
-    or the one of a loaded file, to have the very names of that file."""
+    """The state dict of the torch class, in its order, for `load_state_dict(strict=True)`.
+
+    `dialect` is a name, or the dialect of a loaded file, which gives exactly the names in that
+    file.
+    """
     require_same(abstract_params(config), params, "This set of parameters")
     target = named(dialect) if isinstance(dialect, str) else dialect
     return {
@@ -142,14 +156,14 @@ def to_torch(params: Tree, config: ModelConfig, dialect: str | Dialect) -> dict[
 
 @dataclass(frozen=True)
 class Written:
-    source: Path  # where the weights were taken from
+    """The result of writing a model directory to a file or folder."""
+
+    source: Path  # the model directory
     config: ModelConfig
     dialect: Dialect
     filled: list[str]  # biases that the class has and the model lacks
-    beside: list[Any] = field(
-        default_factory=list
-    )  # the names of what is in the file besides the weights
-    # What its class computes otherwise: (ours, usual).
+    beside: list[Any] = field(default_factory=list)  # the names of the extras in the file
+    # Fields in which the model differs from the usual one of its class: (ours, usual).
     unlike: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
@@ -161,13 +175,18 @@ def directory_to_file(
     weights_only: bool = False,
     stage: Stage = silent,
 ) -> Written:
-    """With no dialect, a model that came from a file goes back under the names, and in the dict, of that file."""
-    if Path(out).suffix in (".pt", ".pth"):
-        torchfile.need_torch(out)
+    """Write the model in `directory` to the file `out`.
+
+    Without `dialect`, a converted model gets the names and the nesting of its original file.
+    """
     opened = model_directory.ModelDirectory(directory)
     origin = extras.Origin.of(opened)
-    usual = origin.dialect if origin else None
-    target = named(dialect) if dialect else usual or choose(opened.config, opened.paths)
+    if not dialect and not origin:
+        raise UserError(
+            f"{directory} did not come from a file; say with --dialect which class shall load "
+            f"{out}."
+        )
+    target = origin.dialect if origin and not dialect else named(dialect or "")
     paths, nested, prefix = set(opened.paths), "", ""
     beside: dict[str, Any] = {}
     alone = weights_only or Path(out).suffix == ".safetensors"
@@ -185,7 +204,8 @@ def directory_to_file(
         nested, beside = target.container.weights, extras.as_its_class_does(opened, target, origin)
     if optimizer and not find(beside):
         raise UserError(
-            f"The file that {directory} came from had no optimiser: say with --dialect how to write one."
+            f"The file that {directory} came from had no optimiser: say with --dialect how to "
+            "write one."
         )
     arrays = move.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
     checkpoints.write(
@@ -197,6 +217,7 @@ def directory_to_file(
 
 
 def reading(opened: model_directory.ModelDirectory, stage: Stage) -> Callable[[str], np.ndarray]:
+    """The function that reads a parameter of `opened` and reports progress to `stage`."""
     passed = stage(
         "reading", sum(leaf.size for leaf in flatten(abstract_params(opened.config)).values())
     )

@@ -1,4 +1,7 @@
-"""Folders as Hugging Face's classes open them: config.json, tokenizer, weights in shards. Knows none of the classes."""
+"""Writes folders for the classes of Hugging Face: config.json, tokenizer, sharded weights.
+
+Independent of the classes themselves.
+"""
 
 import math
 import re
@@ -31,7 +34,7 @@ UNITS |= {f"{prefix}iB": 1024**n for n, prefix in enumerate("KMGT", 1)}
 
 
 def is_folder(out: Path) -> bool:
-    """Whether what shall be written is a folder: its name has no suffix, or is a directory's."""
+    """Whether `out` names a folder: it has no suffix, or is a directory already."""
     return out.is_dir() or not out.suffix
 
 
@@ -42,7 +45,10 @@ def directory_to_folder(
     shard: str = SHARD,
     stage: Stage = silent,
 ) -> Written:
-    """The whole folder or none. With no dialect, for the class that the model came from."""
+    """Write the model in `directory` to the folder `out`, completely or not at all.
+
+    Without `dialect`, the folder is for the class that the model was converted from.
+    """
     atomic_files.require_vacant(Path(out))
     most = parse_size(shard)
     opened = model_directory.ModelDirectory(directory)
@@ -54,9 +60,8 @@ def directory_to_folder(
     paths = set(opened.paths)
     arrays = move.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
     with atomic_files.new_directory(out) as partial:
-        ids = dict.fromkeys(
-            ("bos_token_id", "eos_token_id", "pad_token_id")
-        )  # the classes have numbers of their own
+        # Otherwise the defaults of the classes would apply.
+        ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
         if hf_folder.tokenizer_in(opened.path):
             tokenizer = hf_tokenizer.read(opened.path)
             hf_tokenizer.write(tokenizer, partial, opened.config.context_length)
@@ -70,50 +75,52 @@ def directory_to_folder(
 
 
 def _target(name: str, out: str | Path) -> Dialect:
-    able = [known.name for known in DIALECTS.values() if known.hub]
+    able = [other.name for other in DIALECTS.values() if other.hub]
     if not name or named(name).hub is None:
         who = f"The dialect {name} has no class" if name else "Nothing says which class"
         raise UserError(
-            f"{who} of Hugging Face for the folder {out}: say --dialect {' or '.join(able)}. For a file, give it a "
-            f"suffix, {' or '.join(checkpoints.WRITTEN)}."
+            f"{who} of Hugging Face for the folder {out}: say --dialect {' or '.join(able)}. For a "
+            f"file, give it a suffix, {' or '.join(checkpoints.WRITTEN)}."
         )
     return named(name)
 
 
 def config_words(dialect: Dialect, config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
-    """What config.json says, and what of the model the class can neither say nor be."""
+    """The content of config.json, and the fields of the model that the class does not support."""
     assert dialect.hub is not None
     (kind,) = dialect.says["model_type"]
-    made: dict[str, Any] = {"architectures": [dialect.hub.architecture], "model_type": kind}
-    able: dict[str, list[Any]] = {
+    written: dict[str, Any] = {"architectures": [dialect.hub.architecture], "model_type": kind}
+    supported: dict[str, list[Any]] = {
         field: [value] for field, value in _as_the_class_is(dialect, config).items()
     }
     for word in dialect.hub.words.split():
         field = FIELD[word]
         spelled = _spellings(dialect, word, field)
-        able[field] = list(spelled) or [getattr(config, field)]
-        made[word] = spelled.get(getattr(config, field), getattr(config, field))
+        supported[field] = list(spelled) or [getattr(config, field)]
+        written[word] = spelled.get(getattr(config, field), getattr(config, field))
     problems = [
-        f"{field} is {getattr(config, field)!r}, but {dialect.hub.architecture} has {' or '.join(map(repr, values))}"
-        for field, values in able.items()
+        f"{field} is {getattr(config, field)!r}, but {dialect.hub.architecture} has "
+        f"{' or '.join(map(repr, values))}"
+        for field, values in supported.items()
         if getattr(config, field) not in values
     ]
-    return made | {word: made[first] for word, first in dialect.hub.repeated.items()}, problems
+    return written | {
+        word: written[first] for word, first in dialect.hub.repeated.items()
+    }, problems
 
 
 def _spellings(dialect: Dialect, word: str, field: str) -> dict[Any, Any]:
-    """Value of the field -> how the class writes it; {} where it is written as it is."""
+    """The spelling of each value of `field` in config.json; {} if values are written unchanged."""
     own = dialect.says.get(word, {})
-    usual = {
-        value: spelled for spelled, value in reversed(VALUES.get(field, {}).items())
-    }  # the first that means it
+    # Reversed, so that the first spelling of a value wins.
+    usual = {value: spelled for spelled, value in reversed(VALUES.get(field, {}).items())}
     return {value: spelled for value, spelled in usual.items() if spelled not in own} | {
         meant[field]: spelled for spelled, meant in own.items()
     }
 
 
 def _as_the_class_is(dialect: Dialect, config: ModelConfig) -> dict[str, Any]:
-    """Of the fields that a config.json of its may not say."""
+    """Values of the fields that the class implies if its config.json does not state them."""
     rows = {row.flax.partition(" ")[0] for row in dialect.rows if isinstance(row, Row)}
     width, heads = config.model_dim, config.num_heads
     return {
@@ -121,9 +128,8 @@ def _as_the_class_is(dialect: Dialect, config: ModelConfig) -> dict[str, Any]:
         "head_dim": width / heads if width % heads else width // heads,
         "mlp_dim": 4 * width,
         "final_norm": "final_norm/scale" in rows and config.norm == "pre",
-        "positions": config.positions
-        if config.position_rows
-        else "learned",  # a table of sinusoids is a table
+        # A table of fixed sinusoids can be written as a learned one.
+        "positions": config.positions if config.position_rows else "learned",
         "positions_offset": dialect.fixed.get("positions_offset", 0),
         "attention_out": "blocks/attn/out/kernel" in rows,
         "head_bias": "head/bias" in rows,
@@ -131,6 +137,7 @@ def _as_the_class_is(dialect: Dialect, config: ModelConfig) -> dict[str, Any]:
 
 
 def _way_out(config: ModelConfig, dialect: Dialect) -> str:
+    """The sentence that names the dialects which support `config`, or else a file."""
     others = [
         other.name
         for other in DIALECTS.values()
@@ -144,7 +151,7 @@ def _way_out(config: ModelConfig, dialect: Dialect) -> str:
 
 
 def _as_written(dialect: Dialect, config: ModelConfig) -> Dialect:
-    """With every bias that the class has unless told otherwise, and without a head that is the embedding again."""
+    """The dialect with every default bias of the class, and without a tied head."""
 
     def sure(row: Any) -> Any:
         optional = isinstance(row, Row) and row.flax.startswith("final_norm")
@@ -155,7 +162,7 @@ def _as_written(dialect: Dialect, config: ModelConfig) -> Dialect:
 
 
 def _dtype(dtypes: Mapping[str, np.dtype]) -> str:
-    """The class brings all tensors to one: to one that loses nothing."""
+    """The dtype to which the class can convert all tensors without loss."""
     kinds = {str(kind) for kind in dtypes.values()}
     return kinds.pop() if len(kinds) == 1 else "float64" if "float64" in kinds else "float32"
 
@@ -163,21 +170,24 @@ def _dtype(dtypes: Mapping[str, np.dtype]) -> str:
 def tensor_bytes(
     dialect: Dialect, config: ModelConfig, dtypes: Mapping[str, np.dtype]
 ) -> dict[str, int]:
-    """Of each tensor of the file, in its order, before any of them is made."""
+    """The size in bytes of each tensor of the file, in its order, without making any tensor."""
     dialect, sizes = express(dialect, dtypes, config.tied), move.sizes_of(config)
-    found: dict[str, int] = {}
+    sizes_by_name: dict[str, int] = {}
     for flax, torch in dialect.views:
-        held = [dtypes[path] for path in map(flax.at, flax.places(sizes)) if path in dtypes]
-        kind = held[0] if held else dtypes[min(dtypes)]  # of a bias that is filled in
+        stored = [dtypes[path] for path in map(flax.at, flax.places(sizes)) if path in dtypes]
+        kind = stored[0] if stored else dtypes[min(dtypes)]  # for a bias that is filled in
         size = math.prod(torch.shape(sizes)) * kind.itemsize
-        found |= {torch.at(place): size for place in torch.places(sizes)}
-    return {name: found[name] for name in in_module_order(list(dialect.tensors), sizes)}
+        sizes_by_name |= {torch.at(place): size for place in torch.places(sizes)}
+    return {name: sizes_by_name[name] for name in in_module_order(list(dialect.tensors), sizes)}
 
 
 def write_weights(
     out: Path, arrays: Mapping[str, np.ndarray], sizes: Mapping[str, int], most: int
 ) -> None:
-    """The arrays may be made when they are asked for: those of one file are, at a time."""
+    """Write `arrays` to safetensors files of at most `most` bytes each, with an index.
+
+    `arrays` may make its values on access: those of one file are in memory at a time.
+    """
     atomic_files.require_room(out, sum(sizes.values()))
     shards = list(in_shards(sizes, most))
     single, index = "model.safetensors", "model.safetensors.index.json"
@@ -193,7 +203,10 @@ def write_weights(
 
 
 def in_shards(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
-    """In the order given; a tensor that is larger than a shard has one of its own."""
+    """Names of the tensors of each shard, in the order of `sizes`.
+
+    A tensor that is larger than `most` gets a shard of its own.
+    """
     names: list[str] = []
     total = 0
     for name, size in sizes.items():
@@ -206,10 +219,10 @@ def in_shards(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
 
 
 def parse_size(text: str) -> int:
-    """5GB or 200MB, by thousands, as transformers has them; 1GiB by 1024."""
-    found = re.fullmatch(r"([0-9]+) ?([KMGT]i?B)", text)
-    if not found or not int(found[1]):
+    """Bytes in a size such as 5GB or 200MB (powers of 1000) or 1GiB (powers of 1024)."""
+    match = re.fullmatch(r"([0-9]+) ?([KMGT]i?B)", text)
+    if not match or not int(match[1]):
         raise UserError(
             f"A shard's size is a number and a unit, such as 5GB, 200MB or 1GiB, but got {text!r}."
         )
-    return int(found[1]) * UNITS[found[2]]
+    return int(match[1]) * UNITS[match[2]]

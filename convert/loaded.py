@@ -1,4 +1,4 @@
-"""What inspecting or loading a checkpoint gives: how it was understood, and, once loaded, its parameters."""
+"""The results of inspecting and of loading a checkpoint."""
 
 import functools
 from collections import Counter
@@ -23,19 +23,20 @@ from .tokens import hf_tokenizer
 
 @dataclass(frozen=True, repr=False)
 class Loaded:
-    """A checkpoint brought over: its parameters as a nested dict, and how each field of its config is known."""
+    """A converted checkpoint: its parameters, and how each field of its config is known."""
 
     params: Tree
     detected: Detected
     source: checkpoints.Checkpoint
     beside: extras.Beside
-    ignore_config: bool = False  # whether a config in the file or beside it was passed over
+    ignore_config: bool = False  # whether a config in the file or next to it was ignored
 
     def __repr__(self) -> str:
         return _in_short(self)
 
     @property
     def parameters(self) -> int:
+        """The number of trained values, as `Inspected.parameters` counts them."""
         return _parameters(self.config)
 
     @property
@@ -44,7 +45,7 @@ class Loaded:
 
     @property
     def dialect(self) -> Dialect:
-        """As this file has it, down to its own words."""
+        """The dialect with its names as they are in this file."""
         return self.detected.dialect
 
     @functools.cached_property
@@ -64,6 +65,7 @@ class Loaded:
     def save(
         self, directory: str | Path, tokenizer: Path | None = None, stage: Stage = silent
     ) -> None:
+        """Write a model directory, with the tokenizer at `tokenizer` or that of the checkpoint."""
         stage("writing", 0)
         container = {
             "file": Path(self.source.path).name,
@@ -73,18 +75,20 @@ class Loaded:
         }
         source = {**container, **self.dialect.written(), **self.beside.about}
         about = {"source": source, "fields": self.report.fields}
-        kept = hf_tokenizer.read(tokenizer) if tokenizer else self.tokenizer.tokenizer
-        if kept and kept.vocab_size > self.config.vocab_size:
+        chosen = hf_tokenizer.read(tokenizer) if tokenizer else self.tokenizer.tokenizer
+        if chosen and chosen.vocab_size > self.config.vocab_size:
             raise UserError(
-                f"{tokenizer or self.source.tokenizer} has {kept.vocab_size} ids, but the model's vocabulary is "
-                f"{self.config.vocab_size}: it is another model's. Name the right one with --tokenizer, or move this "
-                "one away to go without."
+                f"{tokenizer or self.source.tokenizer} has {chosen.vocab_size} ids, but the "
+                f"model's vocabulary is {self.config.vocab_size}: it is another model's. Name the "
+                "right one with --tokenizer, or move this one away to go without."
             )
-        model_directory.save(directory, self.config, self.params, about, kept, self.beside.state)
+        model_directory.save(directory, self.config, self.params, about, chosen, self.beside.state)
 
 
 @dataclass(frozen=True, repr=False)
 class Inspected:
+    """A checkpoint with its detected dialect and config, before its weights are read."""
+
     source: checkpoints.Checkpoint
     detected: Detected
 
@@ -93,12 +97,12 @@ class Inspected:
 
     @property
     def parameters(self) -> int:
-        """How many numbers are trained; a tied matrix counts once, masks and fixed sinusoids do not."""
+        """The number of trained values: a tied matrix counts once, masks and fixed sinusoids not."""
         return _parameters(self.detected.report.config)
 
     @property
     def buffers(self) -> int:
-        """How many numbers of the file are not trained: masks, and sinusoids that are stored."""
+        """The number of values in the file that are not trained: masks, and stored sinusoids."""
         trained = fit.torch_names(self.detected.dialect, self.detected.fit.sizes)
         masks = sum(
             tensor.size for name, tensor in self.source.tensors.items() if name not in trained
@@ -107,6 +111,7 @@ class Inspected:
 
     @property
     def dtypes(self) -> dict[str, int]:
+        """The number of tensors of each dtype."""
         return dict(Counter(str(tensor.dtype) for tensor in self.source.tensors.values()))
 
 
@@ -121,6 +126,6 @@ def _parameters(config: ModelConfig) -> int:
 def _in_short(one: "Loaded | Inspected") -> str:
     detected = one.detected
     return (
-        f"{type(one).__name__}({one.source.path}: dialect {detected.dialect.name}, {one.parameters:,} parameters, "
-        f"{detected.report.summary})"
+        f"{type(one).__name__}({one.source.path}: dialect {detected.dialect.name}, "
+        f"{one.parameters:,} parameters, {detected.report.summary})"
     )
