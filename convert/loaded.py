@@ -97,7 +97,7 @@ class Inspected:
 
     @property
     def parameters(self) -> int:
-        """The number of trained values: a tied matrix counts once, masks and fixed sinusoids not."""
+        """The number of trained values: a tied matrix counts once, masks and sinusoids not."""
         return _parameters(self.detected.report.config)
 
     @property

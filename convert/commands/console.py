@@ -187,19 +187,19 @@ def misfit(found: "Ranking") -> str:
     )
 
 
-def _table(found: "Ranking") -> None:
+def _table(ranked: "Ranking") -> None:
     """Print a table with a column for each field; on a narrow terminal, one for all of them."""
     from rich.table import Table
 
     screen, figures = console(), ("loss", "behind", "noise")
-    wide = Table(*found.options, *figures, box=None, pad_edge=False)
+    wide = Table(*ranked.options, *figures, box=None, pad_edge=False)
     narrow = Table(
         *figures, "fields; after the first row, those that differ", box=None, pad_edge=False
     )
     first: dict[str, str] = {}
-    for row, values in found.groups[:MOST]:
-        typed_values = {name: "|".join(map(typed, values[name])) for name in found.options}
-        numbers = [f"{number:.4f}" for number in (row.loss, *row.behind(found.rows[0]))]
+    for row, values in ranked.groups[:MOST]:
+        typed_values = {name: "|".join(map(typed, values[name])) for name in ranked.options}
+        numbers = [f"{number:.4f}" for number in (row.loss, *row.behind(ranked.rows[0]))]
         unlike = (
             f"{name}={value}" for name, value in typed_values.items() if value != first.get(name)
         )

@@ -105,7 +105,7 @@ def _bare(name: str) -> str:
 
 
 def _fields_of(page: Page) -> list[str]:
-    """How the fields that no file shows are known, unless the verdict has said so."""
+    """Lines on how each field that no file shows is known, unless the verdict has said so."""
     lines = []
     if page.proven:
         lines.append(f"Shown by running this class: {listed(page.proven)}.")

@@ -33,7 +33,7 @@ class Row:
         return float(self.losses.mean())
 
     def behind(self, other: "Row") -> tuple[float, float]:
-        """How much more this row loses than `other`, and how much of that may be chance.
+        """The extra loss of this row over `other`, and how much of it may be chance.
 
         Losses are compared window by window, since windows differ far more than functions do.
         """
@@ -68,6 +68,7 @@ class Ranking:
 
     @property
     def possible(self) -> int:
+        """The number of combinations of all values."""
         return math.prod(map(len, self.options.values()))
 
     @property
@@ -120,6 +121,7 @@ class Ranking:
 
     @property
     def settled(self) -> dict[str, Any]:
+        """The fields with a single remaining value, and the confirmed ones."""
         if not self.fits:
             return {}
         return {
@@ -128,6 +130,7 @@ class Ranking:
 
     @property
     def unsettled(self) -> dict[str, list[Any]]:
+        """The remaining values of each field that is not settled."""
         return {name: values for name, values in self.left.items() if name not in self.settled}
 
     @property

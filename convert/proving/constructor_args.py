@@ -62,12 +62,13 @@ class Answers:
 
     config: ModelConfig
     read: Mapping[str, Any]  # fields of `config` that the file shows
-    beside: Mapping[str, Any]  # keys and values of a config in the file or next to it, as written
+    beside: Mapping[str, Any]  # a config in the file or next to it, as written
     given: Mapping[str, Any]  # arguments that the user set
     told: dict[str, Any] = field(default_factory=dict)  # arguments that the class was passed
 
     @property
     def fields(self) -> set[str]:
+        """Fields of ModelConfig that the class was passed, under whatever names."""
         return {MEANING.get(word.lower(), word) for word in self.told}
 
     def answer(self, word: str) -> Any:
@@ -174,6 +175,7 @@ class OpenConfig(dict):
 
 
 def parameters(target: Callable[..., Any], all_kinds: bool = False) -> list[inspect.Parameter]:
+    """Parameters of `target`, without *args and **kwargs unless `all_kinds` is true."""
     try:
         all_parameters = list(inspect.signature(target).parameters.values())
     except (TypeError, ValueError):  # some builtins have no signature
@@ -183,6 +185,7 @@ def parameters(target: Callable[..., Any], all_kinds: bool = False) -> list[insp
 
 
 def described(target: Callable[..., Any]) -> str:
+    """The name and signature of `target`."""
     name = getattr(target, "__qualname__", type(target).__name__)
     return (
         f"{name}{inspect.signature(target)}" if parameters(target, all_kinds=True) else f"{name}()"

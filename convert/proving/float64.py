@@ -156,10 +156,12 @@ def _in_rows(returned: Any, ids: torch.Tensor) -> Any:
 
 
 def exact_module(module: torch.nn.Module) -> torch.nn.Module:
+    """A float64 copy of `module` on the CPU, in evaluation mode."""
     return copy.deepcopy(module).to("cpu", torch.float64).eval()
 
 
 def exact_model(model: GPT) -> GPT:
+    """A float64 copy of `model` on the CPU."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float64), params_of(model))
     with jax.enable_x64(True):
         return assemble(model.config, jax.device_put(params, jax.devices("cpu")[0]))
@@ -247,6 +249,7 @@ def _gradients(module: torch.nn.Module) -> dict[str, np.ndarray]:
 def flax_training(
     model: GPT, tokens: np.ndarray, steps: int, decay: float
 ) -> tuple[float, Tree, Tree]:
+    """Train a copy of `model`; return the first loss, its gradients, and the last parameters."""
     optimizer = optax.adamw(RATE, weight_decay=decay)
     with jax.enable_x64(True):
         ids = jnp.asarray(tokens, jnp.int32)

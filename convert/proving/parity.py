@@ -83,9 +83,9 @@ def verify(
     page = dataclasses.replace(page, weights=unequal, ran=peer.about)
     certain = bool(torch_class) or _names_its_class(inspected, peer)
     set_by_user = {MEANING.get(word.lower(), word) for word in peer.answers.given}
-    # An argument that the file itself records counts as read, not as told.
-    told = peer.answers.fields - inspected.detected.report.read.keys()
-    page = page.judged(standing, certain, told, set_by_user)
+    # An argument that the file itself records counts as read, not as passed by us.
+    passed_by_us = peer.answers.fields - inspected.detected.report.read.keys()
+    page = page.judged(standing, certain, passed_by_us, set_by_user)
     if page.verdict == "differs":
         return _advised(page, inspected, opened, peer, Path(directory), bool(torch_class))
     if certain:
@@ -146,15 +146,15 @@ def _peer(
     inspected: api.Inspected,
     opened: model_directory.ModelDirectory,
     named: str,
-    given: Mapping[str, Any],
+    torch_args: Mapping[str, Any],
     home: list[str],
 ) -> theirs.Theirs:
     source, detected = inspected.source, inspected.detected
     passed_over = (opened.about.get("source") or {}).get("ignore_config", False)
-    beside = (
+    config_words = (
         {} if passed_over else as_written({"the file": source.extras, "config.json": source.config})
     )
-    answers = Answers(detected.report.config, detected.report.read, beside, given)
+    answers = Answers(detected.report.config, detected.report.read, config_words, torch_args)
     return theirs.build(
         named, answers, source, fit.torch_names(detected.dialect, detected.fit.sizes), home
     )

@@ -39,14 +39,15 @@ def beside(path: Path | None, extras: Mapping[str, Any], vocab_size: int) -> Fou
     pickled = path is not None and path.name == META
     if path and not (pickled and alphabet):
         try:
-            found = read(path)
+            loaded = read(path)
         except UserError as error:
             return Found(problem=str(error))
-        if pickled and not found.vocab_size <= vocab_size < found.vocab_size + ROUNDED_UP:
-            sizes = f"{found.vocab_size} ids, and the model's vocabulary is {vocab_size}"
+        if pickled and not loaded.vocab_size <= vocab_size < loaded.vocab_size + ROUNDED_UP:
+            sizes = f"{loaded.vocab_size} ids, and the model's vocabulary is {vocab_size}"
             return Found(problem=f"{path} has {sizes}: it belongs to another model.")
         return Found(
-            found, f"Its tokenizer came along: {path.name}, {found.vocab_size} ids ({found.kind})."
+            loaded,
+            f"Its tokenizer came along: {path.name}, {loaded.vocab_size} ids ({loaded.kind}).",
         )
     if not alphabet:
         return Found()
