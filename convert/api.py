@@ -15,12 +15,11 @@ from jaxgpt.pytree import Tree, flatten, require_same
 from jaxgpt.storage import model_directory
 from jaxgpt.system.stages import Stage, silent
 
-from .choose import choose
 from .detect.detect import Stranger, detect
 from .dialects import named
 from .extras import extras
 from .extras.adamw import find
-from .files import checkpoints, torchfile
+from .files import checkpoints
 from .loaded import Inspected, Loaded
 from .rows import fit, move
 from .rows.dialect import Dialect

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxgpt.errors import divisors, require, require_positive
-from jaxgpt.fields import explained, setting
+from jaxgpt.fields import explained, require_choices, setting
 from jaxgpt.model_config import ModelConfig as ModelConfig
 
 
@@ -69,6 +69,7 @@ class OptimConfig:
     )
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_positive(self, "learning_rate", "eps")
         if self.final_learning_rate == -1:
             usual = 1e-4 if self.learning_rate >= 1e-4 else self.learning_rate / 10
@@ -165,6 +166,7 @@ class ComputeConfig:
     )
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_positive(self, "scan_unroll", "loss_chunks")
 
 

@@ -1,7 +1,10 @@
 """How a field of a section is declared: its default beside the sentence that explains it. Knows no section."""
 
 import dataclasses
-from typing import Any, TypeVar
+import typing
+from typing import Any, Literal, TypeVar
+
+from jaxgpt.errors import require
 
 Section = TypeVar("Section")
 
@@ -9,6 +12,15 @@ Section = TypeVar("Section")
 def setting(default: Any, explanation: str) -> Any:
     """A dataclass field with `default`, and the sentence that `help` and the command line show."""
     return dataclasses.field(default=default, metadata={"explanation": explanation})
+
+
+def require_choices(section: Any) -> None:
+    """Require that each field of `section` declared as a Literal holds one of its values."""
+    for name, hint in type(section).__annotations__.items():
+        choices, value = typing.get_args(hint), getattr(section, name)
+        if typing.get_origin(hint) is Literal:
+            shown = " or ".join(map(repr, choices))
+            require(value in choices, f"{name} takes {shown}, but got {value!r}.")
 
 
 def explanations(section: type) -> dict[str, str]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxgpt.errors import divisors, require, require_positive
-from jaxgpt.fields import explained, setting
+from jaxgpt.fields import explained, require_choices, setting
 
 
 @explained
@@ -65,6 +65,11 @@ class ModelConfig:
     dropout: float = setting(0.2, "Probability with which training drops an activation.")
 
     def __post_init__(self) -> None:
+        require_choices(self)
+        require(
+            self.final_norm in (True, False, "unused"),
+            f"final_norm takes true, false or 'unused', but got {self.final_norm!r}.",
+        )
         require(self.vocab_size >= 0, f"vocab_size must not be negative, but is {self.vocab_size}.")
         require_positive(self, "context_length", "model_dim", "num_blocks", "num_heads", "norm_eps")
         if not self.head_dim:

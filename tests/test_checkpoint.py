@@ -185,3 +185,17 @@ def test_an_older_format_is_refused_with_the_way_over(
         UserError, match=r"m has format 1, .* reads format 2.*to-flax; or, .*to-torch"
     ):
         jaxgpt.load(tmp_path / "m")
+
+
+def test_a_directory_that_is_missing_is_answered_with_one_that_is_there(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="^shk is not a directory.* There is none beside it.$"):
+        jaxgpt.load("shk")
+    shutil.copytree(whole, tmp_path / "shakespeare")
+    with pytest.raises(UserError, match="^shakespear is not a dir.* Did you mean shakespeare[?]$"):
+        jaxgpt.load("shakespear")
+    (tmp_path / "w.pt").write_bytes(b"")
+    with pytest.raises(UserError, match="^w.pt is a file, .* to-flax w.pt DIR makes a model"):
+        jaxgpt.load("w.pt")

@@ -285,3 +285,12 @@ def test_blocks_against_torchs_own_encoder_layer(norm: str, activation: str, bia
 def test_wrong_ids_are_refused_at_the_boundary(ids: list, message: str) -> None:
     with pytest.raises(UserError, match=message):
         GPT(SMALL)(ids)
+
+
+def test_a_choice_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UserError, match="norm takes 'pre' or 'post' or 'residual', but got 'pree'"):
+        ModelConfig(norm="pree")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="final_norm takes true, false or 'unused', but got 'no'"):
+        ModelConfig(final_norm="no")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="vocab_size is 0: say how many token ids"):
+        GPT(ModelConfig())

@@ -72,7 +72,7 @@ def detect(
     `given` are fields of ModelConfig that the caller sets, `configs` those stored with the tensors.
     """
     inputs = Inputs(shapes, read, path, given or {}, configs or {})
-    check(ModelConfig, inputs.given, "--set")
+    check(ModelConfig, inputs.given, "ModelConfig")
     fitted, evidence, dialect = _named(inputs, name) if name else _fitting(inputs)
     if evidence.problems:
         raise UserError(f"{path}: {in_a_row(evidence.problems)}.")

@@ -90,6 +90,10 @@ def stream(
 def as_rows(prompt: Any, vocab_size: int) -> tuple[list[list[int]], bool]:
     """Normalise `prompt` to a list of rows; also return whether it was a list of rows."""
     takes = "A prompt is a list of ids, or a list of such lists, but"
+    require(
+        not isinstance(prompt, str),
+        f"{takes} is the text {str(prompt)[:60]!r}: jaxgpt.load_tokenizer(DIR).encode(text) gives its ids.",
+    )
     try:
         parts = list(prompt)
         several = any(np.ndim(part) > 0 for part in parts)

@@ -69,10 +69,11 @@ def residual(placement: str, x: jax.Array, norm: Norm, branch: Branch) -> tuple[
         case "post":
             update, extra = branch(x)
             return norm(x + update), extra
-        case _:  # "residual": the stream itself is normalised
+        case "residual":  # the stream itself is normalised
             x = norm(x)
             update, extra = branch(x)
             return x + update, extra
+    raise ValueError(f"there is no placement {placement!r} of norms")
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

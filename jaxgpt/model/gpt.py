@@ -67,7 +67,10 @@ class GPT(Stack):
     """The language model: ids (B, T) -> logits (B, T, V), in the dtype of the parameters."""
 
     def __init__(self, config: ModelConfig, seed: int = 0):
-        require(config.vocab_size > 0, "vocab_size must be positive, but is 0.")
+        require(
+            config.vocab_size > 0,
+            "vocab_size is 0: say how many token ids there are, as in ModelConfig(vocab_size=104).",
+        )
         s, rngs = spec.make_spec(config), nnx.Rngs(seed)
         self.token_embedding = Embed(s.vocab_size, s.model_dim, rngs)
         if s.position_rows:

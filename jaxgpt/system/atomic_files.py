@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from jaxgpt.errors import UserError
+from jaxgpt.errors import UserError, instead_of
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial-"  # in the hidden name of what is being written, or removed
@@ -141,12 +141,30 @@ def write_manifest(directory: Path) -> None:
     write_json(directory / MANIFEST, {"files": entries})
 
 
+def require_directory(directory: Path) -> None:
+    """Refuse what is not a directory, and name a model directory or run beside it that may be meant."""
+    if directory.is_file():
+        raise UserError(
+            f"{directory} is a file, but should be a model directory or a run. jaxgpt-convert to-flax "
+            f"{directory} DIR makes a model directory of a PyTorch checkpoint."
+        )
+    if directory.is_dir():
+        return
+    beside = directory.parent.glob("*/") if directory.parent.is_dir() else []
+    models = [
+        str(path)
+        for path in sorted(beside)
+        if (path / MANIFEST).is_file() or (path / "checkpoints").is_dir()
+    ]
+    there = instead_of(str(directory), models) if models else "There is none beside it."
+    raise UserError(
+        f"{directory} is not a directory: it should be a model directory or a run. {there}"
+    )
+
+
 def check_manifest(directory: Path) -> None:
     """Every file that the manifest names is there, with the bytes it had; files beside them are nobody's business."""
-    if not directory.is_dir():
-        raise UserError(
-            f"{directory} is not a directory; a model directory holds {MANIFEST} and what it names."
-        )
+    require_directory(directory)
     entries = read_json(directory / MANIFEST).get("files")
     if not isinstance(entries, dict) or not all(
         isinstance(entry, dict) for entry in entries.values()

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import math
 import signal
 import sys
@@ -22,7 +21,7 @@ from jaxgpt.devices.distributed import first, together
 from jaxgpt.devices.distributed import stopping as stopping_at
 from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.devices.sharding import over_rows
-from jaxgpt.errors import Failure, UserError
+from jaxgpt.errors import Failure, UserError, system_error
 from jaxgpt.generation.stream import generate
 from jaxgpt.model import assemble
 from jaxgpt.pytree import Tree
@@ -98,14 +97,8 @@ class Loop:
                 f"{self.last_good()} Start all of them again."
             ) from error
         except OSError as error:
-            room = (
-                "Make room for it. "
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-                else ""
-            )
-            raise Failure(
-                f"The run could not be written: {error}. {room}{self.last_good()}"
-            ) from error
+            told = system_error(error)
+            raise type(told)(f"The run could not be written: {told} {self.last_good()}") from error
         finally:
             self.signals.held = False
             with contextlib.suppress(OSError):  # the run is held until nothing is written any more
