@@ -15,11 +15,12 @@ from jaxgpt.pytree import Tree, flatten, require_same
 from jaxgpt.storage import model_directory
 from jaxgpt.system.stages import Stage, silent
 
+from .choose import choose
 from .detect.detect import Stranger, detect
 from .dialects import named
 from .extras import extras
 from .extras.adamw import find
-from .files import checkpoints
+from .files import checkpoints, torchfile
 from .loaded import Inspected, Loaded
 from .rows import fit, move
 from .rows.dialect import Dialect
@@ -176,16 +177,15 @@ def directory_to_file(
 ) -> Written:
     """Write the model in `directory` to the file `out`.
 
-    Without `dialect`, a converted model gets the names and the nesting of its original file.
+    Without `dialect`, a converted model gets the names and the nesting of its original file, and a
+    model that was trained here is written for the class most like it.
     """
+    if Path(out).suffix in (".pt", ".pth"):
+        torchfile.need_torch(out)
     opened = model_directory.ModelDirectory(directory)
     origin = extras.Origin.of(opened)
-    if not dialect and not origin:
-        raise UserError(
-            f"{directory} did not come from a file; say with --dialect which class shall load "
-            f"{out}."
-        )
-    target = origin.dialect if origin and not dialect else named(dialect or "")
+    usual = origin.dialect if origin else None
+    target = named(dialect) if dialect else usual or choose(opened.config, opened.paths)
     paths, nested, prefix = set(opened.paths), "", ""
     beside: dict[str, Any] = {}
     alone = weights_only or Path(out).suffix == ".safetensors"

@@ -54,14 +54,14 @@ def cpu_seconds(code: str) -> tuple[float, str]:
 
 @pytest.mark.parametrize("program", ["jaxgpt", "convert"])
 def test_help_is_instant_and_imports_nothing_heavy(program: str) -> None:
-    """Ten times the processor time of an empty interpreter was measured; importing jax takes thirty."""
+    """Ten to twenty times the processor time of an empty interpreter; importing jax takes fifty."""
     empty, help_page = [], []
     for _ in range(4):
         empty.append(cpu_seconds("pass")[0])
         seconds, printed = cpu_seconds(HELP.format(program=program))
         help_page.append(seconds)
         assert printed.endswith("[]\n"), printed[-200:]
-    assert min(help_page) < 20 * min(empty)
+    assert min(help_page) < 35 * min(empty)
 
 
 def test_importing_the_packages_costs_nothing() -> None:
