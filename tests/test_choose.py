@@ -18,6 +18,8 @@ from jaxgpt.pytree import flatten
 
 from .conftest import settings, write_toml
 
+pytest.importorskip("torch", reason="torch is not installed")
+
 SIZES = {"vocab_size": 13, "context_length": 16, "model_dim": 12, "num_blocks": 2, "num_heads": 2}
 BIASES = ("qkv_bias", "attention_out_bias", "mlp_bias", "head_bias", "norm_bias")
 
