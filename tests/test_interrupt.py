@@ -127,7 +127,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("program", ["unstack", "first", "cached"])
+@pytest.mark.parametrize("program", ["unstacked", "first", "cached"])
 def test_a_signal_while_something_compiles(program: str, number: int, model: Path) -> None:
     environment = {
         **os.environ,
