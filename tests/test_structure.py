@@ -30,6 +30,25 @@ ONLY_IN = {
     "matplotlib": {"jaxgpt.storage"},
     "tyro": {"jaxgpt.__main__", "jaxgpt.commands", "convert.__main__"},
 }
+# Files that are still too long, and by how much: a number here may only become smaller.
+LONG = {
+    "convert.__main__": 301,
+    "convert.detect.by_structure": 395,
+    "convert.detect.detect": 310,
+    "convert.extras.extras": 277,
+    "convert.files.checkpoints": 287,
+    "convert.files.torchfile": 275,
+    "convert.probing.probe": 300,
+    "convert.probing.ranking": 280,
+    "convert.proving.float64": 270,
+    "convert.proving.parity": 305,
+    "jaxgpt.__main__": 293,
+    "jaxgpt.config": 280,
+    "jaxgpt.data.prepare": 311,
+    "jaxgpt.data.tokenizer": 275,
+    "jaxgpt.storage.model_directory": 278,
+    "jaxgpt.training.loop": 278,
+}
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts): file
     for package in TOPICS
@@ -89,8 +108,8 @@ def test_libraries_stay_in_their_places(module: str) -> None:
 
 def test_files_are_small() -> None:
     for module, file in MODULES.items():
-        lines = file.read_text().count("\n")
-        assert lines <= 400, f"{module} has {lines} lines"
+        lines, most = file.read_text().count("\n"), LONG.get(module, 260)
+        assert lines <= most, f"{module} has {lines} lines, and may have {most}"
 
 
 def test_every_folder_says_what_it_is() -> None:
