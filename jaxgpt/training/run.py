@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -117,16 +118,18 @@ def shared(config: Config) -> dict[str, Any]:
 
 def to_torch(run: Path, config: Config, file: Mapping[str, Any] | None) -> str:
     """The command that writes the run's model for torch: as the `file` that it came from, or for a class that the
-    converter chooses; "" where there may be none, for OPT alone has rows before position 0."""
+    converter chooses; "" where there may be none, for OPT alone has rows before position 0.
+
+    Where torch is not installed it writes safetensors, which hold the weights alone.
+    """
     if config.model.positions_offset and not file:
         return ""
     groups = (file or {}).get("settings", {}).get("optim", {}).get("decay", OptimConfig.decay)
-    alone = config.optim.ema or config.optim.decay not in (
-        "all",
-        groups,
-    )  # no optimiser of torch's goes with these
-    words = ["jaxgpt-convert", "to-torch", str(run), f"{run.resolve().name}.pt"]
-    if alone:
+    torch = importlib.util.find_spec("torch") is not None
+    file_name = run.resolve().name + (".pt" if torch else ".safetensors")
+    words = ["jaxgpt-convert", "to-torch", str(run), file_name]
+    # No optimiser of torch's has an average or these groups.
+    if config.optim.ema or config.optim.decay not in ("all", groups) or not torch:
         words.append("--weights-only")
     return shlex.join(words)
 
