@@ -1,49 +1,23 @@
-"""What several tests share: torch models random in every tensor at trained scale, tiny runs, the command line."""
+"""Fixtures of all tests: torch models random in every tensor at trained scale, and the command line.
+
+Nothing here imports jax before its environment is set.
+"""
 
 import importlib.util
-import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-# Sizes are pairwise different so that no two axes can be mistaken for each other; D = H * hs cannot be prime.
-PRIMES = {"vocab_size": 103, "context_length": 17, "model_dim": 35, "num_blocks": 3, "num_heads": 5}
-# A run of a few steps on a few words.
-TINY: dict[str, dict[str, Any]] = {
-    "model": {
-        "context_length": 16,
-        "model_dim": 12,
-        "num_blocks": 2,
-        "num_heads": 2,
-        "dropout": 0.1,
-    },
-    "optim": {"warmup_steps": 2},
-    "train": {
-        "steps": 6,
-        "batch_size": 4,
-        "log_every": 2,
-        "eval_every": 4,
-        "eval_batches": 3,
-        "sample_tokens": 0,
-    },
-}
-TEXT = "How much wood would a woodchuck chuck, if a woodchuck could chuck wood? " * 40
-LYRIC_SIZES = {
-    "vocab_size": 104,
-    "context_length": 128,
-    "model_dim": 252,
-    "num_blocks": 6,
-    "num_heads": 6,
-}
-
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What was compiled once is kept, for other tests and processes, and for the next time. Tests compile much and
-    compute little, so the compiler need not do its best."""
+    """Keep compiled programs for other tests, processes and runs, and compile without optimisation.
+
+    Tests compile much and compute little.
+    """
     assert config.cache is not None
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever else there is
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -51,11 +25,19 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
-Needs = Callable[[str], None]
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say once that tests on other people's checkpoints were skipped."""
+    from tests.zoo import FACTS, ZOO
+
+    if not FACTS:
+        terminalreporter.write_line(
+            f"There are no checkpoints in {ZOO}, so that tests on them were skipped; "
+            "JAXGPT_ZOO names another folder."
+        )
 
 
 @pytest.fixture
-def needs() -> Needs:
+def needs() -> Callable[[str], None]:
     """Skips where a module that not every environment has is not installed."""
 
     def of(module: str) -> None:
@@ -71,25 +53,10 @@ def needs() -> Needs:
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
+    from tests.helpers import TEXT
+
     path = tmp_path / "wood.txt"
     path.write_text(TEXT)
-    return path
-
-
-def settings(text: Path, run_dir: Path, **sections: dict[str, Any]) -> dict[str, Any]:
-    """Of a tiny run, some of them replaced."""
-    made = {"data": {"path": str(text)}, "run": {"dir": str(run_dir)}, **TINY}
-    return {name: {**made.get(name, {}), **sections.get(name, {})} for name in {**made, **sections}}
-
-
-def write_toml(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> Path:
-    """A config file; JSON's values are TOML's, as far as settings have any."""
-    text = ""
-    for name, fields in sections.items():
-        text += f"[{name}]\n" + "".join(
-            f"{field} = {json.dumps(value)}\n" for field, value in fields.items()
-        )
-    path.write_text(text)
     return path
 
 
@@ -121,26 +88,23 @@ def primes_file(
     """A weights.pt of the reference class with sizes PRIMES."""
     import torch
 
+    from tests.helpers import PRIMES
+
     path = tmp_path_factory.mktemp("primes") / "weights.pt"
     torch.save(make_reference(PRIMES).state_dict(), path)
     return path
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Outcome]:
+) -> Callable[..., Any]:
     """A function (program, *arguments) -> exit code and output, as a shell would see them."""
 
-    def call(program: str, *arguments: object) -> Outcome:
+    def call(program: str, *arguments: object) -> Any:
         from convert.__main__ import main as convert_main
         from jaxgpt.__main__ import main as jaxgpt_main
+        from tests.helpers import Outcome
 
         monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
@@ -152,7 +116,7 @@ def command(
 
 
 @pytest.fixture
-def refused(command: Callable[..., Outcome]) -> Callable[..., str]:
+def refused(command: Callable[..., Any]) -> Callable[..., str]:
     """As `command`, for input that is wrong: exit code 2 and one paragraph, which is returned."""
 
     def call(program: str, *arguments: object) -> str:

@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
+
 NAMES = sorted(file.stem for file in (ROOT / "tests" / "bench").glob("[a-z]*.py"))
 
 

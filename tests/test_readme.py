@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from .conftest import LYRIC_SIZES
+from tests.helpers import LYRIC_SIZES, ROOT
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 

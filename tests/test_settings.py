@@ -14,8 +14,7 @@ import jaxgpt
 from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from jaxgpt.fields import explanations
 from jaxgpt.settings import describe, read_settings
-
-from .conftest import settings, write_toml
+from tests.helpers import settings, write_toml
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
+
 # Topics from top to bottom; each may import those below it, and all of convert those of jaxgpt.
 TOPICS = {
     "convert": [

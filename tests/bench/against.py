@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from convert.reference import GPT
-from tests.bench import racer
+from tests.helpers import PROGRAMS
 
 CONVERSION = "to-flax"
 HERE = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ class Tree:
         self.root, self.file = root, file
         self.environment = {**os.environ, "PYTHONPATH": str(root)}
         self.racer = subprocess.Popen(
-            [sys.executable, "-P", racer.__file__],
+            [sys.executable, "-P", str(PROGRAMS / "racer.py")],
             cwd=root,
             env=self.environment,
             stdin=subprocess.PIPE,

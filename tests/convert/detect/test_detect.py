@@ -1,0 +1,317 @@
+import importlib
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convert import dialects
+from convert.detect import detect as detecting
+from convert.detect.detect import Detected, detect
+from convert.dialects import DIALECTS
+from convert.rows.move import to_torch
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
+from jaxgpt.model.positions import sinusoids
+from tests.helpers import PRIME_CONFIG, config_of, random_params, tensors_of
+
+UNSAID = {
+    "norm", "final_norm", "activation", "attention_scale", "attention_scale_by_layer", "norm_eps", "dropout",
+}  # fmt: skip
+
+
+def found(
+    tensors: dict[str, np.ndarray], dialect: str | None = None, given: Any = None, **configs: Any
+) -> Detected:
+    shapes = {name: array.shape for name, array in tensors.items()}
+    return detect(shapes, tensors.__getitem__, "weights.pt", dialect, given, configs)
+
+
+def test_what_the_tensors_show_is_read_and_the_rest_assumed() -> None:
+    report = found(tensors_of("gpt")).report
+    assert report.config == PRIME_CONFIG
+    assert not report.given
+    assert set(report.assumed) == UNSAID
+    assert {**report.read, **report.assumed}.keys() == vars(PRIME_CONFIG).keys()
+
+
+def test_what_is_given_is_no_longer_assumed() -> None:
+    report = found(tensors_of("gpt"), "gpt", {"activation": "gelu", "num_heads": 5}).report
+    assert report.given == {"activation": "gelu"}
+    assert "activation" not in report.assumed
+    assert report.config == ModelConfig(**{**vars(PRIME_CONFIG), "activation": "gelu"})
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_every_dialect_is_detected_or_taken_for_its_twin(name: str) -> None:
+    """Where heads cannot be counted somebody must say how many they are."""
+    detected = found(tensors_of(name), None, {"num_heads": 5, "head_dim": 7})
+    assert DIALECTS[detected.dialect.name].twin in ("", "nanogpt")
+    twins = {name, DIALECTS[name].twin, detected.dialect.twin}
+    assert detected.dialect.name in twins | {"mingpt"}
+    assert found(tensors_of(name), name, {"num_heads": 5}).dialect.name == name
+
+
+@pytest.mark.parametrize("name", ["nanogpt", "gpt2", "raschka", "torch-encoder", "mingpt-2020"])
+def test_a_head_count_that_nothing_shows_is_asked_for(name: str) -> None:
+    with pytest.raises(
+        UserError, match=r"35 wide, all heads together.*counts that fit are 1, 5, 7, 35: say which"
+    ):
+        found(tensors_of(name))
+    with pytest.raises(UserError, match=r"4 does not divide.*fit are 1, 5, 7, 35"):
+        found(tensors_of(name), None, {"num_heads": 4})
+    report = found(tensors_of(name), None, {"num_heads": 5}).report
+    assert report.given == {"num_heads": 5}
+    assert report.config.head_dim == 7
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_tied_head_is_told_by_its_numbers(tied: bool) -> None:
+    assert found(tensors_of("nanogpt", tied), None, {"num_heads": 5}).report.read["tied"] is tied
+
+
+def test_twins_are_told_apart_by_what_they_keep() -> None:
+    plain, masked = tensors_of("nanogpt", tied=True), tensors_of("mingpt")
+    given = {"num_heads": 5}
+    assert found(plain, None, given).dialect.name == "nanogpt"
+    assert found(masked, None, given).dialect.name == "mingpt"
+    build = found(
+        plain, None, given, **{"the file": {"step": 5, "val_loss": 3.0, "config": {"n_head": 5}}}
+    )
+    assert build.dialect.name == "build-nanogpt"
+    assert build.report.assumed["activation"] == "gelu_tanh"
+
+
+def test_a_config_is_read_before_anything_is_assumed() -> None:
+    config = {"model_args": {"n_head": 5, "dropout": 0.3, "n_layer": 3, "bias": True}}
+    report = found(tensors_of("nanogpt"), None, None, **{"the file": config}).report
+    assert report.read["num_heads"] == 5
+    assert report.read["dropout"] == 0.3
+    assert not report.given
+
+
+@pytest.mark.parametrize(
+    ("given", "config", "message"),
+    [
+        ({"num_heads": 7}, {}, "weights.pt: num_heads = 7 was given, but the tensors show 5"),
+        ({"tied": True, "model_dim": 36}, {}, "tied = True was given.*model_dim = 36 was given, but the t"),
+        ({"num_head": 7}, {}, "Did you mean num_heads"),
+        ({"norm": "mid"}, {}, "norm takes 'pre'"),
+        ({}, {"n_layer": 4}, "config.json: n_layer = 4 says num_blocks = 4, but the tensors show 3.*--ignore-config"),
+        ({"activation": "relu"}, {"activation": "gelu"}, "activation = relu was given, but config.json: activa"),
+        ({}, {"activation": "silu"}, "config.json says activation = 'silu'; there can be relu, gelu"),
+        ({}, {"n_embd": 35, "d_model": 36}, "n_embd = 35, but config.json: d_model = 36"),
+        ({}, {"add_cross_attention": True}, "attends to a second text"),
+    ],
+)  # fmt: skip
+def test_contradictions_and_typos_are_errors(given: dict, config: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        found(tensors_of("gpt"), None, given, **{"config.json": config})
+
+
+def test_a_stranger_is_shown_the_nearest_dialect_and_all_that_is_wrong() -> None:
+    zebra = {**tensors_of("gpt"), "zebra": np.zeros(1)}
+    with pytest.raises(
+        UserError,
+        match="fit no known dialect. The nearest is gpt .* 1 things are wrong: zebra is unknown",
+    ):
+        found(zebra)
+    foreign = {f"u{name}": array for name, array in tensors_of("gpt").items()}
+    with pytest.raises(
+        UserError,
+        match=r"; and \d+ more\. By its structure it could be a GPT: .* --dialect auto shows",
+    ):
+        found(foreign)
+    with pytest.raises(
+        UserError, match="There is no dialect llama. There are: build-nanogpt, .*gpt"
+    ):
+        found(zebra, "llama")
+    with pytest.raises(UserError, match="tensors fit not gpt .* zebra is unknown"):
+        found(zebra, "gpt")
+    with pytest.raises(UserError, match="lstm.weight_ih_l0 belongs to a recurrent network"):
+        found({"lstm.weight_ih_l0": np.zeros((4, 4))})
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "vocab_projection.bias",
+        "transformer_blocks.1.mhsa.compute",
+        "layer_norm_three",
+        "pos_embedding",
+    ],
+)
+def test_a_part_of_a_known_model_is_not_taken_for_another_model(lost: str) -> None:
+    part = {name: array for name, array in tensors_of("gpt").items() if lost not in name}
+    with pytest.raises(UserError, match=f"The nearest is gpt .*{lost}.* is missing"):
+        found(part)
+
+
+def test_a_mask_that_is_not_causal_is_refused() -> None:
+    tensors = tensors_of("ng")
+    tensors["blocks.1.sa.heads.2.tril"] = np.ones_like(tensors["blocks.1.sa.heads.2.tril"])
+    with pytest.raises(UserError, match=r"blocks\.1\.sa\.heads\.2\.tril is no causal mask"):
+        found(tensors)
+
+
+def test_names_that_two_dialects_read_differently_need_a_person(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dataclasses import replace
+
+    from convert.rows.dialect import Row
+
+    def swapped(row: Any) -> Any:
+        return (
+            replace(row, flax=row.flax.replace("norm1", "norm3")) if isinstance(row, Row) else row
+        )
+
+    rows = tuple(swapped(swapped(row)) for row in DIALECTS["gpt"].rows)
+    rows = tuple(
+        replace(row, flax=row.flax.replace("norm2", "norm1").replace("norm3", "norm2"))
+        if isinstance(row, Row)
+        else row
+        for row in rows
+    )
+    monkeypatch.setitem(detecting.DIALECTS, "gtp", replace(DIALECTS["gpt"], name="gtp", rows=rows))
+    with pytest.raises(
+        UserError, match="its tensors fit the dialects gpt and gtp; choose one with --dialect"
+    ):
+        found(tensors_of("gpt"))
+    assert found(tensors_of("gpt"), "gtp").dialect.name == "gtp"
+
+
+def with_heads(num_heads: int, head_dim: int, name: str = "separate") -> dict[str, np.ndarray]:
+    config = ModelConfig(
+        **{**vars(config_of(DIALECTS[name])), "num_heads": num_heads, "head_dim": head_dim}
+    )
+    return to_torch(DIALECTS[name], config, random_params(config, np.dtype("float32")))
+
+
+@pytest.mark.parametrize("given", [{"num_heads": 4}, {"head_dim": 9}])
+def test_heads_may_be_wider_than_the_model_divided(given: dict) -> None:
+    config = found(with_heads(4, 9), None, given).report.config
+    assert (config.num_heads, config.head_dim) == (4, 9)
+
+
+def test_a_head_width_in_a_config_is_compared_and_not_believed() -> None:
+    with pytest.raises(UserError, match="head_size = 8 says head_dim = 8, but the tensors show 9"):
+        found(with_heads(4, 9), None, {"num_heads": 4}, **{"config.json": {"head_size": 8}})
+
+
+def test_a_class_without_its_wrapper_is_read_by_its_orientation() -> None:
+    bare = {
+        name.removeprefix("transformer."): array for name, array in tensors_of("nanogpt").items()
+    }
+    assert found(bare, None, {"num_heads": 5}).dialect.name == "nanogpt"
+    conv = {name.removeprefix("transformer."): array for name, array in tensors_of("gpt2").items()}
+    assert found(conv, None, {"num_heads": 5}).dialect.name == "gpt2"
+
+
+def test_sinusoids_may_go_on_for_longer_than_the_context() -> None:
+    tensors = tensors_of("fused")
+    tensors["position_embedding.weight"] = sinusoids(17, 35).astype(np.float32)
+    report = found(tensors, None, {"num_heads": 5}, **{"the file": {"block_size": 8}}).report
+    assert report.read["context_length"] == 17
+    with pytest.raises(
+        UserError, match="block_size = 8 says context_length = 8, but the tensors show 17"
+    ):
+        found(tensors_of("fused"), None, {"num_heads": 5}, **{"the file": {"block_size": 8}})
+
+
+def test_padding_is_hinted_at() -> None:
+    assert (
+        "token for padding"
+        in found(tensors_of("gpt"), **{"the file": {"config": {"pad_id": 0}}}).report.caveats[-1]
+    )
+
+
+def test_norms_without_bias_are_hinted_at() -> None:
+    tensors = {
+        name: array
+        for name, array in tensors_of("nanogpt").items()
+        if "ln_" not in name or "bias" not in name
+    }
+    assert (
+        "RMSNorm would look the same" in found(tensors, None, {"num_heads": 5}).report.caveats[-1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"final_norm": False}, "if it is never applied, say unused"),
+        ({"norm_eps": -1.0}, "weights.pt: norm_eps must be positive"),
+    ],
+)
+def test_fields_that_cannot_be_are_refused_with_the_file(given: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        found(tensors_of("gpt"), None, given)
+
+
+def test_positions_that_leave_no_trace_are_asked_for() -> None:
+    tensors = {
+        name: array
+        for name, array in tensors_of("fused").items()
+        if not name.startswith("position")
+    }
+    given = {"num_heads": 5}
+    others = "positions leave no trace in this file.*rotary, ALiBi or none at all.*computed wrongly.*verify --torch"
+    with pytest.raises(UserError, match=f"{others}.*--set context_length=N"):
+        found(tensors, None, given)
+    report = found(tensors, None, given | {"context_length": 9}).report
+    assert report.assumed["positions"] == "sinusoidal"
+    assert re.match(others, report.caveats[1])
+    said = found(tensors, None, given | {"context_length": 9, "positions": "sinusoidal"}).report
+    assert not any("rotary" in caveat for caveat in said.caveats)
+    with pytest.raises(UserError, match="positions = learned was given, but the file has no table"):
+        found(tensors, None, given | {"context_length": 9, "positions": "learned"})
+    with pytest.raises(UserError, match="a context length of 1000000000000 is more than"):
+        found(tensors, None, given, **{"config.json": {"max_seq_len": 10**12}})
+
+
+FICTION = """
+    from convert.rows.dialect import USUAL, Dialect, Row, linear, norm
+
+    DIALECTS = (
+        Dialect(
+            name="fiction",
+            about="a class that nobody wrote",
+            rows=(
+                Row("token_embedding/embedding : v d", "ord.weight : v d"),
+                Row("pos_embedding/embedding : t d", "plats.weight : t d"),
+                *linear("blocks/attn/qkv : layer d head qkv k", "lager.{layer}.blick : (head k qkv) d", "no"),
+                *linear("blocks/attn/out : layer head k d", "lager.{layer}.svar : d (head k)"),
+                *linear("blocks/mlp/up : layer d f", "lager.{layer}.upp : f d"),
+                *linear("blocks/mlp/down : layer f d", "lager.{layer}.ner : d f"),
+                *norm("blocks/norm1", "lager.{layer}.norm_a"),
+                *norm("blocks/norm2", "lager.{layer}.norm_b"),
+                *norm("final_norm", "norm_c"),
+                *linear("head : d v", "svar : v d"),
+            ),
+            unsaid={**USUAL, "activation": "gelu"},
+        ),
+    )
+"""
+
+
+def test_a_new_dialect_is_one_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fiction.py").write_text(textwrap.dedent(FICTION))
+    monkeypatch.setattr(dialects, "__path__", [*dialects.__path__, str(tmp_path)])
+    known = dialects.find_all()
+    monkeypatch.delitem(importlib.sys.modules, "convert.dialects.fiction")  # type: ignore[attr-defined]
+    monkeypatch.setattr(detecting, "DIALECTS", known)
+    config = config_of(known["fiction"])
+    params = random_params(config, np.dtype("float32"))
+    tensors = to_torch(known["fiction"], config, params)
+    detected = found(tensors, None, {"num_heads": 5})
+    assert detected.dialect.name == "fiction"
+    assert detected.report.config == ModelConfig(
+        **{**vars(config), "activation": "gelu", "dropout": 0.0}
+    )
+    query = params["blocks"]["attn"]["qkv"]["kernel"][1, :, :, 0]
+    np.testing.assert_array_equal(tensors["lager.1.blick.weight"][0::3], query.reshape(35, 35).T)

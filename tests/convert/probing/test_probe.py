@@ -1,0 +1,720 @@
+"""What a checkpoint leaves open is found by loss: on models trained here in torch, and on real ones where they are."""
+
+import dataclasses
+import functools
+import io
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import convert
+from convert.commands import console
+from convert.commands.console import misfit
+from convert.probing import probe
+from convert.probing.ranking import LEAST, Ranking, Row, Search
+from convert.tokens.encode_text import read_ids
+from jaxgpt.config import ModelConfig
+from jaxgpt.model import GPT, params_of
+from jaxgpt.model.positions import sinusoids
+from jaxgpt.settings import typed
+from jaxgpt.training.step import token_losses
+from tests.helpers import TEXT
+from tests.zoo import BESIDE, FACTS, path_of
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+F = torch.nn.functional
+nn = torch.nn
+
+SHAKESPEARE = BESIDE / "data" / "tinyshakespeare.txt"
+CHARACTERS = sorted({*TEXT})
+WIDTH, CONTEXT = 16, 24
+ACTIVATIONS = {"relu": nn.ReLU(), "gelu": nn.GELU(), "gelu_tanh": nn.GELU("tanh")}
+
+
+def rotated(x: Any) -> Any:
+    """Queries or keys turned by their positions, as rotary attention does."""
+    first, second = x.chunk(2, -1)
+    angles = torch.arange(x.shape[-2])[:, None] * 100.0 ** -torch.linspace(0, 1, first.shape[-1])
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
+
+
+class Block(nn.Module):
+    def __init__(self, form: dict[str, Any]):
+        super().__init__()
+        self.attn = nn.ModuleDict(
+            {"qkv": nn.Linear(WIDTH, 3 * WIDTH), "proj": nn.Linear(WIDTH, WIDTH)}
+        )
+        layers = (
+            nn.Linear(WIDTH, 4 * WIDTH),
+            ACTIVATIONS[form["activation"]],
+            nn.Linear(4 * WIDTH, WIDTH),
+        )
+        self.ff = nn.ModuleDict({"net": nn.Sequential(*layers)})
+        self.ln1, self.ln2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.form = form
+
+    def attend(self, x: Any) -> Any:
+        heads = (self.form["num_heads"], -1)
+        q, k, v = (
+            part.unflatten(-1, heads).transpose(1, 2) for part in self.attn["qkv"](x).chunk(3, -1)
+        )
+        width = {"head_dim": q.shape[-1], "model_dim": WIDTH, "none": 1}[
+            self.form["attention_scale"]
+        ]
+        if self.form["positions"] == "rotary":
+            q, k = rotated(q), rotated(k)
+        distance = torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])
+        bias = torch.where(distance < 0, -torch.inf, 0.0).expand(heads[0], -1, -1)
+        if self.form["positions"] == "alibi":
+            bias = bias - 2.0 ** -torch.arange(1, heads[0] + 1)[:, None, None] * distance
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=width**-0.5)
+        return self.attn["proj"](mixed.transpose(1, 2).flatten(2))
+
+    def forward(self, x: Any) -> Any:
+        match self.form["norm"]:
+            case "pre":
+                x = x + self.attend(self.ln1(x))
+                return x + self.ff["net"](self.ln2(x))
+            case "post":
+                x = self.ln1(x + self.attend(x))
+                return self.ln2(x + self.ff["net"](x))
+        x = self.ln1(x)
+        x = self.ln2(x + self.attend(x))
+        return x + self.ff["net"](x)
+
+
+class Decoder(nn.Module):
+    """Of the `fused` family, in any of the forms between which its files do not tell."""
+
+    def __init__(self, form: dict[str, Any]):
+        super().__init__()
+        self.token_embedding = nn.Embedding(len(CHARACTERS), WIDTH)
+        if form["positions"] == "learned":
+            self.position_embedding = nn.Embedding(CONTEXT, WIDTH)
+        self.blocks = nn.Sequential(Block(form), Block(form))
+        self.ln_f, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, len(CHARACTERS))
+        self.form = form
+
+    def forward(self, ids: Any) -> Any:
+        x = self.token_embedding(ids) * self.form["embedding_scale"]
+        if self.form["positions"] == "learned":
+            x = x + self.position_embedding.weight[: ids.shape[1]]
+        if self.form["positions"] == "sinusoidal":
+            x = x + torch.from_numpy(sinusoids(CONTEXT, WIDTH).astype("float32"))[: ids.shape[1]]
+        x = self.blocks(x)
+        return self.head(self.ln_f(x) if self.form["final_norm"] is True else x)
+
+
+def form(
+    norm: str, final_norm: Any, activation: str, attention_scale: str, num_heads: int
+) -> dict[str, Any]:
+    """The fields of ModelConfig that are varied."""
+    return dict(locals())
+
+
+USUAL = form("pre", True, "relu", "head_dim", 4)
+# What a file of the same names and shapes may compute as well, and no candidate does.
+FOREIGN = {
+    "rotary": {"positions": "rotary"},
+    "alibi": {"positions": "alibi"},
+    "no positions": {"positions": "none"},
+    "scaled embeddings": {"positions": "learned", "embedding_scale": 4.0},
+    "scaled embeddings and sinusoids": {"positions": "sinusoidal", "embedding_scale": 4.0},
+}
+FORMS = {
+    "usual": USUAL,
+    "sinusoidal": USUAL,
+    "post": form("post", True, "gelu", "model_dim", 4),
+    "unused": form("pre", "unused", "relu", "head_dim", 2),
+    "residual": form("residual", True, "relu", "model_dim", 8),
+}
+
+
+@functools.cache
+def trained(name: str) -> Decoder:
+    """A model that knows TEXT. Of a matrix so small two threads make a mess."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    how = {"positions": "sinusoidal" if name == "sinusoidal" else "learned", "embedding_scale": 1.0}
+    model = Decoder(FORMS.get(name, USUAL) | how | FOREIGN.get(name, {}))
+    ids = torch.tensor([CHARACTERS.index(character) for character in TEXT])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(200):
+        starts = torch.randint(0, len(ids) - CONTEXT, (16, 1))
+        batch = ids[starts + torch.arange(CONTEXT + 1)]
+        loss = F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.set_num_threads(threads)
+    return model.eval()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[..., Path]:
+    def save(name: str = "post", **beside: Any) -> Path:
+        path = tmp_path / f"{name}.pt"
+        state = trained(name).state_dict()
+        torch.save({"model": state, **beside} if beside else state, path)
+        return path
+
+    return save
+
+
+REST = {"attention_scale_by_layer": False, "norm_eps": 1e-5}
+
+
+def but(*names: str) -> dict[str, Any]:
+    """All that the model `post` was trained with, without these."""
+    return {
+        field: value for field, value in {**FORMS["post"], **REST}.items() if field not in names
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("post", ()),
+        ("unused", ("num_heads", "activation")),
+        ("residual", ("final_norm", "activation")),
+    ],
+)
+def test_what_a_model_was_trained_with_is_found(
+    name: str, known: tuple[str, ...], saved: Callable[..., Path]
+) -> None:
+    given = REST | {field: FORMS[name][field] for field in known}
+    found = convert.probe(saved(name), text=TEXT, **given)
+    assert found.settled == {
+        field: v for field, v in FORMS[name].items() if field not in ("activation", *known)
+    }
+    assert found.unsettled == (
+        {} if "activation" in known else {"activation": ["gelu", "gelu_tanh"]}
+    )
+    assert 3 * LEAST < found.margin < found.entropy
+    loaded = convert.to_flax(saved(name), **found.settled, **found.kept, **given)
+    assert {field: getattr(loaded.config, field) for field in FORMS[name]} == FORMS[name]
+
+
+def test_losses_are_those_of_torch(saved: Callable[..., Path]) -> None:
+    path = saved()
+    found = convert.probe(path, text=TEXT, **but("norm"))
+    ids = np.array([CHARACTERS.index(character) for character in TEXT])
+    windows = torch.from_numpy(
+        probe._windows(ids, convert.to_flax(path, num_heads=4).config, path)
+    ).long()
+    with torch.no_grad():
+        logits = trained("post").double()(windows[:, :-1])
+    theirs = F.cross_entropy(logits.transpose(1, 2), windows[:, 1:], reduction="none").mean(1)
+    ours = next(row for row in found.rows if row.fields == {"norm": "post"})
+    assert np.abs(ours.losses - theirs.numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("by_layer", [False, True])
+@pytest.mark.parametrize("scale", ["head_dim", "model_dim", "none"])
+def test_one_program_serves_all_scales(scale: str, by_layer: bool) -> None:
+    sizes = {
+        "vocab_size": 11,
+        "context_length": 9,
+        "model_dim": 12,
+        "num_blocks": 3,
+        "num_heads": 4,
+        "dropout": 0.0,
+    }
+    config = ModelConfig(
+        **sizes, attention_scale=scale, attention_scale_by_layer=by_layer, qkv_bias=True
+    )
+    keys = iter(jax.random.split(jax.random.key(0), 99))
+    params = jax.tree.map(
+        lambda leaf: jax.random.normal(next(keys), leaf.shape), params_of(GPT(config))
+    )
+    ids = np.random.default_rng(0).integers(0, 11, (8, 10)).astype(np.int32)
+    direct = token_losses(config, params, jnp.asarray(ids), None).mean(axis=1)
+    assert np.abs(probe._losses(config, params, ids) - direct).max() < 1e-4
+    sizes_only = dataclasses.replace(
+        config, attention_scale="head_dim", attention_scale_by_layer=False
+    )
+    if sizes_only != config:
+        assert np.abs(probe._losses(sizes_only, params, ids) - direct).max() > 1e-2
+
+
+def test_windows_come_from_all_over_the_text_and_never_twice() -> None:
+    config = ModelConfig(vocab_size=1000, context_length=16, model_dim=12, num_heads=2)
+    for length in (17, 100, 999):
+        windows = probe._windows(np.arange(length), config, Path("x"))
+        assert len(windows) >= 8
+        assert windows[0, 0] == 0
+        assert windows[-1, -1] == length - 1
+        assert (windows[1:, 0] >= windows[:-1, -1]).all()
+        assert (np.diff(windows) == 1).all()
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_no_candidate_computes_settles_nothing(
+    name: str, saved: Callable[..., Path], text: Path, command: Callable[..., Any]
+) -> None:
+    given = {
+        "norm_eps": 1e-5,
+        **({} if "position_embedding.weight" in trained(name).state_dict() else SHORT),
+    }
+    words = [f"--set={field}={value}" for field, value in given.items()]
+    outcome = command("jaxgpt-convert", "probe", saved(name), "--text", text, *words)
+    assert outcome.code == 3, outcome
+    assert "NOTHING FITS" in outcome.err
+    assert "rotary positions, ALiBi, none at all, scaled embeddings" in outcome.err
+    assert "settled, by" not in outcome.out
+    assert "--set" not in outcome.out
+
+
+SHORT = {"context_length": CONTEXT}
+
+
+def test_sinusoids_that_leave_no_trace_are_confirmed(saved: Callable[..., Path]) -> None:
+    found = convert.probe(saved("sinusoidal"), text=TEXT, **REST, **SHORT)
+    assert found.settled == USUAL | {"positions": "sinusoidal"}
+    known = {**found.settled, **REST, **SHORT}
+    assert "positions" not in convert.to_flax(saved("sinusoidal"), **known).report.assumed
+    nothing_else = convert.probe(
+        saved("sinusoidal"), text=TEXT, **{**known, "positions": "sinusoidal"}
+    )
+    assert nothing_else.rows == []
+    known.pop("positions")
+    alone = convert.probe(saved("sinusoidal"), text=TEXT, **known)
+    assert (alone.settled, alone.line) == (
+        {"positions": "sinusoidal"},
+        "--set positions=sinusoidal",
+    )
+    assert alone.margin > LEAST
+    assert not convert.probe(saved("rotary"), text=TEXT, **known).fits
+
+
+# What the search finds, of losses that are made up.
+
+
+def table(
+    loss: Callable[..., float], noise: float = 0.0, seed: int = 0
+) -> Callable[[dict[str, Any]], np.ndarray]:
+    rng = np.random.default_rng(seed)
+    texts = rng.normal(0, 1, 64)  # windows differ far more than combinations
+    return lambda fields: 5 + texts - texts.mean() + loss(**fields) + rng.normal(0, noise, 64)
+
+
+OPTIONS = {"a": (0, 1, 2, 3, 4), "b": ("x", "y", "z"), "c": ("p", "p2", "q")}
+
+
+def ranked(
+    measure: Callable[[dict[str, Any]], np.ndarray],
+    groups: Any = (("a", "b"), ("c",)),
+    first: Any = (),
+    **rest: Any,
+) -> Ranking:
+    rows = Search(OPTIONS, first, groups, measure, alike=[{"p", "p2"}]).run()
+    usual = {"a": 0, "b": "x", "c": "p"}
+    return Ranking(
+        rows,
+        OPTIONS,
+        **{"assumed": usual, "asked": [], "tokens": 1, "entropy": 9.0, "spelling": "", **rest},
+    )
+
+
+def test_fields_that_make_up_for_one_another_are_found_together() -> None:
+    def loss(a: int, b: str, c: str) -> float:
+        return (c == "q") + (0.0 if (a, b) == (4, "z") else 1 + a + (b != "x"))
+
+    alone = ranked(table(loss), groups=(("a",), ("b",), ("c",)))
+    assert alone.settled == {"a": 0, "b": "x"}
+    assert ranked(table(loss)).settled == {"a": 4, "b": "z"}
+    assert ranked(table(loss), groups=(("a",), ("b",), ("c",)), first=("a", "b")).settled == {
+        "a": 4,
+        "b": "z",
+    }
+
+
+def test_what_a_later_field_turns_round_is_tried_again() -> None:
+    def loss(a: int, b: str, c: str) -> float:
+        return 0.1 * a if c != "q" else -1 + 0.5 * (a != 4)
+
+    assert ranked(table(loss), groups=(("a",), ("b",), ("c",))).settled == {"a": 4, "c": "q"}
+
+
+def test_what_is_alike_is_tried_beside_the_best_alone() -> None:
+    found = ranked(table(lambda a, b, c: a + ord(b) % 5 + (c == "q")))
+    tried = [row.fields for row in found.rows]
+    assert sum(fields["c"] == "p2" for fields in tried) == 1
+    assert {"a": 0, "b": "x", "c": "p2"} in tried
+    assert (len(tried), found.possible) == (19, 45)
+
+
+def test_noise_is_no_evidence() -> None:
+    def loss(a: int, b: str, c: str) -> float:
+        return 0.5 * (b != "z") - 0.02 * (a == 1)
+
+    found = ranked(table(loss, noise=0.1))
+    assert found.settled == {"b": "z"}
+    assert set(found.unsettled) == {"a", "c"}
+    assert found.kept == {"a": 0, "c": "p"}
+    assert found.line == "--set b=z"
+    assert found.margin == pytest.approx(0.5, abs=0.1)
+    assert ranked(table(loss, noise=0.001)).settled["a"] == 1
+
+
+def test_what_is_kept_is_not_ruled_out_as_a_whole() -> None:
+    """Two fields may be open, each with its usual value left, and not both."""
+    found = ranked(table(lambda a, b, c: float((a, b) not in [(0, "y"), (2, "x")]) + (c == "q")))
+    assert found.unsettled == {"a": [0, 2], "b": ["x", "y"], "c": ["p", "p2"]}
+    assert found.kept == {"a": 2, "b": "x", "c": "p"}
+    assert found.to_say == {"a": 2}
+    assert found.line == ""
+
+
+def test_what_chance_decides_is_not_in_the_line() -> None:
+    """The usual value is ruled out, and what is left are two of which either is as good."""
+    found = ranked(
+        table(lambda a, b, c: float(c == "p") + (b != "z")), assumed={"a": 0, "b": "x", "c": "p"}
+    )
+    assert found.settled == {"b": "z"}
+    assert found.line == "--set b=z"
+    assert found.unsettled["c"] == ["p2", "q"]
+    assert found.to_say.keys() == {"c"}
+
+
+def test_a_part_that_does_better_at_another_size_is_a_misfit() -> None:
+    def altered(gain: float) -> Ranking:
+        found = ranked(table(lambda a, b, c: float(b != "z")))
+        other = Row(found.rows[0].fields, found.rows[0].losses - gain)
+        return dataclasses.replace(
+            found, altered={"its positions halved": other, "its queries doubled": other}
+        )
+
+    assert altered(-0.1).settled == altered(LEAST / 2).settled == {"b": "z"}
+    found = altered(0.25)
+    assert not found.fits
+    assert (found.settled, found.line, found.close) == ({}, "", [])
+    assert "but with its positions halved the best loses 0.2500 less" in misfit(found)
+
+
+def test_who_does_not_beat_counting_pairs_settles_nothing() -> None:
+    found = ranked(table(lambda a, b, c: float(b != "z")), bigram=4.9)
+    assert (found.fits, found.settled) == (False, {})
+    assert (
+        "The best loses 5.0000 nats per token, and counting which token follows which loses 4.9000"
+        in misfit(found)
+    )
+    assert ranked(table(lambda a, b, c: float(b != "z")), bigram=5.1).settled == {"b": "z"}
+
+
+@pytest.mark.parametrize("length", [2, 50, 2000])
+def test_pairs_are_counted_in_the_rest_of_the_text(length: int) -> None:
+    """One pair at a time, as one would write it down."""
+    ids = np.random.default_rng(length).integers(0, 5, length) * 2
+    pairs = list(zip(ids[:-1].tolist(), ids[1:].tolist(), strict=True))
+    losses = []
+    for i, (before, after) in enumerate(pairs):
+        rest = pairs[:i] + pairs[i + 1 :]
+        alone = (sum(two == after for _, two in rest) + 1) / (len(rest) + max(ids) + 1)
+        following = [two for one, two in rest if one == before]
+        kinds = len({two for one, two in pairs if one == before})
+        trusted = len(following) / (len(following) + kinds)
+        losses.append(
+            -np.log(
+                trusted * following.count(after) / max(1, len(following)) + (1 - trusted) * alone
+            )
+        )
+    assert probe._bigram(ids) == pytest.approx(np.mean(losses))
+
+
+@pytest.mark.parametrize(
+    ("tied", "positions"), [(True, "learned"), (False, "sinusoidal"), (True, "sinusoidal")]
+)
+def test_parts_that_are_made_separate_compute_the_same(tied: bool, positions: str) -> None:
+    sizes = {
+        "vocab_size": 11,
+        "context_length": 40,
+        "model_dim": 12,
+        "num_blocks": 2,
+        "num_heads": 4,
+        "dropout": 0.0,
+    }
+    config = ModelConfig(**sizes, tied=tied, positions=positions, head_bias=not tied)
+    params = jax.tree.map(lambda leaf: leaf * 5, params_of(GPT(config)))
+    ids = np.random.default_rng(0).integers(0, 11, (8, 10)).astype(np.int32)
+    separate = probe._losses(*probe._separate(config, params, 9), ids)
+    assert np.abs(separate - probe._losses(config, params, ids)).max() < 1e-5
+    changes = [*probe._altered(config, params, ids)]
+    assert len(changes) == 11
+    assert probe.LEFT_OUT in changes
+
+
+def test_rows_that_chance_may_part_are_told_as_one() -> None:
+    found = ranked(table(lambda a, b, c: a + ord(b) % 5 + (c == "q")))
+    row, values = found.groups[0]
+    assert row is found.rows[0]
+    assert {name: sorted(several) for name, several in values.items()} == {
+        "a": [0],
+        "b": ["x"],
+        "c": ["p", "p2"],
+    }
+    assert sum(
+        len(several["a"]) * len(several["b"]) * len(several["c"]) for _, several in found.groups
+    ) == len(found.rows)
+
+
+def test_a_gap_is_measured_window_by_window() -> None:
+    rng = np.random.default_rng(0)
+    texts = rng.normal(2, 1, 256)
+    one, other = Row({}, texts), Row({}, texts + rng.normal(0.05, 0.1, 256))
+    gap, noise = other.behind(one)
+    assert gap == pytest.approx(0.05, abs=0.02)
+    assert noise == pytest.approx(3 * 0.1 / 16, rel=0.2)
+    assert one.behind(Row({}, texts + 1e-5)) == (pytest.approx(-1e-5), LEAST)
+
+
+def test_what_has_no_usual_value_is_not_written_unless_settled() -> None:
+    found = ranked(table(lambda a, b, c: float(b != "z")), assumed={"b": "x", "c": "p"})
+    assert found.unsettled["a"] == [0, 1, 2, 3, 4]
+    assert "a" not in found.kept
+    assert found.line == "--set b=z"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_the_table_fits_the_terminal_and_loses_nothing(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.console import Console
+
+    fields = {
+        "num_heads": (12, 24),
+        "norm": ("pre", "residual"),
+        "final_norm": (True, "unused"),
+        "attention_scale": ("head_dim", "model_dim", "none"),
+        "activation": ("gelu_tanh", "gelu"),
+        "attention_scale_by_layer": (False, True),
+        "norm_eps": (1e-5, 1e-12),
+    }
+    usual = {name: values[0] for name, values in fields.items()}
+    lost = [
+        usual,
+        {**usual, "norm_eps": 1e-12},
+        {**usual, "norm": "residual", "attention_scale": "none"},
+    ]
+    rows = [Row(one, np.array([2.0, 2.1]) + i * np.array([0.5, 0.6])) for i, one in enumerate(lost)]
+    screen = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+    monkeypatch.setattr(console, "console", lambda: screen)
+    console._table(Ranking(rows, fields, usual, [], 100, 3.0, ""))
+    lines = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert all(len(line) <= width for line in lines)
+    words = " ".join(lines).split()
+    assert not [word for word in words if "\N{HORIZONTAL ELLIPSIS}" in word]
+    if width < 120:
+        assert {f"{name}={typed(value)}" for name, value in usual.items()} < {*words}
+        assert words[-2:] == ["norm=residual", "attention_scale=none"]
+    else:
+        assert words[:10] == [*fields, "loss", "behind", "noise"]
+        assert words[-10:-3] == ["12", "residual", "true", "none", "gelu_tanh", "false", "1e-05"]
+
+
+# The command, and what it refuses.
+
+
+def test_the_line_it_writes_is_what_to_flax_takes(
+    saved: Callable[..., Path], text: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    given = [
+        f"--set={field}={value}"
+        for field, value in but("num_heads", "attention_scale", "norm_eps").items()
+    ]
+    outcome = command("jaxgpt-convert", "probe", saved(), "--text", text, *given)
+    assert outcome.code == 0, outcome
+    assert "ids by the sorted characters of the text, as many as the vocabulary" in outcome.out
+    assert (
+        "cannot be told: norm_eps is one of 1e-05, 1e-06, 1e-12; 1e-05 is kept, as assumed"
+        in outcome.err
+    )
+    line = outcome.out.splitlines()[-1]
+    assert line == "--set num_heads=4 --set attention_scale=model_dim"
+    done = command(
+        "jaxgpt-convert", "to-flax", saved(), tmp_path / "model", *shlex.split(line), *given
+    )
+    assert done.code == 0, done
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["model"]["num_heads"] == 4
+
+
+def test_another_text_of_the_same_characters_is_told(
+    saved: Callable[..., Path], tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    """As a wrong list of characters would be."""
+    other = tmp_path / "other.txt"
+    other.write_text(
+        TEXT.translate(
+            dict(zip(map(ord, CHARACTERS), CHARACTERS[5:] + CHARACTERS[:5], strict=True))
+        )
+    )
+    given = [f"--set={field}={value}" for field, value in but("norm").items()]
+    outcome = command("jaxgpt-convert", "probe", saved(), "--text", other, *given)
+    assert outcome.code == 3
+    assert "NOTHING FITS" in outcome.err
+    assert "--set" not in outcome.out
+    told = json.loads(
+        command("jaxgpt-convert", "probe", saved(), "--text", other, *given, "--json").out
+    )
+    assert (told["fits"], told["line"], told["settled"]) == (False, "", {})
+    assert told["unsettled"] == {"norm": ["pre", "post", "residual"]}
+    assert [set(row) for row in told["rows"]] == [{"norm", "loss", "behind", "noise"}] * 3
+
+
+def test_a_file_that_leaves_nothing_open(
+    saved: Callable[..., Path], text: Path, command: Callable[..., Any]
+) -> None:
+    given = [f"--set={field}={str(value).lower()}" for field, value in but().items()]
+    outcome = command("jaxgpt-convert", "probe", saved(), "--text", text, *given)
+    assert outcome == (0, "Nothing is left open that a loss could show.\n", "")
+
+
+def test_what_the_file_says_is_not_varied(saved: Callable[..., Path]) -> None:
+    path = saved(config={"n_head": 4, "activation": "gelu", "layer_norm_eps": 1e-5})
+    found = convert.probe(path, text=TEXT, norm="post", attention_scale_by_layer=False)
+    assert found.options.keys() == {"final_norm", "attention_scale"}
+    assert found.settled == {"final_norm": True, "attention_scale": "model_dim"}
+    assert found.line == "--set final_norm=true --set attention_scale=model_dim"
+
+
+SHIFTED = [*CHARACTERS[3:], *CHARACTERS[:3]]
+
+
+@pytest.mark.parametrize("where", ["in the file", "beside it", "given", "ids"])
+def test_where_ids_come_from(where: str, saved: Callable[..., Path], tmp_path: Path) -> None:
+    """Of a text that is spelled by another list than its own characters in order."""
+    back = "".join(SHIFTED[CHARACTERS.index(character)] for character in TEXT)
+    path = saved(itos=dict(enumerate(SHIFTED))) if where == "in the file" else saved()
+    known: dict[str, Any] = {"text": back}
+    if where == "beside it":
+        (tmp_path / "tokenizer.json").write_text(json.dumps(SHIFTED))
+    elif where == "given":
+        (tmp_path / "chars.json").write_text(json.dumps(SHIFTED))
+        known["tokenizer"] = tmp_path / "chars.json"
+    elif where == "ids":
+        known = {"ids": [CHARACTERS.index(character) for character in TEXT]}
+    found = convert.probe(path, **known, **but("norm"))
+    assert found.settled == {"norm": "post"}
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), [(".txt", "i8"), (".npy", "i4"), (".bin", "<u2")])
+def test_ids_in_files(suffix: str, dtype: str, tmp_path: Path) -> None:
+    ids, path = np.arange(0, 3000, 7).astype(dtype), tmp_path / f"ids{suffix}"
+    if suffix == ".txt":
+        path.write_text("[" + ", ".join(map(str, ids)) + "]\n")
+    elif suffix == ".npy":
+        np.save(path, ids)
+    else:
+        ids.tofile(path)
+    assert np.array_equal(read_ids(str(path)), ids)
+    assert read_ids("0 29 59").tolist() == [0, 29, 59]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "probe takes a text (--text) or ids (--ids), one of the two"),
+        (["--text", "wood.txt", "--ids", "0 1"], "one of the two"),
+        (["--text", "nowhere.txt"], "There is no file"),
+        (
+            ["--text", "short.txt"],
+            "has a context of 24 tokens, so there should be 25 of them in a row or more, but",
+        ),
+        (["--ids", "0 1 2"], "but there are 3"),
+        (["--ids", "0 1 999"], "Id 999 at position 2 is not in"),
+        (["--ids", "-1 1 2"], "Id -1 at position 0"),
+        (["--ids", "0 1 two"], "whole numbers such as 0 29 59, but got 'two'"),
+        (["--ids", "floats.npy"], "should hold whole numbers, but holds float64"),
+        (["--ids", "wrong.npy"], "wrong.npy is no array of ids"),
+        (
+            ["--text", "other.txt"],
+            "nothing says what its ids stand for. The text has 3 different characters",
+        ),
+        (["--text", "other.txt", "--tokenizer", "chars.json"], "The text has 'é', '€', which"),
+        (
+            ["--text", "wood.txt", "--tokenizer", "many.json"],
+            "many.json has 40 ids: it belongs to another model",
+        ),
+        (["--text", "wood.txt", "--tokenizer", "none.json"], "none.json does not exist"),
+        (["--text", "wood.txt", "--set", "num_heads=3"], "3 does not divide"),
+        (
+            ["--text", "wood.txt", "--set", "final_norm=false"],
+            "final_norm = False was given, but the file has one",
+        ),
+    ],
+)
+def test_what_cannot_be_probed(
+    words: list[str],
+    message: str,
+    saved: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: Callable[..., str],
+) -> None:
+    path = saved()
+    monkeypatch.chdir(tmp_path)
+    Path("wood.txt").write_text(TEXT)
+    Path("short.txt").write_text("".join(CHARACTERS))
+    Path("other.txt").write_text("é€a" * 99)
+    Path("chars.json").write_text(json.dumps(CHARACTERS))
+    Path("many.json").write_text(json.dumps([chr(65 + i) for i in range(40)]))
+    Path("wrong.npy").write_text("no")
+    np.save("floats.npy", np.zeros(99))
+    assert message in refused("jaxgpt-convert", "probe", path, *words)
+
+
+def test_how_long_a_context_is_shows_in_no_loss(
+    command: Callable[..., Any], tmp_path: Path, text: Path
+) -> None:
+    """Sinusoids that are not in the file are the same in a context of any length."""
+    state = {
+        name: value
+        for name, value in trained("post").state_dict().items()
+        if "position" not in name
+    }
+    torch.save(state, tmp_path / "sinusoids.pt")
+    given = [f"--set={field}={value}" for field, value in but("num_heads").items()]
+    outcome = command("jaxgpt-convert", "probe", tmp_path / "sinusoids.pt", "--text", text, *given)
+    assert outcome.code in (0, 3)
+    assert (
+        "cannot be told: context_length shows in no loss; say it with --set context_length=N"
+        in outcome.err
+    )
+
+
+# Real files, where they are.
+
+ASKED = {"attention_scale", "norm", "final_norm", "num_heads"}
+OF_SHAKESPEARE = [
+    name
+    for name, facts in FACTS.items()
+    if facts["fields"].get("vocab_size") == 65 and not facts["refuse"]
+]
+
+
+@pytest.mark.skipif(
+    not SHAKESPEARE.exists(), reason="there is no tiny Shakespeare beside the project"
+)
+@pytest.mark.parametrize(
+    "name", OF_SHAKESPEARE or [pytest.param("", marks=pytest.mark.skip("there is no zoo"))]
+)
+def test_a_trained_model_shows_what_it_computes(name: str) -> None:
+    facts = FACTS[name]
+    found = convert.probe(
+        path_of(name), text=SHAKESPEARE.read_text(), norm_eps=facts["fields"]["norm_eps"]
+    )
+    open_fields = ASKED & found.options.keys()
+    assert open_fields == ASKED & {*facts["undecidable"]}
+    assert {field: found.settled.get(field) for field in open_fields} == {
+        field: facts["fields"][field] for field in open_fields
+    }
+    assert found.settled["activation"] == facts["fields"]["activation"]

@@ -1,0 +1,156 @@
+"""What classes of every calling style are told, and what they never are."""
+
+import argparse
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from convert.proving.constructor_args import Answers
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
+from tests.helpers import PRIMES
+
+READ = {"qkv_bias": True, "norm_eps": 1e-6, "tied": True}
+
+
+def answers(read: dict[str, Any] = READ, **given: Any) -> Answers:
+    config = ModelConfig(**PRIMES, qkv_bias=True, activation="gelu", norm="post")
+    return Answers(config, read, {"bos": 7, "n_embd": 9999}, given)
+
+
+def built(target: Any, namespace: dict[str, Any] | None = None, **given: Any) -> Any:
+    return answers(**given).build(target, namespace or {})
+
+
+def test_many_words_are_one_field_and_dropout_is_off() -> None:
+    def plain(
+        vocab_size: int,
+        block_size: int,
+        n_embd: int,
+        n_layer: int,
+        n_head: int,
+        dropout: float = 0.2,
+    ) -> Any:
+        return vocab_size, block_size, n_embd, n_layer, n_head, dropout
+
+    def other(
+        n_vocab, max_len, /, d_model, depth, heads, *rest, attn_drop=0.1, eps=1, device=None, **more
+    ):
+        return n_vocab, max_len, d_model, depth, heads, attn_drop, eps, device
+
+    assert built(plain) == (103, 17, 35, 3, 5, 0)
+    assert built(other) == (103, 17, 35, 3, 5, 0, 1, "cpu")
+
+
+def test_what_was_assumed_is_never_told() -> None:
+    """Or running the class would prove nothing: it would only do as it was told."""
+
+    def target(
+        n_head, activation="relu", norm_first=False, norm_eps=1e-5, qkv_bias=False, bias=None
+    ):
+        return activation, norm_first, norm_eps, qkv_bias, bias
+
+    assert built(target) == ("relu", False, 1e-6, True, True)
+    assert answers({}).build(target, {}) == ("relu", False, 1e-5, False, True)
+    asked = answers(activation="gelu")
+    assert asked.build(target, {})[0] == "gelu"
+    assert "activation" in asked.fields
+    with pytest.raises(
+        UserError, match=r"target\(activation\) cannot be built, for nothing says what activation"
+    ):
+
+        def target(activation): ...
+
+        built(target)
+
+
+def test_words_of_the_file_fill_what_no_field_means_and_a_person_overrules_all() -> None:
+    def target(bos, n_embd, wings=1):
+        return bos, n_embd, wings
+
+    asked = answers()
+    asked.beside = {"config": "small.toml"}
+    assert asked.build(lambda config: config["n_embd"], {}) == 35
+    assert built(target) == (7, 35, 1)
+    assert built(target, wings=2, n_embd=3, bos="x") == ("x", 3, 2)
+
+
+@dataclass
+class TrainerConfig:
+    block_size: int = 1
+    learning_rate: float = 1.0
+
+
+@dataclass
+class PartConfig:
+    block_size: int = 1
+    n_embd: int = 1
+
+
+@dataclass
+class GPTConfig:
+    block_size: int
+    n_layer: int = 12
+    vocab_size: int = 50304
+    rate: float = 0.5
+
+
+class Loose:
+    """Whose fields its signature does not name."""
+
+    n_layer = 12
+    drop = 0.1
+
+    def __init__(self, vocab_size: int, **more: Any):
+        self.vocab_size = vocab_size
+
+
+def test_a_config_of_its_own_is_found_and_filled() -> None:
+    def unsaid(config):
+        return config
+
+    def hinted(whatever: GPTConfig):
+        return whatever
+
+    def spelled(whatever: "GPTConfig"):
+        return whatever
+
+    def usual(whatever=GPTConfig(1)):  # noqa: B008
+        return whatever
+
+    held = {"TrainerConfig": TrainerConfig, "PartConfig": PartConfig, "GPTConfig": GPTConfig}
+    for target in (unsaid, hinted, spelled, usual):
+        assert built(target, held) == GPTConfig(17, 3, 103, 0.5)
+    assert built(hinted, held, rate=2) == GPTConfig(17, 3, 103, 2)
+    assert built(unsaid, {"TrainerConfig": TrainerConfig})["n_embd"] == 35  # not the model's
+    loose = built(unsaid, {"LooseConfig": Loose})
+    assert (loose.vocab_size, loose.n_layer, loose.n_embd, loose.block_size) == (103, 3, 35, 17)
+
+
+def test_a_config_that_is_a_dict_or_any_object_answers_what_it_is_asked() -> None:
+    def as_dict(cfg):
+        assert "emb_dim" in cfg
+        assert "wings" not in cfg
+        return cfg["emb_dim"], cfg.get("n_heads"), cfg.get("wings", 4), cfg["drop_rate"]
+
+    def as_object(args: argparse.Namespace):
+        assert not hasattr(args, "wings")
+        return args.emb_dim, args.n_heads, getattr(args, "wings", 4), args.drop_rate
+
+    def with_defaults(config={"emb_dim": 1, "wings": 4, "n_heads": 2}):  # noqa: B006
+        return config["emb_dim"], config["n_heads"], config["wings"], config["drop_rate"]
+
+    def typed(whatever: dict):
+        return as_dict(whatever)
+
+    for target in (as_dict, as_object, with_defaults, typed):
+        assert built(target) == (35, 5, 4, 0)
+    kept = copy.deepcopy(built(lambda cfg: cfg))  # as a class that keeps it is copied
+    assert (kept.emb_dim, kept["n_layers"]) == (35, 3)
+    assert built(as_dict, cfg={"emb_dim": 2, "drop_rate": 1}) == (2, None, 4, 1)
+    with pytest.raises(KeyError, match="wings"):
+        built(lambda cfg: cfg["wings"])
+    with pytest.raises(AttributeError, match="its config has no wings"):
+        built(lambda cfg: cfg.wings)

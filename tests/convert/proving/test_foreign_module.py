@@ -1,0 +1,361 @@
+"""Classes of other people: found, built in every calling style, run beside the model, and never unasked."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from convert import to_flax, to_torch  # noqa: E402
+from convert.dialects import DIALECTS  # noqa: E402
+from convert.proving.parity import Page, verify  # noqa: E402
+from jaxgpt.pytree import flatten  # noqa: E402
+from tests.helpers import config_of, random_params  # noqa: E402
+
+CLASSES = Path(__file__).parent / "classes"
+LECTURE, NANO, BOOK = (
+    f"{CLASSES / name}" for name in ("lecture.py:LectureGPT", "nano.py:GPT", "book.py:GPTModel")
+)  # fmt: skip
+# The dialect, its class, and what a person has to give so that the model is the same.
+STYLES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "globals": ("ng", LECTURE, {"attention_scale": "model_dim"}),
+    "config": ("nanogpt", NANO, {"num_heads": 5}),
+    "dict": ("raschka", BOOK, {"num_heads": 5}),
+    "names": ("gpt", "convert.reference:GPT", {}),
+}
+
+
+def saved(dialect: str, path: Path, wrapped: str = "") -> Path:
+    """A state dict of the sizes PRIMES, random in every tensor, as the class of a dialect would save it."""
+    config = config_of(DIALECTS[dialect], tied=dialect == "nanogpt")
+    config = replace(config, qkv_bias=config.qkv_bias and dialect != "ng")
+    params = random_params(config, np.dtype("float32"))
+    for array in flatten(params).values():
+        array *= 0.3
+    state = to_torch(params, config, dialect)
+    torch.save({wrapped + name: value for name, value in state.items()}, path)
+    return path
+
+
+def carried(file: Path, **given: Any) -> Path:
+    to_flax(file, **given).save(file.with_suffix(""))
+    return file.with_suffix("")
+
+
+def proof(
+    dialect: str, named: str, given: dict[str, Any], folder: Path, steps: int = 0, **said: Any
+) -> Page:
+    file = saved(dialect, folder / "w.pt")
+    return verify(file, carried(file, **given), steps, torch_class=named, torch_args=said)
+
+
+def person(folder: Path, text: str, name: str = "mine.py") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_calling_style_runs_block_by_block_and_trains_alike(
+    style: str, tmp_path: Path
+) -> None:
+    dialect, named, given = STYLES[style]
+    trained = style in ("globals", "config")
+    page = proof(dialect, named, given, tmp_path, steps=2 * trained)
+    assert page.same, page
+    assert [stage.name for stage in page.stages] == [
+        "embedding",
+        "block 0",
+        "block 1",
+        "block 2",
+        "logits",
+    ]
+    assert (len(page.training) > 50) == trained
+    assert page.ran.startswith(named)
+
+
+WRONG = {
+    "the lecture's scale, assumed": ("globals", {}, "block 0"),
+    "post-norm": ("config", {"num_heads": 5, "norm": "post"}, "block 0"),
+    "tanh GELU": ("config", {"num_heads": 5, "activation": "gelu_tanh"}, "block 0"),
+    "no scale": ("config", {"num_heads": 5, "attention_scale": "none"}, "block 0"),
+    "epsilon": ("dict", {"num_heads": 5, "norm_eps": 1e-6}, "block 0"),
+    "final norm": ("dict", {"num_heads": 5, "final_norm": "unused"}, "logits"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_field_is_told_and_its_block_named(wrong: str, tmp_path: Path) -> None:
+    style, given, first = WRONG[wrong]
+    dialect, named, _ = STYLES[style]
+    page = proof(dialect, named, given, tmp_path)
+    assert page.first_difference == first
+    assert not page.proven
+
+
+def test_the_command_line_says_what_was_proven(tmp_path: Path, command: Callable[..., Any]) -> None:
+    file = saved("nanogpt", tmp_path / "w.pt")
+    brought = command("jaxgpt-convert", "to-flax", file, tmp_path / "m", "--set", "num_heads=5")
+    assert (
+        f"Prove it: jaxgpt-convert verify {file} {tmp_path / 'm'} --torch MODULE:CLASS"
+        in brought.out
+    )
+    outcome = command("jaxgpt-convert", "verify", file, tmp_path / "m", "--torch", NANO)
+    assert outcome.code == 0
+    assert "n_head = 5" in outcome.out
+    first = outcome.out.splitlines()[0]
+    assert first == "PROVEN, given num_heads = 5 as you said: the two compute the same function."
+    shown = "Shown by running this class: norm = pre, final_norm = True, activation = gelu, "
+    assert shown in outcome.out
+    assert (
+        "a model of GPTConfig(block_size=17" in outcome.err
+    )  # what it prints is not in the way of JSON
+    found = json.loads(
+        command("jaxgpt-convert", "verify", file, tmp_path / "m", "--torch", NANO, "--json").out
+    )
+    assert found["proven"]["norm"] == "pre"
+    assert found["given"] == {"num_heads": 5}
+    assert found["assumed"] == {}
+    wrong = command(
+        "jaxgpt-convert",
+        "to-flax",
+        file,
+        tmp_path / "n",
+        "--set",
+        "num_heads=5",
+        "--set",
+        "norm=post",
+    )
+    assert wrong.code == 0
+    outcome = command("jaxgpt-convert", "verify", file, tmp_path / "n", "--torch", NANO)
+    assert outcome.code == 3
+    assert outcome.out.startswith("The two DIFFER, first in block 0.\n")
+    assert "Given, as you said: num_heads = 5, norm = post." in outcome.out
+    assert "proven" not in outcome.out.lower()
+
+
+def test_a_class_that_had_to_be_told_proves_nothing_of_it(tmp_path: Path) -> None:
+    mine = person(
+        tmp_path,
+        "from convert.reference import GPT as Base\n"
+        "class GPT(Base):\n"
+        "    def __init__(self, n_vocab, window, d_model, depth, heads, activation):\n"
+        "        super().__init__(n_vocab, window, d_model, depth, heads)\n",
+    )
+    page = proof("gpt", f"{mine}:GPT", {}, tmp_path, window=17, activation="relu")
+    assert page.same
+    assert page.verdict == "proven"
+    assert page.given == {"activation": "relu"}
+    assert not page.assumed
+    assert page.proven.keys() == {
+        "norm",
+        "final_norm",
+        "attention_scale",
+        "attention_scale_by_layer",
+        "norm_eps",
+    }
+
+
+MAKERS = {
+    "function": "def make(): return GPT(103, 17, 35, 3, 5)",
+    "function of one word": "def make(heads, wide=35): return GPT(103, 17, wide, 3, heads)",
+    "instance": "make = GPT(103, 17, 35, 3, 5)",
+    "inner class": "class make:\n    class Inner(GPT): pass",
+    "wrapper": "class make(torch.nn.Module):\n"
+    "    def __init__(self, vocab_size, d_model):\n"
+    "        super().__init__()\n"
+    "        self.net = GPT(vocab_size, 17, d_model, 3, 5)\n"
+    "    def forward(self, x): return {'logits': self.net(x)}",
+    "beside it": "from beside import make",
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_functions_instances_and_wrappers_do_as_well(maker: str, tmp_path: Path) -> None:
+    text = f"import torch\nfrom convert.reference import GPT\n{MAKERS[maker]}\n"
+    person(tmp_path, f"from convert.reference import GPT\n{MAKERS['function']}\n", "beside.py")
+    named = f"{person(tmp_path, text)}:make{'.Inner' if maker == 'inner class' else ''}"
+    try:
+        page = proof("gpt", named, {}, tmp_path, steps=int(maker == "wrapper"))
+    finally:
+        sys.modules.pop("beside", None)
+    assert page.same
+    assert len(page.stages) == 5
+    assert not page.training or len(page.training) == 1 + 2 * 81
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "named"), [("module.", "GPT"), ("a.b.", "GPT"), ("a.b.", "Outer")]
+)
+def test_names_that_begin_otherwise_find_their_places(
+    wrapped: str, named: str, tmp_path: Path
+) -> None:
+    mine = person(
+        tmp_path,
+        "import torch\nfrom convert.reference import GPT\n"
+        "def Outer():\n"
+        "    inner, outer = torch.nn.Module(), torch.nn.Module()\n"
+        "    inner.b, outer.a = GPT(103, 17, 35, 3, 5), inner\n"
+        "    outer.forward = inner.b.forward\n"
+        "    return outer\n",
+    )
+    file = saved("gpt", tmp_path / "w.pt", wrapped)
+    assert verify(file, carried(file), torch_class=f"{mine}:{named}").same
+
+
+def test_globals_are_set_where_a_person_says_so(tmp_path: Path) -> None:
+    text = Path(LECTURE.partition(":")[0]).read_text().replace("n_layer = 3", "n_layer = 2")
+    mine = f"{person(tmp_path, text)}:LectureGPT"
+    with pytest.raises(
+        ValueError,
+        match=r"does not load into .* built with no arguments: it has no place for blocks\.2\.",
+    ):
+        proof("ng", mine, {"attention_scale": "model_dim"}, tmp_path)
+    file = tmp_path / "w.pt"
+    assert verify(file, file.with_suffix(""), torch_class=mine, torch_args={"n_layer": 3}).same
+
+
+def test_a_norm_that_the_class_never_applies_does_not_train(tmp_path: Path) -> None:
+    text = (
+        Path(LECTURE.partition(":")[0])
+        .read_text()
+        .replace("self.ln_f(self.blocks(x))", "self.blocks(x)")
+    )
+    given = {"attention_scale": "model_dim", "final_norm": "unused"}
+    page = proof("ng", f"{person(tmp_path, text)}:LectureGPT", given, tmp_path, steps=1)
+    assert page.same
+    assert not any("ln_f" in item.name for item in page.training)
+
+
+def test_sinusoids_made_in_float32_are_exact_here(tmp_path: Path) -> None:
+    mine = person(
+        tmp_path,
+        "import math, torch\n"
+        "from convert.reference import GPT as Base\n"
+        "class GPT(Base):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(103, 17, 36, 3, 6)\n"
+        "        del self.pos_embedding\n"
+        "        turns = torch.exp(torch.arange(0, 36, 2).float() * (-math.log(10000.0) / 36))\n"
+        "        angles = torch.arange(17, dtype=torch.float32)[:, None] * turns\n"
+        "        self.table = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)\n"
+        "    def pos_embedding(self, at): return self.table[at]\n",
+    )
+    from convert.reference import GPT
+
+    torch.manual_seed(0)
+    state = GPT(103, 17, 36, 3, 6).state_dict()
+    del state["pos_embedding.weight"]
+    torch.save(state, tmp_path / "w.pt")
+    model = carried(tmp_path / "w.pt", dialect="heads", context_length=17)
+    page = verify(tmp_path / "w.pt", model, torch_class=f"{mine}:GPT")
+    assert page.same, page
+    assert "positions" in page.proven
+
+
+def test_nothing_of_ours_is_left_changed(tmp_path: Path) -> None:
+    before = list(sys.path), list(sys.argv), set(sys.modules)
+    proof("nanogpt", NANO, {"num_heads": 5}, tmp_path)
+    assert (list(sys.path), list(sys.argv)) == before[:2]
+    assert "nano" not in sys.modules
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.zeros(1, dtype=torch.float32).dtype == torch.float32
+
+
+TRAP = "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n"
+
+
+def test_nothing_is_imported_unless_it_is_named(
+    primes_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "weights.pt"
+    file.write_bytes(primes_file.read_bytes())
+    traps = [
+        person(tmp_path, TRAP, f"{name}.py")
+        for name in ("model", "weights", "gpt", "modeling_gpt", "accelerate")
+    ]
+    assert command("jaxgpt-convert", "to-flax", "weights.pt", "m").code == 0
+    assert command("jaxgpt-convert", "verify", "weights.pt", "m").code == 4
+    assert not list(tmp_path.glob("*.ran"))
+    traps[0].write_text(TRAP + "from convert.reference import GPT\n")
+    assert command("jaxgpt-convert", "verify", "weights.pt", "m", "--torch", "model:GPT").code == 0
+    assert [path.name for path in tmp_path.glob("*.ran")] == ["model.ran"]
+    sys.modules.pop("model", None)
+
+
+PERSONS = """
+import torch
+from convert.reference import GPT
+class Odd(GPT):
+    def __init__(self, vocab_size, wings, *, tail): super().__init__(vocab_size, 17, 35, 3, 5)
+class Sour(GPT):
+    def __init__(self): raise ZeroDivisionError("no\\nway")
+class Falls(GPT):
+    def __init__(self): super().__init__(103, 17, 35, 3, 5)
+    def forward(self, x): return x.nowhere
+class Pooled(Falls):
+    def forward(self, x): return super(Falls, self).forward(x).mean(1)
+class Small(GPT):
+    def __init__(self): super().__init__(103, 17, 30, 2, 5)
+def number(): return 3
+text = "a text"
+"""
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "no such module": (["--torch", "nowhere:GPT"], "There is no module nowhere, neither here nor installed"),
+    "nor inside another": (["--torch", "nowhere.at.all:GPT"], "There is no module nowhere.at.all"),
+    "no such file": (["--torch", "nowhere.py:GPT"], "nowhere.py does not exist"),
+    "no such name": (["--torch", "mine.py:GTP"], "mine.py has no GTP; its classes are GPT, Odd, "),
+    "no name": (["--torch", "mine.py"], "--torch takes module:Class or path/to/file.py:Class, but got 'mine.py'"),
+    "a text": (["--torch", "mine.py:text"], "names a str, which is no class and no function"),
+    "a number": (["--torch", "mine.py:number"], "mine.py:number gives a int, and no torch.nn.Module"),
+    "another class": (["--torch", BOOK], "it has no place for token_embedding.weight"),
+    "other sizes": (["--torch", "mine.py:Small"], "token_embedding.weight is (103, 35) in the file and (103, 30) in"),
+    "not built": (["--torch", "mine.py:Odd"], "Odd(vocab_size, wings, *, tail) cannot be built, for nothing says what "
+                  "wings and tail should be. Say what it lacks with --torch-arg NAME=VALUE"),
+    "fails when built": (["--torch", "mine.py:Sour"], "Building Sour() raised ZeroDivisionError: no way. Say what"),
+    "fails when run": (["--torch", "mine.py:Falls"], "The forward of Falls raised AttributeError: 'Tensor' object has"),
+    "no logits": (["--torch", "mine.py:Pooled"], "must return logits (batch, time, vocabulary) for ids (4, 17), but "
+                  "returned (4, 103)"),
+    "fails when imported": (["--torch", "sour.py:GPT"], "Importing sour.py raised SystemExit: 5"),
+    "no Python": (["--torch", "text.py:GPT"], "Importing text.py raised SyntaxError"),
+    "a word too many": (["--torch", "mine.py:Falls", "--torch-arg", "wings=2"], "--torch-arg wings: Falls() asks for "),
+    "a word alone": (["--torch-arg", "wings=2"], "there is no --torch"),
+    "no value": (["--torch", "mine.py:Odd", "--torch-arg", "wings"], "--torch-arg takes FIELD=VALUE, such as n_head=6"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_paragraph(
+    mistake: str,
+    primes_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: Callable[..., str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    person(tmp_path, PERSONS)
+    person(tmp_path, "raise SystemExit(5)", "sour.py")
+    person(tmp_path, "say what?", "text.py")
+    to_flax(primes_file).save("m")
+    arguments, message = MISTAKES[mistake]
+    assert message in refused("jaxgpt-convert", "verify", primes_file, "m", *arguments)
+
+
+def test_what_a_class_lacks_can_be_said(
+    primes_file: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    mine = person(tmp_path, PERSONS)
+    to_flax(primes_file).save(tmp_path / "m")
+    said = ["--torch-arg", "wings=2", "--torch-arg", "tail=long"]
+    outcome = command(
+        "jaxgpt-convert", "verify", primes_file, tmp_path / "m", "--torch", f"{mine}:Odd", *said
+    )
+    assert outcome.code == 0, outcome
+    assert "wings = 2, tail = 'long'" in outcome.out

@@ -1,0 +1,344 @@
+"""What `verify` calls proven: by the class that ran, and by how each field is known."""
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from convert import api, to_flax  # noqa: E402
+from convert.commands import console  # noqa: E402
+from convert.proving.parity import Page, verify  # noqa: E402
+from jaxgpt.storage import model_directory  # noqa: E402
+from jaxgpt.training.run import train  # noqa: E402
+from tests.classes import unseen  # noqa: E402
+from tests.helpers import PRIMES, settings  # noqa: E402
+from tests.zoo import FACTS, SOUND, ZOO, given, needs_zoo, path_of  # noqa: E402
+
+UNSEEN = Path(unseen.__file__)
+OWN = "convert.reference:GPT"
+ASSUMED = {
+    "norm",
+    "final_norm",
+    "activation",
+    "attention_scale",
+    "attention_scale_by_layer",
+    "norm_eps",
+}
+ALL_GIVEN = {
+    "norm": "pre",
+    "final_norm": True,
+    "activation": "relu",
+    "attention_scale": "head_dim",
+    "attention_scale_by_layer": False,
+    "norm_eps": 1e-5,
+}
+
+
+def randomised(module: Any) -> Any:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            noise = torch.randn_like(value)
+            if value.ndim == 2:
+                value.copy_(noise * value.shape[1] ** -0.5)
+            else:
+                value.copy_(noise * 0.1 + name.endswith("weight"))
+    return module
+
+
+def saved(name: str, folder: Path, **sizes: int) -> Path:
+    """A file of the class `name` in unseen.py, random in every tensor."""
+    module = randomised(getattr(unseen, name)(**{**PRIMES, **sizes}))
+    torch.save(module.state_dict(), folder / f"{name}.pt")
+    return folder / f"{name}.pt"
+
+
+def converted(file: Path, **how: Any) -> Path:
+    to_flax(file, **how).save(file.with_suffix(""))
+    return file.with_suffix("")
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "Gelu": {},
+    "Scaled": {},
+    "Rotary": {"dialect": "heads", "context_length": 17},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_without_a_class_what_was_assumed_stays_unproven(
+    name: str, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    file = saved(name, tmp_path)
+    model = converted(file, **WRONG[name])
+    outcome = command("jaxgpt-convert", "verify", file, model)
+    assert outcome.code == 4
+    assert outcome.out.startswith("UNPROVEN: equal under these assumptions: ")
+    assert "activation = relu" in outcome.out.splitlines()[0]
+    assert command("jaxgpt-convert", "verify", file, model, "--allow-assumed").code == 0
+    found = json.loads(command("jaxgpt-convert", "verify", file, model, "--json").out)
+    assert found["verdict"] == "unproven"
+    assert found["assumed"].keys() >= ASSUMED
+    named = ["--allow-assumed", "--torch", f"{UNSEEN}:{name}"]
+    outcome = command("jaxgpt-convert", "verify", file, model, *named)
+    assert outcome.code == 3
+    assert outcome.out.startswith("The two DIFFER")
+
+
+@needs_zoo
+@pytest.mark.parametrize("name", [name for name in SOUND if not name.startswith("hf-")])
+def test_a_file_of_others_that_was_read_wrongly_is_never_green(name: str, tmp_path: Path) -> None:
+    facts = FACTS[name]
+    needed = {field: value for field, value in given(facts).items() if field == "num_heads"}
+    asked = {} if (ZOO / name / "config.json").exists() else needed
+    loaded = to_flax(path_of(name), **asked)
+    loaded.save(tmp_path / "m")
+    known = vars(loaded.config)
+    wrong = {f for f, v in facts["fields"].items() if f in known and known[f] != v} - {"dropout"}
+    page = verify(path_of(name), tmp_path / "m")
+    assert page.verdict == ("unproven" if page.assumed or not page.ran else "proven")
+    assert not wrong or page.verdict == "unproven"
+    assert wrong <= page.assumed.keys()
+
+
+def test_what_a_person_said_is_given_and_proves_nothing_by_itself(
+    primes_file: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    to_flax(primes_file, **ALL_GIVEN).save(tmp_path / "all")
+    outcome = command("jaxgpt-convert", "verify", primes_file, tmp_path / "all")
+    assert outcome.code == 0
+    assert outcome.out.startswith("PROVEN, given norm = pre, final_norm = True, ")
+    to_flax(primes_file, activation="relu").save(tmp_path / "one")
+    page = verify(primes_file, tmp_path / "one")
+    assert (page.verdict, page.given) == ("unproven", {"activation": "relu"})
+    assert page.assumed.keys() == ASSUMED - {"activation"}
+
+
+def test_a_class_that_a_person_names_proves_what_it_was_not_told(
+    primes_file: Path,
+    tmp_path: Path,
+) -> None:
+    to_flax(primes_file, activation="relu").save(tmp_path / "m")
+    page = verify(primes_file, tmp_path / "m", torch_class=OWN)
+    assert page.verdict == "proven"
+    assert page.proven == ALL_GIVEN
+    assert not page.given
+    assert not page.assumed
+
+
+def test_a_directory_that_does_not_say_how_its_fields_are_known_leaves_them_assumed(
+    tmp_path: Path,
+) -> None:
+    """And a head count that the class was told from it is no more than that."""
+    file = saved("Nameless", tmp_path)
+    loaded = to_flax(file, dialect="auto", num_heads=5)
+    model_directory.save(tmp_path / "m", loaded.config, loaded.params)
+    page = verify(file, tmp_path / "m", dialect="auto", torch_class=f"{UNSEEN}:Nameless")
+    assert page.verdict == "unproven"
+    assert page.assumed == {"num_heads": 5}
+    assert page.proven.keys() == ASSUMED
+
+
+def run_of(text: Path, folder: Path, init: Path | None = None, **model: Any) -> Path:
+    sections = settings(text, folder, model=model)
+    if init:
+        sections["run"]["init"] = str(init)
+        sections["model"] = {"dropout": 0.0}
+    return train(sections, "here", lambda line: None)
+
+
+def test_an_export_of_a_run_of_ours_is_proven(
+    text: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+) -> None:
+    run = run_of(text, tmp_path / "run")
+    api.directory_to_file(run, tmp_path / "w.pt", "gpt")
+    outcome = command("jaxgpt-convert", "verify", tmp_path / "w.pt", run)
+    assert outcome.code == 0, outcome
+    assert outcome.out.startswith("PROVEN: the two compute the same function.\n")
+    api.directory_to_file(run, tmp_path / "separate.pt", "separate")
+    page = verify(tmp_path / "separate.pt", run)
+    assert (page.verdict, page.assumed) == ("unproven", {})  # equal numbers, and no class that ran
+    gelu = run_of(text, tmp_path / "gelu", activation="gelu")
+    api.directory_to_file(gelu, tmp_path / "gelu.pt", "gpt")
+    page = verify(tmp_path / "gelu.pt", gelu)
+    assert page.verdict == "differs"
+    assert "activation is 'relu' and not 'gelu'" in page.hint
+
+
+@pytest.fixture
+def tuned(text: Path, tmp_path: Path) -> Path:
+    """A run begun from a class without names that anybody knows, whose head count was given."""
+    vocabulary = len({*text.read_text()})
+    file = saved("Nameless", tmp_path, vocab_size=vocabulary)
+    return run_of(text, tmp_path / "tuned", converted(file, dialect="auto", num_heads=5))
+
+
+def test_a_run_remembers_how_the_fields_of_its_first_weights_are_known(
+    tuned: Path, text: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    back = command("jaxgpt-convert", "to-torch", tuned, tmp_path / "back.pt")
+    assert back.code == 0
+    assert "warning" not in back.err
+    page = verify(tmp_path / "back.pt", tuned)
+    assert page.verdict == "unproven"
+    assert page.given == {"num_heads": 5}
+    assert page.assumed.keys() == ASSUMED
+    assert command("jaxgpt-convert", "verify", tmp_path / "back.pt", tuned).code == 4
+    page = verify(tmp_path / "back.pt", tuned, torch_class=f"{UNSEEN}:Nameless")
+    assert (page.verdict, page.given) == ("proven", {"num_heads": 5})
+    assert command("jaxgpt", "eval", tuned).code == 0
+    twice = run_of(text, tmp_path / "twice", tuned)
+    assert verify(tmp_path / "back.pt", twice).verdict == "differs"
+    about = model_directory.ModelDirectory(twice).about
+    assert about["fields"]["given"] == {"num_heads": 5}
+    assert about["source"]["dialect"] == "auto"
+
+
+def test_verify_takes_the_dialect_that_a_directory_does_not_say(
+    tuned: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
+) -> None:
+    command("jaxgpt-convert", "to-torch", tuned, tmp_path / "back.pt")
+    opened = model_directory.ModelDirectory(tuned)
+    model_directory.save(tmp_path / "m", opened.config, opened.params())
+    asked = ["jaxgpt-convert", "verify", tmp_path / "back.pt", tmp_path / "m"]
+    assert "--dialect auto" in refused(*asked)
+    assert command(*asked, "--dialect", "auto").code == 4
+
+
+def test_a_model_under_the_class_of_another_file_is_proven_for_that_one_alone(
+    tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    file = tmp_path / "w.pt"
+    module = randomised(unseen.Gelu(**PRIMES))
+    with torch.no_grad():
+        module.vocab_projection.bias.zero_()
+    state = module.state_dict()
+    del state["vocab_projection.bias"]
+    torch.save(state, file)
+    model = converted(file, dialect="heads")
+    made = command("jaxgpt-convert", "to-torch", model, tmp_path / "hf", "--dialect", "gpt2")
+    assert made.code == 0
+    outcome = command("jaxgpt-convert", "verify", tmp_path / "hf", model)
+    assert outcome.code == 0, outcome
+    assert outcome.out.startswith("PROVEN: ")
+    assert "of which this proves nothing; there was assumed: norm = pre" in outcome.out
+
+
+WARNED: dict[str, tuple[dict[str, Any], str, bool]] = {
+    "given, and back": ({"norm": "post"}, "gpt", False),
+    "given, and to another class": ({"norm": "post"}, "ng", True),
+    "assumed, and to another class": ({}, "freecodecamp", True),
+}
+
+
+@pytest.mark.parametrize("case", WARNED)
+def test_a_warning_is_for_what_the_class_of_the_file_does_not_do(
+    case: str, primes_file: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    fields, dialect, warned = WARNED[case]
+    to_flax(primes_file, **fields).save(tmp_path / "m")
+    back = tmp_path / "b.pt"
+    outcome = command("jaxgpt-convert", "to-torch", tmp_path / "m", back, "--dialect", dialect)
+    assert outcome.code == 0, outcome
+    assert ("warning: norm is " in outcome.err) == warned
+
+
+def test_what_would_make_them_agree_is_found_and_its_command_is_true(
+    tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    file = saved("Gelu", tmp_path)
+    model = converted(file)
+    named = ["--torch", f"{UNSEEN}:Gelu"]
+    outcome = command("jaxgpt-convert", "verify", file, model, *named)
+    assert outcome.code == 3
+    last = outcome.out.splitlines()[-1]
+    assert last.startswith("With activation = gelu the two agree (")
+    line = last.partition("): ")[2]
+    assert line == f"jaxgpt-convert to-flax {file} {model}2 --set activation=gelu"
+    assert command(*shlex.split(line)).code == 0
+    outcome = command("jaxgpt-convert", "verify", file, f"{model}2", *named)
+    assert outcome.code == 0
+    assert outcome.out.startswith("PROVEN")
+
+
+def test_two_fields_that_are_wrong_together_are_found_in_a_small_model(tmp_path: Path) -> None:
+    file = saved("PostNorm", tmp_path)
+    page = verify(file, converted(file), torch_class=f"{UNSEEN}:PostNorm")
+    assert page.agreeing is not None
+    assert page.agreeing.fields == {"norm": "post", "activation": "gelu"}
+
+
+def test_what_was_given_is_tried_beside_the_persons_own_class_and_what_was_needed_is_said_again(
+    tmp_path: Path,
+) -> None:
+    file = saved("Nameless", tmp_path)
+    model = converted(file, dialect="auto", num_heads=5, activation="gelu")
+    page = verify(file, model, torch_class=f"{UNSEEN}:Nameless")
+    assert page.agreeing is not None
+    assert page.agreeing.fields == {"activation": "relu"}
+    assert page.agreeing.command.endswith("--set num_heads=5 --set activation=relu --dialect auto")
+
+
+def test_nothing_agrees_where_no_field_is_the_reason(tmp_path: Path) -> None:
+    file = saved("Scaled", tmp_path)
+    page = verify(file, converted(file), torch_class=f"{UNSEEN}:Scaled")
+    assert page.verdict == "differs"
+    assert page.agreeing is None
+
+
+@pytest.mark.parametrize("name", ["GPT", "Gelu"])
+def test_the_page_fits_a_terminal_and_json_has_every_row(
+    name: str, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = saved("Gelu", tmp_path)
+    model = converted(file, activation="gelu") if name == "Gelu" else converted(file)
+    asked = [
+        "jaxgpt-convert",
+        "verify",
+        file.name,
+        model.name,
+        "--torch",
+        f"{UNSEEN.name}:Gelu",
+        "--train-steps",
+        "2",
+    ]
+    (tmp_path / UNSEEN.name).write_text(UNSEEN.read_text())
+    monkeypatch.chdir(tmp_path)
+    lines = command(*asked).out.splitlines()
+    rows = sum(1 + (len(line) - 1) // 80 for line in lines)
+    assert rows <= 24, lines
+    (table,) = (lines.index(line) for line in lines if line.split()[:1] == ["compared"])
+    assert max(map(len, lines[table : table + 7])) <= 80
+    found = json.loads(command(*asked, "--json").out)
+    assert len(found["training"]) == 1 + 2 * 81
+    if name == "GPT":
+        assert "81 of 81 differ, first that of token_embedding.weight." in "\n".join(lines)
+
+
+def test_the_proof_that_to_flax_suggests_is_one(
+    primes_file: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+) -> None:
+    made = command("jaxgpt-convert", "to-flax", primes_file, tmp_path / "m")
+    (line,) = (line for line in made.out.splitlines() if line.startswith("Prove it: "))
+    assert command(*shlex.split(line.removeprefix("Prove it: "))).code == 0
+    other = to_flax(primes_file, activation="gelu")
+    assert console.class_to_name(other) == " --torch MODULE:CLASS"
+
+
+def test_verdicts_need_a_class_that_ran_and_nothing_assumed() -> None:
+    assert Page().verdict == "unproven"
+    assert Page(ran="a class").verdict == "proven"
+    assert Page(ran="a class", given={"norm": "pre"}).verdict == "proven"
+    assert Page(ran="a class", assumed={"norm": "pre"}).verdict == "unproven"
+    assert Page(ran="a class", weights=["x"]).verdict == "differs"
+    assert Page(fields={"model_dim": (1, 2)}).verdict == "differs"

@@ -1,0 +1,253 @@
+import random
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from convert.detect import values
+from convert.dialects import DIALECTS
+from convert.names.parts import PAIRS
+from convert.rows.dialect import Dialect, Row
+from convert.rows.fit import Fit, fit, meanings
+from convert.rows.move import (
+    FLOATS,
+    require_floats,
+    require_one_dtype_per_row,
+    to_flax,
+    to_torch,
+)
+from convert.rows.resolve import CHOICE, settle, worded
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
+from jaxgpt.pytree import Tree, flatten
+from tests.helpers import PRIME_CONFIG, config_of, random_params
+
+BLOCK = "transformer_blocks.1.mhsa"
+FAMILIES = [dialect for dialect in DIALECTS.values() if dialect.family]
+
+
+def shapes(dialect: Dialect) -> dict[str, tuple[int, ...]]:
+    config = config_of(dialect)
+    tensors = to_torch(dialect, config, random_params(config, np.dtype("float32")))
+    return {name: value.shape for name, value in tensors.items()}
+
+
+def fitted(dialect: Dialect, tensors: dict[str, np.ndarray]) -> Fit:
+    held = {name: value.shape for name, value in tensors.items()}
+    found = fit(settle(dialect, held), held, {"head": PRIME_CONFIG.num_heads})
+    weighed = (
+        values.weigh(found.dialect, found.sizes, tensors.__getitem__)
+        if not found.problems
+        else None
+    )
+    return replace(found, dialect=weighed.dialect) if weighed else found
+
+
+def require_identity(dialect: Dialect, params: Tree, tensors: dict[str, np.ndarray]) -> None:
+    found = fitted(dialect, tensors)
+    assert not found.problems
+    back = flatten(to_flax(found.dialect, found.sizes, tensors.__getitem__))
+    assert back.keys() == flatten(params).keys()
+    for path, value in flatten(params).items():
+        assert back[path].dtype == value.dtype
+        assert back[path].tobytes() == value.tobytes(), path
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dtype", sorted(FLOATS, key=str), ids=str)
+def test_there_and_back_is_identity_bit_for_bit(
+    dialect: Dialect, dtype: np.dtype, tied: bool
+) -> None:
+    config = config_of(dialect, tied)
+    params = random_params(config, dtype)
+    tensors = to_torch(dialect, config, params)
+    require_identity(dialect, params, tensors)
+    again = to_torch(fitted(dialect, tensors).dialect, config, params)
+    assert [*again] == [*tensors]
+    assert all(again[name].tobytes() == value.tobytes() for name, value in tensors.items())
+
+
+def reworded(dialect: Dialect, seed: int) -> Dialect:
+    """With any of its own words in every place."""
+    names = [row.torch.partition(" : ")[0] for row in dialect.rows]
+    words = random.Random(seed)
+    chosen = {
+        choice: words.choice(choice.split("|")) for name in names for choice in CHOICE.findall(name)
+    }
+    pair = words.choice(PAIRS.split()).split("/")  # nobody mixes these
+    for choice in chosen:
+        chosen[choice] = next(
+            (
+                word
+                for word in pair
+                if {"net.0", "net.2"} & {*choice.split("|")} and word in choice.split("|")
+            ),
+            chosen[choice],
+        )
+    rows = tuple(replace(row, torch=worded(row.torch, chosen)) for row in dialect.rows)
+    return replace(dialect, rows=rows, qkv=(words.choice(dialect.qkv),))
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("dialect", FAMILIES, ids=lambda dialect: dialect.name)
+def test_a_family_reads_every_wording_of_its_own(dialect: Dialect, seed: int) -> None:
+    other = reworded(dialect, seed)
+    config = config_of(dialect)
+    params = random_params(config, np.dtype("float32"))
+    require_identity(dialect, params, to_torch(other, config, params))
+
+
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
+def test_rows_agree_on_their_axes(dialect: Dialect) -> None:
+    tensors = to_torch(
+        dialect, config_of(dialect), random_params(config_of(dialect), np.dtype("float32"))
+    )
+    for flax, torch in fitted(dialect, tensors).dialect.views:
+        assert sorted((*flax.spread, *flax.inner)) == sorted((*torch.spread, *torch.inner)), (
+            flax.name
+        )
+
+
+def test_dialects_of_the_same_names_mean_the_same() -> None:
+    """Else one of the two would be silently wrong."""
+    for dialect in DIALECTS.values():
+        config = config_of(dialect)
+        tensors = to_torch(dialect, config, random_params(config, np.dtype("float32")))
+        fits = [
+            found for other in DIALECTS.values() if not (found := fitted(other, tensors)).problems
+        ]
+        tables = [meanings(found.dialect, found.sizes) for found in fits]
+        assert tables
+        assert all(table == tables[0] for table in tables)
+
+
+def test_every_problem_is_named_at_once_and_in_axis_names() -> None:
+    dialect = DIALECTS["gpt"]
+    broken = shapes(dialect)
+    broken["token_embedding.weight"] = (103, 36)
+    broken[f"{BLOCK}.attention_heads.4.value_layer.weight"] = (35, 7)
+    broken["lm_head.weight"] = (103, 35)
+    del broken[f"{BLOCK}.compute.bias"]
+    assert sorted(fit(dialect, broken).problems) == [
+        "lm_head.weight is unknown",
+        "token_embedding.weight is (103, 36), expected v d = (103, 35)",
+        f"{BLOCK}.attention_heads.4.value_layer.weight is (35, 7), expected k d = (7, 35)",
+        f"{BLOCK}.compute.bias is missing (d = (35,))",
+    ]
+
+
+def test_a_missing_head_and_a_missing_block_are_seen() -> None:
+    dialect = DIALECTS["gpt"]
+    without_head = {
+        n: s for n, s in shapes(dialect).items() if not n.startswith(f"{BLOCK}.attention_heads.2")
+    }
+    assert len(fit(dialect, without_head).problems) == 3
+    without_block = {
+        n: s for n, s in shapes(dialect).items() if not n.startswith("transformer_blocks.1.")
+    }
+    assert all(
+        "transformer_blocks.1." in problem for problem in fit(dialect, without_block).problems
+    )
+    assert len(fit(dialect, without_block).problems) == 3 * 5 + 2 + 4 + 4
+
+
+def test_absurd_numbers_in_names_are_refused_without_being_counted_out() -> None:
+    dialect = DIALECTS["gpt"]
+    hostile = {**shapes(dialect), "transformer_blocks.999999999.mhsa.compute.bias": (35,)}
+    assert len(fit(dialect, hostile).problems) == 1
+    assert "layer up to 999999999" in fit(dialect, hostile).problems[0]
+    squared = {f"x.{i}": (1,) for i in range(700)} | {
+        "transformer_blocks.699.mhsa.attention_heads.699.key_layer.weight": (7, 35)
+    }
+    assert len(fit(dialect, squared).problems) == 701
+
+
+def test_merged_axes_are_solved_from_what_the_others_say() -> None:
+    dialect = Dialect(
+        "made-up",
+        "",
+        (
+            Row("token_embedding/embedding : v d", "wte : v d"),
+            Row("blocks/attn/qkv/kernel : layer d head qkv k", "h.{layer}.attn : d (qkv head k)"),
+            Row("blocks/attn/out/kernel : layer head k d", "h.{layer}.out : head k d"),
+        ),
+        {},
+    )
+    found = fit(dialect, {"wte": (11, 6), "h.0.attn": (6, 30), "h.0.out": (2, 5, 6)})
+    assert not found.problems
+    assert dict(found.sizes) == {"v": 11, "d": 6, "layer": 1, "head": 2, "k": 5, "qkv": 3}
+    found = fit(dialect, {"wte": (11, 6), "h.0.attn": (6, 33), "h.0.out": (2, 5, 6)})
+    assert found.problems == ["h.0.attn is (6, 33), expected d (qkv head k) = (6, 30)"]
+
+
+def test_a_name_that_two_rows_claim_is_a_problem() -> None:
+    rows = (Row("a : d", "x.{layer} : d"), Row("b : d", "x.0 : d"))
+    assert "x.0 is claimed by 2 rows" in fit(Dialect("twice", "", rows, {}), {"x.0": (3,)}).problems
+
+
+def test_a_model_that_the_dialect_cannot_hold_is_refused() -> None:
+    tied = ModelConfig(**{**vars(PRIME_CONFIG), "tied": True, "qkv_bias": True})
+    with pytest.raises(
+        UserError, match=r"it has no head/kernel.*its blocks/attn/qkv/bias has no place"
+    ):
+        to_torch(DIALECTS["gpt"], tied, random_params(tied, np.dtype("float32")))
+    shifted = ModelConfig(**{**vars(PRIME_CONFIG), "positions_offset": 2})
+    with pytest.raises(
+        UserError, match="its positions_offset is 2, but 0 in all of this dialect's files"
+    ):
+        to_torch(DIALECTS["gpt"], shifted, random_params(shifted, np.dtype("float32")))
+
+
+def test_a_bias_that_only_the_class_has_is_zero() -> None:
+    without = ModelConfig(**{**vars(PRIME_CONFIG), "head_bias": False})
+    tensors = to_torch(DIALECTS["gpt"], without, random_params(without, np.dtype("float16")))
+    assert tensors["vocab_projection.bias"].dtype == np.float16
+    assert not tensors["vocab_projection.bias"].any()
+
+
+def test_nothing_where_blocks_or_heads_should_be_is_a_problem() -> None:
+    for part in ("transformer_blocks", "attention_heads"):
+        left = {name: shape for name, shape in shapes(DIALECTS["gpt"]).items() if part not in name}
+        assert any(
+            part in problem and "missing" in problem
+            for problem in fit(DIALECTS["gpt"], left).problems
+        )
+
+
+def test_only_floats_of_one_kind_are_weights() -> None:
+    with pytest.raises(UserError, match="f.pt: .* a is int8; b is complex64"):
+        require_floats(
+            {"a": np.dtype("int8"), "b": np.dtype("complex64"), "c": np.dtype("float16")}, "f.pt"
+        )
+    names = [f"transformer_blocks.{i}.layer_norm_one.bias" for i in range(2)]
+    mixed = dict(zip(names, (np.dtype("float32"), np.dtype(ml_dtypes.bfloat16)), strict=True))
+    with pytest.raises(UserError, match="layer_norm_one.bias has bfloat16 and float32"):
+        require_one_dtype_per_row(DIALECTS["gpt"], mixed, "f.pt")
+    require_one_dtype_per_row(DIALECTS["gpt"], dict.fromkeys(names, np.dtype("float16")), "f.pt")
+
+
+def test_heads_keep_their_order() -> None:
+    """Head 2 of the file is head 2 of the array, key by key: a permutation would also survive the round trip."""
+    dialect = DIALECTS["gpt"]
+    tensors = to_torch(
+        dialect, PRIME_CONFIG, params := random_params(PRIME_CONFIG, np.dtype("float32"))
+    )
+    kernel = params["blocks"]["attn"]["qkv"]["kernel"]
+    for i, name in enumerate(("query", "key", "value")):
+        found = tensors[f"{BLOCK}.attention_heads.2.{name}_layer.weight"]
+        np.testing.assert_array_equal(found, kernel[1, :, 2, i].T)
+
+
+def test_a_name_that_only_one_row_can_mean_decides_first() -> None:
+    """`blocks.0.proj` could be a second matrix of an MLP without a module; with `blocks.0.ff.2` there, it is not."""
+    dialect = DIALECTS["heads"]
+    params = random_params(config_of(dialect), np.dtype("float32"))
+    renames = {".mha.proj.": ".proj.", ".ffn.net.": ".ff."}
+    tensors = {}
+    for name, array in to_torch(dialect, config_of(dialect), params).items():
+        for old, new in renames.items():
+            name = name.replace(old, new)
+        tensors[name] = array
+    require_identity(dialect, params, tensors)

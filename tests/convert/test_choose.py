@@ -1,0 +1,129 @@
+"""Where nobody names a class to write a model for, one is found that can hold it."""
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convert.choose import choose
+from convert.dialects import DIALECTS
+from convert.rows import move
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
+from jaxgpt.model import abstract_params
+from jaxgpt.pytree import flatten
+from tests.helpers import settings, write_toml
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+SIZES = {"vocab_size": 13, "context_length": 16, "model_dim": 12, "num_blocks": 2, "num_heads": 2}
+BIASES = ("qkv_bias", "attention_out_bias", "mlp_bias", "head_bias", "norm_bias")
+
+
+@pytest.mark.parametrize("norm", ["pre", "post", "residual"])
+@pytest.mark.parametrize(
+    "positions", [("learned", False), ("sinusoidal", False), ("sinusoidal", True)], ids=str
+)
+@pytest.mark.parametrize("head_dim", [6, 5])
+def test_every_model_without_an_offset_has_a_class(
+    norm: Any, positions: tuple[Any, bool], head_dim: int
+) -> None:
+    """With all of the biases, without each of them, and without any."""
+    biases = [dict.fromkeys(BIASES, True), dict.fromkeys(BIASES, False)]
+    biases += [{**biases[0], name: False} for name in BIASES]
+    for bias, final_norm, tied in itertools.product(biases, (True, False), (True, False)):
+        shape = {"positions": positions[0], "positions_stored": positions[1], "head_dim": head_dim}
+        config = ModelConfig(**SIZES, **shape, **bias, norm=norm, final_norm=final_norm, tied=tied)
+        paths = set(flatten(abstract_params(config)))
+        move.require_expressible(choose(config, paths), config, paths)
+
+
+def test_a_class_that_computes_the_same_comes_first() -> None:
+    for fields, dialect in (
+        ({}, "gpt"),
+        ({"activation": "gelu", "tied": True, **dict.fromkeys(BIASES, False)}, "nanogpt"),
+        (
+            {"activation": "gelu", "tied": True, "head_bias": False, "attention_out_bias": False},
+            "fused",
+        ),
+    ):
+        config = ModelConfig(**SIZES, **fields)
+        chosen = choose(config, flatten(abstract_params(config)))
+        assert chosen.name == dialect
+        assert not chosen.unlike(config)
+
+
+def test_what_no_class_can_hold_is_refused() -> None:
+    config = ModelConfig(**SIZES, positions_offset=2)
+    with pytest.raises(UserError, match="No class that is known here can hold this model"):
+        choose(config, flatten(abstract_params(config)))
+
+
+def export_line(said: str) -> list[str]:
+    (command,) = re.findall(r"^  export +(.*)$", said, re.MULTILINE)
+    return command.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        ([], []),
+        (["--optim.ema", "0.5"], ["--weights-only"]),
+        (["--optim.decay", "kernels"], ["--weights-only"]),
+    ],
+)
+def test_the_command_fits_the_optimizer(
+    words: list[str],
+    flags: list[str],
+    text: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """nanoGPT's files hold the optimiser as well, which not every run has as torch would have it."""
+    monkeypatch.chdir(tmp_path)
+    like_nanogpt = {"activation": "gelu", "tied": True, **dict.fromkeys(BIASES, False)}
+    config = write_toml(tmp_path / "c.toml", settings(text, tmp_path / "run", model=like_nanogpt))
+    words = export_line(command("jaxgpt", "train", config, *words).out)
+    assert words[4:] == flags
+    outcome = command(*words)
+    assert (outcome.code, "of dialect nanogpt" in outcome.out) == (0, True)
+
+
+def test_a_model_that_came_from_a_file_goes_back_as_that_file(
+    text: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its optimiser had one group, of which this run decays a part."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from convert import to_torch
+
+    from .test_bridge import random_params
+
+    monkeypatch.chdir(tmp_path)
+    model = ModelConfig(**{**SIZES, "vocab_size": 16}, qkv_bias=True)
+    state = to_torch(random_params(model, "float32"), model, DIALECTS["separate"].name)
+    parameters = [torch.nn.Parameter(value) for value in state.values()]
+    optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)
+    for value in parameters:
+        value.grad = torch.ones_like(value)
+    optimizer.step()
+    torch.save({"net": state, "optimizer": optimizer.state_dict()}, tmp_path / "w.pt")
+    assert command("jaxgpt-convert", "to-flax", "w.pt", "m", "--set", "num_heads=2").code == 0
+    short = ["--train.steps", "2", "--train.batch_size", "4", "--train.sample_tokens", "0"]
+    for name, more in (("same", []), ("other", ["--optim.decay", "matrices"])):
+        trained = command(
+            "jaxgpt", "train", "--init", "m", "--data.path", text, "--run.dir", name, *short, *more
+        )
+        words = export_line(trained.out)
+        assert words == [
+            "jaxgpt-convert",
+            "to-torch",
+            name,
+            f"{name}.pt",
+            *(["--weights-only"] if more else []),
+        ]
+        assert command(*words).code == 0
+        assert torch.load(f"{name}.pt")["net"].keys() == state.keys()

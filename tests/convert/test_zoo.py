@@ -1,0 +1,86 @@
+"""Files that others made, with the logits of the code that made them: local data, which may lie beside the project."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convert import to_flax, to_torch
+from jaxgpt.errors import UserError
+from tests.helpers import require_close
+from tests.zoo import FACTS, REFUSED, SOUND, ZOO, given, needs_zoo, path_of
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+ROUNDED = ("syn-hf-opt",)  # the original code is no better than 2e-7 there
+pytestmark = needs_zoo
+
+
+def require_same_logits(loaded: Any, name: str) -> None:
+    with np.load(ZOO / name / "expected.npz") as arrays:
+        expected = dict(arrays)
+    for suffix in ("", "_short"):
+        key = f"logits64{suffix}"
+        reference = expected[key] if key in expected else expected[f"logits{suffix}"]
+        logits = np.asarray(loaded.model(expected[f"tokens{suffix}"]))
+        if f"logits{suffix}_positions" in expected:
+            logits = logits[:, expected[f"logits{suffix}_positions"]][
+                :, :, expected["logits_columns"]
+            ]
+        bound = 2e-7 if name in ROUNDED else 1e-9
+        require_close(
+            logits, reference, bound if key in expected else 1e-4 / np.abs(reference).max()
+        )
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_logits_are_those_of_the_original_code(name: str) -> None:
+    loaded = to_flax(path_of(name), dtype="float64", **given(FACTS[name]))
+    known = vars(loaded.config)
+    different = {
+        f: (known[f], v) for f, v in FACTS[name]["fields"].items() if f in known and known[f] != v
+    }
+    assert not different.keys() - {"dropout"}
+    require_same_logits(loaded, name)
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_what_nobody_said_is_right_or_named_as_assumed(name: str) -> None:
+    if "num_heads" in FACTS[name]["undecidable"] and not (ZOO / name / "config.json").exists():
+        with pytest.raises(UserError, match="say which with --set num_heads=N"):
+            to_flax(path_of(name))
+        return
+    loaded = to_flax(path_of(name))
+    known = vars(loaded.config)
+    wrong = {f for f, v in FACTS[name]["fields"].items() if f in known and known[f] != v} - {
+        "dropout"
+    }
+    assert wrong <= loaded.report.assumed.keys()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_such_gpt_is_refused(name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        to_flax(path_of(name), **given(FACTS[name]))
+    print(caught.value)
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_there_and_back_bit_for_bit(name: str) -> None:
+    loaded = to_flax(path_of(name), **given(FACTS[name]))
+    back = to_torch(loaded.params, loaded.config, loaded.dialect)
+    tensors = {
+        name: tensor
+        for name, tensor in loaded.source.tensors.items()
+        if not name.endswith("masked_bias")
+    }
+    assert back.keys() == tensors.keys()
+    for key, tensor in tensors.items():
+        value = tensor.read()
+        other = (
+            back[key].view(torch.uint16).numpy()
+            if str(value.dtype) == "bfloat16"
+            else back[key].numpy()
+        )
+        assert other.shape == value.shape
+        assert other.tobytes() == value.tobytes(), key

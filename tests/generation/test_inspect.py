@@ -1,0 +1,142 @@
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+import jaxgpt
+from jaxgpt.errors import UserError
+from jaxgpt.generation import inspect
+from jaxgpt.storage import plots
+from tests.helpers import CONFIGS, random_model
+
+
+@pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
+def test_weights_are_those_that_the_model_mixes_with(fields: dict[str, object]) -> None:
+    """Shown by the other side: what is expected after each token is what the model says."""
+    gpt = random_model("float64", **fields, num_blocks=2)
+    ids = [3, 1, 4, 1, 5, 9, 2, 6]
+    weights, logprobs = inspect.inside(gpt, ids)
+    assert weights.shape == (2, 5, 8, 8)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-12)
+    assert not np.triu(weights, k=1).any()
+    logits = np.asarray(gpt(np.array([ids])))[0]
+    np.testing.assert_allclose(
+        logprobs, logits - np.log(np.exp(logits).sum(-1, keepdims=True)), atol=1e-10
+    )
+
+
+def test_weights_of_one_head_by_hand() -> None:
+    gpt = random_model("float64")
+    block = gpt.unstacked()[0]
+    ids = np.array([[3, 1, 4]])
+    with jaxgpt.model.exactly(gpt.dtype):
+        q, k, _ = block.attn.project(block.norm1(gpt.embed(ids)))
+    scores = np.asarray(q)[0, 2, 1] @ np.asarray(k)[0, :, 1].T / 7**0.5
+    weights, _ = inspect.inside(gpt, ids[0].tolist())
+    np.testing.assert_allclose(weights[0, 1, 2], np.exp(scores) / np.exp(scores).sum(), rtol=1e-10)
+
+
+def test_the_command_shows_tables_and_writes_a_picture(
+    model: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
+) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    outcome = command(
+        "jaxgpt", "look", model, "--text", "abc a".replace(" ", "h"), "--out", tmp_path / "a.png"
+    )
+    assert outcome.code == 0, outcome
+    assert "layer 1, mean of all heads, in hundredths" in outcome.out
+    assert "likeliest instead" in outcome.out
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert "There is no layer 2: they are 0 to 1." in refused(
+        "jaxgpt", "look", model, "--text", "ab", "--layer", "2"
+    )
+    assert "The text has 17 tokens, and the model sees 16" in refused(
+        "jaxgpt", "look", model, "--text", "a" * 17
+    )
+    assert "There is no text" in refused("jaxgpt", "look", model, "--text", "")
+    assert "does not end like a picture: ." in refused(
+        "jaxgpt", "look", model, "--text", "a", "--out", "a.xyz"
+    )
+    assert "--top must not be negative" in refused(
+        "jaxgpt", "look", model, "--text", "ab", "--top", "-1"
+    )
+    assert "does not know: 'Z'" in refused("jaxgpt", "look", model, "--text", "aZ")
+    assert command("jaxgpt", "look", model, "--text", "aZ", "--errors", "skip").code == 0
+
+
+def test_broken_weights_are_said() -> None:
+    gpt = random_model("float32", num_blocks=1)
+    gpt.pos_embedding.embedding.set_value(gpt.pos_embedding.embedding[...].at[1].set(np.nan))
+    with pytest.raises(UserError, match="its weights are damaged"):
+        inspect.inside(gpt, [1, 2])
+
+
+def test_tokens_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Neither rich nor matplotlib reads anything into them."""
+    names = ["[/b]", "[red]", "$^$", ":smile:"]
+    seen = inspect.Seen(
+        [0, 1, 2, 3], names, np.full((1, 1, 4, 4), 0.25), np.log(np.full((4, 4), 0.25))
+    )
+    for table in (inspect.attention_table(seen, 0, None, 80), inspect.token_table(seen, 4)):
+        assert all(name in shown(table, 80) for name in names)
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    plots.draw_attention(seen.weights_lnts, names, tmp_path / "a.png")
+
+
+def shown(table: Any, width: int) -> str:
+    page = Console(width=width, file=io.StringIO())
+    page.print(table)
+    return page.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_tables_say_what_they_show() -> None:
+    weights = np.tril(np.ones((1, 2, 3, 3))) / np.arange(1, 4)[:, None]
+    weights[0, 1, 2] = [1, 0, 0]
+    logprobs = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.2, 0.3, 0.5]]))
+    seen = inspect.Seen([0, 1, 2], ["M", "y", "␣"], weights, logprobs)
+    rows = [
+        line.split() for line in shown(inspect.attention_table(seen, 0, None, 80), 80).splitlines()
+    ]
+    assert rows[1:] == [["M", "y", "␣"], ["M", "100"], ["y", "50", "50"], ["␣", "67", "17", "17"]]
+    one = shown(inspect.attention_table(seen, -1, 1, 80), 80)
+    assert "head 1" in one
+    assert ["␣", "100", "0", "0"] in [line.split() for line in one.splitlines()]
+    narrow = shown(inspect.attention_table(seen, 0, None, 8), 80).splitlines()
+    assert narrow[1:2] == ["The last 1 of 3 tokens: a pipe, or a picture (--out), has all."]
+    assert [line.split() for line in narrow[2:]] == [["\N{OPEN BOX}"], ["\N{OPEN BOX}", "17"]]
+    tokens = [line.split() for line in shown(inspect.token_table(seen, 2), 80).splitlines()]
+    assert tokens[2] == ["y", "0.3000", "2", "M", "0.50"]
+    assert tokens[3][:3] == ["␣", "0.8000", "1"]
+    with pytest.raises(UserError, match="There is no head 2: they are 0 to 1"):
+        inspect.attention_table(seen, 0, 2, 80)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_no_column_is_lost_without_a_word(width: int) -> None:
+    """Also where shares of 100 and wide characters make columns wider."""
+    length = 81
+    names = [f"{i:02}" if i % 3 else "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 2 for i in range(length)]
+    weights = np.broadcast_to(np.eye(length), (1, 1, length, length))
+    seen = inspect.Seen([*range(length)], names, weights, np.zeros((length, length)))
+    rows = shown(inspect.attention_table(seen, 0, None, width), width).splitlines()
+    assert all(cell_len(row) <= width for row in rows)
+    (count,) = [int(row.split()[2]) for row in rows if "of 81 tokens" in row]
+    table = rows[-count - 1 :]
+    assert table[0].split() == names[-count:]
+    assert [row.split()[-1] for row in table[1:]] == ["100"] * count
+    everything = shown(inspect.attention_table(seen, 0, None), 1000).splitlines()
+    assert everything[1].split() == names
+    assert len(everything) == 2 + length
+
+
+def test_a_pipe_has_all_columns(
+    model: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jaxgpt.generation.inspect.shown", lambda token: token * 20)
+    outcome = command("jaxgpt", "look", model, "--text", "abcabcabcabcabca")
+    assert outcome.out.splitlines()[1].split() == [letter * 20 for letter in "abcabcabcabcabca"]

@@ -1,0 +1,286 @@
+"""The torch reference's text, and what streaming, batches and stops may not change."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxgpt
+from jaxgpt.errors import UserError
+from jaxgpt.generation import programs
+from jaxgpt.generation import stream as room
+from jaxgpt.model import GPT
+from tests.helpers import EIGHT, LYRIC_SIZES, PRIMES, random_model
+
+CONTEXT = PRIMES["context_length"]
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT:
+    """Of one block, for nothing here depends on how many there are, and compiling does."""
+    return random_model("float32", num_blocks=1)
+
+
+def text(*arguments: Any, **options: Any) -> np.ndarray:
+    return np.concatenate(list(jaxgpt.generate(*arguments, **options)), axis=-1)
+
+
+def greedy_as_torch(
+    sizes: dict[str, int], make_reference: Any, folder: Path, prompts: list[list[int]], tokens: int
+) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from convert import to_flax
+    from convert.reference import generate
+
+    module = make_reference(sizes, seed=1)
+    with torch.no_grad():  # one token leads to another, else the text soon repeats one
+        others = torch.randperm(sizes["vocab_size"])
+        module.token_embedding.weight *= 1.5 * sizes["model_dim"] ** 0.5
+        module.vocab_projection.weight.copy_(
+            module.token_embedding.weight[others] / sizes["model_dim"] ** 0.5
+        )
+    names = [chr(256 + i) for i in range(sizes["vocab_size"])]
+    torch.save(module.state_dict(), folder / "weights.pt")
+    loaded = to_flax(folder / "weights.pt", num_heads=sizes["num_heads"])
+    for prompt in prompts:
+        theirs = generate(
+            module, tokens, torch.tensor([prompt]), sizes["context_length"], names, greedy=True
+        )
+        ours = text(loaded.model, prompt, tokens, temperature=0)
+        assert "".join(names[i] for i in ours) == theirs
+        assert len({*ours.tolist()}) > 2, ours
+
+
+def test_greedy_text_is_torchs_while_the_window_slides(
+    make_reference: Callable[..., Any], tmp_path: Path
+) -> None:
+    greedy_as_torch(
+        PRIMES, make_reference, tmp_path, [[0], [5, 7, 11], [*range(17)], [*range(40)]], 100
+    )
+
+
+@pytest.mark.slow
+def test_greedy_text_is_torchs_at_the_released_sizes(
+    make_reference: Callable[..., Any], tmp_path: Path
+) -> None:
+    starts = [[0], [29, 59], [*range(20, 60)], [*range(100)], [*range(104), *range(50)]]
+    greedy_as_torch(LYRIC_SIZES, make_reference, tmp_path, starts, 500)
+
+
+def test_a_row_is_the_same_alone_and_among_others(model: GPT) -> None:
+    """Until the longest of them is full, rows of different lengths are at different positions."""
+    prompts = [[1, 2, 3], [4, 5, 6, 7]]
+    together = text(model, prompts, 40, temperature=0)
+    assert together.shape == (2, 40)
+    for row, prompt in zip(together, prompts, strict=True):
+        np.testing.assert_array_equal(row, text(model, prompt, 40, temperature=0))
+
+
+def texts_of_some_kinds() -> list[list[int]]:
+    """Of one row, and of some of which one is full, or none."""
+    model, full = random_model("float64", num_blocks=2), [*range(CONTEXT)]
+    every = [
+        text(model, full, 40, temperature=0),
+        text(model, full, 21, seed=3),
+        text(model, [full[1:], full[:2], full], 40, temperature=0),
+        text(model, [[1, 2], [3], [4, 5, 6, 7], [8]], 40, seed=5, stop_ids=[7]),
+    ]
+    return [row.tolist() for rows in every for row in np.atleast_2d(rows)]
+
+
+def test_devices_that_share_the_work_change_no_text() -> None:
+    code = """if True:
+        import jax, json
+        import jax.numpy as jnp
+        from jaxgpt.generation import programs as decoding
+        from jaxgpt.devices.mesh import side_by_side
+        from jaxgpt.devices.sharding import shared
+        from tests.test_generate import texts_of_some_kinds
+        matrix = jnp.ones((64, 64))
+        parts = shared(matrix, side_by_side(jax.devices(), 2)).addressable_shards
+        apart = [part.data.unsafe_buffer_pointer() - matrix.unsafe_buffer_pointer() for part in parts]
+        ahead, with_peers = [], decoding.with_peers
+        def noted(program, mesh, *where):
+            ahead.append(mesh and [*mesh.shape.values()])
+            return with_peers(program, mesh, *where)
+        decoding.with_peers = noted
+        print(json.dumps([apart, texts_of_some_kinds(), ahead]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **EIGHT},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    apart, texts, ahead = json.loads(done.stdout)
+    assert apart == [0] * 8  # one memory, read by all
+    one, three, four = [None, [1, 8]], [[3, 1], [3, 2]], [[4, 1], [4, 1], [4, 2]]
+    assert ahead == [
+        *one,
+        *three,
+        *four,
+    ]  # groups, and devices in each: at first, with a cache, past the window
+    assert texts == texts_of_some_kinds()
+
+
+def test_the_seed_decides_and_samples_differ(model: GPT) -> None:
+    one, again, other = (text(model, [1, 2], 30, seed=seed, samples=3) for seed in (7, 7, 8))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+    assert len({tuple(row) for row in one}) == 3
+    assert text(model, [1, 2], 30, seed=2**32 - 1).shape == (30,)
+
+
+def test_pieces_come_as_they_are_made_and_do_not_depend_on_how_many(model: GPT) -> None:
+    pieces = [len(piece) for piece in jaxgpt.generate(model, [3], 100, seed=1)]
+    assert pieces[0] == 1
+    assert max(pieces) <= room.PIECE
+    assert sum(pieces) == 100
+    whole = text(model, [3], 100, seed=1)
+    for tokens in (1, 2, 23, 50):
+        np.testing.assert_array_equal(text(model, [3], tokens, seed=1), whole[:tokens])
+
+
+def test_no_piece_waits_for_a_program_that_may_have_to_be_compiled(
+    model: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def noted(name: str) -> None:
+        program = getattr(programs, name)
+        monkeypatch.setattr(
+            programs, name, lambda *arguments: begun.append(name) or program(*arguments)
+        )
+
+    for name in ("cached", "windowed"):
+        noted(name)
+    pieces, done = jaxgpt.generate(model, [*range(10)], 20), 0
+    for piece in pieces:
+        done += len(piece)
+        if done == 1:
+            assert not begun
+        if done == CONTEXT + 1 - 10:  # the last that sees the whole text
+            assert "windowed" not in begun
+    assert done == 20
+    assert begun[-1] == "windowed"
+
+
+def test_nothing_is_compiled_anew_for_another_prompt_or_temperature(model: GPT) -> None:
+    text(model, [1, 2, 3, 4, 5], 30)
+    before = [
+        program._cache_size() for program in (programs.first, programs.cached, programs.windowed)
+    ]
+    text(model, [*range(8)], 33, temperature=0.3, top_k=5, top_p=0.9, min_p=0.1, seed=4)
+    text(model, [*range(7)], 2, temperature=0)
+    assert before == [
+        program._cache_size() for program in (programs.first, programs.cached, programs.windowed)
+    ]
+
+
+def test_padded_ids_are_never_chosen(model: GPT) -> None:
+    allowed = np.arange(PRIMES["vocab_size"]) < 3
+    assert set(text(model, [1], 60, temperature=5.0, allowed=allowed).tolist()) == {0, 1, 2}
+
+
+def test_a_row_ends_after_a_stop_and_at_a_full_context(model: GPT) -> None:
+    free = text(model, [[1], [2]], 60, seed=3)
+    stop = int(free[0, 5])
+    ended = text(model, [[1], [2]], 60, seed=3, stop_ids=[stop])
+    for row, whole in zip(ended, free, strict=True):
+        length = next((i + 1 for i, token in enumerate(whole) if token == stop), 60)
+        np.testing.assert_array_equal(row[:length], whole[: min(length, ended.shape[1])])
+        assert (row[length:] == room.NOTHING).all()
+    full = text(model, [[1], [*range(10)]], 60, seed=3, on_full="stop")
+    unlimited = text(model, [[1], [*range(10)]], 60, seed=3)
+    for row, length, whole in zip(full, (CONTEXT, CONTEXT - 9), unlimited, strict=True):
+        assert (row != room.NOTHING).sum() == length
+        np.testing.assert_array_equal(row[:length], whole[:length])
+    assert len(text(model, [1], 3, on_full="stop")) == 3
+
+
+def test_logprobs_are_the_models_own(model: GPT) -> None:
+    prompt, new = [3, 1, 4], 9
+    pieces = list(room.stream(model, prompt, new, temperature=0.7, top_k=40))
+    ids, logprobs = (np.concatenate([piece[i][0] for piece in pieces]) for i in (0, 1))
+    whole = np.array([[*prompt, *ids]])
+    scored = room.score(model, whole)
+    logits = np.asarray(model(whole), np.float64)[0]
+    expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    by_hand = expected[np.arange(len(whole[0]) - 1), whole[0, 1:]]
+    np.testing.assert_allclose(scored[0], by_hand, atol=1e-5)
+    np.testing.assert_allclose(logprobs, by_hand[len(prompt) - 1 :], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_logprobs_of_narrow_models_are_taken_in_float32(dtype: str) -> None:
+    narrow, ids = random_model(dtype, num_blocks=1), [3, 1, 4, 1, 5]
+    logits = np.asarray(narrow(np.array([ids])), np.float64)[0, :-1]
+    expected = (logits - np.log(np.exp(logits).sum(-1, keepdims=True)))[np.arange(4), ids[1:]]
+    np.testing.assert_allclose(room.score(narrow, np.array([ids]))[0], expected, atol=1e-5)
+
+
+def test_in_float64_too(model: GPT) -> None:
+    ids = text(random_model("float64", num_blocks=1), [1, 2], 40, temperature=0)
+    np.testing.assert_array_equal(ids, text(model, [1, 2], 40, temperature=0))
+
+
+def test_broken_weights_are_an_error_and_no_token(model: GPT) -> None:
+    broken = random_model("float32", num_blocks=1)
+    broken.pos_embedding.embedding.set_value(broken.pos_embedding.embedding[...].at[6].set(np.nan))
+    with pytest.raises(
+        UserError, match=r"At new token 6 the model's logits are not finite numbers"
+    ):
+        list(jaxgpt.generate(broken, [1, 2], 30, seed=5))
+    whole = text(model, [1, 2], 4, seed=5)
+    ended = text(broken, [1, 2], 30, seed=5, stop_ids=jnp.asarray(whole[3:]))
+    np.testing.assert_array_equal(ended[:4], whole)  # what comes after the end is nobody's business
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ([103], {}, "A prompt must be ids from 0 to 102, but is [103]"),
+        ([-1], {}, "must be ids"),
+        ([0.5], {}, "must be ids"),
+        (3, {}, "A prompt is a list of ids, or a list of such lists, but is 3"),
+        ([1, [2, 3]], {}, "A prompt is a list of ids, or a list of such lists, but is [1, [2, 3]]"),
+        (
+            [[[1]]],
+            {},
+            "A prompt is a list of ids, or a list of such lists, but has a row of shape (1, 1)",
+        ),
+        ([1], {"max_new_tokens": 2.5}, "max_new_tokens must be a whole number, but is 2.5"),
+        ([1], {"seed": None}, "seed must be a whole number, but is None"),
+        ([1], {"max_new_tokens": 0}, "number of new tokens must be positive, but is 0"),
+        ([1], {"samples": 0}, "samples must be positive"),
+        ([1], {"seed": 2**32}, "seed must lie in [0, 2**32)"),
+        ([1], {"on_full": "halt"}, "on_full is slide or stop, but got 'halt'"),
+        ([1], {"temperature": -0.1}, "temperature must be"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_runs(
+    prompt: Any, options: Any, message: str, model: GPT
+) -> None:
+    with pytest.raises(UserError) as refusal:
+        jaxgpt.generate(model, prompt, **options)
+    assert message in str(refusal.value)
+
+
+def test_an_empty_prompt_is_id_0(model: GPT) -> None:
+    np.testing.assert_array_equal(text(model, [], 20, seed=2), text(model, [0], 20, seed=2))
+
+
+def test_the_signature_is_that_of_stream() -> None:
+    signature = str(inspect.signature(jaxgpt.generate))
+    assert "max_new_tokens: int = 500, temperature: float = 1.0, top_k: int = 0" in signature
+    assert "stop_ids" in signature

@@ -1,0 +1,154 @@
+"""What several tests share: sizes, tiny runs, random models and parameters, and comparisons."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from convert.dialects import DIALECTS
+from convert.rows.dialect import Dialect, Row, Tied
+from convert.rows.move import to_torch
+from jaxgpt.config import ModelConfig
+from jaxgpt.model import GPT, abstract_params, assemble, exactly, params_of
+from jaxgpt.pytree import Tree, flatten, unflatten
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = ROOT / "tests" / "programs"  # each runs in a process of its own
+# Sizes are pairwise different so that no two axes can be mistaken for each other; D = H * hs cannot be prime.
+PRIMES = {"vocab_size": 103, "context_length": 17, "model_dim": 35, "num_blocks": 3, "num_heads": 5}
+PRIME_CONFIG = ModelConfig(**PRIMES)
+LYRIC_SIZES = {
+    "vocab_size": 104,
+    "context_length": 128,
+    "model_dim": 252,
+    "num_blocks": 6,
+    "num_heads": 6,
+}
+TEXT = "How much wood would a woodchuck chuck, if a woodchuck could chuck wood? " * 40
+# A run of a few steps on a few words.
+TINY: dict[str, dict[str, Any]] = {
+    "model": {
+        "context_length": 16,
+        "model_dim": 12,
+        "num_blocks": 2,
+        "num_heads": 2,
+        "dropout": 0.1,
+    },
+    "optim": {"warmup_steps": 2},
+    "train": {
+        "steps": 6,
+        "batch_size": 4,
+        "log_every": 2,
+        "eval_every": 4,
+        "eval_batches": 3,
+        "sample_tokens": 0,
+    },
+}
+# The environment of a process with eight devices.
+EIGHT = {
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+    "NPROC": "16",
+}
+# Model settings that together have every choice of norm, positions, scale and ties.
+CONFIGS: dict[str, dict[str, Any]] = {
+    "gpt": {},
+    "post, no output projection": {
+        "norm": "post", "final_norm": False, "attention_out": False, "attention_scale": "model_dim", "norm_eps": 0.1,
+    },
+    "sinusoids, scale by layer": {
+        "positions": "sinusoidal", "attention_scale_by_layer": True, "qkv_bias": True, "norm_bias": False,
+        "activation": "gelu", "head_dim": 6, "mlp_dim": 37,
+    },
+    "tied with a bias, offset": {
+        "tied": True, "activation": "gelu_tanh", "attention_scale": "none", "final_norm": "unused",
+        "attention_out_bias": False, "positions_offset": 2,
+    },
+    "residual, stored sinusoids": {
+        "norm": "residual", "positions": "sinusoidal", "positions_stored": True, "positions_offset": 3,
+        "mlp_bias": False, "tied": True, "head_bias": False,
+    },
+}  # fmt: skip
+
+Needs = Callable[[str], None]
+
+
+class Outcome(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def settings(text: Path, run_dir: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a tiny run on `text`, with the fields in `sections` replaced."""
+    base = {"data": {"path": str(text)}, "run": {"dir": str(run_dir)}, **TINY}
+    return {name: {**base.get(name, {}), **sections.get(name, {})} for name in {**base, **sections}}
+
+
+def write_toml(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Write a config file; the JSON form of every setting is its TOML form."""
+    text = ""
+    for name, fields in sections.items():
+        text += f"[{name}]\n" + "".join(
+            f"{field} = {json.dumps(value)}\n" for field, value in fields.items()
+        )
+    path.write_text(text)
+    return path
+
+
+def config_of(dialect: Dialect, tied: bool = False) -> ModelConfig:
+    """A config that the class of `dialect` can have, with every tensor that it has a row for."""
+    rows = {row.flax.partition(" ")[0] for row in dialect.rows if isinstance(row, Row)}
+    ties = any(isinstance(row, Tied) for row in dialect.rows)
+    fields = {
+        "qkv_bias": "blocks/attn/qkv/bias" in rows,
+        "attention_out": "blocks/attn/out/kernel" in rows,
+        "attention_out_bias": "blocks/attn/out/bias" in rows,
+        "final_norm": "final_norm/scale" in rows,
+        "head_bias": "head/bias" in rows,
+        "tied": tied and ties,
+        "positions_offset": dialect.fixed.get("positions_offset", 0),
+    }
+    return ModelConfig(**{**vars(PRIME_CONFIG), **fields})
+
+
+def random_params(config: ModelConfig, dtype: np.dtype) -> Tree:
+    """Parameters of `config` with every element drawn from a normal distribution."""
+    rng = np.random.default_rng(0)
+    flat = flatten(abstract_params(config))
+    return unflatten(
+        {path: rng.normal(size=leaf.shape).astype(dtype) for path, leaf in flat.items()}
+    )
+
+
+def tensors_of(name: str, tied: bool = False) -> dict[str, np.ndarray]:
+    """Random tensors as a file of the dialect `name` has them."""
+    config = config_of(DIALECTS[name], tied)
+    return to_torch(DIALECTS[name], config, random_params(config, np.dtype("float32")))
+
+
+def random_model(dtype: str = "float64", **fields: object) -> GPT:
+    """A model of sizes PRIMES with every tensor random at trained scale."""
+    config, random = ModelConfig(**{**PRIMES, "dropout": 0.0, **fields}), np.random.default_rng(0)  # type: ignore[arg-type]
+
+    def leaf(shape: tuple[int, ...]) -> jax.Array:
+        scale = shape[-2] ** -0.5 if len(shape) > 2 else 0.3
+        return jnp.asarray(random.standard_normal(shape) * scale + (len(shape) == 2), dtype)
+
+    with exactly(jnp.dtype(dtype)):
+        model = assemble(
+            config, jax.tree.map(lambda like: leaf(like.shape), abstract_params(config))
+        )
+    assert {leaf.dtype.name for leaf in flatten(params_of(model)).values()} == {dtype}
+    return model
+
+
+def require_close(ours: np.ndarray, theirs: np.ndarray, relative: float) -> None:
+    """Require that no element differs by `relative` times the largest of `theirs`."""
+    difference, largest = np.abs(ours - theirs).max(), np.abs(theirs).max()
+    assert difference < relative * largest, f"{difference} of {largest}"

@@ -1,0 +1,69 @@
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgpt.config import ComputeConfig, Config, DataConfig, ModelConfig, RunConfig, TrainConfig
+from jaxgpt.devices.mesh import make_mesh
+from jaxgpt.model import abstract_params, flops
+from jaxgpt.pytree import flatten
+from jaxgpt.training.step import init_state, make_step
+from tests.helpers import CONFIGS, PRIMES
+
+
+def test_gpt2s_count_is_the_one_that_everybody_quotes() -> None:
+    """6 for each weight that multiplies (124 million less positions, norms and biases), 12 for each attention score."""
+    config = ModelConfig(50257, 1024, 768, 12, 12, tied=True)
+    weights = 12 * 12 * 768**2 + 50257 * 768
+    assert flops.per_token(config) == 6 * weights + 12 * 12 * 768 * 1024
+    assert flops.per_token(config) == pytest.approx(8.6e8, rel=0.01)
+
+
+@pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
+def test_what_multiplies_is_counted_and_no_table_or_norm(fields: dict[str, Any]) -> None:
+    config = ModelConfig(**{**PRIMES, **fields})
+    weights = flatten(abstract_params(config))
+    multiplied = [leaf for path, leaf in weights.items() if path.endswith("kernel")]
+    multiplied += [weights["token_embedding/embedding"]] if config.tied else []
+    scores = config.num_blocks * config.num_heads * config.head_dim * config.context_length
+    assert flops.per_token(config) == 6 * sum(leaf.size for leaf in multiplied) + 12 * scores
+
+
+def counted(attention: str, **compute: Any) -> tuple[int, Config]:
+    """In a step of two parts with two rows each."""
+    model = ModelConfig(**{**PRIMES, "context_length": 128})
+    about = TrainConfig(batch_size=4, accumulate=2, steps=200)
+    how = ComputeConfig(attention=attention, **compute)
+    config = Config(DataConfig("-"), RunConfig("-"), model, train=about, compute=how)
+    state, ids = (
+        jax.eval_shape(lambda: init_state(config)),
+        jax.ShapeDtypeStruct((2, 2, 129), np.int32),
+    )
+    mesh = make_mesh(config.mesh, 2, 35, jax.devices()[:1])
+    return flops.of_program(jax.make_jaxpr(make_step(config, mesh))(state, ids).jaxpr), config
+
+
+def test_a_traced_step_has_what_the_formula_says() -> None:
+    found, config = counted("xla")
+    assert found == 4 * 128 * flops.per_token(config.model)
+
+
+def test_blocks_above_the_diagonal_are_left_out() -> None:
+    """Two blocks of queries, one of which sees half the keys."""
+    (whole, config), (found, _) = counted("xla"), counted("chunked")
+    scores = 12 * config.model.num_blocks * 35 * 128
+    assert whole - found == 4 * 128 * scores / 4
+
+
+def test_what_is_computed_again_counts_again() -> None:
+    """All of the blocks forward, or of the head; with dots kept, attention alone."""
+    (once, config), c = counted("xla"), PRIMES
+    tokens, head = 4 * 128, 2 * 35 * c["vocab_size"]
+    blocks = flops.per_token(config.model) / 3 - head
+    scores = 4 * c["num_blocks"] * 35 * 128
+    # Of a block, its last product need not be made again: nothing is computed from it.
+    last = 2 * c["num_blocks"] * 35 * 4 * 35
+    assert counted("xla", remat="full")[0] - once == tokens * (blocks - last)
+    assert tokens * scores / 2 <= counted("xla", remat="dots")[0] - once <= tokens * scores
+    assert counted("xla", loss_chunks=4)[0] - once == tokens * head

@@ -1,0 +1,146 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxgpt.errors import UserError
+from jaxgpt.storage import run_directory
+from jaxgpt.system import atomic_files
+from tests.helpers import settings, write_toml
+
+
+def make(path: Path) -> Path:
+    with atomic_files.new_directory(path) as partial:
+        (partial / "sub").mkdir()
+        (partial / "sub" / "data.bin").write_bytes(bytes(range(100)))
+        (partial / "note.txt").write_text("hello")
+    return path
+
+
+def test_what_was_written_is_whole(tmp_path: Path) -> None:
+    atomic_files.check_manifest(make(tmp_path / "out"))
+    assert [child.name for child in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), atomic_files.new_directory(tmp_path / "out") as partial:
+        (partial / "half").write_text("half")
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), atomic_files.new_file(tmp_path / "file") as target:
+        target.write_text("half")
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_kill_leaves_no_directory_of_that_name(tmp_path: Path) -> None:
+    code = f"""
+from jaxgpt import disk
+with disk.new_directory({str(tmp_path / "out")!r}) as partial:
+    (partial / "half").write_text("half")
+    print("writing", flush=True)
+    input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "out").exists()
+    atomic_files.check_manifest(make(tmp_path / "out"))
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    with (
+        pytest.raises(UserError, match="not an empty directory"),
+        atomic_files.new_directory(tmp_path / "out"),
+    ):
+        pass
+    with (
+        pytest.raises(UserError, match="exists, and is not"),
+        atomic_files.new_file(tmp_path / "out" / "note.txt"),
+    ):
+        pass
+    atomic_files.check_manifest(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["note.txt", "sub/data.bin"])
+def test_every_flipped_bit_is_found_and_named(tmp_path: Path, name: str) -> None:
+    file = make(tmp_path / "out") / name
+    whole = file.read_bytes()
+    for position in (0, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with pytest.raises(UserError, match=f"{name} has sha256"):
+            atomic_files.check_manifest(tmp_path / "out")
+    file.write_bytes(whole[:-1])
+    with pytest.raises(UserError, match=f"{name} has {len(whole) - 1} bytes, not {len(whole)}"):
+        atomic_files.check_manifest(tmp_path / "out")
+    file.unlink()
+    with pytest.raises(UserError, match=f"{name} is missing"):
+        atomic_files.check_manifest(tmp_path / "out")
+
+
+def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
+    manifest = make(tmp_path / "out") / atomic_files.MANIFEST
+    for text, message in [("{", "is not JSON"), ("[]", "must hold"), ("{}", "not a manifest")]:
+        manifest.write_text(text)
+        with pytest.raises(UserError, match=message):
+            atomic_files.check_manifest(tmp_path / "out")
+    (tmp_path / "secret").write_text("x")
+    manifest.write_text(json.dumps({"files": {"../secret": {"bytes": 1, "sha256": ""}}}))
+    with pytest.raises(UserError, match=r"\.\./secret lies outside"):
+        atomic_files.check_manifest(tmp_path / "out")
+    with pytest.raises(UserError, match="is not a directory"):
+        atomic_files.check_manifest(tmp_path / "nowhere")
+
+
+NESTED = "[" * 100_000
+
+
+@pytest.mark.parametrize("text", [NESTED, "{", "[1]", '{"files": '])
+def test_json_that_cannot_be_read_is_one_paragraph(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(text)
+    with pytest.raises(
+        UserError, match=r"config\.json (is not JSON: |must hold a JSON object, but holds a list)"
+    ):
+        atomic_files.read_json(file)
+    with pytest.raises(UserError, match="has .* bytes, but a file like it has at most 0"):
+        atomic_files.read_json(file, most=0)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.json", "tokenizer.json"])
+def test_a_model_directory_with_nested_json_is_refused(
+    name: str, text: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
+) -> None:
+    """A manifest that was written for the nested file passes; what reads the file then must not fall over it."""
+    made = command(
+        "jaxgpt", "train", write_toml(tmp_path / "config.toml", settings(text, tmp_path / "run"))
+    )
+    assert made.code == 0, made
+    (checkpoint, *_) = (tmp_path / "run" / "checkpoints").glob("[!.]*")
+    shutil.move(checkpoint, tmp_path / "model")
+    (tmp_path / "model" / name).write_text(NESTED)
+    if name != "manifest.json":
+        atomic_files.write_manifest(tmp_path / "model")
+    message = refused("jaxgpt", "sample", tmp_path / "model", "--tokens", "2")
+    assert "brackets are nested too deep" in message
+    assert name in message
+
+
+def test_nested_lines_of_metrics_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / run_directory.METRICS).write_text(NESTED + '\n{"step": 1, "loss": 2.0}\n')
+    assert run_directory.read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
+
+
+def test_nested_settings_are_refused(tmp_path: Path, refused: Callable[..., str]) -> None:
+    (tmp_path / "nested.toml").write_text(f"a = {NESTED}")
+    assert "brackets are nested too deep" in refused("jaxgpt", "train", tmp_path / "nested.toml")

@@ -1,0 +1,166 @@
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.storage import model_directory
+from jaxgpt.system.signals import Stopped, signals
+from tests.helpers import PRIMES, random_params
+
+LONG = 60.0  # seconds for what comes at once, on a machine that is busy with other tests
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_at_once_unless_held_and_the_second_always_does(number: int) -> None:
+    before = signal.getsignal(number)
+    with signals() as kept:
+        with pytest.raises(Stopped, match=str(int(number))):
+            os.kill(os.getpid(), number)
+        assert kept.caught == number  # in case whoever was interrupted swallowed it
+        kept.caught = None
+        kept.held = True
+        os.kill(os.getpid(), number)
+        assert kept.caught == number
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_outside_the_main_thread_nothing_is_asked_for() -> None:
+    found = []
+
+    def ask() -> None:
+        with signals() as kept:
+            found.append(kept.caught)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert found == [None]
+
+
+def test_a_signal_that_gets_lost_in_garbage_collection_comes_again() -> None:
+    """jax has a callback there, and an exception in one only gets printed."""
+
+    def interrupted(phase: str, info: dict) -> None:
+        gc.callbacks.remove(interrupted)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = sys.unraisablehook
+    with signals():
+        gc.callbacks.append(interrupted)
+        gc.collect()
+        with pytest.raises(Stopped, match=str(int(signal.SIGTERM))):
+            threading.Event().wait(LONG)
+    assert sys.unraisablehook is before
+
+
+IMPORTING = """
+import os, signal, sys, threading
+from jaxgpt.commands.shell import run
+
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "jaxlib._jax":
+            os.kill(os.getpid(), signal.SIGINT)
+
+def slow():
+    import jax
+    print("imported", flush=True)
+    threading.Event().wait(60)
+
+sys.meta_path.insert(0, Interrupting())
+run("it", "", {"slow": slow}, ["slow"])
+"""
+
+
+def test_the_import_of_a_library_is_not_interrupted() -> None:
+    """jaxlib crashes if it is, and others leave behind half a module."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "imported\n", "")
+
+
+ENDING = """
+import sys
+from jaxgpt.commands.shell import run
+
+class Late:
+    def __del__(self):
+        print("the teardown")
+
+def stop():
+    sys.modules["late"] = Late()
+    try:
+        raise KeyboardInterrupt
+    finally:
+        print("finally")
+
+run("it", "", {"stop": stop}, ["stop"])
+"""
+
+
+def test_a_stopped_command_ends_before_the_teardown() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "finally\n", "")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that takes long to compile, for its blocks are compiled one by one."""
+    path = tmp_path_factory.mktemp("many") / "blocks"
+    config = ModelConfig(**{**PRIMES, "num_blocks": 8})
+    model_directory.save(path, config, random_params(config, np.dtype("float32")))
+    return path
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("program", ["unstacked", "first", "cached"])
+def test_a_signal_while_something_compiles(program: str, number: int, model: Path) -> None:
+    environment = {
+        **os.environ,
+        "JAX_LOG_COMPILES": "1",
+        "JAX_ENABLE_COMPILATION_CACHE": "0",
+        "XLA_FLAGS": "",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jaxgpt",
+        "sample",
+        str(model),
+        "--prompt",
+        "1",
+        "--tokens",
+        "50000",
+    ]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        assert process.stderr is not None
+        log = []
+        for line in process.stderr:
+            log.append(line)
+            if f"MLIR module conversion jit({program})" in line:  # what comes next is XLA
+                process.send_signal(number)
+        assert process.wait(LONG) == 128 + number, log[-5:]
+    assert "Traceback" not in "".join(log)
+
+
+def test_a_terminated_command_leaves_nothing_behind(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "jaxgpt", "prepare", "-", "--out", str(tmp_path / "data")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+        while not list(tmp_path.iterdir()):
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LONG) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
