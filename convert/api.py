@@ -16,7 +16,8 @@ from jaxgpt.storage import model_directory
 from jaxgpt.system.stages import Stage, silent
 
 from .choose import choose
-from .detect.detect import Stranger, detect
+from .detect.detect import detect
+from .detect.refusals import Stranger
 from .dialects import named
 from .extras import extras
 from .extras.adamw import find

@@ -23,8 +23,9 @@ from .dialects import DIALECTS, named
 from .files import checkpoints, hf_folder
 from .names.config_words import FIELD, VALUES
 from .rows import move
-from .rows.axes import in_module_order
-from .rows.dialect import Dialect, Row, Tied
+from .rows.dialect import PRESENCE, Dialect
+from .rows.kinds import Alias, Filled, Kind, Row
+from .rows.order import in_module_order
 from .rows.resolve import express
 from .tokens import hf_tokenizer
 
@@ -121,18 +122,17 @@ def _spellings(dialect: Dialect, word: str, field: str) -> dict[Any, Any]:
 
 def _as_the_class_is(dialect: Dialect, config: ModelConfig) -> dict[str, Any]:
     """Values of the fields that the class implies if its config.json does not state them."""
-    rows = {row.flax.partition(" ")[0] for row in dialect.rows if isinstance(row, Row)}
+    paths = {row.flax.name for row in dialect.rows if isinstance(row, Row)}
     width, heads = config.model_dim, config.num_heads
     return {
         **dialect.unsaid,
         "head_dim": width / heads if width % heads else width // heads,
         "mlp_dim": 4 * width,
-        "final_norm": "final_norm/scale" in rows and config.norm == "pre",
+        "final_norm": "final_norm/scale" in paths and config.norm == "pre",
         # A table of fixed sinusoids can be written as a learned one.
         "positions": config.positions if config.position_rows else "learned",
-        "positions_offset": dialect.fixed.get("positions_offset", 0),
-        "attention_out": "blocks/attn/out/kernel" in rows,
-        "head_bias": "head/bias" in rows,
+        **dialect.certain,
+        **{field: PRESENCE[field] in paths for field in ("attention_out", "head_bias")},
     }
 
 
@@ -153,11 +153,12 @@ def _way_out(config: ModelConfig, dialect: Dialect) -> str:
 def _as_written(dialect: Dialect, config: ModelConfig) -> Dialect:
     """The dialect with every default bias of the class, and without a tied head."""
 
-    def sure(row: Any) -> Any:
-        optional = isinstance(row, Row) and row.flax.startswith("final_norm")
-        return row if optional else replace(row, torch=row.torch.replace("?", ""))
+    def sure(row: Kind) -> Kind:
+        if not isinstance(row, Row) or row.flax.name.startswith("final_norm"):
+            return row
+        return Filled(row.flax, row.torch.required()) if row.torch.optional else row
 
-    rows = (row for row in dialect.rows if not (config.tied and isinstance(row, Tied)))
+    rows = (row for row in dialect.rows if not (config.tied and isinstance(row, Alias)))
     return replace(dialect, rows=tuple(map(sure, rows)))
 
 

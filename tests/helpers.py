@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert.dialects import DIALECTS
-from convert.rows.dialect import Dialect, Row, Tied
+from convert.rows.dialect import PRESENCE, Dialect
+from convert.rows.kinds import Alias, Row
 from convert.rows.move import to_torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import GPT, abstract_params, assemble, exactly, params_of
@@ -103,16 +104,17 @@ def write_toml(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> Path:
 
 def config_of(dialect: Dialect, tied: bool = False) -> ModelConfig:
     """A config that the class of `dialect` can have, with every tensor that it has a row for."""
-    rows = {row.flax.partition(" ")[0] for row in dialect.rows if isinstance(row, Row)}
-    ties = any(isinstance(row, Tied) for row in dialect.rows)
+    paths = {row.flax.name for row in dialect.rows if isinstance(row, Row)}
+    ties = any(isinstance(row, Alias) for row in dialect.rows)
+    shown = {field: path in paths for field, path in PRESENCE.items()}
     fields = {
-        "qkv_bias": "blocks/attn/qkv/bias" in rows,
-        "attention_out": "blocks/attn/out/kernel" in rows,
-        "attention_out_bias": "blocks/attn/out/bias" in rows,
-        "final_norm": "final_norm/scale" in rows,
-        "head_bias": "head/bias" in rows,
+        "qkv_bias": shown["qkv_bias"],
+        "attention_out": shown["attention_out"],
+        "attention_out_bias": shown["attention_out_bias"],
+        "final_norm": "final_norm/scale" in paths,
+        "head_bias": shown["head_bias"],
         "tied": tied and ties,
-        "positions_offset": dialect.fixed.get("positions_offset", 0),
+        "positions_offset": dialect.positions_offset,
     }
     return ModelConfig(**{**vars(PRIME_CONFIG), **fields})
 

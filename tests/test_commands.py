@@ -382,7 +382,7 @@ def test_a_file_goes_back_under_its_own_names(tmp_path: Path, command: Callable[
     from convert import to_torch
     from convert.dialects import DIALECTS
 
-    from .test_bridge import config_of, random_params
+    from tests.helpers import config_of, random_params
 
     config = config_of(DIALECTS["fused"])
     state = to_torch(random_params(config, np.dtype("float32")), config, "fused")

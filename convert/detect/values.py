@@ -12,9 +12,10 @@ import numpy as np
 from jaxgpt.model.positions import sinusoids
 
 from ..files.safefile import bits
-from ..rows.axes import Sizes, View
-from ..rows.dialect import EMBEDDING, HEAD, POSITIONS, Dialect, Ignore, Kind, Mask, Row, Tied
-from ..rows.masks import kind_of
+from ..rows.axes import Sizes
+from ..rows.buffers import form_of
+from ..rows.dialect import Dialect, is_ignored
+from ..rows.kinds import EMBEDDING, POSITIONS, Alias, Buffer, Kind, Row
 
 Read = Callable[[str], np.ndarray]
 # Sinusoids computed in float32 are off by 3e-4 at position 5,000. Training moves a table further.
@@ -25,7 +26,7 @@ SINUSOID = 1e-3
 class Evidence:
     """The results of reading the values of one file."""
 
-    dialect: Dialect  # with every Tied resolved to a Row, without Ignore
+    dialect: Dialect  # every Alias resolved to a Row, without ignored tensors
     read: dict[str, Any] = field(default_factory=dict)  # fields that the values show
     problems: list[str] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
@@ -38,18 +39,20 @@ def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
     evidence = Evidence(dialect)
     told: set[str] = set()
     for row in dialect.rows:
+        if is_ignored(row):
+            continue
         match row:
-            case Tied():
-                row = _head(row, dialect, read)
-                told |= {"untied"} if row.flax == HEAD else set()
-            case Mask():
+            case Alias():
+                row = _resolved(row, dialect, read)
+                if row.flax != EMBEDDING:
+                    told.add("untied")
+            case Buffer():
                 told.add("mask")
                 row, problem = _mask(row, dialect, sizes, read)
                 evidence.problems.extend(problem)
-        if isinstance(row, Row) and row.flax.startswith(POSITIONS):
-            evidence.read.update(_positions(View.parse(row.torch), read))
-        if not isinstance(row, Ignore):
-            rows.append(row)
+            case Row(flax) if flax.name == POSITIONS:
+                evidence.read.update(_positions(row, read))
+        rows.append(row)
     if _untouched(dialect, read):
         evidence.hints.append(
             "the final norm holds ones and zeros alone: was it ever applied? (final_norm=unused)"
@@ -57,31 +60,31 @@ def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
     return replace(evidence, dialect=replace(dialect, rows=tuple(rows)), told=frozenset(told))
 
 
-def _head(row: Tied, dialect: Dialect, read: Read) -> Row:
-    """The row of the head: the embedding's if their bits agree, otherwise its own."""
-    embedding = rows_of(dialect, EMBEDDING)[0]
-    one, other = read(View.parse(embedding.torch).name), read(View.parse(row.torch).name)
+def _resolved(row: Alias, dialect: Dialect, read: Read) -> Row:
+    """The row of an alias: that of the other tensor if their bits agree, otherwise its own."""
+    original = rows_of(dialect, row.of.name)[0]
+    one, other = read(original.torch.view().name), read(row.torch.view().name)
     same = one.dtype == other.dtype and np.array_equal(bits(one), bits(other))
-    return Row(EMBEDDING if same else HEAD, row.torch)
+    return Row(row.of if same else row.own, row.torch)
 
 
-def _mask(row: Mask, dialect: Dialect, sizes: Sizes, read: Read) -> tuple[Mask, list[str]]:
+def _mask(row: Buffer, dialect: Dialect, sizes: Sizes, read: Read) -> tuple[Buffer, list[str]]:
     """The row with the form and dtype of the file's masks, and problems with their values."""
-    view = View.parse(row.torch, dialect.spelling)
+    view = row.torch.view(dialect.spelling)
     seen: dict[tuple[str, str], str] = {}
     for place in view.places(sizes):
         array = read(view.at(place))
-        seen.setdefault((kind_of(array), str(array.dtype)), view.at(place))
-    kind, dtype = next(iter(seen))
-    problems = [f"{name} is no causal mask" for (kind, _), name in seen.items() if not kind]
+        seen.setdefault((form_of(array), str(array.dtype)), view.at(place))
+    form, dtype = next(iter(seen))
+    problems = [f"{name} is no causal mask" for (form, _), name in seen.items() if not form]
     if len(seen) > 1:
         problems.append(f"{' and '.join(seen.values())} are not the same mask")
-    return replace(row, kind=kind, dtype=dtype, written=True), problems
+    return replace(row, form=form, dtype=dtype, written=True), problems
 
 
-def _positions(view: View, read: Read) -> dict[str, Any]:
+def _positions(row: Row, read: Read) -> dict[str, Any]:
     """The fields that the values of the position table show."""
-    table = read(view.name).astype(np.float64)
+    table = read(row.torch.view().name).astype(np.float64)
     table = table.reshape(max(table.shape[:-1]), table.shape[-1])
     if np.abs(table - sinusoids(*table.shape)).max() < SINUSOID:
         return {"positions": "sinusoidal", "positions_stored": True}
@@ -90,15 +93,12 @@ def _positions(view: View, read: Read) -> dict[str, Any]:
 
 def _untouched(dialect: Dialect, read: Read) -> bool:
     """Whether the final norm has its initial values, which training changes if it is applied."""
-    norms = {
-        row.flax.partition(" ")[0]: read(View.parse(row.torch).name)
-        for row in rows_of(dialect, "final_norm/")
-    }
+    norms = {row.flax.name: read(row.torch.view().name) for row in rows_of(dialect, "final_norm/")}
     return bool(norms) and all(
         (value == (1 if path.endswith("scale") else 0)).all() for path, value in norms.items()
     )
 
 
 def rows_of(dialect: Dialect, start: str) -> list[Row]:
-    """The rows whose Flax view begins with `start`."""
-    return [row for row in dialect.rows if isinstance(row, Row) and row.flax.startswith(start)]
+    """The rows whose Flax name begins with `start`."""
+    return [row for row in dialect.rows if isinstance(row, Row) and row.flax.name.startswith(start)]

@@ -39,7 +39,7 @@ def table() -> str:
         )
         heads = (
             "counted"
-            if any("{head}" in row.torch for row in dialect.rows)
+            if any("{head}" in "".join(map(str, row.torch.pieces)) for row in dialect.rows)
             else "from a config, or asked for"
         )
         rows.append(f"| `{dialect.name}` | {dialect.about} | {usual} | {heads} |")

@@ -1,7 +1,8 @@
 """Decoders with one fused matrix for queries, keys and values, one third each."""
 
 from ..names import parts
-from ..rows.dialect import USUAL, Dialect, linear
+from ..rows.dialect import USUAL, Dialect
+from ..rows.kinds import linear
 
 BLOCK = parts.block("blocks")
 INSIDE = f"{BLOCK}.{parts.choice(parts.ATTENTION, 'attn')}.{parts.choice(parts.FUSED, 'qkv')}"

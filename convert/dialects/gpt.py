@@ -3,7 +3,8 @@
 GPT(vocab_size, context_length, model_dim, num_blocks, num_heads)
 """
 
-from ..rows.dialect import USUAL, Dialect, Row, linear, norm
+from ..rows.dialect import USUAL, Dialect
+from ..rows.kinds import linear, norm, row
 
 BLOCK = "transformer_blocks.{layer}"
 
@@ -13,9 +14,9 @@ DIALECTS = (
         about="the lyric generator, "
         "GPT(vocab_size, context_length, model_dim, num_blocks, num_heads)",
         rows=(
-            Row("token_embedding/embedding : v d", "token_embedding.weight : v d"),
-            Row("pos_embedding/embedding : t d", "pos_embedding.weight : t d"),
-            Row(
+            row("token_embedding/embedding : v d", "token_embedding.weight : v d"),
+            row("pos_embedding/embedding : t d", "pos_embedding.weight : t d"),
+            row(
                 "blocks/attn/qkv/kernel : layer d head qkv k",
                 f"{BLOCK}.mhsa.attention_heads.{{head}}.{{qkv}}_layer.weight : k d",
             ),
@@ -27,7 +28,7 @@ DIALECTS = (
             *norm("final_norm", "layer_norm_three"),
             *linear("head : d v", "vocab_projection : v d"),
         ),
-        qkv=("key query value",),
+        words={"qkv": ("key query value",)},
         unsaid={**USUAL, "dropout": 0.2},
         own=f"{__package__.removesuffix('.dialects')}.reference:GPT",
     ),

@@ -1,6 +1,7 @@
 """Hugging Face's GPT-2, whose Conv1D matrices are stored as [in, out]."""
 
-from ..rows.dialect import USUAL, Dialect, Hub, Ignore, Mask, Row, Tied, linear, norm
+from ..rows.dialect import USUAL, Dialect, Hub
+from ..rows.kinds import ignored, linear, mask, norm, row, tied
 
 BLOCK = "(transformer.|)h.{layer}"
 CLASS = {**USUAL, "activation": "gelu_tanh", "dropout": 0.1}
@@ -23,15 +24,15 @@ DIALECTS = (
         name="gpt2",
         about="Hugging Face's GPT2LMHeadModel",
         rows=(
-            Row("token_embedding/embedding : v d", "(transformer.|)wte.weight : v d"),
-            Row("pos_embedding/embedding : t d", "(transformer.|)wpe.weight : t d"),
+            row("token_embedding/embedding : v d", "(transformer.|)wte.weight : v d"),
+            row("pos_embedding/embedding : t d", "(transformer.|)wpe.weight : t d"),
             *norm("blocks/norm1", f"{BLOCK}.ln_1"),
-            Mask(f"{BLOCK}.attn.bias : () () t t", written=False),
-            Ignore(f"{BLOCK}.attn.masked_bias", "the number that masks, as old versions stored it"),
+            mask(f"{BLOCK}.attn.bias : () () t t", written=False),
+            ignored(f"{BLOCK}.attn.masked_bias"),
             *CONV,
             *norm("blocks/norm2", f"{BLOCK}.ln_2"),
             *norm("final_norm", "(transformer.|)ln_f"),
-            Tied("lm_head.weight : v d"),
+            tied("lm_head.weight : v d"),
         ),
         unsaid=CLASS,
         says={"model_type": {"gpt2": CLASS}},

@@ -1,7 +1,8 @@
 """Decoders with one module for each head, under any of the names in `names.parts`."""
 
 from ..names import parts
-from ..rows.dialect import USUAL, Dialect, Mask, linear
+from ..rows.dialect import USUAL, Dialect
+from ..rows.kinds import linear, mask
 
 BLOCK = parts.block("blocks")
 HEAD = (
@@ -15,7 +16,7 @@ DIALECTS = (
         rows=(
             *parts.embeddings("token_embedding", "position_embedding"),
             *(
-                Mask(f"{HEAD}.{parts.choice(parts.MASKS, 'tril')} : {dims}", written=False)
+                mask(f"{HEAD}.{parts.choice(parts.MASKS, 'tril')} : {dims}", written=False)
                 for dims in parts.SQUARES
             ),
             *linear("blocks/attn/qkv : layer d head qkv k", f"{HEAD}.{{qkv}} : k d", "?"),
@@ -25,7 +26,7 @@ DIALECTS = (
             *parts.head("lm_head"),
             *parts.masks(BLOCK, "mha"),
         ),
-        qkv=parts.QKV,
+        words={"qkv": parts.QKV},
         unsaid={**USUAL, "dropout": 0.2},
         beware=f"some versions divide by the root of model_dim, others of head_dim; {parts.BEWARE}",
         family=True,

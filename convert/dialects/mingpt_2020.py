@@ -1,6 +1,7 @@
 """minGPT before 2022: the position table is a bare parameter, and the head is not tied."""
 
-from ..rows.dialect import USUAL, Dialect, Mask, Row, Tied, linear, norm
+from ..rows.dialect import USUAL, Dialect
+from ..rows.kinds import linear, mask, norm, row, tied
 
 BLOCK = "blocks.{layer}"
 
@@ -9,21 +10,21 @@ DIALECTS = (
         name="mingpt-2020",
         about="minGPT's GPT, before 2022",
         rows=(
-            Row("pos_embedding/embedding : t d", "pos_emb : () t d"),
-            Row("token_embedding/embedding : v d", "tok_emb.weight : v d"),
+            row("pos_embedding/embedding : t d", "pos_emb : () t d"),
+            row("token_embedding/embedding : v d", "tok_emb.weight : v d"),
             *norm("blocks/norm1", f"{BLOCK}.ln1"),
             *norm("blocks/norm2", f"{BLOCK}.ln2"),
             *linear(
                 "blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.attn.{{qkv}} : (head k) d", "?"
             ),
-            Mask(f"{BLOCK}.attn.mask : () () t t"),
+            mask(f"{BLOCK}.attn.mask : () () t t"),
             *linear("blocks/attn/out : layer head k d", f"{BLOCK}.attn.proj : d (head k)"),
             *linear("blocks/mlp/up : layer d f", f"{BLOCK}.mlp.0 : f d"),
             *linear("blocks/mlp/down : layer f d", f"{BLOCK}.mlp.2 : d f"),
             *norm("final_norm", "ln_f"),
-            Tied("head.weight : v d"),
+            tied("head.weight : v d"),
         ),
-        qkv=("key query value",),
+        words={"qkv": ("key query value",)},
         unsaid={**USUAL, "activation": "gelu", "dropout": 0.1},
     ),
 )

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from ..rows.dialect import USUAL, Container, Dialect, Mask, Row, Tied, linear, norm
+from ..rows.dialect import USUAL, Container, Dialect
+from ..rows.kinds import Buffer, linear, mask, norm, row, tied
 
 BLOCK = "(transformer.|)h.{layer}"
 QKV = "blocks/attn/qkv : layer d head qkv k"
@@ -21,17 +22,17 @@ NANOGPT = Dialect(
     name="nanogpt",
     about="nanoGPT's GPT",
     rows=(
-        Row("token_embedding/embedding : v d", "(transformer.|)wte.weight : v d"),
-        Row("pos_embedding/embedding : t d", "(transformer.|)wpe.weight : t d"),
+        row("token_embedding/embedding : v d", "(transformer.|)wte.weight : v d"),
+        row("pos_embedding/embedding : t d", "(transformer.|)wpe.weight : t d"),
         *norm("blocks/norm1", f"{BLOCK}.ln_1", "?", WORDS),
-        Mask(f"{BLOCK}.attn.bias : () () t t", written=False),
+        mask(f"{BLOCK}.attn.bias : () () t t", written=False),
         *linear(QKV, f"{BLOCK}.attn.c_attn : (qkv head k) d", "?"),
         *linear("blocks/attn/out : layer head k d", f"{BLOCK}.attn.c_proj : d (head k)", "?"),
         *norm("blocks/norm2", f"{BLOCK}.ln_2", "?", WORDS),
         *linear("blocks/mlp/up : layer d f", f"{BLOCK}.mlp.c_fc : f d", "?"),
         *linear("blocks/mlp/down : layer f d", f"{BLOCK}.mlp.c_proj : d f", "?"),
         *norm("final_norm", "(transformer.|)ln_f", "?", WORDS, absent="?"),
-        Tied("lm_head.weight : v d"),
+        tied("lm_head.weight : v d"),
     ),
     unsaid={**USUAL, "activation": "gelu"},
     container=Container(
@@ -41,7 +42,7 @@ NANOGPT = Dialect(
 )
 TANH = {**USUAL, "activation": "gelu_tanh"}
 MINGPT_ROWS = tuple(
-    replace(row, written=True) if isinstance(row, Mask) else row for row in NANOGPT.rows
+    replace(row, written=True) if isinstance(row, Buffer) else row for row in NANOGPT.rows
 )
 
 DIALECTS = (

@@ -1,6 +1,7 @@
 """NeetCode's Code GPT, with one module for each head and no projection after attention."""
 
-from ..rows.dialect import USUAL, Dialect, Row, embeddings, linear, norm
+from ..rows.dialect import USUAL, Dialect
+from ..rows.kinds import embeddings, linear, norm, row
 
 BLOCK = "transformer_blocks.{layer}"
 
@@ -10,7 +11,7 @@ DIALECTS = (
         about="NeetCode's Code GPT, which has no projection after attention",
         rows=(
             *embeddings("word_embeddings", "position_embeddings.weight"),
-            Row(
+            row(
                 "blocks/attn/qkv/kernel : layer d head qkv k",
                 f"{BLOCK}.attention.att_heads.{{head}}.{{qkv}}_gen.weight : k d",
             ),
@@ -21,7 +22,7 @@ DIALECTS = (
             *norm("final_norm", "final_norm"),
             *linear("head : d v", "vocab_projection : v d"),
         ),
-        qkv=("key query value",),
+        words={"qkv": ("key query value",)},
         unsaid={**USUAL, "dropout": 0.2},
     ),
 )

@@ -5,7 +5,8 @@ Both have one module for each head and the same tensor names; the course is post
 
 from dataclasses import replace
 
-from ..rows.dialect import USUAL, Dialect, Mask, Row, Tied, embeddings, linear, norm
+from ..rows.dialect import USUAL, Dialect
+from ..rows.kinds import embeddings, linear, mask, norm, row, tied
 
 BLOCK = "blocks.{layer}"
 
@@ -14,7 +15,7 @@ LECTURE = Dialect(
     about="the ng-video-lecture's GPTLanguageModel",
     rows=(
         *embeddings("token_embedding_table", "position_embedding_table.weight"),
-        Mask(f"{BLOCK}.sa.heads.{{head}}.tril : t t"),
+        mask(f"{BLOCK}.sa.heads.{{head}}.tril : t t"),
         *linear(
             "blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.sa.heads.{{head}}.{{qkv}} : k d", "?"
         ),
@@ -24,10 +25,10 @@ LECTURE = Dialect(
         *norm("blocks/norm1", f"{BLOCK}.ln1", "?"),
         *norm("blocks/norm2", f"{BLOCK}.ln2", "?"),
         *norm("final_norm", "ln_f", absent="?"),
-        Tied("lm_head.weight : v d"),
-        Row("head/bias : v", "lm_head.bias? : v"),
+        tied("lm_head.weight : v d"),
+        row("head/bias : v", "lm_head.bias? : v"),
     ),
-    qkv=("key query value",),
+    words={"qkv": ("key query value",)},
     unsaid={**USUAL, "dropout": 0.2},
     beware="its first version and the lecture's notebook divide by the root of model_dim, later "
     "ones of head_dim",

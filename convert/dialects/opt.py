@@ -1,6 +1,7 @@
 """Hugging Face's OPT, whose position table has two rows before that of position 0."""
 
-from ..rows.dialect import USUAL, Dialect, Hub, Row, Tied, linear, norm
+from ..rows.dialect import USUAL, Dialect, Hub
+from ..rows.kinds import linear, norm, row, shifted, tied
 
 BLOCK = "(model.|)decoder.layers.{layer}"
 CLASS = {**USUAL, "dropout": 0.1}
@@ -10,8 +11,12 @@ DIALECTS = (
         name="opt",
         about="Hugging Face's OPTForCausalLM",
         rows=(
-            Row("token_embedding/embedding : v d", "(model.|)decoder.embed_tokens.weight : v d"),
-            Row("pos_embedding/embedding : p d", "(model.|)decoder.embed_positions.weight : p d"),
+            row("token_embedding/embedding : v d", "(model.|)decoder.embed_tokens.weight : v d"),
+            shifted(
+                "pos_embedding/embedding : p d",
+                "(model.|)decoder.embed_positions.weight : p d",
+                by=2,
+            ),
             *norm("final_norm", "(model.|)decoder.final_layer_norm", absent="?"),
             *linear(
                 "blocks/attn/qkv : layer d head qkv k",
@@ -25,10 +30,9 @@ DIALECTS = (
             *linear("blocks/mlp/up : layer d f", f"{BLOCK}.fc1 : f d", "?"),
             *linear("blocks/mlp/down : layer f d", f"{BLOCK}.fc2 : d f", "?"),
             *norm("blocks/norm2", f"{BLOCK}.final_layer_norm"),
-            Tied("lm_head.weight : v d"),
+            tied("lm_head.weight : v d"),
         ),
-        qkv=("k_proj v_proj q_proj",),
-        fixed={"positions_offset": 2},
+        words={"qkv": ("k_proj v_proj q_proj",)},
         unsaid=CLASS,
         says={"model_type": {"opt": CLASS}},
         hub=Hub(

@@ -3,7 +3,8 @@
 Its norms have `scale` and `shift`; its mask has ones where attention is blocked.
 """
 
-from ..rows.dialect import USUAL, Dialect, Mask, Tied, embeddings, linear, norm
+from ..rows.dialect import USUAL, Dialect
+from ..rows.kinds import embeddings, linear, mask, norm, tied
 
 BLOCK = "trf_blocks.{layer}"
 
@@ -13,7 +14,7 @@ DIALECTS = (
         about="GPTModel of the book Build a Large Language Model (From Scratch)",
         rows=(
             *embeddings("tok_emb", "pos_emb.weight"),
-            Mask(f"{BLOCK}.att.mask : t t", "upper"),
+            mask(f"{BLOCK}.att.mask : t t", "upper"),
             *linear(
                 "blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.att.{{qkv}} : (head k) d", "?"
             ),
@@ -23,9 +24,9 @@ DIALECTS = (
             *norm("blocks/norm1", f"{BLOCK}.norm1", words="scale shift"),
             *norm("blocks/norm2", f"{BLOCK}.norm2", words="scale shift"),
             *norm("final_norm", "final_norm", words="scale shift"),
-            Tied("out_head.weight : v d"),
+            tied("out_head.weight : v d"),
         ),
-        qkv=("W_query W_key W_value",),
+        words={"qkv": ("W_query W_key W_value",)},
         unsaid={**USUAL, "activation": "gelu_tanh", "dropout": 0.1},
     ),
 )

@@ -1,7 +1,8 @@
 """Decoders with one matrix each for queries, keys and values, all heads together."""
 
 from ..names import parts
-from ..rows.dialect import USUAL, Dialect, linear
+from ..rows.dialect import USUAL, Dialect
+from ..rows.kinds import linear
 
 BLOCK = parts.block("blocks")
 INSIDE = f"{BLOCK}.{parts.choice(parts.ATTENTION, 'attn')}"
@@ -19,7 +20,7 @@ DIALECTS = (
             *parts.head("head"),
             *parts.masks(BLOCK, "attn"),
         ),
-        qkv=parts.QKV,
+        words={"qkv": parts.QKV},
         unsaid={**USUAL, "activation": "gelu"},
         beware=f"the heads are taken to lie one after the other in each matrix; {parts.BEWARE}",
         family=True,

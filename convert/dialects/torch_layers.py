@@ -4,7 +4,8 @@ Either nn.TransformerEncoderLayer, or nn.MultiheadAttention in other blocks.
 """
 
 from ..names import parts
-from ..rows.dialect import USUAL, Dialect, Kind, Row, linear
+from ..rows.dialect import USUAL, Dialect
+from ..rows.kinds import Kind, linear, row
 
 UNMASKED = f"nothing shows that a causal mask was used, or that batch_first was set; {parts.BEWARE}"
 
@@ -13,11 +14,11 @@ def attention(block: str, module: str) -> tuple[Kind, ...]:
     """The rows of the nn.MultiheadAttention `module`."""
     inside = f"{block}.{module}"
     return (
-        Row(
+        row(
             "blocks/attn/qkv/kernel : layer d head qkv k",
             f"{inside}.in_proj_weight : (qkv head k) d",
         ),
-        Row("blocks/attn/qkv/bias : layer head qkv k", f"{inside}.in_proj_bias? : (qkv head k)"),
+        row("blocks/attn/qkv/bias : layer head qkv k", f"{inside}.in_proj_bias? : (qkv head k)"),
         *linear("blocks/attn/out : layer head k d", f"{inside}.out_proj : d (head k)", "?"),
     )
 

@@ -14,9 +14,10 @@ from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.training.optimizer import DECAYED
 
 from ..files.statedict import LIGHTNING_WRAPPERS, wrapping
-from ..rows.axes import in_module_order
-from ..rows.dialect import POSITIONS, Dialect
+from ..rows.dialect import Dialect
+from ..rows.kinds import POSITIONS
 from ..rows.move import sizes_of
+from ..rows.order import in_module_order
 
 Names = tuple[str, ...]
 Leaves = Mapping[

@@ -4,7 +4,19 @@ Each list is one choice of a row: a file uses one of its words throughout. A fam
 of a list, and writes the one that it passes first, as `first` or by the name of the part.
 """
 
-from ..rows.dialect import EMBEDDING, POSITIONS, Kind, Mask, Row, Tied, linear, norm
+from ..rows.kinds import (
+    EMBEDDING,
+    POSITIONS,
+    Buffer,
+    Kind,
+    Row,
+    linear,
+    mask,
+    norm,
+    optional,
+    row,
+    tied,
+)
 
 TOKEN = (
     "token_embedding_table token_embedding token_embeddings token_emb token_embed tok_emb "
@@ -134,9 +146,9 @@ def embeddings(token: str, position: str) -> tuple[Kind, ...]:
     """The rows of the token embedding and of an optional position table, module or tensor."""
     table = choice(TABLE, "pos_emb")
     return (
-        Row(EMBEDDING, f"{choice(TOKEN, token)}.weight : v d"),
-        Row(f"{POSITIONS} : t d", f"{choice(POSITION, position)}.weight? : t d"),
-        *(Row(f"{POSITIONS} : t d", f"{table}? : {dims}") for dims in ("t d", "() t d", "t () d")),
+        row(EMBEDDING.text, f"{choice(TOKEN, token)}.weight : v d"),
+        row(f"{POSITIONS} : t d", f"{choice(POSITION, position)}.weight? : t d"),
+        *(row(f"{POSITIONS} : t d", f"{table}? : {dims}") for dims in ("t d", "() t d", "t () d")),
     )
 
 
@@ -163,7 +175,7 @@ def norms(blocks: str, one: str, two: str, final: str) -> tuple[Row, ...]:
 def head(first: str) -> tuple[Kind, ...]:
     """The rows of the head, which may be tied, and its optional bias."""
     name = choice(HEAD, first)
-    return Tied(f"{name}.weight : v d"), Row("head/bias : v", f"{name}.bias? : v")
+    return tied(f"{name}.weight : v d"), row("head/bias : v", f"{name}.bias? : v")
 
 
 def out(blocks: str, module: str, first: str) -> tuple[Row, ...]:
@@ -172,13 +184,16 @@ def out(blocks: str, module: str, first: str) -> tuple[Row, ...]:
         f"{blocks}.{choice(ATTENTION, module)}.{choice(OUT, first)}",
         f"{blocks}.(proj|out_proj|attn_proj)",
     )
-    rows = (*linear("blocks/attn/out : layer head k d", f"{inside} : d (head k)", "?"),)
-    rows += (*linear("blocks/attn/out : layer head k d", f"{alongside} : d (head k)", "?"),)
-    return tuple(Row(row.flax, row.torch.replace(".weight :", ".weight? :")) for row in rows)
+    return optional(
+        (
+            *linear("blocks/attn/out : layer head k d", f"{inside} : d (head k)"),
+            *linear("blocks/attn/out : layer head k d", f"{alongside} : d (head k)"),
+        )
+    )
 
 
-def masks(blocks: str, module: str) -> tuple[Mask, ...]:
+def masks(blocks: str, module: str) -> tuple[Buffer, ...]:
     """The rows of causal masks at every place in use; none is written on export."""
     attention, word = choice(ATTENTION, module), choice(MASKS, "mask")
     places = (f"{blocks}.{attention}.{word}", f"{blocks}.{word}", word, f"transformer.{word}")
-    return tuple(Mask(f"{place} : {dims}", written=False) for place in places for dims in SQUARES)
+    return tuple(mask(f"{place} : {dims}", written=False) for place in places for dims in SQUARES)

@@ -26,7 +26,7 @@ from jaxgpt.storage import model_directory
 from jaxgpt.training.step import token_losses
 
 from .. import api
-from ..detect.detect import Asked
+from ..detect.refusals import Asked
 from ..files import checkpoints
 from ..tokens.encode_text import require_known, spell
 from .ranking import Ranking, Row, Search

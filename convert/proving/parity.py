@@ -21,7 +21,7 @@ from jaxgpt.model import GPT, assemble, check_tokens
 from jaxgpt.storage import model_directory
 
 from .. import api
-from ..detect.detect import Asked
+from ..detect.refusals import Asked
 from ..files import checkpoints
 from ..names.config_words import as_written
 from ..rows import fit, move

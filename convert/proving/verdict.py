@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from jaxgpt.storage.model_directory import ModelDirectory
 
-from ..detect.detect import Report
+from ..detect.report import Report
 from .float64 import TOLERANCE, Difference
 
 Verdict = Literal["proven", "unproven", "differs"]

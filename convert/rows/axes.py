@@ -1,26 +1,39 @@
-"""Views of arrays with named axes, and moving values from one view to another.
+"""Views of arrays with named axes.
 
 A view is a name and the axes of each dimension: `h.{layer}.attn.c_attn.weight : d (qkv head k)`.
 An axis in braces is spread over names, one array for each of its values; axes in parentheses are
 merged in one dimension. Independent of files, dialects and models.
+
+Some axes are counted by labels: `qkv` is the queries, the keys and the values. Their parts need not
+be equal: `head` means `kv` groups of `group` heads for queries, and `kv` heads for keys and values.
+So `(qkv head k)` is all queries, then all keys, then all values, and `(head qkv k)` is the queries
+of the first group, its key and its value, then those of the second.
 """
 
 import functools
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import einops
 import numpy as np
 
-# Axes indexed by names instead of numbers, in their order within a merged dimension.
-LABELS = {"qkv": ("query", "key", "value")}
+# Axes indexed by labels: each label in order, and the axis that only its part has.
+LABELS: dict[str, dict[str, tuple[str, ...]]] = {
+    "qkv": {"query": ("group",), "key": (), "value": ()},
+}
 
 Sizes = Mapping[str, int]
-Place = dict[str, int]  # axis -> index, for the axes that are spread over names
-Put = Callable[[np.ndarray, np.ndarray], None]  # writes a source array into the target array
+Place = Mapping[str, int]  # axis -> index, for the axes that are spread over names
+Spelling = Mapping[str, Mapping[str, str]]  # label axis -> {label: its word}, in the class's order
+Dims = tuple[tuple[str, ...], ...]
+
+
+def parse_dims(text: str) -> Dims:
+    """The axes of each dimension: `d (head k)` -> (("d",), ("head", "k"))."""
+    words = re.findall(r"\(([^)]*)\)|(\S+)", text)
+    return tuple(tuple((merged or single).split()) for merged, single in words)
 
 
 @dataclass(frozen=True)
@@ -28,66 +41,118 @@ class View:
     """A set of arrays: a pattern of their names, and the axes merged in each dimension."""
 
     name: str
-    dims: tuple[tuple[str, ...], ...]
-    spelling: Mapping[str, Mapping[str, str]] = field(default_factory=dict, hash=False)
+    dims: Dims
+    spelling: Spelling = field(default_factory=dict, hash=False)
 
     @staticmethod
-    def parse(text: str, spelling: Mapping[str, Mapping[str, str]] | None = None) -> "View":
-        """Parse `name : axes`.
-
-        `spelling` maps each labelled axis to {label: its word in names}, in the file's order.
-        """
-        name, dims = (part.strip() for part in text.partition(" : ")[::2])
-        words = re.findall(r"\(([^)]*)\)|(\S+)", dims)
-        return View(
-            name,
-            tuple(tuple((merged or single).split()) for merged, single in words),
-            spelling or {},
-        )
+    def parse(text: str, spelling: Spelling | None = None) -> "View":
+        """Parse `name : axes`; `spelling` gives the words of label axes in names."""
+        name, _, dims = text.partition(" : ")
+        return View(name.strip(), parse_dims(dims), spelling or {})
 
     @property
-    def spread(self) -> tuple[str, ...]:
-        return tuple(re.findall(r"{(\w+)}", self.name))
-
-    @property
-    def inner(self) -> tuple[str, ...]:
-        return tuple(itertools.chain.from_iterable(self.dims))
+    def text(self) -> str:
+        """The view as `parse` reads it."""
+        return f"{self.name} : {self.formula}"
 
     @property
     def formula(self) -> str:
+        """The axes of each dimension, as written in a row."""
         return " ".join(dim[0] if len(dim) == 1 else f"({' '.join(dim)})" for dim in self.dims)
 
-    def shape(self, sizes: Sizes) -> tuple[int, ...]:
-        return tuple(math.prod(sizes[axis] for axis in dim) for dim in self.dims)
+    @functools.cached_property
+    def spread(self) -> tuple[str, ...]:
+        """The axes that are spread over names."""
+        return tuple(counted(axis) for axis in re.findall(r"{(\w+)}", self.name))
+
+    @functools.cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The label axes of the view, in names or in dimensions."""
+        axes = (*self.spread, *itertools.chain(*self.dims))
+        return tuple(axis for axis in axes if axis in LABELS)
+
+    def axes(self, place: Place) -> Dims:
+        """The axes of each dimension in the part with the labels in `place`.
+
+        A label axis in a dimension is gone; the axis that only one label's part has stands in its
+        place, or after `kv` if the labels come before the heads.
+        """
+        own = [axis for label in self.labels for axis in _own(label, place[label])]
+        if "qkv" not in self.labels:
+            own.append("group")
+        inner = list(itertools.chain(*self.dims))
+        in_place = "head" in inner and "qkv" in inner[inner.index("head") :]
+        at_label, at_head = (own, []) if in_place else ([], own)
+
+        def expand(axis: str) -> list[str]:
+            if axis in LABELS:
+                return at_label
+            return ["kv", *at_head] if axis == "head" else [axis]
+
+        return tuple(tuple(itertools.chain(*map(expand, dim))) for dim in self.dims)
+
+    def shape(self, sizes: Sizes, place: Place | None = None) -> tuple[int, ...]:
+        """The shape of the array at `place`, of which only labels matter."""
+        return tuple(sum(widths) for widths in self._widths(sizes, place or {}))
+
+    def _widths(self, sizes: Sizes, place: Place) -> list[list[int]]:
+        """For each dimension, the lengths of the parts of its labels, or its one length."""
+        widths = []
+        for i, dim in enumerate(self.dims):
+            labels = [axis for axis in dim if axis in LABELS]
+            rest = dict.fromkeys(self.labels, 0) | dict(place)
+            places = with_labels({a: n for a, n in rest.items() if a not in labels}, labels)
+            widths.append([_product(sizes, self.axes(each)[i]) for each in places])
+        return widths
 
     def size(self, sizes: Sizes) -> int:
         """The number of elements in all arrays of the view."""
-        return math.prod(sizes[axis] for axis in (*self.spread, *self.inner))
+        return sum(math.prod(self.shape(sizes, place)) for place in self.places(sizes))
 
     def match(self, name: str) -> Place | None:
         """The indices on the spread axes in `name`; None if `name` is not one of this view."""
-        found = self._pattern.fullmatch(name)
-        return found and {axis: self._index(axis, word) for axis, word in found.groupdict().items()}
+        match = self._pattern.fullmatch(name)
+        return match and {
+            counted(axis): self._index(axis, word) for axis, word in match.groupdict().items()
+        }
 
     def at(self, place: Place) -> str:
         """The name of the array at `place`."""
-        return re.sub(r"{(\w+)}", lambda m: self._word(m[1], place[m[1]]), self.name)
+        return re.sub(r"{(\w+)}", lambda m: self._word(m[1], place[counted(m[1])]), self.name)
 
     def places(self, sizes: Sizes) -> Iterator[Place]:
+        """The place of each array of the view."""
         return every(self.spread, sizes)
 
-    def _words(self, axis: str) -> dict[str, str]:
-        return dict(self.spelling.get(axis) or {label: label for label in LABELS[axis]})
+    def cut(self, array: np.ndarray, place: Place, sizes: Sizes) -> tuple[np.ndarray, list[str]]:
+        """The part of `array` with the labels in `place`, one dimension for each of its axes.
+
+        The part shares the memory of `array`.
+        """
+        shape: list[int] = []
+        index: list[slice] = []
+        expanded = self.axes(place)
+        for dim, axes, widths in zip(self.dims, expanded, self._widths(sizes, place), strict=True):
+            label = next((axis for axis in dim if axis in LABELS), "")
+            outer = _product(sizes, map(counted, dim[: dim.index(label)])) if label else 1
+            order = [list(LABELS[label]).index(word) for word in self.words(label)] if label else []
+            before = order[: order.index(place[label])] if label else []
+            start = sum(widths[n] for n in before) // outer
+            shape += [outer, sum(widths) // outer]
+            index += [slice(None), slice(start, start + _product(sizes, axes) // outer)]
+        inner = list(itertools.chain(*expanded))
+        return array.reshape(shape)[tuple(index)].reshape([sizes[axis] for axis in inner]), inner
+
+    def words(self, axis: str) -> Mapping[str, str]:
+        """Label -> its word in names, in the order of the class."""
+        return self.spelling.get(axis) or {label: label for label in LABELS[axis]}
 
     @functools.cached_property
     def _pattern(self) -> re.Pattern[str]:
         def group(axis: str) -> str:
-            words = (
-                "|".join(map(re.escape, self._words(axis).values()))
-                if axis in LABELS
-                else "0|[1-9][0-9]{0,8}"
-            )
-            return f"(?P<{axis}>{words})"
+            numbers = "0|[1-9][0-9]{0,8}"
+            words = map(re.escape, self.words(axis).values()) if axis in LABELS else [numbers]
+            return f"(?P<{axis}>{'|'.join(words)})"
 
         parts = re.split(r"{(\w+)}", self.name)
         return re.compile(
@@ -97,87 +162,36 @@ class View:
     def _index(self, axis: str, word: str) -> int:
         if axis not in LABELS:
             return int(word)
-        return LABELS[axis].index(
-            next(label for label, spelled in self._words(axis).items() if spelled == word)
-        )
+        label = next(label for label, spelled in self.words(axis).items() if spelled == word)
+        return list(LABELS[axis]).index(label)
 
     def _word(self, axis: str, index: int) -> str:
-        return self._words(axis)[LABELS[axis][index]] if axis in LABELS else str(index)
+        return self.words(axis)[list(LABELS[axis])[index]] if axis in LABELS else str(index)
+
+
+def counted(axis: str) -> str:
+    """The axis whose values `axis` counts where it stands for itself: a head with its keys."""
+    return "kv" if axis == "head" else axis
+
+
+def _own(axis: str, index: int) -> tuple[str, ...]:
+    """The axis that only the part of the label `index` has."""
+    return list(LABELS[axis].values())[index]
+
+
+def _product(sizes: Sizes, axes: Iterable[str]) -> int:
+    return math.prod(sizes[axis] for axis in axes)
+
+
+def with_labels(place: Place, axes: Sequence[str]) -> Iterator[Place]:
+    """`place` with each combination of labels on those of `axes` that it lacks."""
+    missing = tuple(dict.fromkeys(axis for axis in axes if axis not in place))
+    for labels in every(missing, {}):
+        yield {**place, **labels}
 
 
 def every(axes: tuple[str, ...], sizes: Sizes) -> Iterator[Place]:
     """All combinations of indices on `axes`, the last axis fastest."""
-    for indices in itertools.product(*(range(sizes[axis]) for axis in axes)):
-        yield dict(zip(axes, indices, strict=True))
-
-
-def move(
-    source: View, target: View, sizes: Sizes, read: Callable[[str], np.ndarray]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (name, array) for each array of `target`, newly allocated.
-
-    `read` returns an array of `source` by name, and is called for one at a time.
-    """
-    for place in target.places(sizes):
-        yield target.at(place), _gather(source, target, sizes, place, read)
-
-
-def _gather(
-    source: View, target: View, sizes: Sizes, place: Place, read: Callable[[str], np.ndarray]
-) -> np.ndarray:
-    made = None
-    for name, put in parts(source, target, sizes, place):
-        piece = read(name)
-        made = np.empty(target.shape(sizes), piece.dtype) if made is None else made
-        put(piece, made)
-    assert made is not None
-    return made
-
-
-def parts(source: View, target: View, sizes: Sizes, place: Place) -> Iterator[tuple[str, Put]]:
-    """Yield (name, put) for each array of `source` that holds values of `target` at `place`.
-
-    `put(source_array, target_array)` writes those values into the target array.
-    """
-    # Spread in the target, but a dimension of the source.
-    chosen = [axis for axis in source.inner if axis in place]
-    shared = [axis for axis in target.inner if axis in source.inner]
-    pattern = f"{source.formula} -> {' '.join(chosen + shared)}"
-    lengths = {axis: sizes[axis] for axis in source.inner}
-    for rest in every(tuple(axis for axis in source.spread if axis not in place), sizes):
-
-        def put(piece: np.ndarray, whole: np.ndarray, rest: Place = rest) -> None:
-            piece = einops.rearrange(piece, pattern, **lengths)[
-                tuple(place[axis] for axis in chosen)
-            ]
-            unmerged = whole.reshape([sizes[axis] for axis in target.inner])  # shares memory
-            unmerged[tuple(rest.get(axis, slice(None)) for axis in target.inner)] = piece
-
-        yield source.at({**place, **rest}), put
-
-
-def in_module_order(views: list[View], sizes: Sizes) -> list[str]:
-    """All names of `views` in the order of torch's state_dict: depth first, views as listed."""
-    return list(_walk([(view.name.split("."), view) for view in views], {}, sizes))
-
-
-def _walk(branches: list[tuple[list[str], View]], place: Place, sizes: Sizes) -> Iterator[str]:
-    heads = dict.fromkeys(path[0] for path, _ in branches if path)
-    yield from (view.at(place) for path, view in branches if not path)
-    for head in heads:
-        below = [(path[1:], view) for path, view in branches if path and path[0] == head]
-        axes = tuple(re.findall(r"{(\w+)}", head))
-        for step in _spelled_order(axes, below[0][1], sizes):
-            yield from _walk(below, {**place, **step}, sizes)
-
-
-def _spelled_order(axes: tuple[str, ...], view: View, sizes: Sizes) -> Iterator[Place]:
-    """The places on `axes`: numbers ascending, labels in the order of the view's spelling."""
-    ranges = [
-        [LABELS[axis].index(label) for label in view._words(axis)]
-        if axis in LABELS
-        else range(sizes[axis])
-        for axis in axes
-    ]
+    ranges = [range(len(LABELS[axis]) if axis in LABELS else sizes[axis]) for axis in axes]
     for indices in itertools.product(*ranges):
         yield dict(zip(axes, indices, strict=True))

@@ -1,10 +1,4 @@
-"""The parts of a dialect: its rows, its defaults, its checkpoint container, its Hugging Face class.
-
-Builds on the notation of `axes` and the fields of ModelConfig; independent of files and arrays.
-
-In the torch name of a row, `(a|b)` is a choice of words, of which a file uses one throughout; `?`
-after the name marks a tensor that a file may lack: `blocks.{layer}.(sa|attn).proj.bias? : d`.
-"""
+"""A dialect: one class of PyTorch GPT as rows, with what its files leave open."""
 
 import functools
 from collections.abc import Collection, Mapping
@@ -13,9 +7,11 @@ from typing import Any
 
 from jaxgpt.config import ModelConfig
 
-from .axes import View
+from .axes import LABELS, Spelling, View
+from .kinds import Buffer, Filled, Kind, Row, Shifted
+from .pattern import Pattern
 
-# The axes that size a model -> their fields of ModelConfig.
+# The axes that size a model -> their fields of ModelConfig; `head` counts the heads of queries.
 FIELDS = {
     "v": "vocab_size",
     "t": "context_length",
@@ -36,85 +32,21 @@ USUAL = {
     "norm_eps": 1e-5,
     "dropout": 0.0,
 }
-HEAD, EMBEDDING, POSITIONS = (
-    "head/kernel : d v",
-    "token_embedding/embedding : v d",
-    "pos_embedding/embedding",
-)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One tensor seen from both sides: its flax view and its torch view."""
-
-    flax: str
-    torch: str
-
-
-@dataclass(frozen=True)
-class Tied:
-    """The matrix of the head, which is the token embedding if equal to it or absent."""
-
-    torch: str
-
-
-@dataclass(frozen=True)
-class Mask:
-    """A causal mask stored among the tensors: checked on reading, and made again on writing."""
-
-    torch: str
-    kind: str = "lower"  # its form: see `masks.KINDS`
-    dtype: str = "float32"
-    written: bool = True  # whether the current version of the class stores it
-
-
-@dataclass(frozen=True)
-class Ignore:
-    """A tensor that is not carried, and why."""
-
-    torch: str
-    because: str
-
-
-Kind = Row | Tied | Mask | Ignore
-
-
-def linear(flax: str, torch: str, bias: str = "", conv: bool = False) -> tuple[Row, ...]:
-    """The rows of kernel and bias of a linear layer: `blocks/mlp/up : layer d f`, `mlp.c_fc : f d`.
-
-    The bias has the first torch axis, or the last if `conv` (Conv1D). `bias` is "?" where a file
-    may lack it, "no" where the class has none.
-    """
-    flax_name, flax_axes = flax.split(" : ")
-    torch_name, torch_axes = torch.split(" : ")
-    kernel = Row(f"{flax_name}/kernel : {flax_axes}", f"{torch_name}.weight : {torch_axes}")
-    view = View.parse(torch)
-    out = view.dims[-1 if conv else 0]
-    bias_axes = " ".join(axis for axis in flax_axes.split() if axis in {*view.spread, *out})
-    merged = out[0] if len(out) == 1 else f"({' '.join(out)})"
-    if bias == "no":
-        return (kernel,)
-    return kernel, Row(f"{flax_name}/bias : {bias_axes}", f"{torch_name}.bias{bias} : {merged}")
-
-
-def norm(
-    flax: str, torch: str, bias: str = "", words: str = "weight bias", absent: str = ""
-) -> tuple[Row, ...]:
-    """The rows of scale and shift of the norm `flax`, such as `blocks/norm1` or `final_norm`.
-
-    `absent` is "?" where a file may lack both tensors.
-    """
-    layer = "layer " if flax.startswith("blocks/") else ""
-    scale, shift = words.split()
-    return (
-        Row(f"{flax}/scale : {layer}d", f"{torch}.{scale}{absent} : d"),
-        Row(f"{flax}/bias : {layer}d", f"{torch}.{shift}{absent or bias} : d"),
-    )
-
-
-def embeddings(token: str, positions: str) -> tuple[Row, ...]:
-    """The rows of the token embedding `token` and the position table `positions`."""
-    return Row(EMBEDDING, f"{token}.weight : v d"), Row(f"{POSITIONS} : t d", f"{positions} : t d")
+# Fields that the presence of a parameter shows, and the parameter.
+PRESENCE = {
+    "qkv_bias": "blocks/attn/qkv/bias",
+    "attention_out": "blocks/attn/out/kernel",
+    "attention_out_bias": "blocks/attn/out/bias",
+    "mlp_bias": "blocks/mlp/up/bias",
+    "norm_bias": "blocks/norm1/bias",
+    "head_bias": "head/bias",
+}
+# Fields that the absence of a parameter shows, their value then, and the parameter.
+ABSENCE: dict[str, tuple[Any, str]] = {
+    "tied": (True, "head/kernel"),
+    "final_norm": (False, "final_norm/scale"),  # one that is stored may still be unused
+    "positions_stored": (False, "pos_embedding/embedding"),
+}
 
 
 @dataclass(frozen=True)
@@ -150,8 +82,8 @@ class Dialect:
     # Field that no tensor shows -> its usual value.
     unsaid: Mapping[str, Any] = field(default_factory=lambda: dict(USUAL))
     fixed: Mapping[str, Any] = field(default_factory=dict)  # field -> its value in every file
-    # Spellings of query, key and value, in the order in which the class defines them.
-    qkv: tuple[str, ...] = ("query key value",)
+    # Label axis -> its spellings, each with the words in the order in which the class has them.
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     # Word of the class's config -> its value -> the fields of ModelConfig that it implies.
     says: Mapping[str, Mapping[Any, Mapping[str, Any]]] = field(default_factory=dict)
     # The dialect whose files look the same; this one is chosen by name, or by `told_by`.
@@ -169,26 +101,56 @@ class Dialect:
         """The torch class to prove against, as "module:Class"; "" if there is none."""
         return self.own or (f"transformers:{self.hub.architecture}" if self.hub else "")
 
+    @property
+    def spellings(self) -> tuple[Spelling, ...]:
+        """The spellings of labels that files of the class may have."""
+        return tuple(
+            {axis: labelled(axis, words)}
+            for axis, spellings in self.words.items()
+            for words in spellings
+        )
+
+    @functools.cached_property
+    def spelling(self) -> Spelling:
+        """The spelling of each label axis, of which a settled dialect has one."""
+        return {axis: labelled(axis, spellings[0]) for axis, spellings in self.words.items()}
+
     @functools.cached_property
     def views(self) -> tuple[tuple[View, View], ...]:
         """(flax, torch) of each row; the dialect must be settled."""
-        rows = (row for row in self.rows if isinstance(row, Row))
-        return tuple((View.parse(row.flax), View.parse(row.torch, self.spelling)) for row in rows)
+        return tuple(
+            (row.flax, row.torch.view(self.spelling)) for row in self.rows if isinstance(row, Row)
+        )
 
     @functools.cached_property
     def tensors(self) -> tuple[View, ...]:
-        """The torch views of all parameters and masks, in the order of the class."""
-        return tuple(
-            View.parse(row.torch, self.spelling) for row in self.rows if not isinstance(row, Ignore)
-        )
+        """The torch views of all parameters and buffers that matter, in the order of the class."""
+        return tuple(row.torch.view(self.spelling) for row in self.rows if not is_ignored(row))
 
     @functools.cached_property
-    def masks(self) -> tuple[tuple[Mask, View], ...]:
+    def buffers(self) -> tuple[tuple[Buffer, View], ...]:
+        """The buffers that matter, and their torch views."""
         return tuple(
-            (row, View.parse(row.torch, self.spelling))
+            (row, row.torch.view(self.spelling))
             for row in self.rows
-            if isinstance(row, Mask)
+            if isinstance(row, Buffer) and not is_ignored(row)
         )
+
+    @property
+    def positions_offset(self) -> int:
+        """The number of rows before position 0 in the class's position table."""
+        return max((row.by for row in self.rows if isinstance(row, Shifted)), default=0)
+
+    @property
+    def certain(self) -> dict[str, Any]:
+        """The fields that have one value in every file of the class."""
+        return {"positions_offset": self.positions_offset, **self.fixed}
+
+    def shown_by(self, paths: Collection[str]) -> dict[str, Any]:
+        """The fields that the presence and the absence of parameters show; `paths` are those present."""
+        present: dict[str, Any] = {field: path in paths for field, path in PRESENCE.items()}
+        absent = {f: value for f, (value, path) in ABSENCE.items() if path not in paths}
+        return present | {"tied": False} | absent
 
     def unlike(
         self,
@@ -209,27 +171,49 @@ class Dialect:
 
     def written(self) -> dict[str, Any]:
         """The settled rows as JSON values, stored in a model directory to export the same names."""
-        rows = [{"row": type(row).__name__, **vars(row)} for row in self.rows]
-        return {"dialect": self.name, "qkv": self.qkv[0], "rows": rows}
+        rows = [{"kind": type(row).__name__, **_as_json(row)} for row in self.rows]
+        return {"dialect": self.name, "words": self.words, "rows": rows}
 
     def reread(self, written: Mapping[str, Any]) -> "Dialect":
         """This dialect with the rows that `written()` returned."""
-        kinds = {kind.__name__: kind for kind in (Row, Mask)}
-        rows = tuple(
-            kinds[row["row"]](**{k: v for k, v in row.items() if k != "row"})
-            for row in written["rows"]
-        )
-        return replace(self, name=written["dialect"], rows=rows, qkv=(written["qkv"],))
-
-    @property
-    def spelling(self) -> Mapping[str, Mapping[str, str]]:
-        return {"qkv": labelled(self.qkv[0])}
+        words = {axis: tuple(spellings) for axis, spellings in written["words"].items()}
+        rows = tuple(_from_json(row) for row in written["rows"])
+        return replace(self, name=written["dialect"], rows=rows, words=words)
 
 
-def labelled(words: str) -> dict[str, str]:
-    """Label -> its word in e.g. `W_key W_query W_value`; each word contains one of q, k, v."""
-    labels = {"q": "query", "k": "key", "v": "value"}
-    return {
-        labels[next(letter for letter in "qkv" if letter in word.lower())]: word
-        for word in words.split()
-    }
+def is_ignored(row: Kind) -> bool:
+    """Whether `row` is of a tensor of no consequence."""
+    return isinstance(row, Buffer) and not row.form
+
+
+def labelled(axis: str, words: str) -> dict[str, str]:
+    """Label -> its word, in the order of `words`.
+
+    A word is `label=word`, or contains the first letter of its label: `W_key W_query W_value`.
+    """
+    labels: dict[str, str] = {}
+    for word in words.split():
+        label, _, spelled = word.rpartition("=")
+        label = label or next(each for each in LABELS[axis] if each[0] in word.lower())
+        labels[label] = spelled
+    return labels
+
+
+KINDS = {kind.__name__: kind for kind in (Row, Filled, Shifted, Buffer)}  # those of settled rows
+
+
+def _as_json(row: Kind) -> dict[str, Any]:
+    views = {"torch": row.torch.view().text}
+    if isinstance(row, Row):
+        views["flax"] = row.flax.text
+    return {**vars(row), **views}
+
+
+def _from_json(written: Mapping[str, Any]) -> Kind:
+    fields = {name: value for name, value in written.items() if name != "kind"}
+    fields["torch"] = Pattern.parse(fields["torch"])
+    if "flax" in fields:
+        fields["flax"] = View.parse(fields["flax"])
+    kind: Any = KINDS[written["kind"]]
+    made: Kind = kind(**fields)
+    return made

@@ -8,12 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from .axes import LABELS, Place, Sizes, View
-from .dialect import Dialect, Ignore
-from .resolve import pattern
+from .axes import LABELS, Place, Sizes, View, counted
+from .dialect import Dialect, is_ignored
 
 Shape = tuple[int, ...]
-LABEL_SIZES = {axis: len(labels) for axis, labels in LABELS.items()}
 
 
 @dataclass(frozen=True)
@@ -39,13 +37,11 @@ def fit(dialect: Dialect, shapes: Mapping[str, Shape], known: Sizes | None = Non
 
     `known` gives the sizes of axes that no name counts.
     """
-    ignored = [
-        pattern(row.torch, dialect.qkv)[0] for row in dialect.rows if isinstance(row, Ignore)
-    ]
+    ignored = [row.torch for row in dialect.rows if is_ignored(row)]
     shapes = {
         name: shape
         for name, shape in shapes.items()
-        if not any(regex.fullmatch(name) for regex in ignored)
+        if not any(pattern.match(name) for pattern in ignored)
     }
     claims = {name: _claims(dialect, name) for name in shapes}
     problems = [f"{name} is unknown" for name, matches in claims.items() if not matches]
@@ -55,46 +51,53 @@ def fit(dialect: Dialect, shapes: Mapping[str, Shape], known: Sizes | None = Non
         if len(matches) > 1
     ]
     claimed = {name: matches[0] for name, matches in claims.items() if len(matches) == 1}
-    counts: Counter[str] = Counter(LABEL_SIZES)
+    counts: Counter[str] = Counter()
     for _, place in claimed.values():
-        for axis, index in place.items():
-            counts[axis] = max(counts[axis], index + 1)
+        for axis in place.keys() - LABELS.keys():
+            counts[axis] = max(counts[axis], place[axis] + 1)
     views = dialect.tensors
     # A name such as `blocks.999999999` must not allocate a billion expected names.
-    total = sum(math.prod(counts.get(axis, 0) for axis in view.spread) for view in views)
+    total = sum(math.prod(_count(axis, counts) for axis in view.spread) for view in views)
     if total > 16 * len(shapes) + 1024:
-        numbered = ", ".join(
-            f"{axis} up to {n - 1}" for axis, n in counts.items() if axis not in LABELS
-        )
+        numbered = ", ".join(f"{axis} up to {n - 1}" for axis, n in counts.items())
         problems.append(f"its names number {numbered}, which makes {total} tensors")
         return Fit(dialect, counts, len(claimed), problems)
-    expected = {
-        view.at(place): view for view in views for place in view.places(defaultdict(int, counts))
-    }
     problems += [
         f"{view.name} is missing"
         for view in views
-        if not all(counts.get(axis) for axis in view.spread)
+        if not all(_count(axis, counts) for axis in view.spread)
     ]
-    tensors = [(view.dims, shapes[name]) for name, (view, _) in claimed.items()]
-    sizes = _solve(tensors, {**(known or {}), **counts})
-    for name, view in expected.items():
-        if name not in shapes:
-            problems.append(f"{name} is missing ({_wanted(view, sizes)})")
-        elif sizes.keys() >= set(view.inner) and shapes[name] != view.shape(sizes):
-            problems.append(f"{name} is {shapes[name]}, expected {_wanted(view, sizes)}")
-        elif len(shapes[name]) != len(view.dims):
-            problems.append(f"{name} is {shapes[name]}, expected {view.formula}")
-    return Fit(dialect, sizes, len(claimed), problems, frozenset(known or {}) - counts.keys())
+    sizes = solve(_equations(claimed, shapes), {**(known or {}), **counts})
+    for view in views:
+        for place in view.places(defaultdict(int, counts)):
+            problems += _problems(view, place, shapes, sizes)
+    counted_axes = {*counts, *(["head"] if "kv" in counts else [])}
+    return Fit(dialect, sizes, len(claimed), problems, frozenset(known or {}) - counted_axes)
+
+
+def _problems(view: View, place: Place, shapes: Mapping[str, Shape], sizes: Sizes) -> list[str]:
+    """The problem with the tensor of `view` at `place`, if there is one."""
+    name = view.at(place)
+    try:
+        shape = view.shape(sizes, place)
+        wanted = f"{view.formula} = {shape}"
+    except KeyError:  # nothing shows the size of one of its axes
+        shape, wanted = shapes.get(name, ()), view.formula
+    if name not in shapes:
+        return [f"{name} is missing ({wanted})"]
+    if shapes[name] != shape or len(shape) != len(view.dims):
+        return [f"{name} is {shapes[name]}, expected {wanted}"]
+    return []
 
 
 def joint_width(dialect: Dialect, shapes: Mapping[str, Shape], sizes: Sizes) -> int | None:
     """The width of all heads together, where no tensor shows their number; otherwise None."""
-    for view in dialect.tensors:
-        for name in filter(shapes.__contains__, (view.at(place) for place in view.places(sizes))):
-            for dim, length in zip(view.dims, shapes[name], strict=True):
-                if {axis for axis in dim if axis not in sizes} == {"head", "k"}:
-                    return length // math.prod(sizes[axis] for axis in dim if axis in sizes)
+    claims = {name: _claims(dialect, name) for name in shapes}
+    claimed = {name: matches[0] for name, matches in claims.items() if len(matches) == 1}
+    for axes, length in _equations(claimed, shapes):
+        if {axis for axis in axes if axis not in sizes} - LABELS.keys() == {"kv", "k"}:
+            known = {**sizes, **_label_sizes(sizes)}
+            return length // math.prod(known[axis] for axis in axes if axis in known)
     return None
 
 
@@ -103,28 +106,76 @@ def _claims(dialect: Dialect, name: str) -> list[tuple[View, Place]]:
     return [(view, place) for view, place in places if place is not None]
 
 
-def _solve(
-    tensors: list[tuple[tuple[tuple[str, ...], ...], Shape]], counts: Sizes
-) -> dict[str, int]:
-    """The axis sizes that most shapes imply, so that one wrong shape is reported alone."""
-    sizes = dict(counts)
+def _count(axis: str, counts: Sizes) -> int:
+    return len(LABELS[axis]) if axis in LABELS else counts.get(axis, 0)
+
+
+Equation = tuple[tuple[str, ...], int]  # the axes of a dimension, and its length
+
+
+def _equations(
+    claimed: Mapping[str, tuple[View, Place]], shapes: Mapping[str, Shape]
+) -> list[Equation]:
+    """What each dimension of each tensor says: its length is the product of the sizes of its axes.
+
+    A label axis stands for all its parts together: the queries, keys and values of a group.
+    """
+    equations = []
+    for name, (view, place) in claimed.items():
+        inner = view.axes({**dict.fromkeys(view.labels, 0), **place})
+        for dim, axes, length in zip(view.dims, inner, shapes[name], strict=False):
+            labelled = any(axis in LABELS for axis in dim)
+            equations.append((tuple(map(counted, dim)) if labelled else axes, length))
+    return equations
+
+
+def solve(equations: list[Equation], known: Sizes) -> dict[str, int]:
+    """The axis sizes that most equations imply, so that one wrong shape is reported alone.
+
+    `known` may hold `head`, the number of query heads. Heads are not grouped unless shapes show it.
+    """
+    sizes = {axis: n for axis, n in known.items() if axis != "head"}
+    if "head" in known:
+        equations = [*equations, *[(("kv", "group"), known["head"])] * len(equations)]
     while True:
-        votes: defaultdict[str, Counter[int]] = defaultdict(Counter)
-        for dims, shape in tensors:
-            for dim, length in zip(dims, shape, strict=False):
-                unknown = [axis for axis in dim if axis not in sizes]
-                known = math.prod(sizes[axis] for axis in dim if axis in sizes)
-                if len(unknown) == 1 and known and length % known == 0:
-                    votes[unknown[0]][length // known] += 1
+        votes = _votes(equations, sizes)
+        if not votes and "group" not in sizes:
+            votes["group"][1] = 1
         if not votes:
             return sizes
         sizes |= {axis: tally.most_common(1)[0][0] for axis, tally in votes.items()}
 
 
-def _wanted(view: View, sizes: Sizes) -> str:
-    return (
-        f"{view.formula} = {view.shape(sizes)}" if sizes.keys() >= set(view.inner) else view.formula
-    )
+def _votes(equations: list[Equation], sizes: Sizes) -> defaultdict[str, Counter[int]]:
+    """For each axis whose size follows from the equations, the sizes that they imply."""
+    known = {**sizes, **_label_sizes(sizes)}
+    left: Counter[tuple[frozenset[str], int]] = Counter()
+    for axes, length in equations:
+        divisor = math.prod(known[axis] for axis in axes if axis in known)
+        if divisor and length % divisor == 0:
+            left[frozenset(axis for axis in axes if axis not in known), length // divisor] += 1
+    votes: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    for (unknown, length), count in left.items():
+        if len(unknown) == 1:
+            votes[min(unknown)][length] += count
+    if votes:
+        return votes
+    # Two dimensions that differ in one axis: queries and keys, of which queries have groups.
+    for (unknown, length), count in left.items():
+        for (fewer, divisor), times in left.items():
+            new = unknown - fewer
+            if fewer < unknown and len(new) == 1 and divisor and length % divisor == 0:
+                votes[min(new)][length // divisor] += min(count, times)
+    return votes
+
+
+def _label_sizes(sizes: Sizes) -> dict[str, int]:
+    """The number of entries on each label axis, where the sizes of its parts are known."""
+    return {
+        axis: sum(math.prod(sizes[each] for each in own) for own in labels.values())
+        for axis, labels in LABELS.items()
+        if all(each in sizes for own in labels.values() for each in own)
+    }
 
 
 def parameter_rows(dialect: Dialect, sizes: Sizes) -> Iterator[str]:
@@ -134,7 +185,7 @@ def parameter_rows(dialect: Dialect, sizes: Sizes) -> Iterator[str]:
 
 
 def torch_names(dialect: Dialect, sizes: Sizes) -> set[str]:
-    """The torch names of the parameters, without masks."""
+    """The torch names of the parameters, without buffers."""
     return {view.at(place) for _, view in dialect.views for place in view.places(sizes)}
 
 

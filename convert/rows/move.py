@@ -14,11 +14,12 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.pytree import Tree, flatten, unflatten
 
-from .axes import Place, Put, Sizes, View, in_module_order, move, parts
+from .axes import Place, Sizes, View
+from .buffers import buffers
 from .dialect import FIELDS, Dialect
-from .fit import LABEL_SIZES
-from .masks import masks
-from .resolve import express
+from .order import in_module_order
+from .regroup import Put, move, parts
+from .resolve import express, fillable
 
 Read = Callable[[str], np.ndarray]
 FLOATS = {np.dtype(kind) for kind in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)}
@@ -99,14 +100,14 @@ def to_flax(
         piece = read(name) if wanted else np.empty(0)
         for flax, place, put in wanted:
             if flax.at(place) not in flat:
-                flat[flax.at(place)] = np.empty(flax.shape(sizes), dtype or piece.dtype)
+                flat[flax.at(place)] = np.empty(flax.shape(sizes, place), dtype or piece.dtype)
             with np.errstate(over="ignore"):  # the caller checks the result
                 put(piece, flat[flax.at(place)])
     return unflatten(flat)
 
 
 def to_torch(dialect: Dialect, config: ModelConfig, params: Tree) -> dict[str, np.ndarray]:
-    """Torch tensors by name, masks included, in the order of the torch class."""
+    """Torch tensors by name, buffers included, in the order of the torch class."""
     arrays = flatten(params)
     return to_torch_lazily(dialect, config, set(arrays), lambda path: np.asarray(arrays[path]))
 
@@ -122,7 +123,7 @@ def to_torch_lazily(
     dialect = express(dialect, paths, config.tied)
     sizes = sizes_of(config)
     dtype = read(min(paths)).dtype
-    tensors: dict[str, np.ndarray] = dict(masks(dialect, sizes))
+    tensors: dict[str, np.ndarray] = dict(buffers(dialect, sizes))
     unspread: dict[tuple[str, str], str] = {}  # (Flax name, torch axes) -> torch name
     # The largest first, while little else is in memory.
     for flax, torch in sorted(dialect.views, key=lambda views: -views[0].size(sizes)):
@@ -142,8 +143,9 @@ def to_torch_lazily(
 
 def sizes_of(config: ModelConfig) -> dict[str, int]:
     """The size of each axis in a model of `config`."""
-    sizes = LABEL_SIZES | {axis: getattr(config, name) for axis, name in FIELDS.items()}
-    return sizes | {"p": config.context_length + config.positions_offset}
+    sizes = {axis: getattr(config, name) for axis, name in FIELDS.items()}
+    heads = {"kv": config.num_heads, "group": 1}
+    return sizes | heads | {"p": config.context_length + config.positions_offset}
 
 
 def filled(dialect: Dialect, config: ModelConfig, paths: set[str]) -> list[str]:
@@ -157,14 +159,14 @@ def require_expressible(dialect: Dialect, config: ModelConfig, paths: set[str]) 
     """Require that files of `dialect` have a place for every parameter and choice of the model."""
     dialect, sizes = express(dialect, paths, config.tied), sizes_of(config)
     rows = _flax_paths(dialect, sizes)
-    missing = sorted(path for path in rows - paths if not path.endswith("/bias"))
+    missing = sorted(rows - paths - fillable(dialect))
     problems = [f"it has no {path}, which this dialect's files hold" for path in missing]
     problems += [
         f"its {path} has no place in this dialect's files" for path in sorted(paths - rows)
     ]
     problems += [
         f"its {name} is {getattr(config, name)!r}, but {value!r} in all of this dialect's files"
-        for name, value in {"positions_offset": 0, **dialect.fixed}.items()
+        for name, value in dialect.certain.items()
         if getattr(config, name) != value
     ]
     if problems:

@@ -100,7 +100,7 @@ def test_a_model_that_came_from_a_file_goes_back_as_that_file(
     torch = pytest.importorskip("torch", reason="torch is not installed")
     from convert import to_torch
 
-    from .test_bridge import random_params
+    from tests.helpers import random_params
 
     monkeypatch.chdir(tmp_path)
     model = ModelConfig(**{**SIZES, "vocab_size": 16}, qkv_bias=True)

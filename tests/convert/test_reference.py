@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from convert.dialects import DIALECTS  # noqa: E402
 from convert.reference import GPT, generate  # noqa: E402
 from convert.rows.dialect import FIELDS  # noqa: E402
-from convert.rows.fit import LABEL_SIZES  # noqa: E402
+from convert.rows.order import in_module_order  # noqa: E402
 from tests.helpers import LYRIC_SIZES, PRIMES  # noqa: E402
 
 
@@ -19,9 +19,8 @@ def test_it_has_the_tensors_of_the_released_model() -> None:
 
 
 def test_its_names_and_their_order_are_those_of_the_dialect() -> None:
-    from convert.rows.axes import in_module_order
-
-    sizes = {**LABEL_SIZES, **{axis: PRIMES.get(field, 0) for axis, field in FIELDS.items()}}
+    sizes = {axis: PRIMES.get(field, 0) for axis, field in FIELDS.items()}
+    sizes["kv"] = PRIMES["num_heads"]
     names = in_module_order([view for _, view in DIALECTS["gpt"].views], sizes)
     assert names == list(GPT(**PRIMES).state_dict())
 

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from convert.detect.by_structure import described, propose
 from convert.dialects import DIALECTS
 from convert.files import safefile
-from convert.rows.axes import View, in_module_order
-from convert.rows.dialect import FIELDS, Dialect, Mask, Row, Tied
+from convert.rows.axes import View
+from convert.rows.dialect import FIELDS, Dialect
 from convert.rows.fit import fit
+from convert.rows.kinds import Alias, Buffer, Row
+from convert.rows.order import in_module_order
 from convert.rows.resolve import settle
 from tests.zoo import ZOO, needs_zoo
 
@@ -198,10 +200,10 @@ class Layout:
             "v": self.v,
             "t": self.t,
             "d": self.d,
-            "head": self.heads,
+            "kv": self.heads,
+            "group": 1,
             "k": self.k,
             "f": self.f,
-            "qkv": 3,
         }
         return {
             name: View.parse(f"x : {dims}").shape(sizes)
@@ -218,7 +220,7 @@ def meant(word: str) -> str:
 
 
 CANONICAL = {row.flax for row in DIALECTS["gpt"].rows if isinstance(row, Row)} | {
-    "blocks/attn/qkv/bias : layer head qkv k",
+    View.parse("blocks/attn/qkv/bias : layer head qkv k"),
 }
 
 
@@ -234,13 +236,13 @@ def given_roles(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[str, str]
 def roles(dialect: Dialect, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for row in dialect.rows:
-        view = View.parse(row.torch, dialect.spelling)
-        flax = {Mask: "mask", Tied: "head/kernel"}.get(type(row), "")
+        view = row.torch.view(dialect.spelling)
+        flax = {Buffer: "mask", Alias: "head/kernel"}.get(type(row), "")
         for name in shapes:
             place = view.match(name)
             if place is not None:
                 assert name not in found, f"{name} is claimed twice"
-                role = View.parse(row.flax).name if isinstance(row, Row) else flax
+                role = row.flax.name if isinstance(row, Row) else flax
                 label = ("query", "key", "value")[place["qkv"]] if "qkv" in place else "qkv"
                 found[name] = (role.replace("qkv", label), view.formula)
     return found
@@ -297,7 +299,7 @@ def test_each_tensor_is_given_its_role_though_sizes_coincide(layout: Layout) -> 
     found = fit(settle(dialect, shapes), shapes)
     assert found.dialect == dialect
     assert not found.problems
-    sizes = {"layer": layout.layers, "head": layout.heads, "qkv": 3}
+    sizes = {"layer": layout.layers, "kv": layout.heads}
     assert in_module_order(list(dialect.tensors), sizes) == list(shapes)
 
 
@@ -318,7 +320,7 @@ def test_words_for_query_key_and_value(kind: str, words: str) -> None:
     assert given_roles(layout.shapes()) == layout.tensors()
     dialect = propose(layout.shapes()).dialect
     assert dialect is not None
-    assert [meant(word) for word in dialect.qkv[0].split()] == [
+    assert [meant(word) for word in dialect.words["qkv"][0].split()] == [
         meant(word) for word in words.split()
     ]
 

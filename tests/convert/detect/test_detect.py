@@ -161,20 +161,18 @@ def test_names_that_two_dialects_read_differently_need_a_person(
 ) -> None:
     from dataclasses import replace
 
-    from convert.rows.dialect import Row
+    from convert.rows.kinds import Row
+
+    others = {"blocks/norm1": "blocks/norm2", "blocks/norm2": "blocks/norm1"}
 
     def swapped(row: Any) -> Any:
-        return (
-            replace(row, flax=row.flax.replace("norm1", "norm3")) if isinstance(row, Row) else row
-        )
+        if not isinstance(row, Row):
+            return row
+        module, _, leaf = row.flax.name.rpartition("/")
+        flax = replace(row.flax, name=f"{others.get(module, module)}/{leaf}")
+        return replace(row, flax=flax)
 
-    rows = tuple(swapped(swapped(row)) for row in DIALECTS["gpt"].rows)
-    rows = tuple(
-        replace(row, flax=row.flax.replace("norm2", "norm1").replace("norm3", "norm2"))
-        if isinstance(row, Row)
-        else row
-        for row in rows
-    )
+    rows = tuple(map(swapped, DIALECTS["gpt"].rows))
     monkeypatch.setitem(detecting.DIALECTS, "gtp", replace(DIALECTS["gpt"], name="gtp", rows=rows))
     with pytest.raises(
         UserError, match="its tensors fit the dialects gpt and gtp; choose one with --dialect"
@@ -273,15 +271,16 @@ def test_positions_that_leave_no_trace_are_asked_for() -> None:
 
 
 FICTION = """
-    from convert.rows.dialect import USUAL, Dialect, Row, linear, norm
+    from convert.rows.dialect import USUAL, Dialect
+    from convert.rows.kinds import linear, norm, row
 
     DIALECTS = (
         Dialect(
             name="fiction",
             about="a class that nobody wrote",
             rows=(
-                Row("token_embedding/embedding : v d", "ord.weight : v d"),
-                Row("pos_embedding/embedding : t d", "plats.weight : t d"),
+                row("token_embedding/embedding : v d", "ord.weight : v d"),
+                row("pos_embedding/embedding : t d", "plats.weight : t d"),
                 *linear("blocks/attn/qkv : layer d head qkv k", "lager.{layer}.blick : (head k qkv) d", "no"),
                 *linear("blocks/attn/out : layer head k d", "lager.{layer}.svar : d (head k)"),
                 *linear("blocks/mlp/up : layer d f", "lager.{layer}.upp : f d"),

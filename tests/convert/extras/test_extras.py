@@ -137,8 +137,7 @@ def test_what_is_no_plain_value_is_named(
 def carried(ckpt: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The run of the checkpoint gone on with here, from step 3 to 6; and the text."""
     import convert
-
-    from .conftest import TEXT
+    from tests.helpers import TEXT
 
     folder = tmp_path_factory.mktemp("carried")
     (folder / "wood.txt").write_text(

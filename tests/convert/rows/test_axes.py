@@ -3,9 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convert.rows.axes import View, in_module_order, move
+from convert.rows.axes import View
+from convert.rows.order import in_module_order
+from convert.rows.regroup import move
 
-SIZES = {"layer": 2, "d": 30, "head": 3, "k": 5, "qkv": 3, "f": 7}
+SIZES = {"layer": 2, "d": 30, "kv": 3, "group": 1, "k": 5, "f": 7}
 SPELLING = {"qkv": {"value": "v", "key": "k", "query": "q"}}
 KERNELS = View.parse("attn/{qkv}/kernel : layer d head k")
 TORCH_VIEWS = [
@@ -21,7 +23,9 @@ TORCH_VIEWS = [
 def arrays(view: View) -> dict[str, np.ndarray]:
     """Every element of every array different from every other."""
     rng = np.random.default_rng(0)
-    return {view.at(place): rng.normal(size=view.shape(SIZES)) for place in view.places(SIZES)}
+    return {
+        view.at(place): rng.normal(size=view.shape(SIZES, place)) for place in view.places(SIZES)
+    }
 
 
 @pytest.mark.parametrize("text", TORCH_VIEWS)
@@ -47,6 +51,58 @@ def test_the_fused_matrix_is_what_people_mean_by_it() -> None:
     query, key, value = np.split(fused, 3)
     for third, name in ((query, "query"), (key, "key"), (value, "value")):
         np.testing.assert_array_equal(third.T.reshape(30, 3, 5), kernels[f"attn/{name}/kernel"][1])
+
+
+GROUPED = {"layer": 2, "d": 30, "kv": 2, "group": 3, "k": 5}
+FLAX = View.parse("attn/qkv/kernel : layer d head qkv k")
+
+
+@pytest.mark.parametrize(
+    ("text", "shapes"),
+    [
+        ("h.{layer}.{qkv}_proj : (head k) d", {"q": (30, 30), "k": (10, 30), "v": (10, 30)}),
+        ("h.{layer}.c_attn : d (qkv head k)", {"c_attn": (30, 50)}),
+        ("h.{layer}.c_attn : (head qkv k) d", {"c_attn": (50, 30)}),
+    ],
+)
+def test_grouped_queries_are_there_and_back(text: str, shapes: dict[str, tuple]) -> None:
+    """Queries have more heads than keys and values, in one matrix or in three."""
+    torch, kernel = (
+        View.parse(text, SPELLING),
+        np.random.default_rng(0).normal(size=(2, 30, 2, 5, 5)),
+    )
+    there = dict(move(FLAX, torch, GROUPED, {"attn/qkv/kernel": kernel}.__getitem__))
+    assert {
+        name.split(".")[2].removesuffix("_proj"): a.shape for name, a in there.items()
+    } == shapes
+    assert torch.size(GROUPED) == FLAX.size(GROUPED) == kernel.size
+    back = dict(move(torch, FLAX, GROUPED, there.__getitem__))
+    np.testing.assert_array_equal(back["attn/qkv/kernel"], kernel)
+
+
+def test_query_head_j_belongs_to_group_j_over_the_size_of_a_group() -> None:
+    kernel = np.random.default_rng(0).normal(size=(2, 30, 2, 5, 5))
+    flat = View.parse("h.{layer}.c_attn : (qkv head k) d")
+    fused = dict(move(FLAX, flat, GROUPED, {"attn/qkv/kernel": kernel}.__getitem__))["h.1.c_attn"]
+    queries, keys, values = np.split(fused, [30, 40])
+    for head in range(6):
+        own = queries[5 * head : 5 * head + 5].T
+        np.testing.assert_array_equal(own, kernel[1, :, head // 3, head % 3])
+    for group in range(2):
+        np.testing.assert_array_equal(keys[5 * group : 5 * group + 5].T, kernel[1, :, group, 3])
+        np.testing.assert_array_equal(values[5 * group : 5 * group + 5].T, kernel[1, :, group, 4])
+    by_group = View.parse("h.{layer}.c_attn : (head qkv k) d")
+    mixed = dict(move(FLAX, by_group, GROUPED, {"attn/qkv/kernel": kernel}.__getitem__))
+    np.testing.assert_array_equal(
+        mixed["h.1.c_attn"].T, kernel[1].reshape(30, 50)
+    )  # as the array has them
+
+
+def test_one_module_for_each_head_has_no_place_for_groups() -> None:
+    view = View.parse("h.{layer}.{head}.{qkv} : k d", SPELLING)
+    kernel = np.zeros((2, 30, 2, 5, 5))
+    with pytest.raises(ValueError, match="size not equal to one"):
+        dict(move(FLAX, view, GROUPED, {"attn/qkv/kernel": kernel}.__getitem__))
 
 
 def test_results_never_alias_their_source() -> None:
@@ -90,7 +146,7 @@ def test_names_come_in_the_order_of_a_torch_module() -> None:
             "last.w : d",
         )
     ]
-    names = in_module_order(views, {"layer": 2, "head": 2, "qkv": 3})
+    names = in_module_order(views, {"layer": 2, "kv": 2})
     assert names[:8] == [
         *(f"b.0.h.{h}.{x}.w" for h in "01" for x in "vkq"),
         "b.0.out.w",

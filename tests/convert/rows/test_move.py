@@ -1,4 +1,6 @@
+import itertools
 import random
+import re
 from dataclasses import replace
 
 import ml_dtypes
@@ -8,8 +10,10 @@ import pytest
 from convert.detect import values
 from convert.dialects import DIALECTS
 from convert.names.parts import PAIRS
-from convert.rows.dialect import Dialect, Row
+from convert.rows.axes import View
+from convert.rows.dialect import Dialect
 from convert.rows.fit import Fit, fit, meanings
+from convert.rows.kinds import row
 from convert.rows.move import (
     FLOATS,
     require_floats,
@@ -17,7 +21,7 @@ from convert.rows.move import (
     to_flax,
     to_torch,
 )
-from convert.rows.resolve import CHOICE, settle, worded
+from convert.rows.resolve import settle
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.pytree import Tree, flatten
@@ -70,24 +74,17 @@ def test_there_and_back_is_identity_bit_for_bit(
 
 
 def reworded(dialect: Dialect, seed: int) -> Dialect:
-    """With any of its own words in every place."""
-    names = [row.torch.partition(" : ")[0] for row in dialect.rows]
+    """The dialect with any of its own words in every place."""
     words = random.Random(seed)
-    chosen = {
-        choice: words.choice(choice.split("|")) for name in names for choice in CHOICE.findall(name)
-    }
+    choices = dict.fromkeys(choice for row in dialect.rows for choice in row.torch.choices)
+    chosen = {choice: words.choice(choice.words) for choice in choices}
     pair = words.choice(PAIRS.split()).split("/")  # nobody mixes these
-    for choice in chosen:
-        chosen[choice] = next(
-            (
-                word
-                for word in pair
-                if {"net.0", "net.2"} & {*choice.split("|")} and word in choice.split("|")
-            ),
-            chosen[choice],
-        )
-    rows = tuple(replace(row, torch=worded(row.torch, chosen)) for row in dialect.rows)
-    return replace(dialect, rows=rows, qkv=(words.choice(dialect.qkv),))
+    for choice in choices:
+        if {"net.0", "net.2"} & {*choice.words}:
+            chosen[choice] = next((w for w in pair if w in choice.words), chosen[choice])
+    rows = tuple(replace(row, torch=row.torch.worded(chosen)) for row in dialect.rows)
+    spellings = {axis: (words.choice(each),) for axis, each in dialect.words.items()}
+    return replace(dialect, rows=rows, words=spellings)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -99,15 +96,17 @@ def test_a_family_reads_every_wording_of_its_own(dialect: Dialect, seed: int) ->
     require_identity(dialect, params, to_torch(other, config, params))
 
 
+def axes_of(view: View) -> list[str]:
+    return [*re.findall(r"{(\w+)}", view.name), *itertools.chain(*view.dims)]
+
+
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
 def test_rows_agree_on_their_axes(dialect: Dialect) -> None:
     tensors = to_torch(
         dialect, config_of(dialect), random_params(config_of(dialect), np.dtype("float32"))
     )
     for flax, torch in fitted(dialect, tensors).dialect.views:
-        assert sorted((*flax.spread, *flax.inner)) == sorted((*torch.spread, *torch.inner)), (
-            flax.name
-        )
+        assert sorted(axes_of(flax)) == sorted(axes_of(torch)), flax.name
 
 
 def test_dialects_of_the_same_names_mean_the_same() -> None:
@@ -169,21 +168,21 @@ def test_merged_axes_are_solved_from_what_the_others_say() -> None:
         "made-up",
         "",
         (
-            Row("token_embedding/embedding : v d", "wte : v d"),
-            Row("blocks/attn/qkv/kernel : layer d head qkv k", "h.{layer}.attn : d (qkv head k)"),
-            Row("blocks/attn/out/kernel : layer head k d", "h.{layer}.out : head k d"),
+            row("token_embedding/embedding : v d", "wte : v d"),
+            row("blocks/attn/qkv/kernel : layer d head qkv k", "h.{layer}.attn : d (qkv head k)"),
+            row("blocks/attn/out/kernel : layer head k d", "h.{layer}.out : head k d"),
         ),
         {},
     )
     found = fit(dialect, {"wte": (11, 6), "h.0.attn": (6, 30), "h.0.out": (2, 5, 6)})
     assert not found.problems
-    assert dict(found.sizes) == {"v": 11, "d": 6, "layer": 1, "head": 2, "k": 5, "qkv": 3}
+    assert dict(found.sizes) == {"v": 11, "d": 6, "layer": 1, "kv": 2, "group": 1, "k": 5}
     found = fit(dialect, {"wte": (11, 6), "h.0.attn": (6, 33), "h.0.out": (2, 5, 6)})
     assert found.problems == ["h.0.attn is (6, 33), expected d (qkv head k) = (6, 30)"]
 
 
 def test_a_name_that_two_rows_claim_is_a_problem() -> None:
-    rows = (Row("a : d", "x.{layer} : d"), Row("b : d", "x.0 : d"))
+    rows = (row("a : d", "x.{layer} : d"), row("b : d", "x.0 : d"))
     assert "x.0 is claimed by 2 rows" in fit(Dialect("twice", "", rows, {}), {"x.0": (3,)}).problems
 
 

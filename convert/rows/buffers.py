@@ -1,4 +1,4 @@
-"""Causal masks stored among the tensors of a file: recognising their form and writing them."""
+"""Buffers stored among the tensors of a file, such as causal masks: their forms, known and made."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,18 +7,18 @@ import numpy as np
 from .axes import Sizes
 from .dialect import Dialect
 
-KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "lower": lambda lower: lower,  # ones where a query may attend
     "upper": lambda lower: ~lower,  # ones where it may not
 }
 ADDED = -1e4  # the largest value recognised as an additive mask's
 
 
-def kind_of(mask: np.ndarray) -> str:
-    """The form of `mask`: a key of KINDS, or the number that it adds; "" if it is not causal."""
+def form_of(mask: np.ndarray) -> str:
+    """The form of `mask`: a key of FORMS, or the number that it adds; "" if it is not causal."""
     square = mask.reshape(mask.shape[-2:])
     kinds = [
-        *KINDS,
+        *FORMS,
         *({float(square[0, -1])} if square.dtype.kind == "f" and square[0, -1] <= ADDED else ()),
     ]
     return next(
@@ -32,15 +32,15 @@ def kind_of(mask: np.ndarray) -> str:
 
 
 def made(kind: str, length: int, dtype: np.dtype | str) -> np.ndarray:
-    """A causal mask of shape (length, length) in the form `kind`, as `kind_of` names it."""
+    """A causal mask of shape (length, length) in the form `kind`, as `form_of` names it."""
     lower = np.tri(length, dtype=bool)
-    return (KINDS[kind](lower) if kind in KINDS else np.where(lower, 0, float(kind))).astype(dtype)
+    return (FORMS[kind](lower) if kind in FORMS else np.where(lower, 0, float(kind))).astype(dtype)
 
 
-def masks(dialect: Dialect, sizes: Sizes) -> Mapping[str, np.ndarray]:
-    """The masks that the dialect's class stores, by torch name."""
+def buffers(dialect: Dialect, sizes: Sizes) -> Mapping[str, np.ndarray]:
+    """The buffers that the dialect's class stores, by torch name."""
     return {
-        view.at(place): made(row.kind, sizes["t"], row.dtype).reshape(view.shape(sizes))
-        for row, view in dialect.masks
+        view.at(place): made(row.form, sizes["t"], row.dtype).reshape(view.shape(sizes))
+        for row, view in dialect.buffers
         for place in view.places(sizes)
     }

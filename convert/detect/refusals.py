@@ -1,0 +1,142 @@
+"""The reasons to refuse a file, or to ask for a field, once a dialect was fitted to its tensors."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.errors import UserError, divisors, in_a_row
+
+from ..names.config_words import CLASS
+from ..names.unsupported import reasons
+from ..rows.fit import Fit, joint_width
+from ..rows.kinds import EMBEDDING, Row
+from .by_structure import propose
+from .report import NO_TABLE
+from .values import Evidence
+
+Shapes = Mapping[str, tuple[int, ...]]
+Configs = Mapping[str, Mapping[str, Any]]
+LONGEST = 2**22  # largest context length accepted without a position table
+
+
+class Stranger(UserError):
+    """No dialect explains these tensors."""
+
+
+class Asked(UserError):
+    """A field without a usual value is missing: the caller must set it."""
+
+    def __init__(self, field: str, problem: str):
+        super().__init__(problem)
+        self.field = field
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of detection: the tensors and configs of a file, and the fields that are given."""
+
+    shapes: Shapes
+    read: Callable[[str], np.ndarray]
+    path: object
+    given: Mapping[str, Any]
+    configs: Configs  # by name; stored with the tensors, in the file or in its folder
+
+
+def require_agreement(
+    inputs: Inputs,
+    evidence: Evidence,
+    shown: Mapping[str, Any],
+    stated: Mapping[str, tuple[Any, str]],
+) -> None:
+    """Refuse given or stated fields that contradict the tensors or one another."""
+    contradictions = []
+    repeated = (
+        sum(isinstance(row, Row) and row.flax == EMBEDDING for row in evidence.dialect.rows) > 1
+    )
+    if inputs.given.get("final_norm") is False and "final_norm" not in shown:
+        contradictions.append(
+            "final_norm = False was given, but the file has one; if it is never applied, say unused"
+        )
+    if inputs.given.get("positions") == "learned" and "positions" not in shown:
+        contradictions.append("positions = learned was given, but the file has no table of them")
+    for field, value in inputs.given.items():
+        others = [("the tensors show", shown[field])] if field in shown else []
+        others += [(f"{stated[field][1]} says", stated[field][0])] if field in stated else []
+        contradictions += [
+            f"{field} = {value} was given, but {where} {other}"
+            for where, other in others
+            if value != other
+        ]
+    for field, (value, where) in stated.items():
+        # A head equal to the embedding computes the same, tied or not, and stored sinusoids can be
+        # extended beyond the context.
+        equal = field == "tied" and repeated
+        longer = (
+            field == "context_length" and shown.get("positions_stored") and value < shown[field]
+        )
+        harmless = equal or longer or where.startswith(CLASS)
+        if field in shown and shown[field] != value and not harmless:
+            contradictions.append(
+                f"{where} says {field} = {value}, but the tensors show {shown[field]}"
+            )
+    if contradictions:
+        way = (
+            "--ignore-config leaves out the config"
+            if stated
+            else "Leave out what the file itself says"
+        )
+        raise UserError(f"{inputs.path}: {'; '.join(contradictions)}. {way}.")
+
+
+def why_strange(inputs: Inputs, fits: list[Fit]) -> str:
+    """The error for a file that no fit explains: names a known architecture or the nearest fit."""
+    if foreign := reasons(inputs.shapes):
+        return (
+            f"{inputs.path}: {in_a_row(foreign)}. Only decoders that look at one text, from left "
+            "to right, have a place here."
+        )
+    nearest = min(
+        fits, key=lambda fitted: (len(fitted.problems) - fitted.claimed, bool(fitted.dialect.twin))
+    )
+    wrong = in_a_row(nearest.problems, most=1000 if 2 * nearest.claimed > len(inputs.shapes) else 8)
+    text = (
+        f"{inputs.path}: its {len(inputs.shapes)} tensors fit "
+        f"{'no known dialect. The nearest is' if len(fits) > 1 else 'not'} {nearest.dialect.name} "
+        f"({nearest.dialect.about}), for which {len(nearest.problems)} things are wrong: {wrong}."
+    )
+    if len(fits) > 1 and propose(inputs.shapes).dialect:
+        text += (
+            " By its structure it could be a GPT: jaxgpt-convert inspect with --dialect auto shows "
+            "how it would be read; to-flax and verify take that only with --dialect auto."
+        )
+    return text
+
+
+def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:
+    """Require the fields that have no usual value, and a context length within LONGEST."""
+    if "num_heads" not in fields or "k" not in fitted.sizes:
+        sizes = {axis: n for axis, n in fitted.sizes.items() if axis not in ("kv", "k")}
+        width = joint_width(fitted.dialect, inputs.shapes, sizes) or 0
+        why = (
+            f"{fields['num_heads']} does not divide"
+            if "num_heads" in fields
+            else "no tensor shows how they divide"
+        )
+        raise Asked(
+            "num_heads",
+            f"{inputs.path}: queries, keys and values are {width} wide, all heads together, and "
+            f"{why} among heads. Head counts that fit are {divisors(width)}: say which with "
+            "--set num_heads=N.",
+        )
+    if "context_length" not in fields:
+        raise Asked(
+            "context_length",
+            f"{inputs.path}: {NO_TABLE}. Nothing shows how long the context is either: say it with "
+            "--set context_length=N.",
+        )
+    if fields["context_length"] > LONGEST:
+        raise UserError(
+            f"{inputs.path}: a context length of {fields['context_length']} is more than {LONGEST}."
+        )

@@ -1,0 +1,139 @@
+"""The kinds of rows: each says how one tensor of a file relates to the model.
+
+The set is closed; whatever reads rows matches on the kind, never on a name.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from .axes import View
+from .pattern import Pattern
+
+EMBEDDING = View.parse("token_embedding/embedding : v d")
+HEAD = View.parse("head/kernel : d v")
+POSITIONS = "pos_embedding/embedding"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A parameter seen from both sides: its Flax view, and the pattern of its torch tensors."""
+
+    flax: View
+    torch: Pattern
+
+
+@dataclass(frozen=True)
+class Filled(Row):
+    """A parameter that the class always has and a model may lack: then it is written as zeros."""
+
+
+@dataclass(frozen=True)
+class Shifted(Row):
+    """A table whose rows before the first `by` are not those of any position; its axis is `p`."""
+
+    by: int = 0
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A tensor that is `of` again if the values are equal, and otherwise a parameter of its own."""
+
+    torch: Pattern
+    of: View = EMBEDDING
+    own: View = HEAD
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A tensor that follows from the config: checked on reading, not carried, written anew.
+
+    `form` is one of `buffers.FORMS`, the number that an additive mask adds, or "" for a tensor that
+    is not looked at.
+    """
+
+    torch: Pattern
+    form: str = "lower"
+    dtype: str = "float32"
+    written: bool = True  # whether the current version of the class stores it
+
+
+Kind = Row | Alias | Buffer
+
+
+def row(flax: str, torch: str, kind: type[Row] = Row) -> Row:
+    """The row of the views `flax` and `torch`, as text."""
+    return kind(View.parse(flax), Pattern.parse(torch))
+
+
+def shifted(flax: str, torch: str, by: int) -> Shifted:
+    """The row of a table with `by` rows before that of position 0."""
+    return Shifted(View.parse(flax), Pattern.parse(torch), by)
+
+
+def tied(torch: str) -> Alias:
+    """The row of the head's matrix `torch`, which may be the token embedding."""
+    return Alias(Pattern.parse(torch))
+
+
+def mask(torch: str, form: str = "lower", written: bool = True) -> Buffer:
+    """The row of causal masks `torch`."""
+    return Buffer(Pattern.parse(torch), form, written=written)
+
+
+def ignored(torch: str) -> Buffer:
+    """The row of a tensor of no consequence, of any value."""
+    return Buffer(Pattern.parse(torch), form="", written=False)
+
+
+def optional(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """`rows` with tensors that a file may lack."""
+    return tuple(Row(row.flax, replace(row.torch, optional=True)) for row in rows)
+
+
+def linear(flax: str, torch: str, bias: str = "", conv: bool = False) -> tuple[Row, ...]:
+    """The rows of kernel and bias of a linear layer: `blocks/mlp/up : layer d f`, `mlp.c_fc : f d`.
+
+    The bias has the first torch axis, or the last if `conv` (Conv1D). `bias` is "?" where a file
+    may lack it, "no" where the class has none.
+    """
+    inner, outer = View.parse(flax), View.parse(torch)
+    kernel = row(f"{inner.name}/kernel : {inner.formula}", f"{outer.name}.weight : {outer.formula}")
+    if bias == "no":
+        return (kernel,)
+    out = outer.dims[-1 if conv else 0]
+    spread = set(re.findall(r"{(\w+)}", outer.name))
+    axes = [axis for axis in inner.formula.split() if axis in {*spread, *out}]
+    merged = out[0] if len(out) == 1 else f"({' '.join(out)})"
+    return kernel, row(
+        f"{inner.name}/bias : {' '.join(axes)}",
+        f"{outer.name}.bias{bias} : {merged}",
+        Row if bias else Filled,
+    )
+
+
+def norm(
+    flax: str, torch: str, bias: str = "", words: str = "weight bias", absent: str = ""
+) -> tuple[Row, ...]:
+    """The rows of scale and shift of the norm `flax`, such as `blocks/norm1` or `final_norm`.
+
+    `absent` is "?" where a file may lack both tensors.
+    """
+    layer = "layer " if flax.startswith("blocks/") else ""
+    scale, shift = words.split()
+    return (
+        row(f"{flax}/scale : {layer}d", f"{torch}.{scale}{absent} : d"),
+        row(
+            f"{flax}/bias : {layer}d",
+            f"{torch}.{shift}{absent or bias} : d",
+            Row if absent or bias else Filled,
+        ),
+    )
+
+
+def embeddings(token: str, positions: str) -> tuple[Row, ...]:
+    """The rows of the token embedding `token` and the position table `positions`."""
+    return (
+        row(EMBEDDING.text, f"{token}.weight : v d"),
+        row(f"{POSITIONS} : t d", f"{positions} : t d"),
+    )

@@ -1,0 +1,113 @@
+"""The names that a tensor may have in the files of a class.
+
+`blocks.{layer}.(sa|attn).proj.bias? : d` is parsed once: text with axes in braces, choices of words
+in parentheses, of which a file uses one throughout, and a `?` for a tensor that a file may lack.
+"""
+
+import functools
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from .axes import LABELS, Dims, Spelling, View, parse_dims
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Words of which a file uses one, wherever the same choice stands."""
+
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Match:
+    """How a name fits a pattern: the word of each axis, and of each choice."""
+
+    axes: Mapping[str, str]
+    words: Mapping[Choice, str]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A pattern of names, and the axes of the tensor's dimensions."""
+
+    pieces: tuple[str | Choice, ...]  # the text between choices has its axes in braces
+    dims: Dims
+    optional: bool = False
+
+    @staticmethod
+    def parse(text: str) -> "Pattern":
+        """Parse `name : axes`, or a name alone, whose dimensions are not looked at."""
+        name, _, dims = text.partition(" : ")
+        pieces = [
+            Choice(tuple(piece.split("|"))) if i % 2 else piece
+            for i, piece in enumerate(re.split(r"\(([^)]*)\)", name.strip().removesuffix("?")))
+        ]
+        optional = name.strip().endswith("?")
+        return Pattern(tuple(pieces), parse_dims(dims), optional)
+
+    @property
+    def choices(self) -> list[Choice]:
+        """The choices of the pattern, in the order of the name."""
+        return [piece for piece in self.pieces if isinstance(piece, Choice)]
+
+    def required(self) -> "Pattern":
+        """The pattern of a tensor that a file must have."""
+        return replace(self, optional=False)
+
+    def worded(self, words: Mapping[Choice, str]) -> "Pattern":
+        """The pattern with the word of `words`, or else the first one, for each choice."""
+        name = "".join(
+            words.get(piece, piece.words[0]) if isinstance(piece, Choice) else piece
+            for piece in self.pieces
+        )
+        return replace(self, pieces=(name,))
+
+    def view(self, spelling: Spelling | None = None) -> View:
+        """The view of the tensors, once every choice is made."""
+        if self.choices:
+            raise ValueError(f"{self.pieces} still has choices")
+        return View("".join(map(str, self.pieces)), self.dims, spelling or {})
+
+    def match(self, name: str, spellings: Iterable[Spelling] = ()) -> Match | None:
+        """How `name` fits the pattern with any of `spellings`; None if it does not."""
+        regex = _regex(self.pieces, _label_words(tuple(spellings)))
+        match = regex.fullmatch(name)
+        if match is None:
+            return None
+        groups = match.groupdict()
+        words = {choice: groups.pop(f"choice{i}") for i, choice in enumerate(self.choices)}
+        return Match(groups, words)
+
+
+def _label_words(spellings: tuple[Spelling, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The words that each label axis may have, in a form to cache by."""
+    words = {
+        axis: itertools.chain.from_iterable(
+            each[axis].values() for each in spellings if axis in each
+        )
+        for axis in LABELS
+    }
+    return tuple(
+        (axis, tuple(dict.fromkeys(known)) or tuple(LABELS[axis])) for axis, known in words.items()
+    )
+
+
+@functools.cache
+def _regex(
+    pieces: tuple[str | Choice, ...], label_words: tuple[tuple[str, tuple[str, ...]], ...]
+) -> re.Pattern[str]:
+    words, regex, count = dict(label_words), "", 0
+    for piece in pieces:
+        if isinstance(piece, Choice):
+            regex += f"(?P<choice{count}>{'|'.join(map(re.escape, piece.words))})"
+            count += 1
+            continue
+        for i, part in enumerate(re.split(r"{(\w+)}", piece)):
+            if i % 2:
+                alternatives = map(re.escape, words[part]) if part in words else ["[0-9]{1,9}"]
+                regex += f"(?P<{part}>{'|'.join(alternatives)})"
+            else:
+                regex += re.escape(part)
+    return re.compile(regex)

@@ -1,0 +1,58 @@
+"""Moving values from one view of an array to another: transposed, merged, split and stacked."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from .axes import LABELS, Place, Sizes, View, every, with_labels
+
+Put = Callable[[np.ndarray, np.ndarray], None]  # writes a source array into the target array
+
+
+def move(
+    source: View, target: View, sizes: Sizes, read: Callable[[str], np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (name, array) for each array of `target`, newly allocated.
+
+    `read` returns an array of `source` by name, and is called for one at a time.
+    """
+    for place in target.places(sizes):
+        array: np.ndarray | None = None
+        for name, put in parts(source, target, sizes, place):
+            piece = read(name)
+            if array is None:
+                array = np.empty(target.shape(sizes, place), piece.dtype)
+            put(piece, array)
+        assert array is not None
+        yield target.at(place), array
+
+
+def parts(source: View, target: View, sizes: Sizes, place: Place) -> Iterator[tuple[str, Put]]:
+    """Yield (name, put) for each array of `source` that holds values of `target` at `place`.
+
+    `put(source_array, target_array)` writes those values into the target array.
+    """
+    spread = tuple(axis for axis in source.spread if axis not in place and axis not in LABELS)
+    for rest in every(spread, sizes):
+        for at in with_labels({**place, **rest}, (*source.labels, *target.labels)):
+
+            def put(piece: np.ndarray, whole: np.ndarray, at: Place = at) -> None:
+                values, axes = _at(*source.cut(piece, at, sizes), at)
+                room, order = _at(*target.cut(whole, at, sizes), at)
+                values, axes = _shared(values, axes, order)
+                room, order = _shared(room, order, axes)
+                room[...] = values.transpose([axes.index(axis) for axis in order])
+
+            yield source.at(at), put
+
+
+def _at(array: np.ndarray, axes: list[str], place: Place) -> tuple[np.ndarray, list[str]]:
+    """`array` at the indices of `place`, and the axes that are left."""
+    index = tuple(place.get(axis, slice(None)) for axis in axes)
+    return array[index], [axis for axis in axes if axis not in place]
+
+
+def _shared(array: np.ndarray, axes: list[str], other: list[str]) -> tuple[np.ndarray, list[str]]:
+    """`array` without the axes that `other` lacks, such as a group of one head."""
+    lone = tuple(i for i, axis in enumerate(axes) if axis not in other)
+    return array.squeeze(lone), [axis for axis in axes if axis in other]

@@ -1,0 +1,51 @@
+"""Sizes are solved from shapes, where heads share keys and values too."""
+
+import pytest
+
+from convert.rows.dialect import Dialect
+from convert.rows.fit import fit
+from convert.rows.kinds import linear, row
+
+EMBEDDING = row("token_embedding/embedding : v d", "wte : v d")
+OUT = linear("blocks/attn/out : layer head k d", "h.{layer}.o : d (head k)", "no")
+SEPARATE = Dialect(
+    "separate", "",
+    (EMBEDDING, *linear("blocks/attn/qkv : layer d head qkv k", "h.{layer}.{qkv} : (head k) d", "no"), *OUT),
+    words={"qkv": ("q k v",)},
+)  # fmt: skip
+FUSED = Dialect(
+    "fused", "",
+    (EMBEDDING, *linear("blocks/attn/qkv : layer d head qkv k", "h.{layer}.qkv : (qkv head k) d", "no"), *OUT),
+)  # fmt: skip
+SHAPES = {"wte": (11, 30), "h.0.o.weight": (30, 42)}
+GROUPS = SHAPES | {"h.0.q.weight": (42, 30), "h.0.k.weight": (14, 30), "h.0.v.weight": (14, 30)}
+
+
+@pytest.mark.parametrize("known", [{"head": 6}, {"k": 7}])
+def test_one_number_tells_how_queries_are_grouped(known: dict[str, int]) -> None:
+    fitted = fit(SEPARATE, GROUPS, known)
+    assert not fitted.problems
+    assert fitted.sizes == {"v": 11, "d": 30, "layer": 1, "kv": 2, "group": 3, "k": 7}
+
+
+def test_groups_are_seen_without_a_number_but_not_heads() -> None:
+    sizes = fit(SEPARATE, GROUPS).sizes
+    assert sizes["group"] == 3
+    assert "kv" not in sizes
+
+
+def test_a_fused_matrix_is_of_equal_thirds_unless_told() -> None:
+    thirds = SHAPES | {"h.0.qkv.weight": (126, 30)}
+    assert not fit(FUSED, thirds, {"head": 6}).problems
+    grouped = SHAPES | {"h.0.qkv.weight": (70, 30)}
+    assert fit(FUSED, grouped, {"head": 6}).problems
+    fitted = fit(FUSED, grouped, {"head": 6, "kv": 2})
+    assert not fitted.problems
+    assert fitted.sizes["group"] == 3
+
+
+def test_a_key_of_another_width_is_reported_alone() -> None:
+    wrong = GROUPS | {"h.0.v.weight": (13, 30)}
+    assert fit(SEPARATE, wrong, {"head": 6, "k": 7}).problems == [
+        "h.0.v.weight is (13, 30), expected (head k) d = (14, 30)"
+    ]
