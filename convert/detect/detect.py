@@ -144,7 +144,7 @@ def _explaining(inputs: Inputs) -> dict[str, Fit]:
 
 
 def _told(fits: Mapping[str, Fit], evidence: Evidence, inputs: Inputs) -> str:
-    """The dialect in `fits` that most marks in the file tell of; without marks, one without a twin."""
+    """The dialect of `fits` of which most marks tell; without marks, one that is no twin."""
     keys = {key for config in inputs.configs.values() for key in config}
     marks = evidence.told | keys
     told = [name for name in fits if DIALECTS[name].told_by and DIALECTS[name].told_by <= marks]

@@ -147,7 +147,7 @@ class Dialect:
         return {"positions_offset": self.positions_offset, **self.fixed}
 
     def shown_by(self, paths: Collection[str]) -> dict[str, Any]:
-        """The fields that the presence and the absence of parameters show; `paths` are those present."""
+        """The fields that show in which parameters are present; `paths` are their Flax paths."""
         present: dict[str, Any] = {field: path in paths for field, path in PRESENCE.items()}
         absent = {f: value for f, (value, path) in ABSENCE.items() if path not in paths}
         return present | {"tied": False} | absent
