@@ -200,7 +200,7 @@ def verify(
 
     torchfile.need_torch("verify")
     from .commands import page
-    from .proving import parity
+    from .proving.verify import verify as run_verify
 
     if train_steps < 0:
         raise UserError(f"--train-steps must not be negative, but is {train_steps}.")
@@ -211,7 +211,7 @@ def verify(
     given = {name: _plain(value) for name, value in _pairs("--torch-arg", torch_args, "n_head=6")}
     with working(f"running {file} and {directory} in float64"):
         options: Any = {"dialect": dialect, "torch_class": torch, "torch_args": given}
-        found = parity.verify(file, directory, train_steps, **options)
+        found = run_verify(file, directory, train_steps, **options)
     if json:
         print(json_format.dumps(found.as_dict(), indent=2))
     else:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from jaxgpt.errors import in_a_row
 
-from ..proving.float64 import GRADIENT, Difference
+from ..proving.float64 import Difference
 from ..proving.verdict import Page
 from .console import listed
 
@@ -16,6 +16,8 @@ from .console import listed
 def show(found: Page) -> None:
     """Print the result of `verify`."""
     print(_verdict(found))
+    if explanation := _explanation(found):
+        print(explanation)
     if found.ran:
         print(f"Beside the model ran {found.ran}.")
     for field, (theirs, ours) in found.fields.items():
@@ -29,14 +31,33 @@ def show(found: Page) -> None:
 
 
 def _verdict(page: Page) -> str:
+    """The first line: the verdict in capitals, and what it means."""
     if page.verdict == "differs":
-        return f"The two DIFFER, first in {page.first_difference or ', '.join(page.fields)}."
+        where = page.first_difference or ", ".join(page.fields)
+        return f"The two DIFFER, first in {where}."
     if page.verdict == "proven":
         given = f", given {listed(page.given)} as you said" if page.given else ""
         return f"PROVEN{given}: the two compute the same function."
     if page.assumed:
         return f"UNPROVEN: equal under these assumptions: {listed(page.assumed)}."
+    if page.doubt:
+        return f"UNPROVEN: equal if {page.doubt}."
     return "UNPROVEN: the numbers are equal, but no class was run."
+
+
+def _explanation(page: Page) -> str:
+    """The meaning of a first difference; "" where its name says enough."""
+    first = page.first_difference or ""
+    if first.startswith("block "):
+        return f"All that comes before {first} agrees: look for the cause in that block."
+    if page.short_input and not page.short_input.same:
+        return "They agree on full windows: the class depends on the length of its input."
+    if page.random_weights and not page.random_weights.same:
+        return (
+            "They agree on the weights in the file, of which some are constant, as untrained ones "
+            "are.\nTraining would make them differ, as random values do."
+        )
+    return ""
 
 
 def _compared(page: Page) -> str:
@@ -70,17 +91,19 @@ def _groups(page: Page) -> list[tuple[str, list[Difference]]]:
             groups.append((f"{items[0].name.replace('block', 'blocks')} to {last}", items))
         else:
             groups += [(item.name, [item]) for item in items]
+    groups += [(item.name, [item]) for item in page.further]
     return groups + _training_groups(page)
 
 
 def _training_groups(page: Page) -> list[tuple[str, list[Difference]]]:
     if not page.training:
         return []
-    loss, *others = page.training
-    gradients = [item for item in others if item.name.startswith(GRADIENT)]
-    parameters = [item for item in others if not item.name.startswith(GRADIENT)]
-    after = parameters[0].name.rpartition(" after ")[2] if parameters else ""
-    groups = [("loss", [loss]), ("gradients", gradients), (f"parameters after {after}", parameters)]
+    training = page.training
+    groups = [
+        ("loss", [training.loss]),
+        ("gradients", training.gradients),
+        (f"parameters after {training.steps} steps", training.parameters),
+    ]
     return [(label, items) for label, items in groups if items]
 
 
@@ -93,15 +116,11 @@ def _training(page: Page) -> list[str]:
     lines = []
     for label, items in _training_groups(page)[1:]:
         differing = [item.name for item in items if not item.same]
-        lines.append(f"Of the {label}, the worst is {_bare(_worst(items).name)}.")
+        lines.append(f"Of the {label}, the worst is {_worst(items).name}.")
         if differing:
-            first = _bare(differing[0])
+            first = differing[0]
             lines.append(f"  {len(differing)} of {len(items)} differ, first that of {first}.")
     return lines
-
-
-def _bare(name: str) -> str:
-    return name.removeprefix(GRADIENT).partition(" after ")[0]
 
 
 def _fields_of(page: Page) -> list[str]:
@@ -125,12 +144,12 @@ def _ways_out(page: Page) -> list[str]:
     lines = []
     if page.weights:
         names = in_a_row(page.weights, ", ")
-        lines.append(f"These tensors do not hold the same numbers: {names}.")
+        lines.append(f"The values of these tensors differ: {names}.")
     if page.same and not page.ran:
         lines.append(f"All numbers are the same. {page.hint}")
     elif page.hint:
         lines.append(page.hint)
-    if page.verdict == "unproven" and page.assumed:
+    if page.verdict == "unproven" and (page.assumed or page.doubt):
         lines += _proofs(page)
     if page.agreeing:
         fields, left = listed(page.agreeing.fields), page.agreeing.max
@@ -140,9 +159,16 @@ def _ways_out(page: Page) -> list[str]:
 
 def _proofs(page: Page) -> list[str]:
     """Ways to prove two models that are equal under assumptions."""
-    if page.proven:
-        return ["The class was told what is assumed, so that running it does not prove it."]
     lines = []
+    if page.proven and page.assumed:
+        lines.append("The class was passed what is assumed, so running it does not prove that.")
+    if page.proven and page.doubt:
+        lines += [
+            f"Only you know whether {page.doubt}.",
+            "If so, say it, or the value it had, with --torch-arg NAME=VALUE.",
+        ]
+    if page.proven:
+        return lines
     if page.ran:
         lines.append("The class that ran was chosen by tensor names, and does what was assumed.")
     lines += [

@@ -1,12 +1,8 @@
-"""The search for the combination of values with the least loss, and what its result settles.
-
-Independent of models and texts: a function measures the losses.
-"""
+"""Combinations of values ranked by loss, and the fields that their losses settle."""
 
 import functools
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +10,23 @@ import numpy as np
 
 from jaxgpt.settings import typed
 
-BEAM = 3  # best combinations from which each group of fields is varied
 SURE = 3.0  # standard errors
 LEAST = 1e-3  # nats per token: a smaller difference may have the other sign on another text
-Combination = tuple[Any, ...]  # a value for each field, in the order of the fields
+SHOWN = (  # attributes in the JSON of a ranking
+    "settled",
+    "unsettled",
+    "kept",
+    "to_say",
+    "asked",
+    "margin",
+    "line",
+    "fits",
+    "improvements",
+    "entropy",
+    "bigram",
+    "tokens",
+    "spelling",
+)
 Options = Mapping[str, tuple[Any, ...]]  # the possible values of each field
 
 
@@ -124,9 +133,8 @@ class Ranking:
         """The fields with a single remaining value, and the confirmed ones."""
         if not self.fits:
             return {}
-        return {
-            name: values[0] for name, values in self.left.items() if len(values) == 1
-        } | self.confirmed
+        single = {name: values[0] for name, values in self.left.items() if len(values) == 1}
+        return single | self.confirmed
 
     @property
     def unsettled(self) -> dict[str, list[Any]]:
@@ -186,95 +194,10 @@ class Ranking:
         return merged
 
     def as_dict(self) -> dict[str, Any]:
-        shown = (
-            "settled", "unsettled", "kept", "to_say", "asked", "margin", "line", "fits",
-            "improvements", "entropy", "bigram", "tokens", "spelling",
-        )  # fmt: skip
-        behind = [
-            dict(zip(("behind", "noise"), row.behind(self.rows[0]), strict=True))
-            for row in self.rows
-        ]
-        rows = [
-            {**row.fields, "loss": row.loss, **gap}
-            for row, gap in zip(self.rows, behind, strict=True)
-        ]
-        return {
-            **{name: getattr(self, name) for name in shown},
-            "possible": self.possible,
-            "rows": rows,
-        }
-
-
-class Search:
-    """A beam search over combinations of values.
-
-    It tries all values of the fields `first`, then varies each of `groups` on the few best so far,
-    then tries all neighbours of the best until none is better. Fields form a group if a wrong value
-    of one makes a wrong value of another look better than the right one. Of the values in a set of
-    `alike`, which differ hardly in loss, all but the first are tried only next to the best.
-    """
-
-    def __init__(
-        self,
-        options: Options,
-        first: tuple[str, ...],
-        groups: Iterable[tuple[str, ...]],
-        measure: Callable[[dict[str, Any]], np.ndarray],
-        alike: Iterable[set[Any]] = (),
-        tell: Callable[[str], None] = lambda so_far: None,
-    ):
-        self.options, self.first, self.groups, self.alike = (
-            dict(options),
-            first,
-            list(groups),
-            list(alike),
-        )
-        self.measure, self.tell = measure, tell
-        self.losses: dict[Combination, np.ndarray] = {}
-
-    def run(self) -> list[Row]:
-        unlike = {name: self._unlike(options) for name, options in self.options.items()}
-        beam = [tuple(options[0] for options in self.options.values())]
-        for group in [self.first, *self.groups]:
-            beam = self._sorted(
-                other for one in beam for other in self._varied(one, group, unlike)
-            )[:BEAM]
-        best, last = beam[0], None
-        while best != last:
-            best, last = self._beside(best, unlike), best
-        self._beside(best, self.options)
-        return [Row(self._fields(one), self.losses[one]) for one in self._sorted(self.losses)]
-
-    def _beside(self, best: Combination, options: Options) -> Combination:
-        """The best among `best` and its neighbours."""
-        return self._sorted(
-            [best, *(one for group in self.groups for one in self._varied(best, group, options))]
-        )[0]
-
-    def _varied(
-        self, one: Combination, group: tuple[str, ...], options: Options
-    ) -> Iterator[Combination]:
-        return itertools.product(
-            *(
-                options[name] if name in group else (value,)
-                for name, value in self._fields(one).items()
-            )
-        )
-
-    def _sorted(self, combinations: Iterable[Combination]) -> list[Combination]:
-        combinations = list(dict.fromkeys(combinations))
-        for one in combinations:
-            if one not in self.losses:
-                self.tell(f"{len(self.losses)} combinations tried")
-                self.losses[one] = self.measure(self._fields(one))
-        return sorted(combinations, key=lambda one: float(self.losses[one].mean()))
-
-    def _fields(self, one: Combination) -> dict[str, Any]:
-        return dict(zip(self.options, one, strict=True))
-
-    def _unlike(self, options: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The first value of each kind in `options`."""
-        kinds = [
-            next((kind for kind in self.alike if option in kind), option) for option in options
-        ]
-        return tuple(option for i, option in enumerate(options) if kinds[i] not in kinds[:i])
+        """The result as JSON values."""
+        rows = []
+        for row in self.rows:
+            behind, noise = row.behind(self.rows[0])
+            rows.append({**row.fields, "loss": row.loss, "behind": behind, "noise": noise})
+        shown = {name: getattr(self, name) for name in SHOWN}
+        return {**shown, "possible": self.possible, "rows": rows}

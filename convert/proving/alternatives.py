@@ -20,9 +20,10 @@ from jaxgpt.settings import typed
 from jaxgpt.storage.model_directory import ModelDirectory
 
 from .. import api
-from ..probing.probe import OPTIONS
+from ..probing.candidates import OPTIONS
 from ..rows.dialect import Dialect
-from .float64 import Difference, exact_model, exact_module, in_float64, logits_of
+from .float64 import Difference, exact_model, exact_module, in_float64
+from .foreign_forward import logits_of
 from .verdict import Agreement
 
 PREFIX = 32  # positions compared first; a causal model's logits there do not depend on later ones

@@ -4,7 +4,6 @@ Independent of torch and of files.
 """
 
 import contextlib
-import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,43 +13,22 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 
 from ..names.config_words import FIELD, VALUES
-from ..rows.dialect import FIELDS
-
-# Names besides those in configs. Guesses do no harm: a model of the wrong size fails to load.
-GUESSES = {
-    "vocab_size": "vocab vocabulary_size vocab_len num_tokens n_tokens ntoken",
-    "context_length": "sequence_length max_length maxlen max_sequence_length max_position "
-    "max_positions",
-    "model_dim": "dim embedding_size width",
-    "num_blocks": "depth layers num_transformer_blocks num_decoder_layers",
-    "num_heads": "n_attention_heads attention_heads",
-    "mlp_dim": "hidden_ff d_ffn intermediate_size feedforward_dim",
-}
-MEANING = {
-    **{word: name for name, words in GUESSES.items() for word in words.split()},
-    **{name: name for name in ModelConfig.__dataclass_fields__},
-    **FIELD,
-}
-SIZES = frozenset(FIELDS.values())
-CONFIGS = (
-    "config",
-    "cfg",
-    "conf",
-    "args",
-    "hparams",
-    "hp",
-    "params",
-    "opt",
-    "c",
-    "model_args",
-    "model_config",
+from .config_objects import (
+    CONFIGS,
+    MEANING,
+    NOTHING,
+    SIZES,
+    OpenConfig,
+    config_class,
+    described,
+    parameters,
+    watched,
 )
-ENDINGS = ("config", "args", "params", "settings")
+
 WAY_OUT = (
     "Say what it lacks with --torch-arg NAME=VALUE, or name a function that takes nothing and "
     "returns the model."
 )
-NOTHING = inspect.Parameter.empty
 
 
 @dataclass
@@ -65,6 +43,13 @@ class Answers:
     beside: Mapping[str, Any]  # a config in the file or next to it, as written
     given: Mapping[str, Any]  # arguments that the user set
     told: dict[str, Any] = field(default_factory=dict)  # arguments that the class was passed
+    # Arguments that nothing determines and that the class may have been trained without: their
+    # defaults. Only the user can say whether the model was built with these.
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+    def __deepcopy__(self, memo: Any) -> "Answers":
+        """The same object: a copied module still reports which defaults it reads."""
+        return self
 
     @property
     def fields(self) -> set[str]:
@@ -97,15 +82,31 @@ class Answers:
             return self.read[name]
         raise KeyError(word)
 
+    def default(self, word: str, value: Any) -> None:
+        """Record that the argument `word` has its default `value`, unless its tensors show it."""
+        if "dtype" not in word and not word.endswith("bias"):
+            self.defaults[word] = value
+
     def build(self, target: Callable[..., Any], namespace: Mapping[str, Any]) -> Any:
         """Call `target`; `namespace` is that of its module, which may define its config class."""
-        positional, named, lacking = [], {}, []
+        made, defaults = self._call(target, namespace)
+        for word, value in defaults.items():
+            self.default(word, value)
+        return made
+
+    def _call(
+        self, target: Callable[..., Any], namespace: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """The result of calling `target`, and its arguments that kept their defaults."""
+        positional, named, lacking, defaults = [], {}, [], {}
         for parameter in parameters(target):
             try:
                 value = self._value(parameter, target, namespace)
             except LookupError:
                 if parameter.default is NOTHING:
                     lacking.append(parameter.name)
+                else:
+                    defaults[parameter.name] = parameter.default
                 continue
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 positional.append(value)
@@ -116,7 +117,7 @@ class Answers:
                 f"{described(target)} cannot be built, for nothing says what "
                 f"{' and '.join(lacking)} should be. {WAY_OUT}"
             )
-        return target(*positional, **named)
+        return target(*positional, **named), defaults
 
     def _value(
         self, parameter: inspect.Parameter, target: Any, namespace: Mapping[str, Any]
@@ -124,108 +125,25 @@ class Answers:
         if parameter.name not in CONFIGS or parameter.name in self.given:
             with contextlib.suppress(LookupError):
                 return self.answer(parameter.name)
-        cls = _config_class(parameter, target, namespace)
+        cls = config_class(parameter, target, namespace)
         if cls:
             return self._filled(cls, namespace)
         if parameter.name in CONFIGS or parameter.annotation in (dict, "dict"):
             base = parameter.default if isinstance(parameter.default, dict) else {}
-            return OpenConfig(self.answer, base)
+            return OpenConfig(self.answer, self.default, base)
         raise LookupError(parameter.name)
 
     def _filled(self, cls: type, namespace: Mapping[str, Any]) -> Any:
-        config = self.build(cls, namespace)
+        config, defaults = self._call(cls, namespace)
         asked = parameters(cls, all_kinds=True)
         # Without named parameters, the config gets its fields as attributes.
         if not asked or asked[-1].kind is inspect.Parameter.VAR_KEYWORD:
             for word in FIELD:
                 with contextlib.suppress(LookupError):
                     setattr(config, word, self.answer(word))
+        if cls.__module__.partition(".")[0] == "transformers":  # its settings have known names
+            for word in defaults.keys() & FIELD.keys():
+                self.default(word, defaults[word])
+        else:
+            watched(config, defaults, self.default)
         return config
-
-
-class OpenConfig(dict):
-    """A stand-in config whose values, read as items or attributes, come from `answer`."""
-
-    def __init__(self, answer: Callable[[str], Any], base: Mapping[str, Any]):
-        super().__init__(base)
-        self._answer = answer
-        for word in base:
-            with contextlib.suppress(LookupError):
-                self[word] = answer(word)
-
-    def __missing__(self, word: str) -> Any:
-        return self._answer(word)
-
-    def __contains__(self, word: object) -> bool:
-        return self.get(word, self) is not self
-
-    def get(self, word: Any, default: Any = None) -> Any:
-        try:
-            return self[word]
-        except LookupError:
-            return default
-
-    def __getattr__(self, word: str) -> Any:
-        if word.startswith("_"):
-            raise AttributeError(word)
-        try:
-            return self[word]
-        except LookupError:
-            raise AttributeError(f"its config has no {word}") from None
-
-
-def parameters(target: Callable[..., Any], all_kinds: bool = False) -> list[inspect.Parameter]:
-    """Parameters of `target`, without *args and **kwargs unless `all_kinds` is true."""
-    try:
-        all_parameters = list(inspect.signature(target).parameters.values())
-    except (TypeError, ValueError):  # some builtins have no signature
-        return []
-    loose = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [parameter for parameter in all_parameters if all_kinds or parameter.kind not in loose]
-
-
-def described(target: Callable[..., Any]) -> str:
-    """The name and signature of `target`."""
-    name = getattr(target, "__qualname__", type(target).__name__)
-    return (
-        f"{name}{inspect.signature(target)}" if parameters(target, all_kinds=True) else f"{name}()"
-    )
-
-
-def _config_class(
-    parameter: inspect.Parameter, target: Any, namespace: Mapping[str, Any]
-) -> type | None:
-    hint, default = parameter.annotation, parameter.default
-    hint = namespace.get(hint) if isinstance(hint, str) else hint
-    for candidate in (hint, type(default), getattr(target, "config_class", None)):
-        if isinstance(candidate, type) and _sizes_known(candidate):
-            return candidate
-    if (
-        parameter.name not in CONFIGS
-        or parameter.annotation in (dict, "dict")
-        or isinstance(default, dict)
-    ):
-        return None
-    classes = [
-        candidate
-        for name, candidate in namespace.items()
-        if isinstance(candidate, type) and name.lower().endswith(ENDINGS)
-    ]
-    # A trainer's config may have one size too.
-    models = [candidate for candidate in classes if _sizes_known(candidate) > 1]
-    own = f"{getattr(target, '__name__', '')}Config"
-    return max(
-        models,
-        key=lambda candidate: (_sizes_known(candidate), candidate.__name__ == own),
-        default=None,
-    )
-
-
-def _sizes_known(cls: type) -> int:
-    if issubclass(cls, dict):
-        return 0
-    words = {parameter.name for parameter in parameters(cls)} | set(dir(cls))
-    words |= (
-        {item.name for item in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
-    )
-    return len({MEANING.get(word.lower()) for word in words} & SIZES)

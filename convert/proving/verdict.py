@@ -10,6 +10,7 @@ from jaxgpt.storage.model_directory import ModelDirectory
 
 from ..detect.report import Report
 from .float64 import TOLERANCE, Difference
+from .training import Training
 
 Verdict = Literal["proven", "unproven", "differs"]
 OFF = "dropout"  # off in both models while they are compared
@@ -51,19 +52,22 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Page:
-    """The complete result of `verify`."""
+    """The complete result of `verify`, from which its page and its JSON are made."""
 
     # In the order of the computation; the last is the logits.
     stages: list[Difference] = field(default_factory=list)
     kl: float | None = None
     top1: float | None = None
+    short_input: Difference | None = None  # logits of a few tokens, torch alone
+    random_weights: Difference | None = None  # logits after constant tensors were made random
+    training: Training | None = None
     # Sizes that differ: (torch, flax).
     fields: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     # Names of tensors whose values differ.
     weights: list[str] = field(default_factory=list)
-    # The loss, each gradient, each parameter after N steps.
-    training: list[Difference] = field(default_factory=list)
     ran: str = ""  # the torch class and its arguments; "" if only tensors were compared
+    # What has to be true for the class that ran to be the file's; "" if it certainly is.
+    doubt: str = ""
     hint: str = ""  # how to obtain a proof
     # Fields that no file shows: proven by running the class, set by the user, assumed.
     proven: dict[str, Any] = field(default_factory=dict)
@@ -74,8 +78,14 @@ class Page:
     agreeing: Agreement | None = None  # field values that would remove the difference
 
     @property
+    def further(self) -> list[Difference]:
+        """The comparisons that were made after those of the stages."""
+        return [item for item in (self.short_input, self.random_weights) if item]
+
+    @property
     def first_difference(self) -> str | None:
-        computed = (item.name for item in [*self.stages, *self.training] if not item.same)
+        trained = self.training.rows if self.training else []
+        computed = (item.name for item in [*self.stages, *self.further, *trained] if not item.same)
         return next(computed, self.weights[0] if self.weights else None)
 
     @property
@@ -90,42 +100,37 @@ class Page:
     def verdict(self) -> Verdict:
         """The verdict on the two models.
 
-        Equal tensors alone prove nothing, nor does a class that was chosen or built by assumptions.
+        Equal tensors alone prove nothing, nor does a class that may not be the one that wrote the
+        file, nor one that was chosen or built by assumptions.
         """
         if not self.same:
             return "differs"
-        return "unproven" if self.assumed or not self.ran else "proven"
+        return "unproven" if self.assumed or self.doubt or not self.ran else "proven"
 
-    def judged(
-        self,
-        standing: Standing,
-        certain: bool,
-        told: Collection[str],
-        said: Collection[str],
-    ) -> "Page":
-        """The page with the fields of `standing` sorted into proven, given and assumed.
+    def judged(self, passed: Collection[str], set_by_user: Collection[str]) -> "Page":
+        """The page after the file's own class has run: given and assumed fields may be proven.
 
-        `certain` says that the class which ran is the file's own. Of its arguments, those in `told`
-        were passed by us, and those in `said` come from the user.
+        Of the arguments of the class, those in `passed` were passed by us, so that running it does
+        not prove them; those in `set_by_user` come from the user.
         """
-        if not (self.same and certain):
-            return dataclasses.replace(self, given=standing.given, assumed=standing.assumed)
-        fields = {**standing.given, **standing.assumed}
-        proven = {name: value for name, value in fields.items() if name not in told}
-        left = {name: value for name, value in fields.items() if name in told}
-        theirs = {*standing.given, *said}
-        given = {name: value for name, value in left.items() if name in theirs}
-        assumed = {name: value for name, value in left.items() if name not in given}
+        fields = {**self.given, **self.assumed}
+        by_user = {*self.given, *set_by_user}
+        given = {name: fields[name] for name in fields if name in passed and name in by_user}
+        assumed = {name: fields[name] for name in fields if name in passed and name not in by_user}
+        proven = {name: fields[name] for name in fields if name not in passed}
         return dataclasses.replace(self, proven=proven, given=given, assumed=assumed)
 
     def as_dict(self) -> dict[str, Any]:
+        """The result as JSON values."""
         summary = {
             "verdict": self.verdict,
             "same": self.same,
             "first_difference": self.first_difference,
             "tolerance": self.tolerance,
         }
-        return _finite({**summary, **dataclasses.asdict(self)})
+        trained = self.training.rows if self.training else []
+        training = [dataclasses.asdict(row) for row in trained]
+        return _finite({**summary, **dataclasses.asdict(self), "training": training})
 
 
 def _finite(value: Any) -> Any:

@@ -17,7 +17,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 
 from convert import to_flax  # noqa: E402
 from convert.proving import foreign_module  # noqa: E402
-from convert.proving.parity import verify  # noqa: E402
+from convert.proving.verify import verify  # noqa: E402
 from jaxgpt.storage import model_directory  # noqa: E402
 from tests.zoo import FACTS, REFUSED, ZOO, given, needs_zoo  # noqa: E402
 
@@ -142,9 +142,9 @@ def test_code_that_a_folder_brings_is_never_run(
     monkeypatch.chdir(source)
     to_flax(source).save(tmp_path / "m")
     looked: list[str] = []
-    find = foreign_module._found
+    find = foreign_module.find
     monkeypatch.setattr(
-        foreign_module, "_found", lambda *names: looked.extend(sys.path) or find(*names)
+        foreign_module, "find", lambda *names: looked.extend(sys.path) or find(*names)
     )
     assert verify(source, tmp_path / "m").same
     assert looked

@@ -28,7 +28,7 @@ from tests.helpers import PRIMES, config_of, random_params, require_close
 from tests.zoo import FACTS, given, needs_zoo, path_of
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
-exact = pytest.importorskip("convert.proving.float64")
+training = pytest.importorskip("convert.proving.training")
 
 SETTINGS = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "amsgrad": False}
 OPTIM = OptimConfig(
@@ -138,7 +138,7 @@ def steps_here(
         state = going_on(adamw.init(weights), moments)
         update = jax.jit(adamw.update)
         for ids in batches:
-            loss, gradients = exact._value_and_grad(
+            loss, gradients = training._value_and_grad(
                 weights, config.model, jnp.asarray(ids, jnp.int32)
             )
             updates, state = update(gradients, state, weights)

@@ -2,7 +2,7 @@
 
 import argparse
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pytest
@@ -122,11 +122,49 @@ def test_a_config_of_its_own_is_found_and_filled() -> None:
 
     held = {"TrainerConfig": TrainerConfig, "PartConfig": PartConfig, "GPTConfig": GPTConfig}
     for target in (unsaid, hinted, spelled, usual):
-        assert built(target, held) == GPTConfig(17, 3, 103, 0.5)
-    assert built(hinted, held, rate=2) == GPTConfig(17, 3, 103, 2)
+        config = built(target, held)
+        assert isinstance(config, GPTConfig)
+        assert asdict(config) == {"block_size": 17, "n_layer": 3, "vocab_size": 103, "rate": 0.5}
+    assert built(hinted, held, rate=2).rate == 2
     assert built(unsaid, {"TrainerConfig": TrainerConfig})["n_embd"] == 35  # not the model's
     loose = built(unsaid, {"LooseConfig": Loose})
     assert (loose.vocab_size, loose.n_layer, loose.n_embd, loose.block_size) == (103, 3, 35, 17)
+
+
+def test_defaults_are_recorded_where_they_may_matter() -> None:
+    """A model may have been trained with other values, and only the user knows."""
+
+    def plain(n_head, wings=1, dropout=0.1, use_bias=True, dtype=None): ...
+
+    def reads(config: GPTConfig):
+        return config.n_layer, config.rate
+
+    def reads_nothing(config: GPTConfig): ...
+
+    def copies(config: GPTConfig):
+        return dict(vars(config))
+
+    def looks_up(cfg):
+        return "wings" in cfg, cfg.get("tail", 3), cfg["n_head"]
+
+    def any_object(cfg: argparse.Namespace):
+        return getattr(cfg, "wings", 2)
+
+    recorded = {
+        plain: {"wings": 1},
+        reads: {"rate": 0.5},
+        reads_nothing: {},
+        copies: {"rate": 0.5},
+        looks_up: {"wings": "nothing", "tail": 3},
+        any_object: {"wings": "nothing"},
+    }
+    for target, defaults in recorded.items():
+        asked = answers()
+        asked.build(target, {})
+        assert asked.defaults == defaults
+    asked = answers(wings=2)
+    asked.build(plain, {})
+    assert asked.defaults == {}
 
 
 def test_a_config_that_is_a_dict_or_any_object_answers_what_it_is_asked() -> None:

@@ -14,11 +14,12 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from convert import to_flax, to_torch  # noqa: E402
 from convert.dialects import DIALECTS  # noqa: E402
-from convert.proving.parity import Page, verify  # noqa: E402
+from convert.proving.verdict import Page  # noqa: E402
+from convert.proving.verify import verify  # noqa: E402
 from jaxgpt.pytree import flatten  # noqa: E402
-from tests.helpers import config_of, random_params  # noqa: E402
+from tests.helpers import ROOT, config_of, random_params  # noqa: E402
 
-CLASSES = Path(__file__).parent / "classes"
+CLASSES = ROOT / "tests" / "classes"
 LECTURE, NANO, BOOK = (
     f"{CLASSES / name}" for name in ("lecture.py:LectureGPT", "nano.py:GPT", "book.py:GPTModel")
 )  # fmt: skip
@@ -76,7 +77,7 @@ def test_every_calling_style_runs_block_by_block_and_trains_alike(
         "block 2",
         "logits",
     ]
-    assert (len(page.training) > 50) == trained
+    assert (page.training is not None and len(page.training.rows) > 50) == trained
     assert page.ran.startswith(named)
 
 
@@ -187,7 +188,7 @@ def test_functions_instances_and_wrappers_do_as_well(maker: str, tmp_path: Path)
         sys.modules.pop("beside", None)
     assert page.same
     assert len(page.stages) == 5
-    assert not page.training or len(page.training) == 1 + 2 * 81
+    assert not page.training or len(page.training.rows) == 1 + 2 * 81
 
 
 @pytest.mark.parametrize(
@@ -230,7 +231,7 @@ def test_a_norm_that_the_class_never_applies_does_not_train(tmp_path: Path) -> N
     given = {"attention_scale": "model_dim", "final_norm": "unused"}
     page = proof("ng", f"{person(tmp_path, text)}:LectureGPT", given, tmp_path, steps=1)
     assert page.same
-    assert not any("ln_f" in item.name for item in page.training)
+    assert not any("ln_f" in item.name for item in page.training.rows)
 
 
 def test_sinusoids_made_in_float32_are_exact_here(tmp_path: Path) -> None:

@@ -17,7 +17,10 @@ import convert  # noqa: E402
 from convert import api  # noqa: E402
 from convert.api import Loaded, to_flax  # noqa: E402
 from convert.proving import float64 as exact  # noqa: E402
-from convert.proving.parity import compare, verify  # noqa: E402
+from convert.proving.foreign_forward import logits_of  # noqa: E402
+from convert.proving.parity import compare, tokens_for  # noqa: E402
+from convert.proving.training import compare_training, flax_training  # noqa: E402
+from convert.proving.verify import verify  # noqa: E402
 from convert.rows import move  # noqa: E402
 from jaxgpt.model import assemble, params_of  # noqa: E402
 from jaxgpt.pytree import flatten  # noqa: E402
@@ -63,9 +66,8 @@ def test_gradients_and_three_steps_agree(
 ) -> None:
     module = make_reference(sizes)
     loaded = load(module, tmp_path / "weights.pt")
-    found = exact.compare_training(
-        module, loaded.model, ids(sizes, extra=1), loaded.dialect, 3, decay
-    )
+    tokens = ids(sizes, extra=1)[:2]
+    found = compare_training(module, loaded.model, tokens, loaded.dialect, 3, decay).rows
     names = [name for name, _ in module.named_parameters()]
     assert len(found) == 1 + 2 * len(names)
     for item in found:
@@ -81,7 +83,7 @@ def test_the_steps_are_three_and_the_decay_counts(
     loaded = load(module, tmp_path / "weights.pt", "float64")
     tokens = ids(PRIMES, extra=1)
     results = [
-        flatten(exact.flax_training(exact.exact_model(loaded.model), tokens, steps, decay)[2])[
+        flatten(flax_training(exact.exact_model(loaded.model), tokens, steps, decay)[2])[
             "head/kernel"
         ]
         for steps, decay in ((3, 0.01), (2, 0.01), (3, 0.1))
@@ -108,8 +110,7 @@ def test_weights_that_no_token_touched_are_compared_too(
     primes_file: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     loaded = to_flax(primes_file)
-    tokens = np.random.default_rng(0).integers(0, 103, (4, 18))
-    unused = min(set(range(103)) - set(tokens[:, :-1].flat))
+    unused = min(set(range(103)) - set(tokens_for(loaded.config)[:, :-1].flat))
     loaded.params["token_embedding"]["embedding"][unused, 3] += 1
     model_directory.save(tmp_path / "m", loaded.config, loaded.params)
     outcome = command("jaxgpt-convert", "verify", primes_file, tmp_path / "m")
@@ -187,7 +188,7 @@ def test_logits_are_found_in_whatever_a_forward_returns(
 
     tokens = torch.from_numpy(ids(PRIMES))
     for cls in (Other, Strict):
-        torch.testing.assert_close(exact.logits_of(cls(), tokens), module(tokens), rtol=0, atol=0)
+        torch.testing.assert_close(logits_of(cls(), tokens), module(tokens), rtol=0, atol=0)
     if returns == "one row":
         convert.assert_same(Other(), load(module, tmp_path / "weights.pt").model, ids(PRIMES))
 
@@ -213,9 +214,9 @@ def test_targets_are_contiguous_int64_as_a_training_loop_has_them(
     wrapped = Flattening(module)
     for slice_ in (batch[:, :-1], batch.int()[:, 1:]):
         assert not slice_.is_contiguous()
-        torch.testing.assert_close(exact.logits_of(wrapped, slice_), module(slice_), rtol=0, atol=0)
+        torch.testing.assert_close(logits_of(wrapped, slice_), module(slice_), rtol=0, atol=0)
     loaded = load(module, tmp_path / "weights.pt")
-    found = exact.compare_training(wrapped, loaded.model, tokens, loaded.dialect, 2)
+    found = compare_training(wrapped, loaded.model, tokens, loaded.dialect, 2).rows
     assert all(item.same for item in found)
 
 
@@ -236,12 +237,12 @@ def test_a_stage_that_is_something_else_in_torch_is_no_difference(
 
     blocks = module.transformer_blocks
     blocks[0], blocks[1] = Moved(blocks[0], 1, 0.5), Moved(blocks[1], 2, 1)
-    page = compare(module, loaded.model, ids(PRIMES), loaded.dialect)
-    assert page.same
-    assert [stage.name for stage in page.stages] == ["embedding", "block 1", "block 2", "logits"]
+    result = compare(module, loaded.model, ids(PRIMES), loaded.dialect)
+    assert result.first_difference is None
+    assert [stage.name for stage in result.stages] == ["embedding", "block 1", "block 2", "logits"]
     blocks[1].before = 3
-    page = compare(module, loaded.model, ids(PRIMES), loaded.dialect)
-    assert page.first_difference == "block 0"
+    result = compare(module, loaded.model, ids(PRIMES), loaded.dialect)
+    assert result.first_difference == "block 0"
 
 
 def test_nan_is_a_difference() -> None:
@@ -291,20 +292,38 @@ MUTATIONS = {
 }
 
 
+@pytest.fixture
+def mutant(primes_file: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """A function: name of a mutation -> the model directory of primes_file after it."""
+
+    def save(name: str) -> Path:
+        config, params = MUTATIONS[name][0](to_flax(primes_file))
+        model_directory.save(tmp_path / "mutant", config, params)
+        return tmp_path / "mutant"
+
+    return save
+
+
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_every_mutation_is_caught_and_its_block_named(
-    name: str, primes_file: Path, tmp_path: Path, command: Callable[..., Any]
+    name: str, primes_file: Path, mutant: Callable[[str], Path]
 ) -> None:
-    mutate, first = MUTATIONS[name]
-    config, params = mutate(to_flax(primes_file))
-    model_directory.save(tmp_path / "mutant", config, params)
-    outcome = command("jaxgpt-convert", "verify", primes_file, tmp_path / "mutant")
+    page = verify(primes_file, mutant(name))
+    assert page.verdict == "differs"
+    assert page.first_difference == MUTATIONS[name][1]
+
+
+def test_a_difference_is_the_first_line_and_exit_code_3(
+    primes_file: Path, mutant: Callable[[str], Path], command: Callable[..., Any]
+) -> None:
+    outcome = command("jaxgpt-convert", "verify", primes_file, mutant("query and key swapped"))
     assert outcome.code == 3
-    assert f"DIFFER, first in {first}." in outcome.out
-    report = json.loads(
-        command("jaxgpt-convert", "verify", primes_file, tmp_path / "mutant", "--json").out
+    assert outcome.out.startswith(
+        "The two DIFFER, first in block 2.\nAll that comes before block 2 agrees: "
     )
-    assert report["first_difference"] == first
+    asked = ("jaxgpt-convert", "verify", primes_file, mutant("no final norm"), "--json")
+    report = json.loads(command(*asked).out)
+    assert (report["verdict"], report["first_difference"]) == ("differs", "logits")
     assert not report["same"]
 
 

@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from convert import api, to_flax  # noqa: E402
 from convert.commands import console  # noqa: E402
-from convert.proving.parity import Page, verify  # noqa: E402
+from convert.proving.verdict import Page  # noqa: E402
+from convert.proving.verify import verify  # noqa: E402
 from jaxgpt.storage import model_directory  # noqa: E402
 from jaxgpt.training.run import train  # noqa: E402
 from tests.classes import unseen  # noqa: E402
@@ -80,8 +81,9 @@ def test_without_a_class_what_was_assumed_stays_unproven(
     assert outcome.code == 4
     assert outcome.out.startswith("UNPROVEN: equal under these assumptions: ")
     assert "activation = relu" in outcome.out.splitlines()[0]
-    assert command("jaxgpt-convert", "verify", file, model, "--allow-assumed").code == 0
-    found = json.loads(command("jaxgpt-convert", "verify", file, model, "--json").out)
+    allowed = command("jaxgpt-convert", "verify", file, model, "--allow-assumed", "--json")
+    assert allowed.code == 0
+    found = json.loads(allowed.out)
     assert found["verdict"] == "unproven"
     assert found["assumed"].keys() >= ASSUMED
     named = ["--allow-assumed", "--torch", f"{UNSEEN}:{name}"]
@@ -106,13 +108,18 @@ def test_a_file_of_others_that_was_read_wrongly_is_never_green(name: str, tmp_pa
     assert wrong <= page.assumed.keys()
 
 
-def test_what_a_person_said_is_given_and_proves_nothing_by_itself(
+def test_fields_that_the_user_gave_prove_nothing_without_the_class(
     primes_file: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
+    """The file may be of a class that differs in what no field says, such as a scaled embedding."""
     to_flax(primes_file, **ALL_GIVEN).save(tmp_path / "all")
     outcome = command("jaxgpt-convert", "verify", primes_file, tmp_path / "all")
-    assert outcome.code == 0
-    assert outcome.out.startswith("PROVEN, given norm = pre, final_norm = True, ")
+    assert outcome.code == 4
+    assert outcome.out.startswith(
+        "UNPROVEN: equal if the class that wrote the file is convert.reference:GPT, or computes "
+        "the same.\n"
+    )
+    assert "Given, as you said: norm = pre, final_norm = True, " in outcome.out
     to_flax(primes_file, activation="relu").save(tmp_path / "one")
     page = verify(primes_file, tmp_path / "one")
     assert (page.verdict, page.given) == ("unproven", {"activation": "relu"})
@@ -335,10 +342,11 @@ def test_the_proof_that_to_flax_suggests_is_one(
     assert console.class_to_name(other) == " --torch MODULE:CLASS"
 
 
-def test_verdicts_need_a_class_that_ran_and_nothing_assumed() -> None:
+def test_verdicts_need_a_class_that_ran_and_nothing_assumed_or_in_doubt() -> None:
     assert Page().verdict == "unproven"
     assert Page(ran="a class").verdict == "proven"
     assert Page(ran="a class", given={"norm": "pre"}).verdict == "proven"
     assert Page(ran="a class", assumed={"norm": "pre"}).verdict == "unproven"
+    assert Page(ran="a class", doubt="it is another class").verdict == "unproven"
     assert Page(ran="a class", weights=["x"]).verdict == "differs"
     assert Page(fields={"model_dim": (1, 2)}).verdict == "differs"

@@ -1,0 +1,75 @@
+"""Runs the forward of a foreign torch module, and takes the logits from what it returns."""
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from jaxgpt.errors import UserError
+
+TARGETS = ("targets", "target", "labels", "label", "y")  # parameters for the ids to predict
+
+
+@contextlib.contextmanager
+def blamed(doing: str, way_out: str = "") -> Iterator[None]:
+    """Run foreign code: send its output to stderr and turn its exceptions into UserError."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        message = " ".join(str(error).split())
+        raise UserError(
+            f"{doing} raised {type(error).__name__}: {message}. {way_out}".rstrip()
+        ) from error
+
+
+def logits_of(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """Logits (B, T, V) from whatever the forward of `module` returns for `ids`.
+
+    That may be logits, a tuple of logits and loss, or an object or mapping with logits; with batch
+    and time flattened; or for the last position only, unless targets are passed.
+    """
+    ids = _as_a_loader_gives(ids, module)
+    words = inspect.signature(module.forward).parameters
+    targets = next((word for word in words if word in TARGETS), None)
+    with blamed(f"The forward of {type(module).__name__}"):
+        needed = targets is not None and words[targets].default is inspect.Parameter.empty
+        logits = None if needed else _in_rows(module(ids), ids)
+        if targets is not None and (logits is None or logits.shape[:-1] != ids.shape):
+            logits = _in_rows(module(ids, **{targets: ids}), ids)
+    shape = tuple(getattr(logits, "shape", ()))
+    if not isinstance(logits, torch.Tensor) or len(shape) != 3 or shape[:2] != ids.shape:
+        raise UserError(
+            "The torch module must return logits (batch, time, vocabulary) for ids "
+            f"{tuple(ids.shape)}, but returned {shape or type(logits).__name__}; wrap it in a "
+            "module that returns them alone."
+        )
+    return logits
+
+
+def _as_a_loader_gives(ids: torch.Tensor, module: torch.nn.Module) -> torch.Tensor:
+    """Convert `ids` to what a data loader yields: contiguous int64 on the device of `module`.
+
+    A forward that takes `targets.view(-1)` relies on this.
+    """
+    device = next((parameter.device for parameter in module.parameters()), ids.device)
+    return ids.to(device, torch.int64).contiguous()
+
+
+def _in_rows(returned: Any, ids: torch.Tensor) -> Any:
+    """The logits in `returned`, in the rows of `ids`; another object if there are none."""
+    logits = getattr(returned, "logits", returned)
+    if isinstance(logits, Mapping):
+        logits = logits.get("logits")
+    if isinstance(logits, (tuple, list)):
+        logits = next(
+            (item for item in logits if isinstance(item, torch.Tensor) and item.ndim > 1), None
+        )
+    if isinstance(logits, torch.Tensor) and logits.ndim == 2 and len(logits) == ids.numel():
+        return logits.unflatten(0, tuple(ids.shape))
+    return logits

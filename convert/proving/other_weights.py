@@ -1,0 +1,56 @@
+"""Other values for tensors of a checkpoint that are constant, as untrained ones are.
+
+A matrix of zeros hides what is computed before it, and a norm of ones hides its own place: two
+functions that differ can agree on such weights, and part as soon as they are trained.
+"""
+
+import copy
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from jaxgpt.model import GPT, assemble
+from jaxgpt.storage import model_directory
+
+from ..files import checkpoints
+from ..loaded import Inspected
+from ..rows import fit, move
+
+NOISE = 0.1  # standard deviation of the values that replace constant ones
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A torch module and a jaxgpt model with the same weights."""
+
+    module: torch.nn.Module
+    model: GPT
+
+
+def with_random_constants(pair: Pair, file: Inspected, names: Mapping[str, str]) -> Pair | None:
+    """Copies of `pair` in which noise is added to each constant tensor; None if there is none.
+
+    `names` maps the names of the tensors in `file` to those in the module.
+    """
+    dialect, sizes = file.detected.dialect, file.detected.fit.sizes
+    stored = file.source.tensors
+    weights = {name: stored[name].read() for name in fit.torch_names(dialect, sizes)}
+    constant = [name for name, array in weights.items() if array.size > 1 and np.ptp(array) == 0]
+    if not constant:
+        return None
+    for name in constant:
+        random = np.random.default_rng(zlib.crc32(name.encode()))
+        noise = NOISE * random.standard_normal(weights[name].shape)
+        weights[name] = (weights[name] + noise).astype(weights[name].dtype)
+    module = copy.deepcopy(pair.module)
+    tensors = {
+        names[name]: checkpoints.to_tensor(weights[name]).double()
+        for name in constant
+        if name in names
+    }
+    module.load_state_dict(tensors, strict=False)
+    params = move.to_flax(dialect, sizes, weights.__getitem__)
+    return Pair(module, assemble(pair.model.config, model_directory.to_device(params)))

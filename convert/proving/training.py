@@ -1,0 +1,150 @@
+"""Trains both models side by side in float64: the loss, each gradient, each parameter."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.model import GPT, assemble, params_of
+from jaxgpt.pytree import Tree
+
+from ..rows import move
+from ..rows.dialect import Dialect
+from .float64 import Difference, exact_model, exact_module, in_float64
+from .foreign_forward import logits_of
+
+RATE = 1e-3  # the learning rate
+
+
+@dataclass(frozen=True)
+class Training:
+    """The differences of two models that were trained for `steps` steps on the same batch."""
+
+    steps: int
+    loss: Difference  # before the first step
+    gradients: list[Difference]  # of the first step, by parameter
+    parameters: list[Difference]  # after the last step
+
+    @property
+    def rows(self) -> list[Difference]:
+        """All differences, each under a name that says what it is."""
+        return [
+            self.loss,
+            *(item.named(f"gradient of {item.name}") for item in self.gradients),
+            *(item.named(f"{item.name} after {self.steps} steps") for item in self.parameters),
+        ]
+
+
+def compare_training(
+    module: torch.nn.Module,
+    model: GPT,
+    tokens: np.ndarray,
+    dialect: Dialect,
+    steps: int,
+    decay: float = 0.01,
+) -> Training:
+    """Compare the loss, each gradient, and each parameter after `steps` AdamW steps.
+
+    The loss is the mean cross-entropy; AdamW has torch's defaults, but for the learning rate.
+    """
+    module, model = exact_module(module), exact_model(model)
+    tokens = _without_padding(tokens, module)
+    their_loss, their_gradients = _torch_training(module, tokens, steps, decay)
+    our_loss, our_gradients, params = flax_training(model, tokens, steps, decay)
+    after = {name: value.detach().numpy() for name, value in module.named_parameters()}
+    # A key bias does not change the softmax: its gradient is rounding, a billionth of the others,
+    # and so are its steps.
+    floor = 1e-5 * float(np.median([np.abs(value).max() for value in their_gradients.values()]))
+    trained = list(their_gradients)
+    return Training(
+        steps,
+        Difference.of("loss", np.asarray(their_loss), np.asarray(our_loss)),
+        [
+            Difference.of(name, their_gradients[name], ours, floor)
+            for name, ours in _by_torch_name(our_gradients, model.config, dialect, trained)
+        ],
+        [
+            Difference.of(name, after[name], ours, RATE)
+            for name, ours in _by_torch_name(params, model.config, dialect, trained)
+        ],
+    )
+
+
+def _by_torch_name(
+    tree: Tree, config: ModelConfig, dialect: Dialect, names: list[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield those of `names` that `tree` has, with its arrays; a name may have a prefix."""
+    ours = move.to_torch(dialect, config, tree)
+    for name in names:
+        for suffix, array in ours.items():
+            if f".{name}".endswith(f".{suffix}"):
+                yield name, array
+                break
+
+
+def _without_padding(tokens: np.ndarray, module: torch.nn.Module) -> np.ndarray:
+    """Replace each padding_idx in `tokens`: torch does not train that row of an embedding."""
+    for part in module.modules():
+        if isinstance(part, torch.nn.Embedding) and part.padding_idx is not None:
+            tokens = np.where(
+                tokens == part.padding_idx, (part.padding_idx + 1) % part.num_embeddings, tokens
+            )
+    return tokens
+
+
+def _torch_training(
+    module: torch.nn.Module, tokens: np.ndarray, steps: int, decay: float
+) -> tuple[float, dict[str, np.ndarray]]:
+    """Train `module` for `steps` steps; return the first loss and its gradients."""
+    ids = torch.from_numpy(tokens.astype(np.int64))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=decay)
+    first: tuple[float, dict[str, np.ndarray]] | None = None
+    for _ in range(steps):
+        optimizer.zero_grad()
+        with in_float64():
+            logits = logits_of(module, ids[:, :-1])
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+            loss.backward()
+        first = first or (loss.item(), _gradients(module))
+        optimizer.step()
+    assert first is not None
+    return first
+
+
+def _gradients(module: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Gradients of the parameters that have one; torch skips the others too."""
+    gradients = ((name, value.grad) for name, value in module.named_parameters())
+    return {name: gradient.numpy().copy() for name, gradient in gradients if gradient is not None}
+
+
+def flax_training(
+    model: GPT, tokens: np.ndarray, steps: int, decay: float
+) -> tuple[float, Tree, Tree]:
+    """Train a copy of `model`; return the first loss, its gradients, and the last parameters."""
+    optimizer = optax.adamw(RATE, weight_decay=decay)
+    with jax.enable_x64(True):
+        ids = jnp.asarray(tokens, jnp.int32)
+        params = params_of(model)
+        state = optimizer.init(params)
+        update = jax.jit(optimizer.update)
+        loss, first = _value_and_grad(params, model.config, ids)
+        gradients = first
+        for step in range(steps):
+            if step:
+                _, gradients = _value_and_grad(params, model.config, ids)
+            updates, state = update(gradients, state, params)
+            params = optax.apply_updates(params, updates)
+    return float(loss), first, params
+
+
+@functools.partial(jax.jit, static_argnums=1)
+@jax.value_and_grad
+def _value_and_grad(params: Tree, config: ModelConfig, ids: jax.Array) -> jax.Array:
+    logits = assemble(config, params).logits(ids[:, :-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, 1:]).mean()
