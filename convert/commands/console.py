@@ -118,9 +118,8 @@ def listed(fields: dict[str, Any]) -> str:
 
 def ranking(found: "Ranking") -> None:
     """Print the table of combinations, what is settled, and what the user has to set."""
-    if not found.rows:
-        print("Nothing is left open that a loss could show.")
-    else:
+    print(probe_verdict(found))
+    if found.rows:
         tried = f"{len(found.rows)} of {found.possible} combinations on {found.tokens:,} tokens"
         print(f"{tried}; ids by {found.spelling}." if found.spelling else f"{tried}.")
         _table(found)
@@ -148,6 +147,20 @@ def ranking(found: "Ranking") -> None:
         )
     if found.line:
         print(found.line)
+
+
+def probe_verdict(found: "Ranking") -> str:
+    """The first line of the page: what the text settles."""
+    if not found.rows:
+        return "Nothing is left open that a loss could show."
+    if not found.fits:
+        return "NOTHING FITS: no combination computes what the model was trained to compute."
+    still_open = ", ".join([*found.unsettled, *found.asked])
+    if not found.settled:
+        return f"NOT SETTLED: this text cannot tell {still_open}."
+    if still_open:
+        return f"SETTLED: {listed(found.settled)}. This text cannot tell {still_open}."
+    return f"SETTLED: {listed(found.settled)}."
 
 
 def misfit(found: "Ranking") -> str:

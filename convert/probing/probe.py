@@ -63,9 +63,8 @@ def probe(
     unnamed = "positions" in assumed
     if not space.options and not unnamed:
         return Ranking([], {}, {}, asked, 0, math.inf, "")
-    if text is None:
-        spelled, spelling = np.asarray(ids), ""
-    else:
+    spelled, spelling = np.asarray(ids), ""
+    if text is not None:
         spelled, spelling = spell(text, source, config.vocab_size, tokenizer)
     require_known(spelled, config.vocab_size, source.path)
     windows = windows_of(spelled, config, source.path)

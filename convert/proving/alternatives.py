@@ -114,13 +114,13 @@ def other_class(ran: str, config: ModelConfig, dialect: Dialect) -> str:
 
 
 def command(
-    found: api.Inspected,
+    inspected: api.Inspected,
     opened: ModelDirectory,
     directory: Path,
     fields: Mapping[str, Any],
 ) -> str:
     """The to-flax command that sets `fields` and writes to a free path next to `directory`."""
-    source = found.source
+    source = inspected.source
     ignore_config = (opened.about.get("source") or {}).get("ignore_config", False)
     free = next(path for n in itertools.count(2) if not (path := Path(f"{directory}{n}")).exists())
     words = ["jaxgpt-convert", "to-flax", str(source.path), str(free)]
@@ -132,6 +132,6 @@ def command(
         detected = api.inspect(source, ignore_config=ignore_config, **fields).detected.dialect.name
     except UserError:
         detected = ""
-    if detected != found.detected.dialect.name:
-        words += ["--dialect", found.detected.dialect.name]
+    if detected != inspected.detected.dialect.name:
+        words += ["--dialect", inspected.detected.dialect.name]
     return shlex.join(words)

@@ -122,9 +122,10 @@ def _require_unchanged(
             root = target.partition(".")[0]
             if root in bound and (root in read or root != target):
                 raise UserError(
-                    f"{path} changes {target} on line {statement.lineno}, after {name}, and nothing "
-                    f"but definitions is run there: the class would not be the one of your script. "
-                    f"Move that line above {name}, or name a function that returns the model."
+                    f"{path} changes {target} on line {statement.lineno}, after {name}, and "
+                    "nothing but definitions is run there: the class would not be the one of your "
+                    f"script. Move that line above {name}, or name a function that returns the "
+                    "model."
                 )
 
 

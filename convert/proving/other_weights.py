@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from jaxgpt.model import GPT, assemble
+from jaxgpt.model import GPT, assemble, params_of
+from jaxgpt.pytree import flatten, unflatten
 from jaxgpt.storage import model_directory
 
 from ..files import checkpoints
@@ -36,21 +37,24 @@ def with_random_constants(pair: Pair, file: Inspected, names: Mapping[str, str])
     `names` maps the names of the tensors in `file` to those in the module.
     """
     dialect, sizes = file.detected.dialect, file.detected.fit.sizes
-    stored = file.source.tensors
-    weights = {name: stored[name].read() for name in fit.torch_names(dialect, sizes)}
+    weights = {n: file.source.tensors[n].read() for n in fit.torch_names(dialect, sizes)}
     constant = [name for name, array in weights.items() if array.size > 1 and np.ptp(array) == 0]
-    if not constant:
-        return None
     for name in constant:
         random = np.random.default_rng(zlib.crc32(name.encode()))
         noise = NOISE * random.standard_normal(weights[name].shape)
         weights[name] = (weights[name] + noise).astype(weights[name].dtype)
+    # A file may have zeros in place of biases that the model lacks: they stay zeros.
+    own = flatten(params_of(pair.model)).keys()
+    moved = flatten(move.to_flax(dialect, sizes, weights.__getitem__))
+    params = unflatten({path: array for path, array in moved.items() if path in own})
+    theirs = move.to_torch(dialect, pair.model.config, params)
+    if all(np.array_equal(theirs[name], file.source.tensors[name].read()) for name in constant):
+        return None
     module = copy.deepcopy(pair.module)
     tensors = {
-        names[name]: checkpoints.to_tensor(weights[name]).double()
+        names[name]: checkpoints.to_tensor(theirs[name]).double()
         for name in constant
-        if name in names
+        if name in theirs
     }
     module.load_state_dict(tensors, strict=False)
-    params = move.to_flax(dialect, sizes, weights.__getitem__)
     return Pair(module, assemble(pair.model.config, model_directory.to_device(params)))

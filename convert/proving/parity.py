@@ -110,7 +110,7 @@ def compare_prefix(module: torch.nn.Module, tokens: np.ndarray) -> Difference | 
             alone = logits_of(exact, ids[:, :length]).numpy()
         except UserError:
             return None
-    return Difference.of(f"logits of the first {length} tokens alone", alone, whole)
+    return Difference.of(f"logits of {length} tokens alone", alone, whole)
 
 
 def _torch_stages(

@@ -180,7 +180,7 @@ def _compared(
     page = dataclasses.replace(page, short_input=compare_prefix(pair.module, tokens[:, :-1]))
     if page.same and (other := with_random_constants(pair, sides.inspected, peer.names)):
         logits = compare(other.module, other.model, tokens[:, :-1]).logits
-        logits = logits.named("logits with random values for constant tensors")
+        logits = logits.named("logits, constants varied")
         return dataclasses.replace(page, random_weights=logits), other
     return page, pair
 

@@ -1,4 +1,4 @@
-"""GPTs whose files have the names and shapes of the reference class, and that compute something else.
+"""GPTs with the names and shapes of the reference class that compute something else.
 
 Each differs in one way that no tensor shows and that `to-flax` does not assume.
 """

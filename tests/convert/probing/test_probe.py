@@ -1,4 +1,4 @@
-"""What a checkpoint leaves open is found by loss: on models trained here in torch, and on real ones where they are."""
+"""Open fields are settled by loss: of models trained here in torch, and of real ones if present."""
 
 import dataclasses
 import functools
@@ -41,7 +41,7 @@ ACTIVATIONS = {"relu": nn.ReLU(), "gelu": nn.GELU(), "gelu_tanh": nn.GELU("tanh"
 
 
 def rotated(x: Any) -> Any:
-    """Queries or keys turned by their positions, as rotary attention does."""
+    """Queries or keys rotated by their positions."""
     first, second = x.chunk(2, -1)
     angles = torch.arange(x.shape[-2])[:, None] * 100.0 ** -torch.linspace(0, 1, first.shape[-1])
     cos, sin = angles.cos(), angles.sin()
@@ -94,7 +94,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Of the `fused` family, in any of the forms between which its files do not tell."""
+    """A model of the `fused` family in any form that its files do not show."""
 
     def __init__(self, form: dict[str, Any]):
         super().__init__()
@@ -142,7 +142,7 @@ FORMS = {
 
 @functools.cache
 def trained(name: str) -> Decoder:
-    """A model that knows TEXT. Of a matrix so small two threads make a mess."""
+    """A model trained on TEXT, on one thread: matrices this small are slower on two."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -176,7 +176,7 @@ REST = {"attention_scale_by_layer": False, "norm_eps": 1e-5}
 
 
 def but(*names: str) -> dict[str, Any]:
-    """All that the model `post` was trained with, without these."""
+    """The fields with which the model `post` was trained, except `names`."""
     return {
         field: value for field, value in {**FORMS["post"], **REST}.items() if field not in names
     }
@@ -190,7 +190,7 @@ def but(*names: str) -> dict[str, Any]:
         ("residual", ("final_norm", "activation")),
     ],
 )
-def test_what_a_model_was_trained_with_is_found(
+def test_the_fields_of_training_are_settled(
     name: str, known: tuple[str, ...], saved: Callable[..., Path]
 ) -> None:
     given = REST | {field: FORMS[name][field] for field in known}
@@ -248,7 +248,7 @@ def test_one_program_serves_all_scales(scale: str, by_layer: bool) -> None:
         assert np.abs(losses(sizes_only, params, ids) - direct).max() > 1e-2
 
 
-def test_windows_come_from_all_over_the_text_and_never_twice() -> None:
+def test_windows_cover_the_text_without_overlap() -> None:
     config = ModelConfig(vocab_size=1000, context_length=16, model_dim=12, num_heads=2)
     for length in (17, 100, 999):
         windows = windows_of(np.arange(length), config, Path("x"))
@@ -260,7 +260,7 @@ def test_windows_come_from_all_over_the_text_and_never_twice() -> None:
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_what_no_candidate_computes_settles_nothing(
+def test_a_model_that_is_no_candidate_settles_nothing(
     name: str, saved: Callable[..., Path], text: Path, command: Callable[..., Any]
 ) -> None:
     given = {"norm_eps": 1e-5, "num_heads": 4}
@@ -269,6 +269,7 @@ def test_what_no_candidate_computes_settles_nothing(
     words = [f"--set={field}={value}" for field, value in given.items()]
     outcome = command("jaxgpt-convert", "probe", saved(name), "--text", text, *words)
     assert outcome.code == 3, outcome
+    assert outcome.out.startswith("NOTHING FITS: ")
     assert "NOTHING FITS" in outcome.err
     assert "rotary positions, ALiBi, none at all, scaled embeddings" in outcome.err
     assert "settled, by" not in outcome.out
@@ -332,7 +333,7 @@ def ranked(
     )
 
 
-def test_fields_that_make_up_for_one_another_are_found_together() -> None:
+def test_fields_that_compensate_for_each_other_are_searched_together() -> None:
     def loss(a: int, b: str, c: str) -> float:
         return (c == "q") + (0.0 if (a, b) == (4, "z") else 1 + a + (b != "x"))
 
@@ -345,14 +346,14 @@ def test_fields_that_make_up_for_one_another_are_found_together() -> None:
     }
 
 
-def test_what_a_later_field_turns_round_is_tried_again() -> None:
+def test_an_earlier_field_is_searched_again_after_a_later_one() -> None:
     def loss(a: int, b: str, c: str) -> float:
         return 0.1 * a if c != "q" else -1 + 0.5 * (a != 4)
 
     assert ranked(table(loss), groups=(("a",), ("b",), ("c",))).settled == {"a": 4, "c": "q"}
 
 
-def test_what_is_alike_is_tried_beside_the_best_alone() -> None:
+def test_alike_values_are_tried_only_next_to_the_best() -> None:
     found = ranked(table(lambda a, b, c: a + ord(b) % 5 + (c == "q")))
     tried = [row.fields for row in found.rows]
     assert sum(fields["c"] == "p2" for fields in tried) == 1
@@ -360,7 +361,7 @@ def test_what_is_alike_is_tried_beside_the_best_alone() -> None:
     assert (len(tried), found.possible) == (19, 45)
 
 
-def test_noise_is_no_evidence() -> None:
+def test_differences_within_noise_settle_nothing() -> None:
     def loss(a: int, b: str, c: str) -> float:
         return 0.5 * (b != "z") - 0.02 * (a == 1)
 
@@ -373,8 +374,8 @@ def test_noise_is_no_evidence() -> None:
     assert ranked(table(loss, noise=0.001)).settled["a"] == 1
 
 
-def test_what_is_kept_is_not_ruled_out_as_a_whole() -> None:
-    """Two fields may be open, each with its usual value left, and not both."""
+def test_kept_values_are_possible_together() -> None:
+    """Each of two open fields may have its usual value, but not both at once."""
     found = ranked(table(lambda a, b, c: float((a, b) not in [(0, "y"), (2, "x")]) + (c == "q")))
     assert found.unsettled == {"a": [0, 2], "b": ["x", "y"], "c": ["p", "p2"]}
     assert found.kept == {"a": 2, "b": "x", "c": "p"}
@@ -382,8 +383,8 @@ def test_what_is_kept_is_not_ruled_out_as_a_whole() -> None:
     assert found.line == ""
 
 
-def test_what_chance_decides_is_not_in_the_line() -> None:
-    """The usual value is ruled out, and what is left are two of which either is as good."""
+def test_fields_that_only_chance_decides_are_not_in_the_line() -> None:
+    """The usual value is ruled out, and two others are left that fit equally well."""
     found = ranked(
         table(lambda a, b, c: float(c == "p") + (b != "z")), assumed={"a": 0, "b": "x", "c": "p"}
     )
@@ -393,7 +394,7 @@ def test_what_chance_decides_is_not_in_the_line() -> None:
     assert found.to_say.keys() == {"c"}
 
 
-def test_a_part_that_does_better_at_another_size_is_a_misfit() -> None:
+def test_a_part_that_does_better_at_another_scale_is_a_misfit() -> None:
     def altered(gain: float) -> Ranking:
         found = ranked(table(lambda a, b, c: float(b != "z")))
         other = Row(found.rows[0].fields, found.rows[0].losses - gain)
@@ -408,7 +409,7 @@ def test_a_part_that_does_better_at_another_size_is_a_misfit() -> None:
     assert "but with its positions halved the best loses 0.2500 less" in misfit(found)
 
 
-def test_who_does_not_beat_counting_pairs_settles_nothing() -> None:
+def test_a_model_worse_than_bigrams_settles_nothing() -> None:
     found = ranked(table(lambda a, b, c: float(b != "z")), bigram=4.9)
     assert (found.fits, found.settled) == (False, {})
     assert (
@@ -419,8 +420,8 @@ def test_who_does_not_beat_counting_pairs_settles_nothing() -> None:
 
 
 @pytest.mark.parametrize("length", [2, 50, 2000])
-def test_pairs_are_counted_in_the_rest_of_the_text(length: int) -> None:
-    """One pair at a time, as one would write it down."""
+def test_bigram_loss_is_that_of_counting_one_pair_at_a_time(length: int) -> None:
+    """The slow form counts the rest of the text for each pair."""
     ids = np.random.default_rng(length).integers(0, 5, length) * 2
     pairs = list(zip(ids[:-1].tolist(), ids[1:].tolist(), strict=True))
     losses = []
@@ -441,7 +442,7 @@ def test_pairs_are_counted_in_the_rest_of_the_text(length: int) -> None:
 @pytest.mark.parametrize(
     ("tied", "positions"), [(True, "learned"), (False, "sinusoidal"), (True, "sinusoidal")]
 )
-def test_parts_that_are_made_separate_compute_the_same(tied: bool, positions: str) -> None:
+def test_separate_parts_compute_the_same(tied: bool, positions: str) -> None:
     sizes = {
         "vocab_size": 11,
         "context_length": 40,
@@ -460,7 +461,7 @@ def test_parts_that_are_made_separate_compute_the_same(tied: bool, positions: st
     assert LEFT_OUT in changes
 
 
-def test_rows_that_chance_may_part_are_told_as_one() -> None:
+def test_rows_within_noise_are_merged() -> None:
     found = ranked(table(lambda a, b, c: a + ord(b) % 5 + (c == "q")))
     row, values = found.groups[0]
     assert row is found.rows[0]
@@ -474,7 +475,7 @@ def test_rows_that_chance_may_part_are_told_as_one() -> None:
     ) == len(found.rows)
 
 
-def test_a_gap_is_measured_window_by_window() -> None:
+def test_losses_are_compared_window_by_window() -> None:
     rng = np.random.default_rng(0)
     texts = rng.normal(2, 1, 256)
     one, other = Row({}, texts), Row({}, texts + rng.normal(0.05, 0.1, 256))
@@ -484,7 +485,7 @@ def test_a_gap_is_measured_window_by_window() -> None:
     assert one.behind(Row({}, texts + 1e-5)) == (pytest.approx(-1e-5), LEAST)
 
 
-def test_what_has_no_usual_value_is_not_written_unless_settled() -> None:
+def test_fields_without_a_usual_value_are_written_only_if_settled() -> None:
     found = ranked(table(lambda a, b, c: float(b != "z")), assumed={"b": "x", "c": "p"})
     assert found.unsettled["a"] == [0, 1, 2, 3, 4]
     assert "a" not in found.kept
@@ -531,7 +532,7 @@ def test_the_table_fits_the_terminal_and_loses_nothing(
 # The command, and what it refuses.
 
 
-def test_the_line_it_writes_is_what_to_flax_takes(
+def test_to_flax_takes_the_line_that_probe_writes(
     saved: Callable[..., Path], text: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     given = [
@@ -540,6 +541,9 @@ def test_the_line_it_writes_is_what_to_flax_takes(
     ]
     outcome = command("jaxgpt-convert", "probe", saved(), "--text", text, *given)
     assert outcome.code == 0, outcome
+    assert outcome.out.startswith(
+        "SETTLED: num_heads = 4, attention_scale = model_dim. This text cannot tell norm_eps.\n"
+    )
     assert "ids by the sorted characters of the text, as many as the vocabulary" in outcome.out
     assert (
         "cannot be told: norm_eps is one of 1e-05, 1e-06, 1e-12; 1e-05 is kept, as assumed"
@@ -554,10 +558,10 @@ def test_the_line_it_writes_is_what_to_flax_takes(
     assert json.loads((tmp_path / "model" / "config.json").read_text())["model"]["num_heads"] == 4
 
 
-def test_another_text_of_the_same_characters_is_told(
+def test_another_text_of_the_same_characters_does_not_fit(
     saved: Callable[..., Path], tmp_path: Path, command: Callable[..., Any]
 ) -> None:
-    """As a wrong list of characters would be."""
+    """A wrong list of characters has the same effect."""
     other = tmp_path / "other.txt"
     other.write_text(
         TEXT.translate(
@@ -585,7 +589,7 @@ def test_a_file_that_leaves_nothing_open(
     assert outcome == (0, "Nothing is left open that a loss could show.\n", "")
 
 
-def test_what_the_file_says_is_not_varied(saved: Callable[..., Path]) -> None:
+def test_fields_recorded_in_the_file_are_not_varied(saved: Callable[..., Path]) -> None:
     path = saved(config={"n_head": 4, "activation": "gelu", "layer_norm_eps": 1e-5})
     found = convert.probe(path, text=TEXT, norm="post", attention_scale_by_layer=False)
     assert found.options.keys() == {"final_norm", "attention_scale"}
@@ -597,8 +601,10 @@ SHIFTED = [*CHARACTERS[3:], *CHARACTERS[:3]]
 
 
 @pytest.mark.parametrize("where", ["in the file", "beside it", "given", "ids"])
-def test_where_ids_come_from(where: str, saved: Callable[..., Path], tmp_path: Path) -> None:
-    """Of a text that is spelled by another list than its own characters in order."""
+def test_ids_come_from_the_file_its_folder_or_the_user(
+    where: str, saved: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The ids are those of another list than the sorted characters of the text."""
     back = "".join(SHIFTED[CHARACTERS.index(character)] for character in TEXT)
     path = saved(itos=dict(enumerate(SHIFTED))) if where == "in the file" else saved()
     known: dict[str, Any] = {"text": back}
@@ -659,7 +665,7 @@ def test_ids_in_files(suffix: str, dtype: str, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_probed(
+def test_mistakes_are_one_paragraph(
     words: list[str],
     message: str,
     saved: Callable[..., Path],
@@ -679,10 +685,10 @@ def test_what_cannot_be_probed(
     assert message in refused("jaxgpt-convert", "probe", path, *words)
 
 
-def test_how_long_a_context_is_shows_in_no_loss(
+def test_the_context_length_shows_in_no_loss(
     command: Callable[..., Any], tmp_path: Path, text: Path
 ) -> None:
-    """Sinusoids that are not in the file are the same in a context of any length."""
+    """Sinusoids that are computed are the same in a context of any length."""
     state = {
         name: value
         for name, value in trained("post").state_dict().items()
@@ -714,7 +720,7 @@ OF_SHAKESPEARE = [
 @pytest.mark.parametrize(
     "name", OF_SHAKESPEARE or [pytest.param("", marks=pytest.mark.skip("there is no zoo"))]
 )
-def test_a_trained_model_shows_what_it_computes(name: str) -> None:
+def test_fields_of_real_models_are_settled(name: str) -> None:
     facts = FACTS[name]
     found = convert.probe(
         path_of(name),

@@ -1,4 +1,4 @@
-"""What classes of every calling style are told, and what they never are."""
+"""The arguments that classes of every calling style are passed, and those they never are."""
 
 import argparse
 import copy
@@ -24,7 +24,7 @@ def built(target: Any, namespace: dict[str, Any] | None = None, **given: Any) ->
     return answers(**given).build(target, namespace or {})
 
 
-def test_many_words_are_one_field_and_dropout_is_off() -> None:
+def test_synonyms_get_the_same_field_and_dropout_is_off() -> None:
     def plain(
         vocab_size: int,
         block_size: int,
@@ -44,8 +44,8 @@ def test_many_words_are_one_field_and_dropout_is_off() -> None:
     assert built(other) == (103, 17, 35, 3, 5, 0, 1, "cpu")
 
 
-def test_what_was_assumed_is_never_told() -> None:
-    """Or running the class would prove nothing: it would only do as it was told."""
+def test_assumed_fields_are_never_passed() -> None:
+    """Otherwise running the class would prove nothing: it would obey the assumption."""
 
     def target(
         n_head, activation="relu", norm_first=False, norm_eps=1e-5, qkv_bias=False, bias=None
@@ -66,7 +66,7 @@ def test_what_was_assumed_is_never_told() -> None:
         built(target)
 
 
-def test_words_of_the_file_fill_what_no_field_means_and_a_person_overrules_all() -> None:
+def test_other_words_come_from_the_file_and_the_user_overrules_all() -> None:
     def target(bos, n_embd, wings=1):
         return bos, n_embd, wings
 
@@ -98,7 +98,7 @@ class GPTConfig:
 
 
 class Loose:
-    """Whose fields its signature does not name."""
+    """A config whose signature does not name its fields."""
 
     n_layer = 12
     drop = 0.1

@@ -1,4 +1,4 @@
-"""Classes of other people: found, built in every calling style, run beside the model, and never unasked."""
+"""Foreign classes: imported, built in every calling style, run, and never without being named."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ STYLES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def saved(dialect: str, path: Path, wrapped: str = "") -> Path:
-    """A state dict of the sizes PRIMES, random in every tensor, as the class of a dialect would save it."""
+    """A file as the class of `dialect` saves it, of sizes PRIMES and random in every tensor."""
     config = config_of(DIALECTS[dialect], tied=dialect == "nanogpt")
     config = replace(config, qkv_bias=config.qkv_bias and dialect != "ng")
     params = random_params(config, np.dtype("float32"))
@@ -92,7 +92,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_field_is_told_and_its_block_named(wrong: str, tmp_path: Path) -> None:
+def test_a_wrong_field_differs_and_its_block_is_named(wrong: str, tmp_path: Path) -> None:
     style, given, first = WRONG[wrong]
     dialect, named, _ = STYLES[style]
     page = proof(dialect, named, given, tmp_path)
@@ -100,7 +100,7 @@ def test_a_wrong_field_is_told_and_its_block_named(wrong: str, tmp_path: Path) -
     assert not page.proven
 
 
-def test_the_command_line_says_what_was_proven(tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_the_page_lists_the_proven_fields(tmp_path: Path, command: Callable[..., Any]) -> None:
     file = saved("nanogpt", tmp_path / "w.pt")
     brought = command("jaxgpt-convert", "to-flax", file, tmp_path / "m", "--set", "num_heads=5")
     assert (
@@ -141,7 +141,7 @@ def test_the_command_line_says_what_was_proven(tmp_path: Path, command: Callable
     assert "proven" not in outcome.out.lower()
 
 
-def test_a_class_that_had_to_be_told_proves_nothing_of_it(tmp_path: Path) -> None:
+def test_a_class_proves_nothing_about_an_argument_it_was_passed(tmp_path: Path) -> None:
     mine = person(
         tmp_path,
         "from convert.reference import GPT as Base\n"
@@ -178,7 +178,7 @@ MAKERS = {
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-def test_functions_instances_and_wrappers_do_as_well(maker: str, tmp_path: Path) -> None:
+def test_functions_instances_and_wrappers_are_accepted(maker: str, tmp_path: Path) -> None:
     text = f"import torch\nfrom convert.reference import GPT\n{MAKERS[maker]}\n"
     person(tmp_path, f"from convert.reference import GPT\n{MAKERS['function']}\n", "beside.py")
     named = f"{person(tmp_path, text)}:make{'.Inner' if maker == 'inner class' else ''}"
@@ -194,9 +194,7 @@ def test_functions_instances_and_wrappers_do_as_well(maker: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("wrapped", "named"), [("module.", "GPT"), ("a.b.", "GPT"), ("a.b.", "Outer")]
 )
-def test_names_that_begin_otherwise_find_their_places(
-    wrapped: str, named: str, tmp_path: Path
-) -> None:
+def test_names_with_another_prefix_are_matched(wrapped: str, named: str, tmp_path: Path) -> None:
     mine = person(
         tmp_path,
         "import torch\nfrom convert.reference import GPT\n"
@@ -210,7 +208,7 @@ def test_names_that_begin_otherwise_find_their_places(
     assert verify(file, carried(file), torch_class=f"{mine}:{named}").same
 
 
-def test_globals_are_set_where_a_person_says_so(tmp_path: Path) -> None:
+def test_torch_args_set_globals_of_the_file(tmp_path: Path) -> None:
     text = Path(LECTURE.partition(":")[0]).read_text().replace("n_layer = 3", "n_layer = 2")
     mine = f"{person(tmp_path, text)}:LectureGPT"
     with pytest.raises(
@@ -260,7 +258,7 @@ def test_sinusoids_made_in_float32_are_exact_here(tmp_path: Path) -> None:
     assert "positions" in page.proven
 
 
-def test_nothing_of_ours_is_left_changed(tmp_path: Path) -> None:
+def test_the_process_is_left_as_it_was(tmp_path: Path) -> None:
     before = list(sys.path), list(sys.argv), set(sys.modules)
     proof("nanogpt", NANO, {"num_heads": 5}, tmp_path)
     assert (list(sys.path), list(sys.argv)) == before[:2]
@@ -349,7 +347,7 @@ def test_mistakes_are_one_paragraph(
     assert message in refused("jaxgpt-convert", "verify", primes_file, "m", *arguments)
 
 
-def test_what_a_class_lacks_can_be_said(
+def test_torch_args_fill_parameters_without_a_value(
     primes_file: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     mine = person(tmp_path, PERSONS)

@@ -1,4 +1,4 @@
-"""What `verify` calls proven: by the class that ran, and by how each field is known."""
+"""The verdicts of `verify`, by the class that ran and by how each field is known."""
 
 import json
 import shlex
@@ -72,7 +72,7 @@ WRONG: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_without_a_class_what_was_assumed_stays_unproven(
+def test_assumed_fields_stay_unproven_without_a_class(
     name: str, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     file = saved(name, tmp_path)
@@ -94,7 +94,7 @@ def test_without_a_class_what_was_assumed_stays_unproven(
 
 @needs_zoo
 @pytest.mark.parametrize("name", [name for name in SOUND if not name.startswith("hf-")])
-def test_a_file_of_others_that_was_read_wrongly_is_never_green(name: str, tmp_path: Path) -> None:
+def test_a_foreign_file_with_a_wrong_assumption_is_never_proven(name: str, tmp_path: Path) -> None:
     facts = FACTS[name]
     needed = {field: value for field, value in given(facts).items() if field == "num_heads"}
     asked = {} if (ZOO / name / "config.json").exists() else needed
@@ -126,7 +126,7 @@ def test_fields_that_the_user_gave_prove_nothing_without_the_class(
     assert page.assumed.keys() == ASSUMED - {"activation"}
 
 
-def test_a_class_that_a_person_names_proves_what_it_was_not_told(
+def test_a_class_named_by_the_user_proves_fields_it_was_not_passed(
     primes_file: Path,
     tmp_path: Path,
 ) -> None:
@@ -138,10 +138,10 @@ def test_a_class_that_a_person_names_proves_what_it_was_not_told(
     assert not page.assumed
 
 
-def test_a_directory_that_does_not_say_how_its_fields_are_known_leaves_them_assumed(
+def test_fields_of_a_directory_without_a_record_count_as_assumed(
     tmp_path: Path,
 ) -> None:
-    """And a head count that the class was told from it is no more than that."""
+    """A head count that the class was passed from that directory stays assumed too."""
     file = saved("Nameless", tmp_path)
     loaded = to_flax(file, dialect="auto", num_heads=5)
     model_directory.save(tmp_path / "m", loaded.config, loaded.params)
@@ -181,7 +181,7 @@ def test_an_export_of_a_run_of_ours_is_proven(
 
 @pytest.fixture
 def tuned(text: Path, tmp_path: Path) -> Path:
-    """A run begun from a class without names that anybody knows, whose head count was given."""
+    """A run that starts from a class of unknown names, whose head count was given."""
     vocabulary = len({*text.read_text()})
     file = saved("Nameless", tmp_path, vocab_size=vocabulary)
     return run_of(text, tmp_path / "tuned", converted(file, dialect="auto", num_heads=5))
@@ -208,7 +208,7 @@ def test_a_run_remembers_how_the_fields_of_its_first_weights_are_known(
     assert about["source"]["dialect"] == "auto"
 
 
-def test_verify_takes_the_dialect_that_a_directory_does_not_say(
+def test_verify_takes_a_dialect_that_the_directory_does_not_record(
     tuned: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
 ) -> None:
     command("jaxgpt-convert", "to-torch", tuned, tmp_path / "back.pt")
@@ -219,7 +219,7 @@ def test_verify_takes_the_dialect_that_a_directory_does_not_say(
     assert command(*asked, "--dialect", "auto").code == 4
 
 
-def test_a_model_under_the_class_of_another_file_is_proven_for_that_one_alone(
+def test_proving_an_export_does_not_prove_the_file_it_came_from(
     tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
@@ -247,7 +247,7 @@ WARNED: dict[str, tuple[dict[str, Any], str, bool]] = {
 
 
 @pytest.mark.parametrize("case", WARNED)
-def test_a_warning_is_for_what_the_class_of_the_file_does_not_do(
+def test_to_torch_warns_only_of_fields_in_which_the_class_differs(
     case: str, primes_file: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     fields, dialect, warned = WARNED[case]
@@ -258,7 +258,7 @@ def test_a_warning_is_for_what_the_class_of_the_file_does_not_do(
     assert ("warning: norm is " in outcome.err) == warned
 
 
-def test_what_would_make_them_agree_is_found_and_its_command_is_true(
+def test_the_suggested_command_makes_the_two_agree(
     tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     file = saved("Gelu", tmp_path)
@@ -276,14 +276,14 @@ def test_what_would_make_them_agree_is_found_and_its_command_is_true(
     assert outcome.out.startswith("PROVEN")
 
 
-def test_two_fields_that_are_wrong_together_are_found_in_a_small_model(tmp_path: Path) -> None:
+def test_two_wrong_fields_are_found_together_in_a_small_model(tmp_path: Path) -> None:
     file = saved("PostNorm", tmp_path)
     page = verify(file, converted(file), torch_class=f"{UNSEEN}:PostNorm")
     assert page.agreeing is not None
     assert page.agreeing.fields == {"norm": "post", "activation": "gelu"}
 
 
-def test_what_was_given_is_tried_beside_the_persons_own_class_and_what_was_needed_is_said_again(
+def test_given_fields_are_varied_beside_the_users_class_and_repeated_in_the_command(
     tmp_path: Path,
 ) -> None:
     file = saved("Nameless", tmp_path)
@@ -294,7 +294,7 @@ def test_what_was_given_is_tried_beside_the_persons_own_class_and_what_was_neede
     assert page.agreeing.command.endswith("--set num_heads=5 --set activation=relu --dialect auto")
 
 
-def test_nothing_agrees_where_no_field_is_the_reason(tmp_path: Path) -> None:
+def test_no_agreement_is_suggested_if_no_field_is_the_cause(tmp_path: Path) -> None:
     file = saved("Scaled", tmp_path)
     page = verify(file, converted(file), torch_class=f"{UNSEEN}:Scaled")
     assert page.verdict == "differs"
@@ -330,7 +330,7 @@ def test_the_page_fits_a_terminal_and_json_has_every_row(
         assert "81 of 81 differ, first that of token_embedding.weight." in "\n".join(lines)
 
 
-def test_the_proof_that_to_flax_suggests_is_one(
+def test_the_verify_command_that_to_flax_suggests_proves(
     primes_file: Path,
     tmp_path: Path,
     command: Callable[..., Any],
