@@ -17,7 +17,7 @@ from jaxgpt.model import GPT, assemble
 from jaxgpt.storage.model_directory import ModelDirectory, to_device
 
 from .. import api
-from ..detect.detect import Asked
+from ..detect.refusals import Asked
 from ..files import checkpoints
 from ..names.config_words import as_written
 from ..rows import fit, move
