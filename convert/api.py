@@ -1,7 +1,7 @@
 """The Python interface of the bridge: PyTorch file to Flax parameters, and back."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ from jaxgpt.pytree import Tree, flatten, require_same
 from jaxgpt.storage import model_directory
 from jaxgpt.system.stages import Stage, silent
 
-from .choose import choose
+from . import write_plan
 from .detect.detect import detect
 from .detect.refusals import Stranger
 from .dialects import named
-from .extras import extras
-from .extras.adamw import find
+from .extras import read_extras
 from .files import checkpoints, torchfile
 from .loaded import Inspected, Loaded
 from .rows import fit, move
 from .rows.dialect import Dialect
+from .write_plan import Written
 
 DTYPES = {str(kind): kind for kind in move.FLOATS}
 
@@ -68,12 +68,11 @@ def _inspected(
 ) -> Inspected:
     shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
     configs = {} if ignore_config else {"the file": source.extras, "config.json": source.config}
-    return Inspected(
-        source,
-        detect(
-            shapes, lambda name: source.tensors[name].read(), source.path, dialect, fields, configs
-        ),
-    )
+
+    def read(name: str) -> np.ndarray:
+        return source.tensors[name].read()
+
+    return Inspected(source, detect(shapes, read, source.path, dialect, fields, configs))
 
 
 def to_flax(
@@ -89,54 +88,73 @@ def to_flax(
 ) -> Loaded:
     """Convert PyTorch weights, a file, state_dict or module, to Flax parameters.
 
-    `fields` are fields of ModelConfig that the weights do not show.
+    `fields` are fields of ModelConfig that the weights do not show. `dtype` replaces that of the
+    weights; `weights_only` leaves out the optimiser and all other extras.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"dtype must be one of {', '.join(sorted(DTYPES))}, but is {dtype!r}.")
+    target_dtype = _parse_dtype(dtype)
     inspected = inspect(weights, dialect=dialect, ignore_config=ignore_config, **fields)
     source, detected = inspected.source, inspected.detected
-    names = fit.torch_names(detected.dialect, detected.fit.sizes)
+    config, sizes = detected.report.config, detected.fit.sizes
+    names = fit.torch_names(detected.dialect, sizes)
+    _require_convertible(inspected, names)
+
+    reader = _Reader(source, stage("reading", sum(source.tensors[name].size for name in names)))
+    params = move.to_flax(detected.dialect, sizes, reader.read, target_dtype, source.tensors)
+    if not allow_nonfinite:
+        move.require_finite(reader.nonfinite, source.path)
+    if target_dtype and not reader.nonfinite:
+        move.require_in_range(params, target_dtype, source.path)
+    _require_parameters_of(config, params, source.path)
+
+    has_extras = source.container.startswith("torch") and not weights_only
+    stored = source.extras if has_extras else {}
+    extras = read_extras.read(stored, detected.dialect, config, list(source.tensors), source.path)
+    return Loaded(params, detected, source, extras, ignore_config)
+
+
+def _parse_dtype(name: str | None) -> np.dtype | None:
+    if name is None:
+        return None
+    if name not in DTYPES:
+        raise UserError(f"dtype must be one of {', '.join(sorted(DTYPES))}, but is {name!r}.")
+    return DTYPES[name]
+
+
+def _require_convertible(inspected: Inspected, names: Collection[str]) -> None:
+    """Require that the weights `names` are floats, and that all layers have one dtype."""
+    source = inspected.source
     dtypes = {name: tensor.dtype for name, tensor in source.tensors.items() if name in names}
     move.require_floats(dtypes, source.path)
-    move.require_one_dtype_per_row(detected.dialect, dtypes, source.path)
-    nonfinite: dict[str, int] = {}
-    passed = stage("reading", sum(source.tensors[name].size for name in names))
+    move.require_one_dtype_per_row(inspected.detected.dialect, dtypes, source.path)
 
-    def read(name: str) -> np.ndarray:
-        array = source.tensors[name].read()
-        passed(array.size)
-        if bad := int(array.size - np.count_nonzero(np.isfinite(array))):
-            nonfinite[name] = bad
+
+@dataclass
+class _Reader:
+    """Reads tensors of `source`, reports their sizes to `passed`, and counts non-finite values."""
+
+    source: checkpoints.Checkpoint
+    passed: Callable[[int], None]
+    nonfinite: dict[str, int] = field(default_factory=dict)  # name -> count, if not 0
+
+    def read(self, name: str) -> np.ndarray:
+        array = self.source.tensors[name].read()
+        self.passed(array.size)
+        if count := int(array.size - np.count_nonzero(np.isfinite(array))):
+            self.nonfinite[name] = count
         return array
 
-    config = detected.report.config
-    params = move.to_flax(
-        detected.dialect, detected.fit.sizes, read, DTYPES[dtype] if dtype else None, source.tensors
-    )
-    if not allow_nonfinite:
-        move.require_finite(nonfinite, source.path)
-    if dtype and not nonfinite:
-        move.require_in_range(params, DTYPES[dtype], source.path)
-    _require_one_function(config, params, source)
-    file_extras = {} if weights_only or not source.container.startswith("torch") else source.extras
-    beside = extras.read(file_extras, detected.dialect, config, list(source.tensors), source.path)
-    return Loaded(params, detected, source, beside, ignore_config)
 
-
-def _require_one_function(
-    config: ModelConfig, params: Tree, source: checkpoints.Checkpoint
-) -> None:
+def _require_parameters_of(config: ModelConfig, params: Tree, path: object) -> None:
     """Raise UserError unless `params` has exactly the parameters of `config`.
 
     ModelConfig has a single field for biases that a class may have in one place and not in another.
     """
     wanted, present = set(flatten(abstract_params(config))), set(flatten(params))
     if wanted != present:
-        lacking = [f"it lacks {path}" for path in sorted(wanted - present)] + [
-            f"it has {p}" for p in sorted(present - wanted)
-        ]
+        differences = [f"it lacks {name}" for name in sorted(wanted - present)]
+        differences += [f"it has {name}" for name in sorted(present - wanted)]
         raise UserError(
-            f"{source.path}: some of its parts have a bias and others none: {in_a_row(lacking)}, "
+            f"{path}: some of its parts have a bias and others none: {in_a_row(differences)}, "
             "next to a model that is otherwise like this one. There is no field for such a mixture."
         )
 
@@ -155,19 +173,6 @@ def to_torch(params: Tree, config: ModelConfig, dialect: str | Dialect) -> dict[
     }
 
 
-@dataclass(frozen=True)
-class Written:
-    """The result of writing a model directory to a file or folder."""
-
-    source: Path  # the model directory
-    config: ModelConfig
-    dialect: Dialect
-    filled: list[str]  # biases that the class has and the model lacks
-    beside: list[Any] = field(default_factory=list)  # the names of the extras in the file
-    # Fields in which the model differs from the usual one of its class: (ours, usual).
-    unlike: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-
-
 def directory_to_file(
     directory: str | Path,
     out: str | Path,
@@ -176,7 +181,7 @@ def directory_to_file(
     weights_only: bool = False,
     stage: Stage = silent,
 ) -> Written:
-    """Write the model in `directory` to the file `out`.
+    """Write the model in `directory` to the file `out`: decide everything, then write.
 
     Without `dialect`, a converted model gets the names and the nesting of its original file, and a
     model that was trained here is written for the class most like it.
@@ -184,47 +189,6 @@ def directory_to_file(
     if Path(out).suffix in (".pt", ".pth"):
         torchfile.need_torch(out)
     opened = model_directory.ModelDirectory(directory)
-    origin = extras.Origin.of(opened)
-    usual = origin.dialect if origin else None
-    target = named(dialect) if dialect else usual or choose(opened.config, opened.paths)
-    paths, nested, prefix = set(opened.paths), "", ""
-    beside: dict[str, Any] = {}
-    alone = weights_only or Path(out).suffix == ".safetensors"
-    if optimizer and (alone or not (opened.path / "state").is_dir()):
-        why = (
-            f"{opened.path} has none"
-            if not alone
-            else "it goes into .pt and .pth, and not with --weights-only"
-        )
-        raise UserError(f"--optimizer asks for the optimiser's state, but {why}.")
-    if origin and not dialect:
-        nested, prefix = origin.nested, origin.prefix
-        beside = {} if alone else extras.as_it_was(opened, origin)
-    elif optimizer or (target.container.settings and not alone):
-        nested, beside = target.container.weights, extras.as_its_class_does(opened, target, origin)
-    if optimizer and not find(beside):
-        raise UserError(
-            f"The file that {directory} came from had no optimiser: say with --dialect how to "
-            "write one."
-        )
-    arrays = move.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
-    checkpoints.write(
-        out, {prefix + name: array for name, array in arrays.items()}, nested, beside, stage
-    )
-    filled = move.filled(target, opened.config, paths)
-    unlike = target.unlike(opened.config, origin.known_of(target) if origin else ())
-    return Written(opened.path, opened.config, target, filled, list(beside), unlike)
-
-
-def reading(opened: model_directory.ModelDirectory, stage: Stage) -> Callable[[str], np.ndarray]:
-    """The function that reads a parameter of `opened` and reports progress to `stage`."""
-    passed = stage(
-        "reading", sum(leaf.size for leaf in flatten(abstract_params(opened.config)).values())
-    )
-
-    def read(path: str) -> np.ndarray:
-        array = opened.read(path)
-        passed(array.size)
-        return array
-
-    return read
+    plan = write_plan.plan(opened, Path(out), dialect, optimizer, weights_only)
+    checkpoints.write(out, plan.arrays(stage), plan.nested, plan.extras, stage)
+    return plan.result

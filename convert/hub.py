@@ -18,7 +18,6 @@ from jaxgpt.storage import model_directory
 from jaxgpt.system import atomic_files
 from jaxgpt.system.stages import Stage, silent
 
-from .api import Written, reading
 from .dialects import DIALECTS, named
 from .files import checkpoints, hf_folder
 from .names.config_words import FIELD, VALUES
@@ -28,6 +27,7 @@ from .rows.kinds import Alias, Filled, Kind, Row
 from .rows.order import in_module_order
 from .rows.resolve import express
 from .tokens import hf_tokenizer
+from .write_plan import Written, reading
 
 SHARD = "5GB"
 UNITS = {f"{prefix}B": 1000**n for n, prefix in enumerate("KMGT", 1)}

@@ -14,7 +14,7 @@ from jaxgpt.system.stages import Stage, silent
 
 from .detect.detect import Detected
 from .detect.report import Report
-from .extras import extras
+from .extras.read_extras import Extras
 from .files import checkpoints
 from .rows import fit
 from .rows.dialect import Dialect
@@ -28,7 +28,7 @@ class Loaded:
     params: Tree
     detected: Detected
     source: checkpoints.Checkpoint
-    beside: extras.Beside
+    extras: Extras
     ignore_config: bool = False  # whether a config in the file or next to it was ignored
 
     def __repr__(self) -> str:
@@ -73,7 +73,7 @@ class Loaded:
             "prefix": self.source.prefix,
             "ignore_config": self.ignore_config,
         }
-        source = {**container, **self.dialect.written(), **self.beside.about}
+        source = {**container, **self.dialect.written(), **self.extras.about}
         about = {"source": source, "fields": self.report.fields}
         chosen = hf_tokenizer.read(tokenizer) if tokenizer else self.tokenizer.tokenizer
         if chosen and chosen.vocab_size > self.config.vocab_size:
@@ -82,7 +82,7 @@ class Loaded:
                 f"model's vocabulary is {self.config.vocab_size}: it is another model's. Name the "
                 "right one with --tokenizer, or move this one away to go without."
             )
-        model_directory.save(directory, self.config, self.params, about, chosen, self.beside.state)
+        model_directory.save(directory, self.config, self.params, about, chosen, self.extras.state)
 
 
 @dataclass(frozen=True, repr=False)

@@ -165,11 +165,13 @@ def test_there_and_back_through_files_is_identity(
 def test_inspect_tells_all_and_reads_only_what_decides(
     primes_file: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from convert.files import torchfile
+    from convert.files import torch_tensors
 
-    read, to_array = [], torchfile.to_array
+    read, to_array = [], torch_tensors.to_array
     monkeypatch.setattr(
-        torchfile, "to_array", lambda tensor: read.append(tuple(tensor.shape)) or to_array(tensor)
+        torch_tensors,
+        "to_array",
+        lambda tensor: read.append(tuple(tensor.shape)) or to_array(tensor),
     )
     text = command("jaxgpt-convert", "inspect", primes_file).out
     for word in (

@@ -10,8 +10,8 @@ from tests.helpers import ROOT
 # Topics from top to bottom; each may import those below it, and all of convert those of jaxgpt.
 TOPICS = {
     "convert": [
-        "__main__", "commands", "proving", "probing", "hub", "api", "loaded", "choose",
-        "extras", "tokens", "detect", "files", "dialects", "names", "rows", "reference",
+        "__main__", "commands", "proving", "probing", "api", "hub", "write_plan",
+        "loaded", "choose", "extras", "tokens", "detect", "files", "dialects", "names", "rows", "reference",
     ],
     "jaxgpt": [
         "__main__", "convert", "planning", "commands", "training", "generation",
@@ -28,14 +28,10 @@ ONLY_IN = {
     "flax": {"jaxgpt.model"},
     "tokenizers": {"jaxgpt.data", "convert.tokens"},
     "matplotlib": {"jaxgpt.storage"},
-    "tyro": {"jaxgpt.__main__", "jaxgpt.commands", "convert.__main__"},
+    "tyro": {"jaxgpt.__main__", "jaxgpt.commands", "convert.commands"},
 }
 # Files that are still too long, and by how much: a number here may only become smaller.
 LONG = {
-    "convert.__main__": 301,
-    "convert.extras.extras": 277,
-    "convert.files.checkpoints": 287,
-    "convert.files.torchfile": 275,
     "jaxgpt.__main__": 293,
     "jaxgpt.config": 280,
     "jaxgpt.data.prepare": 311,

@@ -1,1 +1,1 @@
-"""The output of the commands."""
+"""One file per command of `jaxgpt-convert`: its arguments in, its page out."""

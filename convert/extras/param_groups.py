@@ -1,10 +1,9 @@
-"""Which parameters an optimiser of torch's has, in which groups, with which settings. Knows no array.
+"""The names of an optimiser's parameters, and the groups in which people optimise them.
 
-torch numbers the parameters through the groups and names none: which is which follows from the order in which a class
-lists them, and from how people make groups.
+torch numbers the parameters through the groups and names none: which is which follows from the
+order in which a class lists them, and from how people make groups.
 """
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,170 +17,205 @@ from ..rows.dialect import Dialect
 from ..rows.kinds import POSITIONS
 from ..rows.move import sizes_of
 from ..rows.order import in_module_order
+from .torch_adamw import TorchAdamW, Unlike
 
 Names = tuple[str, ...]
-Leaves = Mapping[
-    str, str
-]  # parameters in a class's order -> what each is: kernel, embedding, scale or bias
-Shapes = Mapping[Any, tuple[int, ...]]
-
-
-class Unlike(UserError):
-    """An optimiser that is no AdamW as optax has it."""
+Partition = tuple[Names, ...]  # the names of the parameters in each group
+# Parameters in a class's order -> the kind of each: kernel, embedding, scale or bias.
+Leaves = Mapping[str, str]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Group:
+    """A group of parameters by name, with its settings in torch's words: lr, betas, eps, ..."""
+
     names: Names
-    settings: Mapping[str, Any]  # in torch's words: lr, betas, eps, weight_decay, ...
+    settings: Mapping[str, Any]
 
 
 def leaves(dialect: Dialect, config: ModelConfig, order: Sequence[str] = ()) -> dict[str, str]:
-    """In the order given, or in that of the class. A tied head is the embedding again, stored sinusoids are none."""
+    """The parameters in `order`, by default that of the class, with the kind of each.
+
+    A tied head is the embedding, and stored sinusoids are not parameters.
+    """
     sizes = sizes_of(config)
     order = order or in_module_order(list(dialect.tensors), sizes)
     owners: dict[str, tuple[Any, ...]] = {
-        torch.at(p): (flax.name, *p.values())
+        torch.at(place): (flax.name, *place.values())
         for flax, torch in dialect.views
-        for p in torch.places(sizes)
+        for place in torch.places(sizes)
     }
     first = {owners[name]: name for name in reversed(order) if name in owners}
     if config.positions_stored:
         first.pop((POSITIONS,))
-    kept = set(first.values())
-    return {name: owners[name][0].rpartition("/")[2] for name in order if name in kept}
+    parameters = set(first.values())
+    return {name: owners[name][0].rpartition("/")[2] for name in order if name in parameters}
 
 
-def named(
-    groups: Sequence[Mapping[str, Any]], known: Leaves, shapes: Shapes, stored: Shapes
-) -> tuple[Group, ...]:
-    """Names for the numbers: of the ways in which people make groups, the one that the stored shapes allow."""
-    counts = [len(group["params"]) for group in groups]
-    told = any(group.get("param_names") for group in groups)
-    ways = [_said(groups, known)] if told else list(_ways(len(groups), known))
-    if not ways:
-        raise Unlike(
-            f"it has {len(groups)} groups of parameters, and which parameters these are is not known"
+def named(adamw: TorchAdamW, parameters: Leaves, shapes: Shapes) -> tuple[Group, ...]:
+    """The groups of `adamw` by name: the one usual partition that its shapes allow."""
+    partitions = _partitions(adamw, parameters)
+    counts = [len(group.numbers) for group in adamw.groups]
+    sized = [parts for parts in partitions if [len(part) for part in parts] == counts]
+    if not sized:
+        raise UserError(
+            f"its groups have {counts} parameters, and those of the model would have "
+            f"{[len(part) for part in partitions[0]]}"
         )
-    fitting = [parts for parts in ways if [len(part) for part in parts] == counts]
-    problem = f"its groups have {counts} parameters, and those of the model would have {[len(p) for p in ways[0]]}"
-    found: list[tuple[Names, ...]] = []
-    for parts in fitting:
-        numbers = [number for group in groups for number in group["params"]]
-        pairs = list(zip(numbers, itertools.chain(*parts), strict=True))
-        wrong = [
-            (number, name)
-            for number, name in pairs
-            if stored.get(number, shapes[name]) != shapes[name]
-        ]
-        if wrong:
-            number, name = wrong[0]
-            problem = f"its moments of parameter {number} are {stored[number]}, where {name} is {shapes[name]}"
-        else:
-            found.append(parts)
-    if not found:
-        raise UserError(problem)
-    for parts in found:
-        if stored and parts != found[0] and [*map(set, parts)] == [*map(set, found[0])]:
-            raise Unlike(
-                "its parameters could be in the order of the class or of the alphabet, and no shape tells which"
+    mismatches = [_mismatch(adamw, parts, shapes) for parts in sized]
+    fitting = [parts for parts, wrong in zip(sized, mismatches, strict=True) if not wrong]
+    if not fitting:
+        raise UserError(mismatches[-1])
+    _require_one_order(adamw, fitting)
+    pairs = zip(fitting[0], adamw.groups, strict=True)
+    return tuple(Group(names, group.settings) for names, group in pairs)
+
+
+def _partitions(adamw: TorchAdamW, parameters: Leaves) -> list[Partition]:
+    """The ways in which the parameters may be in the groups of `adamw`; at least one."""
+    if any(group.names for group in adamw.groups):
+        return [_as_named(adamw, parameters)]
+    partitions = list(_usual(len(adamw.groups), parameters))
+    if not partitions:
+        raise Unlike(
+            f"it has {len(adamw.groups)} groups of parameters, and which parameters these are is "
+            "not known"
+        )
+    return partitions
+
+
+def _mismatch(adamw: TorchAdamW, parts: Partition, shapes: Shapes) -> str:
+    """The first parameter whose moments have another shape than in `shapes`; "" if none has."""
+    names = [name for part in parts for name in part]
+    for number, name in zip(adamw.numbers, names, strict=True):
+        moments = adamw.moments.get(number)
+        if moments and moments.shape != shapes[name]:
+            return (
+                f"its moments of parameter {number} are {moments.shape}, where {name} is "
+                f"{shapes[name]}"
             )
-    settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
-    return tuple(map(Group, found[0], settings))
+    return ""
 
 
-def _said(groups: Sequence[Mapping[str, Any]], known: Leaves) -> tuple[Names, ...]:
-    """torch keeps the names where it was given them, with what wrappers put before them."""
-    names = [[str(name) for name in group.get("param_names") or ()] for group in groups]
-    prefix = wrapping(list(itertools.chain(*names)), LIGHTNING_WRAPPERS)
-    parts = tuple(tuple(name.removeprefix(prefix) for name in part) for part in names)
-    if sorted(itertools.chain(*parts)) != sorted(known):
-        odd = sorted({*itertools.chain(*parts)} ^ known.keys())
+def _require_one_order(adamw: TorchAdamW, fitting: Sequence[Partition]) -> None:
+    """Raise Unlike if two of `fitting` have the same groups in different orders."""
+    first = fitting[0]
+    for parts in fitting:
+        if adamw.moments and parts != first and [*map(set, parts)] == [*map(set, first)]:
+            raise Unlike(
+                "its parameters could be in the order of the class or of the alphabet, and no "
+                "shape tells which"
+            )
+
+
+def _as_named(adamw: TorchAdamW, parameters: Leaves) -> Partition:
+    """The names that torch recorded, without what wrappers put before them."""
+    recorded = [name for group in adamw.groups for name in group.names]
+    prefix = wrapping(recorded, LIGHTNING_WRAPPERS)
+    parts = tuple(
+        tuple(name.removeprefix(prefix) for name in group.names) for group in adamw.groups
+    )
+    names = [name for part in parts for name in part]
+    if sorted(names) != sorted(parameters):
+        odd = sorted({*names} ^ parameters.keys())
         raise UserError(f"of the model and of its param_names, only one has {in_a_row(odd, ', ')}")
     return parts
 
 
-def _ways(count: int, known: Leaves) -> Iterator[tuple[Names, ...]]:
+def _usual(count: int, parameters: Leaves) -> Iterator[Partition]:
+    """The partitions that people make of `count` groups."""
     if count == 1:
-        yield (tuple(known),)
+        yield (tuple(parameters),)
     if count == 2:
-        # Who leaves embeddings out sorts the names, as minGPT did, or does not.
+        # Code that keeps embeddings out of the decay sorts the names, as minGPT's did, or does not.
         for kind, order in (
-            ("matrices", list(known)),
-            ("kernels", sorted(known)),
-            ("kernels", list(known)),
+            ("matrices", list(parameters)),
+            ("kernels", sorted(parameters)),
+            ("kernels", list(parameters)),
         ):
-            parts = _split(order, known, kind)
+            parts = _split(order, parameters, kind)
             yield parts
             yield parts[::-1]
 
 
-def _split(order: Sequence[str], known: Leaves, kind: str) -> tuple[Names, Names]:
-    """What decays, and what does not."""
-    decayed = tuple(name for name in order if known[name] in DECAYED[kind])
+def _split(order: Sequence[str], parameters: Leaves, kind: str) -> tuple[Names, Names]:
+    """The parameters that decay, by the kind of decay, and those that do not."""
+    decayed = tuple(name for name in order if parameters[name] in DECAYED[kind])
     return decayed, tuple(name for name in order if name not in decayed)
 
 
-def made(known: Leaves, kind: str = "all") -> tuple[Group, ...]:
-    """As people make them; `kind` is what decays in most runs of the class."""
-    order = sorted(known) if kind == "kernels" else list(known)
-    parts: Sequence[Names] = (tuple(known),) if kind == "all" else _split(order, known, kind)
-    return tuple(Group(part, {}) for part in parts)
+def usual_groups(parameters: Leaves, kind: str, settings: Mapping[str, Any]) -> tuple[Group, ...]:
+    """The groups that most people make, all with `settings`; `kind` is the kind of decay."""
+    if kind == "all":
+        return (Group(tuple(parameters), settings),)
+    order = sorted(parameters) if kind == "kernels" else list(parameters)
+    return tuple(Group(part, settings) for part in _split(order, parameters, kind))
 
 
 def renewed(
-    groups: Sequence[Group], known: Leaves, optim: OptimConfig, rate: float
+    groups: Sequence[Group], parameters: Leaves, optim: OptimConfig, rate: float
 ) -> tuple[Group, ...]:
-    """The same groups in a run with these settings."""
-    new = {"lr": rate, "betas": (optim.beta1, optim.beta2), "eps": optim.eps}
-    found = []
+    """`groups` with the settings of a run with `optim`, now at the learning rate `rate`."""
+    betas = (optim.beta1, optim.beta2)
+    renewed_groups = []
     for group in groups:
-        decays = {known[name] in DECAYED[optim.decay] for name in group.names}
-        if len(decays) > 1:
-            raise UserError(
-                f"The optimiser cannot be written: with optim.decay {optim.decay} one group of this class, that of "
-                f"{group.names[0]}, would decay in part. Set --weights-only to go without it."
-            )
-        found.append(
-            Group(
-                group.names,
-                {**group.settings, **new, "weight_decay": max(decays) * optim.weight_decay},
-            )
+        decay = optim.weight_decay if _decays(group, parameters, optim.decay) else 0.0
+        settings = {
+            **group.settings, "lr": rate, "betas": betas, "eps": optim.eps, "weight_decay": decay,
+        }  # fmt: skip
+        if decay and "decoupled_weight_decay" in settings:  # without decay it may have been Adam
+            settings["decoupled_weight_decay"] = True
+        renewed_groups.append(Group(group.names, settings))
+    return tuple(renewed_groups)
+
+
+def _decays(group: Group, parameters: Leaves, kind: str) -> bool:
+    """Whether the parameters of `group` decay; raises UserError if only some do."""
+    decays = {parameters[name] in DECAYED[kind] for name in group.names}
+    if len(decays) > 1:
+        raise UserError(
+            f"The optimiser cannot be written: with optim.decay {kind} one group of this class, "
+            f"that of {group.names[0]}, would decay in part. Set --weights-only to go without it."
         )
-    return tuple(found)
+    return decays == {True}
 
 
-def as_settings(groups: tuple[Group, ...], known: Leaves) -> dict[str, Any]:
-    """In the words of OptimConfig; Unlike where it has none."""
+def as_settings(groups: tuple[Group, ...], parameters: Leaves) -> dict[str, Any]:
+    """The settings of `groups` in the words of OptimConfig; raises Unlike if it has none."""
     first = groups[0].settings
-    if different := [
-        key for key in ("lr", "betas", "eps") if any(g.settings[key] != first[key] for g in groups)
-    ]:
+    different = [
+        key
+        for key in ("lr", "betas", "eps")
+        if any(group.settings[key] != first[key] for group in groups)
+    ]
+    if different:
         raise Unlike(f"its groups differ in {in_a_row(different, ', ')}")
-    rates = {group.settings["weight_decay"] for group in groups} - {0}
-    decayed = {name for group in groups if group.settings["weight_decay"] for name in group.names}
+    beta1, beta2 = first["betas"]
+    values = {"learning_rate": first["lr"], "beta1": beta1, "beta2": beta2, "eps": first["eps"]}
+    settings: dict[str, Any] = {name: float(value) for name, value in values.items()}
+    settings |= _decay_of(groups, parameters)
+    try:
+        OptimConfig(**settings, final_learning_rate=0.0)
+    except UserError as error:  # a rate that has come down to zero
+        raise Unlike(str(error).rstrip(".")) from None
+    return settings
+
+
+def _decay_of(groups: tuple[Group, ...], parameters: Leaves) -> dict[str, Any]:
+    """How much decays and which kind of parameters do, in the words of OptimConfig."""
+    decaying = [group for group in groups if group.settings["weight_decay"]]
+    rates = {float(group.settings["weight_decay"]) for group in decaying}
+    names = {name for group in decaying for name in group.names}
     kinds = [
         kind
-        for kind, leaf in DECAYED.items()
-        if decayed == {name for name in known if known[name] in leaf}
+        for kind, leaf_kinds in DECAYED.items()
+        if names == {name for name in parameters if parameters[name] in leaf_kinds}
     ]
     if len(rates) > 1 or (rates and not kinds):
         raise Unlike(
             f"which of its parameters decay, and how much, is none of {', '.join(DECAYED)}"
         )
-    beta1, beta2 = first["betas"]
-    values = {
-        "learning_rate": first["lr"],
-        "eps": first["eps"],
-        "weight_decay": max(rates, default=0.0),
-    }
-    values |= {"beta1": beta1, "beta2": beta2}
-    found: dict[str, Any] = {
-        name: float(value) for name, value in values.items()
-    }  # some are tensors
-    found |= {"decay": kinds[0]} if rates else {}
-    try:
-        OptimConfig(**found, final_learning_rate=0.0)
-    except UserError as error:  # a rate that has come down to zero
-        raise Unlike(str(error).rstrip(".")) from None
-    return found
+    if not rates:
+        return {"weight_decay": 0.0}
+    return {"weight_decay": rates.pop(), "decay": kinds[0]}

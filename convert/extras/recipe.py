@@ -1,4 +1,4 @@
-"""How a checkpoint was trained, in the words of jaxgpt's settings, so that training can continue alike."""
+"""How a checkpoint was trained, in the words of jaxgpt's settings, so that training can resume."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,23 +19,21 @@ OPTIM = {
     "weight_decay": "weight_decay",
     "grad_clip": "clip_norm",
 }
-DECAYING = (
-    "min_lr",
-    "warmup_iters",
-    "lr_decay_iters",
-)  # nanoGPT reads these only where decay_lr is true
+DECAYING = ("min_lr", "warmup_iters", "lr_decay_iters")  # read only if decay_lr is true
+
+Sections = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The training settings of a file, as sections of a config, and why some of its words were left out."""
+    """The training settings of a file as sections of a config, and why others were left out."""
 
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)
 
 
-def read(extras: Mapping[str, Any], optimizer: Mapping[str, Any]) -> Recipe:
-    """The recipe in nanoGPT's words beside the weights, over `optimizer`, what the optimiser itself was set to."""
+def read(extras: Mapping[Any, Any], optimizer: Mapping[str, Any]) -> Recipe:
+    """The recipe in `extras`, nanoGPT's words, over `optimizer`, the settings of the optimiser."""
     words = extras.get(SECTION)
     words = dict(words) if isinstance(words, Mapping) else {}
     left: dict[str, str] = {}
@@ -44,34 +42,36 @@ def read(extras: Mapping[str, Any], optimizer: Mapping[str, Any]) -> Recipe:
         words = {word: value for word, value in words.items() if word not in DECAYING}
         settings = layered(settings, {"optim": {"schedule": "constant", "warmup_steps": 0}})
     for word, sections in _meanings(words):
+        if not isinstance(words[word], (bool, int, float, str)):
+            left[word] = f"it is a {type(words[word]).__name__}"
+            continue
         try:
             settings = _checked(layered(settings, sections))
         except UserError as error:
             left[word] = str(error).rstrip(".")
     horizon, steps = words.get("lr_decay_iters"), settings.get("train", {}).get("steps")
-    if horizon is not None and horizon != steps:
-        left["lr_decay_iters"] = (
-            f"it is {horizon!r}, and the schedule here always ends with train.steps, {steps}"
-        )
+    if isinstance(horizon, (int, float)) and horizon != steps:
+        left["lr_decay_iters"] = f"it is {horizon!r}; schedules here end with train.steps, {steps}"
     return Recipe(settings, left)
 
 
-def _meanings(words: Mapping[str, Any]) -> list[tuple[str, dict[str, dict[str, Any]]]]:
-    """Each word, or those that only mean something together, with the fields that it sets."""
-    found: list[tuple[str, dict[str, dict[str, Any]]]] = []
+def _meanings(words: Mapping[str, Any]) -> list[tuple[str, Sections]]:
+    """Each word, or group of words that have a meaning together, with the fields that it sets."""
+    meanings: list[tuple[str, Sections]] = []
     if "max_iters" in words:
-        found.append(("max_iters", {"train": {"steps": words["max_iters"]}}))
-    found += [
-        (word, {"optim": {name: words[word]}}) for word, name in OPTIM.items() if word in words
-    ]
+        meanings.append(("max_iters", {"train": {"steps": words["max_iters"]}}))
+    for word, name in OPTIM.items():
+        if word in words:
+            meanings.append((word, {"optim": {name: words[word]}}))
     rows, parts = words.get("batch_size"), words.get("gradient_accumulation_steps", 1)
     if type(rows) is int and type(parts) is int:  # nanoGPT counts the rows of one part
-        found.append(("batch_size", {"train": {"batch_size": rows * parts, "accumulate": parts}}))
-    return found
+        batch = {"batch_size": rows * parts, "accumulate": parts}
+        meanings.append(("batch_size", {"train": batch}))
+    return meanings
 
 
-def _checked(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """`settings`, which a run can have; UserError otherwise."""
+def _checked(settings: Sections) -> Sections:
+    """`settings`; raises UserError if no run can have them."""
     optim = build(OptimConfig, settings.get("optim", {}), SECTION)
     train = build(TrainConfig, settings.get("train", {}), SECTION)
     Config(DataConfig("-"), RunConfig("-"), optim=optim, train=train)

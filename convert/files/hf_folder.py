@@ -1,4 +1,7 @@
-"""A folder as Hugging Face lays it out: which files hold the weights, and what its config says. Opens no weights."""
+"""Folders as Hugging Face lays them out: which files hold the weights, and their config.
+
+Opens no weights.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,74 +9,77 @@ from typing import Any
 
 from jaxgpt.data.tokenizer import FILES as TOKENIZERS
 from jaxgpt.errors import UserError, in_a_row
-from jaxgpt.system.atomic_files import read_json
+from jaxgpt.system.atomic_files import MANIFEST, read_json
 
-# In the order in which they are preferred.
+# In order of preference.
 WEIGHTS = (
-    "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin",
-)  # fmt: skip
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
+SUFFIXES = (".pt", ".pth", ".safetensors", ".bin")
 CONFIG = "config.json"
-MOST = 64 * 2**20  # bytes of JSON; an index of ten thousand tensors has one
+MOST = 64 * 2**20  # bytes of JSON; an index of ten thousand tensors has one MiB
 
 
 def find(folder: Path) -> tuple[Path, list[Path]]:
-    """The file to read, which may be an index, and those of the same weights that are left aside."""
-    there = [folder / name for name in WEIGHTS if (folder / name).is_file()]
-    loose = sorted(
-        child
-        for child in folder.iterdir()
-        if child.suffix in (".pt", ".pth", ".safetensors", ".bin")
+    """The file to read in `folder`, possibly an index, and other files with the same weights."""
+    named = [folder / name for name in WEIGHTS if (folder / name).is_file()]
+    if named:
+        return named[0], [path for path in named[1:] if path.suffix in SUFFIXES]
+    loose = [child for child in folder.iterdir() if child.suffix in SUFFIXES]
+    if len(loose) != 1:
+        raise UserError(_without_weights(folder))
+    return loose[0], []
+
+
+def _without_weights(folder: Path) -> str:
+    if (folder / MANIFEST).is_file():
+        return f"{folder} is a model directory; jaxgpt-convert to-torch makes a checkpoint of it."
+    children = in_a_row(sorted(child.name for child in folder.iterdir()), ", ") or "nothing"
+    return (
+        f"{folder} is a directory; in it should be one of {', '.join(WEIGHTS)}, or one checkpoint. "
+        f"It holds {children}."
     )
-    if not there and len(loose) == 1:
-        return loose[0], []
-    if not there and (folder / "manifest.json").is_file():
-        raise UserError(
-            f"{folder} is a model directory; jaxgpt-convert to-torch makes a checkpoint of it."
-        )
-    if not there:
-        held = in_a_row(sorted(child.name for child in folder.iterdir())[:8], ", ") or "nothing"
-        raise UserError(
-            f"{folder} is a directory; in it should be one of {', '.join(WEIGHTS)}, or one checkpoint. It holds {held}."
-        )
-    return there[0], [
-        path for path in there[1:] if path.suffix == ".bin" or path.suffix == ".safetensors"
-    ]
 
 
 def tokenizer_in(folder: Path) -> Path | None:
+    """The tokenizer file in `folder`, if there is one."""
     return next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
 
 
 def shards(index: Path) -> dict[str, list[str]]:
-    """File -> the tensors that the index says are in it."""
-    listed = _read_json(index).get("weight_map")
+    """File name -> the tensors that the file `index` lists for it."""
+    weight_map = _read_json(index).get("weight_map")
     if (
-        not isinstance(listed, dict)
-        or not listed
-        or not all(isinstance(name, str) for pair in listed.items() for name in pair)
+        not isinstance(weight_map, dict)
+        or not weight_map
+        or not all(isinstance(file, str) for file in weight_map.values())
     ):
         raise UserError(f"{index} has no weight_map from tensors to files.")
     files: dict[str, list[str]] = {}
-    for name, file in listed.items():
+    for name, file in weight_map.items():
         files.setdefault(file, []).append(name)
     outside = [file for file in files if Path(file).name != file or file in ("", ".", "..")]
     if outside:
         raise UserError(
-            f"{index} names {in_a_row(outside, ', ')}; a shard lies in the same folder as its index."
+            f"{index} names {in_a_row(outside, ', ')}; shards must be in the folder of their index."
         )
     missing = [file for file in files if not (index.parent / file).is_file()]
     if missing:
+        verb = "is" if len(missing) == 1 else "are"
         raise UserError(
-            f"{index} names {in_a_row(missing, ', ')}, which {'is' if len(missing) == 1 else 'are'} not there. "
-            "Download the folder again."
+            f"{index} names {in_a_row(missing, ', ')}, which {verb} not there. Download the folder "
+            "again."
         )
     return files
 
 
 def config_beside(path: Path) -> Mapping[str, Any]:
-    """{} where there is none."""
-    beside = path.parent / CONFIG
-    return _read_json(beside) if beside.is_file() and beside != path else {}
+    """The config.json in the folder of `path`; {} without one."""
+    config = path.parent / CONFIG
+    return _read_json(config) if config.is_file() and config != path else {}
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""One safetensors file, opened or written. Knows no dialect, no model and no other format."""
+"""One safetensors file, opened or written. Independent of dialects, models and other formats."""
 
 import functools
 import json
@@ -14,6 +14,8 @@ import safetensors
 
 from jaxgpt.errors import UserError, in_a_row
 
+from .contents import Contents, Tensor
+
 DTYPES = {
     "BOOL": np.dtype(bool),
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -26,38 +28,41 @@ CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 def is_safetensors(head: bytes) -> bool:
-    return head[8:9] == b"{" and head[4:8] == bytes(
-        4
-    )  # the header's length, below 4 GB, then its JSON
+    """Whether `head` has the length of a JSON header, below 4 GB, and then its first bracket."""
+    return head[8:9] == b"{" and head[4:8] == bytes(4)
 
 
-def load(path: Path) -> tuple[dict[str, tuple], dict[str, str]]:
-    """name -> (shape, dtype or the name of a kind that numpy has not, a function that reads it), and the metadata."""
+def load(path: Path) -> Contents:
+    """The tensors of the file at `path`; the library checks its header first."""
     try:
         with safetensors.safe_open(path, framework="numpy") as handle:
             metadata, names = handle.metadata() or {}, handle.offset_keys()
-    except Exception as error:  # its own kind of error, or an OSError
+    except Exception as error:  # the library's own kind of error, or an OSError
         raise UserError(
-            f"{path} begins as a safetensors file but is not a whole one: {declared(path)} ({in_a_row([str(error)])}). "
-            "Copy or download it again."
+            f"{path} begins as a safetensors file but is not a whole one: {declared(path)} "
+            f"({in_a_row([str(error)])}). Copy or download it again."
         ) from None
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
-    found = {}
-    for name in names:
-        shape, code, start = (
-            tuple(header[name]["shape"]),
-            header[name]["dtype"],
-            header[name]["data_offsets"][0],
-        )
-        dtype = DTYPES.get(code, code)
-        found[name] = shape, dtype, functools.partial(piece, path, dtype, shape, 8 + length + start)
-    return found, metadata
+    data = 8 + length
+    return Contents(
+        "safetensors", {name: _tensor(path, header[name], data) for name in names}, metadata
+    )
+
+
+def _tensor(path: Path, entry: Mapping[str, Any], data: int) -> Tensor:
+    """The tensor of a header's `entry`, in a file whose data begin at byte `data`."""
+    shape, dtype = tuple(entry["shape"]), DTYPES.get(entry["dtype"], entry["dtype"])
+    start = data + entry["data_offsets"][0]
+    return Tensor(shape, dtype, functools.partial(piece, path, dtype, shape, start))
 
 
 def piece(path: Path, dtype: np.dtype, shape: tuple[int, ...], start: int) -> np.ndarray:
-    """Of a file: not through a mapping, whose pages would stay in memory beside what is made of them."""
+    """The array at byte `start` of a file, read-only.
+
+    It is not mapped: the pages of a mapping would stay in memory next to what is made of them.
+    """
     array = np.fromfile(path, dtype, math.prod(shape), offset=start)
     if array.size != math.prod(shape):
         raise UserError(
@@ -69,7 +74,7 @@ def piece(path: Path, dtype: np.dtype, shape: tuple[int, ...], start: int) -> np
 
 
 def declared(path: Path) -> str:
-    """How long a broken file says it is, beside how long it is."""
+    """The size that a broken file declares, and the size that it has."""
     size = path.stat().st_size
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
@@ -77,26 +82,28 @@ def declared(path: Path) -> str:
             return f"its header alone should end at byte {8 + length}, but it has {size} bytes"
         try:
             header = json.loads(file.read(length))
-            end = max(
-                info["data_offsets"][1] for name, info in header.items() if name != "__metadata__"
-            )
+            tensors = [info for name, info in header.items() if name != "__metadata__"]
+            end = max(info["data_offsets"][1] for info in tensors)
             return f"by its header it should have {8 + length + end} bytes, and it has {size}"
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return f"its header of {length} bytes is not one, in a file of {size} bytes"
 
 
 def bits(array: np.ndarray) -> np.ndarray:
+    """The bytes of `array`, one after the other."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def save(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
-    """Tensor by tensor, in the order given: the library's own writer sorts them, and writes wrong values for arrays
-    that are not contiguous, so that all of those would have to be copied at once."""
-    # Wide items first, so that each tensor begins at a multiple of its item size, as readers that map it expect.
+    """Write `arrays` to `file`, one by one.
+
+    The library's own writer gives wrong values for arrays that are not contiguous, so that all of
+    those would have to be copied at once.
+    """
+    # Wide items first, so that each tensor begins at a multiple of its item size, as readers that
+    # map the file expect.
     order = sorted(arrays, key=lambda name: -arrays[name].itemsize)
-    header: dict[str, Any] = {
-        "__metadata__": {"format": "pt"}
-    }  # transformers opens no file without this
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers insists on it
     end = 0
     for name in order:
         array = arrays[name]

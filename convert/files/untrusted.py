@@ -1,22 +1,25 @@
-"""What a zip archive and a pickle say of themselves, learnt without inflating the one or executing the other.
+"""Checks of zip archives and pickles that inflate no archive and execute no pickle.
 
-Knows of torch only how its files are laid out; imports none of it.
+They know how torch lays its files out, and import none of it.
 """
 
 import io
 import pickle
 import re
 import zipfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
 from jaxgpt.errors import UserError, in_a_row
 
-# Trained weights hardly shrink when deflated. Masks and zero biases shrink a thousandfold, but are the smaller part
-# of a model; an archive that grows a hundredfold was made to fill memory. Below 64 MiB it cannot hurt.
+# Trained weights hardly shrink when deflated. Masks and zero biases shrink a thousandfold, but are
+# the smaller part of a model; an archive that grows a hundredfold was made to fill memory. Below
+# 64 MiB it does no harm.
 MAX_GROWTH = 100
+MAX_ELEMENTS = 10**6  # of a tuple, with those of the tuples in it
 HARMLESS_BYTES = 64 * 2**20
+SUPPORTED, ENCRYPTED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED), 1  # a bit among the flags
 
 KINDS = {
     1: "Untyped Byte Char Bool QInt8 QUInt8",
@@ -29,46 +32,52 @@ ITEM_BYTES = {f"{kind}Storage": size for size, kinds in KINDS.items() for kind i
 ORDINARY = re.compile(
     r"torch\.\w+|torch\.storage\.\w+|torch\._utils\._rebuild_\w+|collections\.OrderedDict"
 )
-# torch allows these by name, but makes them as large as a file says, of bytes that the file does not have.
+# torch allows these by name, and makes them as large as a file says, without bytes in the file.
 HUNGRY = re.compile(r"(builtins|__builtin__)\.bytearray|torch\.(\w+\.)*[A-Z]\w*Tensor")
 RESAVE = (
-    "In the program that wrote it, save the weights alone, torch.save(model.state_dict(), 'weights.pt'), with settings "
-    "as plain numbers and strings if at all, and give that file."
+    "In the program that wrote it, save the weights alone, torch.save(model.state_dict(), "
+    "'weights.pt'), with settings as plain numbers and strings if at all, and give that file."
 )
 
 
 def report(who: str, problems: list[str]) -> None:
+    """Raise UserError with all of `problems` of the file `who`, if there are any."""
     if problems:
         raise UserError(
-            f"{who} cannot be trusted: {in_a_row(problems)}. torch.save does not write such files; get it again from "
-            "where it came, or save it again with the program that wrote it."
+            f"{who} cannot be trusted: {in_a_row(problems)}. torch.save does not write such files; "
+            "get it again from where it came, or save it again with the program that wrote it."
         )
 
 
 class Archive:
-    """The entries of a torch zip, each of them compared with its checksum: torch itself never looks at those."""
+    """The entries of a torch zip, each compared with its checksum, which torch never does."""
 
     def __init__(self, path: Path, who: str) -> None:
         try:
             with zipfile.ZipFile(path) as archive:
-                self.entries = {entry.filename: entry for entry in archive.infolist()}
-                report(who, objections(archive.infolist(), path.stat().st_size))
-                self.top = next(iter(self.entries), "").split("/")[0]
-                require_checkpoint(who, self.top, self.entries)
-                damaged = archive.testzip()  # streams, whatever the size
-                if damaged:
-                    raise UserError(
-                        f"{who} is damaged: its entry {in_a_row([damaged])} does not match its checksum (or torch was "
-                        "told to write none). Copy or download it again."
-                    )
-                self.ledger = Ledger(io.BytesIO(archive.read(f"{self.top}/data.pkl"))).follow(1)
+                self._check(archive, path.stat().st_size, who)
         except UserError:
             raise
         except Exception as error:  # on hostile input zipfile raises a dozen kinds
             raise UserError(
-                f"{who} begins as a zip archive but cannot be read as one ({in_a_row([str(error)])}): it is truncated "
-                "or damaged, for the table of contents stands at the very end. Copy or download it again."
+                f"{who} begins as a zip archive but cannot be read as one "
+                f"({in_a_row([str(error)])}): it is truncated or damaged, because the table of "
+                "contents is at the very end. Copy or download it again."
             ) from None
+
+    def _check(self, archive: zipfile.ZipFile, size: int, who: str) -> None:
+        entries = archive.infolist()
+        report(who, objections(entries, size))
+        self.entries = {entry.filename: entry for entry in entries}
+        self.top = next(iter(self.entries), "").split("/")[0]
+        require_checkpoint(who, self.top, self.entries)
+        damaged = archive.testzip()  # streams, whatever the size
+        if damaged:
+            raise UserError(
+                f"{who} is damaged: its entry {in_a_row([damaged])} does not match its checksum "
+                "(or torch was told to write none). Copy or download it again."
+            )
+        self.ledger = Ledger(io.BytesIO(archive.read(f"{self.top}/data.pkl"))).follow(1)
 
     @property
     def stored(self) -> bool:
@@ -79,20 +88,25 @@ class Archive:
         return sum(entry.file_size for entry in self.entries.values())
 
     def overdrawn(self) -> list[str]:
-        """Storages that claim another size than their entry has: mapped, they would show their neighbours' bytes."""
+        """Complaints about storages that claim another size than their entry has.
+
+        Mapped, they would show the bytes of their neighbours.
+        """
         problems = []
         for key, claim in self.ledger.claims.items():
             entry = self.entries.get(f"{self.top}/data/{key}")
-            held = (
-                f"the entry for it has {entry.file_size}" if entry else "there is no entry for it"
-            )
-            if not entry or claim != entry.file_size:
-                problems.append(f"its storage {key} is declared with {claim} bytes, but {held}")
+            if not entry:
+                has = "there is no entry for it"
+            elif claim != entry.file_size:
+                has = f"the entry for it has {entry.file_size}"
+            else:
+                continue
+            problems.append(f"its storage {key} is declared with {claim} bytes, but {has}")
         return problems
 
 
 def objections(entries: list[zipfile.ZipInfo], size: int) -> list[str]:
-    """What is wrong with an archive by its table of contents alone: nothing has been inflated yet."""
+    """Complaints about the table of contents of an archive of `size` bytes."""
     problems = []
     total = sum(entry.file_size for entry in entries)
     if total > max(HARMLESS_BYTES, MAX_GROWTH * size):
@@ -104,10 +118,7 @@ def objections(entries: list[zipfile.ZipInfo], size: int) -> list[str]:
         first, *rest = name.split("/")
         if not first or ":" in first or ".." in (first, *rest):
             problems.append(f"its entry {entry.orig_filename} points outside of the archive")
-        if (
-            entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-            or entry.flag_bits & 1
-        ):
+        if entry.compress_type not in SUPPORTED or entry.flag_bits & ENCRYPTED:
             problems.append(
                 f"its entry {entry.orig_filename} is encrypted, or compressed as torch cannot do it"
             )
@@ -119,6 +130,7 @@ def objections(entries: list[zipfile.ZipInfo], size: int) -> list[str]:
 
 
 def require_checkpoint(who: str, top: str, names: Collection[str]) -> None:
+    """Raise UserError unless `names`, all below the folder `top`, are those of a checkpoint."""
     if f"{top}/constants.pkl" in names:
         raise UserError(f"{who} is a TorchScript archive: a program, not a checkpoint. {RESAVE}")
     if f"{top}/archive_format" in names:
@@ -126,13 +138,13 @@ def require_checkpoint(who: str, top: str, names: Collection[str]) -> None:
     if f"{top}/data.pkl" not in names:
         listed = in_a_row(names, ", ") or "nothing"
         raise UserError(
-            f"{who} is a zip archive, but not a torch checkpoint, which has an entry data.pkl; this one holds "
-            f"{listed}. Unpack it if the checkpoint is inside."
+            f"{who} is a zip archive, but not a torch checkpoint, which has an entry data.pkl; "
+            f"this one holds {listed}. Unpack it if the checkpoint is inside."
         )
 
 
 class Dummy:
-    """Stands for whatever a pickle names, and takes whatever the pickle then does with it, to no effect."""
+    """A stand-in for anything that a pickle names; what the pickle does with it has no effect."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Dummy":
         return super().__new__(cls)
@@ -144,27 +156,28 @@ class Dummy:
 
 
 class Ledger(pickle._Unpickler):
-    """Follows a pickle, and notes which names it wants and how many bytes each of its storages claims.
+    """The names that a pickle asks for, and the bytes that each of its storages claims.
 
-    Nothing it names is ever looked up, so nothing can be run. It is Python's unpickler in Python, because the one in C
-    allocates gigabytes when a hostile memo index says so; and without the opcode that fills as many bytes with zeros
-    as the pickle asks for.
+    Nothing that it names is ever looked up, so that nothing can be run. This is Python's unpickler
+    in Python, because the one in C allocates gigabytes when a hostile memo index says so; without
+    the opcode that fills as many bytes with zeros as the pickle asks for; and without tuples that
+    contain each other so often that to hash one, as a key, would take forever.
     """
 
     proto: int  # of the pickle last followed
-    dispatch: ClassVar = {
-        code: step
-        for code, step in pickle._Unpickler.dispatch.items()
-        if code != pickle.BYTEARRAY8[0]
-    }
+    stack: list[Any]
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+    del dispatch[pickle.BYTEARRAY8[0]]
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, encoding="latin-1")  # strings from Python 2 may hold any byte
         self.names: set[str] = set()
         self.claims: dict[Any, int] = {}
         self.broken = ""
+        self.elements: dict[int, tuple[tuple[Any, ...], int]] = {}  # of tuples, by their id
 
     def follow(self, pickles: int) -> "Ledger":
+        """Read so many `pickles`, one after the other; what stops it is noted in `broken`."""
         try:
             for _ in range(pickles):
                 self.load()
@@ -174,14 +187,16 @@ class Ledger(pickle._Unpickler):
 
     @property
     def foreign(self) -> list[str]:
+        """Names that torch.save does not write."""
         return sorted(name for name in self.names if not ORDINARY.fullmatch(name))
 
     @property
     def hungry(self) -> list[str]:
+        """Names that take as much memory as the file says."""
         return sorted(name for name in self.names if HUNGRY.fullmatch(name))
 
     def find_class(self, module: str, name: str) -> Any:
-        """A storage's class is stood for by the size of its items, all else by a dummy."""
+        """The size of its items for the class of a storage, a dummy for all else."""
         self.names.add(f"{module}.{name}")
         return ITEM_BYTES.get(name, Dummy)
 
@@ -196,3 +211,24 @@ class Ledger(pickle._Unpickler):
             claim = item_bytes * count
             self.claims[key] = max(self.claims.get(key, claim), claim)
         return Dummy()
+
+    def measure_tuple(self) -> None:
+        """Refuse the tuple on the stack if it is too large once shared tuples are written out."""
+        value = self.stack[-1]
+        inner = (self.elements[id(item)][1] for item in value if id(item) in self.elements)
+        size = len(value) + sum(inner)
+        if size > MAX_ELEMENTS:
+            raise pickle.UnpicklingError(f"tuples within tuples, of {size} elements")
+        self.elements[id(value)] = value, size  # the tuple too, so that no other gets its id
+
+
+def _measured(step: Callable[[Any], None]) -> Callable[[Any], None]:
+    def measured(ledger: Any) -> None:
+        step(ledger)
+        ledger.measure_tuple()
+
+    return measured
+
+
+for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+    Ledger.dispatch[code[0]] = _measured(Ledger.dispatch[code[0]])

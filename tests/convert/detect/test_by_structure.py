@@ -610,7 +610,9 @@ def zoo_shapes(folder: Path, file: str) -> dict[str, tuple[int, ...]]:
     shards = sorted(folder.glob("*.safetensors"))
     if shards:
         return {
-            name: shape for shard in shards for name, (shape, *_) in safefile.load(shard)[0].items()
+            name: tensor.shape
+            for shard in shards
+            for name, tensor in safefile.load(shard).tensors.items()
         }
     torch = pytest.importorskip("torch", reason="torch is not installed")
     try:

@@ -12,9 +12,9 @@ import pytest
 
 from convert import to_flax, to_torch
 from convert.dialects import DIALECTS
-from convert.extras import adamw as optimizer
 from convert.extras.adamw import Optimizer, read, write
-from convert.extras.param_groups import Group, Unlike, leaves, made, named
+from convert.extras.param_groups import Group, leaves, named, usual_groups
+from convert.extras.torch_adamw import TorchAdamW, TorchGroup, TorchMoments, Unlike, find
 from convert.rows.dialect import Dialect
 from convert.rows.resolve import express
 from jaxgpt.config import Config, DataConfig, OptimConfig, RunConfig, TrainConfig
@@ -96,9 +96,9 @@ def test_begun_in_torch_carried_on_here_and_ended_in_torch(
     )
 
     loaded = to_flax(tmp_path / "ckpt.pt", dropout=0.0)
-    found = loaded.beside.optimizer
+    found = loaded.extras.optimizer
     assert found
-    assert (found.moments.updates, loaded.beside.settings["decay"]) == (10, kind)
+    assert (found.moments.updates, loaded.extras.settings["decay"]) == (10, kind)
     config = Config(
         DataConfig("-"),
         RunConfig("-"),
@@ -151,7 +151,7 @@ def made_up(dialect: Dialect, kind: str, swapped: bool = False) -> dict[str, Any
     """What torch's AdamW would give for a class of this dialect: its numbers, and nobody's names."""
     config = config_of(dialect)
     params = random_params(config, np.dtype("float32"))
-    groups = made(leaves(ends(dialect), config), kind)
+    groups = usual_groups(leaves(ends(dialect), config), kind, {})
     moments = Moments(7, 7, params, jax.tree.map(np.square, params))
     dressed = tuple(
         type(g)(g.names, {**SETTINGS, "weight_decay": i * 0.1}) for i, g in enumerate(groups)
@@ -234,12 +234,20 @@ def test_no_order_is_guessed_where_shapes_allow_two(order: list[str]) -> None:
     known = {name: LIKE[name] for name in ("e.weight", *order, "f.scale", "f.bias")}
     shapes = {name: (5, 5) if name.endswith("weight") else (5,) for name in known}
     parts = [[*order], ["e.weight", "f.scale", "f.bias"]]
-    stored = dict(enumerate(shapes[name] for part in parts for name in part))
-    groups = [{**SETTINGS, "params": [0, 1]}, {**SETTINGS, "params": [2, 3, 4]}]
+    names = [name for part in parts for name in part]
+    moments = {
+        number: TorchMoments(7, torch.ones(shapes[name]), torch.ones(shapes[name]))
+        for number, name in enumerate(names)
+    }
+    groups = (TorchGroup((0, 1), SETTINGS), TorchGroup((2, 3, 4), SETTINGS))
     with pytest.raises(Unlike, match="no shape tells which"):
-        named(groups, known, shapes, stored)
-    told = [{**group, "param_names": part} for group, part in zip(groups, parts, strict=True)]
-    assert [list(group.names) for group in named(told, known, shapes, stored)] == parts
+        named(TorchAdamW(groups, moments), known, shapes)
+    recorded = tuple(
+        TorchGroup(group.numbers, {**SETTINGS, "param_names": part})
+        for group, part in zip(groups, parts, strict=True)
+    )
+    by_name = named(TorchAdamW(recorded, moments), known, shapes)
+    assert [list(group.names) for group in by_name] == parts
 
 
 @pytest.mark.parametrize("name", DIALECTS)
@@ -303,7 +311,7 @@ def wrong(change: str) -> dict[str, Any]:
         case "one shape":
             entry["exp_avg"] = entry["exp_avg"].T
         case "count":
-            groups[1]["params"].pop()
+            del held["state"][groups[1]["params"].pop()]
         case "groups":
             groups.append({**groups[0], "params": []})
         case "sgd":
@@ -334,6 +342,10 @@ def wrong(change: str) -> dict[str, Any]:
             groups[0]["lookahead"] = torch.ones(3)
         case "other names":
             groups[0]["param_names"] = ["a"] * len(groups[0]["params"])
+        case "no names":
+            groups[0]["param_names"] = 5
+        case "twice":
+            groups[1]["params"][0] = groups[0]["params"][0]
     return held
 
 
@@ -345,19 +357,21 @@ def wrong(change: str) -> dict[str, Any]:
             UserError,
             r"moments of parameter 2 are \(35, 105\), where .*c_attn.weight is \(105, 35\)",
         ),
-        ("one shape", UserError, "two moments of a parameter"),
+        ("one shape", UserError, "two moments of a parameter have the shapes"),
         (
             "count",
             UserError,
             r"groups have \[15, 2\d\] parameters, and those of the model would have \[15, 2\d\]",
         ),
-        ("nan", UserError, "NaN"),
+        ("nan", UserError, "NaN or infinite"),
         ("layout", UserError, "not laid out"),
         ("words", UserError, "keeps moments of '0', '1'.*which none of its groups lists"),
         ("no count", UserError, "step of a parameter is tensor.nan."),
-        ("far too many", UserError, "no count of updates"),
-        ("eight bits", UserError, "NaN or infinite numbers, or none"),
+        ("far too many", UserError, "not a count of updates"),
+        ("eight bits", UserError, "NaN or infinite, or not tensors"),
         ("other names", UserError, "only one has a, "),
+        ("twice", UserError, "list a parameter twice"),
+        ("no names", Unlike, "in its groups param_names"),
         ("groups", Unlike, "3 groups"),
         ("radam", Unlike, "no amsgrad"),
         ("betas", Unlike, "in its groups betas"),
@@ -383,14 +397,14 @@ ORACLES = [name for name, facts in FACTS.items() if "optimizer_oracle" in facts]
 def test_recorded_gradients_and_the_recorded_step(name: str) -> None:
     """What the original class and torch's AdamW gave, from the state in the file."""
     loaded = to_flax(path_of(name), dtype="float64", **given(FACTS[name]))
-    found, folder = loaded.beside.optimizer, path_of(name).parent
+    found, folder = loaded.extras.optimizer, path_of(name).parent
     assert found
     assert found.moments.updates == FACTS[name]["optimizer_oracle"]["steps_in_file"]
     with np.load(folder / "grads.npz") as arrays:
         grads = dict(arrays)
     with np.load(folder / "after.npz") as arrays:
         after = dict(arrays)
-    optim = OptimConfig(**{**vars(OPTIM), **loaded.beside.settings, "final_learning_rate": 0.0})
+    optim = OptimConfig(**{**vars(OPTIM), **loaded.extras.settings, "final_learning_rate": 0.0})
     config = Config(
         DataConfig("-"),
         RunConfig("-"),
@@ -433,6 +447,6 @@ def test_recorded_gradients_and_the_recorded_step(name: str) -> None:
 
 
 def test_only_what_is_laid_out_as_one_is_taken_for_one() -> None:
-    assert optimizer.find(
+    assert find(
         {"a": {"state": {}, "param_groups": []}, "b": {"state": 1}, "model": {}, "c": 3}
     ) == ["a"]

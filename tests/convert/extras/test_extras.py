@@ -19,7 +19,7 @@ from jaxgpt.pytree import flatten
 from jaxgpt.storage import model_directory, run_directory
 from jaxgpt.training.run import train
 from tests.convert.extras.test_adamw import SETTINGS, made_up, require_equal
-from tests.helpers import random_params, settings
+from tests.helpers import TEXT, random_params, settings
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -137,7 +137,6 @@ def test_what_is_no_plain_value_is_named(
 def carried(ckpt: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The run of the checkpoint gone on with here, from step 3 to 6; and the text."""
     import convert
-    from tests.helpers import TEXT
 
     folder = tmp_path_factory.mktemp("carried")
     (folder / "wood.txt").write_text(
@@ -146,7 +145,7 @@ def carried(ckpt: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     loaded = convert.to_flax(ckpt)
     loaded.save(folder / "model")
     optim = {
-        **loaded.beside.settings,
+        **loaded.extras.settings,
         "schedule": "constant",
         "warmup_steps": 0,
         "final_learning_rate": 0.0,

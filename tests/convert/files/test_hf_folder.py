@@ -8,7 +8,7 @@ import pytest
 
 from convert.dialects import DIALECTS
 from convert.files import checkpoints as files
-from convert.files import hf_folder
+from convert.files import hf_folder, shards
 from jaxgpt.errors import UserError
 from jaxgpt.pytree import flatten
 from tests.helpers import config_of, random_params
@@ -76,7 +76,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     index = sharded(tmp_path, {"a": "model-1.safetensors", "b": "model-2.safetensors"})
     (tmp_path / "model-2.safetensors").unlink()
     files.write(tmp_path / "model-2.safetensors", {"a": A, "b": B})
-    with pytest.raises(UserError, match="a lies in more than one of its shards"):
+    with pytest.raises(UserError, match="a is in more than one of its shards"):
         files.read(index)
 
 
@@ -138,21 +138,21 @@ def test_one_shard_is_open_at_a_time_and_each_is_read_through_once(
     (tmp_path / f"{stem}.{suffix}.index.json").write_text(json.dumps({"weight_map": listed}))
     assert opened(tmp_path) == 0
     opens, before = [], []
-    open_one, read = files._read_one, files.Shards.read
+    open_one, read = shards.open_file, shards.Shards.read
 
     def counted(path: Path) -> Any:
         before.append(opened(tmp_path))
         opens.append(path.name)
         return open_one(path)
 
-    def watched(shards: Any, path: Path, name: str) -> np.ndarray:
-        kept.append(read(shards, path, name))  # what was read stays in use
+    def watched(own: Any, path: Path, name: str) -> np.ndarray:
+        kept.append(read(own, path, name))  # what was read stays in use
         before.append(opened(tmp_path) - 1)
         return kept[-1]
 
     kept: list[np.ndarray] = []
-    monkeypatch.setattr(files, "_read_one", counted)
-    monkeypatch.setattr(files.Shards, "read", watched)
+    monkeypatch.setattr(shards, "open_file", counted)
+    monkeypatch.setattr(shards.Shards, "read", watched)
     loaded = to_flax(tmp_path, num_heads=5)
     assert max(before) == 0
     assert opens[:4] == opens[-4:] == sorted({*listed.values()})

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convert.files import checkpoints, torchfile
+from convert.files import checkpoints, torch_tensors
 from jaxgpt.errors import UserError
 
 torch = pytest.importorskip("torch")
@@ -132,7 +132,7 @@ def test_a_flipped_byte_is_found_or_harmless(small, place, flip):
         return
     values = {name: tensor.read().tobytes() for name, tensor in read.tensors.items()}
     assert values == {
-        name: torchfile.to_array(tensor).tobytes() for name, tensor in WEIGHTS.items()
+        name: torch_tensors.to_array(tensor).tobytes() for name, tensor in WEIGHTS.items()
     }
 
 

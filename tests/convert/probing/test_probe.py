@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import convert
-from convert.commands import console
-from convert.commands.console import misfit
+from convert.commands import ranking_page
+from convert.commands.ranking_page import misfit
 from convert.probing.losses import LEFT_OUT, altered_losses, losses, with_separate_parts
 from convert.probing.ranking import LEAST, Ranking, Row
 from convert.probing.search import Search, Space
@@ -515,8 +515,8 @@ def test_the_table_fits_the_terminal_and_loses_nothing(
     ]
     rows = [Row(one, np.array([2.0, 2.1]) + i * np.array([0.5, 0.6])) for i, one in enumerate(lost)]
     screen = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
-    monkeypatch.setattr(console, "console", lambda: screen)
-    console._table(Ranking(rows, fields, usual, [], 100, 3.0, ""))
+    monkeypatch.setattr(ranking_page, "console", lambda: screen)
+    ranking_page._table(Ranking(rows, fields, usual, [], 100, 3.0, ""))
     lines = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert all(len(line) <= width for line in lines)
     words = " ".join(lines).split()

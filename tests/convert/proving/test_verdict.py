@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from convert import api, to_flax  # noqa: E402
-from convert.commands import console  # noqa: E402
+from convert.commands.to_flax import class_to_name  # noqa: E402
 from convert.proving.verdict import Page  # noqa: E402
 from convert.proving.verify import verify  # noqa: E402
 from jaxgpt.storage import model_directory  # noqa: E402
@@ -339,7 +339,7 @@ def test_the_verify_command_that_to_flax_suggests_proves(
     (line,) = (line for line in made.out.splitlines() if line.startswith("Prove it: "))
     assert command(*shlex.split(line.removeprefix("Prove it: "))).code == 0
     other = to_flax(primes_file, activation="gelu")
-    assert console.class_to_name(other) == " --torch MODULE:CLASS"
+    assert class_to_name(other) == " --torch MODULE:CLASS"
 
 
 def test_verdicts_need_a_class_that_ran_and_nothing_assumed_or_in_doubt() -> None:

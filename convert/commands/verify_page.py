@@ -10,7 +10,7 @@ from jaxgpt.errors import in_a_row
 
 from ..proving.float64 import Difference
 from ..proving.verdict import Page
-from .console import listed
+from .fields_page import listed
 
 
 def show(found: Page) -> None:

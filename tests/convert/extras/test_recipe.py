@@ -64,10 +64,7 @@ def test_what_cannot_be_taken_is_said() -> None:
     assert found.left["warmup_iters"].startswith(
         "optim.warmup_steps 100 must be fewer than steps 50"
     )
-    assert (
-        found.left["lr_decay_iters"]
-        == "it is 5000, and the schedule here always ends with train.steps, 50"
-    )
+    assert found.left["lr_decay_iters"] == "it is 5000; schedules here end with train.steps, 50"
     assert found.settings == {
         "optim": {"learning_rate": 1e-3, "beta2": 0.99, "weight_decay": 0.1},
         "train": {"steps": 50},
@@ -77,3 +74,9 @@ def test_what_cannot_be_taken_is_said() -> None:
 def test_a_file_without_a_recipe_has_that_of_its_optimizer() -> None:
     assert read({"config": "small"}, {"eps": 1e-6}).settings == {"optim": {"eps": 1e-6}}
     assert read({}, {}).settings == {}
+
+
+def test_a_word_that_is_no_number_is_left_out() -> None:
+    recipe = read({"config": {"max_iters": [[1], [2]], "lr_decay_iters": {}, "beta2": None}}, {})
+    assert recipe.left == {"max_iters": "it is a list", "beta2": "it is a NoneType"}
+    assert recipe.settings == {}

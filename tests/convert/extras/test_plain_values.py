@@ -1,9 +1,11 @@
+"""Plain values as JSON and back."""
+
 import json
 import math
 
 import pytest
 
-from convert.extras.extras_json import decode, encode, split
+from convert.extras.plain_values import decode, encode, split
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -49,3 +51,11 @@ def test_what_cannot_be_kept_is_named() -> None:
     )
     assert [decode(pair) for pair in kept] == [["a", 1], [5, {6: 7}]]
     assert left == ["b", "c", "d", "e"]
+
+
+def test_lists_that_contain_each_other_cost_nothing() -> None:
+    """Written out, these forty lists would be a million millions."""
+    laughs: list[object] = []
+    for _ in range(40):
+        laughs = [laughs, laughs]
+    assert split({"laughs": laughs, "note": "short"}) == ([["note", "short"]], ["laughs"])

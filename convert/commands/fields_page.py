@@ -1,0 +1,45 @@
+"""How each field of a model is known, as `inspect` and `to-flax` print it."""
+
+import sys
+import typing
+from typing import TYPE_CHECKING, Any
+
+from jaxgpt.config import ModelConfig
+
+if TYPE_CHECKING:
+    from ..detect.report import Report
+
+
+def show(report: "Report", assumed: str) -> None:
+    """Print the fields by source, then warnings; `assumed` is the label of those assumed."""
+    for label, fields in (
+        ("read", report.read),
+        ("given", report.given),
+        (assumed, report.assumed),
+    ):
+        if fields:
+            print(f"{label}:\n  {listed(fields)}")
+    caveats = list(report.caveats)
+    if report.assumed:
+        print(f"warning: {caveats.pop(0)}. Each of these would settle it:", file=sys.stderr)
+        for field in report.assumed:
+            print(f"  --set {field}={choices(field)}", file=sys.stderr)
+    for caveat in caveats:
+        print(f"warning: {caveat}.", file=sys.stderr)
+
+
+def choices(field: str) -> str:
+    """The values that `field` takes, as typed on a command line."""
+    hint = typing.get_type_hints(ModelConfig)[field]
+    options = [
+        option
+        for part in typing.get_args(hint) or (hint,)
+        for option in typing.get_args(part) or (part,)
+    ]
+    words = {bool: "true|false", int: "N", float: "NUMBER"}
+    return "|".join(words.get(option, str(option)) for option in options)
+
+
+def listed(fields: dict[str, Any]) -> str:
+    """`name = value` of each field, in one line."""
+    return ", ".join(f"{name} = {value}" for name, value in fields.items())

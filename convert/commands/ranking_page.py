@@ -1,0 +1,130 @@
+"""The page that `probe` prints: combinations ranked by loss, and what they settle."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from jaxgpt.commands.shell import console
+from jaxgpt.settings import typed
+
+from .fields_page import listed
+
+if TYPE_CHECKING:
+    from ..probing.ranking import Ranking
+
+MOST = 12  # rows of a printed table at most
+
+
+def show(ranking: "Ranking") -> None:
+    """Print the table of combinations, what is settled, and what the user has to set."""
+    print(_verdict(ranking))
+    if ranking.rows:
+        _show_rows(ranking)
+    if ranking.fits:
+        for name in ranking.unsettled:
+            print(f"cannot be told: {_unsettled(ranking, name)}", file=sys.stderr)
+    for name in ranking.asked:
+        print(
+            f"cannot be told: {name} shows in no loss; say it with --set {name}=N", file=sys.stderr
+        )
+    if ranking.line:
+        print(ranking.line)
+
+
+def _verdict(ranking: "Ranking") -> str:
+    """The first line of the page: what the text settles."""
+    if not ranking.rows:
+        return "Nothing is left open that a loss could show."
+    if not ranking.fits:
+        return "NOTHING FITS: no combination computes what the model was trained to compute."
+    still_open = ", ".join([*ranking.unsettled, *ranking.asked])
+    if not ranking.settled:
+        return f"NOT SETTLED: this text cannot tell {still_open}."
+    if still_open:
+        return f"SETTLED: {listed(ranking.settled)}. This text cannot tell {still_open}."
+    return f"SETTLED: {listed(ranking.settled)}."
+
+
+def _show_rows(ranking: "Ranking") -> None:
+    count = f"{len(ranking.rows)} of {ranking.possible} combinations"
+    tried = f"{count} on {ranking.tokens:,} tokens"
+    print(f"{tried}; ids by {ranking.spelling}." if ranking.spelling else f"{tried}.")
+    _table(ranking)
+    if not ranking.fits:
+        print(f"warning: {misfit(ranking)}", file=sys.stderr)
+    elif ranking.settled:
+        print(f"settled, by {ranking.margin:.4f} nats per token or more:")
+        print(f"  {listed(ranking.settled)}")
+
+
+def _unsettled(ranking: "Ranking", name: str) -> str:
+    """The values of field `name` that fit alike, and what to do about it."""
+    values = ", ".join(map(typed, ranking.unsettled[name]))
+    if name in ranking.to_say:
+        usual, choice = typed(ranking.assumed[name]), typed(ranking.to_say[name])
+        way = f"not with the usual {usual}, so say one of them, such as --set {name}={choice}"
+    elif name in ranking.kept:
+        way = f"{typed(ranking.kept[name])} is kept, as assumed"
+    else:
+        way = f"say it with --set {name}=N, and probe again"
+    return f"{name} is one of {values}; {way}"
+
+
+def misfit(ranking: "Ranking") -> str:
+    """One paragraph on why no combination can be that of training."""
+    loss, reasons = ranking.rows[0].loss, []
+    if loss >= ranking.floor:
+        counted = (
+            "which token follows which"
+            if ranking.bigram < ranking.entropy
+            else "how frequent each token is"
+        )
+        reasons.append(
+            f"The best loses {loss:.4f} nats per token, and counting {counted} loses "
+            f"{ranking.floor:.4f}."
+        )
+    if ranking.improvements:
+        change, gain = max(ranking.improvements.items(), key=lambda pair: pair[1])
+        reasons.append(
+            f"A trained model is at its best as it is, but with {change} the best loses "
+            f"{gain:.4f} less."
+        )
+    causes = [
+        "the model computes something else than any candidate (rotary positions, ALiBi, none at "
+        "all, scaled embeddings, another block)",
+        "the text is not of the kind that it was trained on",
+        "its ids mean other tokens",
+        "it was hardly trained",
+    ]
+    if "context_length" in ranking.asked:
+        causes.append(
+            "its context is shorter than what was tried; say it with --set context_length=N"
+        )
+    return (
+        f"NOTHING FITS. {' '.join(reasons)} So the order means nothing, and nothing is settled. "
+        f"Either {', or '.join(causes)}. verify --torch with the class that wrote the file can "
+        "tell."
+    )
+
+
+def _table(ranking: "Ranking") -> None:
+    """Print a table with a column for each field; on a narrow terminal, one for all of them."""
+    from rich.table import Table
+
+    screen, figures = console(), ("loss", "behind", "noise")
+    wide = Table(*ranking.options, *figures, box=None, pad_edge=False)
+    narrow = Table(
+        *figures, "fields; after the first row, those that differ", box=None, pad_edge=False
+    )
+    first: dict[str, str] = {}
+    for row, values in ranking.groups[:MOST]:
+        typed_values = {name: "|".join(map(typed, values[name])) for name in ranking.options}
+        numbers = [f"{number:.4f}" for number in (row.loss, *row.behind(ranking.rows[0]))]
+        unlike = (
+            f"{name}={value}" for name, value in typed_values.items() if value != first.get(name)
+        )
+        wide.add_row(*typed_values.values(), *numbers)
+        narrow.add_row(*numbers, " ".join(unlike))
+        first = first or typed_values
+    anything = screen.options.update(max_width=10**6)
+    fits = screen.measure(wide, options=anything).maximum <= screen.width
+    screen.print(wide if fits else narrow)

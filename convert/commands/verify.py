@@ -1,0 +1,63 @@
+"""jaxgpt-convert verify: the proof that a file and a model directory hold the same function."""
+
+import json as json_format
+from typing import Annotated
+
+import tyro
+
+from jaxgpt.commands.shell import working
+from jaxgpt.errors import UserError
+
+from .options import DialectName, Directory, File, Json, TorchArgs, torch_arguments
+
+DIFFERS, UNPROVEN = 3, 4  # exit codes
+
+
+def verify(
+    file: File,
+    directory: Directory,
+    /,
+    *,
+    torch: Annotated[str, tyro.conf.arg(metavar="MODULE:CLASS")] = "",
+    torch_args: TorchArgs = (),
+    dialect: DialectName = None,
+    train_steps: int = 0,
+    allow_assumed: bool = False,
+    json: Json = False,
+) -> int:
+    """Run the torch class of FILE and the model in DIRECTORY on the same tokens. Exit code 0 when
+    they are proven to be the same, 3 when they differ, 4 when equal only under assumptions.
+
+    Args:
+        directory: A model directory.
+        torch: The class of FILE, module:Class or file.py:Class, or a function. Runs its code.
+        torch_args: An argument of that class, such as n_head=6, JSON or text; may be repeated.
+        train_steps: Compare also every gradient, and the parameters after N steps of AdamW.
+        allow_assumed: End with exit code 0 instead of 4; the page still says that it is unproven.
+    """
+    from ..files import torchfile
+
+    torchfile.need_torch("verify")
+    from ..proving.verify import verify as compare
+    from . import verify_page
+
+    if train_steps < 0:
+        raise UserError(f"--train-steps must not be negative, but is {train_steps}.")
+    if torch_args and not torch:
+        raise UserError("--torch-arg is an argument of the class of --torch, which is missing.")
+    arguments = torch_arguments(torch_args)
+    with working(f"running {file} and {directory} in float64"):
+        page = compare(
+            file,
+            directory,
+            train_steps,
+            dialect=dialect,
+            torch_class=torch,
+            torch_args=arguments,
+        )
+    if json:
+        print(json_format.dumps(page.as_dict(), indent=2))
+    else:
+        verify_page.show(page)
+    codes = {"proven": 0, "unproven": 0 if allow_assumed else UNPROVEN, "differs": DIFFERS}
+    return codes[page.verdict]

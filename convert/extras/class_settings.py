@@ -1,0 +1,40 @@
+"""The settings from which a class's own program builds the model, as its checkpoints hold them."""
+
+from typing import Any
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError, in_a_row
+
+from ..rows.dialect import FIELDS, Dialect
+
+
+def class_settings(config: ModelConfig, dialect: Dialect) -> dict[str, Any]:
+    """The settings with which the class of `dialect` computes the model of `config`.
+
+    Raises UserError if no settings of the class do.
+    """
+    settings, sizes = {}, {}
+    for word, fields in dialect.container.words.items():
+        values = {field: getattr(config, field) for field in fields.split()}
+        if len(set(values.values())) > 1:
+            differing = in_a_row([f"{field} is {value}" for field, value in values.items()], ", ")
+            raise UserError(
+                f"{dialect.about} has one word, {word}, for what differs in this model: "
+                f"{differing}."
+            )
+        settings[word] = next(iter(values.values()))
+        if fields in FIELDS.values():
+            sizes[fields] = settings[word]
+    if settings:
+        _require_derived(config, dialect, ModelConfig(**sizes))
+    return settings
+
+
+def _require_derived(config: ModelConfig, dialect: Dialect, derived: ModelConfig) -> None:
+    """Require that `config` has the sizes of `derived`, which the class computes from others."""
+    for field in FIELDS.values():
+        size, usual = getattr(config, field), getattr(derived, field)
+        if size != usual:
+            raise UserError(
+                f"{dialect.about} cannot have {field} = {size}: with the other sizes it is {usual}."
+            )

@@ -1,0 +1,197 @@
+"""The state of torch's AdamW, parsed from a file once, with every part of it checked."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxgpt.errors import UserError, in_a_row
+
+from ..files.torch_tensors import is_tensor
+from . import plain_values
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+SETTINGS = {"lr", "betas", "eps", "weight_decay", "amsgrad"}  # RAdam has all but the last
+NAMES = "param_names"
+MOST_STEPS = 2**31
+
+
+class Unlike(UserError):
+    """An optimiser that does not compute what optax's AdamW does; training cannot resume it."""
+
+
+@dataclass(frozen=True)
+class TorchGroup:
+    """One of an optimiser's groups of parameters, which torch numbers through all groups."""
+
+    numbers: tuple[int, ...]
+    settings: Mapping[str, Any]  # lr, betas, eps, weight_decay, ...: all but the parameters
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parameters, if torch was given them; () otherwise."""
+        return tuple(self.settings.get(NAMES) or ())
+
+
+@dataclass(frozen=True)
+class TorchMoments:
+    """The state of one parameter: the number of its updates, and two tensors of its shape."""
+
+    step: int
+    exp_avg: Any
+    exp_avg_sq: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.exp_avg.shape)
+
+
+@dataclass(frozen=True)
+class TorchAdamW:
+    """An AdamW with its groups, and the moments of the parameters that have had a gradient."""
+
+    groups: tuple[TorchGroup, ...]
+    moments: Mapping[int, TorchMoments]  # by the number of the parameter
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of all parameters, in the order of the groups."""
+        return [number for group in self.groups for number in group.numbers]
+
+    @property
+    def step(self) -> int:
+        """The number of updates of every parameter; raises Unlike if they differ."""
+        steps = {moments.step for moments in self.moments.values()} or {0}
+        if len(steps) > 1:
+            raise Unlike(
+                f"its parameters have had {min(steps)} to {max(steps)} steps, and not all the same"
+            )
+        return steps.pop()
+
+
+def find(extras: Mapping[Any, Any]) -> list[Any]:
+    """The keys of `extras` under which there is the state of an optimiser."""
+    return [
+        key
+        for key, value in extras.items()
+        if isinstance(key, (str, int))
+        and isinstance(value, dict)
+        and {"state", "param_groups"} <= value.keys()
+    ]
+
+
+def parse(stored: Mapping[Any, Any]) -> TorchAdamW:
+    """The optimiser of which `stored` is the `state_dict()`.
+
+    Raises Unlike if it is another kind of optimiser, and UserError if it is damaged.
+    """
+    if not (isinstance(stored["state"], dict) and isinstance(stored["param_groups"], list)):
+        raise _misshapen()
+    numbers = [_numbers(group) for group in stored["param_groups"]]
+    moments = {number: _moments(entry) for number, entry in stored["state"].items()}
+    groups = [
+        TorchGroup(own, _settings(group, len(own)))
+        for own, group in zip(numbers, stored["param_groups"], strict=True)
+    ]
+    adamw = TorchAdamW(tuple(groups), moments)
+    _require_consistent_numbers(adamw)
+    return adamw
+
+
+def _misshapen() -> UserError:
+    return UserError(
+        "it is not laid out as torch does: a state by number, and groups that list these numbers"
+    )
+
+
+def _require_consistent_numbers(adamw: TorchAdamW) -> None:
+    listed = set(adamw.numbers)
+    if len(listed) < len(adamw.numbers):
+        raise UserError("its groups list a parameter twice")
+    if strange := [number for number in adamw.moments if number not in listed]:
+        numbers = in_a_row(map(repr, strange), ", ")
+        raise UserError(f"it keeps moments of {numbers}, which none of its groups lists")
+
+
+def _numbers(group: Any) -> tuple[int, ...]:
+    numbers = group.get("params") if isinstance(group, dict) else None
+    if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
+        raise _misshapen()
+    return tuple(numbers)
+
+
+def _moments(entry: Any) -> TorchMoments:
+    if not isinstance(entry, dict):
+        raise Unlike(f"of a parameter it keeps a {type(entry).__name__}, and AdamW keeps moments")
+    if entry.keys() != {"step", *MOMENTS}:
+        keys = in_a_row(sorted(map(str, entry)), ", ") or "nothing"
+        raise Unlike(
+            f"of a parameter it keeps {keys}, and AdamW keeps step, exp_avg and exp_avg_sq"
+        )
+    if not all(_is_moment(entry[key]) for key in MOMENTS):
+        raise UserError("its moments are NaN or infinite, or not tensors of floating-point numbers")
+    step = _number(entry["step"])
+    if step is None or not 0 <= step < MOST_STEPS or step != int(step):
+        count = _short(entry["step"])
+        raise UserError(f"the step of a parameter is {count}, not a count of updates")
+    if entry["exp_avg"].shape != entry["exp_avg_sq"].shape:
+        shapes = [tuple(entry[key].shape) for key in MOMENTS]
+        raise UserError(f"the two moments of a parameter have the shapes {shapes}")
+    return TorchMoments(int(step), entry["exp_avg"], entry["exp_avg_sq"])
+
+
+def _is_moment(value: Any) -> bool:
+    import torch
+
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return is_tensor(value) and value.dtype in floats and bool(value.isfinite().all())
+
+
+def _settings(group: Mapping[Any, Any], count: int) -> dict[str, Any]:
+    """The settings of a group of `count` parameters."""
+    if lacking := SETTINGS - group.keys():
+        raise Unlike(f"its groups have no {in_a_row(sorted(lacking), ', ')}, as AdamW's have")
+    settings = {key: value for key, value in group.items() if key != "params"}
+    if odd := _odd(settings, count):
+        raise Unlike(
+            f"in its groups {in_a_row(odd, ', ')} is not a plain value, or not what AdamW has there"
+        )
+    if flags := [flag for flag in ("amsgrad", "maximize") if settings.get(flag)]:
+        raise Unlike(f"it is set to {flags[0]}")
+    if settings["weight_decay"] and not settings.get("decoupled_weight_decay", True):
+        raise Unlike("it is Adam, which adds the decay to the gradient")
+    return settings
+
+
+def _odd(settings: Mapping[Any, Any], count: int) -> list[str]:
+    """The names of settings that AdamW cannot have."""
+    odd = plain_values.split(dict(settings))[1]
+    betas = settings["betas"]
+    pair = isinstance(betas, (list, tuple)) and len(betas) == 2
+    if not (pair and all(map(_is_finite, betas))):
+        odd.append("betas")
+    odd += [key for key in ("lr", "eps", "weight_decay") if not _is_finite(settings[key])]
+    names = settings.get(NAMES)
+    if names is not None and not (
+        isinstance(names, (list, tuple))
+        and len(names) == count
+        and all(isinstance(name, str) for name in names)
+    ):
+        odd.append(NAMES)
+    return list(dict.fromkeys(odd))
+
+
+def _is_finite(value: Any) -> bool:
+    number = _number(value)
+    return number is not None and math.isfinite(number)
+
+
+def _number(value: Any) -> int | float | None:
+    """`value` as a number, which a tensor of one element may be; None if it is not one."""
+    number = value.item() if is_tensor(value) and value.numel() == 1 else value
+    return number if type(number) in (int, float) else None
+
+
+def _short(value: Any) -> str:
+    """`value` for an error message: a stranger's file may have anything there."""
+    return repr(value) if is_tensor(value) or _number(value) is not None else type(value).__name__

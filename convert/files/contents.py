@@ -1,0 +1,34 @@
+"""What every reader of a file format returns: its tensors by name, not yet read."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One stored tensor; `read` returns its values, C-contiguous and read-only.
+
+    Read-only because the array may share its memory with the mapped file.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any  # a np.dtype, or the name of a kind that numpy lacks, which `read` cannot return
+    read: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """One opened file, or several shards of one."""
+
+    container: str  # its format, for people
+    tensors: dict[str, Tensor]  # in the file's order
+    extras: dict[Any, Any] = field(default_factory=dict)  # what the file holds besides the weights
+    nested: str = ""  # the key of the state dict, "" at the root

@@ -1,0 +1,60 @@
+"""Opens one checkpoint file by its first bytes, whatever its name says."""
+
+import re
+from pathlib import Path
+
+from jaxgpt.errors import UserError, in_a_row
+
+from . import llmc, safefile, torchfile
+from .contents import Contents
+from .statedict import choose
+from .torch_tensors import described
+from .untrusted import RESAVE, Ledger
+
+HEAD = 256  # bytes that are enough to tell the formats apart
+
+
+def open_file(path: Path) -> Contents:
+    """The contents of the file at `path`; its weights are read when they are asked for."""
+    head = first_bytes(path)
+    if torchfile.is_torch(head):
+        container, root = torchfile.load(path, head)
+        nested, state, extras = choose(root, path)
+        tensors = {name: described(tensor) for name, tensor in state.items()}
+        return Contents(container, tensors, extras, nested)
+    if safefile.is_safetensors(head):
+        return safefile.load(path)
+    if llmc.is_llmc(head):
+        return llmc.load(path)
+    raise UserError(f"{path} ({path.stat().st_size} bytes) {unknown(path, head)}")
+
+
+def first_bytes(path: Path) -> bytes:
+    """The first bytes of the regular file at `path`."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist.")
+    if not path.is_file():
+        raise UserError(
+            f"{path} is a device or a pipe; name a file, which can be read more than once."
+        )
+    with path.open("rb") as file:
+        return file.read(HEAD)
+
+
+def unknown(path: Path, head: bytes) -> str:
+    """The end of a sentence on what a file of no supported format is."""
+    if not head:
+        return "is empty. Copy or download it again."
+    if head.startswith(b"version https://git-lfs"):
+        size = re.search(rb"size ([0-9]{1,18})\b", head)
+        target = f" to a file of {int(size[1])} bytes" if size else ""
+        return f"is a Git LFS pointer{target}, not that file: run git lfs pull in its repository."
+    if re.match(rb"\x80[\x02-\x05]", head):
+        with path.open("rb") as file:
+            names = sorted(Ledger(file).follow(1).names)
+        return (
+            "is a plain pickle, not written by torch.save, and is not opened, because opening a "
+            f"pickle can run any code; this one names {in_a_row(names, ', ') or 'nothing'}. "
+            f"{RESAVE}"
+        )
+    return f"is not a torch or safetensors checkpoint: it begins with {head[:24]!r}."
