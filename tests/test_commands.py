@@ -17,7 +17,7 @@ import pytest
 
 import jaxgpt
 from convert.__main__ import main as _convert_main  # noqa: F401  (imported here, so that no test is charged for it)
-from tests.helpers import PRIMES
+from tests.helpers import PRIMES, config_of, random_params
 
 
 def test_a_command_that_does_not_exist_is_answered_with_one_that_does(
@@ -383,8 +383,6 @@ def test_a_file_goes_back_under_its_own_names(tmp_path: Path, command: Callable[
     """Renamed, wrapped, nested, with masks, a fused projection and a tokenizer beside it."""
     from convert import to_torch
     from convert.dialects import DIALECTS
-
-    from tests.helpers import config_of, random_params
 
     config = config_of(DIALECTS["fused"])
     state = to_torch(random_params(config, np.dtype("float32")), config, "fused")

@@ -15,7 +15,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import flatten
-from tests.helpers import settings, write_toml
+from tests.helpers import random_params, settings, write_toml
 
 pytest.importorskip("torch", reason="torch is not installed")
 
@@ -58,7 +58,7 @@ def test_a_class_that_computes_the_same_comes_first() -> None:
 
 def test_what_no_class_can_hold_is_refused() -> None:
     config = ModelConfig(**SIZES, positions_offset=2)
-    with pytest.raises(UserError, match="No class that is known here can hold this model"):
+    with pytest.raises(UserError, match="None of the supported classes can hold this model"):
         choose(config, flatten(abstract_params(config)))
 
 
@@ -99,8 +99,6 @@ def test_a_model_that_came_from_a_file_goes_back_as_that_file(
     """Also where its optimiser had one group, of which this run decays a part."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     from convert import to_torch
-
-    from tests.helpers import random_params
 
     monkeypatch.chdir(tmp_path)
     model = ModelConfig(**{**SIZES, "vocab_size": 16}, qkv_bias=True)
