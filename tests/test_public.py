@@ -5,6 +5,7 @@ import pydoc
 import re
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -64,3 +65,16 @@ def test_importing_the_packages_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert outcome.stdout == "set()\n"
+
+
+def test_the_bridge_in_python_loads_no_command_line_library(primes_file: Path) -> None:
+    require_torch(convert)
+    code = (
+        "import sys, convert; loaded = convert.to_flax(sys.argv[1]); "
+        "convert.to_torch(loaded.params, loaded.config, loaded.dialect); "
+        "print(sorted({'tyro', 'convert.__main__', 'convert.commands'} & {*sys.modules}))"
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-c", code, str(primes_file)], capture_output=True, text=True, check=True
+    )
+    assert outcome.stdout == "[]\n"

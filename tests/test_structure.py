@@ -35,7 +35,7 @@ LONG = {
     "jaxgpt.__main__": 293,
     "jaxgpt.config": 280,
     "jaxgpt.data.prepare": 311,
-    "jaxgpt.data.tokenizer": 275,
+    "jaxgpt.data.tokenizer": 282,
     "jaxgpt.storage.model_directory": 278,
     "jaxgpt.training.loop": 278,
 }

@@ -1,11 +1,14 @@
 """Plain values of a torch file (settings, counters, losses) as JSON, and back unchanged."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
 
-MOST = 2**24  # bytes of JSON for one value; anything larger is not a setting
+MOST_BYTES = 2**24  # of JSON for one value; anything larger is not a setting
 MOST_VALUES = 2**20  # in one value, each counted as often as it is contained
+MOST_VALUES_OF_FILE = 4 * MOST_VALUES
+MOST_LEVELS = 64  # of brackets within brackets
 
 
 def encode(value: Any) -> Any:
@@ -13,18 +16,21 @@ def encode(value: Any) -> Any:
     return _encode(value, iter(range(MOST_VALUES)))
 
 
-def _encode(value: Any, budget: Iterator[int]) -> Any:
-    """`encode`; lists that contain each other many times use up `budget`, and no memory."""
-    if next(budget, None) is None:
-        raise TypeError(f"more than {MOST_VALUES} values are not a setting")
+def _encode(value: Any, budget: Iterator[int], level: int = 0) -> Any:
+    """`encode`; lists that contain each other many times use up `budget`, and little memory."""
+    if next(budget, None) is None or level > MOST_LEVELS:
+        raise TypeError("it is too large, or nested too deep, to be a setting")
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, list):
-        return [_encode(item, budget) for item in value]
+        return [_encode(item, budget, level + 1) for item in value]
     if isinstance(value, tuple):
-        return {"tuple": [_encode(item, budget) for item in value]}
+        return {"tuple": [_encode(item, budget, level + 1) for item in value]}
     if isinstance(value, dict):
-        pairs = [[_encode(key, budget), _encode(item, budget)] for key, item in value.items()]
+        pairs = [
+            [_encode(key, budget, level + 1), _encode(item, budget, level + 1)]
+            for key, item in value.items()
+        ]
         return {"dict": pairs}
     if getattr(value, "shape", None) == ():  # a loss or a counter without .item()
         return {"tensor": [str(value.dtype).removeprefix("torch."), value.item()]}
@@ -52,15 +58,15 @@ def split(extras: dict[Any, Any]) -> tuple[list[Any], list[str]]:
     """The plain values in `extras` as encoded pairs of name and value; the names of all others."""
     kept: list[Any] = []
     left: list[str] = []
+    budget = iter(range(MOST_VALUES_OF_FILE))
     for name, value in extras.items():
         try:
-            pair = encode([name, value])
+            pair = _encode([name, value], itertools.islice(budget, MOST_VALUES))
             size = len(json.dumps(pair, ensure_ascii=False).encode())
-        # Complex numbers; half a surrogate, which has no bytes; what contains itself.
-        except (TypeError, ValueError, RecursionError):
+        except (TypeError, ValueError):  # complex numbers; half a surrogate, which has no bytes
             left.append(str(name))
             continue
-        if size < MOST:
+        if size < MOST_BYTES:
             kept.append(pair)
         else:
             left.append(str(name))

@@ -64,16 +64,16 @@ def _tokenizer(
     )
 
 
-def read_ids(given: str) -> np.ndarray:
+def read_ids(ids: str) -> np.ndarray:
     """Ids from a list such as `0 29 59`, or from a file: text, .npy, or .bin as of nanoGPT."""
-    path = Path(given)
-    if len(given) < 1024 and path.is_file():
+    path = Path(ids)
+    if len(ids) < 1024 and path.is_file():
         if path.suffix == ".bin":
-            return np.fromfile(path, "<u2").astype(np.int64)
+            return _nanogpt(path)
         if path.suffix == ".npy":
             return _numpy(path)
-        given = path.read_text("utf-8", "replace")
-    words = given.translate(str.maketrans("[],", "   ")).split()
+        ids = path.read_text("utf-8", "replace")
+    words = ids.translate(str.maketrans("[],", "   ")).split()
     if wrong := next((word for word in words if not re.fullmatch(r"-?[0-9]{1,18}", word)), None):
         raise UserError(
             f"--ids takes a file, or whole numbers such as 0 29 59, but got {wrong[:40]!r}."
@@ -81,14 +81,26 @@ def read_ids(given: str) -> np.ndarray:
     return np.array([int(word) for word in words], np.int64)
 
 
+def _nanogpt(path: Path) -> np.ndarray:
+    """The ids in a .bin file of nanoGPT: whole numbers of two bytes each."""
+    size = path.stat().st_size
+    if size % 2:
+        raise UserError(f"{path} has {size} bytes, but ids in a .bin file have two bytes each.")
+    return np.fromfile(path, "<u2").astype(np.int64)
+
+
 def _numpy(path: Path) -> np.ndarray:
+    """The ids in a .npy file, mapped: a shape that the file is too small for is an error at once."""
     try:
-        ids = np.load(path, allow_pickle=False)
+        with np.errstate(all="ignore"):  # of the size of a hostile shape, which is an error below
+            ids = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is no array of ids: {error}") from None
+        raise UserError(f"{path} is not an array of ids: {in_a_row([str(error)])}") from None
+    if not isinstance(ids, np.ndarray):
+        raise UserError(f"{path} is an archive of arrays (.npz); save the ids alone, with np.save.")
     if not np.issubdtype(ids.dtype, np.integer):
         raise UserError(f"{path} should hold whole numbers, but holds {ids.dtype}.")
-    return ids.reshape(-1).astype(np.int64)
+    return np.array(ids.reshape(-1), np.int64)
 
 
 def require_known(ids: np.ndarray, vocab_size: int, path: object) -> None:

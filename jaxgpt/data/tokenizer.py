@@ -156,6 +156,9 @@ class ByteTokenizer(Tokenizer):
         return self._in_vocabulary(ids).astype(np.uint8).tobytes()
 
 
+MOST_IDS = 2**22  # a file may name any id, and memory is needed for all below it
+
+
 class BpeTokenizer(Tokenizer):
     """Any tokenizer of the `tokenizers` library."""
 
@@ -169,6 +172,10 @@ class BpeTokenizer(Tokenizer):
         vocabulary = self._library.get_vocab()
         require(bool(vocabulary), "The tokenizer has an empty vocabulary.")
         self.vocab_size = max(vocabulary.values()) + 1
+        require(
+            self.vocab_size <= MOST_IDS,
+            f"Its largest id is {self.vocab_size - 1}, but tokenizers have at most {MOST_IDS} ids.",
+        )
         self.eot = next((vocabulary[name] for name in bpe.END_OF_TEXT if name in vocabulary), None)
         self._holes = sorted(set(range(self.vocab_size)) - set(vocabulary.values()))
 

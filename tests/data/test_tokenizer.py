@@ -247,6 +247,14 @@ def test_tokens_that_depend_on_their_neighbours_are_refused(vocabulary: dict[str
         BpeTokenizer(llama(vocabulary)).decode([0])
 
 
+def test_a_vocabulary_with_an_id_of_billions_is_refused(tmp_path: Path) -> None:
+    """Memory for all ids below it would be needed."""
+    model = {"type": "WordLevel", "vocab": {"a": 4 * 10**9}, "unk_token": "a"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
+    with pytest.raises(UserError, match="largest id is 4000000000, but"):
+        load(tmp_path)
+
+
 def test_a_folder_without_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no tokenizer"):
         load(tmp_path)

@@ -10,9 +10,9 @@ import pytest
 
 from convert import to_torch
 from convert.dialects import DIALECTS
-from convert.extras.param_groups import leaves
+from convert.extras.param_groups import Group, leaves, renewed
 from convert.rows.resolve import express
-from jaxgpt.config import ModelConfig
+from jaxgpt.config import ModelConfig, OptimConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import flatten
@@ -122,6 +122,19 @@ def test_weights_only_leaves_it_behind(
     )
     assert load(tmp_path / "bare.pt").keys() == {"model"}
     command("jaxgpt-convert", "to-torch", tmp_path / "whole", tmp_path / "bare.safetensors")
+
+
+def test_extras_among_the_weights_go_back_among_them(
+    ckpt: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    """Some are under numbers."""
+    mixed = {**load(ckpt)["model"], "note": "v2", 3: [4.5]}
+    torch.save(mixed, tmp_path / "mixed.pt")
+    words = "--set", "num_heads=2"
+    command("jaxgpt-convert", "to-flax", tmp_path / "mixed.pt", tmp_path / "model", *words)
+    back = command("jaxgpt-convert", "to-torch", tmp_path / "model", tmp_path / "back.pt")
+    assert back.code == 0
+    require_equal(dict(load(tmp_path / "back.pt")), mixed)
 
 
 def test_what_is_no_plain_value_is_named(
@@ -377,6 +390,23 @@ def test_going_on_needs_an_optimizer(
         sections["model"] = {}
         with pytest.raises(UserError, match=said):
             train(sections, "here", print)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [({}, {}), ({"decoupled_weight_decay": False}, {"decoupled_weight_decay": True})],
+)
+def test_an_adam_that_decays_after_training_here_says_how(
+    before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    """It decayed as AdamW does; before, without decay, it was either."""
+    known = leaves(express(NANOGPT, set(flatten(abstract_params(CONFIG))), tied=True), CONFIG)
+    settings = {**SETTINGS, "weight_decay": 0.0, **before}
+    optim = OptimConfig(decay="all")
+    (group,) = renewed([Group(tuple(known), settings)], known, optim, 1e-3)
+    assert group.settings.keys() == settings.keys()
+    assert group.settings["weight_decay"] == optim.weight_decay > 0
+    assert {**group.settings, **after} == group.settings
 
 
 def test_masks_and_tied_heads_are_no_parameters() -> None:

@@ -59,3 +59,15 @@ def test_lists_that_contain_each_other_cost_nothing() -> None:
     for _ in range(40):
         laughs = [laughs, laughs]
     assert split({"laughs": laughs, "note": "short"}) == ([["note", "short"]], ["laughs"])
+
+
+@pytest.mark.parametrize("levels", [50, 100, 400])
+def test_what_is_nested_deeper_than_json_can_be_is_left(levels: int) -> None:
+    value: object = 1
+    for _ in range(levels):
+        value = {"a": value}
+    kept, left = split({"nested": value})
+    assert left == (["nested"] if levels > 64 else [])
+    assert [decode(json.loads(json.dumps(pair, indent=2))) for pair in kept] == [["nested", value]][
+        : len(kept)
+    ]

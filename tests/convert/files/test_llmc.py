@@ -69,3 +69,14 @@ def test_a_file_of_another_size_than_its_header_says_is_refused(tmp_path: Path) 
         UserError, match="has the first number of an llm.c file, and not its header"
     ):
         to_flax(path)
+
+
+@pytest.mark.parametrize("padded", [0, -5])
+def test_a_vocabulary_below_one_is_refused(padded: int, tmp_path: Path) -> None:
+    """Also if the file has the size that the header then asks for."""
+    path = tmp_path / "model.bin"
+    sizes = {"context": 9, "vocabulary": 1, "layers": 1, "heads": 1, "width": 1}
+    header = np.array([llmc.MAGIC, 3, *sizes.values(), padded], "<i4").tobytes()
+    path.write_bytes(header.ljust(llmc.HEADER + 4 * (padded + 9 + 26), b"\0"))
+    with pytest.raises(UserError, match="Download it again"):
+        to_flax(path)

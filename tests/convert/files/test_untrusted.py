@@ -168,3 +168,15 @@ def test_a_malformed_pickle_costs_nothing(content):
     tracemalloc.stop()
     assert peak < 2**20
     assert ledger.broken or content.startswith(b"\x80\x02N")
+
+
+def test_tuples_that_contain_each_other_are_not_hashed():
+    """Forty pairs of the pair before: as a key, the last would be a million millions of elements."""
+    pairs = b")" + 40 * (pickle.DUP + pickle.TUPLE2)
+    ledger = untrusted.Ledger(io.BytesIO(b"\x80\x02}" + pairs + b"K\x01s.")).follow(1)
+    assert "tuples within tuples" in ledger.broken
+
+
+def test_large_tuples_of_plain_values_are_followed():
+    content = pickle.dumps({(i, str(i)): (tuple(range(i)), (i,) * 3) for i in range(300)}, 2)
+    assert untrusted.Ledger(io.BytesIO(content)).follow(1).broken == ""

@@ -647,7 +647,7 @@ def test_ids_in_files(suffix: str, dtype: str, tmp_path: Path) -> None:
         (["--ids", "-1 1 2"], "Id -1 at position 0"),
         (["--ids", "0 1 two"], "whole numbers such as 0 29 59, but got 'two'"),
         (["--ids", "floats.npy"], "should hold whole numbers, but holds float64"),
-        (["--ids", "wrong.npy"], "wrong.npy is no array of ids"),
+        (["--ids", "wrong.npy"], "wrong.npy is not an array of ids"),
         (
             ["--text", "other.txt"],
             "nothing says what its ids stand for. The text has 3 different characters",

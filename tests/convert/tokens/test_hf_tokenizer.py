@@ -94,7 +94,7 @@ def test_the_folders_tokenizer_comes_along(
     (folder / "pytorch_model.bin").write_bytes(b"never opened")
     outcome = command("jaxgpt-convert", "to-flax", folder, tmp_path / "one")
     assert "Its tokenizer came along: tokenizer.json, 2 ids (char)." in outcome.out
-    assert "Not read, for the same weights lie beside: pytorch_model.bin." in outcome.out
+    assert "Not read, because it holds the same weights: pytorch_model.bin." in outcome.out
     given = tmp_path / "given.json"
     train_char(["abc"]).save(given)
     outcome = command("jaxgpt-convert", "to-flax", folder, tmp_path / "given", "--tokenizer", given)
