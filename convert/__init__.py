@@ -1,9 +1,9 @@
-"""The bridge that carries PyTorch GPT checkpoints to jaxgpt and back, and proves that nothing changed.
+"""The bridge that carries PyTorch GPT checkpoints to jaxgpt and back, with a proof of each.
 
 The public names, each loaded when it is first used, so that the import costs nothing:
 
-    to_flax      brings a checkpoint file or a Hugging Face folder over, as a Loaded
-    Loaded       what to_flax returns: model, params, config, and a report of how each field is known
+    to_flax      converts a checkpoint file or a Hugging Face folder to a Loaded
+    Loaded       what to_flax returns: model, params, config, and a report on each field
     to_torch     a state_dict for load_state_dict(strict=True), from parameters and their config
     inspect      says what to_flax would do with a file, without reading all of it
     probe        ranks what a file leaves open by the loss on a text

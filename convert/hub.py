@@ -48,7 +48,8 @@ def directory_to_folder(
 ) -> Written:
     """Write the model in `directory` to the folder `out`, completely or not at all.
 
-    Without `dialect`, the folder is for the class that the model was converted from.
+    Without `dialect`, the folder is for the class that the model was converted from. `shard` is
+    the largest size of a file of weights.
     """
     atomic_files.require_vacant(Path(out))
     most = parse_size(shard)
@@ -61,18 +62,25 @@ def directory_to_folder(
     paths = set(opened.paths)
     arrays = move.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
     with atomic_files.new_directory(out) as partial:
-        # Otherwise the defaults of the classes would apply.
-        ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-        if hf_folder.tokenizer_in(opened.path):
-            tokenizer = hf_tokenizer.read(opened.path)
-            hf_tokenizer.write(tokenizer, partial, opened.config.context_length)
-            ids |= dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eot)
+        words |= _write_tokenizer(opened, partial)
         kind = _dtype(opened.dtypes)
-        atomic_files.write_json(
-            partial / hf_folder.CONFIG, {**words, **ids, "dtype": kind, "torch_dtype": kind}
-        )
+        words |= {"dtype": kind, "torch_dtype": kind}
+        atomic_files.write_json(partial / hf_folder.CONFIG, words)
         write_weights(partial, arrays, tensor_bytes(target, opened.config, opened.dtypes), most)
     return Written(opened.path, opened.config, target, move.filled(target, opened.config, paths))
+
+
+def _write_tokenizer(opened: model_directory.ModelDirectory, folder: Path) -> dict[str, Any]:
+    """Write the model's tokenizer, if it has one; return its special ids, for config.json.
+
+    Ids are always stated, because the classes would otherwise use their defaults.
+    """
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    if not hf_folder.tokenizer_in(opened.path):
+        return ids
+    tokenizer = hf_tokenizer.read(opened.path)
+    hf_tokenizer.write(tokenizer, folder, opened.config.context_length)
+    return ids | dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eot)
 
 
 def _target(name: str, out: str | Path) -> Dialect:
@@ -221,7 +229,7 @@ def in_shards(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
 
 def parse_size(text: str) -> int:
     """Bytes in a size such as 5GB or 200MB (powers of 1000) or 1GiB (powers of 1024)."""
-    match = re.fullmatch(r"([0-9]+) ?([KMGT]i?B)", text)
+    match = re.fullmatch(r"([0-9]{1,9}) ?([KMGT]i?B)", text)
     if not match or not int(match[1]):
         raise UserError(
             f"A shard's size is a number and a unit, such as 5GB, 200MB or 1GiB, but got {text!r}."

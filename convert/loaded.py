@@ -53,8 +53,8 @@ class Loaded:
         return self.report.config
 
     @functools.cached_property
-    def tokenizer(self) -> hf_tokenizer.Found:
-        return hf_tokenizer.beside(
+    def tokenizer(self) -> hf_tokenizer.FileTokenizer:
+        return hf_tokenizer.of_checkpoint(
             self.source.tokenizer, self.source.extras, self.config.vocab_size
         )
 

@@ -1,4 +1,4 @@
-"""The lyric generator's GPT in PyTorch: what the Flax model is checked against. Knows nothing of JAX.
+"""The lyric generator's GPT in PyTorch, against which the Flax model is checked. Imports no JAX.
 
 Its modules carry the names, and are made in the order, that files of this class have.
 """
@@ -100,7 +100,10 @@ def generate(
     int_to_char: Sequence[str] | Mapping[int, str],
     greedy: bool = False,
 ) -> str:
-    """`new_chars` characters after `context` (1, T); the model sees the last `context_length` of what there is."""
+    """`new_chars` characters after `context` (1, T).
+
+    The model sees the last `context_length` characters so far.
+    """
     text = []
     for _ in range(new_chars):
         logits = model(context[:, -context_length:])[:, -1]

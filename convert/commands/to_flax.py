@@ -16,7 +16,7 @@ from .options import Assignments, DialectName, Directory, File, IgnoreConfig, mo
 if TYPE_CHECKING:
     from ..api import Loaded
     from ..extras.read_extras import Extras
-    from ..tokens.hf_tokenizer import Found
+    from ..tokens.hf_tokenizer import FileTokenizer
 
 
 def to_flax(
@@ -57,18 +57,23 @@ def to_flax(
             **model_fields(assignments),
         )
         loaded.save(directory, tokenizer, stage)
-    print(f"{loaded.source.path} ({loaded.dialect.name}) -> {directory}")
-    if loaded.source.aside:
-        aside = ", ".join(loaded.source.aside)
-        print(f"Not read, because it holds the same weights: {aside}.")
-    if not tokenizer:
-        _print_tokenizer(loaded.tokenizer)
-    _print_extras(loaded.extras, directory)
-    fields_page.show(loaded.report, "assumed")
+    _show(loaded, directory, tokenizer is None)
     if dtype:
         print("verify compares in the file's own dtype: to prove it, convert without --dtype.")
     else:
         print(f"Prove it: jaxgpt-convert verify {file} {directory}{class_to_name(loaded)}")
+
+
+def _show(loaded: "Loaded", directory: Path, with_tokenizer: bool) -> None:
+    """Print what was converted, what was left out, and how each field is known."""
+    print(f"{loaded.source.path} ({loaded.dialect.name}) -> {directory}")
+    if loaded.source.aside:
+        aside = ", ".join(loaded.source.aside)
+        print(f"Not read, because it holds the same weights: {aside}.")
+    if with_tokenizer:
+        _print_tokenizer(loaded.tokenizer)
+    _print_extras(loaded.extras, directory)
+    fields_page.show(loaded.report, "assumed")
 
 
 def class_to_name(loaded: "Loaded") -> str:
@@ -80,13 +85,13 @@ def class_to_name(loaded: "Loaded") -> str:
     return f" --torch {reference if usual else 'MODULE:CLASS'}"
 
 
-def _print_tokenizer(found: "Found") -> None:
+def _print_tokenizer(tokenizer: "FileTokenizer") -> None:
     """Print which tokenizer was stored, or why none was."""
-    if found.words:
-        print(found.words)
-    if found.problem:
+    if tokenizer.words:
+        print(tokenizer.words)
+    if tokenizer.problem:
         without = "The model has no tokenizer now; --tokenizer gives it one."
-        print(f"warning: {found.problem.rstrip('.')}. {without}", file=sys.stderr)
+        print(f"warning: {tokenizer.problem.rstrip('.')}. {without}", file=sys.stderr)
 
 
 def _print_extras(extras: "Extras", directory: Path) -> None:

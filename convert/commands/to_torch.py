@@ -70,7 +70,7 @@ def _show(written: "Written", out: Path) -> None:
     print(f"{written.source} -> {out}, for the class GPT({sizes}) of dialect {name}")
     if written.extras:
         names = in_a_row([", ".join(map(str, written.extras))])
-        print(f"Beside the weights: {names}.")
+        print(f"With the extras {names}.")
     if written.filled:
         filled = ", ".join(written.filled)
         print(f"This class has {filled}, which the model lacks; it was filled with zeros.")

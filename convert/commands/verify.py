@@ -1,7 +1,7 @@
 """jaxgpt-convert verify: the proof that a file and a model directory hold the same function."""
 
 import json as json_format
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -41,23 +41,22 @@ def verify(
     from ..proving.verify import verify as compare
     from . import verify_page
 
-    if train_steps < 0:
-        raise UserError(f"--train-steps must not be negative, but is {train_steps}.")
-    if torch_args and not torch:
-        raise UserError("--torch-arg is an argument of the class of --torch, which is missing.")
-    arguments = torch_arguments(torch_args)
+    _require_consistent(torch, torch_args, train_steps)
+    options: dict[str, Any] = {
+        "dialect": dialect, "torch_class": torch, "torch_args": torch_arguments(torch_args),
+    }  # fmt: skip
     with working(f"running {file} and {directory} in float64"):
-        page = compare(
-            file,
-            directory,
-            train_steps,
-            dialect=dialect,
-            torch_class=torch,
-            torch_args=arguments,
-        )
+        page = compare(file, directory, train_steps, **options)
     if json:
         print(json_format.dumps(page.as_dict(), indent=2))
     else:
         verify_page.show(page)
     codes = {"proven": 0, "unproven": 0 if allow_assumed else UNPROVEN, "differs": DIFFERS}
     return codes[page.verdict]
+
+
+def _require_consistent(torch: str, torch_args: TorchArgs, train_steps: int) -> None:
+    if train_steps < 0:
+        raise UserError(f"--train-steps must not be negative, but is {train_steps}.")
+    if torch_args and not torch:
+        raise UserError("--torch-arg is an argument of the class of --torch, which is missing.")

@@ -13,20 +13,20 @@ from ..proving.verdict import Page
 from .fields_page import listed
 
 
-def show(found: Page) -> None:
+def show(page: Page) -> None:
     """Print the result of `verify`."""
-    print(_verdict(found))
-    if explanation := _explanation(found):
+    print(_verdict(page))
+    if explanation := _explanation(page):
         print(explanation)
-    if found.ran:
-        print(f"Beside the model ran {found.ran}.")
-    for field, (theirs, ours) in found.fields.items():
+    if page.ran:
+        print(f"Beside the model ran {page.ran}.")
+    for field, (theirs, ours) in page.fields.items():
         print(f"{field} is {theirs} in the file and {ours} in the directory")
-    if found.stages:
-        print(_compared(found), end="")
-        agreement = f"KL divergence {found.kl:.2e}, top-1 agreement {found.top1:.2%}"
-        print(f"{agreement}; float64 on CPU, tolerance {found.tolerance}")
-    for line in [*_training(found), *_fields_of(found), *_ways_out(found)]:
+    if page.stages:
+        print(_compared(page), end="")
+        agreement = f"KL divergence {page.kl:.2e}, top-1 agreement {page.top1:.2%}"
+        print(f"{agreement}; float64 on CPU, tolerance {page.tolerance}")
+    for line in [*_training(page), *_fields_of(page), *_ways_out(page)]:
         print(line)
 
 
@@ -36,8 +36,8 @@ def _verdict(page: Page) -> str:
         where = page.first_difference or ", ".join(page.fields)
         return f"The two DIFFER, first in {where}."
     if page.verdict == "proven":
-        given = f", given {listed(page.given)} as you said" if page.given else ""
-        return f"PROVEN{given}: the two compute the same function."
+        condition = f", given {listed(page.given)} as you said" if page.given else ""
+        return f"PROVEN{condition}: the two compute the same function."
     if page.assumed:
         return f"UNPROVEN: equal under these assumptions: {listed(page.assumed)}."
     if page.doubt:

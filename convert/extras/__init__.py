@@ -1,1 +1,1 @@
-"""What lies beside the weights: torch's AdamW, counters, settings."""
+"""What a file holds besides the weights, in and out: torch's AdamW, counters, settings."""

@@ -56,7 +56,7 @@ def decode(written: Any) -> Any:
 
 def split(extras: dict[Any, Any]) -> tuple[list[Any], list[str]]:
     """The plain values in `extras` as encoded pairs of name and value; the names of all others."""
-    kept: list[Any] = []
+    plain: list[Any] = []
     left: list[str] = []
     budget = iter(range(MOST_VALUES_OF_FILE))
     for name, value in extras.items():
@@ -67,7 +67,7 @@ def split(extras: dict[Any, Any]) -> tuple[list[Any], list[str]]:
             left.append(str(name))
             continue
         if size < MOST_BYTES:
-            kept.append(pair)
+            plain.append(pair)
         else:
             left.append(str(name))
-    return kept, left
+    return plain, left

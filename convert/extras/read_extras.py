@@ -28,22 +28,22 @@ class Extras:
     optimizer: Optimizer | None = None
     key: Any = ""  # under which the file has the optimiser
     settings: Mapping[str, Any] = field(default_factory=dict)  # of it, in words of OptimConfig
-    kept: Sequence[Any] = ()  # plain values, as JSON
+    plain: Sequence[Any] = ()  # plain values as pairs of name and value, in JSON
     left: Mapping[str, str] = field(default_factory=dict)  # name -> why it is left out
     recipe: Recipe = field(default_factory=Recipe)
 
     @property
     def about(self) -> dict[str, Any]:
         """The entries of config.json from which the extras can be written again."""
-        plain = {"beside": self.kept, "settings": self.recipe.settings}
+        about = {"beside": self.plain, "settings": self.recipe.settings}
         if not self.optimizer:
-            return plain
+            return about
         groups = [
             {"names": group.names, "settings": plain_values.encode(group.settings)}
             for group in self.optimizer.groups
         ]
         untouched = self.optimizer.untouched
-        return {**plain, "optimizer": {"key": self.key, "groups": groups, "untouched": untouched}}
+        return {**about, "optimizer": {"key": self.key, "groups": groups, "untouched": untouched}}
 
     @property
     def state(self) -> dict[str, Any] | None:
@@ -66,10 +66,10 @@ def read(
 ) -> Extras:
     """The extras `stored` in the file `path`, which lists its tensors in `order`."""
     keys = find(stored)
-    kept, odd = plain_values.split(
+    plain, odd = plain_values.split(
         {name: value for name, value in stored.items() if name not in keys}
     )
-    extras = Extras(kept=kept, left=dict.fromkeys(odd, NOT_PLAIN))
+    extras = Extras(plain=plain, left=dict.fromkeys(odd, NOT_PLAIN))
     if len(keys) > 1:
         extras = _without(extras, keys, "there is more than one optimiser")
     elif keys:

@@ -39,22 +39,20 @@ def spell(
 
 
 def _tokenizer(
-    text: str, source: Checkpoint, vocab_size: int, named: Path | None
+    text: str, source: Checkpoint, vocab_size: int, chosen: Path | None
 ) -> tuple[Tokenizer, str]:
-    beside = source.tokenizer or (
-        tokenizer_in(source.path.parent) if isinstance(source.path, Path) else None
-    )
-    if named:
-        return hf_tokenizer.read(named), str(named)
-    if alphabet := characters(source.extras):
+    """The tokenizer `chosen` by the user, or that of the checkpoint; and its description."""
+    path = chosen or source.tokenizer
+    if not chosen and (alphabet := characters(source.extras)):
         return CharTokenizer(alphabet), f"the list of {len(alphabet)} characters in {source.path}"
-    if beside:
-        return hf_tokenizer.read(beside), str(beside)
+    if not path and isinstance(source.path, Path):
+        path = tokenizer_in(source.path.parent)
+    if path:
+        return hf_tokenizer.read(path), str(path)
     different = len({*text})
     if different == vocab_size:
-        return train_char(
-            [text]
-        ), f"the sorted characters of the text, as many as the vocabulary ({different})"
+        whose = f"the sorted characters of the text, as many as the vocabulary ({different})"
+        return train_char([text]), whose
     raise UserError(
         f"{source.path} has a vocabulary of {vocab_size}, and nothing says what its ids stand for. "
         f"The text has {different} different characters, so the usual guess, its characters in "
@@ -90,7 +88,7 @@ def _nanogpt(path: Path) -> np.ndarray:
 
 
 def _numpy(path: Path) -> np.ndarray:
-    """The ids in a .npy file, mapped: a shape that the file is too small for is an error at once."""
+    """The ids in a .npy file, mapped, so that a shape larger than the file is an error at once."""
     try:
         with np.errstate(all="ignore"):  # of the size of a hostile shape, which is an error below
             ids = np.load(path, mmap_mode="r", allow_pickle=False)

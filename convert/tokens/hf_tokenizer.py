@@ -21,7 +21,7 @@ ROUNDED_UP = 128  # the largest number to a multiple of which vocabularies are p
 DECIDING = ("normalizer", "added_tokens", "pre_tokenizer", "model", "decoder")
 
 
-class Found(NamedTuple):
+class FileTokenizer(NamedTuple):
     """The tokenizer that came with the weights, or why it cannot be used."""
 
     tokenizer: Tokenizer | None = None
@@ -29,7 +29,7 @@ class Found(NamedTuple):
     problem: str = ""  # why a tokenizer that is there is not taken along
 
 
-def beside(path: Path | None, extras: Mapping[str, Any], vocab_size: int) -> Found:
+def of_checkpoint(path: Path | None, extras: Mapping[str, Any], vocab_size: int) -> FileTokenizer:
     """The tokenizer at `path`, or the characters among the `extras` of the file.
 
     The file's own characters take precedence over a meta.pkl, which must fit `vocab_size`.
@@ -41,19 +41,19 @@ def beside(path: Path | None, extras: Mapping[str, Any], vocab_size: int) -> Fou
         try:
             loaded = read(path)
         except UserError as error:
-            return Found(problem=str(error))
+            return FileTokenizer(problem=str(error))
         if pickled and not loaded.vocab_size <= vocab_size < loaded.vocab_size + ROUNDED_UP:
             sizes = f"{loaded.vocab_size} ids, and the model's vocabulary is {vocab_size}"
-            return Found(problem=f"{path} has {sizes}: it belongs to another model.")
-        return Found(
+            return FileTokenizer(problem=f"{path} has {sizes}: it belongs to another model.")
+        return FileTokenizer(
             loaded,
             f"Its tokenizer came along: {path.name}, {loaded.vocab_size} ids ({loaded.kind}).",
         )
     if not alphabet:
-        return Found()
-    return Found(
+        return FileTokenizer()
+    return FileTokenizer(
         CharTokenizer(alphabet),
-        f"Its {len(alphabet)} characters, which lay beside the weights, are the tokenizer.",
+        f"Its {len(alphabet)} characters, stored with the weights, are the tokenizer.",
     )
 
 

@@ -103,7 +103,7 @@ def test_all_of_a_checkpoint_comes_back(
     assert "AdamW after 3 updates" in there.out
     back = command("jaxgpt-convert", "to-torch", tmp_path / "model", tmp_path / "back.pt")
     assert back.code == 0
-    assert "Beside the weights: model_args, iter_num, " in back.out
+    assert "With the extras model_args, iter_num, " in back.out
     ours, theirs = load(tmp_path / "back.pt"), load(ckpt)
     assert ours.keys() == theirs.keys()
     require_equal(
