@@ -6,7 +6,7 @@ TESTS ?= tests
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow lint docs clean
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 $(TESTS)
@@ -15,18 +15,24 @@ slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
 demo: $(READY)
-	rm -rf demo
-	$(BIN)/jaxgpt prepare python-docs --out demo/data
-	$(BIN)/jaxgpt train configs/quickstart.toml --data.path demo/data --run.dir demo/run
-	$(BIN)/jaxgpt eval demo/run
-	$(BIN)/jaxgpt sample demo/run --prompt "The " --tokens 300 --stats
-	$(BIN)/jaxgpt-convert to-torch demo/run demo/weights.pt --dialect gpt
-	$(BIN)/jaxgpt-convert verify demo/weights.pt demo/run --train-steps 3
+	rm -rf runs/demo
+	$(BIN)/jaxgpt prepare python-docs --out runs/demo/data
+	$(BIN)/jaxgpt train configs/quickstart.toml --data.path runs/demo/data --run.dir runs/demo/run
+	$(BIN)/jaxgpt eval runs/demo/run
+	$(BIN)/jaxgpt sample runs/demo/run --prompt "The " --tokens 300 --stats
+	$(BIN)/jaxgpt-convert to-torch runs/demo/run runs/demo/weights.pt --dialect gpt
+	$(BIN)/jaxgpt-convert verify runs/demo/weights.pt runs/demo/run --train-steps 3
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site in build/docs, built in an environment of its own; a warning is an error.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs:
+	$(MAKE) VENV=.venv-docs EXTRAS=docs .venv-docs/.ready
+	.venv-docs/bin/mkdocs build
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,4 +40,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) .venv-docs runs/demo build
