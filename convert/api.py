@@ -38,7 +38,8 @@ def inspect(
 ) -> Inspected:
     """Detect dialect and config as `to_flax` does, without reading all of the weights.
 
-    It reads names, shapes, and the few tensors whose values decide.
+    It reads names, shapes, and the few tensors whose values decide. The arguments are those of
+    `to_flax`.
     """
     source = checkpoints.opened(weights)
     try:
@@ -86,10 +87,24 @@ def to_flax(
     stage: Stage = silent,
     **fields: Any,
 ) -> Loaded:
-    """Convert PyTorch weights, a file, state_dict or module, to Flax parameters.
+    """Convert PyTorch weights to Flax parameters, and report how each field of the config is known.
 
-    `fields` are fields of ModelConfig that the weights do not show. `dtype` replaces that of the
-    weights; `weights_only` leaves out the optimiser and all other extras.
+    Args:
+        weights: A checkpoint file, a Hugging Face folder, a state_dict, or a torch module.
+        dialect: The class that wrote the weights, where their names fit several; "auto" works from
+            their structure.
+        dtype: Store the parameters in this dtype instead of the file's.
+        allow_nonfinite: Accept NaN and infinite values.
+        ignore_config: Ignore a config in the file or next to it.
+        weights_only: Leave out the optimiser and whatever else is stored with the weights.
+        stage: Is told the progress.
+        **fields: Fields of ModelConfig that the weights do not show, such as `norm="post"`.
+
+    Returns:
+        The model, its parameters and config, and a report.
+
+    Raises:
+        UserError: The weights are damaged, incomplete, ambiguous, or of another kind of model.
     """
     target_dtype = _parse_dtype(dtype)
     inspected = inspect(weights, dialect=dialect, ignore_config=ignore_config, **fields)
@@ -162,8 +177,13 @@ def _require_parameters_of(config: ModelConfig, params: Tree, path: object) -> N
 def to_torch(params: Tree, config: ModelConfig, dialect: str | Dialect) -> dict[str, Any]:
     """The state dict of the torch class, in its order, for `load_state_dict(strict=True)`.
 
-    `dialect` is a name, or the dialect of a loaded file, which gives exactly the names in that
-    file.
+    Args:
+        params: The parameters, a nested dict of arrays.
+        config: The config of their model.
+        dialect: The name of a dialect; or `Loaded.dialect`, for exactly the names in that file.
+
+    Returns:
+        The tensors by name.
     """
     require_same(abstract_params(config), params, "This set of parameters")
     target = named(dialect) if isinstance(dialect, str) else dialect

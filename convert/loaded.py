@@ -23,7 +23,11 @@ from .tokens import hf_tokenizer
 
 @dataclass(frozen=True, repr=False)
 class Loaded:
-    """A converted checkpoint: its parameters, and how each field of its config is known."""
+    """A converted checkpoint: its parameters, and how each field of its config is known.
+
+    Attributes:
+        params: The parameters, a plain nested dict of arrays.
+    """
 
     params: Tree
     detected: Detected
@@ -41,6 +45,7 @@ class Loaded:
 
     @property
     def report(self) -> Report:
+        """How each field is known: dicts `read`, `given` and `assumed`, and a list of `caveats`."""
         return self.detected.report
 
     @property
@@ -50,16 +55,19 @@ class Loaded:
 
     @functools.cached_property
     def config(self) -> ModelConfig:
+        """The config with all fields of the report."""
         return self.report.config
 
     @functools.cached_property
     def tokenizer(self) -> hf_tokenizer.FileTokenizer:
+        """The tokenizer in the file or next to it, and what stands in the way of one."""
         return hf_tokenizer.of_checkpoint(
             self.source.tokenizer, self.source.extras, self.config.vocab_size
         )
 
     @functools.cached_property
     def model(self) -> GPT:
+        """The model, ready to be called with token ids (B, T)."""
         return assemble(self.config, model_directory.to_device(self.params))
 
     def save(

@@ -64,7 +64,10 @@ class Head(nnx.Module):
 
 
 class GPT(Stack):
-    """The language model: ids (B, T) -> logits (B, T, V), in the dtype of the parameters."""
+    """The language model: ids (B, T) -> logits (B, T, V), in the dtype of the parameters.
+
+    `GPT(config, seed)` has random weights drawn from `seed`.
+    """
 
     def __init__(self, config: ModelConfig, seed: int = 0):
         require(

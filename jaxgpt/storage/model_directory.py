@@ -263,7 +263,7 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> ModelDirectory | None
 
 
 def load(directory: str | Path) -> GPT:
-    """The model in a model directory, ready to be called, in the dtype of its weights."""
+    """The model in a model directory, or in the best checkpoint of a run, in its stored dtype."""
     return ModelDirectory(directory).model()
 
 
