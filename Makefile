@@ -28,11 +28,13 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The site in build/docs, built in an environment of its own; a warning is an error.
+# The site in build/docs, built in an environment of its own. A warning is an error, and so is a page that fetches
+# something from another host.
 docs: export NO_MKDOCS_2_WARNING = 1
 docs:
 	$(MAKE) VENV=.venv-docs EXTRAS=docs .venv-docs/.ready
 	.venv-docs/bin/mkdocs build
+	! grep -rlE '<(script|link|img)[^>]+(src|href)="?(https?:)?//' build/docs --include='*.html'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
