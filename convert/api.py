@@ -91,8 +91,7 @@ def to_flax(
 
     Args:
         weights: A checkpoint file, a Hugging Face folder, a state_dict, or a torch module.
-        dialect: The class that wrote the weights, where their names fit several; "auto" works from
-            their structure.
+        dialect: The class that wrote the weights, where several fit; "auto" goes by structure.
         dtype: Store the parameters in this dtype instead of the file's.
         allow_nonfinite: Accept NaN and infinite values.
         ignore_config: Ignore a config in the file or next to it.

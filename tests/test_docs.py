@@ -224,4 +224,4 @@ def test_every_page_is_in_the_navigation() -> None:
 
 def test_dialects_are_small_files() -> None:
     for file in (ROOT / "convert" / "dialects").glob("*.py"):
-        assert len(file.read_text().splitlines()) < 60, file
+        assert len(file.read_text().splitlines()) <= 60, file

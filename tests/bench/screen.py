@@ -1,6 +1,8 @@
-"""A picture of what a terminal shows while a command runs; the command is stopped by Ctrl-C afterwards.
+"""A picture of a terminal in which a command runs; after some seconds, Ctrl-C stops the command.
 
-python -m tests.bench.screen OUT.svg SECONDS COMMAND ...
+For the picture in the README:
+
+    python -m tests.bench.screen docs/pictures/training.svg 100 jaxgpt train configs/quickstart.toml
 """
 
 import argparse
@@ -19,8 +21,8 @@ from rich.text import Text
 ROWS, COLUMNS = 30, 124
 
 
-def shown(command: list[str], seconds: float) -> str:
-    """What the command has written by then."""
+def output(command: list[str], seconds: float) -> str:
+    """The text that `command` writes to a terminal in its first `seconds`."""
     child, terminal = pty.fork()
     if child == 0:
         os.environ |= {"TERM": "xterm-256color", "COLUMNS": str(COLUMNS), "LINES": str(ROWS)}
@@ -47,11 +49,11 @@ def main() -> None:
     parser.add_argument("out", metavar="OUT.svg")
     parser.add_argument("seconds", type=float, metavar="SECONDS")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND ...")
-    given = parser.parse_args()
-    if not given.command:
+    arguments = parser.parse_args()
+    command = arguments.command
+    if not command:
         parser.error("there is no COMMAND to run")
-    out, command = given.out, given.command
-    lines = shown(command, given.seconds).replace("\r\n", "\n").split("\n")
+    lines = output(command, arguments.seconds).replace("\r\n", "\n").split("\n")
     visible = [re.split(r"\r?\x1b\[2K|\r", line)[-1] for line in lines]
     console = Console(
         record=True,
@@ -64,7 +66,7 @@ def main() -> None:
     for line in visible:
         console.print(Text.from_ansi(line), soft_wrap=True)
     picture = console.export_svg(title="jaxgpt train")
-    Path(out).write_text(re.sub(r"@font-face \{.*?\}\n", "", picture, flags=re.DOTALL))
+    Path(arguments.out).write_text(re.sub(r"@font-face \{.*?\}\n", "", picture, flags=re.DOTALL))
 
 
 if __name__ == "__main__":
