@@ -44,7 +44,6 @@ WORDS = {
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the text wood.txt, and the model directories nanogpt, bare and known, which has a tokenizer."""
     import convert
-
     from tests.convert.extras.test_extras import adamw
 
     folder = tmp_path_factory.mktemp("made")
