@@ -147,27 +147,24 @@ def sample(
         errors: Characters of the prompt that the tokenizer does not know: strict names them, skip leaves them out.
         stats: Say how long it took.
     """
+    from jaxgpt.generation.options import SampleOptions
+    from jaxgpt.generation.sample import sample as run_sample
     from jaxgpt.generation.text import read_prompt
-    from jaxgpt.generation.text import sample as run_sample
 
-    run_sample(
-        directory,
-        read_prompt(prompt, prompt_file),
-        tokens=tokens,
-        samples=samples,
-        tokenizer=tokenizer,
-        stop=stop,
-        errors=errors,
-        stats=stats,
-        show=lambda text: print(text, end="", flush=True),
-        note=lambda text: print(text, file=sys.stderr),
+    options = SampleOptions(
+        max_new_tokens=tokens,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
         seed=seed,
+        samples=samples,
         on_full=on_full,
     )
+    text = read_prompt(prompt, prompt_file)
+    speed = run_sample(directory, text, options, tokenizer=tokenizer, errors=errors, stop=stop)
+    if stats:
+        print(speed, file=sys.stderr)
 
 
 def look(

@@ -1,4 +1,4 @@
-"""Meshes: the devices of a training run, or of a CPU's groups of peers, as named axes."""
+"""The mesh of a training run: its devices as named axes."""
 
 import math
 from typing import Any
@@ -80,11 +80,3 @@ def _shape(config: MeshConfig, rows: int, devices: list[Any]) -> tuple[int, ...]
             n for n in range(remaining, 0, -1) if rows % (n * config.fsdp) == 0 or n == 1
         )
     return tuple(remaining if size == -1 else size for size in asked)
-
-
-def side_by_side(devices: list[Any], groups: int) -> Mesh:
-    """Make the mesh for `with_peers`: `groups` groups of `devices`, each with rows of its own.
-
-    All devices have the same weights.
-    """
-    return Mesh(np.asarray(devices).reshape(groups, -1), ("groups", "peers"))

@@ -1,4 +1,4 @@
-"""Shardings: the PartitionSpecs by parameter path, and programs that run on each device."""
+"""Shardings of a training run: the PartitionSpec of each parameter, by its path."""
 
 import functools
 import math
@@ -33,9 +33,6 @@ LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
     "final_norm/scale": (("fsdp", "rest"),),
     "final_norm/bias": (("fsdp", "rest"),),
 }
-
-# (index of a peer, this device's array) -> that peer's array
-Of = Callable[[Any, jax.Array], jax.Array]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -135,37 +132,6 @@ def on_each(attend: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.A
         return own(q_btnh, k_btnh, v_btnh, scale)
 
     return divided
-
-
-BY_GROUP, SAME = PartitionSpec("groups"), PartitionSpec()
-
-
-def shared(tree: Any, mesh: Mesh) -> Any:
-    """Replicate `tree` on the devices of a CPU without copies, which would not fit its cache."""
-    return jax.device_put(jax.tree.map(np.asarray, tree), replicated(mesh))
-
-
-def with_peers(
-    program: Callable[..., Any], mesh: Mesh | None, arguments: Any, results: Any
-) -> Callable[..., Any]:
-    """Run `program(index, value_of, ...)` on each device; value_of(i, x) is the x of peer i.
-
-    `index` is the device's index in its group. `arguments` and `results` are the PartitionSpecs of
-    the other arguments and of the results, BY_GROUP or SAME. Without a `mesh` there is one device.
-    """
-    if mesh is None:
-        return functools.partial(program, 0, lambda device, x: x)
-
-    def on_device(*arguments: Any) -> Any:
-        return program(
-            jax.lax.axis_index("peers"),
-            lambda device, x: jax.lax.all_gather(x, "peers")[device],
-            *arguments,
-        )
-
-    return jax.shard_map(
-        on_device, mesh=mesh, in_specs=arguments, out_specs=results, check_vma=False
-    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text as Cell
 
 from jaxgpt.errors import UserError, require
-from jaxgpt.generation.text import Text, find_tokenizer
+from jaxgpt.generation.text import TextCodec
 from jaxgpt.model import GPT, cast, check_tokens, exactly
 from jaxgpt.model.forms import Scale, attention_weights, chunked, sum_dtype
 from jaxgpt.storage import model_directory, plots
@@ -41,26 +41,28 @@ def look(
     if picture:
         plots.require_format(picture)
     opened = model_directory.ModelDirectory(directory)
-    words = Text(find_tokenizer(opened, tokenizer), directory)
-    ids = words.encode(text, errors)
+    codec = TextCodec.of(opened, tokenizer)
+    ids = codec.encode(text, errors)
     require(bool(ids), "There is no text to look at: give some by --text.")
     require(
         len(ids) <= opened.config.context_length,
         f"The text has {len(ids)} tokens, and the model sees {opened.config.context_length} "
         "at a time: give less.",
     )
-    own_tokenizer = words.tokenizer
-    names = [f"#{i}" for i in range(opened.config.vocab_size)]
-    if own_tokenizer:
-        decodable = own_tokenizer.means_something(len(names))
-        names = [
-            shown(own_tokenizer.decode([i])) if ok else name
-            for (i, name), ok in zip(enumerate(names), decodable, strict=True)
-        ]
+    names = names_of_ids(codec, opened.config.vocab_size)
     seen = Seen(ids, names, *inside(opened.model(), ids))
     if picture:
         plots.draw_attention(seen.weights_lnts, [names[i] for i in ids], picture)
     return seen
+
+
+def names_of_ids(codec: TextCodec, vocab_size: int) -> list[str]:
+    """The printable text of each id below `vocab_size`, or #7 for an id that has none."""
+    names = [f"#{i}" for i in range(vocab_size)]
+    if codec.tokenizer:
+        for i in codec.tokenizer.means_something(vocab_size).nonzero()[0].tolist():
+            names[i] = shown(codec.decode([i]))
+    return names
 
 
 def shown(token: str) -> str:
@@ -89,10 +91,10 @@ def inside(model: GPT, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
     with exactly(model.dtype):
         weights, logprobs = run(cast(model, model.dtype), jnp.asarray([ids]))
-    finite = np.isfinite(logprobs).all() and np.isfinite(weights).all()
     require(
-        bool(finite),
-        "What the model computes of this text are not finite numbers: its weights are damaged.",
+        bool(np.isfinite(logprobs).all() and np.isfinite(weights).all()),
+        "The model's attention or logits for this text are not finite numbers: "
+        "its weights are damaged.",
     )
     return np.asarray(weights), np.asarray(logprobs)
 

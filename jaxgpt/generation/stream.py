@@ -1,27 +1,29 @@
-"""Streams of generated ids: the options of a request, and its pieces as they are computed.
+"""Streams of generated ids: prefill of the prompts, cached steps, then moves of the window.
 
-Shapes: B rows, S context length, V vocabulary.
+Each phase computes pieces of 1, 2, 4, ... up to PIECE tokens, so that the first ones come soon.
+
+Shapes: B rows, V vocabulary.
 """
 
-import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 
-from jaxgpt.devices.mesh import side_by_side
-from jaxgpt.devices.sharding import replicated, shared
-from jaxgpt.errors import UserError, require, whole
+from jaxgpt.devices.peers import make_groups, share
+from jaxgpt.devices.sharding import replicated
+from jaxgpt.errors import UserError
 from jaxgpt.generation import programs
-from jaxgpt.generation.programs import NOTHING, PIECE, Buffers
-from jaxgpt.generation.sampling import NOT_FINITE, Sampling, make_sampling
-from jaxgpt.model import GPT, check_tokens, exactly
-from jaxgpt.model.block import Block
+from jaxgpt.generation.options import SampleOptions
+from jaxgpt.generation.programs import NOTHING, PIECE, Buffers, Weights
+from jaxgpt.generation.prompt import Prompts, as_rows, crop_and_pad
+from jaxgpt.generation.sampling import NOT_FINITE, Sampling
+from jaxgpt.model import GPT, cast, check_tokens, exactly
 from jaxgpt.model.forms import sum_dtype
 
 
@@ -32,205 +34,174 @@ class Piece(NamedTuple):
     logprobs: np.ndarray
 
 
-_unstack = jax.jit(GPT.unstacked)
+class Computed(NamedTuple):
+    """A piece on its device, perhaps still being computed."""
+
+    buffers: Buffers
+    tokens: int  # the number of valid columns
 
 
-def generate(model: GPT, prompt: Any, *more: Any, **options: Any) -> Iterator[np.ndarray]:
-    """The ids of `stream` alone: pieces (n,) for one prompt, (B, n) for several."""
+def generate(model: GPT, prompt: Any, *values: Any, **options: Any) -> Iterator[np.ndarray]:
+    """The ids of `stream` alone: pieces (n,) for one prompt, (B, n) for several.
+
+    The arguments after `prompt` are the fields of SampleOptions.
+    """
+    chosen = SampleOptions(*values, **options)
     rows, several = as_rows(prompt, model.config.vocab_size)
-    alone = not several and options.get("samples", 1) == 1
-    return (piece.ids[0] if alone else piece.ids for piece in stream(model, rows, *more, **options))
+    pieces = stream(model, rows, chosen)
+    if several or chosen.samples > 1:
+        return (piece.ids for piece in pieces)
+    return (piece.ids[0] for piece in pieces)
 
 
-def stream(
-    model: GPT,
-    prompt: Any,
-    max_new_tokens: int = 500,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    seed: int = 0,
-    *,
-    samples: int = 1,
-    stop_ids: Iterable[int] = (),
-    on_full: Literal["slide", "stop"] = "slide",
-    allowed: ArrayLike | None = None,
-) -> Iterator[Piece]:
+def _with_fields(own: inspect.Signature) -> inspect.Signature:
+    """The signature `own` with the fields of SampleOptions in place of *values and **options."""
+    fields = inspect.signature(SampleOptions).parameters.values()
+    return own.replace(parameters=[*list(own.parameters.values())[:2], *fields])
+
+
+generate.__signature__ = _with_fields(inspect.signature(generate))  # type: ignore[attr-defined]
+
+
+def stream(model: GPT, prompt: Any, options: SampleOptions) -> Iterator[Piece]:
     """Pieces of new ids, with their log-probabilities, as they are computed.
 
     `prompt` is a list of ids, or a list of such lists; an empty one stands for id 0. Every prompt
-    gets `samples` adjacent rows. `temperature` 0 chooses the likeliest token, `top_k` 0 cuts
-    nothing off, and `allowed` (V,) masks the ids that may be chosen. A row ends after one of
-    `stop_ids`; with `on_full` "stop" it also ends with the last token for which the model sees the
-    whole text. A row that has ended is padded with NOTHING, -1, while others continue.
+    gets `options.samples` adjacent rows. A row that has ended is padded with NOTHING, -1, while
+    others continue.
     """
-    c = model.config
-    max_new_tokens, samples = whole("max_new_tokens", max_new_tokens), whole("samples", samples)
-    seed = whole("seed", seed)
-    require(
-        max_new_tokens > 0, f"The number of new tokens must be positive, but is {max_new_tokens}."
-    )
-    require(samples > 0, f"samples must be positive, but is {samples}.")
-    require(0 <= seed < 2**32, f"seed must lie in [0, 2**32), but is {seed}.")
-    require(on_full in ("slide", "stop"), f"on_full is slide or stop, but got {on_full!r}.")
-    sampling = make_sampling(c.vocab_size, temperature, top_k, top_p, min_p, allowed)
-    rows = [row for row in as_rows(prompt, c.vocab_size)[0] for _ in range(samples)]
-    return _stream(
-        model,
-        rows,
-        max_new_tokens,
-        sampling,
-        seed,
-        frozenset(map(int, stop_ids)),
-        on_full == "stop",
-    )
+    vocab_size = model.config.vocab_size
+    sampling = options.sampling(vocab_size)
+    rows = [row for row in as_rows(prompt, vocab_size)[0] for _ in range(options.samples)]
+    return _phases(model, rows, options, sampling)
 
 
-def as_rows(prompt: Any, vocab_size: int) -> tuple[list[list[int]], bool]:
-    """Normalise `prompt` to a list of rows; also return whether it was a list of rows."""
-    takes = "A prompt is a list of ids, or a list of such lists, but"
-    require(
-        not isinstance(prompt, str),
-        f"{takes} is the text {str(prompt)[:60]!r}: jaxgpt.load_tokenizer(DIR).encode(text) gives its ids.",
-    )
-    try:
-        parts = list(prompt)
-        several = any(np.ndim(part) > 0 for part in parts)
-        rows = [
-            np.asarray(row) if len(row) else np.zeros(1, np.int64)
-            for row in (parts if several else [parts])
-        ]
-    except (TypeError, ValueError):
-        raise UserError(f"{takes} is {str(prompt)[:60]}.") from None
-    for row in rows:
-        require(row.ndim == 1, f"{takes} has a row of shape {row.shape}.")
-        wrong = not np.issubdtype(row.dtype, np.integer) or ((row < 0) | (row >= vocab_size)).any()
-        require(
-            not wrong,
-            f"A prompt must be ids from 0 to {vocab_size - 1}, but is {row.tolist()[:20]}.",
-        )
-    return [row.tolist() for row in rows], several
-
-
-def _stream(
-    model: GPT,
-    rows: list[list[int]],
-    tokens: int,
-    sampling: Sampling,
-    seed: int,
-    stop_ids: frozenset,
-    stop_on_full: bool,
+def _phases(
+    model: GPT, rows: Sequence[Sequence[int]], options: SampleOptions, sampling: Sampling
 ) -> Iterator[Piece]:
-    """The pieces of `stream`, whose options are checked by now."""
-    context = model.config.context_length
-    lengths = [min(len(row), context) for row in rows]
-    row_limits = [context + 1 - length if stop_on_full else tokens for length in lengths]
-    tokens = min(tokens, max(row_limits))
-
-    def run(program: Callable[..., Any], *arguments: Any) -> Any:
-        with exactly(dtype):
-            return program(*arguments)
-
-    dtype = model.dtype
-    model = run(
-        jax.tree.map, lambda leaf: leaf if leaf.dtype == dtype else leaf.astype(dtype), model
+    """Prefill `rows`, take cached steps while they fit in the context, then move windows."""
+    context, most = model.config.context_length, options.max_new_tokens
+    prompts = crop_and_pad(rows, context)
+    visible_b = (
+        context + 1 - prompts.lengths_b
+    )  # new tokens for which the model sees the whole text
+    limits_b = (
+        np.minimum(visible_b, most) if options.on_full == "stop" else np.full(len(rows), most)
     )
-    blocks = run(_unstack, model)
-    mesh, peer_mesh = _meshes(blocks, len(rows), context)
-    if mesh:
-        model, blocks = run(shared, (model, blocks), mesh)
-    start = *_padded(rows, context), np.uint32(seed)
-    written, buffers, kv_cache = run(programs.first, model, blocks, *start, sampling, mesh)
-    ended, size, done = np.zeros(len(rows), bool), 2, 1
-    n, yielded, last = 1, 0, None
-    while True:
-        piece = functools.partial(_piece, buffers, n, yielded, row_limits, ended, stop_ids)
-        visible = context + 1 - max(lengths) - done  # tokens left that see the whole text
-        program = programs.cached if visible > 0 else programs.windowed
-        if program is not last:  # the next call may compile: do not hold this piece back for it
-            yield piece()
-        n = 0 if ended.all() else min(size, tokens - done, *([visible] if visible > 0 else []))
-        if n and visible > 0:
-            written, buffers, kv_cache = run(
-                programs.cached, model, blocks, written, kv_cache, sampling, np.int32(n), mesh
+    tokens = int(limits_b.max())
+    cached = min(int(visible_b.min()), tokens) - 1  # the first token comes from the prefill
+    generation, host = Generation(model, prompts, sampling), Host(limits_b, options.stop_ids)
+    for phase in (
+        generation.prefill(prompts, options.seed),
+        generation.cached_steps(cached),
+        generation.window_moves(tokens - 1 - cached),
+    ):
+        for piece in host.overlapped(phase):
+            yield piece
+            if host.ended_b.all():
+                return
+
+
+def _piece_sizes(tokens: int) -> Iterator[int]:
+    """Sizes of pieces whose sum is `tokens`."""
+    size = 1
+    while tokens > 0:
+        size = min(2 * size, PIECE)
+        yield min(size, tokens)
+        tokens -= size
+
+
+class Generation:
+    """The state of a generation on its devices; each phase yields pieces as it starts them."""
+
+    def __init__(self, model: GPT, prompts: Prompts, sampling: Sampling):
+        self.dtype, self.sampling = model.dtype, sampling
+        with exactly(self.dtype):
+            model = cast(model, self.dtype)
+            self.weights = Weights(model, _unstack(model))
+            self.mesh, self.peer_mesh = make_groups(self.weights, *prompts.tokens_bs.shape)
+            if self.mesh:
+                self.weights = share(self.weights, self.mesh)
+
+    def prefill(self, prompts: Prompts, seed: int) -> Iterator[Computed]:
+        """Read the prompts, and generate the first token."""
+        with exactly(self.dtype):
+            rows = programs.start_rows(prompts.tokens_bs, prompts.lengths_b, np.uint32(seed))
+            self.rows, buffers, self.cache = programs.prefill(
+                self.weights, rows, self.sampling, prompts.width, self.mesh
             )
-        elif n:
-            if peer_mesh and peer_mesh != mesh and program is not last:
-                model, blocks = run(shared, (model, blocks), peer_mesh)
-                where = programs.WRITTEN._make(
-                    NamedSharding(peer_mesh, spec) for spec in programs.WRITTEN
+        yield Computed(buffers, 1)
+
+    def cached_steps(self, tokens: int) -> Iterator[Computed]:
+        """Generate `tokens` tokens, after which some row fills the context."""
+        for n in _piece_sizes(tokens):
+            with exactly(self.dtype):
+                self.rows, buffers, self.cache = programs.cached_steps(
+                    self.weights, self.rows, self.cache, self.sampling, np.int32(n), self.mesh
                 )
-                written, sampling = run(
-                    jax.device_put, (written, sampling), (where, replicated(peer_mesh))
+            yield Computed(buffers, n)
+
+    def window_moves(self, tokens: int) -> Iterator[Computed]:
+        """Generate `tokens` tokens, each of which moves the window of the full rows."""
+        if tokens and self.peer_mesh != self.mesh:
+            self._bring_in_peers()
+        for n in _piece_sizes(tokens):
+            with exactly(self.dtype):
+                self.rows, buffers = programs.window_moves(
+                    self.weights, self.rows, self.sampling, np.int32(n), self.peer_mesh
                 )
-            written, buffers = run(
-                programs.windowed, model, blocks, written, sampling, np.int32(n), peer_mesh
-            )
-        if program is last:  # the device computes the next piece while this one is used
-            yield piece()
-        if not n or ended.all():
-            return
-        yielded, done, size, last = done, done + n, min(2 * size, PIECE), program
+            yield Computed(buffers, n)
+
+    def _bring_in_peers(self) -> None:
+        """Give the weights and rows to all devices of `peer_mesh`."""
+        mesh = self.peer_mesh
+        assert mesh is not None
+        by_group = programs.Rows._make(NamedSharding(mesh, spec) for spec in programs.ROWS_SPECS)
+        with exactly(self.dtype):
+            self.weights = share(self.weights, mesh)
+            self.rows = jax.device_put(self.rows, by_group)
+            self.sampling = jax.device_put(self.sampling, replicated(mesh))
 
 
-def _meshes(blocks: tuple[Block, ...], rows: int, context: int) -> tuple[Mesh | None, Mesh | None]:
-    """Two meshes of the CPU's devices: one that shards the rows, one that adds peers to each group.
+class Host:
+    """The host's side: it reads pieces, and ends rows at a stop id or at their limit."""
 
-    Peers compute future windows. All of these devices read the same weights; other kinds of device
-    would need a copy each, so there both are None.
-    """
-    devices = jax.tree.leaves(blocks)[0].devices()
-    if len(devices) > 1 or {device.platform for device in devices} != {"cpu"}:
-        return None, None
-    available = jax.local_devices(backend="cpu")
-    groups = next(n for n in range(min(rows, len(available)), 0, -1) if rows % n == 0)
-    peers = min(len(available) // groups, context)
+    def __init__(self, limits_b: np.ndarray, stop_ids: Iterable[int]):
+        self.limits_b, self.stop_ids = limits_b, list(stop_ids)
+        self.ended_b, self.tokens = np.zeros(len(limits_b), bool), 0
 
-    def mesh(count: int) -> Mesh | None:
-        return side_by_side(available[:count], groups) if count > 1 else None
+    def overlapped(self, phase: Iterator[Computed]) -> Iterator[Piece]:
+        """The pieces of `phase`, each read while the device computes the next one.
 
-    return mesh(groups), mesh(groups * peers)
+        The last one is read before the next phase starts, which may have to be compiled first.
+        """
+        earlier = next(phase, None)
+        for computed in phase:
+            assert earlier is not None
+            yield self.read(earlier)
+            earlier = computed
+        if earlier is not None:
+            yield self.read(earlier)
 
-
-def _piece(
-    buffers: Buffers,
-    n: int,
-    yielded: int,
-    row_limits: Sequence[int],
-    ended: np.ndarray,
-    stop_ids: frozenset,
-) -> Piece:
-    """The first `n` columns of `buffers` on the host, padded after each row's end.
-
-    Earlier pieces had `yielded` tokens, and row i may have `row_limits[i]`. Rows that end here are
-    marked in `ended`.
-    """
-    ids, logprobs = (np.array(buffer)[:, :n] for buffer in buffers)
-    for i, row in enumerate(ids):
-        last = next((j + 1 for j, token in enumerate(row) if token in stop_ids), n)
-        last = 0 if ended[i] else min(last, row_limits[i] - yielded)
-        if NOT_FINITE in row[:last]:
-            at = yielded + int((row == NOT_FINITE).argmax()) + 1
+    def read(self, computed: Computed) -> Piece:
+        """The piece on the host, padded after each row's end."""
+        ids_bn, logprobs_bn = (
+            np.array(buffer)[:, : computed.tokens] for buffer in computed.buffers
+        )
+        number_n = self.tokens + 1 + np.arange(computed.tokens)  # of each new token, from 1
+        stop_bn = np.isin(ids_bn, self.stop_ids)
+        over_bn = self.ended_b[:, None] | (stop_bn.cumsum(axis=1) > stop_bn)
+        over_bn |= number_n > self.limits_b[:, None]
+        broken_n = ((ids_bn == NOT_FINITE) & ~over_bn).any(axis=0)
+        if broken_n.any():
             raise UserError(
-                f"At new token {at} the model's logits are not finite numbers: "
+                f"At new token {number_n[broken_n][0]} the model's logits are not finite numbers: "
                 "its weights are damaged."
             )
-        ended[i] |= last < n or row[n - 1] in stop_ids or yielded + n >= row_limits[i]
-        row[last:], logprobs[i, last:] = NOTHING, 0
-    return Piece(ids, logprobs)
-
-
-def _padded(rows: Sequence[Sequence[int]], context: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Tokens (B, S), lengths (B,), and the width to prefill, shared by many lengths."""
-    cropped = [row[-context:] for row in rows]
-    tokens, lengths = (
-        np.zeros((len(rows), context), np.int32),
-        np.array([*map(len, cropped)], np.int32),
-    )
-    for i, row in enumerate(cropped):
-        tokens[i, : len(row)] = row
-    return tokens, lengths, min(context, 1 << int(lengths.max() - 1).bit_length())
+        ids_bn[over_bn], logprobs_bn[over_bn] = NOTHING, 0
+        self.tokens += computed.tokens
+        self.ended_b |= stop_bn.any(axis=1) | (self.tokens >= self.limits_b)
+        return Piece(ids_bn, logprobs_bn)
 
 
 def score(model: GPT, ids: ArrayLike) -> np.ndarray:
@@ -244,4 +215,4 @@ def score(model: GPT, ids: ArrayLike) -> np.ndarray:
         )
 
 
-generate.__signature__ = inspect.signature(stream)  # type: ignore[attr-defined]  # for help()
+_unstack = jax.jit(GPT.unstacked)

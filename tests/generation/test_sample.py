@@ -18,7 +18,8 @@ import pytest
 import jaxgpt
 from jaxgpt.commands.shell import BROKEN_PIPE
 from jaxgpt.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
-from jaxgpt.generation.text import Clock, Text, Writer
+from jaxgpt.generation.sample import Clock
+from jaxgpt.generation.text import TextCodec, Writer
 from jaxgpt.model import GPT, params_of
 from jaxgpt.storage import model_directory
 from tests.generation.conftest import CONFIG, LETTERS
@@ -199,7 +200,7 @@ def test_unknown_characters_can_be_skipped(model: Path, command: Callable[..., A
     assert skipped == halved == clean
 
 
-def test_whoever_reads_may_have_enough(model: Path) -> None:
+def test_a_reader_may_close_the_pipe_early(model: Path) -> None:
     words = [sys.executable, "-m", "jaxgpt", "sample", str(model), "--tokens", "5000"]
     buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # as most people have it
     with subprocess.Popen(
@@ -228,7 +229,7 @@ def test_the_clock_leaves_out_what_was_compiled(monkeypatch: pytest.MonkeyPatch)
         clock.tick(9)
     compiled(8.0, 9.0)
     assert (
-        clock.told()
+        clock.summary()
         == "tokens: 9; compiling took 5.00 s; the first came after another 1.000 s, then 2 tokens/s"
     )
 
@@ -236,7 +237,7 @@ def test_the_clock_leaves_out_what_was_compiled(monkeypatch: pytest.MonkeyPatch)
 def written(
     tokenizer: Tokenizer, ids: list[int], stops: list[str], size: int
 ) -> tuple[list[str], bool]:
-    writer = Writer(Text(tokenizer, Path()), stops)
+    writer = Writer(TextCodec(tokenizer, Path()), stops)
     pieces = [writer.add(np.array(ids[at : at + size])) for at in range(0, len(ids), size)]
     return [*pieces, writer.end()], writer.ended
 

@@ -1,5 +1,7 @@
 """20,000 draws from one distribution, against the probabilities by hand."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 
 from jaxgpt.errors import UserError
 from jaxgpt.generation import sampling
-from jaxgpt.generation.sampling import NOT_FINITE, choose, make_sampling
+from jaxgpt.generation.options import SampleOptions
+from jaxgpt.generation.sampling import NOT_FINITE, choose
 
 PROBABILITIES = np.array([0.30, 0.22, 0.14, 0.11, 0.09, 0.06, 0.05, 0.03])
 DRAWS = 20_000
@@ -15,12 +18,12 @@ DRAWS = 20_000
 CHI_SQUARE = {1: 10.83, 2: 13.82, 3: 16.27, 4: 18.47, 5: 20.52, 6: 22.46, 7: 24.32}
 
 
-def drawn(seed: int = 0, allowed: np.ndarray | None = None, **options: float) -> np.ndarray:
-    values = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0} | options
-    made = make_sampling(len(PROBABILITIES), **values, allowed=allowed)  # type: ignore[arg-type]
-    keys = jax.random.split(jax.random.key(seed), DRAWS)
+def drawn(**options: Any) -> np.ndarray:
+    """How often each id is drawn."""
+    sampling = SampleOptions(**options).sampling(len(PROBABILITIES))
+    keys = jax.random.split(jax.random.key(0), DRAWS)
     logits = jnp.broadcast_to(jnp.log(PROBABILITIES) + 3.0, (DRAWS, len(PROBABILITIES)))
-    ids, logprobs = jax.jit(lambda *arguments: choose(*arguments))(logits, keys, made)
+    ids, logprobs = jax.jit(lambda *arguments: choose(*arguments))(logits, keys, sampling)
     np.testing.assert_allclose(np.exp(logprobs), PROBABILITIES[ids], atol=1e-6)
     return np.bincount(ids, minlength=len(PROBABILITIES))
 
@@ -79,14 +82,13 @@ def test_temperature_0_takes_the_likeliest_that_is_allowed() -> None:
     assert drawn(temperature=0.0, allowed=np.arange(8) > 0)[1] == DRAWS
 
 
-def one(logits: list[float], draws: int = 200, **options: float) -> set[int]:
+def one(logits: list[float], draws: int = 200, **options: Any) -> set[int]:
     """The ids that are drawn."""
-    values = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "allowed": None} | options
-    made = make_sampling(len(logits), **values)  # type: ignore[arg-type]
+    sampling = SampleOptions(**options).sampling(len(logits))
     same = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (draws, len(logits)))
     return set(
         np.asarray(
-            jax.jit(choose)(same, jax.random.split(jax.random.key(0), draws), made)[0]
+            jax.jit(choose)(same, jax.random.split(jax.random.key(0), draws), sampling)[0]
         ).tolist()
     )
 
@@ -110,9 +112,7 @@ def test_numbers_at_the_end_of_their_range_choose_rightly() -> None:
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 def test_what_is_no_number_is_never_a_token(broken: float) -> None:
     logits = jnp.log(jnp.array([PROBABILITIES, PROBABILITIES])).at[1, 3].set(broken)
-    ids, _ = choose(
-        logits, jax.random.split(jax.random.key(0)), make_sampling(8, 1.0, 0, 1.0, 0.0, None)
-    )
+    ids, _ = choose(logits, jax.random.split(jax.random.key(0)), SampleOptions().sampling(8))
     assert ids[0] >= 0
     assert ids[1] == NOT_FINITE
 

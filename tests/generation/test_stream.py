@@ -16,16 +16,17 @@ import pytest
 import jaxgpt
 from jaxgpt.errors import UserError
 from jaxgpt.generation import programs
-from jaxgpt.generation import stream as room
+from jaxgpt.generation import stream as streaming
+from jaxgpt.generation.options import SampleOptions
 from jaxgpt.model import GPT
-from tests.helpers import EIGHT, LYRIC_SIZES, PRIMES, random_model
+from tests.helpers import EIGHT, LYRIC_SIZES, PRIMES, PROGRAMS, ROOT, random_model
 
 CONTEXT = PRIMES["context_length"]
 
 
 @pytest.fixture(scope="module")
 def model() -> GPT:
-    """Of one block, for nothing here depends on how many there are, and compiling does."""
+    """A model of one block: nothing here depends on their number, but compiling takes longer."""
     return random_model("float32", num_blocks=1)
 
 
@@ -85,7 +86,7 @@ def test_a_row_is_the_same_alone_and_among_others(model: GPT) -> None:
 
 
 def texts_of_some_kinds() -> list[list[int]]:
-    """Of one row, and of some of which one is full, or none."""
+    """Texts of one row, of three of which one is full, and of four short ones."""
     model, full = random_model("float64", num_blocks=2), [*range(CONTEXT)]
     every = [
         text(model, full, 40, temperature=0),
@@ -97,40 +98,20 @@ def texts_of_some_kinds() -> list[list[int]]:
 
 
 def test_devices_that_share_the_work_change_no_text() -> None:
-    code = """if True:
-        import jax, json
-        import jax.numpy as jnp
-        from jaxgpt.generation import programs as decoding
-        from jaxgpt.devices.mesh import side_by_side
-        from jaxgpt.devices.sharding import shared
-        from tests.test_generate import texts_of_some_kinds
-        matrix = jnp.ones((64, 64))
-        parts = shared(matrix, side_by_side(jax.devices(), 2)).addressable_shards
-        apart = [part.data.unsafe_buffer_pointer() - matrix.unsafe_buffer_pointer() for part in parts]
-        ahead, with_peers = [], decoding.with_peers
-        def noted(program, mesh, *where):
-            ahead.append(mesh and [*mesh.shape.values()])
-            return with_peers(program, mesh, *where)
-        decoding.with_peers = noted
-        print(json.dumps([apart, texts_of_some_kinds(), ahead]))
-    """
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", str(PROGRAMS / "share_generation.py")],
         capture_output=True,
         text=True,
-        env={**os.environ, **EIGHT},
+        env={**os.environ, **EIGHT, "PYTHONPATH": str(ROOT)},
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    apart, texts, ahead = json.loads(done.stdout)
-    assert apart == [0] * 8  # one memory, read by all
+    printed = json.loads(done.stdout)
+    assert printed["offsets"] == [0] * 8  # one memory, read by all
     one, three, four = [None, [1, 8]], [[3, 1], [3, 2]], [[4, 1], [4, 1], [4, 2]]
-    assert ahead == [
-        *one,
-        *three,
-        *four,
-    ]  # groups, and devices in each: at first, with a cache, past the window
-    assert texts == texts_of_some_kinds()
+    # Groups, and devices in each: for the prefill, with a cache, past the window.
+    assert printed["meshes"] == [*one, *three, *four]
+    assert printed["texts"] == texts_of_some_kinds()
 
 
 def test_the_seed_decides_and_samples_differ(model: GPT) -> None:
@@ -144,7 +125,7 @@ def test_the_seed_decides_and_samples_differ(model: GPT) -> None:
 def test_pieces_come_as_they_are_made_and_do_not_depend_on_how_many(model: GPT) -> None:
     pieces = [len(piece) for piece in jaxgpt.generate(model, [3], 100, seed=1)]
     assert pieces[0] == 1
-    assert max(pieces) <= room.PIECE
+    assert max(pieces) <= streaming.PIECE
     assert sum(pieces) == 100
     whole = text(model, [3], 100, seed=1)
     for tokens in (1, 2, 23, 50):
@@ -162,7 +143,7 @@ def test_no_piece_waits_for_a_program_that_may_have_to_be_compiled(
             programs, name, lambda *arguments: begun.append(name) or program(*arguments)
         )
 
-    for name in ("cached", "windowed"):
+    for name in ("cached_steps", "window_moves"):
         noted(name)
     pieces, done = jaxgpt.generate(model, [*range(10)], 20), 0
     for piece in pieces:
@@ -170,20 +151,22 @@ def test_no_piece_waits_for_a_program_that_may_have_to_be_compiled(
         if done == 1:
             assert not begun
         if done == CONTEXT + 1 - 10:  # the last that sees the whole text
-            assert "windowed" not in begun
+            assert "window_moves" not in begun
     assert done == 20
-    assert begun[-1] == "windowed"
+    assert begun[-1] == "window_moves"
 
 
 def test_nothing_is_compiled_anew_for_another_prompt_or_temperature(model: GPT) -> None:
     text(model, [1, 2, 3, 4, 5], 30)
     before = [
-        program._cache_size() for program in (programs.first, programs.cached, programs.windowed)
+        program._cache_size()
+        for program in (programs.prefill, programs.cached_steps, programs.window_moves)
     ]
     text(model, [*range(8)], 33, temperature=0.3, top_k=5, top_p=0.9, min_p=0.1, seed=4)
     text(model, [*range(7)], 2, temperature=0)
     assert before == [
-        program._cache_size() for program in (programs.first, programs.cached, programs.windowed)
+        program._cache_size()
+        for program in (programs.prefill, programs.cached_steps, programs.window_moves)
     ]
 
 
@@ -199,21 +182,21 @@ def test_a_row_ends_after_a_stop_and_at_a_full_context(model: GPT) -> None:
     for row, whole in zip(ended, free, strict=True):
         length = next((i + 1 for i, token in enumerate(whole) if token == stop), 60)
         np.testing.assert_array_equal(row[:length], whole[: min(length, ended.shape[1])])
-        assert (row[length:] == room.NOTHING).all()
+        assert (row[length:] == streaming.NOTHING).all()
     full = text(model, [[1], [*range(10)]], 60, seed=3, on_full="stop")
     unlimited = text(model, [[1], [*range(10)]], 60, seed=3)
     for row, length, whole in zip(full, (CONTEXT, CONTEXT - 9), unlimited, strict=True):
-        assert (row != room.NOTHING).sum() == length
+        assert (row != streaming.NOTHING).sum() == length
         np.testing.assert_array_equal(row[:length], whole[:length])
     assert len(text(model, [1], 3, on_full="stop")) == 3
 
 
 def test_logprobs_are_the_models_own(model: GPT) -> None:
     prompt, new = [3, 1, 4], 9
-    pieces = list(room.stream(model, prompt, new, temperature=0.7, top_k=40))
+    pieces = list(streaming.stream(model, prompt, SampleOptions(new, temperature=0.7, top_k=40)))
     ids, logprobs = (np.concatenate([piece[i][0] for piece in pieces]) for i in (0, 1))
     whole = np.array([[*prompt, *ids]])
-    scored = room.score(model, whole)
+    scored = streaming.score(model, whole)
     logits = np.asarray(model(whole), np.float64)[0]
     expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     by_hand = expected[np.arange(len(whole[0]) - 1), whole[0, 1:]]
@@ -226,7 +209,7 @@ def test_logprobs_of_narrow_models_are_taken_in_float32(dtype: str) -> None:
     narrow, ids = random_model(dtype, num_blocks=1), [3, 1, 4, 1, 5]
     logits = np.asarray(narrow(np.array([ids])), np.float64)[0, :-1]
     expected = (logits - np.log(np.exp(logits).sum(-1, keepdims=True)))[np.arange(4), ids[1:]]
-    np.testing.assert_allclose(room.score(narrow, np.array([ids]))[0], expected, atol=1e-5)
+    np.testing.assert_allclose(streaming.score(narrow, np.array([ids]))[0], expected, atol=1e-5)
 
 
 def test_in_float64_too(model: GPT) -> None:
@@ -243,7 +226,7 @@ def test_broken_weights_are_an_error_and_no_token(model: GPT) -> None:
         list(jaxgpt.generate(broken, [1, 2], 30, seed=5))
     whole = text(model, [1, 2], 4, seed=5)
     ended = text(broken, [1, 2], 30, seed=5, stop_ids=jnp.asarray(whole[3:]))
-    np.testing.assert_array_equal(ended[:4], whole)  # what comes after the end is nobody's business
+    np.testing.assert_array_equal(ended[:4], whole)  # what comes after the end is not looked at
 
 
 @pytest.mark.parametrize(
@@ -280,7 +263,7 @@ def test_an_empty_prompt_is_id_0(model: GPT) -> None:
     np.testing.assert_array_equal(text(model, [], 20, seed=2), text(model, [0], 20, seed=2))
 
 
-def test_the_signature_is_that_of_stream() -> None:
+def test_the_signature_names_every_option() -> None:
     signature = str(inspect.signature(jaxgpt.generate))
     assert "max_new_tokens: int = 500, temperature: float = 1.0, top_k: int = 0" in signature
     assert "stop_ids" in signature

@@ -1,0 +1,75 @@
+"""The options of generation, with their defaults and checks."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxgpt.errors import require, whole
+from jaxgpt.generation.sampling import Sampling
+
+
+@dataclass(frozen=True, eq=False)
+class SampleOptions:
+    """How tokens are chosen, how many, and where a row ends."""
+
+    max_new_tokens: int = 500
+    temperature: float = 1.0  # 0: always the likeliest token
+    top_k: int = 0  # number of likeliest ids to choose from; 0: all
+    top_p: float = 1.0  # choose from the fewest likeliest ids whose probabilities reach this sum
+    min_p: float = 0.0  # least probability, as a share of the likeliest id's
+    seed: int = 0
+    samples: int = 1  # number of rows for each prompt
+    stop_ids: Iterable[int] = ()  # a row ends after one of these
+    # Once the text fills the context: "slide" the window, or "stop" with the last token for which
+    # the model sees the whole text.
+    on_full: Literal["slide", "stop"] = "slide"
+    allowed: ArrayLike | None = None  # mask (V,) of the ids that may be chosen; None: all
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "top_k", "seed", "samples"):
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
+        object.__setattr__(self, "stop_ids", frozenset(map(int, self.stop_ids)))
+        require(
+            self.max_new_tokens > 0,
+            f"The number of new tokens must be positive, but is {self.max_new_tokens}.",
+        )
+        require(self.samples > 0, f"samples must be positive, but is {self.samples}.")
+        require(0 <= self.seed < 2**32, f"seed must lie in [0, 2**32), but is {self.seed}.")
+        require(
+            self.on_full in ("slide", "stop"),
+            f"on_full is slide or stop, but got {self.on_full!r}.",
+        )
+        # Beyond these limits a division of float32 logits overflows or loses them.
+        require(
+            self.temperature == 0 or 1e-30 <= self.temperature <= 1e30,
+            "temperature must be 0 (the likeliest token) or lie in [1e-30, 1e30], "
+            f"but is {self.temperature}.",
+        )
+        require(0 < self.top_p <= 1, f"top_p must lie in (0, 1], but is {self.top_p}.")
+        require(0 <= self.min_p <= 1, f"min_p must lie in [0, 1], but is {self.min_p}.")
+
+    def sampling(self, vocab_size: int) -> Sampling:
+        """The options of the choice as arrays, checked against the model's `vocab_size`."""
+        require(
+            0 <= self.top_k <= vocab_size,
+            f"top_k must lie between 1 and the {vocab_size} ids there are, but is {self.top_k}.",
+        )
+        mask = np.ones(vocab_size, bool)
+        if self.allowed is not None:
+            mask = np.asarray(self.allowed, bool)
+        require(
+            mask.shape == (vocab_size,),
+            f"allowed must have shape ({vocab_size},), but has {mask.shape}.",
+        )
+        require(bool(mask.any()), "allowed leaves no id to choose.")
+        return Sampling(
+            temperature=jnp.float32(self.temperature),
+            top_k=jnp.int32(self.top_k or vocab_size),
+            top_p=jnp.float32(self.top_p),
+            min_p=jnp.float32(self.min_p),
+            allowed_v=jnp.asarray(mask),
+        )

@@ -1,0 +1,61 @@
+"""Prompts: lists of ids, checked, cropped to the context and padded to a batch.
+
+Shapes: B rows, S context length.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxgpt.errors import UserError, require
+
+
+class Prompts(NamedTuple):
+    """A batch of prompts as the model takes them."""
+
+    tokens_bs: np.ndarray  # padded with 0 on the right
+    lengths_b: np.ndarray  # number of tokens of each row
+    width: int  # number of positions to prefill
+
+
+def as_rows(prompt: Any, vocab_size: int) -> tuple[list[list[int]], bool]:
+    """Normalise `prompt` to a list of rows; also return whether it was a list of rows.
+
+    An empty row becomes the id 0.
+    """
+    takes = "A prompt is a list of ids, or a list of such lists, but"
+    require(
+        not isinstance(prompt, str),
+        f"{takes} is the text {str(prompt)[:60]!r}: "
+        "jaxgpt.load_tokenizer(DIR).encode(text) gives its ids.",
+    )
+    try:
+        parts = list(prompt)
+        several = any(np.ndim(part) > 0 for part in parts)
+        rows = [
+            np.asarray(row) if len(row) else np.zeros(1, np.int64)
+            for row in (parts if several else [parts])
+        ]
+    except (TypeError, ValueError):
+        raise UserError(f"{takes} is {str(prompt)[:60]}.") from None
+    for row in rows:
+        require(row.ndim == 1, f"{takes} has a row of shape {row.shape}.")
+        wrong = not np.issubdtype(row.dtype, np.integer) or ((row < 0) | (row >= vocab_size)).any()
+        require(
+            not wrong,
+            f"A prompt must be ids from 0 to {vocab_size - 1}, but is {row.tolist()[:20]}.",
+        )
+    return [row.tolist() for row in rows], several
+
+
+def crop_and_pad(rows: Sequence[Sequence[int]], context: int) -> Prompts:
+    """The batch of `rows`; of a prompt longer than the context the model sees the last part."""
+    cropped = [row[-context:] for row in rows]
+    tokens_bs = np.zeros((len(rows), context), np.int32)
+    lengths_b = np.array([len(row) for row in cropped], np.int32)
+    for i, row in enumerate(cropped):
+        tokens_bs[i, : len(row)] = row
+    # A power of two, so that prompts of many lengths share one compiled program.
+    width = min(context, 1 << int(lengths_b.max() - 1).bit_length())
+    return Prompts(tokens_bs, lengths_b, width)
