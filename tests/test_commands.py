@@ -342,7 +342,7 @@ def test_other_wrong_input(primes_file: Path, tmp_path: Path, refused: Callable[
     )
     for tokenizer, message in [
         ("nowhere.json", "nowhere.json"),
-        (full / "thesis.txt", "is no tokenizer file"),
+        (full / "thesis.txt", "is not a tokenizer file"),
     ]:
         assert message in refused(
             "jaxgpt-convert", "to-flax", primes_file, tmp_path / "m", "--tokenizer", tokenizer

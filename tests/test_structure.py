@@ -24,7 +24,6 @@ PUBLIC = {"jaxgpt.__init__", "convert.__init__", "jaxgpt.convert"}  # reach down
 # Each of these libraries could be replaced by changing one folder.
 ONLY_IN = {
     "orbax": {"jaxgpt.storage"},
-    "grain": {"jaxgpt.data"},
     "flax": {"jaxgpt.model"},
     "tokenizers": {"jaxgpt.data", "convert.tokens"},
     "matplotlib": {"jaxgpt.storage"},

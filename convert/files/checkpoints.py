@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.data.tokenizer import META
+from jaxgpt.data.tokenizer_files import META
 from jaxgpt.errors import UserError, in_a_row, system_error
 from jaxgpt.system import atomic_files
 from jaxgpt.system.stages import Stage, silent

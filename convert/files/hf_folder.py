@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.data.tokenizer import FILES as TOKENIZERS
+from jaxgpt.data.tokenizer_files import FILES as TOKENIZERS
 from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.system.atomic_files import MANIFEST, read_json
 

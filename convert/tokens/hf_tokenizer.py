@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxgpt.data.bpe import byte_alphabet
-from jaxgpt.data.tokenizer import META, ByteTokenizer, CharTokenizer, Tokenizer, load
+from jaxgpt.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from jaxgpt.data.tokenizer_files import META, load
 from jaxgpt.errors import UserError
 from jaxgpt.system.atomic_files import write_json
 

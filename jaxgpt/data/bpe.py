@@ -4,23 +4,65 @@ Byte-level is the library's word for a vocabulary that spells every byte as a ch
 can encode any text.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError, require
 
 # The end-of-text tokens of GPT-2, Llama 3, Llama 2 and Gemma.
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
+MOST_IDS = 2**22  # a file may name any id, and memory is needed for all below it
 
 
-def read(tokenizer_json: Path) -> Any:
+class BpeTokenizer(Tokenizer):
+    """Any tokenizer of the `tokenizers` library."""
+
+    kind = "bpe"
+
+    def __init__(self, library_tokenizer: Any):
+        self._library = library_tokenizer
+        self._library.encode_special_tokens = True  # "<|endoftext|>" inside a text is text
+        self._library.no_truncation()
+        self._library.no_padding()
+        vocabulary = self._library.get_vocab()
+        require(bool(vocabulary), "The tokenizer has an empty vocabulary.")
+        self.vocab_size = max(vocabulary.values()) + 1
+        require(
+            self.vocab_size <= MOST_IDS,
+            f"Its largest id is {self.vocab_size - 1}, but tokenizers have at most {MOST_IDS} ids.",
+        )
+        self.eot = next((vocabulary[name] for name in END_OF_TEXT if name in vocabulary), None)
+        self._holes = sorted(set(range(self.vocab_size)) - set(vocabulary.values()))
+
+    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def decode_bytes(self, ids: Any) -> bytes:
+        return b"".join(map(self._bytes.__getitem__, self._in_vocabulary(ids).tolist()))
+
+    @cached_property
+    def _bytes(self) -> dict[int, bytes]:
+        """The bytes of each id, computed when first needed."""
+        return _token_bytes(self._library)
+
+    def save(self, path: Path) -> None:
+        self._library.save(str(path))
+
+
+def read(tokenizer_json: Path) -> BpeTokenizer:
+    """The tokenizer in Hugging Face's one file."""
     import tokenizers
 
-    return _from_files(tokenizers.Tokenizer.from_file, tokenizer_json)
+    return BpeTokenizer(_from_files(tokenizers.Tokenizer.from_file, tokenizer_json))
 
 
-def read_pair(vocab_json: Path, merges_txt: Path) -> Any:
+def read_pair(vocab_json: Path, merges_txt: Path) -> BpeTokenizer:
     """The byte-level tokenizer in GPT-2's two files."""
     from tokenizers import models
 
@@ -28,10 +70,10 @@ def read_pair(vocab_json: Path, merges_txt: Path) -> Any:
     tokenizer.add_special_tokens(
         [name for name in END_OF_TEXT[:1] if tokenizer.token_to_id(name) is not None]
     )
-    return tokenizer
+    return BpeTokenizer(tokenizer)
 
 
-def train(texts: Iterator[str], vocab_size: int) -> Any:
+def train_bpe(texts: Iterator[str], vocab_size: int) -> BpeTokenizer:
     """Train byte-level merges up to `vocab_size` ids, or fewer where `texts` have no more pairs.
 
     Training takes up to 100 bytes of memory for each byte of the distinct words, and in scripts
@@ -53,10 +95,10 @@ def train(texts: Iterator[str], vocab_size: int) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+    return BpeTokenizer(tokenizer)
 
 
-def token_bytes(library_tokenizer: Any) -> dict[int, bytes]:
+def _token_bytes(library_tokenizer: Any) -> dict[int, bytes]:
     """The bytes of each id.
 
     The library decodes only to whole characters, but a stream of ids may be cut inside one.

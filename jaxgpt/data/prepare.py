@@ -4,33 +4,34 @@ import contextlib
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from jaxgpt.data.sources import Piece, documents, known_bytes
-from jaxgpt.data.tokenizer import (
-    META,
-    ByteTokenizer,
-    Tokenizer,
-    Unencodable,
-    load,
-    train_bpe,
-    train_char,
+from jaxgpt.data import nanogpt_ids
+from jaxgpt.data.bpe import train_bpe
+from jaxgpt.data.formats import Piece
+from jaxgpt.data.progress import with_progress
+from jaxgpt.data.sources import documents, known_bytes
+from jaxgpt.data.tokenizer import Tokenizer, Unencodable, train_char
+from jaxgpt.data.tokenizer_files import ready_made
+from jaxgpt.data.tokens import (
+    ABOUT,
+    HEADER_BYTES,
+    Dataset,
+    ids_in_chunks,
+    open_dataset,
+    write_tokens,
 )
-from jaxgpt.data.tokens import ABOUT, HEADER_BYTES, MAGIC, Dataset, open_dataset, write_tokens
 from jaxgpt.errors import UserError, require
 from jaxgpt.system.atomic_files import new_directory, write_json
 
-TOGETHER = 1 << 20  # characters encoded, or ids copied, at once
+TOGETHER = 1 << 20  # characters encoded at once
 MERGES_FROM = 1 << 26  # characters that merges are learnt from: more would hardly change them
 MERGES_WORDS = 1 << 22  # bytes of distinct words among them, which the memory for learning follows
-PATIENCE = 2.0  # seconds before a progress bar appears
 Splits = dict[str, dict[str, Any]]  # name -> header of its token file
-Item = TypeVar("Item")
 
 
 def prepare(
@@ -55,8 +56,8 @@ def prepare(
     require(0 < val < 1, f"val is a part of the text, between 0 and 1, but is {val}.")
     about: dict[str, Any] = {"version": 1, "sources": list(sources)}
     with new_directory(out) as partial:
-        if ready := _id_files(sources):
-            used, splits = _take_ids(ready, partial, tokenizer)
+        if files := nanogpt_ids.find(sources):
+            used, splits = nanogpt_ids.take(files, partial, tokenizer)
         else:
             about |= {"field": field, "errors": errors, "val": val}
             with _reader(sources, partial, field, errors) as read:
@@ -73,11 +74,12 @@ def prepare(
 
 
 def _tokenizer(choice: str, read: Callable[[str], Iterator[Piece]], vocab_size: int) -> Tokenizer:
+    """The tokenizer `choice`, made from the text where it is char or bpe."""
     if choice == "char":
         return train_char(piece.text for piece in _joined(read("characters")))
     if choice == "bpe":
         return train_bpe(_sample(read("learning merges")), vocab_size)
-    return _without_text(choice)
+    return ready_made(choice)
 
 
 def _sample(pieces: Iterator[Piece]) -> Iterator[str]:
@@ -92,16 +94,6 @@ def _sample(pieces: Iterator[Piece]) -> Iterator[str]:
                 size += len(word.encode())
         if characters > MERGES_FROM or size > MERGES_WORDS:
             return
-
-
-def _without_text(choice: str) -> Tokenizer:
-    if choice == "byte":
-        return ByteTokenizer()
-    require(
-        Path(choice).exists(),
-        f"There is no tokenizer {choice}: it is char, byte, bpe, or a file or folder.",
-    )
-    return load(Path(choice))
 
 
 def _ids(pieces: Iterator[Piece], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
@@ -142,9 +134,9 @@ def _encoded(group: list[Piece], tokenizer: Tokenizer) -> list[np.ndarray]:
     except Unencodable as error:
         piece = group[error.which]
         raise UserError(
-            f"{piece.where}: at character {piece.start + error.position} {error.problem}. Take it out of the text; "
-            "or, for a model that is trained from scratch, use a tokenizer that keeps it, such as byte, or bpe made "
-            "from this text."
+            f"{piece.where}: at character {piece.start + error.position} {error.problem}. Take it "
+            "out of the text; or, for a model that is trained from scratch, use a tokenizer that "
+            "keeps it, such as byte, or bpe made from this text."
         ) from None
 
 
@@ -165,104 +157,12 @@ def _split(ids: Iterable[np.ndarray], partial: Path, tokenizer: Tokenizer, val: 
     )
     splits = {}
     for name, first, last in (("train", 0, cut), ("val", cut, count)):
-        chunks = _ids_in(whole, dtype, HEADER_BYTES, first, last)
+        chunks = ids_in_chunks(whole, dtype, HEADER_BYTES, first, last)
         splits[name] = write_tokens(
-            partial / f"{name}.bin", chunks, tokenizer.vocab_size, _text_bytes(tokenizer)
+            partial / f"{name}.bin", chunks, tokenizer.vocab_size, tokenizer.text_bytes
         )
     whole.unlink()
     return splits
-
-
-def _text_bytes(tokenizer: Tokenizer | None) -> Callable[[np.ndarray], int]:
-    """A function that counts the UTF-8 bytes of ids, 0 where their tokenizer is unknown."""
-    if tokenizer is None:
-        return lambda ids: 0
-    eot = -1 if tokenizer.eot is None else tokenizer.eot
-    return lambda ids: len(tokenizer.decode_bytes(ids[ids != eot]))
-
-
-def _ids_in(path: Path, dtype: np.dtype, skip: int, first: int, last: int) -> Iterator[np.ndarray]:
-    """Ids `first` to `last` of a file whose ids begin at byte `skip`, in chunks.
-
-    The file is read and not mapped, as mapped pages would count as memory in use.
-    """
-    parts = (
-        np.fromfile(path, dtype, min(TOGETHER, last - at), offset=skip + at * dtype.itemsize)
-        for at in range(first, last, TOGETHER)
-    )
-    return _with_progress(
-        parts, f"copying {path.name}", lambda ids: ids.nbytes, (last - first) * dtype.itemsize
-    )
-
-
-def _id_files(sources: Sequence[str]) -> dict[str, Path] | None:
-    """The paths of nanoGPT's train.bin and val.bin by split, if `sources` are these two."""
-    paths = sorted((Path(source) for source in sources), key=lambda path: path.name)
-    if len(paths) == 1:
-        paths = [paths[0] / "train.bin", paths[0] / "val.bin"]
-    if [path.name for path in paths] != ["train.bin", "val.bin"] or not all(
-        path.is_file() for path in paths
-    ):
-        return None
-    return {path.stem: path for path in paths}
-
-
-def _tokenizer_of_ids(meta: Path, choice: str) -> Tokenizer | None:
-    """The tokenizer of ids: the `choice`, or the one in nanoGPT's `meta` by default."""
-    if choice != "char":  # char is the default of `prepare`
-        return _without_text(choice)
-    if not meta.is_file():
-        return None
-    try:
-        return load(meta)
-    except UserError as error:
-        others = "Or move it away to go without, or name a tokenizer with --tokenizer."
-        raise UserError(f"{error} {others}") from None
-
-
-def _take_ids(
-    files: dict[str, Path], partial: Path, choice: str
-) -> tuple[Tokenizer | None, Splits]:
-    """Write nanoGPT's `files` as token files; return their tokenizer and headers."""
-    require(
-        choice != "bpe",
-        "Byte-pair merges are learnt from text, and train.bin holds ids: name their tokenizer.",
-    )
-    tokenizer = _tokenizer_of_ids(files["train"].with_name(META), choice)
-    for path in files.values():
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            prepared = file.read(len(MAGIC)) == MAGIC
-        require(
-            not prepared, f"{path} is prepared already: {path.parent} can be trained on as it is."
-        )
-        require(
-            size % 2 == 0,
-            f"{path} has {size} bytes, an odd number, but each of nanoGPT's ids takes 2: it is "
-            "cut.",
-        )
-        require(
-            size >= 4,
-            f"{path} has {size} bytes; it takes two ids of 2 bytes to have anything to predict.",
-        )
-
-    def ids(path: Path) -> Iterator[np.ndarray]:
-        return _ids_in(path, np.dtype("<u2"), 0, 0, path.stat().st_size // 2)
-
-    vocab_size = (
-        tokenizer.vocab_size
-        if tokenizer
-        else 1 + max(int(i.max()) for p in files.values() for i in ids(p))
-    )
-    splits = {}
-    for name, path in files.items():
-        try:
-            splits[name] = write_tokens(
-                partial / path.name, ids(path), vocab_size, _text_bytes(tokenizer)
-            )
-        except UserError as error:
-            raise UserError(f"{path}: {error} Name the tokenizer that it was made with.") from None
-    return tokenizer, splits
 
 
 @contextlib.contextmanager
@@ -277,35 +177,8 @@ def _reader(
         def read(what: str) -> Iterator[Piece]:
             stdin.seek(0)
             pieces = documents(sources, field, errors, stdin)
-            return _with_progress(
+            return with_progress(
                 pieces, what, lambda piece: len(piece.text.encode()), known_bytes(sources)
             )
 
         yield read
-
-
-def _with_progress(
-    items: Iterator[Item], what: str, size: Callable[[Item], int], total: int | None
-) -> Iterator[Item]:
-    """The items, with a progress bar on a terminal when they take longer than PATIENCE."""
-    if not sys.stderr.isatty():
-        yield from items
-        return
-    from rich import console, progress
-
-    columns = (
-        progress.TextColumn(what),
-        progress.BarColumn(),
-        progress.DownloadColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    bar = progress.Progress(*columns, console=console.Console(stderr=True), transient=True)
-    task, started = bar.add_task(what, total=total), time.monotonic()
-    try:
-        for item in items:
-            yield item
-            bar.advance(task, size(item))
-            if time.monotonic() - started > PATIENCE:
-                bar.start()
-    finally:
-        bar.stop()

@@ -1,23 +1,23 @@
-"""Token files, and the windows of a training step as a function of (seed, step) alone."""
+"""Token files, and the prepared directories that hold two of them."""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxgpt.data.progress import with_progress
 from jaxgpt.errors import UserError, require
 from jaxgpt.system.atomic_files import check_manifest
 
 MAGIC = b"jaxgpt tokens\n"
 HEADER_BYTES = 512  # magic line, JSON object, spaces; a multiple of 64, so that ids are aligned
 HEADER_FIELDS = {"version", "dtype", "count", "vocab_size", "text_bytes", "sha256"}
+CHUNK = 1 << 20  # ids read at once
 ABOUT = "data.json"  # the sources and settings of a prepared directory, for people
-FEW_WINDOWS = 4096  # with fewer, grain's shuffle is slow: it tries up to 2**16 indices for each
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ def open_dataset(path: Path, verify: bool = True) -> Dataset:
     """Open the prepared directory `path`; `verify` compares the sha256 of every file first."""
     require(
         (path / ABOUT).is_file(),
-        f"{path} is no prepared directory, for it has no {ABOUT}. `jaxgpt prepare TEXT... --out "
-        f"{path}` makes it, from text or from nanoGPT's train.bin and val.bin.",
+        f"{path} is not a prepared directory, for it has no {ABOUT}. `jaxgpt prepare TEXT... "
+        f"--out {path}` makes it, from text or from nanoGPT's train.bin and val.bin.",
     )
     if verify:
         check_manifest(path)
@@ -58,16 +58,13 @@ def write_tokens(
     path: Path,
     pieces: Iterable[np.ndarray],
     vocab_size: int,
-    text_bytes: Callable[[np.ndarray], int] = lambda ids: 0,
+    text_bytes: Callable[[np.ndarray], int] | None = None,
 ) -> dict[str, Any]:
-    """Write `pieces`, one at a time; return the header, where text_bytes is summed over them."""
-    dtype = np.dtype(
-        next(
-            t
-            for t, most in (("u1", 1 << 8), ("<u2", 1 << 16), ("<u4", 1 << 32))
-            if vocab_size <= most
-        )
-    )
+    """Write `pieces`, one at a time; return the header.
+
+    `text_bytes` counts the UTF-8 bytes of a piece; the header has their sum, or 0 without it.
+    """
+    dtype = _narrowest(vocab_size)
     digest, count, size = hashlib.sha256(), 0, 0
     with path.open("wb") as file:
         file.write(bytes(HEADER_BYTES))
@@ -83,7 +80,7 @@ def write_tokens(
             file.write(payload)
             digest.update(payload)
             count += len(ids)
-            size += text_bytes(ids)
+            size += text_bytes(ids) if text_bytes else 0
         header = {
             "version": 1,
             "dtype": dtype.name,
@@ -95,6 +92,12 @@ def write_tokens(
         file.seek(0)
         file.write((MAGIC + json.dumps(header).encode()).ljust(HEADER_BYTES))
     return header
+
+
+def _narrowest(vocab_size: int) -> np.dtype:
+    """The narrowest dtype, little-endian, that has all ids below `vocab_size`."""
+    limits = {"u1": 1 << 8, "<u2": 1 << 16, "<u4": 1 << 32}
+    return np.dtype(next(name for name, limit in limits.items() if vocab_size <= limit))
 
 
 def open_tokens(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
@@ -136,79 +139,17 @@ def _read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def batch(
-    tokens: np.ndarray,
-    *,
-    seed: int,
-    step: int,
-    batch_size: int,
-    context_length: int,
-    rows: slice | np.ndarray = slice(None),
-) -> np.ndarray:
-    """The windows of `step`, (rows, T+1) int32: inputs are [:, :-1], targets [:, 1:].
+def ids_in_chunks(
+    path: Path, dtype: np.dtype, skip: int, first: int, last: int
+) -> Iterator[np.ndarray]:
+    """Ids `first` to `last` of a file whose ids begin at byte `skip`, in chunks.
 
-    Row r is window step * batch_size + r of an endless sequence of epochs, each of which has every
-    window once. There is no state, and each host may ask for any `rows`.
+    The file is read and not mapped, as mapped pages would count as memory in use.
     """
-    windows = (len(tokens) - context_length) // context_length
-    require(
-        windows > 0,
-        f"The training split has {len(tokens)} tokens, but context_length {context_length} needs "
-        f"at least {2 * context_length}: give more text, or set a shorter context_length.",
+    parts = (
+        np.fromfile(path, dtype, min(CHUNK, last - at), offset=skip + at * dtype.itemsize)
+        for at in range(first, last, CHUNK)
     )
-    require(0 <= seed < 1 << 32, f"seed must lie in [0, 2**32), but is {seed}.")
-    starts = []
-    for position in (step * batch_size + np.arange(batch_size)[rows]).tolist():
-        epoch, index = divmod(position, windows)
-        starts.append(
-            _offset(seed, epoch, context_length)
-            + context_length * _shuffled(windows, seed, epoch, index)
-        )
-    return np.lib.stride_tricks.sliding_window_view(tokens, context_length + 1)[starts].astype(
-        np.int32
+    return with_progress(
+        parts, f"copying {path.name}", lambda ids: ids.nbytes, (last - first) * dtype.itemsize
     )
-
-
-@lru_cache(maxsize=16)
-def _offset(seed: int, epoch: int, context_length: int) -> int:
-    """The start of the first window, another in each epoch, so that window edges move."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]) % context_length
-
-
-def _shuffled(windows: int, seed: int, epoch: int, index: int) -> int:
-    if windows < FEW_WINDOWS:
-        return int(_short_order(windows, seed, epoch)[index])
-    return int(_long_order(windows, seed)[epoch * windows + index])
-
-
-@lru_cache(maxsize=16)
-def _short_order(windows: int, seed: int, epoch: int) -> np.ndarray:
-    keys = np.random.SeedSequence([seed, epoch, windows]).generate_state(windows, np.uint64)
-    return np.argsort(keys, kind="stable")
-
-
-@lru_cache(maxsize=16)
-def _long_order(windows: int, seed: int) -> Any:
-    import grain
-
-    return grain.MapDataset.range(windows).seed(seed).shuffle()
-
-
-def eval_windows(
-    tokens: np.ndarray, *, batch_size: int, context_length: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Consecutive windows over a whole split, (B, T+1) int32, and their masks, (B, T) bool.
-
-    Every target occurs once; the padding of the last window and the last batch is 0 and masked out.
-    """
-    last = len(tokens) - 1  # the position of the last target
-    require(
-        last > 0,
-        f"The validation split has {len(tokens)} tokens; it takes 2 to have anything to predict.",
-    )
-    span = batch_size * context_length
-    for start in range(0, last, span):
-        firsts = start + context_length * np.arange(batch_size)
-        places = firsts[:, None] + np.arange(context_length + 1)
-        ids = np.where(places <= last, tokens[np.minimum(places, last)], 0).astype(np.int32)
-        yield ids, places[:, 1:] <= last

@@ -60,7 +60,7 @@ def names_of_ids(codec: TextCodec, vocab_size: int) -> list[str]:
     """The printable text of each id below `vocab_size`, or #7 for an id that has none."""
     names = [f"#{i}" for i in range(vocab_size)]
     if codec.tokenizer:
-        for i in codec.tokenizer.means_something(vocab_size).nonzero()[0].tolist():
+        for i in codec.tokenizer.decodable(vocab_size).nonzero()[0].tolist():
             names[i] = shown(codec.decode([i]))
     return names
 

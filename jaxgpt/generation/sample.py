@@ -69,7 +69,7 @@ def _remarks(
     if prompt_tokens > context:
         yield f"The prompt has {prompt_tokens} tokens; the model sees the last {context} of them."
     if codec.tokenizer and tokenizer:
-        unused = int((~codec.tokenizer.means_something(vocab_size)).sum())
+        unused = int((~codec.tokenizer.decodable(vocab_size)).sum())
         if unused:
             yield (
                 f"Of the model's {vocab_size} ids {unused} mean nothing to {tokenizer}: "

@@ -39,7 +39,7 @@ class TextCodec:
         if self.tokenizer is None:
             return {}
         stop_ids = [] if self.tokenizer.eot is None else [self.tokenizer.eot]
-        return {"allowed": self.tokenizer.means_something(vocab_size), "stop_ids": stop_ids}
+        return {"allowed": self.tokenizer.decodable(vocab_size), "stop_ids": stop_ids}
 
     def encode(self, text: str, errors: Literal["strict", "skip"]) -> list[int]:
         """The ids of `text`; `errors` "skip" leaves out what the vocabulary cannot express."""

@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import multihost, type_handlers
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.data import tokenizer
+from jaxgpt.data import tokenizer_files
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.devices.distributed import first, together
 from jaxgpt.errors import UserError
@@ -269,7 +269,7 @@ def load(directory: str | Path) -> GPT:
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:
     """The tokenizer of a model directory or run, or in any file or folder that has one."""
-    return tokenizer.load(run_directory.best(Path(directory)) or Path(directory))
+    return tokenizer_files.load(run_directory.best(Path(directory)) or Path(directory))
 
 
 def to_device(params: Tree) -> Tree:

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from jaxgpt.config import ComputeConfig, MeshConfig, ModelConfig
-from jaxgpt.data.tokens import ABOUT, Dataset, eval_windows, open_dataset
+from jaxgpt.data.batches import eval_windows
+from jaxgpt.data.tokens import ABOUT, Dataset, open_dataset
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.devices.sharding import over_rows, placed, replicated, shardings

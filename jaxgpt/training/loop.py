@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.config import Config
-from jaxgpt.data.tokenizer import load as load_tokenizer
-from jaxgpt.data.tokens import Dataset, batch
+from jaxgpt.data import batches, tokenizer_files
+from jaxgpt.data.tokens import Dataset
 from jaxgpt.devices.distributed import first, together
 from jaxgpt.devices.distributed import stopping as stopping_at
 from jaxgpt.devices.mesh import make_mesh
@@ -57,7 +57,7 @@ class Loop:
         self.evaluator = Evaluator(config.model, config.compute, self.mesh, self.rows)
         self.batch(0)
         tokenizer = dataset.path / "tokenizer.json"
-        self.tokenizer = load_tokenizer(tokenizer) if tokenizer.exists() else None
+        self.tokenizer = tokenizer_files.load(tokenizer) if tokenizer.exists() else None
         self.eval_limit = config.train.eval_batches or None
         self.evaluated_on = self.evaluator.extent(len(dataset.val), self.eval_limit)
         devices = list(self.mesh.devices.flat)
@@ -145,7 +145,7 @@ class Loop:
                 "batch_size": t.batch_size,
                 "context_length": length,
             }
-            return batch(self.dataset.train, rows=rows.ravel(), **options).reshape(
+            return batches.batch(self.dataset.train, rows=rows.ravel(), **options).reshape(
                 *rows.shape, length + 1
             )
 
@@ -214,7 +214,7 @@ class Loop:
         weights = evaluated(state)
         if not divided:
             weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
-        allowed = tokenizer.means_something(self.config.model.vocab_size)
+        allowed = tokenizer.decodable(self.config.model.vocab_size)
         pieces = generate(
             assemble(self.config.model, weights), [tokenizer.start], tokens, 0.8, allowed=allowed
         )

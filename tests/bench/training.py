@@ -30,7 +30,8 @@ from jaxgpt.config import (
     RunConfig,
     TrainConfig,
 )
-from jaxgpt.data.tokens import Dataset, batch
+from jaxgpt.data.batches import batch
+from jaxgpt.data.tokens import Dataset
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.sharding import replicated
 from jaxgpt.training.run import Loop

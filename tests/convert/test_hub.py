@@ -22,7 +22,9 @@ from convert.dialects import DIALECTS
 from convert.files import checkpoints
 from convert.names.config_words import FIELD, said
 from jaxgpt.config import ModelConfig
-from jaxgpt.data.tokenizer import ByteTokenizer, Tokenizer, load, train_bpe, train_char
+from jaxgpt.data.bpe import train_bpe
+from jaxgpt.data.tokenizer import ByteTokenizer, Tokenizer, train_char
+from jaxgpt.data.tokenizer_files import load
 from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params
 from jaxgpt.model.positions import sinusoids

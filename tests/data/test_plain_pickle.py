@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgpt.data import plain_pickle
-from jaxgpt.data.tokenizer import load
+from jaxgpt.data.tokenizer_files import load
 from jaxgpt.errors import UserError
 
 CHARACTERS = ["\n", " ", "a", "é", "日", "😀"]

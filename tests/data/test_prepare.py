@@ -16,9 +16,11 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt.data import prepare as room
+from jaxgpt.data import prepare as preparing
+from jaxgpt.data import progress
 from jaxgpt.data.prepare import prepare
-from jaxgpt.data.tokenizer import load, train_char
+from jaxgpt.data.tokenizer import train_char
+from jaxgpt.data.tokenizer_files import load
 from jaxgpt.data.tokens import Dataset, open_dataset
 from jaxgpt.errors import UserError
 
@@ -75,7 +77,7 @@ def test_any_records_come_back(
     texts = ["long enough", *texts]
     (folder / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "TOGETHER", together)
+        patch.setattr(preparing, "TOGETHER", together)
         dataset = prepare(
             [str(folder / "in.jsonl")], folder / "out", tokenizer=tokenizer, vocab_size=270, val=0.5
         )
@@ -127,11 +129,11 @@ def test_a_given_tokenizer(source: Path, tmp_path: Path) -> None:
 def test_merges_are_learnt_from_a_bounded_sample(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jaxgpt.data.sources.PIECE", 100)
+    monkeypatch.setattr("jaxgpt.data.formats.PIECE", 100)
     whole = prepare([str(source)], tmp_path / "whole", tokenizer="bpe", vocab_size=1000).vocab_size
     for bound in ("MERGES_FROM", "MERGES_WORDS"):
         with monkeypatch.context() as patch:
-            patch.setattr(room, bound, 50)
+            patch.setattr(preparing, bound, 50)
             less = prepare([str(source)], tmp_path / bound, tokenizer="bpe", vocab_size=1000)
         assert less.vocab_size < whole
         assert decoded(less) == TEXT
@@ -363,7 +365,7 @@ def test_progress_is_shown_to_who_waits(
         ("slow", Screen(), 0.0, True),
     ]:
         monkeypatch.setattr(sys, "stderr", screen)
-        monkeypatch.setattr(room, "PATIENCE", patience)
+        monkeypatch.setattr(progress, "PATIENCE", patience)
         prepare([str(source)], tmp_path / name)
         assert ("encoding" in screen.getvalue()) == seen
         assert bool(screen.getvalue()) == seen

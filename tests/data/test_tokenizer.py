@@ -10,16 +10,15 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxgpt.data.bpe import BpeTokenizer, train_bpe
 from jaxgpt.data.tokenizer import (
-    BpeTokenizer,
     ByteTokenizer,
     CharTokenizer,
     Tokenizer,
     Unencodable,
-    load,
-    train_bpe,
     train_char,
 )
+from jaxgpt.data.tokenizer_files import load
 from jaxgpt.errors import UserError
 
 TEXT = (

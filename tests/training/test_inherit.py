@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.data.tokenizer import load as load_tokenizer
+from jaxgpt.data.tokenizer_files import load as load_tokenizer
 from jaxgpt.storage import model_directory, run_directory
 from jaxgpt.training.run import train
 from tests.helpers import TEXT, random_params, settings, write_toml

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.data.batches import batch
 from jaxgpt.data.prepare import prepare
-from jaxgpt.data.tokenizer import load as load_tokenizer
-from jaxgpt.data.tokens import batch
+from jaxgpt.data.tokenizer_files import load as load_tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model import GPT, params_of
 from jaxgpt.storage import model_directory, run_directory

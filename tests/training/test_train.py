@@ -15,8 +15,9 @@ import pytest
 
 import jaxgpt
 from convert.dialects import DIALECTS
+from jaxgpt.data.batches import batch, eval_windows
 from jaxgpt.data.prepare import prepare
-from jaxgpt.data.tokens import batch, eval_windows, open_dataset
+from jaxgpt.data.tokens import open_dataset
 from jaxgpt.errors import UserError
 from jaxgpt.model import params_of
 from jaxgpt.pytree import flatten
@@ -91,7 +92,7 @@ def test_eval_takes_the_data_that_are_meant_or_none(
     text: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     run = train(settings(text, tmp_path / "run"), "here", lambda line: None)
-    assert "is no prepared directory" in refused("jaxgpt", "eval", run, "--data", text)
+    assert "is not a prepared directory" in refused("jaxgpt", "eval", run, "--data", text)
     other = tmp_path / "other.txt"
     other.write_text(TEXT.swapcase())
     prepare([str(other)], tmp_path / "other")

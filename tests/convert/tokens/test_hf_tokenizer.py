@@ -13,15 +13,14 @@ from convert import to_torch
 from convert.files import checkpoints
 from convert.tokens import hf_tokenizer
 from jaxgpt.config import ModelConfig
+from jaxgpt.data.bpe import BpeTokenizer, train_bpe
 from jaxgpt.data.tokenizer import (
-    BpeTokenizer,
     ByteTokenizer,
     CharTokenizer,
     Tokenizer,
-    load,
-    train_bpe,
     train_char,
 )
+from jaxgpt.data.tokenizer_files import load
 from jaxgpt.errors import UserError
 from tests.helpers import random_params
 
@@ -124,7 +123,7 @@ def test_more_ids_than_the_model_has_are_refused(
             lambda path: (path / "tokenizer.json").write_text('{"model": {"type": "Telepathy"}}'),
             "library refuses",
         ),
-        (lambda path: (path / "tokenizer.json").write_text("{"), "is no tokenizer file"),
+        (lambda path: (path / "tokenizer.json").write_text("{"), "is not a tokenizer file"),
         (
             lambda path: (path / "vocab.json").write_text('{"a": 0, "bc": 1}'),
             "vocab.json with merges.txt beside it",
