@@ -15,7 +15,7 @@ import numpy as np
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.storage import model_directory
-from jaxgpt.system import atomic_files
+from jaxgpt.system import atomic_files, directories, json_files
 from jaxgpt.system.stages import Stage, silent
 
 from .dialects import DIALECTS, named
@@ -51,7 +51,7 @@ def directory_to_folder(
     Without `dialect`, the folder is for the class that the model was converted from. `shard` is
     the largest size of a file of weights.
     """
-    atomic_files.require_vacant(Path(out))
+    directories.require_vacant(Path(out))
     most = parse_size(shard)
     opened = model_directory.ModelDirectory(directory)
     target = _target(dialect or (opened.about.get("source") or {}).get("dialect", ""), out)
@@ -61,11 +61,11 @@ def directory_to_folder(
     target = _as_written(target, opened.config)
     paths = set(opened.paths)
     arrays = move.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
-    with atomic_files.new_directory(out) as partial:
+    with directories.new_directory(out) as partial:
         words |= _write_tokenizer(opened, partial)
         kind = _dtype(opened.dtypes)
         words |= {"dtype": kind, "torch_dtype": kind}
-        atomic_files.write_json(partial / hf_folder.CONFIG, words)
+        json_files.write_json(partial / hf_folder.CONFIG, words)
         write_weights(partial, arrays, tensor_bytes(target, opened.config, opened.dtypes), most)
     return Written(opened.path, opened.config, target, move.filled(target, opened.config, paths))
 
@@ -206,7 +206,7 @@ def write_weights(
         checkpoints.write(out / file, {name: arrays[name] for name in names})
         listed |= dict.fromkeys(names, file)
     if len(shards) > 1:
-        atomic_files.write_json(
+        json_files.write_json(
             out / index, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": listed}
         )
 

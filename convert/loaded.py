@@ -90,7 +90,9 @@ class Loaded:
                 f"model's vocabulary is {self.config.vocab_size}: it is another model's. Name the "
                 "right one with --tokenizer, or move this one away to go without."
             )
-        model_directory.save(directory, self.config, self.params, about, chosen, self.extras.state)
+        model_directory.save(
+            directory, self.config, self.params, about, chosen, state=self.extras.state
+        )
 
 
 @dataclass(frozen=True, repr=False)

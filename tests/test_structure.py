@@ -33,10 +33,7 @@ ONLY_IN = {
 LONG = {
     "jaxgpt.__main__": 293,
     "jaxgpt.config": 280,
-    "jaxgpt.data.prepare": 311,
-    "jaxgpt.data.tokenizer": 282,
-    "jaxgpt.storage.model_directory": 278,
-    "jaxgpt.training.loop": 278,
+    "jaxgpt.training.loop": 277,
 }
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts): file

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from jaxgpt.commands.shell import working
 from jaxgpt.errors import in_a_row
 from jaxgpt.settings import typed
-from jaxgpt.system import atomic_files
+from jaxgpt.system import directories
 
 from . import fields_page
 from .options import Assignments, DialectName, Directory, File, IgnoreConfig, model_fields
@@ -42,7 +42,7 @@ def to_flax(
         allow_nonfinite: Accept weights that are NaN or infinite.
         weights_only: Leave out the optimiser and all other extras of the file.
     """
-    atomic_files.require_vacant(directory)
+    directories.require_vacant(directory)
     from .. import api
 
     with working(f"{file} -> {directory}") as stage:

@@ -9,7 +9,8 @@ from typing import Any
 
 from jaxgpt.data.tokenizer_files import FILES as TOKENIZERS
 from jaxgpt.errors import UserError, in_a_row
-from jaxgpt.system.atomic_files import MANIFEST, read_json
+from jaxgpt.system.directories import MANIFEST
+from jaxgpt.system.json_files import read_json
 
 # In order of preference.
 WEIGHTS = (

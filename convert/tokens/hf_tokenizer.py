@@ -12,7 +12,7 @@ from jaxgpt.data.bpe import byte_alphabet
 from jaxgpt.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from jaxgpt.data.tokenizer_files import META, load
 from jaxgpt.errors import UserError
-from jaxgpt.system.atomic_files import write_json
+from jaxgpt.system.json_files import write_json
 
 from ..files.hf_folder import tokenizer_in
 from ..names.config_words import characters

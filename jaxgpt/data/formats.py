@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from jaxgpt.errors import UserError, need, require
-from jaxgpt.system.atomic_files import parse_json
+from jaxgpt.system.json_files import parse_json
 
 PIECE = 1 << 16  # characters; a longer document comes in several pieces
 CHUNK = 1 << 20  # bytes read at once

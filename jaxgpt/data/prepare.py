@@ -16,7 +16,7 @@ from jaxgpt.data.formats import Piece
 from jaxgpt.data.progress import with_progress
 from jaxgpt.data.sources import documents, known_bytes
 from jaxgpt.data.tokenizer import Tokenizer, Unencodable, train_char
-from jaxgpt.data.tokenizer_files import ready_made
+from jaxgpt.data.tokenizer_files import TOKENIZER, ready_made
 from jaxgpt.data.tokens import (
     ABOUT,
     HEADER_BYTES,
@@ -26,7 +26,8 @@ from jaxgpt.data.tokens import (
     write_tokens,
 )
 from jaxgpt.errors import UserError, require
-from jaxgpt.system.atomic_files import new_directory, write_json
+from jaxgpt.system.directories import new_directory
+from jaxgpt.system.json_files import write_json
 
 TOGETHER = 1 << 20  # characters encoded at once
 MERGES_FROM = 1 << 26  # characters that merges are learnt from: more would hardly change them
@@ -64,7 +65,7 @@ def prepare(
                 used = _tokenizer(tokenizer, read, vocab_size)
                 splits = _split(_ids(read("encoding"), used), partial, used, val)
         if used:
-            used.save(partial / "tokenizer.json")
+            used.save(partial / TOKENIZER)
         about |= {
             "tokenizer": used.kind if used else None,
             "vocab_size": splits["train"]["vocab_size"],

@@ -6,14 +6,15 @@ from typing import Any
 from jaxgpt.data import bpe, plain_pickle
 from jaxgpt.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from jaxgpt.errors import UserError, require
-from jaxgpt.system.atomic_files import parse_json
+from jaxgpt.system.json_files import parse_json
 
 KNOWN = (
     "jaxgpt knows its own and Hugging Face's tokenizer.json, vocab.json with merges.txt beside it, "
     'nanoGPT\'s meta.pkl, and characters as ["a", "b"], {"0": "a", "1": "b"} or {"a": 0, "b": 1}.'
 )
 META = "meta.pkl"
-FILES = ("tokenizer.json", "vocab.json", META)  # in the order in which a folder is searched
+TOKENIZER = "tokenizer.json"  # in a prepared directory, too
+FILES = (TOKENIZER, "vocab.json", META)  # in the order in which a folder is searched
 
 
 def load(path: Path) -> Tokenizer:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxgpt.data.progress import with_progress
 from jaxgpt.errors import UserError, require
-from jaxgpt.system.atomic_files import check_manifest
+from jaxgpt.system.directories import check_manifest
 
 MAGIC = b"jaxgpt tokens\n"
 HEADER_BYTES = 512  # magic line, JSON object, spaces; a multiple of 64, so that ids are aligned

@@ -36,7 +36,7 @@ def first() -> bool:
 
 
 def join(config: MeshConfig) -> None:
-    """Join the other processes of the run; must precede all other uses of jax."""
+    """Join the other processes of the run, before any other use of jax."""
     if not config.coordinator:
         return
     # jax itself would end the process from within, with a page of addresses.
@@ -113,18 +113,19 @@ def alone_if_it_fails() -> Iterator[None]:
         raise
     except Stopped:
         if together():
-            jax.distributed.shutdown()  # waits for the others: none shall take this one for dead
+            jax.distributed.shutdown()  # waits for the others, so that none takes this one for dead
         raise
 
 
 def _give_up(config: MeshConfig) -> None:
+    """End the process with the reason: the others did not join in time."""
     others = f"all {config.processes} processes" if config.processes else "all processes"
     name = f"process {config.process}" if config.process >= 0 else "this one"
     text = (
-        f"jaxgpt: {name} waited {config.timeout} seconds at {config.coordinator}, and not {others} "
-        "of the run came. Look whether each was started, with the same mesh.coordinator and "
-        "mesh.processes and a mesh.process of its own, and whether they reach that address; "
-        "mesh.timeout is how long to wait."
+        f"jaxgpt: {name} timed out after {config.timeout} seconds at {config.coordinator}: not "
+        f"{others} of the run joined. Check that each was started, with the same mesh.coordinator "
+        "and mesh.processes and a mesh.process of its own, and that it can reach that address; "
+        "mesh.timeout sets how long to wait."
     )
     print(text, file=sys.stderr, flush=True)
     os._exit(1)

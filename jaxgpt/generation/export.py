@@ -23,6 +23,7 @@ from jaxgpt.errors import require
 from jaxgpt.model import GPT, cache, cast, exactly
 from jaxgpt.model.cache import Cache
 from jaxgpt.storage import model_directory
+from jaxgpt.storage.names import TOKENIZER
 from jaxgpt.system import atomic_files
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -53,8 +54,8 @@ def export(directory: Path, file: Path, batch_size: int) -> None:
         for name, program in _programs(opened.model(), batch_size).items():
             parts.writestr(f"{name}.stablehlo", bytes(program))
         parts.writestr("about.json", json.dumps(about, indent=2))
-        if (opened.path / "tokenizer.json").exists():
-            parts.write(opened.path / "tokenizer.json", "tokenizer.json")
+        if (opened.path / TOKENIZER).exists():
+            parts.write(opened.path / TOKENIZER, TOKENIZER)
 
 
 def _programs(model: GPT, batch_size: int) -> dict[str, bytearray]:

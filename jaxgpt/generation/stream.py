@@ -80,14 +80,13 @@ def _phases(
     model: GPT, rows: Sequence[Sequence[int]], options: SampleOptions, sampling: Sampling
 ) -> Iterator[Piece]:
     """Prefill `rows`, take cached steps while they fit in the context, then move windows."""
-    context, most = model.config.context_length, options.max_new_tokens
+    context = model.config.context_length
     prompts = crop_and_pad(rows, context)
-    visible_b = (
-        context + 1 - prompts.lengths_b
-    )  # new tokens for which the model sees the whole text
-    limits_b = (
-        np.minimum(visible_b, most) if options.on_full == "stop" else np.full(len(rows), most)
-    )
+    # The number of new tokens for which the model sees the whole text of each row.
+    visible_b = context + 1 - prompts.lengths_b
+    limits_b = np.full(len(rows), options.max_new_tokens)
+    if options.on_full == "stop":
+        limits_b = np.minimum(limits_b, visible_b)
     tokens = int(limits_b.max())
     cached = min(int(visible_b.min()), tokens) - 1  # the first token comes from the prefill
     generation, host = Generation(model, prompts, sampling), Host(limits_b, options.stop_ids)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxgpt.data.tokenizer import Tokenizer, Unencodable
 from jaxgpt.errors import UserError, require
 from jaxgpt.storage.model_directory import ModelDirectory, load_tokenizer
+from jaxgpt.storage.names import TOKENIZER
 
 
 class TextCodec:
@@ -23,7 +24,7 @@ class TextCodec:
     @staticmethod
     def of(opened: ModelDirectory, file: Path | None) -> "TextCodec":
         """The codec of the tokenizer in `file`, or else of the model directory's own, if any."""
-        own = opened.path / "tokenizer.json"
+        own = opened.path / TOKENIZER
         if file is None and not own.exists():
             return TextCodec(None, opened.path)
         tokenizer = load_tokenizer(file or own)

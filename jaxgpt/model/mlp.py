@@ -12,6 +12,7 @@ from flax import nnx
 from jaxgpt.model import spec
 from jaxgpt.model.attention import INIT_STD
 
+# By the names that ModelConfig.activation takes.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.errors import need, require
+from jaxgpt.storage.names import PICTURE
 from jaxgpt.system import atomic_files
 
-FILE = "loss.png"
 LABEL = 0.11  # inches for the name of a token at a legible size
 LARGEST = 24.0  # inches of a figure at most, unless a head would get less than 4
 INSTALLED = importlib.util.find_spec("matplotlib") is not None
@@ -45,7 +45,7 @@ def draw_losses(metrics: Sequence[Mapping[str, Any]], run: Path, evaluated_on: s
     axes.grid(alpha=0.3, which="both")
     if axes.lines:
         axes.legend()
-    with atomic_files.replaced_file(run / FILE) as partial:
+    with atomic_files.replaced_file(run / PICTURE) as partial:
         figure.savefig(partial, format="png", dpi=110)
 
 

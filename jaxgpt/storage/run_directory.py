@@ -1,11 +1,6 @@
-"""Run directories: settings, checkpoints, metrics, and the lock of the training process.
+"""Runs: their checkpoints, metrics, lock and summary.
 
-DIR/config.json         every setting, resolved
-DIR/metrics.jsonl       a line for each logged step
-DIR/loss.png            the same as a picture, where matplotlib is installed
-DIR/checkpoints/NAME/   model directories with all that resuming needs: the best and the newest
-DIR/data/               the prepared directory of this run, where data.path named a text
-DIR/.lock               locked while the run is trained
+`jaxgpt.storage.names` lists the files of a run.
 """
 
 import contextlib
@@ -18,16 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import UserError
-from jaxgpt.system import atomic_files
+from jaxgpt.storage.names import CHECKPOINTS, CONFIG, LOCK, METRICS
+from jaxgpt.system import atomic_files, directories, json_files, locks
 
 MARK = "jaxgpt train\n"  # the content of the lock
-CONFIG, METRICS, CHECKPOINTS, DATA, LOCK = (
-    "config.json",
-    "metrics.jsonl",
-    "checkpoints",
-    "data",
-    ".lock",
-)
 
 
 @contextlib.contextmanager
@@ -35,12 +24,12 @@ def held(run: Path) -> Iterator[None]:
     """Lock `run` for this process, and remove the partial files of an interrupted one."""
     existed = run.exists()
     if existed and not is_run(run):
-        atomic_files.require_vacant(run)
+        directories.require_vacant(run)
     taken = f"{run} is being trained by another process: wait for it, or choose another --run.dir."
-    with atomic_files.locked(run / LOCK, MARK, taken):
+    with locks.locked(run / LOCK, MARK, taken):
         try:
             for folder in (run, run / CHECKPOINTS):
-                atomic_files.remove_leftovers(folder)
+                directories.remove_leftovers(folder)
             yield
         finally:
             with contextlib.suppress(OSError):
@@ -56,12 +45,13 @@ def is_run(path: Path) -> bool:
     Other programs also use names such as checkpoints/, data/ or metrics.jsonl.
     """
     lock = path / LOCK
-    return any(path.glob(f"{CHECKPOINTS}/step-*/{atomic_files.MANIFEST}")) or (
+    return any(path.glob(f"{CHECKPOINTS}/step-*/{directories.MANIFEST}")) or (
         lock.is_file() and lock.read_text() == MARK
     )
 
 
 def checkpoint_of(run: Path, step: int) -> Path:
+    """The path of the checkpoint of `step`."""
     return run / CHECKPOINTS / f"step-{step:08}"
 
 
@@ -76,6 +66,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint is named after."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
@@ -85,7 +76,8 @@ def best(run: Path) -> Path | None:
 
 
 def val_loss(checkpoint: Path) -> float:
-    loss = atomic_files.read_json(checkpoint / CONFIG).get("val_loss")
+    """The validation loss of a checkpoint, infinite where there was no evaluation."""
+    loss = json_files.read_json(checkpoint / CONFIG).get("val_loss")
     return math.inf if loss is None else loss
 
 
@@ -101,14 +93,14 @@ def keep(run: Path, newest: int) -> None:
     spared = {*paths[-newest:], min(reversed(paths), key=loss)}
     for path in paths:
         if path not in spared:
-            atomic_files.discard(path)
+            directories.discard(path)
 
 
 def set_aside(checkpoint: Path) -> Path:
     """Rename a damaged checkpoint so that the run ignores it; return its new path."""
     aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
     if aside.exists():
-        atomic_files.discard(aside)
+        directories.discard(aside)
     return checkpoint.rename(aside)
 
 
@@ -122,11 +114,12 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     lines = []
     for line in text.splitlines():
         with contextlib.suppress(UserError):
-            lines.append(atomic_files.parse_json(line, run / METRICS, ""))
+            lines.append(json_files.parse_json(line, run / METRICS, ""))
     return [line for line in lines if isinstance(line, dict) and {"step", "loss"} <= line.keys()]
 
 
 def append_metrics(run: Path, line: Mapping[str, Any]) -> None:
+    """Log one step."""
     with (run / METRICS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
@@ -158,15 +151,16 @@ class Summary:
 def find(root: Path) -> list[Path]:
     """The runs in the tree below `root`, sorted."""
     if not root.is_dir():
-        raise UserError(f"{root} is not a directory. Name the one that your runs lie in.")
+        raise UserError(f"{root} is not a directory. Name the one that your runs are in.")
     signs = (sign.parent for name in (CHECKPOINTS, LOCK) for sign in root.rglob(name))
     return sorted({run for run in signs if is_run(run)})
 
 
 def summary(run: Path) -> Summary:
+    """The line of `run`, whose files may be damaged."""
     metrics = read_metrics(run)
     try:
-        config = atomic_files.read_json(run / CONFIG)
+        config = json_files.read_json(run / CONFIG)
     except UserError:
         config = {}
     model, steps = config.get("model", {}), config.get("train", {}).get("steps", 0)
@@ -180,18 +174,19 @@ def summary(run: Path) -> Summary:
         steps,
         metrics[-1]["loss"] if metrics else None,
         min(losses, default=None),
-        atomic_files.size(run),
+        directories.size(run),
         _state(run, saved, steps) if config else f"damaged: {CONFIG}",
     )
 
 
 def _state(run: Path, saved: list[Path], steps: int) -> str:
-    if atomic_files.is_locked(run / LOCK):
+    """Whether `run` is being trained, is damaged, is done, or can be resumed."""
+    if locks.is_locked(run / LOCK):
         return "running"
     damaged = []
     for checkpoint in saved:
         try:
-            atomic_files.check_manifest(checkpoint)
+            directories.check_manifest(checkpoint)
         except UserError:
             damaged.append(checkpoint.name)
     if damaged:

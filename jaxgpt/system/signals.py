@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, held back while a step is under way. Knows no step."""
+"""Ctrl-C and SIGTERM, which can be held back until a step is done."""
 
 import contextlib
 import os
@@ -15,20 +15,24 @@ INSTALLED = ("site-packages", "dist-packages")  # the folders of installed libra
 
 
 class Stopped(KeyboardInterrupt):
-    """By the signal whose number is args[0]."""
+    """The exception that a signal raises; args[0] is the number of the signal."""
 
 
 class Signals:
-    """A signal stops what runs at once; while `held`, the first one is only noted, in `caught`."""
+    """The state of handling: a signal raises Stopped at once, unless `held`.
+
+    While `held`, the first one is only noted in `caught`, and a second one raises.
+    """
 
     held = False
     caught: int | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Raised or not, it is noted: an exception inside a destructor gets lost."""
+        """Note the signal `number`, and raise Stopped unless it is to be held back."""
         if _importing_library(frame):
             _send_again(number)
             return
+        # Noted even where it is raised: an exception inside a destructor gets lost.
         before, self.caught = self.caught, number
         if before or not self.held:
             raise Stopped(number)
@@ -36,16 +40,16 @@ class Signals:
 
 @contextlib.contextmanager
 def signals() -> Iterator[Signals]:
-    """Only a program's main thread may ask for signals; elsewhere none come."""
-    kept = Signals()
+    """Handle both signals within the block; only a program's main thread gets any."""
+    state = Signals()
     if threading.current_thread() is not threading.main_thread():
-        yield kept
+        yield state
         return
-    before = {number: signal.signal(number, kept.handle) for number in NUMBERS}
+    before = {number: signal.signal(number, state.handle) for number in NUMBERS}
     hook = sys.unraisablehook
     sys.unraisablehook = _rescuing(hook)
     try:
-        yield kept
+        yield state
     finally:
         sys.unraisablehook = hook
         for number, handler in before.items():
@@ -53,8 +57,10 @@ def signals() -> Iterator[Signals]:
 
 
 def _importing_library(frame: FrameType | None) -> bool:
-    """Whether an installed library is being imported: jaxlib crashes if its own import is interrupted,
-    and others leave behind half a module."""
+    """Whether an installed library is being imported.
+
+    jaxlib crashes if its own import is interrupted, and others leave behind half a module.
+    """
     while frame and frame.f_back:
         imported = frame.f_back.f_code.co_filename.startswith("<frozen importlib")
         if imported and any(folder in frame.f_code.co_filename for folder in INSTALLED):

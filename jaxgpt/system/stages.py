@@ -1,4 +1,4 @@
-"""How long work tells its caller what it is doing, for a bar that moves."""
+"""How work that takes long reports its progress to its caller."""
 
 from collections.abc import Callable
 

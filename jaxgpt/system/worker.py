@@ -1,4 +1,4 @@
-"""Work that goes on beside the loop, one job after another. Knows nothing of the jobs."""
+"""A thread for work beside the training loop, one job after another."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -6,22 +6,24 @@ from typing import Any
 
 
 class Background:
-    """What a job raises, the next call of any method raises: nothing fails unseen."""
+    """A worker thread; the next call of any method raises what a job has raised."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1)
         self._job: Future | None = None
 
     def start(self, job: Callable[[], Any]) -> None:
-        """Waits for the job before: at most one is held in memory."""
+        """Start `job` after the one before: at most one is in memory."""
         self.wait()
         self._job = self._thread.submit(job)
 
     def check(self) -> None:
+        """Raise what the job has raised, if it is done."""
         if self._job and self._job.done():
             self.wait()
 
     def wait(self) -> None:
+        """Wait for the job, and raise what it has raised."""
         if self._job:
             try:
                 self._job.result()

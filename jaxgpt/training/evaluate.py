@@ -17,7 +17,7 @@ from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.devices.sharding import over_rows, placed, replicated, shardings
 from jaxgpt.errors import UserError, require
 from jaxgpt.model import abstract_params
-from jaxgpt.storage import model_directory, run_directory
+from jaxgpt.storage import model_directory, names, run_directory
 from jaxgpt.training.step import Compute, make_eval_step
 
 
@@ -66,7 +66,7 @@ def evaluate(directory: Path, data: Path | None, batch_size: int) -> str:
     mesh = make_mesh(MeshConfig(), batch_size, opened.config.model_dim)
     evaluator = Evaluator(opened.config, ComputeConfig(), mesh, batch_size)
     loss = evaluator.mean_loss(
-        opened.params(shardings(abstract_params(opened.config), mesh)), dataset.val
+        opened.sharded_params(shardings(abstract_params(opened.config), mesh)), dataset.val
     )
     per_byte = (len(dataset.val) - 1) / dataset.val_bytes if dataset.val_bytes else math.nan
     return (
@@ -80,7 +80,7 @@ def trained_on(opened: model_directory.ModelDirectory, directory: Path) -> Path:
     """The run's own data, or what its config names."""
     named = opened.about.get("data", {}).get("path")
     own = [
-        place / run_directory.DATA
+        place / names.DATA
         for place in (directory, opened.path.parent.parent)
         if run_directory.is_run(place)
     ]

@@ -244,9 +244,8 @@ class Loop:
 
         def write() -> None:
             path = run_directory.checkpoint_of(self.directory, step)
-            model_directory.save(
-                path, self.config.model, weights, about, self.tokenizer, beside, metrics
-            )
+            save, config = model_directory.save, self.config.model
+            save(path, config, weights, about, self.tokenizer, state=beside, metrics=metrics)
             if not first():
                 return
             run_directory.keep(self.directory, self.config.train.keep)
@@ -264,7 +263,7 @@ class Loop:
             raise
         except Exception as error:
             self.say(
-                f"{self.directory / plots.FILE} was not drawn: {' '.join(str(error).split())[:200]}"
+                f"{self.directory / plots.PICTURE} was not drawn: {' '.join(str(error).split())[:200]}"
             )
 
 

@@ -25,7 +25,7 @@ from jaxgpt.errors import require
 from jaxgpt.model import abstract_params
 from jaxgpt.settings import build, check_sections
 from jaxgpt.storage import plots, run_directory
-from jaxgpt.system import atomic_files
+from jaxgpt.system import json_files
 from jaxgpt.training.loop import Loop
 from jaxgpt.training.progress import Passing, Say
 from jaxgpt.training.start import begin, first_state
@@ -80,7 +80,7 @@ def train(
                 f"{verb} {source.path if source else 'random weights'}; compiling first, which takes a while"
             )
             if first():
-                atomic_files.write_json(
+                json_files.write_json(
                     run / run_directory.CONFIG, {"origin": where, **dataclasses.asdict(config)}
                 )
                 run_directory.rewind_metrics(
@@ -141,7 +141,7 @@ def ending(run: Path, done: int, evaluated_on: str, to_torch: str) -> str:
         "unknown" if number is None else f"{number:.4f}" for number in (found.loss, found.val_loss)
     )
     extent = "" if found.val_loss is None else f" ({evaluated_on})"
-    picture = f", {plots.FILE}" if (run / plots.FILE).exists() else ""
+    picture = f", {plots.PICTURE}" if (run / plots.PICTURE).exists() else ""
     name = shlex.quote(str(run))
     lines = [
         f"Done: {done} steps, loss {loss}, best validation loss {val_loss}{extent}.",

@@ -18,8 +18,8 @@ from jaxgpt.devices.sharding import shardings
 from jaxgpt.errors import UserError, require
 from jaxgpt.pytree import flatten
 from jaxgpt.settings import build
-from jaxgpt.storage import model_directory, run_directory
-from jaxgpt.system import atomic_files
+from jaxgpt.storage import model_directory, names, run_directory
+from jaxgpt.system import json_files
 from jaxgpt.training import inherit
 from jaxgpt.training.evaluate import fit_vocabulary, require_same_tokenizer
 from jaxgpt.training.inherit import TOKENIZER
@@ -118,7 +118,7 @@ def require_its_characters(
     source: model_directory.ModelDirectory, dataset: Dataset, run: Path
 ) -> None:
     """A model without a tokenizer can only take the characters of a text where they are as many as its ids."""
-    if (source.path / TOKENIZER).exists() or dataset.path != run / run_directory.DATA:
+    if (source.path / TOKENIZER).exists() or dataset.path != run / names.DATA:
         return
     require(
         not (dataset.path / TOKENIZER).exists() or dataset.vocab_size == source.config.vocab_size,
@@ -177,7 +177,7 @@ def changes(about: Mapping[str, Any], config: Config, dataset: Dataset) -> list[
 
 def find_data(config: Config, run: Path, stopped: model_directory.ModelDirectory | None) -> Dataset:
     """A text is prepared once for a run, in its directory."""
-    source, own = Path(config.data.path), run / run_directory.DATA
+    source, own = Path(config.data.path), run / names.DATA
     if (source / ABOUT).exists():
         return open_dataset(source)
     if not first():
@@ -189,7 +189,7 @@ def find_data(config: Config, run: Path, stopped: model_directory.ModelDirectory
             "another --run.dir.",
         )
         file = (stopped.path if stopped else run) / run_directory.CONFIG
-        before = atomic_files.read_json(file).get("data") if file.exists() else None
+        before = json_files.read_json(file).get("data") if file.exists() else None
         now = dataclasses.asdict(config.data)
         if before == now:
             return open_dataset(own)
@@ -209,7 +209,7 @@ def first_state(beginning: Beginning, mesh: jax.sharding.Mesh) -> State:
     where = shardings(like, mesh)
     if source is None:
         return jax.jit(lambda: init_state(config), out_shardings=where)()
-    weights = source.params(where.params)
+    weights = source.sharded_params(where.params)
     if not beginning.resumed:
         state = jax.jit(lambda params: init_state(config, params), out_shardings=where)(weights)
         return jax.device_put(_gone_on(state, config, source), where) if config.run.go_on else state

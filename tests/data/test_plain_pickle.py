@@ -101,7 +101,7 @@ def test_what_a_pickle_names_is_never_run(protocol: int, tmp_path: Path) -> None
         (b"\x80\x04(" + b"}" * plain_pickle.MOST_OPCODES + b"l.", "over 2,097,152 opcodes"),
         (b"\x80\x04B\xff\xff\xff\x7fx.", "more than plain values|no whole pickle"),
         (b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7fx.", "no whole pickle"),
-        (b"\x80\x04]" * 1 + b"]" * 100_000 + b"a" * 100_000 + b".", "it holds a list, no dict"),
+        (b"\x80\x04]" * 1 + b"]" * 100_000 + b"a" * 100_000 + b".", "it holds a list, not a dict"),
         (key_that_never_ends(), "unhashable"),
         (pickle.dumps({2**64: 1}), "a number of over 64 bits"),
         (pickle.dumps({"vocab_size": 1.5}), "opcode BINFLOAT"),
@@ -115,7 +115,7 @@ def test_what_a_pickle_names_is_never_run(protocol: int, tmp_path: Path) -> None
         (text_that_never_ends(), "id 0 stands for a list"),
         (b"\x80\x04", "no whole pickle"),
         (b"", "no whole pickle"),
-        (pickle.dumps([META]), "it holds a list, no dict"),
+        (pickle.dumps([META]), "it holds a list, not a dict"),
         (pickle.dumps({"chars": CHARACTERS}), "neither a dict stoi nor a dict itos"),
         (pickle.dumps({**META, "itos": {1: "a"}}), "the ids of its 1 characters are not 0 to 0"),
         (

@@ -255,7 +255,7 @@ def test_a_vocabulary_with_an_id_of_billions_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no tokenizer"):
+    with pytest.raises(UserError, match="is not a tokenizer"):
         load(tmp_path)
     with pytest.raises(UserError, match="missing.json"):
         load(tmp_path / "missing.json")

@@ -17,11 +17,11 @@ from jaxgpt.data.tokens import (
     write_tokens,
 )
 from jaxgpt.errors import UserError
-from jaxgpt.system import atomic_files
+from jaxgpt.system import directories
 
 
 def prepared(path: Path, ids: int = 300) -> Path:
-    with atomic_files.new_directory(path) as partial:
+    with directories.new_directory(path) as partial:
         write_tokens(partial / "train.bin", [np.arange(ids) % 7], 7, len)
         write_tokens(partial / "val.bin", [np.arange(30) % 7], 7, len)
         (partial / "tokenizer.json").write_text('["a", "b", "c", "d", "e", "f", "g"]')

@@ -245,7 +245,7 @@ def test_a_process_that_never_comes_is_waited_for_and_said(
         codes, said = job.ends()
     assert codes == [1]
     assert (
-        f"process {process} waited 5 seconds at {words[1]}, and not all 2 processes of the run came"
+        f"process {process} timed out after 5 seconds at {words[1]}: not all 2 processes of the run joined"
         in said[0]
     )
     assert "*** Check failure" not in said[0]

@@ -14,7 +14,7 @@ from jaxgpt.errors import UserError
 from jaxgpt.model import GPT, params_of
 from jaxgpt.pytree import flatten
 from jaxgpt.storage import model_directory, run_directory
-from jaxgpt.system import atomic_files
+from jaxgpt.system import directories, json_files
 
 CONFIG = ModelConfig(vocab_size=23, context_length=11, model_dim=14, num_blocks=3, num_heads=2)
 
@@ -56,7 +56,7 @@ def test_wrong_parameters_are_not_saved(tmp_path: Path) -> None:
 
 def test_a_flipped_bit_in_any_file_is_found_and_named(whole: Path, tmp_path: Path) -> None:
     """No file format notices; orbax returns wrong arrays."""
-    for name in json.loads((whole / atomic_files.MANIFEST).read_text())["files"]:
+    for name in json.loads((whole / directories.MANIFEST).read_text())["files"]:
         copy = shutil.copytree(whole, tmp_path / "copy")
         damaged = bytearray((copy / name).read_bytes())
         damaged[len(damaged) // 2] ^= 4
@@ -84,7 +84,7 @@ def test_a_config_that_does_not_fit_the_weights_is_refused(
     values = json.loads((copy / "config.json").read_text())
     values["model"] |= fields
     (copy / "config.json").write_text(json.dumps(values))
-    atomic_files.write_manifest(copy)
+    directories.write_manifest(copy)
     with pytest.raises(UserError, match=message):
         jaxgpt.load(copy)
 
@@ -95,7 +95,7 @@ def test_what_was_saved_before_a_field_existed_is_read(whole: Path, tmp_path: Pa
     for newer in ("positions_stored", "positions_offset"):
         del values["model"][newer]
     (copy / "config.json").write_text(json.dumps(values))
-    atomic_files.write_manifest(copy)
+    directories.write_manifest(copy)
     assert model_directory.ModelDirectory(copy).config == CONFIG
     ids = np.random.default_rng(0).integers(0, 23, (2, 11))
     np.testing.assert_array_equal(jaxgpt.load(copy)(ids), jaxgpt.load(whole)(ids))
@@ -105,8 +105,8 @@ def test_what_is_no_model_directory_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(UserError, match=f"{path}"):
             jaxgpt.load(path)
-    with atomic_files.new_directory(tmp_path / "other") as partial:
-        atomic_files.write_json(partial / "config.json", {"data": {}})
+    with directories.new_directory(tmp_path / "other") as partial:
+        json_files.write_json(partial / "config.json", {"data": {}})
     with pytest.raises(UserError, match="no section model"):
         jaxgpt.load(tmp_path / "other")
 

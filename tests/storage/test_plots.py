@@ -17,12 +17,12 @@ def test_a_picture_is_drawn_over_the_last_one(first: float, tmp_path: Path) -> N
         {"step": 30, "loss": 2.0, "val_loss": 2.2},
     ]
     plots.draw_losses(metrics[:1], tmp_path)
-    before = (tmp_path / plots.FILE).read_bytes()
+    before = (tmp_path / plots.PICTURE).read_bytes()
     plots.draw_losses(metrics, tmp_path)
-    after = (tmp_path / plots.FILE).read_bytes()
+    after = (tmp_path / plots.PICTURE).read_bytes()
     assert after.startswith(b"\x89PNG")
     assert after != before
-    assert [path.name for path in tmp_path.iterdir()] == [plots.FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [plots.PICTURE]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from jaxgpt.errors import UserError
 from jaxgpt.storage import run_directory
-from jaxgpt.system import atomic_files
+from jaxgpt.system import directories, json_files
 
 MODEL = {"num_blocks": 2, "model_dim": 12, "num_heads": 3}
 
@@ -22,13 +22,13 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
     def make(name: str, val_losses: dict[int, float | None]) -> Path:
         run = tmp_path / "runs" / name
         for step, loss in val_losses.items():
-            with atomic_files.new_directory(run_directory.checkpoint_of(run, step)) as partial:
-                atomic_files.write_json(partial / run_directory.CONFIG, {"val_loss": loss})
+            with directories.new_directory(run_directory.checkpoint_of(run, step)) as partial:
+                json_files.write_json(partial / run_directory.CONFIG, {"val_loss": loss})
             run_directory.append_metrics(
                 run, {"step": step, "loss": 2.0, **({"val_loss": loss} if loss else {})}
             )
         config = {"origin": "configs/wood.toml", "model": MODEL, "train": {"steps": 30}}
-        atomic_files.write_json(run / run_directory.CONFIG, config)
+        json_files.write_json(run / run_directory.CONFIG, config)
         return run
 
     return make

@@ -204,7 +204,7 @@ def test_exit_codes_of_what_cannot_be_written(
     def fail(path: Path) -> None:
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(atomic_files, "_sync", fail)
+    monkeypatch.setattr(atomic_files, "sync", fail)
     if out == "data":
         ended = command("jaxgpt", "prepare", "python-docs", "--out", tmp_path / out)
     else:

@@ -12,12 +12,12 @@ import pytest
 
 from jaxgpt.errors import UserError
 from jaxgpt.storage import run_directory
-from jaxgpt.system import atomic_files
+from jaxgpt.system import atomic_files, directories, json_files
 from tests.helpers import settings, write_toml
 
 
 def make(path: Path) -> Path:
-    with atomic_files.new_directory(path) as partial:
+    with directories.new_directory(path) as partial:
         (partial / "sub").mkdir()
         (partial / "sub" / "data.bin").write_bytes(bytes(range(100)))
         (partial / "note.txt").write_text("hello")
@@ -25,12 +25,12 @@ def make(path: Path) -> Path:
 
 
 def test_what_was_written_is_whole(tmp_path: Path) -> None:
-    atomic_files.check_manifest(make(tmp_path / "out"))
+    directories.check_manifest(make(tmp_path / "out"))
     assert [child.name for child in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), atomic_files.new_directory(tmp_path / "out") as partial:
+    with pytest.raises(ZeroDivisionError), directories.new_directory(tmp_path / "out") as partial:
         (partial / "half").write_text("half")
         raise ZeroDivisionError
     with pytest.raises(ZeroDivisionError), atomic_files.new_file(tmp_path / "file") as target:
@@ -41,8 +41,8 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_kill_leaves_no_directory_of_that_name(tmp_path: Path) -> None:
     code = f"""
-from jaxgpt import disk
-with disk.new_directory({str(tmp_path / "out")!r}) as partial:
+from jaxgpt.system.directories import new_directory
+with new_directory({str(tmp_path / "out")!r}) as partial:
     (partial / "half").write_text("half")
     print("writing", flush=True)
     input()
@@ -51,17 +51,17 @@ with disk.new_directory({str(tmp_path / "out")!r}) as partial:
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
-        process.stdout.readline()
+        assert process.stdout.readline() == b"writing\n"
         os.kill(process.pid, signal.SIGKILL)
     assert not (tmp_path / "out").exists()
-    atomic_files.check_manifest(make(tmp_path / "out"))
+    directories.check_manifest(make(tmp_path / "out"))
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     make(tmp_path / "out")
     with (
         pytest.raises(UserError, match="not an empty directory"),
-        atomic_files.new_directory(tmp_path / "out"),
+        directories.new_directory(tmp_path / "out"),
     ):
         pass
     with (
@@ -69,7 +69,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         atomic_files.new_file(tmp_path / "out" / "note.txt"),
     ):
         pass
-    atomic_files.check_manifest(tmp_path / "out")
+    directories.check_manifest(tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["note.txt", "sub/data.bin"])
@@ -79,27 +79,27 @@ def test_every_flipped_bit_is_found_and_named(tmp_path: Path, name: str) -> None
     for position in (0, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         with pytest.raises(UserError, match=f"{name} has sha256"):
-            atomic_files.check_manifest(tmp_path / "out")
+            directories.check_manifest(tmp_path / "out")
     file.write_bytes(whole[:-1])
     with pytest.raises(UserError, match=f"{name} has {len(whole) - 1} bytes, not {len(whole)}"):
-        atomic_files.check_manifest(tmp_path / "out")
+        directories.check_manifest(tmp_path / "out")
     file.unlink()
     with pytest.raises(UserError, match=f"{name} is missing"):
-        atomic_files.check_manifest(tmp_path / "out")
+        directories.check_manifest(tmp_path / "out")
 
 
 def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
-    manifest = make(tmp_path / "out") / atomic_files.MANIFEST
+    manifest = make(tmp_path / "out") / directories.MANIFEST
     for text, message in [("{", "is not JSON"), ("[]", "must hold"), ("{}", "not a manifest")]:
         manifest.write_text(text)
         with pytest.raises(UserError, match=message):
-            atomic_files.check_manifest(tmp_path / "out")
+            directories.check_manifest(tmp_path / "out")
     (tmp_path / "secret").write_text("x")
     manifest.write_text(json.dumps({"files": {"../secret": {"bytes": 1, "sha256": ""}}}))
     with pytest.raises(UserError, match=r"\.\./secret lies outside"):
-        atomic_files.check_manifest(tmp_path / "out")
+        directories.check_manifest(tmp_path / "out")
     with pytest.raises(UserError, match="is not a directory"):
-        atomic_files.check_manifest(tmp_path / "nowhere")
+        directories.check_manifest(tmp_path / "nowhere")
 
 
 NESTED = "[" * 100_000
@@ -112,9 +112,9 @@ def test_json_that_cannot_be_read_is_one_paragraph(text: str, tmp_path: Path) ->
     with pytest.raises(
         UserError, match=r"config\.json (is not JSON: |must hold a JSON object, but holds a list)"
     ):
-        atomic_files.read_json(file)
+        json_files.read_json(file)
     with pytest.raises(UserError, match="has .* bytes, but a file like it has at most 0"):
-        atomic_files.read_json(file, most=0)
+        json_files.read_json(file, most=0)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "config.json", "tokenizer.json"])
@@ -130,7 +130,7 @@ def test_a_model_directory_with_nested_json_is_refused(
     shutil.move(checkpoint, tmp_path / "model")
     (tmp_path / "model" / name).write_text(NESTED)
     if name != "manifest.json":
-        atomic_files.write_manifest(tmp_path / "model")
+        directories.write_manifest(tmp_path / "model")
     message = refused("jaxgpt", "sample", tmp_path / "model", "--tokens", "2")
     assert "brackets are nested too deep" in message
     assert name in message

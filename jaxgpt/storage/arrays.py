@@ -1,0 +1,89 @@
+"""Nested dicts of arrays in folders; the only module that imports orbax.
+
+Its CheckpointManager, which also keeps the newest and the best and saves beside the steps, is not
+used: here a checkpoint is a model directory, with config, tokenizer and checksums beside the
+arrays, and takes its name only when all of that is written.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import multihost, type_handlers
+
+from jaxgpt.devices.distributed import together
+from jaxgpt.errors import UserError
+from jaxgpt.pytree import Tree
+
+PIECE = 2**26  # approximate bytes of a file
+
+
+def write(folder: Path, tree: Any) -> None:
+    """Write `tree` with little memory beyond its arrays.
+
+    By default orbax would copy them all, and keep what it has packed until the end.
+    """
+    numpy = type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    sharded = type_handlers.ArrayHandler()
+    types = type_handlers.create_type_handler_registry((np.ndarray, numpy), (jax.Array, sharded))
+    indices = set(range(jax.process_count())) if together() else None
+    processes = ocp.options.MultiprocessingOptions(primary_host=0, active_processes=indices)
+    handler = ocp.PyTreeCheckpointHandler(
+        type_handler_registry=types, multiprocessing_options=processes
+    )
+    tree = tree if together() else jax.tree.map(np.asarray, tree)
+    args = ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=PIECE)
+    try:
+        with ocp.Checkpointer(handler, multiprocessing_options=processes) as checkpointer:
+            checkpointer.save(folder.resolve(), args=args)
+    except ValueError as error:  # orbax keeps the errno only in the message
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        if not number:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
+
+
+def stored(folder: Path) -> Tree:
+    """The shape and dtype of each array in `folder`."""
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        return checkpointer.metadata(folder.resolve()).item_metadata.tree
+
+
+def read(folder: Path, item: Any) -> Any:
+    """The arrays of `folder` at the places of the leaves of `item`, on the host, as stored."""
+    numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    return _restore(
+        folder, ocp.args.PyTreeRestore(item=item, restore_args=numpy, partial_restore=True)
+    )
+
+
+def read_sharded(folder: Path, like: Any, shardings: Any) -> Any:
+    """The arrays of `folder` with the structure and dtypes of `like`, sharded."""
+
+    def array(leaf: Any, sharding: jax.sharding.Sharding) -> ocp.ArrayRestoreArgs:
+        return ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=sharding, dtype=leaf.dtype)
+
+    parts = jax.tree.map(array, like, shardings)
+    return _restore(folder, ocp.args.PyTreeRestore(item=like, restore_args=parts))
+
+
+def _restore(folder: Path, args: ocp.args.PyTreeRestore) -> Any:
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            return checkpointer.restore(folder.resolve(), args=args)
+    except Exception:
+        if folder.parent.exists():
+            raise
+        raise UserError(
+            f"{folder.parent} was there and is gone: its run has newer ones by now. Try again."
+        ) from None
+
+
+def wait_for_processes(name: str) -> None:
+    """Wait for all processes, but not for the devices, which continue their steps."""
+    if together():
+        multihost.sync_global_processes(name, processes=set(range(jax.process_count())))

@@ -1,0 +1,132 @@
+"""Folders that are whole or not there, each with a manifest of its files and their checksums.
+
+orbax and others write folders atomically, too, but not these: here a folder holds files of any
+kind, and whoever copies it can check that it is whole.
+"""
+
+import contextlib
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.errors import require
+from jaxgpt.system.atomic_files import PARTIAL, sync
+from jaxgpt.system.json_files import read_json, write_json
+
+MANIFEST = "manifest.json"
+
+
+@contextlib.contextmanager
+def new_directory(path: str | Path, partial: Path | None = None) -> Iterator[Path]:
+    """Make a folder to fill; with a manifest it takes its name when the block ends without error.
+
+    Until then it is `partial`, or a temporary folder.
+    """
+    path = Path(path)
+    require_vacant(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if partial is None:
+        partial = Path(tempfile.mkdtemp(prefix=partial_of(path).name, dir=path.parent))
+    else:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+    try:
+        yield partial
+        write_manifest(partial)
+        for file in [*partial.rglob("*"), partial]:
+            sync(file)
+        partial.chmod(0o755)  # a temporary folder is private, this one is no longer temporary
+        partial.rename(path)
+        sync(path.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def partial_of(path: Path) -> Path:
+    """The name of a folder while several processes fill it."""
+    return path.with_name(f".{path.name}{PARTIAL}")
+
+
+def require_vacant(path: Path) -> None:
+    """Refuse a path that exists, except for an empty folder."""
+    vacant = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    require(
+        vacant,
+        f"{path} exists and is not an empty directory: move it away, or choose another name.",
+    )
+
+
+def discard(directory: Path) -> None:
+    """Remove a folder; a machine that dies meanwhile leaves no half of it under its name."""
+    hidden = directory.with_name(f".{directory.name}{PARTIAL}discarded")
+    directory.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what was being written or removed in `directory` when a process died."""
+    for path in directory.glob(f".*{PARTIAL}*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def size(directory: Path) -> int:
+    """Bytes of all files; those that vanish meanwhile count nothing."""
+    total = 0
+    for file in directory.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += file.lstat().st_size if file.is_file() else 0
+    return total
+
+
+def write_manifest(directory: Path) -> None:
+    """Write the sizes and checksums of all files in `directory`."""
+    entries = {
+        str(file.relative_to(directory)): {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        for file in sorted(directory.rglob("*"))
+        if file.is_file() and file != directory / MANIFEST
+    }
+    write_json(directory / MANIFEST, {"files": entries})
+
+
+def check_manifest(directory: Path) -> None:
+    """Require every file of the manifest as it was written; other files are ignored."""
+    entries = read_json(directory / MANIFEST).get("files")
+    require(
+        isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values()),
+        f"{directory / MANIFEST} is not a manifest that this program wrote.",
+    )
+    problems = [_problem(directory, name, entry) for name, entry in (entries or {}).items()]
+    problems = [problem for problem in problems if problem]
+    require(
+        not problems,
+        f"{directory} does not match its {MANIFEST}: {'; '.join(problems)}. The files were changed "
+        "or damaged after they were written; restore them from a copy, or make the directory "
+        "again.",
+    )
+
+
+def _problem(directory: Path, name: str, entry: dict[str, Any]) -> str:
+    """What differs from the manifest's `entry`, or an empty string."""
+    file = directory / name
+    if not file.resolve().is_relative_to(directory.resolve()):
+        return f"{name} lies outside"
+    if not file.is_file():
+        return f"{name} is missing"
+    if file.stat().st_size != entry.get("bytes"):
+        return f"{name} has {file.stat().st_size} bytes, not {entry.get('bytes')}"
+    digest, expected = _sha256(file), str(entry.get("sha256"))
+    if digest != expected:
+        return f"{name} has sha256 {digest[:12]}..., not {expected[:12]}..."
+    return ""
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
