@@ -118,7 +118,13 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for step in (10, 20):
         path, tokenizer = run_directory.checkpoint_of(run, step), train_char(["abc"])
         model_directory.save(
-            path, CONFIG, params, {"val_loss": 1.0}, tokenizer, {"step": np.int32(step)}, b"{}\n"
+            path,
+            CONFIG,
+            params,
+            {"val_loss": 1.0},
+            tokenizer,
+            state={"step": np.int32(step)},
+            metrics=b"{}\n",
         )
     return run
 
