@@ -32,10 +32,6 @@ class BpeTokenizer(Tokenizer):
         vocabulary = self._library.get_vocab()
         require(bool(vocabulary), "The tokenizer has an empty vocabulary.")
         self.vocab_size = max(vocabulary.values()) + 1
-        require(
-            self.vocab_size <= MOST_IDS,
-            f"Its largest id is {self.vocab_size - 1}, but tokenizers have at most {MOST_IDS} ids.",
-        )
         self.eot = next((vocabulary[name] for name in END_OF_TEXT if name in vocabulary), None)
         self._holes = sorted(set(range(self.vocab_size)) - set(vocabulary.values()))
 
@@ -59,7 +55,10 @@ def read(tokenizer_json: Path) -> BpeTokenizer:
     """The tokenizer in Hugging Face's one file."""
     import tokenizers
 
-    return BpeTokenizer(_from_files(tokenizers.Tokenizer.from_file, tokenizer_json))
+    tokenizer = _from_files(tokenizers.Tokenizer.from_file, tokenizer_json)
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    require(largest < MOST_IDS, f"Its largest id is {largest}, but there can be {MOST_IDS} ids.")
+    return BpeTokenizer(tokenizer)
 
 
 def read_pair(vocab_json: Path, merges_txt: Path) -> BpeTokenizer:
