@@ -100,7 +100,9 @@ def test_a_wrong_field_differs_and_its_block_is_named(wrong: str, tmp_path: Path
     assert not page.proven
 
 
-def test_the_page_lists_the_proven_fields(tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_the_page_lists_the_fields_that_the_class_shows(
+    tmp_path: Path, command: Callable[..., Any]
+) -> None:
     file = saved("nanogpt", tmp_path / "w.pt")
     brought = command("jaxgpt-convert", "to-flax", file, tmp_path / "m", "--set", "num_heads=5")
     assert (
