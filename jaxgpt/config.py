@@ -1,10 +1,16 @@
-"""Every choice of a run, declared once: its sections, with defaults and explanations."""
+"""The settings of a run: sections of fields, each with its default and a sentence of help."""
 
 import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxgpt.errors import divisors, require, require_positive
+from jaxgpt.errors import (
+    divisors,
+    require,
+    require_below_one,
+    require_not_negative,
+    require_positive,
+)
 from jaxgpt.fields import explained, require_choices, setting
 from jaxgpt.model_config import ModelConfig as ModelConfig
 
@@ -16,18 +22,16 @@ class DataConfig:
 
     path: str = setting(
         "",
-        "A directory from jaxgpt prepare; or a text file or python-docs, prepared in the run's directory.",
+        "A directory from jaxgpt prepare; or a text, or python-docs, prepared in run.dir.",
     )
     tokenizer: str = setting(
         "char",
-        "Tokenizer of a text prepared here: char, byte, bpe, or a file; with --init, the model's own.",
+        "Tokenizer of a text: char, byte, bpe, or a file; with --init, the model's own.",
     )
 
     def __post_init__(self) -> None:
-        require(
-            bool(self.path),
-            "path is missing: --data.path takes a directory from jaxgpt prepare, a text file, or python-docs.",
-        )
+        takes = "a directory from jaxgpt prepare, a text file, or python-docs"
+        require(bool(self.path), f"path is missing: --data.path takes {takes}.")
 
 
 @explained
@@ -37,12 +41,10 @@ class OptimConfig:
 
     learning_rate: float = setting(1e-3, "Highest learning rate, reached when warm-up ends.")
     schedule: Literal["cosine", "linear", "constant"] = setting(
-        "cosine",
-        "How the learning rate falls from there to final_learning_rate.",
+        "cosine", "How the learning rate falls from there to final_learning_rate."
     )
     warmup_steps: int = setting(
-        -1,
-        "Steps in which the learning rate rises; -1 is a fifth of train.steps, at most 100.",
+        -1, "Steps in which the learning rate rises; -1 is a fifth of train.steps, at most 100."
     )
     final_learning_rate: float = setting(
         -1.0,
@@ -52,20 +54,17 @@ class OptimConfig:
     beta2: float = setting(0.99, "Decay of AdamW's mean of squared gradients.")
     eps: float = setting(1e-8, "Number that AdamW adds to the root of the mean square.")
     weight_decay: float = setting(
-        0.1,
-        "Share of a weight, times the learning rate, by which each step shrinks it.",
+        0.1, "Fraction of a weight, times the learning rate, by which each step shrinks it."
     )
     decay: Literal["matrices", "kernels", "all"] = setting(
         "matrices",
-        "Which weights decay: matrices, matrices without embeddings, or all, as torch's AdamW does.",
+        "Weights that decay: matrices, kernels (without embeddings), or all, as in torch's AdamW.",
     )
     clip_norm: float = setting(
-        1.0,
-        "Norm of the gradient above which it is scaled down; 0 never does.",
+        1.0, "Norm of the gradient above which it is scaled down; 0 never scales."
     )
     ema: float = setting(
-        0.0,
-        "Decay of an average of the weights, which is then evaluated and saved; 0 keeps none.",
+        0.0, "Decay of an average of the weights, which is evaluated and saved instead; 0 has none."
     )
 
     def __post_init__(self) -> None:
@@ -74,23 +73,16 @@ class OptimConfig:
         if self.final_learning_rate == -1:
             usual = 1e-4 if self.learning_rate >= 1e-4 else self.learning_rate / 10
             object.__setattr__(self, "final_learning_rate", usual)
-        for name in ("final_learning_rate", "weight_decay", "clip_norm"):
-            require(
-                getattr(self, name) >= 0,
-                f"{name} must not be negative, but is {getattr(self, name)}.",
-            )
+        require_not_negative(self, "final_learning_rate", "weight_decay", "clip_norm")
+        require_below_one(self, "beta1", "beta2", "ema")
         require(
             self.warmup_steps >= -1,
             f"warmup_steps must be at least 0, or -1, but is {self.warmup_steps}.",
         )
-        for name in ("beta1", "beta2", "ema"):
-            require(
-                0 <= getattr(self, name) < 1,
-                f"{name} must lie in [0, 1), but is {getattr(self, name)}.",
-            )
         require(
             self.final_learning_rate <= self.learning_rate,
-            f"final_learning_rate {self.final_learning_rate} is above learning_rate {self.learning_rate}.",
+            f"final_learning_rate {self.final_learning_rate} is above learning_rate "
+            f"{self.learning_rate}.",
         )
 
 
@@ -101,43 +93,32 @@ class TrainConfig:
 
     steps: int = setting(2000, "Steps of the whole run.")
     batch_size: int = setting(32, "Sequences in a step, over all devices.")
-    accumulate: int = setting(1, "Parts in which a step's batch is computed one after the other.")
+    accumulate: int = setting(
+        1, "Parts of a step's batch that are computed one by one, to save memory."
+    )
     seed: int = setting(0, "Seed of weights, dropout and the order of the data.")
     log_every: int = setting(10, "Steps from one line of metrics.jsonl to the next.")
     eval_every: int = setting(250, "Steps from one evaluation, and its checkpoint, to the next.")
     eval_batches: int = setting(
-        50,
-        "Batches of the validation split in an evaluation, always the same; 0 takes all.",
+        50, "Batches of the validation split in an evaluation, always the same; 0 takes all."
     )
     sample_tokens: int = setting(100, "Tokens of sample text at each evaluation; 0 writes none.")
     save_every: int = setting(
-        0,
-        "Steps from one checkpoint to the next besides those of evaluations; 0 saves no others.",
+        0, "Steps from one additional checkpoint to the next; 0 saves only after evaluations."
     )
-    keep: int = setting(2, "Number of newest checkpoints to keep, besides the best.")
+    keep: int = setting(2, "Number of newest checkpoints to keep, in addition to the best.")
     skip_nonfinite: int = setting(
-        0,
-        "Steps in a row that may be skipped because their loss or gradient is non-finite.",
+        0, "Consecutive steps that may be skipped because loss or gradient is non-finite."
     )
 
     def __post_init__(self) -> None:
-        require_positive(
-            self,
-            "steps",
-            "batch_size",
-            "accumulate",
-            "log_every",
-            "eval_every",
-            "keep",
-        )
-        for name in ("eval_batches", "sample_tokens", "save_every", "skip_nonfinite"):
-            require(
-                getattr(self, name) >= 0,
-                f"{name} must not be negative, but is {getattr(self, name)}.",
-            )
+        require_positive(self, "steps", "batch_size", "accumulate")
+        require_positive(self, "log_every", "eval_every", "keep")
+        require_not_negative(self, "eval_batches", "sample_tokens", "save_every", "skip_nonfinite")
         require(
             self.batch_size % self.accumulate == 0,
-            f"batch_size {self.batch_size} does not divide into accumulate {self.accumulate} parts.",
+            f"batch_size {self.batch_size} does not divide into accumulate {self.accumulate} "
+            "parts.",
         )
         require(0 <= self.seed < 2**32, f"seed must lie in [0, 2**32), but is {self.seed}.")
 
@@ -145,24 +126,20 @@ class TrainConfig:
 @explained
 @dataclass(frozen=True)
 class ComputeConfig:
-    """How the model is computed: nothing here changes what it computes, rounding aside."""
+    """Means of the computation, which change its result by rounding alone."""
 
     attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = setting(
-        "auto",
-        "Form of attention; all compute the same function, and auto takes the fastest.",
+        "auto", "Implementation of attention; auto takes the fastest on the device."
     )
     dtype: Literal["float32", "bfloat16"] = setting(
-        "float32",
-        "Precision of the computation; weights and optimiser stay float32.",
+        "float32", "Precision of the computation; weights and optimiser stay float32."
     )
     remat: Literal["none", "dots", "full"] = setting(
-        "none",
-        "What the backward pass recomputes: nothing, all but products, or all.",
+        "none", "What the backward pass recomputes: nothing, all but matrix products, or all."
     )
     scan_unroll: int = setting(1, "Blocks compiled as one: a little faster, longer to compile.")
     loss_chunks: int = setting(
-        1,
-        "Parts of the context whose logits are computed one after the other, to save memory.",
+        1, "Parts of the context whose logits are computed one by one, to save memory."
     )
 
     def __post_init__(self) -> None:
@@ -173,34 +150,28 @@ class ComputeConfig:
 @explained
 @dataclass(frozen=True)
 class MeshConfig:
-    """How devices share the work; on a CPU every core is a device. One of the three may be -1: what is left."""
+    """Division of the work among devices; one of data, fsdp and tensor may be -1."""
 
     data: int = setting(
-        -1,
-        "Groups of devices that each hold the weights and share a batch; -1 takes what is left.",
+        -1, "Groups of devices that each hold the weights and share a batch; -1 takes what is left."
     )
     fsdp: int = setting(
         1,
         "Devices that share a batch, the weights and the optimiser's state; -1 takes what is left.",
     )
     tensor: int = setting(
-        1,
-        "Devices that share each matrix product, by heads and MLP width; -1 takes what is left.",
+        1, "Devices that share each matrix product, by heads and MLP width; -1 takes what is left."
     )
     coordinator: str = setting(
-        "",
-        "HOST:PORT of the first of several processes; auto under SLURM, Open MPI, on a TPU pod.",
+        "", "Address HOST:PORT of the first process; auto under SLURM, Open MPI, on a TPU pod."
     )
-    processes: int = setting(0, "Number of processes, where the environment does not say it.")
-    process: int = setting(
-        -1,
-        "Index of this process, from 0, where the environment does not say it.",
-    )
+    processes: int = setting(0, "Number of processes, if the environment does not say it.")
+    process: int = setting(-1, "Index of this process, from 0, if the environment does not say it.")
     timeout: int = setting(120, "Seconds to wait for the other processes.")
 
     def __post_init__(self) -> None:
-        sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
-        for name, value in sizes.items():
+        for name in ("data", "fsdp", "tensor"):
+            value = getattr(self, name)
             require(
                 value == -1 or value > 0,
                 f"{name} must be positive, or -1 for what is left, but is {value}.",
@@ -220,8 +191,9 @@ class MeshConfig:
         require(
             self.coordinator in ("", "auto")
             or (0 <= self.process < self.processes and ":" in self.coordinator),
-            f"coordinator {self.coordinator} needs a port, as in HOST:PORT, and process from 0 to one less than "
-            f"processes; processes and process are {self.processes} and {self.process}.",
+            f"coordinator {self.coordinator} needs a port, as in HOST:PORT, and process from 0 to "
+            f"one less than processes; processes and process are {self.processes} and "
+            f"{self.process}.",
         )
 
 
@@ -236,33 +208,30 @@ class RunConfig:
         "Model directory or run to start from instead of random weights; --init DIR says the same.",
     )
     go_on: bool = setting(
-        False,
-        "Whether init's optimiser and step continue too, so that a run begun in torch goes on here.",
+        False, "Whether init's optimiser and step are resumed too, for a run that began in torch."
     )
     tensorboard: bool = setting(False, "Whether metrics are written to DIR/tensorboard as well.")
     wandb: str = setting("", "Project of Weights & Biases that gets the metrics as well.")
 
     def __post_init__(self) -> None:
-        require(
-            bool(self.dir), "dir is missing: say with --run.dir OUT where the run shall be written."
-        )
+        require(bool(self.dir), "dir is missing: --run.dir OUT says where to write the run.")
         require(
             bool(self.init) or not self.go_on,
-            "go_on needs --init DIR: the model directory to go on from.",
+            "go_on needs --init DIR: the model directory to resume from.",
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole run."""
 
-    data: DataConfig
-    run: RunConfig
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(kw_only=False)
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     compute: ComputeConfig = ComputeConfig()
     mesh: MeshConfig = MeshConfig()
+    run: RunConfig = dataclasses.field(kw_only=False)
 
     def __post_init__(self) -> None:
         if self.optim.warmup_steps == -1:
@@ -270,8 +239,8 @@ class Config:
             object.__setattr__(self, "optim", dataclasses.replace(self.optim, warmup_steps=usual))
         require(
             self.optim.warmup_steps < self.train.steps,
-            f"optim.warmup_steps {self.optim.warmup_steps} must be fewer than steps {self.train.steps}: set "
-            "--optim.warmup_steps lower, or leave it out.",
+            f"optim.warmup_steps {self.optim.warmup_steps} must be fewer than steps "
+            f"{self.train.steps}: set --optim.warmup_steps lower, or leave it out.",
         )
         require(
             self.model.context_length % self.compute.loss_chunks == 0,

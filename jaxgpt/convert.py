@@ -1,7 +1,7 @@
 """The package `convert`, under a name that no file of yours can hide.
 
 A script called convert.py, or a folder of that name, hides the package of the same name from
-`import convert`. `from jaxgpt import convert` always gives the package that was installed with jaxgpt.
+`import convert`. `from jaxgpt import convert` always gives the package installed with jaxgpt.
 """
 
 import importlib.util
@@ -28,13 +28,13 @@ def _file_of_convert() -> Path | None:
 
 
 def _load() -> ModuleType:
-    """The installed package: as `convert`, or, where another file has that name, as `jaxgpt.convert`."""
-    found = _file_of_convert()
-    if found == INSTALLED.resolve():
+    """The installed package: as `convert`, or as `jaxgpt.convert` if another file has that name."""
+    file = _file_of_convert()
+    if file == INSTALLED.resolve():
         return importlib.import_module("convert")
     warnings.warn(
-        f"`import convert` gives {found or 'a folder'} here, which hides jaxgpt's package of that name. "
-        "`from jaxgpt import convert` is not affected.",
+        f"`import convert` gives {file or 'a folder'} here, which hides jaxgpt's package of that "
+        "name. `from jaxgpt import convert` is not affected.",
         stacklevel=2,
     )
     spec = importlib.util.spec_from_file_location(

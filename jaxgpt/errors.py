@@ -2,31 +2,34 @@
 
 import difflib
 import errno
-import importlib
 import operator
 from collections.abc import Iterable
 from typing import Any
 
 
 class UserError(ValueError):
-    """Something the user gave is wrong; the text is one paragraph that says what, and the way out."""
+    """Wrong input from the user; the text is one paragraph with the problem and the way out."""
 
 
 class Failure(RuntimeError):
-    """Something outside went wrong, a full disk for instance; the text is one paragraph that says what to do."""
+    """A failure of the system, such as a full disk; the text is one paragraph with the way out."""
 
 
-SYSTEM = {  # what the system could not do, whatever the user named; all else in an OSError is the user's to mend
+# What the system could not do, whatever the user named. Any other OSError is the user's to mend.
+SYSTEM = {
     errno.ENOSPC: "the disk is full: make room, or name another place",
     errno.EDQUOT: "the quota is used up: make room, or name another place",
-    errno.EFBIG: "the file would be larger than the system allows: raise that limit, or name another place",
+    errno.EFBIG: "it is larger than the system allows: raise that limit, or name another place",
     errno.EROFS: "the file system is read-only: name another place",
-    errno.EIO: "the device failed to read or write: see whether it is damaged, or name another place",
+    errno.EIO: "the device failed to read or write: check it for damage, or name another place",
 }
 
 
 def system_error(error: OSError, what: object = "") -> "UserError | Failure":
-    """The UserError or Failure that says `error`, by its errno; `what` is the file where it names none."""
+    """`error` in our words: a Failure if its errno is in SYSTEM or missing, else a UserError.
+
+    `what` is the file to name if the error names none.
+    """
     path = error.filename or what
     where = f"{path}: " if path else ""
     if error.errno in SYSTEM:
@@ -35,30 +38,35 @@ def system_error(error: OSError, what: object = "") -> "UserError | Failure":
     return Failure(text) if error.errno is None else UserError(text)
 
 
-def need(module: str, what: object, way_out: str = "") -> Any:
-    """Import a module that need not be installed; `what` needs it, `way_out` is what to do without."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        without = f", or {way_out}" if way_out else ""
-        raise UserError(
-            f"{what} needs {package}, which cannot be imported ({error}): pip install --upgrade {package}{without}."
-        ) from None
-
-
 def require(condition: bool, problem: str) -> None:
+    """Raise UserError with the text `problem` unless `condition` holds."""
     if not condition:
         raise UserError(problem)
 
 
 def require_positive(section: Any, *names: str) -> None:
+    """Require that the fields `names` of `section` are greater than zero."""
     for name in names:
         value = getattr(section, name)
         require(value > 0, f"{name} must be positive, but is {value}.")
 
 
+def require_not_negative(section: Any, *names: str) -> None:
+    """Require that the fields `names` of `section` are at least zero."""
+    for name in names:
+        value = getattr(section, name)
+        require(value >= 0, f"{name} must not be negative, but is {value}.")
+
+
+def require_below_one(section: Any, *names: str) -> None:
+    """Require that the fields `names` of `section` are in [0, 1)."""
+    for name in names:
+        value = getattr(section, name)
+        require(0 <= value < 1, f"{name} must lie in [0, 1), but is {value}.")
+
+
 def whole(name: str, value: Any) -> int:
+    """`value` as an int, if it is a whole number; `name` is what the error calls it."""
     try:
         return operator.index(value)
     except TypeError:
@@ -66,18 +74,23 @@ def whole(name: str, value: Any) -> int:
 
 
 def instead_of(name: str, known: Iterable[str]) -> str:
-    """What may have been meant."""
+    """A suggestion for the unknown `name`: the nearest of the `known` ones, or all of them."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
 
 
 def divisors(n: int) -> str:
+    """The divisors of `n`, for an error message."""
     return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
 
 
 def in_a_row(texts: Iterable[str], separator: str = "; ", most: int = 8) -> str:
-    """The first `most` texts in one line, safe to print: hostile names hold line breaks and terminal commands."""
+    """The first `most` of `texts` in one line, safe to print.
+
+    Hostile names contain line breaks and terminal commands.
+    """
     plain = [text if text.isprintable() else ascii(text)[1:-1] for text in texts]
-    return separator.join(
-        plain[:most] + ([f"and {len(plain) - most} more"] if len(plain) > most else [])
-    )
+    shown = plain[:most]
+    if len(plain) > most:
+        shown.append(f"and {len(plain) - most} more")
+    return separator.join(shown)

@@ -1,10 +1,11 @@
-"""How a field of a section is declared: its default beside the sentence that explains it. Knows no section."""
+"""Fields of a section of settings: a default, and the sentence that explains it."""
 
 import dataclasses
+import functools
 import typing
 from typing import Any, Literal, TypeVar
 
-from jaxgpt.errors import require
+from jaxgpt.errors import instead_of, require
 
 Section = TypeVar("Section")
 
@@ -32,4 +33,20 @@ def explained(section: type[Section]) -> type[Section]:
     """Add the explanations of its fields to the docstring of the dataclass `section`."""
     lines = [f"    {name}: {sentence}" for name, sentence in explanations(section).items()]
     section.__doc__ = "\n".join([section.__doc__ or "", "", "Fields:", *lines])
+    return section
+
+
+def suggesting(section: type[Section]) -> type[Section]:
+    """Let the constructor of `section` answer an unknown keyword with a field that may be meant."""
+    construct = section.__init__
+
+    @functools.wraps(construct)
+    def checked(self: Section, *values: Any, **fields: Any) -> None:
+        names = explanations(section)
+        for name in fields:
+            problem = f"{section.__name__} has no field {name}. {instead_of(name, names)}"
+            require(name in names, problem)
+        construct(self, *values, **fields)
+
+    section.__init__ = checked  # type: ignore
     return section

@@ -32,7 +32,7 @@ def unflatten(flat: Mapping[str, Any]) -> Tree:
 
 
 def require_same(expected: Mapping[str, Any], got: Mapping[str, Any], what: str) -> None:
-    """Refuse `got` unless it has the paths and the shapes of `expected`; all differences are named at once."""
+    """Require that `got` has the paths and shapes of `expected`; name all differences at once."""
     want, have = flatten(expected), flatten(got)
     problems = [f"{path} is missing" for path in want if path not in have]
     problems += [f"{path} is not expected" for path in have if path not in want]

@@ -1,4 +1,4 @@
-"""From what people write, in TOML or on the command line, to the dataclasses of `config`, with errors they can use."""
+"""Settings in TOML and from the command line: read, checked, and made into dataclasses."""
 
 import contextlib
 import dataclasses
@@ -6,17 +6,21 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from jaxgpt.config import Config
 from jaxgpt.errors import UserError, instead_of, require
-from jaxgpt.fields import explanations
+
+Sections = Mapping[str, Mapping[str, Any]]
 
 
 def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    """A frozen dataclass from plain values, nested ones from nested dicts; `where` names their origin in errors."""
+    """Build the dataclass `cls` from plain `values`, a nested one from a nested dict.
+
+    `where` names the origin of the values in errors.
+    """
     check(cls, values, where)
     hints = typing.get_type_hints(cls)
     sections = {
@@ -31,11 +35,13 @@ def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 def check(cls: type, values: Mapping[str, Any], where: str) -> None:
-    """Names and types alone: values that are possible only together are the dataclass's own matter."""
+    """Require that `values` are fields of `cls` with values of their types.
+
+    Which values are possible together is for the dataclass itself to say.
+    """
     hints = typing.get_type_hints(cls)
     for name, value in values.items():
-        if name not in hints:
-            raise UserError(f"{where}: there is no setting {name}. {instead_of(name, hints)}")
+        _require_field(hints, name, where)
         if dataclasses.is_dataclass(hints[name]):
             require(
                 isinstance(value, dict),
@@ -48,8 +54,20 @@ def check(cls: type, values: Mapping[str, Any], where: str) -> None:
             )
 
 
+def require_setting(section: str, field: str, where: str) -> None:
+    """Require that a run has the setting `field` in `section`; suggest another one otherwise."""
+    sections = typing.get_type_hints(Config)
+    _require_field(sections, section, where)
+    _require_field(typing.get_type_hints(sections[section]), field, where)
+
+
+def _require_field(hints: Mapping[str, Any], name: str, where: str) -> None:
+    """Require that `name` is one of `hints`; `where` begins the error."""
+    require(name in hints, f"{where}: there is no setting {name}. {instead_of(name, hints)}")
+
+
 def parse(cls: type, name: str, text: str) -> Any:
-    """What somebody typed for a field: the first reading of it that the field takes, else the text itself."""
+    """The value of the field `name` of `cls` that `text` spells, or `text` itself if it is none."""
     hint = typing.get_type_hints(cls).get(name, str)
     readings = [text]
     for spelled in (text, text.lower()):  # True and true are both meant
@@ -59,29 +77,31 @@ def parse(cls: type, name: str, text: str) -> Any:
 
 
 def typed(value: Any) -> str:
-    """What `parse` reads as this value."""
+    """The text that `parse` reads as `value`."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def read_settings(path: Path | None, assignments: Sequence[str]) -> dict[str, Any]:
-    """Sections of a TOML file, if any, overridden by assignments such as `train.batch-size=8`."""
-    settings = _read_toml(path) if path else {}
-    sections = typing.get_type_hints(Config)
-    for assignment in assignments:
-        name, _, text = assignment.partition("=")
-        section, _, field = name.replace("-", "_").partition(".")
-        check(Config, {section: {}}, f"--{name}")
-        value = {field: parse(sections[section], field, text)}
-        check(sections[section], value, f"--{name}")
-        settings.setdefault(section, {}).update(value)
-    return settings
+def read_settings(path: Path | None, options: Sections) -> dict[str, dict[str, Any]]:
+    """The sections of a TOML file, if any, with those of the command line over them.
+
+    A setting that neither states is left out.
+    """
+    sections = _read_toml(path) if path else {}
+    hints = typing.get_type_hints(Config)
+    for section, fields in options.items():
+        for name, value in fields.items():
+            check(hints[section], {name: value}, f"--{section}.{name}")
+            sections.setdefault(section, {})[name] = value
+    return sections
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    """The sections of a config file, whose names and types are those of `Config`."""
+def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
+    """The sections of the config file `path`, checked."""
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not TOML: {error}.") from None
@@ -93,26 +113,16 @@ def _read_toml(path: Path) -> dict[str, Any]:
     return settings
 
 
-def check_sections(settings: Mapping[str, Any], where: str) -> None:
-    """Require that the sections and fields of a run are known, and their values of the right types."""
+def check_sections(settings: Sections, where: str) -> None:
+    """Require that `settings` has only sections and fields of a run, with values of their types."""
     sections = typing.get_type_hints(Config)
     check(Config, settings, where)
     for section, fields in settings.items():
         check(sections[section], fields, f"{where} [{section}]")
 
 
-def listing() -> str:
-    """Every setting as it is typed, with its default, the values that it takes, and its sentence."""
-    lines = []
-    for section, cls in typing.get_type_hints(Config).items():
-        hints, sentences = typing.get_type_hints(cls), explanations(cls)
-        for field in dataclasses.fields(cls):
-            name = f"--{section}.{field.name} {field.default!r}"
-            lines += [name.ljust(44) + describe(hints[field.name]), f"    {sentences[field.name]}"]
-    return "\n".join(lines)
-
-
 def fits(value: Any, hint: Any) -> bool:
+    """Whether `value` is of the type `hint`, as in TOML: true is not a number, but 1 is a float."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return any(fits(value, arg) for arg in args)
@@ -126,6 +136,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def describe(hint: Any) -> str:
+    """The values of the type `hint`, for an error message."""
     args = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         return " or ".join(repr(arg) for arg in args)

@@ -1,9 +1,11 @@
 import dataclasses
+import inspect
 
 import pytest
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
+from jaxgpt.fields import explanations
 from jaxgpt.settings import build, parse
 
 
@@ -61,6 +63,12 @@ def test_rows_of_the_position_table(fields: dict[str, object], rows: int) -> Non
 def test_what_is_wrong_is_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(ModelConfig, values, "model.toml")
+
+
+def test_the_constructor_suggests_a_field() -> None:
+    with pytest.raises(UserError, match="^ModelConfig has no field n_head. Did you mean num_heads"):
+        ModelConfig(n_head=3)  # type: ignore[call-arg]
+    assert list(inspect.signature(ModelConfig).parameters) == list(explanations(ModelConfig))
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,21 @@
 import dataclasses
 import json
 import pydoc
+import re
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+import tyro
 
 import jaxgpt
+from jaxgpt.__main__ import COMMANDS
+from jaxgpt.commands.options import Settings, metavar
 from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from jaxgpt.fields import explanations
-from jaxgpt.settings import describe, read_settings
+from jaxgpt.settings import read_settings, typed
 from tests.helpers import settings, write_toml
 
 
@@ -23,7 +27,6 @@ from tests.helpers import settings, write_toml
         ["--train.batch-size", "2", "--model.num-heads", "3"],
         ["--train.batch_size", "2", "--model.num_heads", "3"],
         ["--train.batch-size=2", "--model.num-heads=3"],
-        ["--set", "train.batch-size=2", "--set", "model.num_heads=3"],
     ],
 )
 def test_dashes_and_underscores_are_the_same(
@@ -37,12 +40,34 @@ def test_dashes_and_underscores_are_the_same(
     assert "2 x 16 tokens" in planned.out
 
 
-def test_a_value_keeps_its_dashes() -> None:
-    given = read_settings(None, ["run.dir=my-run", "data.path=a-b=c", "mesh.coordinator=a-b:1"])
-    assert given == {
-        "run": {"dir": "my-run"},
+def given(*words: str) -> dict[str, dict[str, Any]]:
+    """The settings that `jaxgpt train` reads from these words."""
+
+    def command(*, settings: Settings) -> dict[str, dict[str, Any]]:
+        return read_settings(None, settings)
+
+    return tyro.cli(command, args=words)
+
+
+def test_only_what_was_typed_is_given_and_values_keep_their_dashes() -> None:
+    words = ("--run.dir", "my-run", "--data.path=a-b=c", "--mesh.data", "-1", "--run.wandb", "")
+    assert given(*words) == {
+        "run": {"dir": "my-run", "wandb": ""},
         "data": {"path": "a-b=c"},
-        "mesh": {"coordinator": "a-b:1"},
+        "mesh": {"data": -1},
+    }
+    assert given() == {}
+
+
+def test_the_last_of_two_values_counts() -> None:
+    assert given("--train.steps", "2", "--train.steps=3") == {"train": {"steps": 3}}
+
+
+def test_the_command_line_goes_over_the_file(tmp_path: Path) -> None:
+    file = write_toml(tmp_path / "c.toml", {"train": {"steps": 5, "seed": 1}})
+    assert read_settings(file, given("--train.steps", "3", "--model.tied", "True")) == {
+        "train": {"steps": 3, "seed": 1},
+        "model": {"tied": True},
     }
 
 
@@ -83,21 +108,45 @@ def test_steps_alone_may_be_given(text: Path, tmp_path: Path, command: Callable[
     assert json.loads((tmp_path / "run" / "config.json").read_text())["optim"]["warmup_steps"] == 1
 
 
-def test_every_setting_is_explained_with_its_default_and_its_values(
-    command: Callable[..., Any],
+def help_of(name: str, command: Callable[..., Any]) -> list[str]:
+    """The lines of a command's help page on a terminal of 80 columns."""
+    page = command("jaxgpt", name, "--help")
+    assert page.code == 0
+    return page.out.splitlines()
+
+
+@pytest.mark.parametrize("name", ["train", "plan"])
+def test_help_has_every_setting_with_its_values_its_default_and_its_sentence(
+    name: str, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = command("jaxgpt", "settings").out.splitlines()
+    monkeypatch.setenv("COLUMNS", "80")
+    page = re.sub(r"[\s│]+", " ", " ".join(help_of(name, command)))
+    before = 0
     for section, cls in typing.get_type_hints(Config).items():
+        assert page.index(f" {section} options ") > before
+        before = page.index(f" {section} options ")
         for field in dataclasses.fields(cls):
-            at = next(
-                i for i, line in enumerate(lines) if line.startswith(f"--{section}.{field.name} ")
-            )
-            assert repr(field.default) in lines[at]
-            assert describe(typing.get_type_hints(cls)[field.name]) in lines[at]
-            sentence = lines[at + 1].strip()
-            assert sentence == explanations(cls)[field.name]
-            assert sentence[0].isupper() or sentence.startswith("HOST:PORT")
-            assert sentence.endswith(".")
+            spelled = f"--{section}.{field.name}".replace("_", "-")
+            words = [metavar(typing.get_type_hints(cls)[field.name]), explanations(cls)[field.name]]
+            if field.default != "":
+                words.append(f"(default: {typed(field.default)})")
+            assert " ".join([spelled, *words]) in page
+            assert words[1][0].isupper()
+            assert words[1].endswith(".")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_eighty_columns(
+    name: str, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, help_of(name, command))) <= 80
+
+
+def test_values_are_shown_as_they_are_typed() -> None:
+    assert metavar(bool) == "{true,false}"
+    assert metavar(bool | Literal["unused"]) == "{true,false,unused}"
+    assert metavar(Literal["none"] | float) == "{none}|FLOAT"
 
 
 def test_help_explains_every_field_of_the_model() -> None:

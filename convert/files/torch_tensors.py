@@ -10,7 +10,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxgpt.errors import UserError, in_a_row, need
+from jaxgpt.errors import UserError, in_a_row
+from jaxgpt.optional import need
 
 from .contents import Tensor
 from .safefile import piece

@@ -11,7 +11,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxgpt.errors import UserError, in_a_row, need
+from jaxgpt.errors import UserError, in_a_row
+from jaxgpt.optional import need
 
 from .torch_tensors import aliasing, unbacked
 from .untrusted import RESAVE, Archive, Ledger, report

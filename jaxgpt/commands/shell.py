@@ -1,4 +1,4 @@
-"""What every command has in common: how it is called, how it ends, what moves while one waits. Knows no command."""
+"""The call of a command, its exit code, and a bar to watch while it works."""
 
 import contextlib
 import io
@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import tyro
@@ -16,20 +16,24 @@ from jaxgpt.errors import Failure, UserError, instead_of, system_error
 from jaxgpt.system.signals import signals
 from jaxgpt.system.stages import Stage, silent
 
-BROKEN_PIPE = 141  # as shells say it of a program that SIGPIPE ended
+BROKEN_PIPE = 141  # as shells report a program that SIGPIPE ended
+PIPE_WIDTH = 200  # columns of a table that no terminal limits
+
+Commands = Mapping[str, Callable[..., Any]]
+Check = Callable[[Sequence[str]], None]
 
 
 def console() -> Any:
-    """For tables: as wide as the terminal, and wide enough elsewhere."""
+    """A console for tables: as wide as the terminal, and wide enough where there is none."""
     from rich.console import Console
 
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=200)
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
 @contextlib.contextmanager
 def working(what: str) -> Iterator[Stage]:
-    """Something that moves, for people who wait at a terminal; a bar where it is known how much there is."""
+    """Show on a terminal that `what` is being done, with a bar for stages of known length."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import (
@@ -41,8 +45,8 @@ def working(what: str) -> Iterator[Stage]:
         TimeElapsedColumn,
     )
 
-    found = Console(stderr=True)
-    if not found.is_terminal:
+    terminal = Console(stderr=True)
+    if not terminal.is_terminal:
         yield silent
         return
     columns = (
@@ -52,7 +56,7 @@ def working(what: str) -> Iterator[Stage]:
         TaskProgressColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=found, transient=True) as progress:
+    with Progress(*columns, console=terminal, transient=True) as progress:
         task = progress.add_task(escape(what), total=None)
 
         def stage(name: str, total: int) -> Callable[[int], None]:
@@ -63,69 +67,80 @@ def working(what: str) -> Iterator[Stage]:
 
 
 def run(
-    prog: str, description: str, commands: Mapping[str, Callable[..., Any]], arguments: list[str]
-) -> None:
-    """Exit codes: what the command returns (0 for None), 2 where the user's input is wrong, 128 and a signal's number
-    where one stopped it, 1 for anything else."""
+    program: str,
+    description: str,
+    commands: Commands,
+    words: Sequence[str],
+    check: Check = lambda words: None,
+) -> NoReturn:
+    """Run the command that `words` name, after `check` of them, and exit.
+
+    The exit code is what the command returns (0 for None), 2 if the user's input is wrong, 128 plus
+    the number of the signal that stopped it, and 1 for anything else.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="replace"
-        )  # a terminal that cannot show a character is no reason to stop
+        # A terminal that cannot show a character is not a reason to stop.
+        sys.stdout.reconfigure(errors="replace")
     try:
-        if arguments == ["--version"]:
-            print(f"{prog} {__version__}")
-            sys.exit(0)
-        asked = next(iter(arguments), "--help")
-        if not asked.startswith("-") and asked not in commands:
-            raise UserError(f"There is no command {asked}. {instead_of(asked, commands)}")
-        with signals():
-            code = tyro.extras.subcommand_cli_from_dict(
-                dict(commands),
-                prog=prog,
-                description=description,
-                args=arguments,
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
+        _require_command(words, commands)
+        check(words)
+        code = _call(program, description, commands, words)
         sys.stdout.flush()
-    except UserError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        code = 2
-    except Failure as failure:
-        print(f"{prog}: {failure}", file=sys.stderr)
-        code = 1
-    except BrokenPipeError:  # whoever read it has enough, as head has after some lines
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # for what is still to be flushed
+    except (UserError, Failure) as error:
+        code = _report(program, error)
+    except BrokenPipeError:  # the reader has left, as head does; the rest goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = BROKEN_PIPE
     except OSError as error:
-        told = system_error(error)
-        print(f"{prog}: {told}", file=sys.stderr)
-        code = 2 if isinstance(told, UserError) else 1
+        code = _report(program, system_error(error))
     except KeyboardInterrupt as stop:
         _leave_at_once(128 + (stop.args[0] if stop.args else signal.SIGINT))
-    sys.exit(code or 0)
+    sys.exit(code)
+
+
+def _require_command(words: Sequence[str], commands: Commands) -> None:
+    """Require that the first of `words`, unless it is an option, is one of `commands`."""
+    name = next(iter(words), "--help")
+    if not name.startswith("-") and name not in commands:
+        raise UserError(f"There is no command {name}. {instead_of(name, commands)}")
+
+
+def _call(program: str, description: str, commands: Commands, words: Sequence[str]) -> int:
+    """Run the command that `words` name and return its exit code."""
+    if list(words) == ["--version"]:
+        print(f"{program} {__version__}")
+        return 0
+    for command in commands.values():
+        command.__doc__ = _unwrapped(command.__doc__ or "")
+    with signals():
+        code = tyro.extras.subcommand_cli_from_dict(
+            dict(commands),
+            prog=program,
+            description=description,
+            args=list(words),
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    return code or 0
+
+
+def _unwrapped(docstring: str) -> str:
+    """`docstring` with each argument on one line: tyro wraps lines, but keeps line breaks too."""
+    return re.sub(r"\n {9,}", " ", docstring)
+
+
+def _report(program: str, error: UserError | Failure) -> int:
+    """Print `error` and return its exit code."""
+    print(f"{program}: {error}", file=sys.stderr)
+    return 2 if isinstance(error, UserError) else 1
 
 
 def _leave_at_once(code: int) -> NoReturn:
     """End the process without the interpreter's teardown, once a signal has stopped the command.
 
-    XLA may still compile in threads of its own, and crashes in the teardown. What commands must do at their end they
-    do in `finally` and `with`, which an exception has passed through by now.
+    XLA may still be compiling in its own threads, and crashes in the teardown. What a command must
+    do at its end is in `finally` and `with` blocks, which the exception has already left.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
-
-
-def as_assignments(arguments: list[str]) -> list[str]:
-    """Write --train.steps 500 and --train.steps=500 as --set train.steps=500."""
-    words, written = iter(arguments), []
-    for word in words:
-        if not re.match(r"--\w+\.", word):
-            written.append(word)
-            continue
-        name = word.removeprefix("--")
-        written += ["--set", name if "=" in name else f"{name}={next(words, '')}"]
-    return written

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from jaxgpt.errors import UserError, need, require
+from jaxgpt.errors import UserError, require
+from jaxgpt.optional import need
 from jaxgpt.system.json_files import parse_json
 
 PIECE = 1 << 16  # characters; a longer document comes in several pieces

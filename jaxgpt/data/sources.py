@@ -18,7 +18,8 @@ from jaxgpt.data.formats import (
     from_file,
     from_records,
 )
-from jaxgpt.errors import UserError, need, require
+from jaxgpt.errors import UserError, require
+from jaxgpt.optional import need
 
 BUILT_IN = "python-docs"
 

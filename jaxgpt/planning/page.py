@@ -57,10 +57,12 @@ def page(plan: Plan, name: str, other: Plan | None = None) -> str:
 
 
 def _line(label: str, value: str, indent: int = 2) -> str:
+    """A line of the page, with its values in one column."""
     return f"{' ' * indent}{label}".ljust(23) + value
 
 
 def _memory(plan: Plan) -> list[str]:
+    """The lines on the memory of a device."""
     sizes = plan.memory._asdict()
     total = sizes.pop("total")
     unit = GIB if total >= GIB else MIB
@@ -72,6 +74,7 @@ def _memory(plan: Plan) -> list[str]:
 
 
 def _size(size: float, unit: int) -> str:
+    """`size` in `unit`, right-aligned."""
     return f"{size / unit:8.3f} {'GiB' if unit == GIB else 'MiB'}"
 
 
@@ -81,6 +84,7 @@ def _in_short(size: float) -> str:
 
 
 def _work(plan: Plan) -> list[str]:
+    """The lines on arithmetic and communication in a step."""
     again = f", {plan.again:.0%} of it computed a second time" if plan.again else ""
     lines = [_line("arithmetic", f"{plan.operations / 1e12:8.2f} TFLOP{again}", 4)]
     for kind, traffic in sorted(plan.traffic.items()):
@@ -92,6 +96,7 @@ def _work(plan: Plan) -> list[str]:
 
 
 def _time(plan: Plan) -> list[str]:
+    """The lines on the ideal step; none without a data sheet or a program."""
     step, chip = ideal(plan), plan.chip
     if step is None or chip is None or not plan.text:
         return []

@@ -27,7 +27,7 @@ from jaxgpt.planning.hlo import Traffic, collectives
 from jaxgpt.planning.topologies import devices_of
 from jaxgpt.settings import build
 from jaxgpt.system.stages import Stage, silent
-from jaxgpt.training.evaluate import fit_vocabulary
+from jaxgpt.training.compatibility import fit_vocabulary
 from jaxgpt.training.step import Compute, init_state, jitted_step, make_step
 
 
@@ -104,48 +104,49 @@ def sized(config: Config) -> Any:
 
 def compiled(config: Config, devices: list[Any]) -> Plan:
     """Plan of `config` on `devices`, by compiling its training step for them."""
-    rows = config.train.batch_size // config.train.accumulate
+    train = config.train
+    rows = train.batch_size // train.accumulate
     mesh = make_mesh(config.mesh, rows, config.model.model_dim, devices)
     step, where = jitted_step(config, mesh)
     like = jax.eval_shape(lambda: init_state(config))
-    ids = jax.ShapeDtypeStruct(
-        (config.train.accumulate, rows, config.model.context_length + 1), jnp.int32
-    )
+    shape = (train.accumulate, rows, config.model.context_length + 1)
+    ids = jax.ShapeDtypeStruct(shape, jnp.int32)
     operations, needed = _operations(config, like, ids)
-    lowered, started = step.lower(like, ids), time.perf_counter()
-    state_bytes = _bytes(like, where)
     parameters = _bytes(like.params, where.params)
+    lowered, started = step.lower(like, ids), time.perf_counter()
+    memory, text = _compile(lowered, parameters, _bytes(like, where) - parameters)
+    return Plan(
+        config=config,
+        mesh=mesh,
+        attention=Compute.on(mesh, config.model, config.compute).attention,
+        size=sum(leaf.size for leaf in jax.tree.leaves(like.params)),
+        memory=memory,
+        limit=_limit(devices),
+        operations=operations / mesh.size,
+        again=1 - needed / operations,
+        traffic=collectives(text) if text else {},
+        seconds=time.perf_counter() - started,
+        text=text,
+    )
+
+
+def _compile(lowered: Any, parameters: int, optimizer: int) -> tuple[Memory, str]:
+    """The memory and the text of the `lowered` step; no text if it is too large to be compiled.
+
+    `parameters` and `optimizer` are the bytes of the state on one device.
+    """
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        text, temporaries, code = "", _asked(str(error)), 0
-        total = state_bytes + temporaries
-    else:
-        stats = program.memory_analysis()
-        text, temporaries, code = (
-            program.as_text(),
-            stats.temp_size_in_bytes,
-            stats.generated_code_size_in_bytes,
-        )
-        total = (
-            stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
-        )
-        total += temporaries + code
-    return Plan(
-        config,
-        mesh,
-        Compute.on(mesh, config.model, config.compute).attention,
-        sum(leaf.size for leaf in jax.tree.leaves(like.params)),
-        Memory(parameters, state_bytes - parameters, temporaries, code, total),
-        _limit(devices),
-        operations / mesh.size,
-        1 - needed / operations,
-        collectives(text) if text else {},
-        time.perf_counter() - started,
-        text,
-    )
+        wanted = _asked(str(error))
+        return Memory(parameters, optimizer, wanted, 0, parameters + optimizer + wanted), ""
+    stats = program.memory_analysis()
+    temporaries, code = stats.temp_size_in_bytes, stats.generated_code_size_in_bytes
+    arrays = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+    total = arrays + temporaries + code
+    return Memory(parameters, optimizer, temporaries, code, total), program.as_text()
 
 
 def _operations(config: Config, like: Any, ids: jax.ShapeDtypeStruct) -> tuple[int, int]:
@@ -195,10 +196,10 @@ def gpu_share() -> float:
     return float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75"))
 
 
-def smaller(config: Config, found: Plan) -> Iterator[Config]:
+def smaller(config: Config, large: Plan) -> Iterator[Config]:
     """Configs that compute the steps of `config` in less memory, each in less than the last."""
     mesh, train, compute = config.mesh, config.train, config.compute
-    if found.mesh.shape["data"] > 1:
+    if large.mesh.shape["data"] > 1:
         mesh = dataclasses.replace(mesh, data=1, fsdp=-1)
         yield dataclasses.replace(config, mesh=mesh)
     if (compute.remat, compute.loss_chunks) != ("full", 1):
@@ -207,7 +208,7 @@ def smaller(config: Config, found: Plan) -> Iterator[Config]:
         compute = dataclasses.replace(compute, remat="full", loss_chunks=chunks)
         if compute != config.compute:
             yield dataclasses.replace(config, mesh=mesh, compute=compute)
-    shares = found.mesh.size // found.mesh.shape["tensor"]
+    shares = large.mesh.size // large.mesh.shape["tensor"]
     rows = train.batch_size // train.accumulate // shares
     for fewer in sorted({max(1, rows // 4), 1}, reverse=True):
         if fewer < rows and train.batch_size % (fewer * shares) == 0:

@@ -1,7 +1,6 @@
 """Compile-only devices: TPU slices and GPU machines by name, as the compiler describes them."""
 
 import contextlib
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 from jaxgpt.devices.chips import CHIPS
 from jaxgpt.errors import require
+from jaxgpt.optional import installed
 
 FLAT = ["1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"]
 DEEP = [
@@ -93,6 +93,7 @@ def devices_of(name: str) -> list[Any]:
 
 
 def _slice(kind: str, shape: str) -> list[Any]:
+    """The devices of a slice of TPUs."""
     _require_library(["libtpu"], f"{kind}:{shape}", "libtpu, the compiler for TPUs", "jax[tpu]")
     os.environ.update(ALONE)
     # A v4 chip is one device.
@@ -102,6 +103,7 @@ def _slice(kind: str, shape: str) -> list[Any]:
 
 
 def _gpus(kind: str, count: str) -> list[Any]:
+    """The devices of a machine with `count` GPUs."""
     plugins = [f"jax_plugins.xla_cuda{version}" for version in (13, 12)]
     _require_library(plugins, f"{kind}:{count}", "jax's plugin for CUDA", "jax[cuda12]")
     gpu = GPUS[kind]
@@ -150,14 +152,7 @@ def quiet() -> Iterator[None]:
 def _require_library(modules: list[str], topology: str, what: str, extra: str) -> None:
     """Raise unless one of `modules` is installed; `what` and `extra` are named in the error."""
     require(
-        any(map(_exists, modules)),
-        f"To plan for {topology} takes {what}, not installed here: pip install '{extra}', "
+        any(map(installed, modules)),
+        f"To plan for {topology} takes {what}, which is not installed here: pip install '{extra}', "
         "best in an environment of its own. No such device is needed.",
     )
-
-
-def _exists(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False

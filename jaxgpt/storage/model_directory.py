@@ -16,7 +16,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.data import tokenizer_files
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.devices.distributed import first, together
-from jaxgpt.errors import UserError, instead_of, require
+from jaxgpt.errors import UserError, require
 from jaxgpt.model import GPT, abstract_params, assemble
 from jaxgpt.pytree import Tree, flatten, require_same, unflatten
 from jaxgpt.settings import build
@@ -170,14 +170,10 @@ def _require_directory(path: Path) -> None:
     )
     if path.is_dir():
         return
-    siblings = sorted(path.parent.glob("*/")) if path.parent.is_dir() else []
-    models = [
-        str(sibling)
-        for sibling in siblings
-        if (sibling / MANIFEST).is_file() or (sibling / CHECKPOINTS).is_dir()
-    ]
-    there = instead_of(str(path), models) if models else "There is none beside it."
-    raise UserError(f"{path} is not a directory: it should be a model directory or a run. {there}")
+    suggestion = directories.nearby(path, [MANIFEST, CHECKPOINTS])
+    raise UserError(
+        f"{path} is not a directory: it should be a model directory or a run. {suggestion}"
+    )
 
 
 def _adams(tree: Any) -> list[dict[str, Any]]:

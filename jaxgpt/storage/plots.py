@@ -1,6 +1,5 @@
 """Plots of losses and attention; the only module that imports matplotlib, which is optional."""
 
-import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.errors import need, require
+from jaxgpt.errors import require
+from jaxgpt.optional import installed, need
 from jaxgpt.storage.names import PICTURE
 from jaxgpt.system import atomic_files
 
 LABEL = 0.11  # inches for the name of a token at a legible size
 LARGEST = 24.0  # inches of a figure at most, unless a head would get less than 4
-INSTALLED = importlib.util.find_spec("matplotlib") is not None
+INSTALLED = installed("matplotlib")
 
 
 def draw_losses(metrics: Sequence[Mapping[str, Any]], run: Path, evaluated_on: str = "") -> None:

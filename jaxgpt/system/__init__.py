@@ -1,1 +1,1 @@
-"""What the operating system is asked for: atomic files, signals, a worker thread."""
+"""Services of the operating system: atomic files, locks, signals, a worker thread."""

@@ -26,15 +26,27 @@ def new_file(path: str | Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
     """Make a file to write that replaces `path` only when the block ends without error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
+    with errors_naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            sync(partial)
+            partial.rename(path)
+            sync(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def errors_naming(path: Path) -> Iterator[None]:
+    """Let an OSError that names no file, or a hidden partial one, name `path`."""
     try:
-        yield partial
-        sync(partial)
-        partial.rename(path)
-        sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno and (error.filename is None or PARTIAL in str(error.filename)):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def require_room(directory: Path, size: int) -> None:

@@ -8,12 +8,12 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.errors import require
-from jaxgpt.system.atomic_files import PARTIAL, sync
+from jaxgpt.errors import instead_of, require
+from jaxgpt.system.atomic_files import PARTIAL, errors_naming, sync
 from jaxgpt.system.json_files import read_json, write_json
 
 MANIFEST = "manifest.json"
@@ -27,23 +27,24 @@ def new_directory(path: str | Path, partial: Path | None = None) -> Iterator[Pat
     """
     path = Path(path)
     require_vacant(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if partial is None:
-        partial = Path(tempfile.mkdtemp(prefix=partial_of(path).name, dir=path.parent))
-    else:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-    try:
-        yield partial
-        write_manifest(partial)
-        for file in [*partial.rglob("*"), partial]:
-            sync(file)
-        partial.chmod(0o755)  # a temporary folder is private, this one is no longer temporary
-        partial.rename(path)
-        sync(path.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with errors_naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if partial is None:
+            partial = Path(tempfile.mkdtemp(prefix=partial_of(path).name, dir=path.parent))
+        else:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+        try:
+            yield partial
+            write_manifest(partial)
+            for file in [*partial.rglob("*"), partial]:
+                sync(file)
+            partial.chmod(0o755)  # a temporary folder is private, this one is no longer temporary
+            partial.rename(path)
+            sync(path.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def partial_of(path: Path) -> Path:
@@ -74,6 +75,13 @@ def remove_leftovers(directory: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def nearby(path: Path, contents: Sequence[str]) -> str:
+    """A suggestion for `path` among the directories next to it that have one of `contents`."""
+    siblings = sorted(path.parent.glob("*/")) if path.parent.is_dir() else []
+    names = [str(one) for one in siblings if any((one / name).exists() for name in contents)]
+    return instead_of(str(path), names) if names else "There is none next to it."
 
 
 def size(directory: Path) -> int:

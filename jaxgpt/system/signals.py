@@ -26,6 +26,7 @@ class Signals:
 
     held = False
     caught: int | None = None
+    raised: int | None = None  # the last one that raised Stopped
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Note the signal `number`, and raise Stopped unless it is to be held back."""
@@ -35,12 +36,17 @@ class Signals:
         # Noted even where it is raised: an exception inside a destructor gets lost.
         before, self.caught = self.caught, number
         if before or not self.held:
+            self.raised = number
             raise Stopped(number)
 
 
 @contextlib.contextmanager
 def signals() -> Iterator[Signals]:
-    """Handle both signals within the block; only a program's main thread gets any."""
+    """Handle both signals within the block; only a program's main thread gets any.
+
+    An exception that follows Stopped becomes one: jax turns what is raised inside a trace into a
+    ValueError.
+    """
     state = Signals()
     if threading.current_thread() is not threading.main_thread():
         yield state
@@ -50,6 +56,10 @@ def signals() -> Iterator[Signals]:
     sys.unraisablehook = _rescuing(hook)
     try:
         yield state
+    except Exception as error:
+        if state.raised:
+            raise Stopped(state.raised) from error
+        raise
     finally:
         sys.unraisablehook = hook
         for number, handler in before.items():
@@ -85,6 +95,7 @@ def _rescuing(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _send_again(number: int) -> None:
+    """Send the signal `number` to this process, a little later."""
     timer = threading.Timer(AGAIN, os.kill, [os.getpid(), number])
     timer.daemon = True
     timer.start()

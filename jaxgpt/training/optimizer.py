@@ -68,8 +68,8 @@ def without_gradient(model: ModelConfig) -> set[str]:
     return {name for name, is_frozen in frozen.items() if is_frozen}
 
 
-def going_on(state: optax.OptState, moments: Moments) -> optax.OptState:
-    """The fresh optimizer `state` with `moments` and their counters put in, to resume from them."""
+def resumed(state: optax.OptState, moments: Moments) -> optax.OptState:
+    """The fresh optimizer `state` with `moments` and their counters, to resume from them."""
 
     def like(old: Tree, new: Tree) -> Tree:
         return jax.tree.map(lambda a, b: np.asarray(b, a.dtype), old, new)
@@ -85,9 +85,3 @@ def going_on(state: optax.OptState, moments: Moments) -> optax.OptState:
         return part
 
     return jax.tree.map(with_moments, state, is_leaf=lambda part: hasattr(part, "_fields"))
-
-
-def moments_of(state: optax.OptState, step: int) -> Moments:
-    """The Adam moments in `state` after `step` steps."""
-    adam = optax.tree.get(state, "ScaleByAdamState")
-    return Moments(step, int(adam.count), adam.mu, adam.nu)

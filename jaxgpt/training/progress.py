@@ -1,4 +1,4 @@
-"""What a person sees of a run: one line that moves on a terminal, lines one after another elsewhere. Knows no array."""
+"""The display of a run: a line that moves on a terminal, successive lines elsewhere."""
 
 import contextlib
 import os
@@ -12,13 +12,13 @@ from jaxgpt.config import Config
 from jaxgpt.devices.chips import chip
 from jaxgpt.model import flops
 
-Say = Callable[[str], None]  # a line that stays
-Passing = Callable[
-    [int, int, str], None
-]  # (step, of how many, text): a line that the next one replaces
+Say = Callable[[str], None]  # shows a line that stays
+# (step, number of steps, text): a line that the next one replaces
+Passing = Callable[[int, int, str], None]
 
-STEP = "step "  # how a line of figures begins
-BAR, WIDE = 24, 120  # columns of the bar, and of a terminal that has room for it
+STEP = "step "  # the start of a line of figures
+BAR = 24  # columns
+WIDE = 120  # columns of a terminal with room for the bar
 SPARE = (  # figures in the order in which a narrow terminal loses them
     r"  norm \S+",
     r"  lr \S+",
@@ -31,7 +31,7 @@ SPARE = (  # figures in the order in which a narrow terminal loses them
 
 
 class Progress:
-    """Knows when each step came, and what was last known of each figure."""
+    """The speed of a run, and the last value of each figure, shown as lines."""
 
     def __init__(
         self,
@@ -41,39 +41,39 @@ class Progress:
         passing: Passing | None = None,
         evaluated_on: str = "",
     ):
-        """`evaluated_on` says how much of the validation split an evaluation takes."""
+        """Show the run on `devices`; an evaluation takes `evaluated_on` of the validation split."""
         self.say, self.passing, self.evaluated_on = say, passing, evaluated_on
         self.steps = config.train.steps
         self.tokens_per_step = config.train.batch_size * config.model.context_length
-        known = chip(devices[0].device_kind)
-        self.share_per_speed = (
-            flops.per_token(config.model) / (known.peak * len(devices)) if known else None
-        )
-        self.known: dict[str, Any] = {}
+        self.figures: dict[str, float] = {}
+        self.utilization_per_speed = None  # without a data sheet of the device
+        if data_sheet := chip(devices[0].device_kind):
+            peak = data_sheet.peak * len(devices)
+            self.utilization_per_speed = flops.per_token(config.model) / peak
         self.start(0)
 
     def start(self, step: int) -> None:
-        """Time is counted from here: what came before was no step."""
+        """Count time from here, after `step`: what came before was not a step."""
         self.since, self.time = step, time.perf_counter()
 
     def tokens_per_second(self, step: int) -> float:
-        """Since the last call, or the start."""
+        """The speed since the last call, or the last `start`."""
         speed = (
             (step - self.since) * self.tokens_per_step / max(time.perf_counter() - self.time, 1e-9)
         )
         self.start(step)
-        self.known["speed"] = speed
+        self.figures["speed"] = speed
         return speed
 
     def doing(self, step: int, what: str) -> None:
-        """Show on a terminal what takes time now, before the figures of the last step."""
+        """Show on a terminal `what` takes time now, and the figures of the last step."""
         if self.passing:
-            figures = self.line(step) if self.known else ""
+            figures = self.line(step) if self.figures else ""
             self.passing(step, self.steps, f"{what}  {figures}".rstrip())
 
     def step(self, step: int, logged: bool, **figures: float) -> None:
-        """Of `figures`, val_loss is there where the model was evaluated."""
-        self.known |= figures
+        """Show the `figures` of a step, with val_loss if the model was evaluated."""
+        self.figures |= figures
         evaluated = "val_loss" in figures
         if self.passing:
             self.passing(step, self.steps, self.line(step))
@@ -83,21 +83,22 @@ class Progress:
             self.say(f"{STEP}{step:>{len(str(self.steps))}}/{self.steps}  {line}")
 
     def line(self, step: int, val: str | None = "") -> str:
-        """The known figures; `val` follows the validation loss, which None leaves out."""
-        known = self.known
-        parts = [f"loss {known['loss']:.4f}"]
-        if val is not None and "val_loss" in known:
-            parts += [f"val {known['val_loss']:.4f}{val}"]
-        parts += [f"lr {known['learning_rate']:.2e}", f"norm {known['gradient_norm']:.2f}"]
-        if speed := known.get("speed"):
-            parts += [f"{speed:,.0f} tokens/s"]
-            parts += [f"MFU {speed * self.share_per_speed:.0%}"] if self.share_per_speed else []
-            parts += [f"{clock((self.steps - step) * self.tokens_per_step / speed)} left"]
+        """The last figures; `val` follows the validation loss, which None leaves out."""
+        figures = self.figures
+        parts = [f"loss {figures['loss']:.4f}"]
+        if val is not None and "val_loss" in figures:
+            parts.append(f"val {figures['val_loss']:.4f}{val}")
+        parts += [f"lr {figures['learning_rate']:.2e}", f"norm {figures['gradient_norm']:.2f}"]
+        if speed := figures.get("speed"):
+            parts.append(f"{speed:,.0f} tokens/s")
+            if self.utilization_per_speed:
+                parts.append(f"MFU {speed * self.utilization_per_speed:.0%}")
+            parts.append(f"{clock((self.steps - step) * self.tokens_per_step / speed)} left")
         return "  ".join(parts)
 
 
 def clock(seconds: float) -> str:
-    """1:05, or 3:20:05"""
+    """A duration as 1:05, or 3:20:05."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -105,7 +106,7 @@ def clock(seconds: float) -> str:
 
 @contextlib.contextmanager
 def watching() -> Iterator[tuple[Say, Passing | None]]:
-    """How to show lines where standard output goes."""
+    """Functions that show lines on standard output; the second only on a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -140,7 +141,7 @@ def watching() -> Iterator[tuple[Say, Passing | None]]:
 
 
 def fitted(text: str, width: int) -> str:
-    """A line of figures without the least important of them, as far as it is wider than `width`."""
+    """`text`, a line of figures, without the least important ones until it fits `width`."""
     for figure in SPARE:
         if len(text) <= width:
             break
@@ -149,12 +150,12 @@ def fitted(text: str, width: int) -> str:
 
 
 def unbroken(say: Say) -> Say:
-    """Whoever listened may be gone, as head is after its lines; the run goes on."""
+    """`say`, but the run continues if the reader has left, as head does after its lines."""
 
-    def still(text: str) -> None:
+    def say_or_not(text: str) -> None:
         try:
             say(text)
         except BrokenPipeError:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
-    return still
+    return say_or_not

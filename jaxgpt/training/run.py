@@ -1,16 +1,14 @@
-"""Training: from settings to a run's directory, from the beginning or from where it stopped. Knows no step."""
+"""A training run, from settings to a directory with checkpoints; it resumes where it stopped."""
 
 import contextlib
 import dataclasses
-import importlib.util
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxgpt.config import Config, MeshConfig, OptimConfig, RunConfig
+from jaxgpt.config import MeshConfig, OptimConfig, RunConfig
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.distributed import (
     alone_if_it_fails,
@@ -23,23 +21,30 @@ from jaxgpt.devices.distributed import (
 from jaxgpt.devices.sharding import undivided
 from jaxgpt.errors import require
 from jaxgpt.model import abstract_params
-from jaxgpt.settings import build, check_sections
-from jaxgpt.storage import plots, run_directory
-from jaxgpt.system import json_files
+from jaxgpt.optional import installed
+from jaxgpt.settings import Sections, build, check_sections
+from jaxgpt.storage import names, run_directory
+from jaxgpt.system.json_files import write_json
+from jaxgpt.training.job import Job
 from jaxgpt.training.loop import Loop
 from jaxgpt.training.progress import Passing, Say
-from jaxgpt.training.start import begin, first_state
+from jaxgpt.training.start import begin
+from jaxgpt.training.step import State
+from jaxgpt.training.weights import first_state
 
 
 def train(
-    settings: Mapping[str, Any],
+    settings: Sections,
     config_file: str | None,
     say: Say = print,
     passing: Passing | None = None,
 ) -> Path:
-    """Run what `settings`, sections of plain values, describe, and return the run's directory. Without a `config_file`
-    they go with those of the model of run.init. `passing` is told of every step."""
-    where = config_file or f"--init {require_something(settings)}"
+    """Train as `settings` say, plain values in sections, and return the run's directory.
+
+    Without a `config_file`, settings that are left out are those of the model in run.init. `say`
+    gets each line that stays; `passing`, on a terminal, what the next step replaces.
+    """
+    where = config_file or f"--init {_required_init(settings)}"
     check_sections(settings, where)
     mesh: MeshConfig = build(MeshConfig, settings.get("mesh", {}), f"{where} [mesh]")
     location: RunConfig = build(RunConfig, settings.get("run", {}), f"{where} [run]")
@@ -48,107 +53,104 @@ def train(
     if not first():
         say, passing = (lambda line: None), None
     run = Path(location.dir)
-    with (
-        alone_if_it_fails(),
-        stops() as caught,
-        run_directory.held(run) if first() else contextlib.nullcontext(),
-    ):
-        beginning = begin(settings, config_file, run, say)
-        config, dataset, source = beginning.config, beginning.dataset, beginning.source
-        about = source.about if source else {}
-        skipped = about.get("skipped", 0) if beginning.resumed else 0
-        loop = Loop(config, dataset, run, say, passing, caught, skipped, origin(about))
-        for whole in undivided(abstract_params(config.model), loop.mesh):
-            say(f"{whole}.")
-        state = first_state(beginning, loop.mesh)
-        done = int(state.step)
-        require_agreement(
-            {"code": code(), "step": done, "data": dataset.train_sha256, **shared(config)}
-        )
-        if done >= config.train.steps:
-            say(
-                f"{run} has had {done} steps, and train.steps is {config.train.steps}: there is nothing left to do."
-            )
+    lock = run_directory.held(run) if first() else contextlib.nullcontext()
+    with alone_if_it_fails(), stops() as signals, lock:
+        job = begin(settings, config_file, run, say)
+        loop = Loop(job, say, passing, signals)
+        for parameter in undivided(abstract_params(job.config.model), loop.mesh):
+            say(f"{parameter}.")
+        state = first_state(job, loop.mesh)
+        done, steps = int(state.step), job.config.train.steps
+        _require_agreement(job, done)
+        if done >= steps:
+            had = f"{run} has had {done} steps, and train.steps is {steps}"
+            say(f"{had}: there is nothing left to do.")
         else:
-            size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-            say(
-                f"{size:,} parameters, {len(dataset.train):,} tokens to train on, {len(dataset.val):,} to validate"
-            )
-            verb = "going on from" if done else "starting from"
-            say(loop.attention)
-            say(
-                f"{verb} {source.path if source else 'random weights'}; compiling first, which takes a while"
-            )
+            for line in _announcement(job, state, loop.attention):
+                say(line)
             if first():
-                json_files.write_json(
-                    run / run_directory.CONFIG, {"origin": where, **dataclasses.asdict(config)}
-                )
-                run_directory.rewind_metrics(
-                    run, source.path if source and beginning.resumed else None
-                )
-            loop.go(state)
+                _prepare_directory(job, where)
+            loop.train(state)
         if first():
-            command = to_torch(run, config, about.get("source"))
-            say(ending(run, max(done, config.train.steps), loop.evaluated_on, command))
+            say(_ending(job, max(done, steps), loop.extent))
     return run
 
 
-def require_something(settings: Mapping[str, Any]) -> str:
-    """The model to fine-tune, where there is no config file to say what else to train."""
-    init = settings.get("run", {}).get("init")
+def _required_init(settings: Sections) -> str:
+    """The model to fine-tune, which is needed if there is no config file."""
+    init: str = settings.get("run", {}).get("init", "")
     require(
         bool(init),
-        "There is nothing to train: name a config, as in jaxgpt train configs/quickstart.toml, or a model to "
-        "fine-tune, as in jaxgpt train --init DIR --data.path TEXT --run.dir OUT.",
+        "There is nothing to train: name a config, as in jaxgpt train configs/quickstart.toml, or "
+        "a model to fine-tune, as in jaxgpt train --init DIR --data.path TEXT --run.dir OUT.",
     )
     return init
 
 
-def origin(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The file that the first weights came from, and how each field of their model is known."""
-    return {name: about[name] for name in ("source", "fields") if name in about}
-
-
-def shared(config: Config) -> dict[str, Any]:
-    """What must be the same in all processes of a run."""
-    sections = dataclasses.asdict(config)
+def _require_agreement(job: Job, done: int) -> None:
+    """Require that all processes have the same code, data, settings and number of steps."""
+    sections: dict[str, Any] = dataclasses.asdict(job.config)
     sections["mesh"].pop("process")
-    return sections
+    require_agreement({"code": code(), "step": done, "data": job.dataset.train_sha256, **sections})
 
 
-def to_torch(run: Path, config: Config, file: Mapping[str, Any] | None) -> str:
-    """The command that writes the run's model for torch: as the `file` that it came from, or for a class that the
-    converter chooses; "" where there may be none, for OPT alone has rows before position 0.
+def _announcement(job: Job, state: State, attention: str) -> list[str]:
+    """The lines to show before the first step."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    train, val = len(job.dataset.train), len(job.dataset.val)
+    verb = "resuming from" if int(state.step) else "starting from"
+    start = job.source.path if job.source else "random weights"
+    return [
+        f"{size:,} parameters, {train:,} tokens to train on, {val:,} to validate",
+        attention,
+        f"{verb} {start}; compiling first, which takes a while",
+    ]
 
-    Where torch is not installed it writes safetensors, which hold the weights alone.
+
+def _prepare_directory(job: Job, where: str) -> None:
+    """Write the run's config.json, and drop the metrics of steps that are repeated."""
+    about = {"origin": where, **dataclasses.asdict(job.config)}
+    write_json(job.directory / names.CONFIG, about)
+    checkpoint = job.source.path if job.source and job.resumed else None
+    run_directory.rewind_metrics(job.directory, checkpoint)
+
+
+def _to_torch(job: Job) -> str:
+    """The command that writes the model for torch, or "" if no class may take it.
+
+    It goes back as the file that it came from, or is written for a class that the converter
+    chooses. Without torch it becomes safetensors, which hold the weights alone.
     """
-    if config.model.positions_offset and not file:
+    config, file = job.config, job.origin.get("source")
+    if config.model.positions_offset and not file:  # only OPT has rows before position 0
         return ""
     groups = (file or {}).get("settings", {}).get("optim", {}).get("decay", OptimConfig.decay)
-    torch = importlib.util.find_spec("torch") is not None
-    file_name = run.resolve().name + (".pt" if torch else ".safetensors")
-    words = ["jaxgpt-convert", "to-torch", str(run), file_name]
-    # No optimiser of torch's has an average or these groups.
+    torch = installed("torch")
+    name = job.directory.resolve().name + (".pt" if torch else ".safetensors")
+    words = ["jaxgpt-convert", "to-torch", str(job.directory), name]
+    # torch's optimisers have neither an average nor these groups.
     if config.optim.ema or config.optim.decay not in ("all", groups) or not torch:
         words.append("--weights-only")
     return shlex.join(words)
 
 
-def ending(run: Path, done: int, evaluated_on: str, to_torch: str) -> str:
-    """What there is now, and what can be done with it."""
-    found = run_directory.summary(run)
+def _ending(job: Job, done: int, extent: str) -> str:
+    """The last lines of a run: its losses, its files, and commands to use it with."""
+    run, summary = job.directory, run_directory.summary(job.directory)
     loss, val_loss = (
-        "unknown" if number is None else f"{number:.4f}" for number in (found.loss, found.val_loss)
+        "unknown" if x is None else f"{x:.4f}" for x in (summary.loss, summary.val_loss)
     )
-    extent = "" if found.val_loss is None else f" ({evaluated_on})"
-    picture = f", {plots.PICTURE}" if (run / plots.PICTURE).exists() else ""
-    name = shlex.quote(str(run))
+    evaluated_on = "" if summary.val_loss is None else f" ({extent})"
+    files = [names.METRICS, names.CONFIG, names.CHECKPOINTS]
+    if (run / names.PICTURE).exists():
+        files.insert(1, names.PICTURE)
+    quoted = shlex.quote(str(run))
     lines = [
-        f"Done: {done} steps, loss {loss}, best validation loss {val_loss}{extent}.",
-        f"  run       {run}: {run_directory.METRICS}{picture}, {run_directory.CONFIG}, {run_directory.CHECKPOINTS}",
-        f"  evaluate  jaxgpt eval {name}",
-        f"  sample    jaxgpt sample {name}",
+        f"Done: {done} steps, loss {loss}, best validation loss {val_loss}{evaluated_on}.",
+        f"  run       {run}: {', '.join(files)}",
+        f"  evaluate  jaxgpt eval {quoted}",
+        f"  sample    jaxgpt sample {quoted}",
     ]
-    if to_torch:
-        lines.append(f"  export    {to_torch}")
-    return "\n".join([*lines, f"  go on     the same command with --train.steps {2 * done}"])
+    if command := _to_torch(job):
+        lines.append(f"  export    {command}")
+    return "\n".join([*lines, f"  resume    the same command with --train.steps {2 * done}"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.config import Config
-from jaxgpt.errors import need
+from jaxgpt.optional import need
 
 # Takes one line of metrics.
 Track = Callable[[Mapping[str, Any]], None]
@@ -30,6 +30,7 @@ def trackers(config: Config, run: Path, since: int) -> Iterator[list[Track]]:
 
 @contextlib.contextmanager
 def _tensorboard(folder: Path, since: int) -> Iterator[Track]:
+    """A tracker that writes to `folder`, without metrics after the step `since` of earlier runs."""
     library = need("tensorboardX", "run.tensorboard", "leave the setting out")
     with library.SummaryWriter(
         str(folder), purge_step=since + 1, filename_suffix=f".{since}"

@@ -26,6 +26,7 @@ from jaxgpt.config import (
 )
 from jaxgpt.data.tokens import Dataset
 from jaxgpt.devices.cpu import use_devices
+from jaxgpt.training.job import Job
 from jaxgpt.training.loop import Loop
 from jaxgpt.training.step import Metrics, State, init_state
 from tests.bench import rounds
@@ -34,9 +35,9 @@ STEPS = 200
 SMALL = Config(
     DataConfig("-"),
     RunConfig("-"),
-    ModelConfig(65, 64, 128, 4, 4, dropout=0.0),
-    OptimConfig(warmup_steps=0),
-    TrainConfig(steps=STEPS, batch_size=12, eval_every=STEPS, eval_batches=1),
+    model=ModelConfig(65, 64, 128, 4, 4, dropout=0.0),
+    optim=OptimConfig(warmup_steps=0),
+    train=TrainConfig(steps=STEPS, batch_size=12, eval_every=STEPS, eval_batches=1),
 )
 LARGE = dataclasses.replace(
     SMALL,
@@ -48,15 +49,15 @@ LARGE = dataclasses.replace(
 class Timed(Loop):
     """Writes down when each step was known to be done, and when each save began and ended."""
 
-    def settle(self, step: int, metrics: Metrics, evaluate: State | None = None) -> float | None:
-        found = super().settle(step, metrics, evaluate)
+    def process(self, step: int, metrics: Metrics, state: State | None = None) -> float | None:
+        val_loss = super().process(step, metrics, state)
         self.steps.append(time.perf_counter())
-        return found
+        return val_loss
 
-    def go(self, state: State) -> None:
+    def train(self, state: State) -> None:
         self.steps: list[float] = []
         self.saves: list[tuple[float, float]] = []
-        start = self.background.start
+        start = self.checkpoints.worker.start
 
         def timed(job):
             def run():
@@ -66,16 +67,16 @@ class Timed(Loop):
 
             start(run)
 
-        self.background.start = timed  # type: ignore[method-assign]
-        super().go(state)
+        self.checkpoints.worker.start = timed  # type: ignore[method-assign]
+        super().train(state)
 
 
 def trained(config: Config) -> Timed:
     ids = np.random.default_rng(0).integers(0, config.model.vocab_size, 100_000).astype(np.uint16)
     dataset = Dataset(Path("-"), config.model.vocab_size, ids, ids[:2000], 0, 0, "")
     with tempfile.TemporaryDirectory() as folder:
-        loop = Timed(config, dataset, Path(folder), lambda line: None)
-        loop.go(init_state(config))
+        loop = Timed(Job(config, dataset, Path(folder)), lambda line: None)
+        loop.train(init_state(config))
     return loop
 
 

@@ -34,7 +34,8 @@ from jaxgpt.data.batches import batch
 from jaxgpt.data.tokens import Dataset
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.sharding import replicated
-from jaxgpt.training.run import Loop
+from jaxgpt.training.job import Job
+from jaxgpt.training.loop import Loop
 from jaxgpt.training.step import State, init_state
 from tests.bench import rounds
 
@@ -42,10 +43,10 @@ STEPS = 5  # in a round
 CONFIG = Config(
     DataConfig("-"),
     RunConfig("-"),
-    ModelConfig(104, 128, 252, 6, 6, dropout=0.2),
-    OptimConfig(warmup_steps=0, schedule="constant", decay="all", clip_norm=0),
-    TrainConfig(steps=STEPS, batch_size=32, log_every=1, eval_every=STEPS),
-    ComputeConfig(scan_unroll=6),
+    model=ModelConfig(104, 128, 252, 6, 6, dropout=0.2),
+    optim=OptimConfig(warmup_steps=0, schedule="constant", decay="all", clip_norm=0),
+    train=TrainConfig(steps=STEPS, batch_size=32, log_every=1, eval_every=STEPS),
+    compute=ComputeConfig(scan_unroll=6),
 )
 TOKENS_PER_STEP = CONFIG.train.batch_size * CONFIG.model.context_length
 TOKENS = np.random.default_rng(0).integers(0, CONFIG.model.vocab_size, 100_000, dtype=np.uint8)
@@ -66,7 +67,7 @@ class QuietLoop(Loop):
 def ours() -> Racers:
     use_devices(MeshConfig())
     dataset = Dataset(Path("-"), CONFIG.model.vocab_size, TOKENS, TOKENS, 0, 0, "")
-    loop = QuietLoop(CONFIG, dataset, Path(tempfile.mkdtemp()), lambda line: None)
+    loop = QuietLoop(Job(CONFIG, dataset, Path(tempfile.mkdtemp())), lambda line: None)
     loop.state = init_state(CONFIG)
     bare_state = [jax.device_put(init_state(CONFIG), replicated(loop.mesh))]
     batches = [loop.batch(step) for step in range(STEPS)]
@@ -78,7 +79,7 @@ def ours() -> Racers:
             jax.block_until_ready(metrics)
         bare_state[0] = jax.block_until_ready(state)
 
-    return {"jaxgpt": lambda: loop.run(loop.state), "bare step": bare}
+    return {"jaxgpt": lambda: loop.run_steps(loop.state), "bare step": bare}
 
 
 class FusedAttention(torch.nn.Module):

@@ -29,7 +29,8 @@ from jaxgpt.training.step import *
 from jaxgpt.pytree import flatten
 wanted, vocabulary, width = MeshConfig(*json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
 model = ModelConfig(vocabulary, 11, width, 3, 4, dropout=0.2, qkv_bias=True)
-config = Config(DataConfig("x"), RunConfig("x"), model, OptimConfig(warmup_steps=0), mesh=wanted)
+optim = OptimConfig(warmup_steps=0)
+config = Config(DataConfig("x"), RunConfig("x"), model=model, optim=optim, mesh=wanted)
 mesh = make_mesh(wanted, 8, width, jax.devices()[: math.prod(sizes(wanted))])
 parts = over_rows(mesh, axis=1)
 step, where = jitted_step(config, mesh)

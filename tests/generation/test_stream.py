@@ -267,3 +267,8 @@ def test_the_signature_names_every_option() -> None:
     signature = str(inspect.signature(jaxgpt.generate))
     assert "max_new_tokens: int = 500, temperature: float = 1.0, top_k: int = 0" in signature
     assert "stop_ids" in signature
+
+
+def test_generate_names_itself_where_a_keyword_is_unknown() -> None:
+    with pytest.raises(TypeError, match=r"^generate\(\) got an unexpected keyword .*'max_tokens'"):
+        jaxgpt.generate(random_model(), [1], max_tokens=3)

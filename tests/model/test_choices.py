@@ -83,7 +83,9 @@ def test_logits_and_a_training_step_are_those_of_plain_torch(fields: dict[str, A
     model = random_model(**fields)
     # With a large eps an update shows how large the gradient is, and not only its sign.
     optim = OptimConfig(0.1, "constant", 0, eps=0.1, weight_decay=0.1, decay="all", clip_norm=0.0)
-    optimizer = make_optimizer(Config(DataConfig("x"), RunConfig("x"), model.config, optim))
+    optimizer = make_optimizer(
+        Config(DataConfig("x"), RunConfig("x"), model=model.config, optim=optim)
+    )
 
     @jax.jit
     def step(params: Tree, ids: jax.Array) -> tuple[jax.Array, Tree]:

@@ -35,7 +35,7 @@ def counted(attention: str, **compute: Any) -> tuple[int, Config]:
     model = ModelConfig(**{**PRIMES, "context_length": 128})
     about = TrainConfig(batch_size=4, accumulate=2, steps=200)
     how = ComputeConfig(attention=attention, **compute)
-    config = Config(DataConfig("-"), RunConfig("-"), model, train=about, compute=how)
+    config = Config(DataConfig("-"), RunConfig("-"), model=model, train=about, compute=how)
     state, ids = (
         jax.eval_shape(lambda: init_state(config)),
         jax.ShapeDtypeStruct((2, 2, 129), np.int32),

@@ -197,7 +197,7 @@ def test_a_directory_that_is_missing_is_answered_with_one_that_is_there(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="^shk is not a directory.* There is none beside it.$"):
+    with pytest.raises(UserError, match="^shk is not a directory.* There is none next to it.$"):
         jaxgpt.load("shk")
     shutil.copytree(whole, tmp_path / "shakespeare")
     with pytest.raises(UserError, match="^shakespear is not a dir.* Did you mean shakespeare[?]$"):

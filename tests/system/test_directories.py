@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -55,6 +56,16 @@ with new_directory({str(tmp_path / "out")!r}) as partial:
         os.kill(process.pid, signal.SIGKILL)
     assert not (tmp_path / "out").exists()
     directories.check_manifest(make(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("named", ["nothing", "partial", "other"])
+def test_an_error_names_the_file_and_never_its_hidden_part(named: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for new in (directories.new_directory, atomic_files.new_file):
+        with pytest.raises(OSError, match="No space") as error, new(out) as partial:
+            names = {"nothing": (), "partial": (str(partial / "data"),), "other": ("weights.pt",)}
+            raise OSError(errno.ENOSPC, "No space left on device", *names[named])
+        assert error.value.filename == ("weights.pt" if named == "other" else str(out))
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -33,6 +33,17 @@ def test_a_signal_stops_at_once_unless_held_and_the_second_always_does(number: i
     assert signal.getsignal(number) is before
 
 
+def test_an_error_made_of_the_exception_for_a_signal_is_one_again() -> None:
+    """jax does that to whatever is raised inside a trace."""
+    with pytest.raises(Stopped, match=str(int(signal.SIGINT))), signals():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except Stopped as stopped:
+            raise ValueError("it cannot be traced") from stopped
+    with pytest.raises(ValueError, match="of its own"), signals():
+        raise ValueError("of its own")
+
+
 def test_outside_the_main_thread_nothing_is_asked_for() -> None:
     found = []
 

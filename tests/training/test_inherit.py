@@ -156,9 +156,9 @@ def test_without_a_recipe_there_are_usual_settings(
 
 
 def test_a_long_context_comes_in_parts() -> None:
-    from jaxgpt.training.inherit import _fine_tuning
+    from jaxgpt.training.inherit import _usual
 
-    sections = _fine_tuning(ModelConfig(context_length=1024), {"optim": {"learning_rate": 1.0}})
+    sections = _usual(ModelConfig(context_length=1024), {"optim": {"learning_rate": 1.0}})
     assert sections == {"optim": {}, "train": {"steps": 500, "eval_every": 100, "accumulate": 8}}
 
 
@@ -234,6 +234,8 @@ def test_a_text_is_read_with_the_models_own_tokenizer(
             [],
             r"--init .*bare.pt: this is a file; jaxgpt-convert to-flax FILE DIR makes",
         ),
+        ("bare", TEXT, ["--train.batch_size", "0"], "batch_size must be positive, but is 0"),
+        ("nanogpt", TEXT, ["--train.accumulate", "0"], "accumulate must be positive, but is 0"),
         ("bare", TEXT, ["--run.go_on", "true"], "^jaxgpt: --run.go_on: .*bare has no optimiser"),
         (
             "nanogpt",

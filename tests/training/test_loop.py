@@ -15,9 +15,7 @@ from jaxgpt.data.tokenizer_files import load as load_tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model import GPT, params_of
 from jaxgpt.storage import model_directory, run_directory
-from jaxgpt.training import evaluate as evaluate_room
-from jaxgpt.training import loop as loop_room
-from jaxgpt.training import step as step_room
+from jaxgpt.training import checkpoints, evaluate, step
 from jaxgpt.training.loop import Loop
 from jaxgpt.training.run import train
 from jaxgpt.training.step import besides_weights, evaluated
@@ -27,15 +25,20 @@ from tests.helpers import TEXT, settings
 def test_a_checkpoint_holds_the_whole_state(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept: list[Any] = []
+    saved_states: list[Any] = []
     original = Loop.save
-    monkeypatch.setattr(Loop, "save", lambda self, *a: (kept.append(a[0]), original(self, *a)))
+
+    def save(self: Loop, state: Any, *rest: Any) -> None:
+        saved_states.append(state)
+        original(self, state, *rest)
+
+    monkeypatch.setattr(Loop, "save", save)
     for ema in (0.0, 0.5):
         run = train(
             settings(text, tmp_path / f"run{ema}", optim={"ema": ema}), "here", lambda line: None
         )
         opened = model_directory.ModelDirectory(run_directory.checkpoints(run)[-1])
-        state = kept[-1]
+        state = saved_states[-1]
         beside = besides_weights(state)
         assert set(beside) == {"step", "optimizer", *(["params"] if ema else [])}
         where = jax.tree.map(lambda leaf: leaf.sharding, beside)
@@ -57,8 +60,8 @@ def test_one_compilation_serves_the_whole_run(
 
         return made
 
-    for room, name in ((step_room, "make_step"), (evaluate_room, "make_eval_step")):
-        monkeypatch.setattr(room, name, counting(name, getattr(room, name)))
+    for module, name in ((step, "make_step"), (evaluate, "make_eval_step")):
+        monkeypatch.setattr(module, name, counting(name, getattr(module, name)))
     train(settings(text, tmp_path / "run", train={"accumulate": 2}), "here", lambda line: None)
     assert sorted(traced) == ["make_eval_step", "make_step"]
 
@@ -93,7 +96,7 @@ def rare(tmp_path: Path) -> dict[str, Any]:
     return {**made, "run": {**made["run"], "init": str(tmp_path / "model")}}
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_it_does_harm(
+def test_a_non_finite_loss_stops_the_run_before_it_does_harm(
     rare: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(
@@ -107,7 +110,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_does_harm(
     assert [line["step"] for line in run_directory.read_metrics(tmp_path / "run")] == [1, 2, 3, 4]
 
 
-def test_it_may_be_passed_over(rare: dict[str, Any], tmp_path: Path) -> None:
+def test_a_non_finite_loss_may_be_skipped(rare: dict[str, Any], tmp_path: Path) -> None:
     said: list[str] = []
     rare["train"]["skip_nonfinite"] = 1
     train(rare, "here", said.append)
@@ -144,8 +147,8 @@ def test_a_picture_that_cannot_be_drawn_is_said_and_costs_nothing(
     def fail(*arguments: Any) -> None:
         raise ValueError("no\nsuch backend")
 
-    monkeypatch.setattr(loop_room.plots, "INSTALLED", True)
-    monkeypatch.setattr(loop_room.plots, "draw_losses", fail)
+    monkeypatch.setattr(checkpoints.plots, "INSTALLED", True)
+    monkeypatch.setattr(checkpoints.plots, "draw_losses", fail)
     said: list[str] = []
     train(settings(text, tmp_path / "run"), "here", said.append)
     assert f"{tmp_path / 'run' / 'loss.png'} was not drawn: no such backend" in said

@@ -12,7 +12,10 @@ from jaxgpt.model import flops
 from jaxgpt.training import progress
 
 CONFIG = Config(
-    DataConfig("x"), RunConfig("y"), ModelConfig(104), train=TrainConfig(steps=2000, batch_size=32)
+    DataConfig("x"),
+    RunConfig("y"),
+    model=ModelConfig(104),
+    train=TrainConfig(steps=2000, batch_size=32),
 )
 FIGURES = {"loss": 2.5, "learning_rate": 1e-3, "gradient_norm": 0.5}
 

@@ -1,4 +1,4 @@
-"""A run goes on from where it stopped, or says why not."""
+"""A run resumes where it stopped, or says why not."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def again(stopped: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """A function (**sections) -> what is said when the run goes on with them, for 8 steps."""
+    """A function (**sections) -> what is said when the run resumes with them, for 8 steps."""
     run = tmp_path / "run"
     shutil.copytree(stopped, run)
 
@@ -59,7 +59,7 @@ def test_it_goes_on_with_what_changed_listed(
         "train.steps was 6 and is 8",
     ]
     assert any(
-        f"going on from {tmp_path / 'run' / 'checkpoints' / 'step-00000006'}" in line
+        f"resuming from {tmp_path / 'run' / 'checkpoints' / 'step-00000006'}" in line
         for line in said
     )
     assert [line["step"] for line in run_directory.read_metrics(tmp_path / "run")] == [2, 4, 6, 8]

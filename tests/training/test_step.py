@@ -26,9 +26,9 @@ MODEL = ModelConfig(
 BASE = Config(
     DataConfig("x"),
     RunConfig("x"),
-    MODEL,
-    OptimConfig(warmup_steps=0),
-    TrainConfig(steps=10, batch_size=8, accumulate=1),
+    model=MODEL,
+    optim=OptimConfig(warmup_steps=0),
+    train=TrainConfig(steps=10, batch_size=8, accumulate=1),
 )
 
 

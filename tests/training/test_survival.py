@@ -1,4 +1,4 @@
-"""Processes that die, for real: what is left goes on, and ends with the same bits as if nothing had happened."""
+"""Runs whose process was killed, which resume and end with the same bits as an unharmed one."""
 
 import errno
 import os
@@ -126,13 +126,13 @@ def test_killed_and_stopped_is_the_same_as_never(
         assert process.returncode == 128 + end, out + err
         newest = run_directory.checkpoints(victim.with_suffix(""))[-1]
         assert (
-            f"Stopped by {end.name}. The last good checkpoint is {newest}; the same command goes on"
+            f"Stopped by {end.name}. The last good checkpoint is {newest}; the same command resumes"
             in out
         )
         assert "Traceback" not in err
         assert_clean(victim.with_suffix(""))
     out = finish(start(victim))
-    assert f"going on from {victim.with_suffix('')}" in out
+    assert f"resuming from {victim.with_suffix('')}" in out
     assert_clean(victim.with_suffix(""))
     finish(start(unharmed))
     assert_same_bits(victim.with_suffix(""), unharmed.with_suffix(""))
@@ -174,7 +174,7 @@ def test_a_full_disk_is_said_and_costs_nothing(text: Path, tmp_path: Path, start
     assert f"The last good checkpoint is {good}" in err
     assert len(err.strip().splitlines()) == 1, err
     assert_clean(run)
-    assert f"going on from {good}" in finish(start(config, *longer))
+    assert f"resuming from {good}" in finish(start(config, *longer))
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,8 @@ def test_eval_takes_the_data_that_are_meant_or_none(
     assert "--batch-size must be positive" in refused("jaxgpt", "eval", run, "--batch-size", "0")
     (run / "data").rename(tmp_path / "moved")
     assert "is not at hand" in refused("jaxgpt", "eval", run)
+    said = refused("jaxgpt", "eval", run, "--data", tmp_path / "dat")
+    assert f"--data: there is no prepared directory {tmp_path / 'dat'}." in said
     best = next((run / "checkpoints").iterdir())
     model = shutil.copytree(
         best, tmp_path / "models" / "one" / "model"

@@ -22,7 +22,7 @@ from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params, assemble, cast
 from jaxgpt.pytree import flatten
 from jaxgpt.storage.model_directory import Moments
-from jaxgpt.training.optimizer import going_on, make_optimizer, moments_of
+from jaxgpt.training.optimizer import make_optimizer, resumed
 from jaxgpt.training.step import init_state, make_step
 from tests.helpers import PRIMES, config_of, random_params, require_close
 from tests.zoo import FACTS, given, needs_zoo, path_of
@@ -120,6 +120,12 @@ def test_begun_in_torch_carried_on_here_and_ended_in_torch(
     assert uninterrupted[-1] < uninterrupted[0] - 0.1
 
 
+def moments_of(state: optax.OptState, step: int) -> Moments:
+    """The Adam moments in `state` after `step` steps."""
+    adam = optax.tree.get(state, "ScaleByAdamState")
+    return Moments(step, int(adam.count), adam.mu, adam.nu)
+
+
 def steps_here(
     config: Config, params: Any, moments: Moments, batches: np.ndarray
 ) -> tuple[Any, Moments, list[float]]:
@@ -127,7 +133,7 @@ def steps_here(
     losses = []
     if next(iter(flatten(params).values())).dtype == np.float32:
         state = init_state(config, jax.tree.map(jnp.array, params))
-        state = state._replace(optimizer=going_on(state.optimizer, moments))
+        state = state._replace(optimizer=resumed(state.optimizer, moments))
         step = jax.jit(make_step(config))
         for ids in batches:
             state, metrics = step(state, jnp.asarray(ids[None], jnp.int32))
@@ -135,7 +141,7 @@ def steps_here(
         return jax.tree.map(np.asarray, state.params), moments_of(state.optimizer, 15), losses
     with jax.enable_x64(True):
         adamw, weights = make_optimizer(config), jax.tree.map(jnp.array, params)
-        state = going_on(adamw.init(weights), moments)
+        state = resumed(adamw.init(weights), moments)
         update = jax.jit(adamw.update)
         for ids in batches:
             loss, gradients = training._value_and_grad(
@@ -423,7 +429,7 @@ def test_recorded_gradients_and_the_recorded_step(name: str) -> None:
 
         loss, gradients = jax.jit(jax.value_and_grad(mean_loss))(params)
         adamw = make_optimizer(config)
-        state = going_on(adamw.init(params), found.moments)
+        state = resumed(adamw.init(params), found.moments)
         updates, state = adamw.update(gradients, state, params)
         stepped = optax.apply_updates(params, updates)
     moments = moments_of(state, 0)

@@ -148,7 +148,7 @@ def test_what_is_no_plain_value_is_named(
 
 @pytest.fixture(scope="module")
 def carried(ckpt: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The run of the checkpoint gone on with here, from step 3 to 6; and the text."""
+    """The run of the checkpoint, resumed here from step 3 to 6; and the text."""
     import convert
 
     folder = tmp_path_factory.mktemp("carried")
@@ -168,7 +168,7 @@ def carried(ckpt: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     sections["model"] = {}
     said: list[str] = []
     train(sections, "here", said.append)
-    assert any(f"going on from {folder / 'model'}" in line for line in said)
+    assert any(f"resuming from {folder / 'model'}" in line for line in said)
     return folder / "run", folder / "wood.txt"
 
 
@@ -382,7 +382,7 @@ def test_going_on_needs_an_optimizer(
     convert.to_flax(ckpt, weights_only=True).save(tmp_path / "bare")
     convert.to_flax(ckpt).save(tmp_path / "whole")
     for init, steps, said in (
-        ("bare", 6, "has no optimiser to go on with"),
+        ("bare", 6, "has no optimiser to resume"),
         ("whole", 3, "has had 3 steps"),
     ):
         sections = settings(carried[1], tmp_path / "run", train={"steps": steps})

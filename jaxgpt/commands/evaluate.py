@@ -1,0 +1,18 @@
+"""jaxgpt eval: the loss of a model over a validation split."""
+
+from jaxgpt.commands.options import Directory, OptionalFile
+from jaxgpt.commands.shell import working
+
+
+def evaluate(directory: Directory, /, *, data: OptionalFile = None, batch_size: int = 32) -> None:
+    """Compute loss, perplexity and bits per byte over the whole validation split.
+
+    Args:
+        data: A prepared directory; by default the one that the model was trained on.
+        batch_size: Number of windows computed at a time.
+    """
+    from jaxgpt.training.evaluate import evaluate as evaluate_model
+
+    with working(f"evaluating {directory}"):
+        line = evaluate_model(directory, data, batch_size)
+    print(line)

@@ -1,0 +1,95 @@
+"""Arguments that several commands take, and the settings of a run as options, from `Config`."""
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+
+import tyro
+
+from jaxgpt.config import Config
+from jaxgpt.fields import explanations
+from jaxgpt.settings import parse, require_setting, typed
+
+Directory = Annotated[
+    Path,
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="DIR", help="A model directory, or a run.", help_behavior_hint=""),
+]
+OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+TOKENIZER = (
+    "Tokenizer to use instead of the model's own: a tokenizer.json, a list of characters as "
+    "JSON, or nanoGPT's meta.pkl."
+)
+Tokenizer = Annotated[OptionalFile, tyro.conf.arg(help=TOKENIZER)]
+UNKNOWN = "Treatment of characters that the tokenizer lacks: strict names them, skip drops them."
+Unknown = Annotated[Literal["strict", "skip"], tyro.conf.arg(help=UNKNOWN)]
+
+KINDS = {int: "INT", float: "FLOAT", str: "TEXT"}
+
+
+def metavar(hint: Any) -> str:
+    """The values that a setting of type `hint` takes, as help pages write them."""
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    alternatives = typing.get_args(hint) if union else [hint]
+    choices = [choice for one in alternatives for choice in choices_of(one)]
+    kinds = [KINDS[one] for one in alternatives if one in KINDS]
+    return "|".join([f"{{{','.join(choices)}}}", *kinds] if choices else kinds)
+
+
+def choices_of(hint: Any) -> tuple[str, ...]:
+    """The values of a boolean or a Literal; none for other types."""
+    if hint is bool:
+        return "true", "false"
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+
+
+def option(section: type, field: dataclasses.Field, hint: Any) -> Any:
+    """The type of one setting for tyro.
+
+    A text that is not a value of the setting is passed on unread: `settings.check` refuses it, in
+    the same words as in a TOML file.
+    """
+    spec: Any = tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar(hint),
+        instance_from_str=lambda words: parse(section, field.name, words[0]),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [typed(value)],
+    )
+    shown = tyro.conf.arg(
+        help=explanations(section)[field.name],
+        help_behavior_hint=f"(default: {typed(field.default)})" if field.default != "" else "",
+    )
+    return Annotated[hint, spec, shown, tyro.conf.FlagConversionOff]
+
+
+def options(section: type) -> Any:
+    """A dict type with the settings of `section`, of which any may be left out."""
+    hints = typing.get_type_hints(section)
+    fields = {
+        field.name: option(section, field, hints[field.name])
+        for field in dataclasses.fields(section)
+    }
+    typed_dict = dict_type(section.__name__, fields, total=False)
+    typed_dict.__doc__ = (section.__doc__ or "").partition("\n")[0]
+    return typed_dict
+
+
+dict_type: Any = TypedDict  # which a type checker lets nobody call with names unknown to it
+if TYPE_CHECKING:
+    Settings = dict[str, dict[str, Any]]
+else:
+    SECTIONS = {name: options(section) for name, section in typing.get_type_hints(Config).items()}
+    Settings = Annotated[dict_type("Settings", SECTIONS, total=False), tyro.conf.arg(name="")]
+
+
+def require_settings(words: Sequence[str]) -> None:
+    """Require that each word of the form --SECTION.FIELD names a setting; suggest one otherwise."""
+    for word in words:
+        if name := re.match(r"--([\w-]+)\.([\w.-]+)", word):
+            section, field = (part.replace("-", "_") for part in name.groups())
+            require_setting(section, field, name[0])

@@ -1,0 +1,80 @@
+"""The checkpoints of a run, written by a thread while its steps continue."""
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.devices.distributed import first, together
+from jaxgpt.pytree import Tree
+from jaxgpt.storage import model_directory, names, plots, run_directory
+from jaxgpt.system.worker import Background
+from jaxgpt.training.job import Job
+from jaxgpt.training.progress import Say
+from jaxgpt.training.step import State, besides_weights, evaluated
+
+
+class Checkpoints:
+    """Writes the checkpoints of `job`; `extent` says how much an evaluation takes."""
+
+    def __init__(self, job: Job, tokenizer: Tokenizer | None, extent: str, say: Say):
+        self.job, self.tokenizer, self.extent, self.say = job, tokenizer, extent, say
+        self.worker = Background()
+
+    def save(self, state: State, about: dict[str, Any]) -> None:
+        """Start to write `state`; `about` goes into its config.json, with step and val_loss."""
+        copied = on_devices if together() else on_host
+        weights, rest = copied(evaluated(state)), copied(besides_weights(state))
+        directory, config = self.job.directory, self.job.config
+        about = {
+            **dataclasses.asdict(config),
+            **self.job.origin,
+            "data_sha256": self.job.dataset.train_sha256,
+            **about,
+        }
+        metrics = (directory / names.METRICS).read_bytes() if first() else None
+        path = run_directory.checkpoint_of(directory, about["step"])
+
+        def write() -> None:
+            save = model_directory.save
+            save(path, config.model, weights, about, self.tokenizer, state=rest, metrics=metrics)
+            if not first():
+                return
+            run_directory.keep(directory, config.train.keep)
+            if plots.INSTALLED and about["val_loss"] is not None:
+                self.draw()
+
+        self.worker.start(write)
+
+    def draw(self) -> None:
+        """Draw the losses. A picture that cannot be drawn must not stop the run."""
+        directory = self.job.directory
+        try:
+            plots.draw_losses(run_directory.read_metrics(directory), directory, self.extent)
+        except OSError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            self.say(f"{directory / names.PICTURE} was not drawn: {reason}")
+
+    def last_good(self) -> str:
+        """A sentence that names the newest checkpoint, once none is being written any more."""
+        with contextlib.suppress(OSError):
+            self.worker.wait()
+        if saved := run_directory.checkpoints(self.job.directory):
+            return f"The last good checkpoint is {saved[-1]}; the same command resumes from it."
+        return "No checkpoint had been written yet."
+
+
+def on_host(tree: Tree) -> Tree:
+    """A copy of `tree` in memory; on a CPU a view would change when the next step is computed."""
+    return jax.tree.map(np.array, tree)
+
+
+def on_devices(tree: Tree) -> Tree:
+    """A copy of `tree` that stays sharded, for several processes of which none has all of it."""
+    return jax.tree.map(jnp.copy, tree)

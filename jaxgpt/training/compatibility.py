@@ -1,0 +1,68 @@
+"""Whether a model, its data and the settings of a run belong together."""
+
+import dataclasses
+from pathlib import Path
+
+from jaxgpt.config import Config, ModelConfig
+from jaxgpt.data.tokens import Dataset
+from jaxgpt.errors import UserError, require
+from jaxgpt.storage.model_directory import ModelDirectory
+from jaxgpt.storage.names import DATA, TOKENIZER
+
+ROUNDED_UP = 128  # ids more than the tokenizer has: people round up to a multiple of 64 or 128
+
+
+def fit_vocabulary(model: ModelConfig, dataset: Dataset) -> ModelConfig:
+    """`model` with the vocabulary of `dataset`, or its own, which may be a little larger."""
+    ours, theirs = model.vocab_size or dataset.vocab_size, dataset.vocab_size
+    require(
+        theirs <= ours < theirs + ROUNDED_UP,
+        f"model.vocab_size is {ours}, but the data in {dataset.path} has a vocabulary of {theirs}. "
+        "Prepare the data with the model's own tokenizer; or, for a new model, leave "
+        "model.vocab_size out.",
+    )
+    return dataclasses.replace(model, vocab_size=ours)
+
+
+def require_same_tokenizer(ours: Path, data: Path) -> None:
+    """Require that the tokenizer files of a model and of its data are equal, if both exist."""
+    if ours.exists() and data.exists() and ours.read_bytes() != data.read_bytes():
+        raise UserError(
+            f"The model was trained with {ours}, but the data were prepared with {data}, and the "
+            "two differ: the same ids would mean other text. Prepare the data again with "
+            f"--tokenizer {ours}."
+        )
+
+
+def require_same_characters(source: ModelDirectory, dataset: Dataset, run: Path) -> None:
+    """Require as many characters in a text prepared for `run` as `source` has ids.
+
+    Without a tokenizer in `source` nothing else says which id means which character.
+    """
+    if (source.path / TOKENIZER).exists() or dataset.path != run / DATA:
+        return
+    require(
+        not (dataset.path / TOKENIZER).exists() or dataset.vocab_size == source.config.vocab_size,
+        f"the model has no tokenizer, and its vocabulary is {source.config.vocab_size}, but the "
+        f"text has {dataset.vocab_size} different characters: which id means which is not known. "
+        "Name the tokenizer that the model was trained with: --data.tokenizer FILE, a "
+        "tokenizer.json or a list of characters as JSON.",
+    )
+
+
+def require_same_architecture(source: ModelDirectory, config: Config, name: str) -> None:
+    """Require that `config` describes the model of `source`, called `name`, dropout aside."""
+    asked = config.model
+    if not asked.vocab_size:  # the data's, which is checked once they are prepared
+        asked = dataclasses.replace(asked, vocab_size=source.config.vocab_size)
+    differing = [
+        f"{field} is {value} in {name} and {getattr(asked, field)} in the config"
+        for field, value in vars(source.config).items()
+        if field != "dropout" and value != getattr(asked, field)
+    ]
+    require(
+        not differing,
+        f"The config describes another model than {name}: {'; '.join(differing)}. Set these as "
+        "they are there (with --init, leaving them out of [model] does so), or begin another run "
+        "in another --run.dir.",
+    )

@@ -1,0 +1,36 @@
+"""A run before its next step: settings, data, directory, and the model that it continues."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.config import Config
+from jaxgpt.data.tokens import Dataset
+from jaxgpt.storage.model_directory import ModelDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """The work of a loop, and the source of its first weights."""
+
+    config: Config
+    dataset: Dataset
+    directory: Path
+    source: ModelDirectory | None = None  # of the first weights; None if they are random
+    resumed: bool = False  # whether `source` is the run's own checkpoint
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """The contents of config.json in `source`; empty without one."""
+        return self.source.about if self.source else {}
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The file that the first weights came from, and how each field of its model is known."""
+        return {name: self.about[name] for name in ("source", "fields") if name in self.about}
+
+    @property
+    def skipped(self) -> int:
+        """The number of steps in a row that were skipped just before the run stopped."""
+        return self.about.get("skipped", 0) if self.resumed else 0

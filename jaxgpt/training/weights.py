@@ -1,0 +1,58 @@
+"""The first state of a run: random, from another model, or from the run's own checkpoint."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxgpt.config import Config
+from jaxgpt.devices.sharding import shardings
+from jaxgpt.errors import require
+from jaxgpt.storage.model_directory import ModelDirectory
+from jaxgpt.training.job import Job
+from jaxgpt.training.optimizer import resumed
+from jaxgpt.training.step import State, besides_weights, init_state
+
+
+def first_state(job: Job, mesh: jax.sharding.Mesh) -> State:
+    """The state before the next step of `job`, computed or read in parts on each device."""
+    config, source = job.config, job.source
+    like = jax.eval_shape(lambda: init_state(config))
+    where = shardings(like, mesh)
+    if source is None:
+        return jax.jit(lambda: init_state(config), out_shardings=where)()
+    weights = source.sharded_params(where.params)
+    if not job.resumed:
+        state = jax.jit(lambda params: init_state(config, params), out_shardings=where)(weights)
+        if config.run.go_on:
+            return jax.device_put(_with_optimizer_of(source, state, config), where)
+        return state
+    averaged = bool(source.about.get("optim", {}).get("ema"))
+    require(
+        averaged == bool(config.optim.ema),
+        f"optim.ema is {config.optim.ema}, but {source.path} was saved "
+        f"{'with' if averaged else 'without'} an average of the weights. Set it as it was, or "
+        f"begin another run with --init {source.path}.",
+    )
+    rest = source.state(besides_weights(like), besides_weights(where))
+    return State(**{"params": weights, "ema": weights if averaged else None, **rest})
+
+
+def _with_optimizer_of(source: ModelDirectory, state: State, config: Config) -> State:
+    """`state` with the step and the optimiser's moments that `source` has stored."""
+    moments = source.moments()
+    require(
+        moments is not None,
+        f"--run.go_on: {source.path} has no optimiser to resume: leave it out to begin at step 0.",
+    )
+    assert moments is not None
+    require(
+        not source.about.get("optim", {}).get("ema"),
+        f"--run.go_on: {source.path} holds an average of the weights, and not those that its "
+        "optimiser changed. Resume its own run, or leave --run.go_on out.",
+    )
+    require(
+        moments.step < config.train.steps,
+        f"--run.go_on: {source.path} has had {moments.step} steps, and train.steps, which counts "
+        f"all of them, is {config.train.steps}. Set --train.steps to more than {moments.step}.",
+    )
+    optimizer = resumed(state.optimizer, moments)
+    return state._replace(step=jnp.int32(moments.step), optimizer=optimizer)

@@ -1,0 +1,24 @@
+"""Libraries that need not be installed: found without an import, and named where they are missing."""
+
+import sys
+
+import pytest
+
+from jaxgpt.errors import UserError
+from jaxgpt.optional import installed, need
+
+
+def test_what_is_installed_is_known_without_importing_it() -> None:
+    assert installed("this")  # which prints a poem when it is imported
+    assert "this" not in sys.modules
+    assert not installed("no_such_library")
+    assert not installed("no_such_library.part")
+
+
+def test_a_library_is_imported_or_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert need("json.decoder", "this test").JSONDecoder
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    said = r"^run.wandb needs wandb, which cannot be imported \(.*\): pip install --upgrade wandb, or leave it out\.$"
+    with pytest.raises(UserError, match=said):
+        need("wandb", "run.wandb", "leave it out")
+    assert not installed("wandb")
