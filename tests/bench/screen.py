@@ -1,11 +1,12 @@
-"""A picture of a terminal in which a command runs; after some seconds, Ctrl-C stops the command.
+"""A picture of a terminal in which a command runs; Ctrl-C stops one that takes longer than some seconds.
 
 For the picture in the README:
 
-    python -m tests.bench.screen docs/pictures/training.svg 100 jaxgpt train configs/quickstart.toml
+    python -m tests.bench.screen docs/pictures/training.svg 900 jaxgpt train configs/quickstart.toml
 """
 
 import argparse
+import contextlib
 import io
 import os
 import pty
@@ -28,15 +29,13 @@ def output(command: list[str], seconds: float) -> str:
         os.environ |= {"TERM": "xterm-256color", "COLUMNS": str(COLUMNS), "LINES": str(ROWS)}
         os.execvp(command[0], command)
     end, written = time.monotonic() + seconds, b""
-    while (left := end - time.monotonic()) > 0:
-        if select.select([terminal], [], [], left)[0]:
-            written += os.read(terminal, 1 << 16)
-    os.kill(child, signal.SIGINT)
-    with open(terminal, "rb", buffering=0) as rest:
-        try:
-            while rest.read(1 << 16):
-                pass
-        except OSError:  # what Linux says when the other end is closed
+    with open(terminal, "rb", buffering=0) as screen, contextlib.suppress(OSError):
+        # Linux raises OSError where the other end is closed: the command has ended.
+        while (left := end - time.monotonic()) > 0:
+            if select.select([screen], [], [], left)[0]:
+                written += screen.read(1 << 16)
+        os.kill(child, signal.SIGINT)
+        while screen.read(1 << 16):
             pass
     os.waitpid(child, 0)
     return written.decode()
