@@ -14,20 +14,32 @@ from jaxgpt.generation.sampling import Sampling
 
 @dataclass(frozen=True, eq=False)
 class SampleOptions:
-    """How tokens are chosen, how many, and where a row ends."""
+    """How tokens are chosen, how many, and where a row ends.
+
+    Attributes:
+        max_new_tokens: Number of new tokens.
+        temperature: 0 always takes the likeliest token.
+        top_k: Number of likeliest ids to choose from; 0 takes all.
+        top_p: Choose from the fewest likeliest ids whose probabilities reach this sum.
+        min_p: Least probability, as a share of the likeliest id's.
+        seed: The same seed draws the same tokens.
+        samples: Number of rows for each prompt.
+        stop_ids: A row ends after one of these.
+        on_full: Once the text fills the context: "slide" moves the window on, and "stop" ends with
+            the last token for which the model sees the whole text.
+        allowed: Mask (V,) of the ids that may be chosen; None allows all.
+    """
 
     max_new_tokens: int = 500
-    temperature: float = 1.0  # 0: always the likeliest token
-    top_k: int = 0  # number of likeliest ids to choose from; 0: all
-    top_p: float = 1.0  # choose from the fewest likeliest ids whose probabilities reach this sum
-    min_p: float = 0.0  # least probability, as a share of the likeliest id's
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
     seed: int = 0
-    samples: int = 1  # number of rows for each prompt
-    stop_ids: Iterable[int] = ()  # a row ends after one of these
-    # Once the text fills the context: "slide" the window, or "stop" with the last token for which
-    # the model sees the whole text.
+    samples: int = 1
+    stop_ids: Iterable[int] = ()
     on_full: Literal["slide", "stop"] = "slide"
-    allowed: ArrayLike | None = None  # mask (V,) of the ids that may be chosen; None: all
+    allowed: ArrayLike | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "top_k", "seed", "samples"):
