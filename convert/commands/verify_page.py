@@ -1,13 +1,16 @@
 """The page that `verify` prints: the verdict first, in lines that fit a terminal."""
 
 import itertools
+import json
 import math
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from jaxgpt.errors import in_a_row
 
+from ..proving.config_objects import ABSENT
 from ..proving.float64 import Difference
 from ..proving.verdict import Page
 from .fields_page import listed
@@ -162,11 +165,8 @@ def _proofs(page: Page) -> list[str]:
     lines = []
     if page.proven and page.assumed:
         lines.append("The class was passed what is assumed, so running it does not prove that.")
-    if page.proven and page.doubt:
-        lines += [
-            f"Only you know whether {page.doubt}.",
-            "If so, say it, or the value it had, with --torch-arg NAME=VALUE.",
-        ]
+    if page.defaults:
+        lines += _confirmations(page.defaults)
     if page.proven:
         return lines
     if page.ran:
@@ -175,4 +175,18 @@ def _proofs(page: Page) -> list[str]:
         "To prove it, name the file's own class: --torch module:Class. jaxgpt-convert probe",
         "finds such fields by their loss on text. --allow-assumed ends with exit code 0.",
     ]
+    return lines
+
+
+def _confirmations(defaults: dict[str, Any]) -> list[str]:
+    """How the user says with which arguments the class was built in training."""
+    words = [
+        f"--torch-arg {name}={value if isinstance(value, str) else json.dumps(value, default=str)}"
+        for name, value in defaults.items()
+        if value != ABSENT
+    ]
+    lines = ["Only you know whether it was; else give the values that it had, or name a function"]
+    lines.append("that returns the model.")
+    if words:
+        lines.append(f"If it was, say it with {' '.join(words)}")
     return lines

@@ -142,8 +142,9 @@ class Answers:
                 with contextlib.suppress(LookupError):
                     setattr(config, word, self.answer(word))
         if cls.__module__.partition(".")[0] == "transformers":  # its settings have known names
-            for word in defaults.keys() & FIELD.keys():
-                self.default(word, defaults[word])
+            for word, value in defaults.items():
+                if word in FIELD:
+                    self.default(word, value)
         else:
             watched(config, defaults, self.default)
         return config

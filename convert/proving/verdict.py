@@ -68,6 +68,7 @@ class Page:
     ran: str = ""  # the torch class and its arguments; "" if only tensors were compared
     # What has to be true for the class that ran to be the file's; "" if it certainly is.
     doubt: str = ""
+    defaults: dict[str, Any] = field(default_factory=dict)  # arguments of the class, in doubt
     hint: str = ""  # how to obtain a proof
     # Fields that no file shows: proven by running the class, set by the user, assumed.
     proven: dict[str, Any] = field(default_factory=dict)

@@ -189,9 +189,12 @@ def _judged(page: Page, sides: Sides, peer: foreign_module.Peer, by_user: bool) 
     """The page with the fields that running the class has proven, and what remains in doubt."""
     if not page.same:
         return page
-    page = dataclasses.replace(page, doubt=_doubt(sides, peer, by_user))
-    if not by_user and not sides.names_its_class(peer):
-        return page
+    named = sides.names_its_class(peer)
+    if not by_user and not named:
+        doubt = f"the class that wrote the file is {peer.about}, or computes the same"
+        return page if sides.trained_here else dataclasses.replace(page, doubt=doubt)
+    if peer.answers.defaults and not named:
+        page = _with_defaults(page, peer.answers.defaults)
     report, answers = sides.inspected.detected.report, peer.answers
     set_by_user = {MEANING.get(word.lower(), word) for word in answers.given}
     # An argument that the file itself records counts as read, not as passed by us.
@@ -202,16 +205,11 @@ def _judged(page: Page, sides: Sides, peer: foreign_module.Peer, by_user: bool) 
     return dataclasses.replace(page, inherited=Standing.of(sides.opened, report).assumed)
 
 
-def _doubt(sides: Sides, peer: foreign_module.Peer, by_user: bool) -> str:
-    """What has to be true for the class that ran to be the file's; "" if it certainly is."""
-    if sides.names_its_class(peer):
-        return ""
-    if by_user and peer.answers.defaults:
-        usual = ", ".join(f"{word} = {value!r}" for word, value in peer.answers.defaults.items())
-        return f"the class was built with {usual}, its defaults, for training too"
-    if by_user or sides.trained_here:
-        return ""
-    return f"the class that wrote the file is {peer.about}, or computes the same"
+def _with_defaults(page: Page, defaults: Mapping[str, Any]) -> Page:
+    """The page in doubt: the class may have had other arguments than `defaults` in training."""
+    listed = ", ".join(f"{word} = {value!r}" for word, value in defaults.items())
+    doubt = f"the class was built with {listed}, its defaults, for training too"
+    return dataclasses.replace(page, doubt=doubt, defaults=dict(defaults))
 
 
 def _advised(page: Page, sides: Sides, pair: Pair, directory: Path, by_user: bool) -> Page:

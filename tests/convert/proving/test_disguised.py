@@ -65,8 +65,9 @@ def test_a_default_of_the_class_is_no_proof_until_the_user_says_it(
     outcome = command(*asked)
     assert outcome.code == 4
     assert outcome.out.startswith("UNPROVEN: equal if the class was built with scale_embedding = ")
-    said = [*asked, "--torch-arg", "scale_embedding=false"]
-    assert command(*said).code == 0
+    said = "--torch-arg scale_embedding=false"
+    assert outcome.out.splitlines()[-1] == f"If it was, say it with {said}"
+    assert command(*asked, *said.split()).code == 0
     assert command(*asked, "--torch-arg", "scale_embedding=true").code == 3
 
 

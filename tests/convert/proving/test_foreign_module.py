@@ -327,7 +327,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "fails when imported": (["--torch", "sour.py:GPT"], "Importing sour.py raised SystemExit: 5"),
     "no Python": (["--torch", "text.py:GPT"], "Importing text.py raised SyntaxError"),
     "a word too many": (["--torch", "mine.py:Falls", "--torch-arg", "wings=2"], "--torch-arg wings: Falls() asks for "),
-    "a word alone": (["--torch-arg", "wings=2"], "there is no --torch"),
+    "a word alone": (["--torch-arg", "wings=2"], "an argument of the class of --torch, which is missing"),
     "no value": (["--torch", "mine.py:Odd", "--torch-arg", "wings"], "--torch-arg takes FIELD=VALUE, such as n_head=6"),
 }  # fmt: skip
 
