@@ -1,4 +1,4 @@
-"""Fields of a section of settings: a default, and the sentence that explains it."""
+"""Fields of a dataclass of settings: a default, and the sentence that explains it."""
 
 import dataclasses
 import functools
@@ -42,7 +42,7 @@ def suggesting(section: type[Section]) -> type[Section]:
 
     @functools.wraps(construct)
     def checked(self: Section, *values: Any, **fields: Any) -> None:
-        names = explanations(section)
+        names = [field.name for field in dataclasses.fields(section)]  # type: ignore[arg-type]
         for name in fields:
             problem = f"{section.__name__} has no field {name}. {instead_of(name, names)}"
             require(name in names, problem)

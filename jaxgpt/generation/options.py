@@ -9,9 +9,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxgpt.errors import require, whole
+from jaxgpt.fields import suggesting
 from jaxgpt.generation.sampling import Sampling
 
 
+@suggesting
 @dataclass(frozen=True, eq=False)
 class SampleOptions:
     """How tokens are chosen, how many, and where a row ends.
