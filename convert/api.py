@@ -168,8 +168,9 @@ def _require_parameters_of(config: ModelConfig, params: Tree, path: object) -> N
         differences = [f"it lacks {name}" for name in sorted(wanted - present)]
         differences += [f"it has {name}" for name in sorted(present - wanted)]
         raise UserError(
-            f"{path}: some of its parts have a bias and others none: {in_a_row(differences)}, "
-            "next to a model that is otherwise like this one. There is no field for such a mixture."
+            f"{path}: it has biases in some of the places that one field of ModelConfig covers: "
+            f"compared with the model of its config, {in_a_row(differences)}. "
+            "Such a mixture is not supported."
         )
 
 

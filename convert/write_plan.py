@@ -12,6 +12,7 @@ from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import flatten
 from jaxgpt.storage.model_directory import ModelDirectory
+from jaxgpt.storage.names import STATE
 from jaxgpt.system.stages import Stage
 
 from .choose import choose
@@ -121,7 +122,7 @@ def _require_possible(opened: ModelDirectory, weights_only: bool) -> None:
             "--optimizer asks for the optimiser's state, but it goes into .pt and .pth, and not "
             "with --weights-only."
         )
-    if not (opened.path / "state").is_dir():
+    if not (opened.path / STATE).is_dir():
         raise UserError(f"--optimizer asks for the optimiser's state, but {opened.path} has none.")
 
 

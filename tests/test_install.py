@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.helpers import PROGRAMS
+
 
 def where(names: list[str], folder: Path) -> list[str]:
     """The files that `names` import from in a fresh interpreter started in `folder`."""
@@ -34,28 +36,12 @@ def test_a_folder_that_is_named_jaxgpt_hides_nothing(tmp_path: Path) -> None:
     ]
 
 
-SHADOWED = """
-import sys, warnings
-sys.path.insert(0, "")
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    from jaxgpt import convert
-import convert as mine
-assert mine.answer == 42
-print(len(caught), "hides" in str(caught[0].message), str(caught[0].message).count("convert.py"))
-loaded = convert.to_flax(sys.argv[1])
-print(loaded.dialect.name, sorted(convert.to_torch(loaded.params, loaded.config, dialect="gpt"))[0])
-from jaxgpt import convert as again
-print(again is convert)
-"""
-
-
 def test_a_convert_py_of_ones_own_does_not_hide_the_bridge(
     primes_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "convert.py").write_text("answer = 42")
     done = subprocess.run(
-        [sys.executable, "-c", SHADOWED, str(primes_file)],
+        [sys.executable, PROGRAMS / "shadowed_convert.py", str(primes_file)],
         cwd=tmp_path,
         capture_output=True,
         text=True,

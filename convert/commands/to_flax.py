@@ -61,7 +61,10 @@ def to_flax(
     if dtype:
         print("verify compares in the file's own dtype: to prove it, convert without --dtype.")
     else:
-        print(f"Prove it: jaxgpt-convert verify {file} {directory}{class_to_name(loaded)}")
+        named = class_to_name(loaded)
+        print(f"Prove it: jaxgpt-convert verify {file} {directory}{named}")
+        if loaded.dialect.reference in named.split():
+            print("  (if another class wrote the file, name that one)")
 
 
 def _show(loaded: "Loaded", directory: Path, with_tokenizer: bool) -> None:

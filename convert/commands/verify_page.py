@@ -102,10 +102,11 @@ def _training_groups(page: Page) -> list[tuple[str, list[Difference]]]:
     if not page.training:
         return []
     training = page.training
+    steps = "1 step" if training.steps == 1 else f"{training.steps} steps"
     groups = [
         ("loss", [training.loss]),
         ("gradients", training.gradients),
-        (f"parameters after {training.steps} steps", training.parameters),
+        (f"parameters after {steps}", training.parameters),
     ]
     return [(label, items) for label, items in groups if items]
 

@@ -4,8 +4,9 @@ A view is a name and the axes of each dimension: `h.{layer}.attn.c_attn.weight :
 An axis in braces is spread over names, one array for each of its values; axes in parentheses are
 merged in one dimension. Independent of files, dialects and models.
 
-Some axes are counted by labels: `qkv` is the queries, the keys and the values. Their parts need not
-be equal: `head` means `kv` groups of `group` heads for queries, and `kv` heads for keys and values.
+The entries of some axes have labels instead of numbers: those of `qkv` are query, key and value.
+Their parts may differ in size, because several query heads can share one key head: in the query
+part `head` stands for the two axes `kv` and `group`, in the key and value parts for `kv` alone.
 So `(qkv head k)` is all queries, then all keys, then all values, and `(head qkv k)` is the queries
 of the first group, its key and its value, then those of the second.
 """
@@ -74,8 +75,8 @@ class View:
     def axes(self, place: Place) -> Dims:
         """The axes of each dimension in the part with the labels in `place`.
 
-        A label axis in a dimension is gone; the axis that only one label's part has stands in its
-        place, or after `kv` if the labels come before the heads.
+        The result has no label axis. The query part has `group` in addition: where `qkv` was if
+        `qkv` comes after `head`, otherwise right after `kv`. So has a view without `qkv`.
         """
         own = [axis for label in self.labels for axis in _own(label, place[label])]
         if "qkv" not in self.labels:
@@ -170,7 +171,10 @@ class View:
 
 
 def counted(axis: str) -> str:
-    """The axis whose values `axis` counts where it stands for itself: a head with its keys."""
+    """The axis that gives the size of `axis` in names and beside a label axis: `kv` for `head`.
+
+    One head there is a key head with all its query heads.
+    """
     return "kv" if axis == "head" else axis
 
 

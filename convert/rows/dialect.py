@@ -59,7 +59,8 @@ class Container:
     words: Mapping[str, str] = field(default_factory=dict)  # each setting -> fields of ModelConfig
     step: str = ""
     loss: str = ""
-    # The parameters of the optimiser's first group, which the second lacks; "": as in the run.
+    # The parameters that the class's script decays, as a key of `optimizer.DECAYED`: they are the
+    # optimiser's first group, the others the second. "": as optim.decay says.
     groups: str = ""
 
 

@@ -30,14 +30,17 @@ class Filled(Row):
 
 @dataclass(frozen=True)
 class Shifted(Row):
-    """A table whose rows before the first `by` are not those of any position; its axis is `p`."""
+    """A position table whose first `by` rows belong to no position; the axis of its rows is `p`."""
 
     by: int = 0
 
 
 @dataclass(frozen=True)
 class Alias:
-    """A tensor that is `of` again if the values are equal, and otherwise a parameter of its own."""
+    """A tensor that may be a copy of the parameter `of`, as in a tied head: it is if the bits agree.
+
+    Otherwise it is the parameter `own`.
+    """
 
     torch: Pattern
     of: View = EMBEDDING

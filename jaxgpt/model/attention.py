@@ -1,4 +1,6 @@
-"""Multi-head causal attention, up to the form in which queries and keys meet.
+"""Multi-head causal attention: the projections before and after it.
+
+The function that combines queries, keys and values is an argument, `attend`.
 
 Shapes: B batch, T time, D model width, N heads, M heads of keys and values, G = N / M, H head
 width.

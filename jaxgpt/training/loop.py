@@ -53,7 +53,10 @@ class Loop:
         self.skipped = job.skipped  # steps in a row
 
     def train(self, state: State) -> None:
-        """Run the steps that remain after `state`, and save what can be saved however they end."""
+        """Run the steps that remain after `state`.
+
+        However they end, wait until a checkpoint that is being written is complete.
+        """
         try:
             with self._errors_explained(), contextlib.ExitStack() as stack:
                 if first():

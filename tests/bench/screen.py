@@ -52,7 +52,11 @@ def main() -> None:
     command = arguments.command
     if not command:
         parser.error("there is no COMMAND to run")
-    lines = output(command, arguments.seconds).replace("\r\n", "\n").split("\n")
+    text = output(command, arguments.seconds).replace("\r\n", "\n")
+    text = re.sub(
+        r"[^\n]*\n(?:\x1b\[\?25[hl]|\r)*\x1b\[1A\x1b\[2K", "", text
+    )  # cleared from the line below
+    lines = text.split("\n")
     visible = [re.split(r"\r?\x1b\[2K|\r", line)[-1] for line in lines]
     console = Console(
         record=True,

@@ -30,7 +30,7 @@ from jaxgpt.model import abstract_params
 from jaxgpt.model.positions import sinusoids
 from jaxgpt.pytree import Tree, flatten, unflatten
 from jaxgpt.storage import model_directory
-from tests.helpers import config_of, require_close
+from tests.helpers import PROGRAMS, config_of, require_close
 
 pytest.importorskip("torch", reason="torch is not installed")
 END = "<|endoftext|>"
@@ -154,49 +154,6 @@ def random_params(config: ModelConfig, dtype: str) -> Tree:
     return unflatten({path: one(path, leaf.shape).astype(DTYPES[dtype]) for path, leaf in leaves})
 
 
-# In a process of its own, to which jax and we ourselves do not exist.
-PEER = """
-import json, sys, warnings
-for name in ("jax", "flax", "jaxgpt", "convert"):
-    sys.modules[name] = None
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Tokenizer
-
-work = json.load(open(sys.argv[1]))
-found = {"models": {}, "tokenizers": {}}
-for name, job in work["models"].items():
-    model, info = AutoModelForCausalLM.from_pretrained(job["folder"], output_loading_info=True)
-    tokenizer = AutoTokenizer.from_pretrained(job["folder"])
-    ids = tokenizer(job["prompt"], return_tensors="pt")["input_ids"]
-    logits = model(torch.arange(24)[None], attention_mask=torch.ones(1, 24)).logits
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=18, eos_token_id=-1)
-    found["models"][name] = {
-        "class": type(model).__name__,
-        "problems": [*map(str, (*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]))],
-        "dtype": str(next(model.parameters()).dtype),
-        "logits": logits.tolist(),
-        "text": tokenizer.decode(out[0]),
-        "ends": [model.config.bos_token_id, model.config.eos_token_id, tokenizer.eos_token_id],
-    }
-    model.save_pretrained(job["again"], max_shard_size=job["shard"])
-    tokenizer.save_pretrained(job["again"])
-strings, ids = (json.load(open(work[key])) for key in ("strings", "ids"))
-for name, folder in work["tokenizers"].items():
-    tokenizer = (GPT2Tokenizer if name == "two files" else AutoTokenizer).from_pretrained(folder)
-    found["tokenizers"][name] = {
-        "text": [tokenizer(x, add_special_tokens=False, split_special_tokens=True)["input_ids"] for x in strings],
-        "tokens": [tokenizer(x)["input_ids"] for x in strings],
-        "decoded": [tokenizer.decode([i % len(tokenizer) for i in row]) for row in ids],
-    }
-    for bad in work["bad"]:
-        try:
-            found["tokenizers"][name][bad] = tokenizer(bad)["input_ids"]
-        except Exception as error:
-            found["tokenizers"][name][bad] = type(error).__name__
-json.dump(found, open(sys.argv[2], "w"))
-"""
-
-
 class Peer(NamedTuple):
     home: Path
     models: dict[str, Any]
@@ -251,8 +208,7 @@ def peer(exported: Path) -> Peer:
     (exported / "work.json").write_text(json.dumps(work))
     command = [
         sys.executable,
-        "-c",
-        PEER,
+        str(PROGRAMS / "transformers_peer.py"),
         str(exported / "work.json"),
         str(exported / "found.json"),
     ]

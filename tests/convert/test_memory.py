@@ -13,6 +13,7 @@ from convert.rows.move import to_torch_lazily
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import flatten
+from tests.helpers import PROGRAMS
 
 pytest.importorskip("torch", reason="torch is not installed")
 
@@ -27,20 +28,11 @@ XL = ModelConfig(
 SMALL = ModelConfig(
     **{**vars(XL), "model_dim": 800, "num_blocks": 12, "head_dim": 32, "mlp_dim": 3200}
 )
-# Runs one command, and says how many bytes of memory it had at most.
-MEASURED = """
-import re, sys
-from convert.__main__ import main
-try:
-    main()
-finally:
-    print(1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]))
-"""
 
 
 def peak(*arguments: object) -> int:
     done = subprocess.run(
-        [sys.executable, "-c", MEASURED, *map(str, arguments)],
+        [sys.executable, PROGRAMS / "peak_memory.py", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=True,

@@ -8,50 +8,15 @@ import sys
 
 import pytest
 
-DEVICES = """
-import json, os
-from jaxgpt.config import MeshConfig
-from jaxgpt.devices.cpu import use_devices
-use_devices(MeshConfig(data=1, fsdp=2))
-import jax
-print(json.dumps([jax.device_count(), int(os.environ["NPROC"]), jax.config.values["jax_cpu_enable_async_dispatch"]]))
-"""
-FAULTS = """
-import resource, sys
-import numpy as np
-from jaxgpt.devices.cpu import keep_memory
-if sys.argv[1] == "kept":
-    keep_memory()
-
-def faults():
-    np.ones(2**23)  # 64 MB, given back at once
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-first = faults()
-for _ in range(20):
-    last = faults()
-print(last - first)
-"""
+from tests.helpers import PROGRAMS
 
 
-WRITING = """
-import sys
-import jax
-from jaxgpt.__main__ import main
-sys.argv = ["jaxgpt", "sample", "nowhere"]
-try:
-    main()
-except SystemExit:
-    print(jax.device_count())
-"""
-
-
-def run(code: str, *arguments: str, **environment: str) -> str:
+def run(program: str, *arguments: str, **environment: str) -> str:
     inherited = {
         name: value for name, value in os.environ.items() if name not in ("NPROC", "XLA_FLAGS")
     }
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, str(PROGRAMS / program), *arguments],
         capture_output=True, text=True, env={**inherited, **environment}, check=True,
     )  # fmt: skip
     return done.stdout
@@ -60,23 +25,23 @@ def run(code: str, *arguments: str, **environment: str) -> str:
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
 def test_a_thread_for_each_device_and_one_program_at_a_time() -> None:
     """With no more threads than devices, two programs at a time could wait for each other forever."""
-    devices, threads, ahead = json.loads(run(DEVICES))
+    devices, threads, ahead = json.loads(run("cpu_devices.py"))
     assert (devices, ahead) == (2, False)
     assert threads >= devices
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
 def test_text_is_written_with_a_device_for_each_core() -> None:
-    assert int(run(WRITING)) == len(os.sched_getaffinity(0))
+    assert int(run("writing_devices.py")) == len(os.sched_getaffinity(0))
 
 
 def test_more_devices_than_cores_have_a_thread_each() -> None:
-    found = json.loads(run(DEVICES, XLA_FLAGS="--xla_force_host_platform_device_count=8"))
+    found = json.loads(run("cpu_devices.py", XLA_FLAGS="--xla_force_host_platform_device_count=8"))
     assert found == [8, max(8, len(os.sched_getaffinity(0))), False]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that gives memory back")
 def test_memory_that_was_freed_is_used_again() -> None:
     """Twenty times 64 MB are 327,680 pages of 4 KB; how many faults they take depends on the size of pages."""
-    kept, given_back = int(run(FAULTS, "kept")), int(run(FAULTS, "given back"))
+    kept, given_back = int(run("page_faults.py", "kept")), int(run("page_faults.py", "given back"))
     assert kept < 100 < given_back

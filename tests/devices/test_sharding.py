@@ -17,38 +17,7 @@ from jaxgpt.devices.sharding import LAYOUT, shardings, undivided
 from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import flatten
-from tests.helpers import EIGHT
-
-CODE = """
-import json, math, sys
-import jax, numpy as np
-from jaxgpt.config import *
-from jaxgpt.devices.mesh import *
-from jaxgpt.devices.sharding import *
-from jaxgpt.training.step import *
-from jaxgpt.pytree import flatten
-wanted, vocabulary, width = MeshConfig(*json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
-model = ModelConfig(vocabulary, 11, width, 3, 4, dropout=0.2, qkv_bias=True)
-optim = OptimConfig(warmup_steps=0)
-config = Config(DataConfig("x"), RunConfig("x"), model=model, optim=optim, mesh=wanted)
-mesh = make_mesh(wanted, 8, width, jax.devices()[: math.prod(sizes(wanted))])
-parts = over_rows(mesh, axis=1)
-step, where = jitted_step(config, mesh)
-state, losses = jax.jit(lambda: init_state(config), out_shardings=where)(), []
-ids = jax.ShapeDtypeStruct((1, 8, 12), np.int32)
-text = step.lower(jax.eval_shape(lambda: state), ids).compile().as_text()
-for i in range(10):
-    ids = np.random.default_rng(i).integers(0, vocabulary, (1, 8, 12)).astype(np.int32)
-    state, metrics = step(state, placed(ids, parts))
-    losses.append(float(metrics.loss))
-lies = {}
-for name, leaf in flatten(state.params).items():
-    lies[name] = [leaf.shape, leaf.addressable_shards[0].data.shape]
-mu = optax.tree.get(state.optimizer, "mu")
-assert all(a.sharding == b.sharding for a, b in zip(jax.tree.leaves(mu), jax.tree.leaves(state.params)))
-weights = {name: np.asarray(leaf).tolist() for name, leaf in flatten(state.params).items()}
-print(json.dumps({"losses": losses, "weights": weights, "lies": lies, "text": text}))
-"""
+from tests.helpers import EIGHT, PROGRAMS
 
 
 def steps(mesh: tuple[int, int, int], vocabulary: int = 26, width: int = 16) -> dict[str, Any]:
@@ -58,8 +27,7 @@ def steps(mesh: tuple[int, int, int], vocabulary: int = 26, width: int = 16) -> 
         sys.executable,
         "-W",
         "error",
-        "-c",
-        CODE,
+        str(PROGRAMS / "sharded_steps.py"),
         json.dumps(mesh),
         str(vocabulary),
         str(width),

@@ -9,23 +9,7 @@ from typing import Any
 import numpy as np
 
 import jaxgpt
-
-ELSEWHERE = """
-import sys, zipfile
-import jax, jax.export, numpy as np
-
-file = zipfile.ZipFile("model.zip")
-prefill, decode = (jax.export.deserialize(bytearray(file.read(name + ".stablehlo"))) for name in ("prefill", "decode"))
-assert set(prefill.platforms) == {"cpu", "cuda", "tpu"}
-ids = np.load("ids.npy")
-logits, cache = prefill.call(np.where(np.arange(ids.shape[1]) < 5, ids, 0), np.array([5, 5], np.int32))
-found = [logits]
-for t in range(5, ids.shape[1]):
-    logits, cache = decode.call(cache, ids[:, t], np.array([t, t], np.int32))
-    found.append(logits)
-np.save("logits.npy", np.stack(found, axis=1))
-assert not any(name.startswith(("jaxgpt", "flax")) for name in sys.modules)
-"""
+from tests.helpers import PROGRAMS
 
 
 def test_it_runs_in_a_process_that_knows_no_jaxgpt(
@@ -40,7 +24,7 @@ def test_it_runs_in_a_process_that_knows_no_jaxgpt(
     ids = np.random.default_rng(0).integers(0, 12, (2, 16)).astype(np.int32)
     np.save(tmp_path / "ids.npy", ids)
     ran = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, PROGRAMS / "run_export.py"], cwd=tmp_path, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
     whole = np.asarray(jaxgpt.load(model)(ids))

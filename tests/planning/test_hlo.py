@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from jaxgpt.planning.hlo import Traffic, collectives
+from tests.helpers import PROGRAMS
 
 # A loop of five rounds, each gathering 4 x 16 numbers of 16 bits from 8 devices; once, a sum of 10 in pairs.
 ADD = """
@@ -112,22 +113,6 @@ def test_on_a_tpu_what_goes_on_during_a_product_counts_once() -> None:
     assert collectives(FUSED) == {"all-gather": Traffic(1, pytest.approx(112))}
 
 
-REAL = """
-import jax, json, numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from jaxgpt.planning.hlo import collectives
-mesh = Mesh(np.array(jax.devices()), ("x",))
-
-def one(x):
-    def round(total, _):
-        return total + jax.lax.all_gather(total, "x", tiled=True)[:8] + jax.lax.psum(total, "x"), None
-    return jax.lax.scan(round, x, length=3)[0]
-
-program = jax.jit(jax.shard_map(one, mesh=mesh, in_specs=P("x"), out_specs=P("x"), check_vma=False))
-print(json.dumps(collectives(program.lower(jax.ShapeDtypeStruct((32,), "float32")).compile().as_text())))
-"""
-
-
 def test_a_program_that_is_compiled_here() -> None:
     """Four devices with 8 numbers each: 128 bytes are gathered and 32 summed, three times."""
     four = {
@@ -135,7 +120,7 @@ def test_a_program_that_is_compiled_here() -> None:
         "NPROC": "8",
         "JAX_PLATFORMS": "cpu",
     }
-    code = [sys.executable, "-c", REAL]
+    code = [sys.executable, PROGRAMS / "collectives_of_a_scan.py"]
     done = subprocess.run(
         code, capture_output=True, text=True, env={**os.environ, **four}, check=True
     )

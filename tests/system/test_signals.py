@@ -12,7 +12,7 @@ import pytest
 from jaxgpt.config import ModelConfig
 from jaxgpt.storage import model_directory
 from jaxgpt.system.signals import Stopped, signals
-from tests.helpers import PRIMES, random_params
+from tests.helpers import PRIMES, PROGRAMS, random_params
 
 LONG = 60.0  # seconds for what comes at once, on a machine that is busy with other tests
 
@@ -73,55 +73,20 @@ def test_a_signal_that_gets_lost_in_garbage_collection_comes_again() -> None:
     assert sys.unraisablehook is before
 
 
-IMPORTING = """
-import os, signal, sys, threading
-from jaxgpt.commands.shell import run
-
-class Interrupting:
-    def find_spec(self, name, *_):
-        if name == "jaxlib._jax":
-            os.kill(os.getpid(), signal.SIGINT)
-
-def slow():
-    import jax
-    print("imported", flush=True)
-    threading.Event().wait(60)
-
-sys.meta_path.insert(0, Interrupting())
-run("it", "", {"slow": slow}, ["slow"])
-"""
-
-
 def test_the_import_of_a_library_is_not_interrupted() -> None:
     """jaxlib crashes if it is, and others leave behind half a module."""
     done = subprocess.run(
-        [sys.executable, "-c", IMPORTING], capture_output=True, text=True, check=False
+        [sys.executable, PROGRAMS / "interrupted_import.py"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "imported\n", "")
 
 
-ENDING = """
-import sys
-from jaxgpt.commands.shell import run
-
-class Late:
-    def __del__(self):
-        print("the teardown")
-
-def stop():
-    sys.modules["late"] = Late()
-    try:
-        raise KeyboardInterrupt
-    finally:
-        print("finally")
-
-run("it", "", {"stop": stop}, ["stop"])
-"""
-
-
 def test_a_stopped_command_ends_before_the_teardown() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", ENDING], capture_output=True, text=True, check=False
+        [sys.executable, PROGRAMS / "late_teardown.py"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "finally\n", "")
 

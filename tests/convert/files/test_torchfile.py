@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from convert.files import checkpoints, torch_tensors
 from jaxgpt.errors import UserError
+from tests.helpers import PROGRAMS
 
 torch = pytest.importorskip("torch")
 
@@ -392,25 +393,11 @@ def test_a_mapped_file_that_was_replaced_is_still_the_one_that_was_opened(tmp_pa
     assert found["a"].read().all()
 
 
-WITHOUT_TORCH = """
-import sys
-
-class Without:
-    def find_spec(self, name, *_):
-        if name.partition(".")[0] == "torch":
-            raise ModuleNotFoundError("No module named 'torch'")
-
-sys.meta_path.insert(0, Without())
-from convert.__main__ import main
-main()
-"""
-
-
 @pytest.mark.parametrize(
     "words", [["to-torch", "model", "a.pt"], ["verify", "a.safetensors", "model"]]
 )
 def test_commands_without_torch_say_what_to_install(words):
-    command = [sys.executable, "-c", WITHOUT_TORCH, *words]
+    command = [sys.executable, PROGRAMS / "convert_without_torch.py", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert "pip install --upgrade torch" in done.stderr
