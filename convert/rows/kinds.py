@@ -37,9 +37,9 @@ class Shifted(Row):
 
 @dataclass(frozen=True)
 class Alias:
-    """A tensor that may be a copy of the parameter `of`, as in a tied head: it is if the bits agree.
+    """A tensor that may be a copy of the parameter `of`, as in a tied head.
 
-    Otherwise it is the parameter `own`.
+    It is one if the bits agree, and otherwise the parameter `own`.
     """
 
     torch: Pattern

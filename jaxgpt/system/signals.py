@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM, which can be held back until a step is done.
 
-The training loop holds them back and saves (`training.loop`); `commands.shell` ends the process with
-exit code 130; `devices.distributed` stops the other processes of a run.
+The training loop holds them back and saves (`training.loop`); `commands.shell` ends the process
+with exit code 130; `devices.distributed` stops the other processes of a run.
 """
 
 import contextlib

@@ -132,7 +132,7 @@ def keep_unless(finite: jax.Array, old: State, new: State) -> State:
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """How a step is computed: the settings of `[compute]`, the form of attention and the sharding."""
+    """How a step is computed: the settings of `[compute]`, a form of attention, the sharding."""
 
     settings: ComputeConfig
     attend: Attend = causal
