@@ -29,6 +29,11 @@ from .parity import compare, compare_prefix, tokens_for
 from .training import compare_training
 from .verdict import Page, Standing
 
+CHOSEN = (
+    "The class that ran was chosen by tensor names: if another one wrote the file, run that one "
+    "with --torch."
+)
+
 
 def verify(
     file: str | Path,
@@ -186,13 +191,17 @@ def _compared(
 
 
 def _judged(page: Page, sides: Sides, peer: foreign_module.Peer, by_user: bool) -> Page:
-    """The page with the fields that running the class has proven, and what remains in doubt."""
+    """The page with the fields that running the class has proven, and what remains in doubt.
+
+    A class that was chosen by tensor names proves no field: it does what was assumed or given.
+    """
     if not page.same:
         return page
     named = sides.names_its_class(peer)
     if not by_user and not named:
-        doubt = f"the class that wrote the file is {peer.about}, or computes the same"
-        return page if sides.trained_here else dataclasses.replace(page, doubt=doubt)
+        if page.assumed or sides.trained_here:
+            return page
+        return dataclasses.replace(page, hint=CHOSEN)
     if peer.answers.defaults and not named:
         page = _with_defaults(page, peer.answers.defaults)
     report, answers = sides.inspected.detected.report, peer.answers

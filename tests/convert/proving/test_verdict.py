@@ -108,18 +108,15 @@ def test_a_foreign_file_with_a_wrong_assumption_is_never_proven(name: str, tmp_p
     assert wrong <= page.assumed.keys()
 
 
-def test_fields_that_the_user_gave_prove_nothing_without_the_class(
+def test_what_the_user_gave_is_repeated_and_the_class_that_ran_is_named(
     primes_file: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     """The file may be of a class that differs in what no field says, such as a scaled embedding."""
     to_flax(primes_file, **ALL_GIVEN).save(tmp_path / "all")
     outcome = command("jaxgpt-convert", "verify", primes_file, tmp_path / "all")
-    assert outcome.code == 4
-    assert outcome.out.startswith(
-        "UNPROVEN: equal if the class that wrote the file is convert.reference:GPT, or computes "
-        "the same.\n"
-    )
-    assert "Given, as you said: norm = pre, final_norm = True, " in outcome.out
+    assert outcome.code == 0
+    assert outcome.out.startswith("PROVEN, given norm = pre, final_norm = True, ")
+    assert "The class that ran was chosen by tensor names: if another one" in outcome.out
     to_flax(primes_file, activation="relu").save(tmp_path / "one")
     page = verify(primes_file, tmp_path / "one")
     assert (page.verdict, page.given) == ("unproven", {"activation": "relu"})
