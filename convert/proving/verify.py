@@ -144,12 +144,13 @@ class Sides:
         A config with `auto_map` names code of its own, which has not run.
         """
         kinds = self.inspected.detected.dialect.says.get("model_type", {})
+        known = peer.answers.beside.get("model_type") in kinds
+        return known and not self.names_another_class(peer)
+
+    def names_another_class(self, peer: foreign_module.Peer) -> bool:
+        """Whether the file's own config names code or a class that is not that of `peer`."""
         config, class_name = self.inspected.source.config or {}, type(peer.module).__name__
-        return (
-            peer.answers.beside.get("model_type") in kinds
-            and "auto_map" not in config
-            and class_name in config.get("architectures", [class_name])
-        )
+        return "auto_map" in config or class_name not in config.get("architectures", [class_name])
 
 
 def _inspected(
@@ -199,6 +200,9 @@ def _judged(page: Page, sides: Sides, peer: foreign_module.Peer, by_user: bool) 
         return page
     named = sides.names_its_class(peer)
     if not by_user and not named:
+        if sides.names_another_class(peer):
+            doubt = f"the class that wrote the file is {peer.about}, or computes the same"
+            return dataclasses.replace(page, doubt=doubt)
         if page.assumed or sides.trained_here:
             return page
         return dataclasses.replace(page, hint=CHOSEN)

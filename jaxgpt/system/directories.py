@@ -6,8 +6,8 @@ kind, and whoever copies it can check that it is whole.
 
 import contextlib
 import hashlib
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,10 @@ def new_directory(path: str | Path, partial: Path | None = None) -> Iterator[Pat
     with errors_naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if partial is None:
-            partial = Path(tempfile.mkdtemp(prefix=partial_of(path).name, dir=path.parent))
-        else:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
+            partial = path.with_name(partial_of(path).name + secrets.token_hex(4))
         try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(mode=0o700)
             yield partial
             write_manifest(partial)
             for file in [*partial.rglob("*"), partial]:
