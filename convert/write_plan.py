@@ -26,7 +26,7 @@ from .rows.dialect import Dialect
 
 @dataclass(frozen=True)
 class Written:
-    """What was written to a file or folder, for the user."""
+    """The content written to a file or folder, to tell the user."""
 
     source: Path  # the model directory
     config: ModelConfig
@@ -83,7 +83,7 @@ class WritePlan:
 
     @property
     def result(self) -> Written:
-        """What the file will hold, for the user."""
+        """The content that the file will have, to tell the user."""
         config = self.opened.config
         filled = move.filled(self.dialect, config, set(self.opened.paths))
         unlike = self.dialect.unlike(config, self.certain)

@@ -81,7 +81,7 @@ def described(dialect: Dialect) -> list[str]:
 
 
 def _meaning(each: Kind, dialect: Dialect) -> str:
-    """What the tensors of the row `each` are, in words."""
+    """The role of the tensors of the row `each`, in words."""
     if isinstance(each, Alias):
         return "head, or the token embedding again"
     if isinstance(each, Buffer):

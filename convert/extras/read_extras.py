@@ -23,7 +23,7 @@ NOT_PLAIN = "it holds more than numbers and words"
 
 @dataclass(frozen=True)
 class Extras:
-    """What is carried along with the weights, and why the rest is not."""
+    """The extras converted along with the weights, and why the rest is not."""
 
     optimizer: Optimizer | None = None
     key: Any = ""  # under which the file has the optimiser

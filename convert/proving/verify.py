@@ -90,7 +90,7 @@ class Sides:
 
     @property
     def origin(self) -> Mapping[str, Any]:
-        """What the directory records of the file from which it was converted."""
+        """The directory's record of the file from which it was converted."""
         return self.opened.about.get("source") or {}
 
     @property

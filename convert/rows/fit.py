@@ -116,7 +116,7 @@ Equation = tuple[tuple[str, ...], int]  # the axes of a dimension, and its lengt
 def _equations(
     claimed: Mapping[str, tuple[View, Place]], shapes: Mapping[str, Shape]
 ) -> list[Equation]:
-    """What each dimension of each tensor says: its length is the product of the sizes of its axes.
+    """The equation of each dimension: its length is the product of the sizes of its axes.
 
     A label axis stands for all its parts together: the queries, keys and values of a group.
     """

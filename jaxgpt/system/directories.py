@@ -120,7 +120,7 @@ def check_manifest(directory: Path) -> None:
 
 
 def _problem(directory: Path, name: str, entry: dict[str, Any]) -> str:
-    """What differs from the manifest's `entry`, or an empty string."""
+    """The difference from the manifest's `entry`, or an empty string."""
     file = directory / name
     if not file.resolve().is_relative_to(directory.resolve()):
         return f"{name} lies outside"
