@@ -11,7 +11,7 @@ from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.settings import check
 
 from ..dialects import DIALECTS, named
-from ..names.config_words import said
+from ..names.config_words import stated_fields
 from ..rows.dialect import FIELDS, Dialect
 from ..rows.fit import Fit, fit, meanings
 from ..rows.resolve import settle
@@ -47,11 +47,11 @@ def detect(
     """
     inputs = Inputs(shapes, read, path, given or {}, configs or {})
     check(ModelConfig, inputs.given, "ModelConfig")
-    fitted, evidence, dialect = _named(inputs, name) if name else _fitting(inputs)
+    fitted, evidence, dialect = _named(inputs, name) if name else _of_registry(inputs)
     if evidence.problems:
         raise UserError(f"{path}: {in_a_row(evidence.problems)}.")
     shown = _shown(fitted, evidence, dialect)
-    stated = said(inputs.configs, dialect, path, inputs.given)
+    stated = stated_fields(inputs.configs, dialect, path, inputs.given)
     require_agreement(inputs, evidence, shown, stated)
     read_fields = {field: value for field, (value, _) in stated.items()} | shown
     given_fields = {
@@ -77,17 +77,12 @@ def detect(
 def _try(dialect: Dialect, inputs: Inputs) -> Fit:
     """Settle and fit `dialect`, with the head counts that are stated or given."""
     try:
-        stated = {
-            field: value
-            for field, (value, _) in said(
-                inputs.configs, dialect, inputs.path, inputs.given
-            ).items()
-        }
+        stated = stated_fields(inputs.configs, dialect, inputs.path, inputs.given)
     except UserError:
         stated = {}  # raised again for the dialect that is chosen
     stated.pop("head_dim", None)  # a wrong one would make every tensor look wrong
-    said_of = {**stated, **inputs.given}
-    sizes = {axis: said_of[field] for field, axis in HEADS.items() if field in said_of}
+    values = {**{field: value for field, (value, _) in stated.items()}, **inputs.given}
+    sizes = {axis: values[field] for field, axis in HEADS.items() if field in values}
     return fit(settle(dialect, inputs.shapes), inputs.shapes, sizes)
 
 
@@ -109,25 +104,44 @@ def _proposed(inputs: Inputs) -> Dialect:
     return proposal.dialect
 
 
-def _fitting(inputs: Inputs) -> tuple[Fit, Evidence, Dialect]:
-    """The fit, evidence and dialect of the class that explains all tensors."""
+def _of_registry(inputs: Inputs) -> tuple[Fit, Evidence, Dialect]:
+    """The fit, evidence and dialect of the class in the registry that explains all tensors.
+
+    Example: a file with nanoGPT's names fits nanogpt and its twins minGPT and makemore. All three
+    have the same rows, so that its values are weighed once, for nanogpt. If they show a mask and
+    a head that is not tied, the dialect is minGPT, with the rows that the values have shown.
+    """
     fits = _explaining(inputs)
-    # Twins have the same rows, so the values, which may be large, are read once for both.
-    weighed = {
+    weighed = _weighed(fits, inputs)
+    _require_one_reading(fits, weighed, inputs)
+    name = _best_marked(fits, next(iter(weighed.values())), inputs)
+    evidence = weighed[name if name in weighed else DIALECTS[name].twin]
+    dialect = replace(fits[name].dialect, rows=evidence.dialect.rows)
+    return fits[name], replace(evidence, dialect=dialect), DIALECTS[name]
+
+
+def _weighed(fits: Mapping[str, Fit], inputs: Inputs) -> dict[str, Evidence]:
+    """The evidence of the values for each of `fits`; twins share that of the one they are twin of.
+
+    Values may be large, so they are read once for all that have the same rows.
+    """
+    return {
         name: weigh(fitted.dialect, fitted.sizes, inputs.read)
         for name, fitted in fits.items()
         if fitted.dialect.twin not in fits
     }
+
+
+def _require_one_reading(
+    fits: Mapping[str, Fit], weighed: Mapping[str, Evidence], inputs: Inputs
+) -> None:
+    """Raise UserError if two of the `weighed` dialects take a tensor for different parameters."""
     tables = [meanings(one.dialect, fits[name].sizes) for name, one in weighed.items()]
     if any(table != tables[0] for table in tables):
         raise UserError(
             f"{inputs.path}: its tensors fit the dialects {' and '.join(weighed)}; "
             "choose one with --dialect."
         )
-    name = _told(fits, next(iter(weighed.values())), inputs)
-    evidence = weighed[name if name in weighed else DIALECTS[name].twin]
-    dialect = replace(fits[name].dialect, rows=evidence.dialect.rows)
-    return fits[name], replace(evidence, dialect=dialect), DIALECTS[name]
 
 
 def _explaining(inputs: Inputs) -> dict[str, Fit]:
@@ -143,13 +157,13 @@ def _explaining(inputs: Inputs) -> dict[str, Fit]:
     return {name: fitted for name, fitted in whole.items() if name in classes} or whole
 
 
-def _told(fits: Mapping[str, Fit], evidence: Evidence, inputs: Inputs) -> str:
-    """The dialect of `fits` of which most marks tell; without marks, one that is no twin."""
+def _best_marked(fits: Mapping[str, Fit], evidence: Evidence, inputs: Inputs) -> str:
+    """The dialect of `fits` with most marks in the file; without marks, one that is no twin."""
     keys = {key for config in inputs.configs.values() for key in config}
     marks = evidence.told | keys
-    told = [name for name in fits if DIALECTS[name].told_by and DIALECTS[name].told_by <= marks]
-    if told:
-        return max(told, key=lambda name: len(DIALECTS[name].told_by))
+    marked = [name for name in fits if DIALECTS[name].told_by and DIALECTS[name].told_by <= marks]
+    if marked:
+        return max(marked, key=lambda name: len(DIALECTS[name].told_by))
     return min(fits, key=lambda name: bool(DIALECTS[name].twin))
 
 

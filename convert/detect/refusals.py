@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgpt.errors import UserError, divisors, in_a_row
 
-from ..names.config_words import CLASS
+from ..names.config_words import Statement
 from ..names.unsupported import reasons
 from ..rows.fit import Fit, joint_width
 from ..rows.kinds import EMBEDDING, Row
@@ -48,7 +48,7 @@ def require_agreement(
     inputs: Inputs,
     evidence: Evidence,
     shown: Mapping[str, Any],
-    stated: Mapping[str, tuple[Any, str]],
+    stated: Mapping[str, Statement],
 ) -> None:
     """Refuse given or stated fields that contradict the tensors or one another."""
     contradictions = []
@@ -63,20 +63,21 @@ def require_agreement(
         contradictions.append("positions = learned was given, but the file has no table of them")
     for field, value in inputs.given.items():
         others = [("the tensors show", shown[field])] if field in shown else []
-        others += [(f"{stated[field][1]} says", stated[field][0])] if field in stated else []
+        others += [(f"{stated[field].where} says", stated[field].value)] if field in stated else []
         contradictions += [
             f"{field} = {value} was given, but {where} {other}"
             for where, other in others
             if value != other
         ]
-    for field, (value, where) in stated.items():
+    for field, statement in stated.items():
+        value, where = statement
         # A head equal to the embedding computes the same, tied or not, and stored sinusoids can be
         # extended beyond the context.
         equal = field == "tied" and repeated
         longer = (
             field == "context_length" and shown.get("positions_stored") and value < shown[field]
         )
-        harmless = equal or longer or where.startswith(CLASS)
+        harmless = equal or longer or statement.by_default
         if field in shown and shown[field] != value and not harmless:
             contradictions.append(
                 f"{where} says {field} = {value}, but the tensors show {shown[field]}"

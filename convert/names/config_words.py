@@ -1,7 +1,7 @@
 """Translates the configs in a checkpoint file, or alongside it, to fields of ModelConfig."""
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from jaxgpt.errors import UserError
 
@@ -52,44 +52,83 @@ SECTIONS = (
 )
 FRACTIONS, FLAGS = ("dropout", "norm_eps"), ("qkv_bias", "tied", "attention_scale_by_layer")
 CLASS = "the class"  # prefix of a source that is only the default of a class
+Word = tuple[str, str, Any]  # the place of a config, a key in it, and the plain value of the key
 REFUSED = {"add_cross_attention": "attends to a second text (add_cross_attention)"}
 
 
-def said(
+class Statement(NamedTuple):
+    """The value of a field of ModelConfig, and the place that states it, for errors."""
+
+    value: Any
+    where: str
+
+    @property
+    def by_default(self) -> bool:
+        """Whether no config states the value, but only the class that one of them names."""
+        return self.where.startswith(CLASS)
+
+
+def stated_fields(
     configs: Mapping[str, Mapping[str, Any]],
     dialect: Dialect,
     path: object,
     given: Collection[str] = (),
-) -> dict[str, tuple[Any, str]]:
-    """Field of ModelConfig -> (its value, where `configs` say so).
+) -> dict[str, Statement]:
+    """What `configs`, those in the file and alongside it by name, state of fields of ModelConfig.
 
-    `configs` are the configs in the file and alongside it, by name. They may contradict each other
-    in the fields of `given`, which the caller sets anyway.
+    They may contradict each other in the fields of `given`, which the caller sets anyway.
+
+    Example: {"config.json": {"model_type": "gpt2", "n_head": 4, "n_layer": "x"}} states that
+    num_heads is 4, and what model_type = 'gpt2' implies for the dialect gpt2, such as the
+    activation gelu_tanh. It states nothing of num_blocks, as no number of blocks can be "x".
     """
     _require_known_class(configs, dialect, path)
-    sources: dict[str, tuple[Any, str]] = {}
     words = list(_words(configs))
+    _require_supported(words, path)
+    stated = _implied_by_class(words, dialect)
     for where, key, value in words:
-        if reason := REFUSED.get(key) if value is True else None:
-            raise UserError(
-                f"{path}: {where} says that the model {reason}, which has no counterpart here."
-            )
-        for name, meant in dialect.says.get(key, {}).get(value, {}).items():
-            sources.setdefault(name, (meant, f"{CLASS} of {where}, {key} = {value!r},"))
-    for where, key, value in words:
-        name = FIELD.get(key, "")
-        if not name or value in dialect.says.get(key, {}) or not _fits(name, value):
+        field = FIELD.get(key, "")
+        if not field or value in dialect.says.get(key, {}) or not _fits(field, value):
             continue
-        meant = _meaning(name, value, f"{path}: {where} says {key} = {value!r}")
-        old, place = sources.get(name, (meant, CLASS))
-        if place.startswith(CLASS) or old == meant:
-            sources[name] = (meant, f"{where}: {key} = {value!r}")
-        elif "model_args" not in place and name != "dropout" and name not in given:
+        place = f"{where}: {key} = {value!r}"
+        new = Statement(_meaning(field, value, f"{path}: {where} says {key} = {value!r}"), place)
+        old = stated.get(field)
+        if old is None or old.by_default or old.value == new.value:
+            stated[field] = new
+        elif field not in given and not _overrides(old, field):
             raise UserError(
-                f"{path}: {place}, but {where}: {key} = {value!r}. "
-                f"Say which with --set {name}=VALUE."
+                f"{path}: {old.where}, but {place}. Say which with --set {field}=VALUE."
             )
-    return sources
+    return stated
+
+
+def _require_supported(words: Iterable[Word], path: object) -> None:
+    """Raise UserError for a word that asks for something which ModelConfig lacks."""
+    for where, key, value in words:
+        if value is True and key in REFUSED:
+            raise UserError(
+                f"{path}: {where} says that the model {REFUSED[key]}, which has no counterpart "
+                "here."
+            )
+
+
+def _implied_by_class(words: Iterable[Word], dialect: Dialect) -> dict[str, Statement]:
+    """The fields that the class has where its config names it; the first such place counts."""
+    implied: dict[str, Statement] = {}
+    for where, key, value in words:
+        for field, meant in dialect.says.get(key, {}).get(value, {}).items():
+            place = f"{CLASS} of {where}, {key} = {value!r},"
+            implied.setdefault(field, Statement(meant, place))
+    return implied
+
+
+def _overrides(statement: Statement, field: str) -> bool:
+    """Whether `statement` may be contradicted by later ones, and counts nevertheless.
+
+    nanoGPT's model_args are those of the model, and its trainer's defaults may be others. A dropout
+    may have changed between runs.
+    """
+    return "model_args" in statement.where or field == "dropout"
 
 
 def _meaning(name: str, value: Any, who: str) -> Any:
@@ -162,9 +201,7 @@ def characters(extras: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _words(
-    configs: Mapping[str, Mapping[str, Any]], depth: int = 0
-) -> Iterator[tuple[str, str, Any]]:
+def _words(configs: Mapping[str, Mapping[str, Any]], depth: int = 0) -> Iterator[Word]:
     """Yield (place, key, value) for the plain values of `configs` and their sections.
 
     The depth is limited because a dict in an untrusted file may contain itself.

@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,6 +36,14 @@ def parse_dims(text: str) -> Dims:
     """The axes of each dimension: `d (head k)` -> (("d",), ("head", "k"))."""
     words = re.findall(r"\(([^)]*)\)|(\S+)", text)
     return tuple(tuple((merged or single).split()) for merged, single in words)
+
+
+class Repeats(NamedTuple):
+    """A dimension as `times` repeats of `length` entries; `part` is that of one label in each."""
+
+    times: int
+    length: int
+    part: slice
 
 
 @dataclass(frozen=True)
@@ -129,20 +138,37 @@ class View:
         """The part of `array` with the labels in `place`, one dimension for each of its axes.
 
         The part shares the memory of `array`.
+
+        Example: `(head qkv k) d` of shape (50, 30), for 2 groups of 3 query heads of width 5. The
+        rows repeat twice, once for each group: 15 of queries, 5 of its key, 5 of its value. For the
+        key, the array is reshaped to (2, 25, 1, 30) and rows 15 to 20 of the 25 are taken, which
+        gives the shape (2, 5, 30) with the axes kv, k, d.
         """
-        shape: list[int] = []
-        index: list[slice] = []
-        expanded = self.axes(place)
-        for dim, axes, widths in zip(self.dims, expanded, self._widths(sizes, place), strict=True):
-            label = next((axis for axis in dim if axis in LABELS), "")
-            outer = _product(sizes, map(counted, dim[: dim.index(label)])) if label else 1
-            order = [list(LABELS[label]).index(word) for word in self.words(label)] if label else []
-            before = order[: order.index(place[label])] if label else []
-            start = sum(widths[n] for n in before) // outer
-            shape += [outer, sum(widths) // outer]
-            index += [slice(None), slice(start, start + _product(sizes, axes) // outer)]
-        inner = list(itertools.chain(*expanded))
-        return array.reshape(shape)[tuple(index)].reshape([sizes[axis] for axis in inner]), inner
+        repeats = [self._repeats(i, place, sizes) for i in range(len(self.dims))]
+        shape = [length for each in repeats for length in (each.times, each.length)]
+        index = [one for each in repeats for one in (slice(None), each.part)]
+        axes = list(itertools.chain(*self.axes(place)))
+        part = array.reshape(shape)[tuple(index)]
+        return part.reshape([sizes[axis] for axis in axes]), axes
+
+    def _repeats(self, i: int, place: Place, sizes: Sizes) -> "Repeats":
+        """Dimension `i` as repeats of its labels, for the label in `place`.
+
+        In a dimension without labels there is one repeat, of which all is taken.
+        """
+        dim, lengths = self.dims[i], self._widths(sizes, place)[i]
+        axis = next((axis for axis in dim if axis in LABELS), None)
+        if axis is None:
+            return Repeats(1, sum(lengths), slice(None))
+        count = _product(sizes, map(counted, dim[: dim.index(axis)]))
+        of_label = {
+            label: length // count for label, length in zip(LABELS[axis], lengths, strict=True)
+        }
+        wanted = list(LABELS[axis])[place[axis]]
+        before = itertools.takewhile(lambda label: label != wanted, self.words(axis))
+        start = sum(of_label[label] for label in before)
+        part = slice(start, start + of_label[wanted])
+        return Repeats(count, sum(of_label.values()), part)
 
     def words(self, axis: str) -> Mapping[str, str]:
         """Label -> its word in names, in the order of the class."""

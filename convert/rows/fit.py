@@ -3,6 +3,7 @@
 Works on names and shapes alone; independent of file formats.
 """
 
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -111,6 +112,8 @@ def _count(axis: str, counts: Sizes) -> int:
 
 
 Equation = tuple[tuple[str, ...], int]  # the axes of a dimension, and its length
+Rest = tuple[frozenset[str], int]  # the axes of unknown size in an equation, and their product
+Votes = defaultdict[str, Counter[int]]  # axis -> each size for it, and the equations that imply it
 
 
 def _equations(
@@ -133,39 +136,66 @@ def solve(equations: list[Equation], known: Sizes) -> dict[str, int]:
     """The axis sizes that most equations imply, so that one wrong shape is reported alone.
 
     `known` may hold `head`, the number of query heads. Heads are not grouped unless shapes show it.
+
+    Example: the matrix `d (qkv head k)` of shape (12, 36), and 3 heads. The equations are d = 12,
+    qkv * kv * k = 36, kv * group = 3. The rounds give d = 12; nothing, so that group = 1 is tried,
+    with which there are qkv = 3 entries for each head; kv = 3; k = 36 / (3 * 3) = 4.
     """
     sizes = {axis: n for axis, n in known.items() if axis != "head"}
     if "head" in known:
         equations = [*equations, *[(("kv", "group"), known["head"])] * len(equations)]
     while True:
-        votes = _votes(equations, sizes)
-        if not votes and "group" not in sizes:
-            votes["group"][1] = 1
-        if not votes:
+        implied = _implied(equations, sizes)
+        if not implied and "group" not in sizes:
+            implied = {"group": 1}
+        if not implied:
             return sizes
-        sizes |= {axis: tally.most_common(1)[0][0] for axis, tally in votes.items()}
+        sizes |= implied
 
 
-def _votes(equations: list[Equation], sizes: Sizes) -> defaultdict[str, Counter[int]]:
-    """For each axis whose size follows from the equations, the sizes that they imply."""
+def _implied(equations: list[Equation], sizes: Sizes) -> dict[str, int]:
+    """The sizes that follow from the equations with `sizes`; of an axis, that with most votes."""
+    rests = _rests(equations, sizes)
+    votes = _votes(rests) or _votes_of_pairs(rests)
+    return {axis: tally.most_common(1)[0][0] for axis, tally in votes.items()}
+
+
+def _rests(equations: list[Equation], sizes: Sizes) -> Counter[Rest]:
+    """What is left of the equations after division by `sizes`, and of how many each is the rest.
+
+    Leaves out those of which the length is no multiple: one of their numbers is wrong.
+    """
     known = {**sizes, **_label_sizes(sizes)}
-    left: Counter[tuple[frozenset[str], int]] = Counter()
+    rests: Counter[Rest] = Counter()
     for axes, length in equations:
         divisor = math.prod(known[axis] for axis in axes if axis in known)
         if divisor and length % divisor == 0:
-            left[frozenset(axis for axis in axes if axis not in known), length // divisor] += 1
-    votes: defaultdict[str, Counter[int]] = defaultdict(Counter)
-    for (unknown, length), count in left.items():
+            unknown = frozenset(axis for axis in axes if axis not in known)
+            rests[unknown, length // divisor] += 1
+    return rests
+
+
+def _votes(rests: Counter[Rest]) -> Votes:
+    """The votes of equations in which one axis is left: kv = 3."""
+    votes: Votes = defaultdict(Counter)
+    for (unknown, length), count in rests.items():
         if len(unknown) == 1:
             votes[min(unknown)][length] += count
-    if votes:
-        return votes
-    # Two dimensions that differ in one axis: queries and keys, of which queries have groups.
-    for (unknown, length), count in left.items():
-        for (fewer, divisor), times in left.items():
-            new = unknown - fewer
-            if fewer < unknown and len(new) == 1 and divisor and length % divisor == 0:
-                votes[min(new)][length // divisor] += min(count, times)
+    return votes
+
+
+def _votes_of_pairs(rests: Counter[Rest]) -> Votes:
+    """The votes of two equations that differ in one axis.
+
+    Such are those of queries and keys: kv * group * k = 30 and kv * k = 10 give group = 3.
+    """
+    votes: Votes = defaultdict(Counter)
+    for ((more, length), count), ((fewer, divisor), times) in itertools.product(
+        rests.items(), repeat=2
+    ):
+        added = more - fewer
+        if fewer < more and len(added) == 1 and divisor and length % divisor == 0:
+            votes[min(added)][length // divisor] += min(count, times)
     return votes
 
 

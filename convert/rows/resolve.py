@@ -69,30 +69,53 @@ def _spelling(known: tuple[str, ...], seen: list[str]) -> str:
 def _present_rows(
     dialect: Dialect, words: Mapping[Choice, str], shapes: Mapping[str, Shape]
 ) -> list[Kind]:
-    """The rows that the file has, and those that it must have, in the order of the dialect."""
+    """The rows that the file has, and those that it must have, in the order of the dialect.
+
+    Example: four rows of a family describe its position table, as `position_embedding.weight` or as
+    `pos_emb` with two, three or four dimensions. Of a file with a `pos_emb` of shape (1, 9, 12) the
+    row with three is present and the others are dropped. If a file has none of several tensors
+    for a parameter that every file has, the first row is taken, and `fit` reports it missing.
+    """
     rows = [replace(row, torch=row.torch.worded(words)) for row in dialect.rows]
-    of_flax = Counter(row.flax for row in rows if isinstance(row, Row))
-    may_lack = {row.flax for row in rows if isinstance(row, Row) and row.torch.optional}
-    present: set[int] = set()
-    taken: set[object] = set()  # Flax views, and the names of other tensors
-    for i, row in enumerate(rows):
-        key = row.flax if isinstance(row, Row) else row.torch.pieces
-        rivals = isinstance(row, Buffer) or (isinstance(row, Row) and of_flax[row.flax] > 1)
-        if is_ignored(row) or (key not in taken and _is_there(row, dialect, shapes, rivals)):
-            present.add(i)
-            taken.add(key)
-    for i, row in enumerate(rows):
-        if isinstance(row, Row) and row.flax not in taken | may_lack:
-            present.add(i)
-            taken.add(row.flax)
-    return [replace(row, torch=row.torch.required()) for i, row in enumerate(rows) if i in present]
+    by_subject: defaultdict[object, list[Kind]] = defaultdict(list)
+    for row in rows:
+        by_subject[_subject(row)].append(row)
+    present = {
+        id(row)
+        for alternatives in by_subject.values()
+        for row in _present(alternatives, dialect, shapes)
+    }
+    return [replace(row, torch=row.torch.required()) for row in rows if id(row) in present]
 
 
-def _is_there(row: Kind, dialect: Dialect, shapes: Mapping[str, Shape], rivals: bool) -> bool:
-    """Whether the file has a tensor of `row`; if `rivals` share its name, one of its dimensions."""
+def _subject(row: Kind) -> object:
+    """What `row` is a row of: the Flax view of its parameter, or else the name of its tensor."""
+    return row.flax if isinstance(row, Row) else row.torch.pieces
+
+
+def _present(
+    alternatives: Sequence[Kind], dialect: Dialect, shapes: Mapping[str, Shape]
+) -> Sequence[Kind]:
+    """Those of the `alternatives` of one subject that a file has or must have: at most one.
+
+    Tensors that are ignored are all present, as they need not be in the file.
+    """
+    if ignored := [row for row in alternatives if is_ignored(row)]:
+        return ignored
+    rivals = len(alternatives) > 1
+    for row in alternatives:
+        by_dims = isinstance(row, Buffer) or (isinstance(row, Row) and rivals)
+        if _is_there(row, dialect, shapes, by_dims):
+            return [row]
+    required = all(isinstance(row, Row) and not row.torch.optional for row in alternatives)
+    return alternatives[:1] if required else []
+
+
+def _is_there(row: Kind, dialect: Dialect, shapes: Mapping[str, Shape], by_dims: bool) -> bool:
+    """Whether the file has a tensor with a name of `row` and, if `by_dims`, with its dimensions."""
     view = row.torch.view(dialect.spelling)
     return any(
-        view.match(name) is not None and (not rivals or _could_be(view.dims, shape))
+        view.match(name) is not None and (not by_dims or _could_be(view.dims, shape))
         for name, shape in shapes.items()
     )
 

@@ -20,7 +20,7 @@ from convert import hub, to_flax
 from convert.api import DTYPES
 from convert.dialects import DIALECTS
 from convert.files import checkpoints
-from convert.names.config_words import FIELD, said
+from convert.names.config_words import FIELD, stated_fields
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.bpe import train_bpe
 from jaxgpt.data.tokenizer import ByteTokenizer, Tokenizer, train_char
@@ -307,7 +307,10 @@ def test_what_has_no_ids_is_refused_on_both_sides(peer: Peer) -> None:
 def values(dialect: Any, config: ModelConfig) -> dict[str, Any]:
     words, problems = hub.config_words(dialect, config)
     assert not problems
-    return {field: value for field, (value, _) in said({"config.json": words}, dialect, "").items()}
+    return {
+        field: value
+        for field, (value, _) in stated_fields({"config.json": words}, dialect, "").items()
+    }
 
 
 HUBS = [dialect for dialect in DIALECTS.values() if dialect.hub]

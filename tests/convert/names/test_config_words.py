@@ -1,7 +1,7 @@
 import pytest
 
 from convert.dialects import DIALECTS
-from convert.names.config_words import characters, said
+from convert.names.config_words import characters, stated_fields
 from convert.rows.dialect import Dialect
 from jaxgpt.errors import UserError
 
@@ -9,7 +9,7 @@ NOBODY = Dialect("", "", ())
 
 
 def values(dialect: Dialect = NOBODY, **configs: dict) -> dict:
-    return {field: value for field, (value, _) in said(configs, dialect, "f.pt").items()}
+    return {field: value for field, (value, _) in stated_fields(configs, dialect, "f.pt").items()}
 
 
 def test_the_words_of_many_trainers_are_one() -> None:
@@ -94,14 +94,14 @@ def test_another_class_of_hugging_face_is_not_taken_for_this_one() -> None:
         UserError,
         match=r"model_type = 'gpt_bigcode', which is another class than nanogpt.*--ignore-c",
     ):
-        said({"config.json": config}, DIALECTS["nanogpt"], "f.pt")
+        stated_fields({"config.json": config}, DIALECTS["nanogpt"], "f.pt")
 
 
 def test_what_is_given_settles_what_two_places_say() -> None:
     both = {"hidden_size": 128, "embed_dim": 32, "dropout": 0.1, "resid_pdrop": 0.2}
     with pytest.raises(UserError, match="Say which with --set model_dim=VALUE"):
         values(file=both)
-    assert said({"file": both}, NOBODY, "f.pt", {"model_dim"})["dropout"][0] == 0.1
+    assert stated_fields({"file": both}, NOBODY, "f.pt", {"model_dim"})["dropout"][0] == 0.1
 
 
 def test_a_config_that_holds_itself_has_an_end() -> None:
@@ -109,3 +109,13 @@ def test_a_config_that_holds_itself_has_an_end() -> None:
     config |= {"config": config, "model": config}
     assert values(file=config) == {"num_heads": 4}
     assert values(file={"activation": "GELU"}) == {"activation": "gelu"}
+
+
+def test_a_statement_names_its_place_and_a_default_of_the_class_is_marked() -> None:
+    config = {"model_type": "gpt2", "n_head": 4, "n_layer": "x"}
+    stated = stated_fields({"config.json": config}, DIALECTS["gpt2"], "f.pt")
+    assert stated["num_heads"] == (4, "config.json: n_head = 4")
+    assert not stated["num_heads"].by_default
+    assert stated["activation"].value == "gelu_tanh"
+    assert stated["activation"].by_default
+    assert "num_blocks" not in stated

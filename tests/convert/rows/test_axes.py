@@ -153,3 +153,11 @@ def test_names_come_in_the_order_of_a_torch_module() -> None:
         "b.0.out.b",
     ]
     assert names[8:] == [name.replace("b.0.", "b.1.") for name in names[:8]] + ["last.w"]
+
+
+def test_the_key_of_each_group_is_cut_from_the_middle_of_its_rows() -> None:
+    fused = np.arange(50 * 30).reshape(50, 30)
+    part, axes = View.parse("x : (head qkv k) d").cut(fused, {"qkv": 1}, GROUPED)
+    assert axes == ["kv", "k", "d"]
+    np.testing.assert_array_equal(part, np.stack([fused[15:20], fused[40:45]]))
+    assert np.shares_memory(part, fused)

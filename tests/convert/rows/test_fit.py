@@ -3,7 +3,7 @@
 import pytest
 
 from convert.rows.dialect import Dialect
-from convert.rows.fit import fit
+from convert.rows.fit import fit, solve
 from convert.rows.kinds import linear, row
 
 EMBEDDING = row("token_embedding/embedding : v d", "wte : v d")
@@ -49,3 +49,8 @@ def test_a_key_of_another_width_is_reported_alone() -> None:
     assert fit(SEPARATE, wrong, {"head": 6, "k": 7}).problems == [
         "h.0.v.weight is (13, 30), expected (head k) d = (14, 30)"
     ]
+
+
+def test_an_equation_of_one_unknown_axis_gives_its_size_in_turn() -> None:
+    equations = [(("d",), 12), (("qkv", "kv", "k"), 36)]
+    assert solve(equations, {"head": 3}) == {"d": 12, "group": 1, "kv": 3, "k": 4}
