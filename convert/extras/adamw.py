@@ -14,8 +14,8 @@ from ..files.torch_tensors import aliasing, to_array
 from ..rows import move
 from ..rows.dialect import Dialect
 from . import torch_adamw
+from .adamw_keys import GROUPS, MOMENTS, NUMBERS, STATE, STEP
 from .param_groups import Group, leaves, named
-from .torch_adamw import MOMENTS
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def read(
     }
 
     def tree(key: str) -> Tree:
-        arrays = {name: to_array(getattr(moments, key)) for name, moments in by_name.items()}
+        arrays = {name: to_array(moments.tensors[key]) for name, moments in by_name.items()}
         dtype = np.result_type(*arrays.values()) if arrays else np.dtype(np.float32)
 
         def moment(name: str) -> np.ndarray:
@@ -50,7 +50,7 @@ def read(
 
         return move.to_flax(dialect, move.sizes_of(config), moment)
 
-    moments = Moments(adamw.step, adamw.step, *map(tree, MOMENTS))
+    moments = Moments(adamw.step, adamw.step, **{own: tree(key) for key, own in MOMENTS.items()})
     return Optimizer(moments, groups, tuple(name for name in names if name not in by_name))
 
 
@@ -68,8 +68,8 @@ def usual_settings() -> dict[str, Any]:
     """The settings that torch's AdamW has by default, for groups that come from no file."""
     import torch
 
-    group = torch.optim.AdamW([torch.zeros(1)]).state_dict()["param_groups"][0]
-    return {key: value for key, value in group.items() if key != "params"}
+    group = torch.optim.AdamW([torch.zeros(1)]).state_dict()[GROUPS][0]
+    return {key: value for key, value in group.items() if key != NUMBERS}
 
 
 def write(optimizer: Optimizer, dialect: Dialect, config: ModelConfig) -> dict[str, Any]:
@@ -77,26 +77,29 @@ def write(optimizer: Optimizer, dialect: Dialect, config: ModelConfig) -> dict[s
 
     The groups have exactly their settings: a key more would make another optimiser of an Adam.
     """
-    first, second = (
-        move.to_torch(dialect, config, tree)
-        for tree in (optimizer.moments.mu, optimizer.moments.nu)
-    )
+    moments = {
+        key: move.to_torch(dialect, config, getattr(optimizer.moments, own))
+        for key, own in MOMENTS.items()
+    }
     names = [name for group in optimizer.groups for name in group.names]
     return {
-        "state": {
-            number: _entry(optimizer.moments.updates, first[name], second[name])
+        STATE: {
+            number: _entry(
+                optimizer.moments.updates, {key: tree[name] for key, tree in moments.items()}
+            )
             for number, name in enumerate(names)
             if name not in optimizer.untouched
         },
-        "param_groups": _numbered(optimizer.groups),
+        GROUPS: _numbered(optimizer.groups),
     }
 
 
-def _entry(updates: int, first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
+def _entry(updates: int, moments: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The state of one parameter; a moment is copied, as it may be a view of a larger array."""
     import torch
 
-    moments = (aliasing(np.array(moment)) for moment in (first, second))
-    return {"step": torch.tensor(float(updates)), **dict(zip(MOMENTS, moments, strict=True))}
+    tensors = {key: aliasing(np.array(moment)) for key, moment in moments.items()}
+    return {STEP: torch.tensor(float(updates)), **tensors}
 
 
 def _numbered(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -105,6 +108,6 @@ def _numbered(groups: Sequence[Group]) -> list[dict[str, Any]]:
     start = 0
     for group in groups:
         end = start + len(group.names)
-        numbered.append({**group.settings, "params": list(range(start, end))})
+        numbered.append({**group.settings, NUMBERS: list(range(start, end))})
         start = end
     return numbered

@@ -17,6 +17,7 @@ from ..rows.dialect import Dialect
 from ..rows.kinds import POSITIONS
 from ..rows.move import sizes_of
 from ..rows.order import in_module_order
+from .adamw_keys import BY_GROUP, DECOUPLED, FIELDS, fields_of, settings_of
 from .torch_adamw import TorchAdamW, Unlike
 
 Names = tuple[str, ...]
@@ -157,15 +158,14 @@ def renewed(
     groups: Sequence[Group], parameters: Leaves, optim: OptimConfig, rate: float
 ) -> tuple[Group, ...]:
     """`groups` with the settings of a run with `optim`, now at the learning rate `rate`."""
-    betas = (optim.beta1, optim.beta2)
     renewed_groups = []
     for group in groups:
         decay = optim.weight_decay if _decays(group, parameters, optim.decay) else 0.0
         settings = {
-            **group.settings, "lr": rate, "betas": betas, "eps": optim.eps, "weight_decay": decay,
+            **group.settings, **settings_of(optim), "lr": rate, "weight_decay": decay,
         }  # fmt: skip
-        if decay and "decoupled_weight_decay" in settings:  # without decay it may have been Adam
-            settings["decoupled_weight_decay"] = True
+        if decay and DECOUPLED in settings:  # without decay it may have been Adam
+            settings[DECOUPLED] = True
         renewed_groups.append(Group(group.names, settings))
     return tuple(renewed_groups)
 
@@ -186,15 +186,12 @@ def as_settings(groups: tuple[Group, ...], parameters: Leaves) -> dict[str, Any]
     first = groups[0].settings
     different = [
         key
-        for key in ("lr", "betas", "eps")
-        if any(group.settings[key] != first[key] for group in groups)
+        for key in FIELDS
+        if key != BY_GROUP and any(group.settings[key] != first[key] for group in groups)
     ]
     if different:
         raise Unlike(f"its groups differ in {in_a_row(different, ', ')}")
-    beta1, beta2 = first["betas"]
-    values = {"learning_rate": first["lr"], "beta1": beta1, "beta2": beta2, "eps": first["eps"]}
-    settings: dict[str, Any] = {name: float(value) for name, value in values.items()}
-    settings |= _decay_of(groups, parameters)
+    settings: dict[str, Any] = {**fields_of(first), **_decay_of(groups, parameters)}
     try:
         OptimConfig(**settings, final_learning_rate=0.0)
     except UserError as error:  # a rate that has come down to zero
@@ -204,8 +201,8 @@ def as_settings(groups: tuple[Group, ...], parameters: Leaves) -> dict[str, Any]
 
 def _decay_of(groups: tuple[Group, ...], parameters: Leaves) -> dict[str, Any]:
     """How much decays and which kind of parameters do, in the words of OptimConfig."""
-    decaying = [group for group in groups if group.settings["weight_decay"]]
-    rates = {float(group.settings["weight_decay"]) for group in decaying}
+    decaying = [group for group in groups if group.settings[BY_GROUP]]
+    rates = {float(group.settings[BY_GROUP]) for group in decaying}
     names = {name for group in decaying for name in group.names}
     kinds = [
         kind

@@ -9,10 +9,19 @@ from jaxgpt.errors import UserError, in_a_row
 
 from ..files.torch_tensors import is_tensor
 from . import plain_values
+from .adamw_keys import (
+    DECOUPLED,
+    FIELDS,
+    FLAGS,
+    GROUPS,
+    MOMENTS,
+    NAMES,
+    NUMBERS,
+    REQUIRED,
+    STATE,
+    STEP,
+)
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-SETTINGS = {"lr", "betas", "eps", "weight_decay", "amsgrad"}  # RAdam has all but the last
-NAMES = "param_names"
 MOST_STEPS = 2**31
 
 
@@ -35,15 +44,14 @@ class TorchGroup:
 
 @dataclass(frozen=True)
 class TorchMoments:
-    """The state of one parameter: the number of its updates, and two tensors of its shape."""
+    """The state of one parameter: the number of its updates, and tensors of its shape by key."""
 
     step: int
-    exp_avg: Any
-    exp_avg_sq: Any
+    tensors: Mapping[str, Any]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.exp_avg.shape)
+        return tuple(next(iter(self.tensors.values())).shape)
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ def find(extras: Mapping[Any, Any]) -> list[Any]:
         for key, value in extras.items()
         if isinstance(key, (str, int))
         and isinstance(value, dict)
-        and {"state", "param_groups"} <= value.keys()
+        and {STATE, GROUPS} <= value.keys()
     ]
 
 
@@ -85,13 +93,13 @@ def parse(stored: Mapping[Any, Any]) -> TorchAdamW:
 
     Raises Unlike if it is another kind of optimiser, and UserError if it is damaged.
     """
-    if not (isinstance(stored["state"], dict) and isinstance(stored["param_groups"], list)):
+    if not (isinstance(stored[STATE], dict) and isinstance(stored[GROUPS], list)):
         raise _misshapen()
-    numbers = [_numbers(group) for group in stored["param_groups"]]
-    moments = {number: _moments(entry) for number, entry in stored["state"].items()}
+    numbers = [_numbers(group) for group in stored[GROUPS]]
+    moments = {number: _moments(entry) for number, entry in stored[STATE].items()}
     groups = [
         TorchGroup(own, _settings(group, len(own)))
-        for own, group in zip(numbers, stored["param_groups"], strict=True)
+        for own, group in zip(numbers, stored[GROUPS], strict=True)
     ]
     adamw = TorchAdamW(tuple(groups), moments)
     _require_consistent_numbers(adamw)
@@ -114,7 +122,7 @@ def _require_consistent_numbers(adamw: TorchAdamW) -> None:
 
 
 def _numbers(group: Any) -> tuple[int, ...]:
-    numbers = group.get("params") if isinstance(group, dict) else None
+    numbers = group.get(NUMBERS) if isinstance(group, dict) else None
     if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
         raise _misshapen()
     return tuple(numbers)
@@ -123,21 +131,21 @@ def _numbers(group: Any) -> tuple[int, ...]:
 def _moments(entry: Any) -> TorchMoments:
     if not isinstance(entry, dict):
         raise Unlike(f"of a parameter it keeps a {type(entry).__name__}, and AdamW keeps moments")
-    if entry.keys() != {"step", *MOMENTS}:
+    if entry.keys() != {STEP, *MOMENTS}:
         keys = in_a_row(sorted(map(str, entry)), ", ") or "nothing"
         raise Unlike(
-            f"of a parameter it keeps {keys}, and AdamW keeps step, exp_avg and exp_avg_sq"
+            f"of a parameter it keeps {keys}, and AdamW keeps {in_a_row([STEP, *MOMENTS])}"
         )
     if not all(_is_moment(entry[key]) for key in MOMENTS):
         raise UserError("its moments are NaN or infinite, or not tensors of floating-point numbers")
-    step = _number(entry["step"])
+    step = _number(entry[STEP])
     if step is None or not 0 <= step < MOST_STEPS or step != int(step):
-        count = _short(entry["step"])
+        count = _short(entry[STEP])
         raise UserError(f"the step of a parameter is {count}, not a count of updates")
-    if entry["exp_avg"].shape != entry["exp_avg_sq"].shape:
-        shapes = [tuple(entry[key].shape) for key in MOMENTS]
+    shapes = [tuple(entry[key].shape) for key in MOMENTS]
+    if len(set(shapes)) > 1:
         raise UserError(f"the two moments of a parameter have the shapes {shapes}")
-    return TorchMoments(int(step), entry["exp_avg"], entry["exp_avg_sq"])
+    return TorchMoments(int(step), {key: entry[key] for key in MOMENTS})
 
 
 def _is_moment(value: Any) -> bool:
@@ -149,16 +157,16 @@ def _is_moment(value: Any) -> bool:
 
 def _settings(group: Mapping[Any, Any], count: int) -> dict[str, Any]:
     """The settings of a group of `count` parameters."""
-    if lacking := SETTINGS - group.keys():
+    if lacking := REQUIRED - group.keys():
         raise Unlike(f"its groups have no {in_a_row(sorted(lacking), ', ')}, as AdamW's have")
-    settings = {key: value for key, value in group.items() if key != "params"}
+    settings = {key: value for key, value in group.items() if key != NUMBERS}
     if odd := _odd(settings, count):
         raise Unlike(
             f"in its groups {in_a_row(odd, ', ')} is not a plain value, or not what AdamW has there"
         )
-    if flags := [flag for flag in ("amsgrad", "maximize") if settings.get(flag)]:
+    if flags := [flag for flag in FLAGS if settings.get(flag)]:
         raise Unlike(f"it is set to {flags[0]}")
-    if settings["weight_decay"] and not settings.get("decoupled_weight_decay", True):
+    if settings["weight_decay"] and not settings.get(DECOUPLED, True):
         raise Unlike("it is Adam, which adds the decay to the gradient")
     return settings
 
@@ -170,7 +178,7 @@ def _odd(settings: Mapping[Any, Any], count: int) -> list[str]:
     pair = isinstance(betas, (list, tuple)) and len(betas) == 2
     if not (pair and all(map(_is_finite, betas))):
         odd.append("betas")
-    odd += [key for key in ("lr", "eps", "weight_decay") if not _is_finite(settings[key])]
+    odd += [key for key in FIELDS if key != "betas" and not _is_finite(settings[key])]
     names = settings.get(NAMES)
     if names is not None and not (
         isinstance(names, (list, tuple))

@@ -14,8 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from jaxgpt.model import GPT, assemble, params_of
 
-# Relative to the largest value in the same column; rounding stays below a hundredth of it.
-TOLERANCE = 1e-10
+from .tolerances import TOLERANCE
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from jaxgpt.errors import UserError
 from jaxgpt.model import GPT, States, check_tokens
 
 from ..rows.dialect import Dialect
-from .float64 import TOLERANCE, Difference, exact_model, exact_module, in_float64
+from .float64 import Difference, exact_model, exact_module, in_float64
 from .foreign_forward import logits_of
+from .tolerances import TOLERANCE
 
 SPECIAL = 8  # ids at either end of a vocabulary, where padding and other special tokens are
 

@@ -18,8 +18,9 @@ from ..rows import move
 from ..rows.dialect import Dialect
 from .float64 import Difference, exact_model, exact_module, in_float64
 from .foreign_forward import logits_of
+from .tolerances import GRADIENT_FLOOR
 
-RATE = 1e-3  # the learning rate
+RATE = 1e-3  # the learning rate, and the floor of the parameters: a step is no longer than it
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,8 @@ def compare_training(
     their_loss, their_gradients = _torch_training(module, tokens, steps, decay)
     our_loss, our_gradients, params = flax_training(model, tokens, steps, decay)
     after = {name: value.detach().numpy() for name, value in module.named_parameters()}
-    # A key bias does not change the softmax: its gradient is rounding, a billionth of the others,
-    # and so are its steps.
-    floor = 1e-5 * float(np.median([np.abs(value).max() for value in their_gradients.values()]))
+    largest = [np.abs(value).max() for value in their_gradients.values()]
+    floor = GRADIENT_FLOOR * float(np.median(largest))
     trained = list(their_gradients)
     return Training(
         steps,

@@ -242,7 +242,7 @@ def test_no_order_is_guessed_where_shapes_allow_two(order: list[str]) -> None:
     parts = [[*order], ["e.weight", "f.scale", "f.bias"]]
     names = [name for part in parts for name in part]
     moments = {
-        number: TorchMoments(7, torch.ones(shapes[name]), torch.ones(shapes[name]))
+        number: TorchMoments(7, {"exp_avg": torch.ones(shapes[name])})
         for number, name in enumerate(names)
     }
     groups = (TorchGroup((0, 1), SETTINGS), TorchGroup((2, 3, 4), SETTINGS))
