@@ -12,7 +12,6 @@ from jaxgpt.config import ModelConfig, OptimConfig
 from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.training.optimizer import DECAYED
 
-from ..files.statedict import LIGHTNING_WRAPPERS, wrapping
 from ..rows.dialect import Dialect
 from ..rows.kinds import POSITIONS
 from ..rows.move import sizes_of
@@ -111,9 +110,18 @@ def _require_one_order(adamw: TorchAdamW, fitting: Sequence[Partition]) -> None:
 
 
 def _as_named(adamw: TorchAdamW, parameters: Leaves) -> Partition:
-    """The names that torch recorded, without what wrappers put before them."""
+    """The names that torch recorded, without the outer modules that the class was wrapped in.
+
+    Of the prefixes that all of them have, that one is removed which leaves the names most like
+    `parameters`.
+    """
     recorded = [name for group in adamw.groups for name in group.names]
-    prefix = wrapping(recorded, LIGHTNING_WRAPPERS)
+    outer = recorded[0].split(".")[:-1]
+    prefixes = ["".join(f"{part}." for part in outer[:depth]) for depth in range(len(outer) + 1)]
+    prefix = min(
+        (each for each in prefixes if all(name.startswith(each) for name in recorded)),
+        key=lambda each: len({name.removeprefix(each) for name in recorded} ^ parameters.keys()),
+    )
     parts = tuple(
         tuple(name.removeprefix(prefix) for name in group.names) for group in adamw.groups
     )

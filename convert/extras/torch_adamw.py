@@ -174,11 +174,7 @@ def _settings(group: Mapping[Any, Any], count: int) -> dict[str, Any]:
 def _odd(settings: Mapping[Any, Any], count: int) -> list[str]:
     """The names of settings that AdamW cannot have."""
     odd = plain_values.split(dict(settings))[1]
-    betas = settings["betas"]
-    pair = isinstance(betas, (list, tuple)) and len(betas) == 2
-    if not (pair and all(map(_is_finite, betas))):
-        odd.append("betas")
-    odd += [key for key in FIELDS if key != "betas" and not _is_finite(settings[key])]
+    odd += [key for key, fields in FIELDS.items() if not _are_finite(settings[key], len(fields))]
     names = settings.get(NAMES)
     if names is not None and not (
         isinstance(names, (list, tuple))
@@ -189,9 +185,12 @@ def _odd(settings: Mapping[Any, Any], count: int) -> list[str]:
     return list(dict.fromkeys(odd))
 
 
-def _is_finite(value: Any) -> bool:
-    number = _number(value)
-    return number is not None and math.isfinite(number)
+def _are_finite(value: Any, count: int) -> bool:
+    """Whether `value` is a finite number, or a sequence of them if `count` is more than one."""
+    if count > 1 and not (isinstance(value, (list, tuple)) and len(value) == count):
+        return False
+    numbers = map(_number, value if count > 1 else [value])
+    return all(number is not None and math.isfinite(number) for number in numbers)
 
 
 def _number(value: Any) -> int | float | None:

@@ -207,7 +207,7 @@ def test_who_leaves_embeddings_out_sorts_the_names() -> None:
         assert np.array_equal(value, flatten(params)[path]), path
 
 
-@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "system.gpt."])
 def test_names_that_torch_kept_are_believed(prefix: str) -> None:
     """It keeps them where it was given named_parameters(), in whatever order and however many groups."""
     dialect, config = ends(DIALECTS["gpt"]), config_of(DIALECTS["gpt"])
