@@ -68,7 +68,7 @@ def _inspected(
     source: checkpoints.Checkpoint, dialect: str | None, ignore_config: bool, fields: dict[str, Any]
 ) -> Inspected:
     shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
-    configs = {} if ignore_config else {"the file": source.extras, "config.json": source.config}
+    configs = {} if ignore_config else source.configs
 
     def read(name: str) -> np.ndarray:
         return source.tensors[name].read()

@@ -199,16 +199,14 @@ def write_weights(
     """
     atomic_files.require_room(out, sum(sizes.values()))
     shards = list(in_shards(sizes, most))
-    single, index = "model.safetensors", "model.safetensors.index.json"
     listed: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else single
+        file = hf_folder.shard_name(number, len(shards))
         checkpoints.write(out / file, {name: arrays[name] for name in names})
         listed |= dict.fromkeys(names, file)
     if len(shards) > 1:
-        json_files.write_json(
-            out / index, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": listed}
-        )
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": listed}
+        json_files.write_json(out / f"{hf_folder.SAFETENSORS}{hf_folder.INDEX}", index)
 
 
 def in_shards(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:

@@ -9,10 +9,10 @@ import numpy as np
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
+from jaxgpt.file_names import STATE
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import flatten
 from jaxgpt.storage.model_directory import ModelDirectory
-from jaxgpt.storage.names import STATE
 from jaxgpt.system.stages import Stage
 
 from .choose import choose

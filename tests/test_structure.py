@@ -16,7 +16,7 @@ TOPICS = {
     "jaxgpt": [
         "__main__", "convert", "commands", "planning", "training", "generation",
         "storage", "data", "devices", "model", "system", "settings", "pytree", "config",
-        "model_config", "fields", "optional", "errors",
+        "model_config", "fields", "optional", "file_names", "errors",
     ],
 }  # fmt: skip
 ORDER = [f"{package}.{topic}" for package, topics in TOPICS.items() for topic in topics]
@@ -125,3 +125,22 @@ def test_every_folder_says_what_it_is() -> None:
             assert (
                 len((ast.get_docstring(ast.parse(file.read_text())) or "").split("\n")[0]) > 20
             ), file
+
+
+def test_file_names_are_written_in_one_place() -> None:
+    """Those of jaxgpt's folders in `jaxgpt.file_names`, those of Hugging Face's in `hf_folder`."""
+    from jaxgpt import file_names
+
+    values = [value for name, value in vars(file_names).items() if name.isupper()]
+    listed = {*file_names.SPLITS.values(), *(value for value in values if isinstance(value, str))}
+    elsewhere = [
+        f"{module}:{node.lineno} {node.value}"
+        for module, file in MODULES.items()
+        if module != "jaxgpt.file_names"
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value in listed
+        and "." in node.value
+    ]
+    assert not elsewhere

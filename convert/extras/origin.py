@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxgpt.errors import UserError
+from jaxgpt.file_names import CONFIG
 from jaxgpt.storage.model_directory import ModelDirectory
 
 from ..dialects import DIALECTS
@@ -49,8 +50,7 @@ class Origin:
             return _parsed(source, opened.about.get("fields", {}))
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise UserError(
-                f"{opened.path / 'config.json'}: its source cannot be read ({error!r}); give "
-                "--dialect."
+                f"{opened.path / CONFIG}: its source cannot be read ({error!r}); give --dialect."
             ) from None
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxgpt.config import Config, DataConfig, OptimConfig, RunConfig, TrainConfig
 from jaxgpt.errors import UserError
+from jaxgpt.file_names import CONFIG
 from jaxgpt.settings import build
 from jaxgpt.storage.model_directory import ModelDirectory, Moments
 from jaxgpt.training.optimizer import make_schedule
@@ -102,7 +103,7 @@ def _settings(opened: ModelDirectory, origin: Origin | None) -> tuple[OptimConfi
     """The settings of the optimiser, and its learning rate at this step."""
     about = opened.about
     if "optim" in about:
-        return _settings_of_run(about, str(opened.path / "config.json"))
+        return _settings_of_run(about, str(opened.path / CONFIG))
     if origin is None or origin.optimizer is None:
         return OptimConfig(), OptimConfig().learning_rate
     parameters = leaves(express(origin.dialect, opened.paths, opened.config.tied), opened.config)

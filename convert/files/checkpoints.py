@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.data.tokenizer_files import META
 from jaxgpt.errors import UserError, in_a_row, system_error
+from jaxgpt.file_names import CONFIG, META
 from jaxgpt.system import atomic_files
 from jaxgpt.system.stages import Stage, silent
 
@@ -42,6 +42,11 @@ class Checkpoint:
     def config(self) -> Mapping[str, Any]:
         """The config.json in the same folder; {} without one."""
         return hf_folder.config_beside(self.path) if isinstance(self.path, Path) else {}
+
+    @property
+    def configs(self) -> dict[str, Mapping[str, Any]]:
+        """The configs in the file and in its folder, by the name that errors call them."""
+        return {"the file": self.extras, CONFIG: self.config}
 
     def without(self, prefix: str) -> "Checkpoint":
         """The same checkpoint with `prefix`, which every name has, removed from the names."""
@@ -94,7 +99,7 @@ def read(path: str | Path) -> Checkpoint:
         else:
             meta = path.parent / META
             tokenizer, aside = meta if meta.is_file() else None, []
-        is_index = path.name.endswith(".index.json")
+        is_index = path.name.endswith(hf_folder.INDEX)
         contents = shards.open_index(path) if is_index else open_file(path)
     except OSError as error:
         reason = system_error(error)

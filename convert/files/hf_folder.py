@@ -9,18 +9,14 @@ from typing import Any
 
 from jaxgpt.data.tokenizer_files import FILES as TOKENIZERS
 from jaxgpt.errors import UserError, in_a_row
-from jaxgpt.system.directories import MANIFEST
+from jaxgpt.file_names import CONFIG, MANIFEST
 from jaxgpt.system.json_files import read_json
 
-# In order of preference.
-WEIGHTS = (
-    "model.safetensors.index.json",
-    "model.safetensors",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.bin",
-)
+INDEX = ".index.json"  # ends the name of the file that lists shards
+SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
+WEIGHTS = (f"{SAFETENSORS}{INDEX}", SAFETENSORS, f"{TORCH}{INDEX}", TORCH)  # the first is read
+TOKENIZER_CONFIG = "tokenizer_config.json"
 SUFFIXES = (".pt", ".pth", ".safetensors", ".bin")
-CONFIG = "config.json"
 MOST = 64 * 2**20  # bytes of JSON; an index of ten thousand tensors has one MiB
 
 
@@ -48,6 +44,14 @@ def _without_weights(folder: Path) -> str:
 def tokenizer_in(folder: Path) -> Path | None:
     """The tokenizer file in `folder`, if there is one."""
     return next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
+
+
+def shard_name(number: int, count: int) -> str:
+    """The name of file `number`, from 1, of the `count` files that hold the weights."""
+    if count == 1:
+        return SAFETENSORS
+    stem, suffix = SAFETENSORS.split(".")
+    return f"{stem}-{number:05}-of-{count:05}.{suffix}"
 
 
 def shards(index: Path) -> dict[str, list[str]]:

@@ -131,8 +131,7 @@ class Sides:
     ) -> foreign_module.Peer:
         """Build the class `named` with the weights of the file; `by_user` is whose choice it is."""
         source, detected = self.inspected.source, self.inspected.detected
-        configs = {"the file": source.extras, "config.json": source.config}
-        written = {} if self.origin.get("ignore_config") else as_written(configs)
+        written = {} if self.origin.get("ignore_config") else as_written(source.configs)
         answers = Answers(detected.report.config, detected.report.read, written, torch_args)
         weights = fit.torch_names(detected.dialect, detected.fit.sizes)
         home = foreign_import.folders(named) if by_user else []

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 from jaxgpt.data.bpe import byte_alphabet
 from jaxgpt.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
-from jaxgpt.data.tokenizer_files import META, load
+from jaxgpt.data.tokenizer_files import load
 from jaxgpt.errors import UserError
+from jaxgpt.file_names import META, TOKENIZER
 from jaxgpt.system.json_files import write_json
 
-from ..files.hf_folder import tokenizer_in
+from ..files.hf_folder import TOKENIZER_CONFIG, tokenizer_in
 from ..names.config_words import characters
 
 ROUNDED_UP = 128  # the largest number to a multiple of which vocabularies are padded
@@ -100,9 +101,9 @@ def write(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:
     It encodes text such as <|endoftext|> to that token, unless split_special_tokens is true.
     """
     if isinstance(tokenizer, CharTokenizer | ByteTokenizer):
-        _library(tokenizer).save(str(folder / "tokenizer.json"))
+        _library(tokenizer).save(str(folder / TOKENIZER))
     else:
-        tokenizer.save(folder / "tokenizer.json")
+        tokenizer.save(folder / TOKENIZER)
     ends = (
         {}
         if tokenizer.eot is None
@@ -113,7 +114,7 @@ def write(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:
         "model_max_length": context_length,
         "clean_up_tokenization_spaces": False,
     }
-    write_json(folder / "tokenizer_config.json", {**about, **ends})
+    write_json(folder / TOKENIZER_CONFIG, {**about, **ends})
 
 
 def _library(tokenizer: CharTokenizer | ByteTokenizer) -> Any:

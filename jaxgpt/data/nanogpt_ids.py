@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.data.tokenizer import Tokenizer
-from jaxgpt.data.tokenizer_files import META, load, ready_made
+from jaxgpt.data.tokenizer_files import load, ready_made
 from jaxgpt.data.tokens import MAGIC, ids_in_chunks, write_tokens
 from jaxgpt.errors import UserError, require
+from jaxgpt.file_names import META, SPLITS
 
 DTYPE = np.dtype("<u2")
 
@@ -18,8 +19,8 @@ def find(sources: Sequence[str]) -> dict[str, Path] | None:
     """The paths of train.bin and val.bin by split, if `sources` are these two or their folder."""
     paths = sorted((Path(source) for source in sources), key=lambda path: path.name)
     if len(paths) == 1:
-        paths = [paths[0] / "train.bin", paths[0] / "val.bin"]
-    if [path.name for path in paths] != ["train.bin", "val.bin"] or not all(
+        paths = [paths[0] / name for name in SPLITS.values()]
+    if [path.name for path in paths] != [*SPLITS.values()] or not all(
         path.is_file() for path in paths
     ):
         return None

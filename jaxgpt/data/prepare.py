@@ -16,9 +16,8 @@ from jaxgpt.data.formats import Piece
 from jaxgpt.data.progress import with_progress
 from jaxgpt.data.sources import documents, known_bytes
 from jaxgpt.data.tokenizer import Tokenizer, Unencodable, train_char
-from jaxgpt.data.tokenizer_files import TOKENIZER, ready_made
+from jaxgpt.data.tokenizer_files import ready_made
 from jaxgpt.data.tokens import (
-    ABOUT,
     HEADER_BYTES,
     Dataset,
     ids_in_chunks,
@@ -26,6 +25,7 @@ from jaxgpt.data.tokens import (
     write_tokens,
 )
 from jaxgpt.errors import UserError, require
+from jaxgpt.file_names import ABOUT, SPLITS, TOKENIZER
 from jaxgpt.system.directories import new_directory
 from jaxgpt.system.json_files import write_json
 
@@ -160,7 +160,7 @@ def _split(ids: Iterable[np.ndarray], partial: Path, tokenizer: Tokenizer, val: 
     for name, first, last in (("train", 0, cut), ("val", cut, count)):
         chunks = ids_in_chunks(whole, dtype, HEADER_BYTES, first, last)
         splits[name] = write_tokens(
-            partial / f"{name}.bin", chunks, tokenizer.vocab_size, tokenizer.text_bytes
+            partial / SPLITS[name], chunks, tokenizer.vocab_size, tokenizer.text_bytes
         )
     whole.unlink()
     return splits

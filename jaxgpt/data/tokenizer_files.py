@@ -6,15 +6,14 @@ from typing import Any
 from jaxgpt.data import bpe, plain_pickle
 from jaxgpt.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from jaxgpt.errors import UserError, require
+from jaxgpt.file_names import MERGES, META, TOKENIZER, VOCABULARY
 from jaxgpt.system.json_files import parse_json
 
 KNOWN = (
     "jaxgpt knows its own and Hugging Face's tokenizer.json, vocab.json with merges.txt beside it, "
     'nanoGPT\'s meta.pkl, and characters as ["a", "b"], {"0": "a", "1": "b"} or {"a": 0, "b": 1}.'
 )
-META = "meta.pkl"
-TOKENIZER = "tokenizer.json"  # in a prepared directory, too
-FILES = (TOKENIZER, "vocab.json", META)  # in the order in which a folder is searched
+FILES = (TOKENIZER, VOCABULARY, META)  # in the order in which a folder is searched
 
 
 def load(path: Path) -> Tokenizer:
@@ -94,8 +93,8 @@ def _from_json(content: Any, path: Path) -> Tokenizer:
             return bpe.read(path)
         if {*content} == {str(index) for index in range(len(content))}:
             return CharTokenizer([content[str(index)] for index in range(len(content))])
-        if path.with_name("merges.txt").is_file():
-            return bpe.read_pair(path, path.with_name("merges.txt"))
+        if path.with_name(MERGES).is_file():
+            return bpe.read_pair(path, path.with_name(MERGES))
         if all(len(key) == 1 for key in content) and [*content.values()] == [*range(len(content))]:
             return CharTokenizer([*content])
     raise UserError(KNOWN)

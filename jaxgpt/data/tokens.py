@@ -11,13 +11,13 @@ import numpy as np
 
 from jaxgpt.data.progress import with_progress
 from jaxgpt.errors import UserError, require
+from jaxgpt.file_names import ABOUT, SPLITS
 from jaxgpt.system.directories import check_manifest
 
 MAGIC = b"jaxgpt tokens\n"
 HEADER_BYTES = 512  # magic line, JSON object, spaces; a multiple of 64, so that ids are aligned
 HEADER_FIELDS = {"version", "dtype", "count", "vocab_size", "text_bytes", "sha256"}
 CHUNK = 1 << 20  # ids read at once
-ABOUT = "data.json"  # the sources and settings of a prepared directory, for people
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def open_dataset(path: Path, verify: bool = True) -> Dataset:
     )
     if verify:
         check_manifest(path)
-    train, header = open_tokens(path / "train.bin")
-    val, val_header = open_tokens(path / "val.bin")
+    train, header = open_tokens(path / SPLITS["train"])
+    val, val_header = open_tokens(path / SPLITS["val"])
     sizes = header["vocab_size"], val_header["vocab_size"]
     require(
         sizes[0] == sizes[1],

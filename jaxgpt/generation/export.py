@@ -20,10 +20,10 @@ import jax.numpy as jnp
 from jax import export as jax_export
 
 from jaxgpt.errors import require
+from jaxgpt.file_names import TOKENIZER
 from jaxgpt.model import GPT, cache, cast, exactly
 from jaxgpt.model.cache import Cache
 from jaxgpt.storage import model_directory
-from jaxgpt.storage.names import TOKENIZER
 from jaxgpt.system import atomic_files
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxgpt.data.tokenizer import Tokenizer, Unencodable
 from jaxgpt.errors import UserError, require
+from jaxgpt.file_names import TOKENIZER
 from jaxgpt.storage.model_directory import ModelDirectory, load_tokenizer
-from jaxgpt.storage.names import TOKENIZER
 
 
 class TextCodec:

@@ -17,11 +17,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxgpt.config import Config
-from jaxgpt.data.tokens import ABOUT, open_dataset
+from jaxgpt.data.tokens import open_dataset
 from jaxgpt.devices.chips import Chip, chip
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.errors import UserError
+from jaxgpt.file_names import ABOUT
 from jaxgpt.model import flops
 from jaxgpt.planning.hlo import Traffic, collectives
 from jaxgpt.planning.topologies import devices_of

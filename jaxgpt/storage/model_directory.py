@@ -1,4 +1,4 @@
-"""Model directories: written, opened and read; `jaxgpt.storage.names` lists what is in one.
+"""Model directories: written, opened and read; `jaxgpt.file_names` lists what is in one.
 
 A run directory is read as the best of its checkpoints.
 """
@@ -17,11 +17,11 @@ from jaxgpt.data import tokenizer_files
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.devices.distributed import first, together
 from jaxgpt.errors import UserError, require
+from jaxgpt.file_names import CHECKPOINTS, CONFIG, MANIFEST, METRICS, STATE, TOKENIZER, WEIGHTS
 from jaxgpt.model import GPT, abstract_params, assemble
 from jaxgpt.pytree import Tree, flatten, require_same, unflatten
 from jaxgpt.settings import build
 from jaxgpt.storage import arrays, run_directory
-from jaxgpt.storage.names import CHECKPOINTS, CONFIG, MANIFEST, METRICS, STATE, TOKENIZER, WEIGHTS
 from jaxgpt.system import atomic_files, directories, json_files
 
 FORMAT = 2  # of parameters and config; 1 kept queries, keys and values in arrays of their own

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.errors import require
+from jaxgpt.file_names import PICTURE
 from jaxgpt.optional import installed, need
-from jaxgpt.storage.names import PICTURE
 from jaxgpt.system import atomic_files
 
 LABEL = 0.11  # inches for the name of a token at a legible size

@@ -1,6 +1,6 @@
 """Runs: their checkpoints, metrics, lock and summary.
 
-`jaxgpt.storage.names` lists the files of a run.
+`jaxgpt.file_names` lists the files of a run.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import UserError
-from jaxgpt.storage.names import CHECKPOINTS, CONFIG, LOCK, METRICS
+from jaxgpt.file_names import CHECKPOINTS, CONFIG, LOCK, MANIFEST, METRICS
 from jaxgpt.system import atomic_files, directories, json_files, locks
 
 MARK = "jaxgpt train\n"  # the content of the lock
@@ -45,7 +45,7 @@ def is_run(path: Path) -> bool:
     Other programs also use names such as checkpoints/, data/ or metrics.jsonl.
     """
     lock = path / LOCK
-    return any(path.glob(f"{CHECKPOINTS}/step-*/{directories.MANIFEST}")) or (
+    return any(path.glob(f"{CHECKPOINTS}/step-*/{MANIFEST}")) or (
         lock.is_file() and lock.read_text() == MARK
     )
 

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import instead_of, require
+from jaxgpt.file_names import MANIFEST
 from jaxgpt.system.atomic_files import PARTIAL, errors_naming, sync
 from jaxgpt.system.json_files import read_json, write_json
-
-MANIFEST = "manifest.json"
 
 
 @contextlib.contextmanager

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgpt import file_names
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.devices.distributed import first, together
 from jaxgpt.pytree import Tree
-from jaxgpt.storage import model_directory, names, plots, run_directory
+from jaxgpt.storage import model_directory, plots, run_directory
 from jaxgpt.system.worker import Background
 from jaxgpt.training.job import Job
 from jaxgpt.training.progress import Say
@@ -36,7 +37,7 @@ class Checkpoints:
             "data_sha256": self.job.dataset.train_sha256,
             **about,
         }
-        metrics = (directory / names.METRICS).read_bytes() if first() else None
+        metrics = (directory / file_names.METRICS).read_bytes() if first() else None
         path = run_directory.checkpoint_of(directory, about["step"])
 
         def write() -> None:
@@ -59,7 +60,7 @@ class Checkpoints:
             raise
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
-            self.say(f"{directory / names.PICTURE} was not drawn: {reason}")
+            self.say(f"{directory / file_names.PICTURE} was not drawn: {reason}")
 
     def last_good(self) -> str:
         """A sentence that names the newest checkpoint, once none is being written any more."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from jaxgpt.config import Config, ModelConfig
 from jaxgpt.data.tokens import Dataset
 from jaxgpt.errors import UserError, require
+from jaxgpt.file_names import DATA, TOKENIZER
 from jaxgpt.storage.model_directory import ModelDirectory
-from jaxgpt.storage.names import DATA, TOKENIZER
 
 ROUNDED_UP = 128  # ids more than the tokenizer has: people round up to a multiple of 64 or 128
 

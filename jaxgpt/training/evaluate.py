@@ -7,16 +7,17 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jaxgpt import file_names
 from jaxgpt.config import ComputeConfig, MeshConfig, ModelConfig
 from jaxgpt.data.batches import eval_windows
-from jaxgpt.data.tokens import ABOUT, Dataset, open_dataset
+from jaxgpt.data.tokens import Dataset, open_dataset
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.devices.sharding import over_rows, placed, replicated, shardings
 from jaxgpt.errors import UserError, require
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import Tree
-from jaxgpt.storage import names, run_directory
+from jaxgpt.storage import run_directory
 from jaxgpt.storage.model_directory import ModelDirectory
 from jaxgpt.system.directories import nearby
 from jaxgpt.training.compatibility import fit_vocabulary, require_same_tokenizer
@@ -67,9 +68,11 @@ def evaluate(directory: Path, data: Path | None, batch_size: int) -> str:
     require(batch_size > 0, f"--batch-size must be positive, but is {batch_size}.")
     opened = ModelDirectory(directory)
     if data and not data.exists():
-        raise UserError(f"--data: there is no prepared directory {data}. {nearby(data, [ABOUT])}")
+        raise UserError(
+            f"--data: there is no prepared directory {data}. {nearby(data, [file_names.ABOUT])}"
+        )
     dataset = open_dataset(data or trained_on(opened, directory))
-    require_same_tokenizer(opened.path / names.TOKENIZER, dataset.path / names.TOKENIZER)
+    require_same_tokenizer(opened.path / file_names.TOKENIZER, dataset.path / file_names.TOKENIZER)
     fit_vocabulary(opened.config, dataset)
     mesh = make_mesh(MeshConfig(), batch_size, opened.config.model_dim)
     weights = opened.sharded_params(shardings(abstract_params(opened.config), mesh))
@@ -94,9 +97,9 @@ def trained_on(opened: ModelDirectory, directory: Path) -> Path:
     candidates = [Path(named)] if named else []
     for place in (directory, opened.path.parent.parent):
         if run_directory.is_run(place):
-            candidates.append(place / names.DATA)
+            candidates.append(place / file_names.DATA)
     for path in candidates:
-        if (path / ABOUT).exists():
+        if (path / file_names.ABOUT).exists():
             return path
     data = f"It was trained on {named}, which" if named else "What it was trained on"
     raise UserError(

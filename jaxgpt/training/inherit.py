@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxgpt.config import ModelConfig, OptimConfig, TrainConfig
+from jaxgpt.file_names import TOKENIZER
 from jaxgpt.settings import Sections, typed
 from jaxgpt.storage.model_directory import ModelDirectory
-from jaxgpt.storage.names import TOKENIZER
 from jaxgpt.training.progress import Say
 
 FINE_TUNING: Sections = {

@@ -15,8 +15,8 @@ from jaxgpt.devices.distributed import first, together
 from jaxgpt.devices.distributed import stopping as stopping_at
 from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.errors import Failure, UserError, system_error
+from jaxgpt.file_names import TOKENIZER
 from jaxgpt.storage import run_directory
-from jaxgpt.storage.names import TOKENIZER
 from jaxgpt.system.signals import Signals, Stopped
 from jaxgpt.training.batches import Batches
 from jaxgpt.training.checkpoints import Checkpoints

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxgpt import file_names
 from jaxgpt.config import MeshConfig, OptimConfig, RunConfig
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.distributed import (
@@ -23,7 +24,7 @@ from jaxgpt.errors import require
 from jaxgpt.model import abstract_params
 from jaxgpt.optional import installed
 from jaxgpt.settings import Sections, build, check_sections
-from jaxgpt.storage import names, run_directory
+from jaxgpt.storage import run_directory
 from jaxgpt.system.json_files import write_json
 from jaxgpt.training.job import Job
 from jaxgpt.training.loop import Loop
@@ -110,7 +111,7 @@ def _announcement(job: Job, state: State, attention: str) -> list[str]:
 def _prepare_directory(job: Job, where: str) -> None:
     """Write the run's config.json, and drop the metrics of steps that are repeated."""
     about = {"origin": where, **dataclasses.asdict(job.config)}
-    write_json(job.directory / names.CONFIG, about)
+    write_json(job.directory / file_names.CONFIG, about)
     checkpoint = job.source.path if job.source and job.resumed else None
     run_directory.rewind_metrics(job.directory, checkpoint)
 
@@ -141,9 +142,9 @@ def _ending(job: Job, done: int, extent: str) -> str:
         "unknown" if x is None else f"{x:.4f}" for x in (summary.loss, summary.val_loss)
     )
     evaluated_on = "" if summary.val_loss is None else f" ({extent})"
-    files = [names.METRICS, names.CONFIG, names.CHECKPOINTS]
-    if (run / names.PICTURE).exists():
-        files.insert(1, names.PICTURE)
+    files = [file_names.METRICS, file_names.CONFIG, file_names.CHECKPOINTS]
+    if (run / file_names.PICTURE).exists():
+        files.insert(1, file_names.PICTURE)
     quoted = shlex.quote(str(run))
     lines = [
         f"Done: {done} steps, loss {loss}, best validation loss {val_loss}{evaluated_on}.",

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxgpt import file_names
 from jaxgpt.config import Config
 from jaxgpt.data.prepare import prepare
-from jaxgpt.data.tokens import ABOUT, Dataset, open_dataset
+from jaxgpt.data.tokens import Dataset, open_dataset
 from jaxgpt.devices.distributed import first, wait
 from jaxgpt.errors import UserError, require
 from jaxgpt.pytree import flatten
 from jaxgpt.settings import Sections, build
-from jaxgpt.storage import names
 from jaxgpt.storage.model_directory import ModelDirectory, newest_whole
 from jaxgpt.system.json_files import read_json
 from jaxgpt.training import inherit
@@ -54,7 +54,9 @@ def begin(settings: Sections, config_file: str | None, run: Path, say: Say) -> J
         wait("the first has begun")
     with _blaming(option):
         if source:
-            require_same_tokenizer(source.path / names.TOKENIZER, dataset.path / names.TOKENIZER)
+            require_same_tokenizer(
+                source.path / file_names.TOKENIZER, dataset.path / file_names.TOKENIZER
+            )
         if source and not stopped and "tokenizer" not in settings.get("data", {}):
             require_same_characters(source, dataset, run)
         config = dataclasses.replace(config, model=fit_vocabulary(config.model, dataset))
@@ -131,18 +133,18 @@ def _changes(job: Job) -> list[str]:
 
 def _find_data(config: Config, run: Path, stopped: ModelDirectory | None) -> Dataset:
     """The data of a run: a prepared directory, or its own from a text, prepared once."""
-    path, own = Path(config.data.path), run / names.DATA
-    if (path / ABOUT).exists():
+    path, own = Path(config.data.path), run / file_names.DATA
+    if (path / file_names.ABOUT).exists():
         return open_dataset(path)
     if not first():
         return open_dataset(own)
     if own.exists():
         require(
-            (own / ABOUT).exists(),
+            (own / file_names.ABOUT).exists(),
             f"{own} is where this run would prepare its data, but holds something else: move it "
             "away, or choose another --run.dir.",
         )
-        file = (stopped.path if stopped else run) / names.CONFIG
+        file = (stopped.path if stopped else run) / file_names.CONFIG
         before = read_json(file).get("data") if file.exists() else None
         now = dataclasses.asdict(config.data)
         if before == now:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxgpt
+from jaxgpt import file_names
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.tokenizer import train_char
 from jaxgpt.errors import UserError
@@ -56,7 +57,7 @@ def test_wrong_parameters_are_not_saved(tmp_path: Path) -> None:
 
 def test_a_flipped_bit_in_any_file_is_found_and_named(whole: Path, tmp_path: Path) -> None:
     """No file format notices; orbax returns wrong arrays."""
-    for name in json.loads((whole / directories.MANIFEST).read_text())["files"]:
+    for name in json.loads((whole / file_names.MANIFEST).read_text())["files"]:
         copy = shutil.copytree(whole, tmp_path / "copy")
         damaged = bytearray((copy / name).read_bytes())
         damaged[len(damaged) // 2] ^= 4

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from jaxgpt import file_names
 from jaxgpt.errors import UserError
 from jaxgpt.storage import run_directory
 from jaxgpt.system import atomic_files, directories, json_files
@@ -100,7 +101,7 @@ def test_every_flipped_bit_is_found_and_named(tmp_path: Path, name: str) -> None
 
 
 def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
-    manifest = make(tmp_path / "out") / directories.MANIFEST
+    manifest = make(tmp_path / "out") / file_names.MANIFEST
     for text, message in [("{", "is not JSON"), ("[]", "must hold"), ("{}", "not a manifest")]:
         manifest.write_text(text)
         with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""The names of the files in a model directory and in a run.
+"""The names of all files that jaxgpt writes or reads in a folder of its own.
 
 A model directory:
 
@@ -17,16 +17,32 @@ DIR/loss.png            the same as a picture, where matplotlib is installed
 DIR/checkpoints/NAME/   model directories with all that resuming needs: the best and the newest
 DIR/data/               the prepared directory of this run, where data.path named a text
 DIR/.lock               locked while the run is trained
+
+A prepared directory:
+
+DIR/train.bin, DIR/val.bin   the ids of the two splits
+DIR/tokenizer.json           the tokenizer, where the ids come from text
+DIR/data.json                the sources and settings, for people
+DIR/manifest.json            size and sha256 of every file above
+
+Names in the folders of other programs, from which tokenizers are read: vocab.json with merges.txt,
+meta.pkl. Those of weights in Hugging Face folders are in `convert/files/hf_folder.py`.
 """
 
-from jaxgpt.data.tokenizer_files import TOKENIZER as TOKENIZER
-from jaxgpt.system.directories import MANIFEST as MANIFEST
-
 CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
 WEIGHTS = "weights"
 STATE = "state"
 METRICS = "metrics.jsonl"
+MANIFEST = "manifest.json"
+
 PICTURE = "loss.png"
 CHECKPOINTS = "checkpoints"
 DATA = "data"
 LOCK = ".lock"
+
+SPLITS = {"train": "train.bin", "val": "val.bin"}  # nanoGPT's have the same names
+ABOUT = "data.json"
+
+VOCABULARY, MERGES = "vocab.json", "merges.txt"  # GPT-2's
+META = "meta.pkl"  # nanoGPT's
