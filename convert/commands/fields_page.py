@@ -1,4 +1,7 @@
-"""How each field of a model is known, as `inspect` and `to-flax` print it."""
+"""The fields of a model by source (read, given, assumed), as `inspect` and `to-flax` print them.
+
+The sentences of the warnings are worded in `detect/caveats.py`.
+"""
 
 import sys
 import typing
@@ -19,12 +22,11 @@ def show(report: "Report", assumed: str) -> None:
     ):
         if fields:
             print(f"{label}:\n  {listed(fields)}")
-    caveats = list(report.caveats)
-    if report.assumed:
-        print(f"warning: {caveats.pop(0)}. Each of these would settle it:", file=sys.stderr)
+    if report.assumption:
+        print(f"warning: {report.assumption}. Each of these would settle it:", file=sys.stderr)
         for field in report.assumed:
             print(f"  --set {field}={choices(field)}", file=sys.stderr)
-    for caveat in caveats:
+    for caveat in report.other_caveats:
         print(f"warning: {caveat}.", file=sys.stderr)
 
 

@@ -16,8 +16,9 @@ from ..rows.dialect import FIELDS, Dialect
 from ..rows.fit import Fit, fit, meanings
 from ..rows.resolve import settle
 from .by_structure import propose
+from .caveats import other_caveats
 from .refusals import Configs, Inputs, Shapes, Stranger, require_agreement, require_all, why_strange
-from .report import Report, caveats
+from .report import Report
 from .values import Evidence, weigh
 
 HEADS = {"num_heads": "head", "head_dim": "k"}  # fields that give the sizes of axes
@@ -65,13 +66,11 @@ def detect(
     require_all(inputs, fitted, {**read_fields, **given_fields, **assumed})
     report = Report(read_fields, given_fields, assumed)
     try:
-        report.config  # noqa: B018
+        config = report.config
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    report = replace(
-        report, caveats=caveats(report, evidence.dialect.beware, evidence.hints, inputs.configs)
-    )
-    return Detected(evidence.dialect, fitted, report)
+    others = other_caveats(config, tuple(assumed), evidence, inputs.configs)
+    return Detected(evidence.dialect, fitted, replace(report, other_caveats=others))
 
 
 def _try(dialect: Dialect, inputs: Inputs) -> Fit:

@@ -13,7 +13,7 @@ from ..names.unsupported import reasons
 from ..rows.fit import Fit, joint_width
 from ..rows.kinds import EMBEDDING, Row
 from .by_structure import propose
-from .report import NO_TABLE
+from .caveats import NO_TABLE
 from .values import Evidence
 
 Shapes = Mapping[str, tuple[int, ...]]
