@@ -19,14 +19,13 @@ from . import write_plan
 from .detect.detect import detect
 from .detect.refusals import Stranger
 from .dialects import named
+from .dtypes import OF_WEIGHTS
 from .extras import read_extras
 from .files import checkpoints, torchfile
 from .loaded import Inspected, Loaded
 from .rows import fit, move
 from .rows.dialect import Dialect
 from .write_plan import Written
-
-DTYPES = {str(kind): kind for kind in move.FLOATS}
 
 
 def inspect(
@@ -129,9 +128,9 @@ def to_flax(
 def _parse_dtype(name: str | None) -> np.dtype | None:
     if name is None:
         return None
-    if name not in DTYPES:
-        raise UserError(f"dtype must be one of {', '.join(sorted(DTYPES))}, but is {name!r}.")
-    return DTYPES[name]
+    if name not in OF_WEIGHTS:
+        raise UserError(f"dtype must be one of {', '.join(sorted(OF_WEIGHTS))}, but is {name!r}.")
+    return OF_WEIGHTS[name]
 
 
 def _require_convertible(inspected: Inspected, names: Collection[str]) -> None:

@@ -22,7 +22,7 @@ from .dialects import DIALECTS, named
 from .files import checkpoints, hf_folder
 from .names.config_words import FIELD, VALUES
 from .rows import move
-from .rows.dialect import PRESENCE, Dialect
+from .rows.dialect import ABSENCE, PRESENCE, Dialect
 from .rows.kinds import Alias, Filled, Kind, Row
 from .rows.order import in_module_order
 from .rows.resolve import express
@@ -136,7 +136,7 @@ def _as_the_class_is(dialect: Dialect, config: ModelConfig) -> dict[str, Any]:
         **dialect.unsaid,
         "head_dim": width / heads if width % heads else width // heads,
         "mlp_dim": 4 * width,
-        "final_norm": "final_norm/scale" in paths and config.norm == "pre",
+        "final_norm": ABSENCE["final_norm"][1] in paths and config.norm == "pre",
         # A table of fixed sinusoids can be written as a learned one.
         "positions": config.positions if config.position_rows else "learned",
         **dialect.certain,
@@ -159,15 +159,25 @@ def _way_out(config: ModelConfig, dialect: Dialect) -> str:
 
 
 def _as_written(dialect: Dialect, config: ModelConfig) -> Dialect:
-    """The dialect with every default bias of the class, and without a tied head."""
+    """The dialect with every default bias of the class, and without a tied head.
+
+    Where a class may lack a whole module, such as the final norm, it lacks the bias as well.
+    """
+    optional = [row for row in dialect.rows if isinstance(row, Row) and row.torch.optional]
+    absent = {_module(row) for row in optional if not row.flax.name.endswith("/bias")}
 
     def sure(row: Kind) -> Kind:
-        if not isinstance(row, Row) or row.flax.name.startswith("final_norm"):
-            return row
-        return Filled(row.flax, row.torch.required()) if row.torch.optional else row
+        if row in optional and isinstance(row, Row) and _module(row) not in absent:
+            return Filled(row.flax, row.torch.required())
+        return row
 
     rows = (row for row in dialect.rows if not (config.tied and isinstance(row, Alias)))
     return replace(dialect, rows=tuple(map(sure, rows)))
+
+
+def _module(row: Row) -> str:
+    """The Flax path of the module that the parameter of `row` belongs to."""
+    return row.flax.name.rpartition("/")[0]
 
 
 def _dtype(dtypes: Mapping[str, np.dtype]) -> str:

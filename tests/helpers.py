@@ -14,6 +14,7 @@ from convert.rows.dialect import PRESENCE, Dialect
 from convert.rows.kinds import Alias, Row
 from convert.rows.move import to_torch
 from jaxgpt.config import ModelConfig
+from jaxgpt.data.tokens import Dataset, open_tokens
 from jaxgpt.model import GPT, abstract_params, assemble, exactly, params_of
 from jaxgpt.pytree import Tree, flatten, unflatten
 
@@ -154,3 +155,10 @@ def require_close(ours: np.ndarray, theirs: np.ndarray, relative: float) -> None
     """Require that no element differs by `relative` times the largest of `theirs`."""
     difference, largest = np.abs(ours - theirs).max(), np.abs(theirs).max()
     assert difference < relative * largest, f"{difference} of {largest}"
+
+
+def train_bytes(dataset: Dataset) -> int:
+    """The bytes of text from which the ids for training were made."""
+    _, header = open_tokens(dataset.path / "train.bin")
+    text_bytes: int = header["text_bytes"]
+    return text_bytes

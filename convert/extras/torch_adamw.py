@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxgpt.errors import UserError, in_a_row
 
+from ..dtypes import OF_WEIGHTS
 from ..files.torch_tensors import is_tensor
 from . import plain_values
 from .adamw_keys import (
@@ -149,10 +150,11 @@ def _moments(entry: Any) -> TorchMoments:
 
 
 def _is_moment(value: Any) -> bool:
-    import torch
-
-    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    return is_tensor(value) and value.dtype in floats and bool(value.isfinite().all())
+    return (
+        is_tensor(value)
+        and str(value.dtype).removeprefix("torch.") in OF_WEIGHTS
+        and bool(value.isfinite().all())
+    )
 
 
 def _settings(group: Mapping[Any, Any], count: int) -> dict[str, Any]:

@@ -15,14 +15,15 @@ from jaxgpt.file_names import CONFIG, META
 from jaxgpt.system import atomic_files
 from jaxgpt.system.stages import Stage, silent
 
+from .. import dtypes
 from . import hf_folder, safefile, shards, torchfile
 from .contents import Contents, Tensor
 from .one_file import open_file
 from .statedict import LIGHTNING_WRAPPERS, WRAPPERS, choose, wrapping
-from .torch_tensors import DTYPES, aliasing, described_in_memory
+from .torch_tensors import aliasing, described_in_memory
 
 WRITTEN = (".pt", ".pth", ".safetensors")
-TORCH_DTYPES, SAFE_DTYPES = set(DTYPES.values()), set(safefile.CODES)
+TORCH_DTYPES, SAFE_DTYPES = {*dtypes.BY_NAME.values()}, {*dtypes.CODES}
 
 
 @dataclass(frozen=True)

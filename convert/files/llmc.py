@@ -7,11 +7,11 @@ import functools
 import math
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 
 from jaxgpt.errors import UserError
 
+from ..dtypes import BY_NAME
 from .contents import Contents, Tensor
 from .safefile import piece
 
@@ -28,7 +28,7 @@ INNER = (
     ("mlp.c_proj.weight", "D4"), ("mlp.c_proj.bias", "D"),
 )  # fmt: skip
 LAST = (("transformer.ln_f.weight", "D"), ("transformer.ln_f.bias", "D"))
-KINDS = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
+KINDS = (BY_NAME["float32"], BY_NAME["bfloat16"])
 MOST_LAYERS = 10_000
 
 Shapes = list[tuple[str, tuple[int, ...]]]

@@ -8,23 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import ml_dtypes
 import numpy as np
 import safetensors
 
 from jaxgpt.errors import UserError, in_a_row
 
+from ..dtypes import BY_CODE, CODES
 from .contents import Contents, Tensor
-
-DTYPES = {
-    "BOOL": np.dtype(bool),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "C64": np.dtype("complex64"),
-    **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
-    **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
-    **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
-}
-CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 def is_safetensors(head: bytes) -> bool:
@@ -53,7 +43,7 @@ def load(path: Path) -> Contents:
 
 def _tensor(path: Path, entry: Mapping[str, Any], data: int) -> Tensor:
     """The tensor of a header's `entry`, in a file whose data begin at byte `data`."""
-    shape, dtype = tuple(entry["shape"]), DTYPES.get(entry["dtype"], entry["dtype"])
+    shape, dtype = tuple(entry["shape"]), BY_CODE.get(entry["dtype"], entry["dtype"])
     start = data + entry["data_offsets"][0]
     return Tensor(shape, dtype, functools.partial(piece, path, dtype, shape, start))
 

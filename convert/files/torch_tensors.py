@@ -13,6 +13,7 @@ import numpy as np
 from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.optional import need
 
+from ..dtypes import BY_NAME
 from .contents import Tensor
 from .safefile import piece
 from .untrusted import HARMLESS_BYTES
@@ -21,15 +22,6 @@ MAPS = Path("/proc/self/maps")  # the files that this process has mapped, on Lin
 SMALL = 2**20  # bytes of a tensor that may stay mapped
 NO_ARRAY = "which has no plain array"
 SHOWN = 8  # keys of a path that an error shows
-
-DTYPES = {  # by torch's names
-    "bool": np.dtype(bool),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    **{f"int{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
-    **{f"uint{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
-    **{f"float{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
-    **{f"complex{bits}": np.dtype(f"complex{bits}") for bits in (64, 128)},
-}
 
 KeyPath = tuple["KeyPath", Any] | None  # (path of the parent, key); None is the root
 
@@ -131,7 +123,7 @@ def described_in_memory(state: Mapping[str, Any], what: str) -> dict[str, Tensor
 def _dtype(tensor: Any) -> Any:
     """The numpy dtype of a tensor, or torch's name of a kind that numpy lacks."""
     name = str(tensor.dtype).removeprefix("torch.")
-    return DTYPES.get(name, name)
+    return BY_NAME.get(name, name)
 
 
 def to_array(tensor: Any) -> np.ndarray:

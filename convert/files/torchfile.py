@@ -14,8 +14,9 @@ import numpy as np
 from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.optional import need
 
+from .ledger import Ledger
 from .torch_tensors import aliasing, unbacked
-from .untrusted import RESAVE, Archive, Ledger, report
+from .untrusted import RESAVE, Archive, report
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # begins files from before torch 1.6

@@ -14,6 +14,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.pytree import Tree, flatten, unflatten
 
+from ..dtypes import OF_WEIGHTS
 from .axes import Place, Sizes, View
 from .buffers import buffers
 from .dialect import FIELDS, Dialect
@@ -22,15 +23,17 @@ from .regroup import Put, move, parts
 from .resolve import express, fillable
 
 Read = Callable[[str], np.ndarray]
-FLOATS = {np.dtype(kind) for kind in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)}
 
 
 def require_floats(dtypes: Mapping[str, np.dtype], path: object) -> None:
-    """Refuse weights of a dtype outside FLOATS; `dtypes` is by tensor name."""
-    odd = [f"{name} is {dtype}" for name, dtype in dtypes.items() if dtype not in FLOATS]
+    """Refuse weights of a dtype that is not in OF_WEIGHTS; `dtypes` is by tensor name."""
+    odd = [
+        f"{name} is {dtype}" for name, dtype in dtypes.items() if dtype not in OF_WEIGHTS.values()
+    ]
     if odd:
+        *most, last = OF_WEIGHTS
         raise UserError(
-            f"{path}: weights must be float16, bfloat16, float32 or float64, but {in_a_row(odd)}. "
+            f"{path}: weights must be {', '.join(most)} or {last}, but {in_a_row(odd)}. "
             "Quantised and complex weights have no counterpart here; convert them with the code "
             "that made them."
         )

@@ -22,14 +22,13 @@ CHUNK = 1 << 20  # ids read at once
 
 @dataclass(frozen=True)
 class Dataset:
-    """An opened prepared directory; `*_bytes` are sizes of the UTF-8 text, 0 where unknown."""
+    """An opened prepared directory."""
 
     path: Path
     vocab_size: int
     train: np.ndarray
     val: np.ndarray
-    train_bytes: int
-    val_bytes: int
+    val_bytes: int  # of the UTF-8 text, 0 where unknown
     train_sha256: str  # of the ids, to compare the data of two directories
 
 
@@ -49,9 +48,7 @@ def open_dataset(path: Path, verify: bool = True) -> Dataset:
         sizes[0] == sizes[1],
         f"{path}: train.bin has {sizes[0]} different ids, but val.bin {sizes[1]}.",
     )
-    return Dataset(
-        path, sizes[0], train, val, header["text_bytes"], val_header["text_bytes"], header["sha256"]
-    )
+    return Dataset(path, sizes[0], train, val, val_header["text_bytes"], header["sha256"])
 
 
 def write_tokens(

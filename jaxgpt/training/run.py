@@ -120,7 +120,8 @@ def _to_torch(job: Job) -> str:
     """The command that writes the model for torch, or "" if no class may take it.
 
     It goes back as the file that it came from, or is written for a class that the converter
-    chooses. Without torch it becomes safetensors, which hold the weights alone.
+    chooses. Without torch it becomes safetensors, which hold the weights alone. The file is next
+    to the run, where git ignores both if it ignores runs/.
     """
     config, file = job.config, job.origin.get("source")
     if config.model.positions_offset and not file:  # only OPT has rows before position 0
@@ -128,7 +129,7 @@ def _to_torch(job: Job) -> str:
     groups = (file or {}).get("settings", {}).get("optim", {}).get("decay", OptimConfig.decay)
     torch = installed("torch")
     name = job.directory.resolve().name + (".pt" if torch else ".safetensors")
-    words = ["jaxgpt-convert", "to-torch", str(job.directory), name]
+    words = ["jaxgpt-convert", "to-torch", str(job.directory), str(job.directory.parent / name)]
     # torch's optimisers have neither an average nor these groups.
     if config.optim.ema or config.optim.decay not in ("all", groups) or not torch:
         words.append("--weights-only")

@@ -73,7 +73,7 @@ class Timed(Loop):
 
 def trained(config: Config) -> Timed:
     ids = np.random.default_rng(0).integers(0, config.model.vocab_size, 100_000).astype(np.uint16)
-    dataset = Dataset(Path("-"), config.model.vocab_size, ids, ids[:2000], 0, 0, "")
+    dataset = Dataset(Path("-"), config.model.vocab_size, ids, ids[:2000], 0, "")
     with tempfile.TemporaryDirectory() as folder:
         loop = Timed(Job(config, dataset, Path(folder)), lambda line: None)
         loop.train(init_state(config))

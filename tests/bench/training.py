@@ -66,7 +66,7 @@ class QuietLoop(Loop):
 
 def ours() -> Racers:
     use_devices(MeshConfig())
-    dataset = Dataset(Path("-"), CONFIG.model.vocab_size, TOKENS, TOKENS, 0, 0, "")
+    dataset = Dataset(Path("-"), CONFIG.model.vocab_size, TOKENS, TOKENS, 0, "")
     loop = QuietLoop(Job(CONFIG, dataset, Path(tempfile.mkdtemp())), lambda line: None)
     loop.state = init_state(CONFIG)
     bare_state = [jax.device_put(init_state(CONFIG), replicated(loop.mesh))]

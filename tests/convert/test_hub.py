@@ -17,8 +17,8 @@ import pytest
 
 import jaxgpt
 from convert import hub, to_flax
-from convert.api import DTYPES
 from convert.dialects import DIALECTS
+from convert.dtypes import OF_WEIGHTS
 from convert.files import checkpoints
 from convert.names.config_words import FIELD, stated_fields
 from jaxgpt.config import ModelConfig
@@ -151,7 +151,9 @@ def random_params(config: ModelConfig, dtype: str) -> Tree:
         return draw.normal(size=shape) * scale + path.endswith("scale")
 
     leaves = flatten(abstract_params(config)).items()
-    return unflatten({path: one(path, leaf.shape).astype(DTYPES[dtype]) for path, leaf in leaves})
+    return unflatten(
+        {path: one(path, leaf.shape).astype(OF_WEIGHTS[dtype]) for path, leaf in leaves}
+    )
 
 
 class Peer(NamedTuple):

@@ -23,6 +23,7 @@ from jaxgpt.data.tokenizer import train_char
 from jaxgpt.data.tokenizer_files import load
 from jaxgpt.data.tokens import Dataset, open_dataset
 from jaxgpt.errors import UserError
+from tests.helpers import train_bytes
 
 TEXT = "".join(f"{i}: the naïve 日本 fox isn't here,\n\tbut there 😀.\n" for i in range(200))
 
@@ -47,7 +48,7 @@ def test_the_text_comes_back(tokenizer: str, source: Path, tmp_path: Path) -> No
     assert decoded(dataset) == TEXT
     assert load(tmp_path / "out").kind == tokenizer
     assert dataset.vocab_size == made.vocab_size == load(tmp_path / "out").vocab_size
-    assert dataset.train_bytes + dataset.val_bytes == len(TEXT.encode())
+    assert train_bytes(dataset) + dataset.val_bytes == len(TEXT.encode())
     assert dataset.val_bytes == len(load(tmp_path / "out").decode_bytes(dataset.val))
     assert len(dataset.train) == int(0.9 * (len(dataset.train) + len(dataset.val)))
 
@@ -85,7 +86,7 @@ def test_any_records_come_back(
     ids = np.concatenate([dataset.train, dataset.val])
     assert (ids == load(dataset.path).eot).sum() == (len(texts) - 1 if tokenizer == "bpe" else 0)
     between = 0 if tokenizer == "bpe" else len(texts) - 1
-    assert dataset.train_bytes + dataset.val_bytes == len("".join(texts).encode()) + between
+    assert train_bytes(dataset) + dataset.val_bytes == len("".join(texts).encode()) + between
 
 
 def test_what_stands_between_text_files(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_standard_input_is_read_once(
 
 def test_the_built_in_corpus(tmp_path: Path) -> None:
     dataset = prepare(["python-docs"], tmp_path / "out")
-    assert dataset.train_bytes > 400_000
+    assert train_bytes(dataset) > 400_000
     assert "lambda" in decoded(dataset)
 
 
@@ -171,7 +172,7 @@ def test_nanogpts_files_keep_their_split(tmp_path: Path) -> None:
         dataset = open_dataset(tmp_path / name)
         np.testing.assert_array_equal(dataset.train, range(65))
         np.testing.assert_array_equal(dataset.val, [1, 2, 64])
-        assert (dataset.vocab_size, dataset.train_bytes, dataset.val_bytes) == (65, 0, 0)
+        assert (dataset.vocab_size, train_bytes(dataset), dataset.val_bytes) == (65, 0, 0)
         assert not (tmp_path / name / "tokenizer.json").exists()
 
 
@@ -180,7 +181,7 @@ def test_nanogpts_files_with_their_tokenizer(tmp_path: Path) -> None:
     train_char(characters).save(tmp_path / "characters.json")
     folder = nanogpt(tmp_path / "nanogpt")
     dataset = prepare([str(folder)], tmp_path / "out", tokenizer=str(tmp_path / "characters.json"))
-    assert (dataset.vocab_size, dataset.train_bytes, dataset.val_bytes) == (70, 65, 3)
+    assert (dataset.vocab_size, train_bytes(dataset), dataset.val_bytes) == (70, 65, 3)
     assert decoded(dataset) == "".join(characters[:65]) + "12p"
     train_char(characters[:64]).save(tmp_path / "less.json")
     with pytest.raises(UserError, match=r"train\.bin: Id 64 at position 64 .*vocabulary of 64"):
@@ -201,7 +202,7 @@ def test_nanogpts_files_have_the_characters_beside_them(tmp_path: Path) -> None:
     folder = nanogpt(tmp_path / "nanogpt")
     (folder / "meta.pkl").write_bytes(meta(characters))
     dataset = prepare([str(folder)], tmp_path / "out")
-    assert (dataset.vocab_size, dataset.train_bytes, dataset.val_bytes) == (70, 65, 3)
+    assert (dataset.vocab_size, train_bytes(dataset), dataset.val_bytes) == (70, 65, 3)
     assert decoded(dataset) == characters[:65] + "12p"
     (tmp_path / "less.pkl").write_bytes(meta(characters[:64]))
     with pytest.raises(UserError, match=r"train\.bin: Id 64 at position 64 .*vocabulary of 64"):

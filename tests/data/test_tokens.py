@@ -18,6 +18,7 @@ from jaxgpt.data.tokens import (
 )
 from jaxgpt.errors import UserError
 from jaxgpt.system import directories
+from tests.helpers import train_bytes
 
 
 def prepared(path: Path, ids: int = 300) -> Path:
@@ -71,7 +72,7 @@ def test_a_prepared_directory_opens(directory: Path) -> None:
         assert isinstance(dataset, Dataset)
         np.testing.assert_array_equal(dataset.train, np.arange(300) % 7)
         np.testing.assert_array_equal(dataset.val, np.arange(30) % 7)
-        assert (dataset.vocab_size, dataset.train_bytes, dataset.val_bytes) == (7, 300, 30)
+        assert (dataset.vocab_size, train_bytes(dataset), dataset.val_bytes) == (7, 300, 30)
         with pytest.raises(ValueError, match="read-only"):
             dataset.train[0] = 1
 

@@ -245,12 +245,12 @@ def test_every_shipped_config_trains_at_tiny_size_and_the_command_to_export_it_w
     assert outcome.code == 0, outcome
     assert "step 2/2" in outcome.out
     (export,) = re.findall(r"^  export +(.*)$", outcome.out, re.MULTILINE)
-    written = ["run.pt"]
+    written = [str(tmp_path / "run.pt")]
     if importlib.util.find_spec("torch") is None:
-        written = ["run.safetensors", "--weights-only"]
+        written = [str(tmp_path / "run.safetensors"), "--weights-only"]
     assert export.split() == ["jaxgpt-convert", "to-torch", str(tmp_path / "run"), *written]
     assert command(*export.split())[::2] == (0, "")  # and nothing to warn of
-    assert (tmp_path / written[0]).exists()
+    assert Path(written[0]).exists()
     if dialect := TUTORIALS.get(path.stem):
         require_there_and_back(dialect, tmp_path, command)
 
