@@ -177,6 +177,17 @@ def test_a_page_names_what_exists(name: str) -> None:
         assert (PAGES[name].parent / link).exists(), link
 
 
+def test_what_is_to_be_changed_is_where_a_page_says() -> None:
+    rows = re.findall(
+        r"^\| .* \| (.*) \| (.*) \|$", PAGES["docs/where-to-change.md"].read_text(), re.M
+    )
+    places = {name: re.findall(r"`([^`]+)`", files) for files, name in rows if "`" in name}
+    assert len(places) >= 25
+    for name, files in places.items():
+        assert all((ROOT / file).is_file() for file in files), files
+        assert re.search(rf"\b{name.strip('`')}\b", (ROOT / files[0]).read_text()), (name, files)
+
+
 def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for name, page in PAGES.items():

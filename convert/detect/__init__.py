@@ -1,1 +1,1 @@
-"""Detection of the dialect and the ModelConfig of a checkpoint from its tensors and configs."""
+"""Detection of a checkpoint's dialect and ModelConfig, and the warnings about what is assumed."""

@@ -27,7 +27,7 @@ def named(name: str) -> Dialect:
 
 
 def table() -> str:
-    """The Markdown table of all dialects that the README shows."""
+    """The Markdown table of all dialects that `docs/bridge.md` shows."""
     rows = [
         "| dialect | class | usual, where nothing says otherwise | heads |",
         "|---|---|---|---|",

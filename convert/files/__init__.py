@@ -1,1 +1,1 @@
-"""Checkpoint files of every format, read without running anything in them."""
+"""Checkpoint files of every format and the wrappers in them, read without running anything."""

@@ -1,1 +1,1 @@
-"""Text sources, tokenizers, and token files to train on."""
+"""Text sources and their formats, tokenizers, and token files to train on."""

@@ -1,1 +1,1 @@
-"""Model directories, run directories, and the plots written to them."""
+"""Model directories, run directories, and the plots in them; `jaxgpt.file_names` has the names."""
