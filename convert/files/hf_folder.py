@@ -1,4 +1,4 @@
-"""Folders as Hugging Face lays them out: which files hold the weights, and their config.
+"""Folders as Hugging Face lays them out: the names of their files, and which hold the weights.
 
 Opens no weights.
 """
