@@ -106,9 +106,10 @@ def _proposed(inputs: Inputs) -> Dialect:
 def _of_registry(inputs: Inputs) -> tuple[Fit, Evidence, Dialect]:
     """The fit, evidence and dialect of the class in the registry that explains all tensors.
 
-    Example: a file with nanoGPT's names fits nanogpt and its twins minGPT and makemore. All three
-    have the same rows, so that its values are weighed once, for nanogpt. If they show a mask and
-    a head that is not tied, the dialect is minGPT, with the rows that the values have shown.
+    Example: a file with nanoGPT's names fits nanogpt and its twins, which are build-nanogpt, mingpt
+    and makemore. They have the same names, so that the values are weighed once, for nanogpt. If
+    these show a mask and a head that is not tied, which are the marks of mingpt, the dialect is
+    mingpt, with the rows that the values have decided.
     """
     fits = _explaining(inputs)
     weighed = _weighed(fits, inputs)
