@@ -9,13 +9,13 @@ import pytest
 
 from convert.detect import values
 from convert.dialects import DIALECTS
+from convert.dtypes import OF_WEIGHTS
 from convert.names.parts import PAIRS
 from convert.rows.axes import View
 from convert.rows.dialect import Dialect
 from convert.rows.fit import Fit, fit, meanings
 from convert.rows.kinds import row
 from convert.rows.move import (
-    FLOATS,
     require_floats,
     require_one_dtype_per_row,
     to_flax,
@@ -60,7 +60,7 @@ def require_identity(dialect: Dialect, params: Tree, tensors: dict[str, np.ndarr
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
-@pytest.mark.parametrize("dtype", sorted(FLOATS, key=str), ids=str)
+@pytest.mark.parametrize("dtype", sorted(OF_WEIGHTS.values(), key=str), ids=str)
 def test_there_and_back_is_identity_bit_for_bit(
     dialect: Dialect, dtype: np.dtype, tied: bool
 ) -> None:
