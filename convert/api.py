@@ -112,7 +112,7 @@ def to_flax(
     _require_convertible(inspected, names)
 
     reader = _Reader(source, stage("reading", sum(source.tensors[name].size for name in names)))
-    params = move.to_flax(detected.dialect, sizes, reader.read, target_dtype, source.tensors)
+    params = move.to_flax(detected.dialect, config, reader.read, target_dtype, source.tensors)
     if not allow_nonfinite:
         move.require_finite(reader.nonfinite, source.path)
     if target_dtype and not reader.nonfinite:

@@ -22,7 +22,8 @@ from .dialects import DIALECTS, named
 from .files import checkpoints, hf_folder
 from .names.config_words import FIELD, VALUES
 from .rows import move
-from .rows.dialect import ABSENCE, PRESENCE, Dialect
+from .rows.dialect import Dialect
+from .rows.fields import ABSENT_NORMS, PRESENCE
 from .rows.kinds import Alias, Filled, Kind, Row
 from .rows.order import in_module_order
 from .rows.resolve import express
@@ -136,7 +137,7 @@ def _as_the_class_is(dialect: Dialect, config: ModelConfig) -> dict[str, Any]:
         **dialect.unsaid,
         "head_dim": width / heads if width % heads else width // heads,
         "mlp_dim": 4 * width,
-        "final_norm": ABSENCE["final_norm"][1] in paths and config.norm == "pre",
+        "final_norm": ABSENT_NORMS["final_norm"][1] in paths and config.norm == "pre",
         # A table of fixed sinusoids can be written as a learned one.
         "positions": config.positions if config.position_rows else "learned",
         **dialect.certain,

@@ -15,11 +15,37 @@ def setting(default: Any, explanation: str) -> Any:
     return dataclasses.field(default=default, metadata={"explanation": explanation})
 
 
+class FrozenDict(dict):
+    """A dict that nobody changes, so that it can be part of a key."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(sorted((key, str(value)) for key, value in self.items())))
+
+
+class FrozenList(list):
+    """A list that nobody changes, so that it can be part of a key."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self))
+
+
+def frozen(value: Any) -> Any:
+    """`value` with its lists and dicts frozen."""
+    if isinstance(value, (list, tuple)):
+        return FrozenList(map(frozen, value))
+    return FrozenDict(value) if isinstance(value, dict) else value
+
+
 def require_choices(section: Any) -> None:
-    """Require that each field of `section` declared as a Literal holds one of its values."""
+    """Require that a text in a field of `section` declared as a Literal is one of its values."""
     for name, hint in type(section).__annotations__.items():
-        choices, value = typing.get_args(hint), getattr(section, name)
-        if typing.get_origin(hint) is Literal:
+        value, alternatives = getattr(section, name), typing.get_args(hint)
+        literal = hint if typing.get_origin(hint) is Literal else None
+        for alternative in alternatives:
+            literal = alternative if typing.get_origin(alternative) is Literal else literal
+        choices = typing.get_args(literal)
+        only = hint is literal or (isinstance(value, str) and bool not in alternatives)
+        if choices and only:
             shown = " or ".join(map(repr, choices))
             require(value in choices, f"{name} takes {shown}, but got {value!r}.")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import math
 import tomllib
 import types
@@ -14,6 +15,13 @@ from jaxgpt.config import Config
 from jaxgpt.errors import UserError, instead_of, require
 
 Sections = Mapping[str, Mapping[str, Any]]
+WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    types.NoneType: "none",
+}
 
 
 def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
@@ -73,12 +81,16 @@ def parse(cls: type, name: str, text: str) -> Any:
     for spelled in (text, text.lower()):  # True and true are both meant
         with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):
             readings.append(tomllib.loads(f"value = {spelled}")["value"])
+    with contextlib.suppress(json.JSONDecodeError, RecursionError):
+        readings.append(json.loads(text.replace("none", "null").replace("None", "null")))
     return next((reading for reading in readings if fits(reading, hint)), text)
 
 
 def typed(value: Any) -> str:
     """The text that `parse` reads as `value`."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, (list, dict)):
+        return json.dumps(value)
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
 def read_settings(path: Path | None, options: Sections) -> dict[str, dict[str, Any]]:
@@ -128,6 +140,12 @@ def fits(value: Any, hint: Any) -> bool:
         return any(fits(value, arg) for arg in args)
     if origin is Literal:
         return isinstance(value, str) and value in args
+    if origin is list:
+        return isinstance(value, list) and all(fits(each, args[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    if value is None or hint is types.NoneType:
+        return value is None and hint is types.NoneType
     if isinstance(value, bool) or hint is bool:
         return isinstance(value, bool) and hint is bool
     if hint is float:
@@ -137,9 +155,13 @@ def fits(value: Any, hint: Any) -> bool:
 
 def describe(hint: Any) -> str:
     """The values of the type `hint`, for an error message."""
-    args = typing.get_args(hint)
-    if typing.get_origin(hint) is Literal:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
         return " or ".join(repr(arg) for arg in args)
+    if origin is list:
+        return f"a list, each entry {describe(args[0])}"
+    if origin is dict:
+        return "a table"
     if args:
         return " or ".join(describe(arg) for arg in args)
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[hint]
+    return WORDS[hint]

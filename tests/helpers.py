@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert.dialects import DIALECTS
-from convert.rows.dialect import PRESENCE, Dialect
-from convert.rows.kinds import Alias, Row
+from convert.rows.dialect import Dialect
+from convert.rows.fields import shown_by, usual_of
+from convert.rows.kinds import HEAD, POSITIONS, Alias, Row
 from convert.rows.move import to_torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.tokens import Dataset, open_tokens
@@ -73,6 +74,37 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "norm": "residual", "positions": "sinusoidal", "positions_stored": True, "positions_offset": 3,
         "mlp_bias": False, "tied": True, "head_bias": False,
     },
+    "llama": {
+        "positions": "rotary", "norm_kind": "rms", "norm_bias": False, "mlp_gated": True,
+        "activation": "silu", "attention_out_bias": False, "mlp_bias": False, "head_bias": False,
+        "num_heads": 6, "num_kv_heads": 2, "head_dim": 8, "rotary_layout": "interleaved",
+        "rotary_scaling": {"rope_type": "linear", "factor": 2.0},
+    },
+    "gemma": {
+        "positions": "rotary", "norm_kind": "rms", "norm_bias": False, "mlp_gated": True,
+        "activation": "gelu_tanh", "num_heads": 4, "num_kv_heads": 1, "head_dim": 8,
+        "norm_unit_offset": True, "embedding_scale": 2.0, "extra_norms": ["sandwich"],
+        "attention_softcap": 5.0, "logit_softcap": 3.0, "attention_scale": 0.3,
+        "rotary_theta": [100.0, None, 100.0], "window": [4, None, 4], "qk_norm": "before_rotary",
+        "norm_eps": "dtype",
+    },
+    "neox": {
+        "positions": "rotary", "rotary_fraction": 0.5, "residual": "parallel", "head_dim": 8,
+        "activation": "gelu", "qkv_bias": True, "logit_scale": 0.5,
+    },
+    "olmo": {
+        "positions": "rotary", "norm": "output", "norm_kind": "rms", "qk_norm": "full_width",
+        "head_dim": 4, "num_kv_heads": 1,
+    },
+    "bloom, one norm": {
+        "positions": "alibi", "residual": "parallel_one_norm", "extra_norms": ["embedding"],
+        "norm_std": "unbiased_plus_eps", "num_heads": 6, "num_kv_heads": 3, "head_dim": 5,
+    },
+    "norms without weights": {
+        "positions": "none", "norm_weight": False, "norm_bias": False, "activation": "relu2",
+        "qk_norm": "after_rotary",
+    },
+    "sines first": {"positions": "sinusoidal", "sinusoidal_layout": "half"},
 }  # fmt: skip
 
 Needs = Callable[[str], None]
@@ -105,19 +137,18 @@ def write_toml(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> Path:
 
 def config_of(dialect: Dialect, tied: bool = False) -> ModelConfig:
     """A config that the class of `dialect` can have, with every tensor that it has a row for."""
-    paths = {row.flax.name for row in dialect.rows if isinstance(row, Row)}
+    views = {row.flax.name: row.flax for row in dialect.rows if isinstance(row, Row)}
+    if dialect.family:  # which has rows for both kinds of MLP
+        views.pop("blocks/mlp/gate_up/kernel", None)
     ties = any(isinstance(row, Alias) for row in dialect.rows)
-    shown = {field: path in paths for field, path in PRESENCE.items()}
-    fields = {
-        "qkv_bias": shown["qkv_bias"],
-        "attention_out": shown["attention_out"],
-        "attention_out_bias": shown["attention_out_bias"],
-        "final_norm": "final_norm/scale" in paths,
-        "head_bias": shown["head_bias"],
-        "tied": tied and ties,
-        "positions_offset": dialect.positions_offset,
-    }
-    return ModelConfig(**{**vars(PRIME_CONFIG), **fields})
+    views[HEAD.name] = HEAD
+    modern = POSITIONS not in views
+    usual = usual_of(dialect.unsaid, list(views.values()))
+    fields = {"positions": "rotary" if modern else "learned", **usual}
+    fields |= {**shown_by(list(views.values())), **dialect.certain}
+    fields |= {"positions_stored": False, "tied": tied and ties}
+    sizes = {**PRIMES, "head_dim": 6} if modern else PRIMES  # of which pairs rotate
+    return ModelConfig(**{**fields, **sizes})
 
 
 def random_params(config: ModelConfig, dtype: np.dtype) -> Tree:

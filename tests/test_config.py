@@ -43,7 +43,7 @@ def test_rows_of_the_position_table(fields: dict[str, object], rows: int) -> Non
         ({"num_heads": 6.0}, "num_heads takes a whole number, but got 6.0"),
         ({"num_heads": True}, "num_heads takes a whole number, but got True"),
         ({"tied": 1}, "tied takes true or false, but got 1"),
-        ({"norm": "mid"}, "norm takes 'pre' or 'post' or 'residual', but got 'mid'"),
+        ({"norm": "mid"}, "norm takes 'pre' or 'post' or 'residual' or 'output', but got 'mid'"),
         ({"final_norm": "maybe"}, "final_norm takes true or false or 'unused', but got 'maybe'"),
         (
             {"model_dim": 250},

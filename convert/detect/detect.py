@@ -12,7 +12,8 @@ from jaxgpt.settings import check
 
 from ..dialects import DIALECTS, named
 from ..names.config_words import stated_fields
-from ..rows.dialect import FIELDS, Dialect
+from ..rows.dialect import Dialect
+from ..rows.fields import FIELDS, is_relevant, shown_by, usual_of
 from ..rows.fit import Fit, fit, meanings
 from ..rows.resolve import settle
 from .by_structure import propose
@@ -21,7 +22,8 @@ from .refusals import Configs, Inputs, Shapes, Stranger, require_agreement, requ
 from .report import Report
 from .values import Evidence, weigh
 
-HEADS = {"num_heads": "head", "head_dim": "k"}  # fields that give the sizes of axes
+# Fields that give the sizes of axes.
+HEADS = {"num_heads": "head", "num_kv_heads": "kv", "head_dim": "k"}
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,20 @@ def detect(
     given_fields = {
         field: value for field, value in inputs.given.items() if field not in read_fields
     }
-    assumed = {
-        field: value
-        for field, value in dialect.unsaid.items()
-        if field not in {**read_fields, **given_fields}
-    }
-    require_all(inputs, fitted, {**read_fields, **given_fields, **assumed})
+    known = {**read_fields, **given_fields}
+    usual = usual_of(dialect.unsaid, [flax for flax, _ in evidence.dialect.views])
+    unsaid = {field: value for field, value in usual.items() if field not in known}
+    fields = {**known, **unsaid}
+    assumed = {field: value for field, value in unsaid.items() if is_relevant(field, fields)}
+    require_all(inputs, fitted, fields)
     report = Report(read_fields, given_fields, assumed)
     try:
         config = report.config
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    others = other_caveats(config, tuple(assumed), evidence, inputs.configs)
-    return Detected(evidence.dialect, fitted, replace(report, other_caveats=others))
+    others = other_caveats(tuple(assumed), evidence, inputs.configs)
+    settled = replace(evidence.dialect, layout=evidence.dialect.layout or config.rotary_layout)
+    return Detected(settled, fitted, replace(report, other_caveats=others))
 
 
 def _try(dialect: Dialect, inputs: Inputs) -> Fit:
@@ -82,6 +85,9 @@ def _try(dialect: Dialect, inputs: Inputs) -> Fit:
     stated.pop("head_dim", None)  # a wrong one would make every tensor look wrong
     values = {**{field: value for field, (value, _) in stated.items()}, **inputs.given}
     sizes = {axis: values[field] for field, axis in HEADS.items() if field in values}
+    if not dialect.grouped:
+        sizes |= {"group": 1}
+        sizes.pop("kv", None)
     return fit(settle(dialect, inputs.shapes), inputs.shapes, sizes)
 
 
@@ -179,5 +185,5 @@ def _shown(fitted: Fit, evidence: Evidence, dialect: Dialect) -> dict[str, Any]:
         for axis, field in FIELDS.items()
         if axis in sizes and axis not in fitted.stated
     }
-    paths = {flax.name for flax, _ in evidence.dialect.views}
-    return fields | evidence.dialect.shown_by(paths) | evidence.read | dialect.certain
+    shown = shown_by([flax for flax, _ in evidence.dialect.views])
+    return fields | shown | evidence.read | dialect.certain

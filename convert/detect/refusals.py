@@ -13,7 +13,6 @@ from ..names.unsupported import reasons
 from ..rows.fit import Fit, joint_width
 from ..rows.kinds import EMBEDDING, Row
 from .by_structure import propose
-from .caveats import NO_TABLE
 from .values import Evidence
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -119,7 +118,8 @@ def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:
     """Require the fields that have no usual value, and a context length within LONGEST."""
     if "num_heads" not in fields or "k" not in fitted.sizes:
         sizes = {axis: n for axis, n in fitted.sizes.items() if axis not in ("kv", "k")}
-        width = joint_width(fitted.dialect, inputs.shapes, sizes) or 0
+        group = sizes.get("group", 1)
+        width = (joint_width(fitted.dialect, inputs.shapes, sizes) or 0) * group
         why = (
             f"{fields['num_heads']} does not divide"
             if "num_heads" in fields
@@ -127,15 +127,22 @@ def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:
         )
         raise Asked(
             "num_heads",
-            f"{inputs.path}: queries, keys and values are {width} wide, all heads together, and "
-            f"{why} among heads. Head counts that fit are {divisors(width)}: say which with "
-            "--set num_heads=N.",
+            f"{inputs.path}: queries are {width} wide, all heads together, and {why} among heads. "
+            f"Head counts that fit are {divisors(width, group)}: say which with --set num_heads=N.",
+        )
+    if "positions" not in fields:
+        raise Asked(
+            "positions",
+            f"{inputs.path}: it has no table of positions, and nothing else in it shows how the "
+            "model tells them apart. Say which with --set positions=rotary, alibi, none or "
+            "sinusoidal. Your class settles it: to-flax FILE DIR --torch module:Class; so can a "
+            "text that the model knows: jaxgpt-convert probe FILE --text TEXT.",
         )
     if "context_length" not in fields:
         raise Asked(
             "context_length",
-            f"{inputs.path}: {NO_TABLE}. Nothing shows how long the context is either: say it with "
-            "--set context_length=N.",
+            f"{inputs.path}: it has no table of positions, so that nothing shows how long the "
+            "context is: say it with --set context_length=N.",
         )
     if fields["context_length"] > LONGEST:
         raise UserError(

@@ -1,7 +1,8 @@
 """Decoders with one fused matrix for queries, keys and values, one third each."""
 
 from ..names import parts
-from ..rows.dialect import USUAL, Dialect
+from ..rows.dialect import Dialect
+from ..rows.fields import USUAL
 from ..rows.kinds import linear
 
 BLOCK = parts.block("blocks")

@@ -3,7 +3,8 @@
 GPT(vocab_size, context_length, model_dim, num_blocks, num_heads)
 """
 
-from ..rows.dialect import USUAL, Dialect
+from ..rows.dialect import Dialect
+from ..rows.fields import USUAL
 from ..rows.kinds import linear, norm, row
 
 BLOCK = "transformer_blocks.{layer}"

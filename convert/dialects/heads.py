@@ -1,7 +1,8 @@
 """Decoders with one module for each head, under any of the names in `names.parts`."""
 
 from ..names import parts
-from ..rows.dialect import USUAL, Dialect
+from ..rows.dialect import Dialect
+from ..rows.fields import USUAL
 from ..rows.kinds import linear, mask
 
 BLOCK = parts.block("blocks")

@@ -1,6 +1,7 @@
 """minGPT before 2022: the position table is a bare parameter, and the head is not tied."""
 
-from ..rows.dialect import USUAL, Dialect
+from ..rows.dialect import Dialect
+from ..rows.fields import USUAL
 from ..rows.kinds import linear, mask, norm, row, tied
 
 BLOCK = "blocks.{layer}"

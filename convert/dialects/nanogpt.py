@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from ..rows.dialect import USUAL, Container, Dialect
+from ..rows.dialect import Container, Dialect
+from ..rows.fields import USUAL
 from ..rows.kinds import Buffer, linear, mask, norm, row, tied
 
 BLOCK = "(transformer.|)h.{layer}"

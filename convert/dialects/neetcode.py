@@ -1,6 +1,7 @@
 """NeetCode's Code GPT, with one module for each head and no projection after attention."""
 
-from ..rows.dialect import USUAL, Dialect
+from ..rows.dialect import Dialect
+from ..rows.fields import USUAL
 from ..rows.kinds import embeddings, linear, norm, row
 
 BLOCK = "transformer_blocks.{layer}"

@@ -5,7 +5,8 @@ Both have one module for each head and the same tensor names; the course is post
 
 from dataclasses import replace
 
-from ..rows.dialect import USUAL, Dialect
+from ..rows.dialect import Dialect
+from ..rows.fields import USUAL
 from ..rows.kinds import embeddings, linear, mask, norm, row, tied
 
 BLOCK = "blocks.{layer}"

@@ -3,7 +3,8 @@
 Its norms have `scale` and `shift`; its mask has ones where attention is blocked.
 """
 
-from ..rows.dialect import USUAL, Dialect
+from ..rows.dialect import Dialect
+from ..rows.fields import USUAL
 from ..rows.kinds import embeddings, linear, mask, norm, tied
 
 BLOCK = "trf_blocks.{layer}"

@@ -1,7 +1,8 @@
 """Decoders with one matrix each for queries, keys and values, all heads together."""
 
 from ..names import parts
-from ..rows.dialect import USUAL, Dialect
+from ..rows.dialect import Dialect
+from ..rows.fields import USUAL
 from ..rows.kinds import linear
 
 BLOCK = parts.block("blocks")

@@ -4,7 +4,8 @@ Either nn.TransformerEncoderLayer, or nn.MultiheadAttention in other blocks.
 """
 
 from ..names import parts
-from ..rows.dialect import USUAL, Dialect
+from ..rows.dialect import Dialect
+from ..rows.fields import USUAL
 from ..rows.kinds import Kind, linear, row
 
 UNMASKED = f"nothing shows that a causal mask was used, or that batch_first was set; {parts.BEWARE}"

@@ -48,7 +48,7 @@ def read(
         def moment(name: str) -> np.ndarray:
             return arrays[name] if name in arrays else np.zeros(shapes[name], dtype)
 
-        return move.to_flax(dialect, move.sizes_of(config), moment)
+        return move.to_flax(dialect, config, moment)
 
     moments = Moments(adamw.step, adamw.step, **{own: tree(key) for key, own in MOMENTS.items()})
     return Optimizer(moments, groups, tuple(name for name in names if name not in by_name))

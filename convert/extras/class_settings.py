@@ -5,7 +5,8 @@ from typing import Any
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError, in_a_row
 
-from ..rows.dialect import FIELDS, Dialect
+from ..rows.dialect import Dialect
+from ..rows.fields import FIELDS
 
 
 def class_settings(config: ModelConfig, dialect: Dialect) -> dict[str, Any]:

@@ -8,9 +8,6 @@ SIGNS = {
     "cross-attention, which looks at a second text",
     r"(rnn|lstm|gru)\b|weight_[ih]h_l\d": "a recurrent network",
     r"(^|\.)conv\w*\.\d*\.?weight": "a convolution",
-    r"rotary|inv_freq|freqs_cis": "rotary positions",
-    r"gate_proj|gate_up_proj|\bw3\.weight|mlp\.gate\.weight|swiglu": "a gated MLP, with a third "
-    "matrix (SwiGLU and the like)",
     r"experts?\.\d+\.": "a mixture of experts",
     r"relative_attention_bias|rel_pos|r_w_bias": "relative positions",
     r"lora_[AB]": "a LoRA adapter, not a model; merge it into the model first",
@@ -19,7 +16,8 @@ SIGNS = {
     "project_out)",
     r"(^|\.)score\.weight|classifier\.|multiple_choice_head": "a classifier's head instead of a "
     "language model's",
-    r"resid_lambdas|value_embeds": "the nanochat family, with rotary positions and other norms",
+    r"resid_lambdas|value_embeds": "nanochat since 2026, with value embeddings and weighted "
+    "residuals",
     r"(^|\.)bias_[kv]$": "attention with bias_k and bias_v",
     r"token_type_embeddings|pooler\.dense": "an encoder of the BERT family",
 }

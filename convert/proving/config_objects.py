@@ -11,7 +11,7 @@ from typing import Any
 from jaxgpt.config import ModelConfig
 
 from ..names.config_words import FIELD
-from ..rows.dialect import FIELDS
+from ..rows.fields import FIELDS
 
 # Names besides those in configs. Guesses do no harm: a model of the wrong size fails to load.
 GUESSES = {

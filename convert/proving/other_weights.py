@@ -45,7 +45,7 @@ def with_random_constants(pair: Pair, file: Inspected, names: Mapping[str, str])
         weights[name] = (weights[name] + noise).astype(weights[name].dtype)
     # A file may have zeros in place of biases that the model lacks: they stay zeros.
     own = flatten(params_of(pair.model)).keys()
-    moved = flatten(move.to_flax(dialect, sizes, weights.__getitem__))
+    moved = flatten(move.to_flax(dialect, pair.model.config, weights.__getitem__))
     params = unflatten({path: array for path, array in moved.items() if path in own})
     theirs = move.to_torch(dialect, pair.model.config, params)
     if all(np.array_equal(theirs[name], file.source.tensors[name].read()) for name in constant):

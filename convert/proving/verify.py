@@ -21,7 +21,7 @@ from ..detect.refusals import Asked
 from ..files import checkpoints
 from ..names.config_words import as_written
 from ..rows import fit, move
-from ..rows.dialect import FIELDS
+from ..rows.fields import FIELDS
 from . import alternatives, foreign_import, foreign_module
 from .constructor_args import MEANING, Answers
 from .other_weights import Pair, with_random_constants

@@ -24,6 +24,7 @@ import numpy as np
 # Axes indexed by labels: each label in order, and the axis that only its part has.
 LABELS: dict[str, dict[str, tuple[str, ...]]] = {
     "qkv": {"query": ("group",), "key": (), "value": ()},
+    "glu": {"gate": (), "up": ()},  # the two projections of a gated MLP
 }
 
 Sizes = Mapping[str, int]

@@ -8,45 +8,9 @@ from typing import Any
 from jaxgpt.config import ModelConfig
 
 from .axes import LABELS, Spelling, View
+from .fields import USUAL, is_relevant, usual_of
 from .kinds import Buffer, Filled, Kind, Row, Shifted
 from .pattern import Pattern
-
-# The axes that size a model -> their fields of ModelConfig; `head` counts the heads of queries.
-FIELDS = {
-    "v": "vocab_size",
-    "t": "context_length",
-    "d": "model_dim",
-    "layer": "num_blocks",
-    "head": "num_heads",
-    "k": "head_dim",
-    "f": "mlp_dim",
-}
-# Usual values of fields that no tensor shows. The head count of a fused q/k/v has none.
-USUAL = {
-    "norm": "pre",
-    "final_norm": True,
-    "activation": "relu",
-    "attention_scale": "head_dim",
-    "attention_scale_by_layer": False,
-    "positions": "sinusoidal",  # of a file without a position table
-    "norm_eps": 1e-5,
-    "dropout": 0.0,
-}
-# Fields that the presence of a parameter shows, and the parameter.
-PRESENCE = {
-    "qkv_bias": "blocks/attn/qkv/bias",
-    "attention_out": "blocks/attn/out/kernel",
-    "attention_out_bias": "blocks/attn/out/bias",
-    "mlp_bias": "blocks/mlp/up/bias",
-    "norm_bias": "blocks/norm1/bias",
-    "head_bias": "head/bias",
-}
-# Fields that the absence of a parameter shows, their value then, and the parameter.
-ABSENCE: dict[str, tuple[Any, str]] = {
-    "tied": (True, "head/kernel"),
-    "final_norm": (False, "final_norm/scale"),  # one that is stored may still be unused
-    "positions_stored": (False, "pos_embedding/embedding"),
-}
 
 
 @dataclass(frozen=True)
@@ -90,6 +54,10 @@ class Dialect:
     # The dialect whose files look the same; this one is chosen by name, or by `told_by`.
     twin: str = ""
     told_by: frozenset[str] = frozenset()  # "mask", "untied", or a key alongside the state dict
+    grouped: bool = False  # whether several query heads may share a key and a value
+    # The rotary layout that the class has; "": as the config says.
+    layout: str = ""
+    backward: bool = False  # rotates by minus the angle
     # Covers many classes of one structure; never for a part of another dialect's file.
     family: bool = False
     beware: str = ""  # a warning to users of this class, on what no file shows
@@ -147,12 +115,6 @@ class Dialect:
         """The fields that have one value in every file of the class."""
         return {"positions_offset": self.positions_offset, **self.fixed}
 
-    def shown_by(self, paths: Collection[str]) -> dict[str, Any]:
-        """The fields that show in which parameters are present; `paths` are their Flax paths."""
-        present: dict[str, Any] = {field: path in paths for field, path in PRESENCE.items()}
-        absent = {f: value for f, (value, path) in ABSENCE.items() if path not in paths}
-        return present | {"tied": False} | absent
-
     def unlike(
         self,
         config: ModelConfig,
@@ -162,24 +124,44 @@ class Dialect:
 
         Leaves out the fields in `known`, on which the class is certain to agree with `config`.
         """
-        shown = {"dropout", *known} | ({"positions"} if config.position_rows else set())
+        shown = {"dropout", "rotary_layout", *known}
+        shown |= {"positions"} if config.position_rows else set()
+        shown |= {"qk_norm"} if config.qk_norm == "full_width" else set()
         shown |= {"final_norm"} if config.final_norm is False else set()
+        views = [row.flax for row in self.rows if isinstance(row, Row)]
         return {
             field: (getattr(config, field), usual)
-            for field, usual in self.unsaid.items()
-            if field not in shown and getattr(config, field) != usual
+            for field, usual in usual_of(
+                self.unsaid, [] if config.qk_norm == "none" else views
+            ).items()
+            if field not in shown
+            and is_relevant(field, vars(config))
+            and getattr(config, field) != usual
         }
 
     def written(self) -> dict[str, Any]:
         """The settled rows as JSON values, stored in a model directory to export the same names."""
         rows = [{"kind": type(row).__name__, **_as_json(row)} for row in self.rows]
-        return {"dialect": self.name, "words": self.words, "rows": rows}
+        return {
+            "dialect": self.name,
+            "words": self.words,
+            "rows": rows,
+            "layout": self.layout,
+            "backward": self.backward,
+        }
 
     def reread(self, written: Mapping[str, Any]) -> "Dialect":
         """This dialect with the rows that `written()` returned."""
         words = {axis: tuple(spellings) for axis, spellings in written["words"].items()}
         rows = tuple(_from_json(row) for row in written["rows"])
-        return replace(self, name=written["dialect"], rows=rows, words=words)
+        return replace(
+            self,
+            name=written["dialect"],
+            rows=rows,
+            words=words,
+            layout=written["layout"],
+            backward=written["backward"],
+        )
 
 
 def is_ignored(row: Kind) -> bool:

@@ -120,12 +120,15 @@ def norm(
 ) -> tuple[Row, ...]:
     """The rows of scale and shift of the norm `flax`, such as `blocks/norm1` or `final_norm`.
 
-    `absent` is "?" where a file may lack both tensors.
+    `absent` is "?" where a file may lack both tensors; `bias` is that of `linear`.
     """
     layer = "layer " if flax.startswith("blocks/") else ""
     scale, shift = words.split()
+    kernel = row(f"{flax}/scale : {layer}d", f"{torch}.{scale}{absent} : d")
+    if bias == "no":
+        return (kernel,)
     return (
-        row(f"{flax}/scale : {layer}d", f"{torch}.{scale}{absent} : d"),
+        kernel,
         row(
             f"{flax}/bias : {layer}d",
             f"{torch}.{shift}{absent or bias} : d",

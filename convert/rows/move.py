@@ -17,10 +17,12 @@ from jaxgpt.pytree import Tree, flatten, unflatten
 from ..dtypes import OF_WEIGHTS
 from .axes import Place, Sizes, View
 from .buffers import buffers
-from .dialect import FIELDS, Dialect
+from .dialect import Dialect
+from .fields import FIELDS
 from .order import in_module_order
-from .regroup import Put, move, parts
+from .regroup import Heads, Put, move, parts
 from .resolve import express, fillable
+from .rotary_layout import is_rotated, order
 
 Read = Callable[[str], np.ndarray]
 
@@ -81,22 +83,24 @@ def require_in_range(params: Tree, dtype: np.dtype, path: object) -> None:
 
 def to_flax(
     dialect: Dialect,
-    sizes: Sizes,
+    config: ModelConfig,
     read: Read,
     dtype: np.dtype | None = None,
-    order: Iterable[str] = (),
+    names: Iterable[str] = (),
 ) -> Tree:
-    """Flax parameters from torch tensors, each read once, in `order` where it names them.
+    """Flax parameters from torch tensors, each read once, in the order of `names` if it has them.
 
     The order of a sharded file keeps only one of its shards open at a time.
     """
-    uses: dict[str, list[tuple[View, Place, Put]]] = {name: [] for name in order}
+    sizes, elements = sizes_of(config), _heads_in_files(dialect, config)
+    uses: dict[str, list[tuple[View, Place, Put]]] = {name: [] for name in names}
     for flax, torch in {
         flax.name: (flax, torch) for flax, torch in reversed(dialect.views)
     }.values():
         # Of two rows with one Flax view, the dict keeps the first: a tied head is not read.
         for place in flax.places(sizes):
-            for name, put in parts(torch, flax, sizes, place):
+            heads = Heads(elements, functools.partial(is_rotated, flax))
+            for name, put in parts(torch, flax, sizes, place, heads):
                 uses.setdefault(name, []).append((flax, place, put))
     flat: dict[str, np.ndarray] = {}
     for name, wanted in uses.items():
@@ -124,7 +128,8 @@ def to_torch_lazily(
     """
     require_expressible(dialect, config, paths)
     dialect = express(dialect, paths, config.tied)
-    sizes = sizes_of(config)
+    sizes, elements = sizes_of(config), _heads_in_files(dialect, config)
+    elements = None if elements is None else np.argsort(elements)
     dtype = read(min(paths)).dtype
     tensors: dict[str, np.ndarray] = dict(buffers(dialect, sizes))
     unspread: dict[tuple[str, str], str] = {}  # (Flax name, torch axes) -> torch name
@@ -140,15 +145,26 @@ def to_torch_lazily(
         def filled(path: str, flax: View = flax) -> np.ndarray:
             return read(path) if path in paths else np.zeros(flax.shape(sizes), dtype)
 
-        tensors |= move(flax, torch, sizes, functools.cache(filled))
+        heads = Heads(elements, functools.partial(is_rotated, flax))
+        tensors |= move(flax, torch, sizes, functools.cache(filled), heads)
     return {name: tensors[name] for name in in_module_order(list(dialect.tensors), sizes)}
+
+
+def _heads_in_files(dialect: Dialect, config: ModelConfig) -> np.ndarray | None:
+    """The element of a head in files of `dialect` for each element in the model, if they differ."""
+    if config.positions != "rotary":
+        return None
+    layout = dialect.layout or config.rotary_layout
+    if layout == "half" and not dialect.backward:
+        return None
+    return order(layout, dialect.backward, config.rotary_dim, config.head_dim)
 
 
 def sizes_of(config: ModelConfig) -> dict[str, int]:
     """The size of each axis in a model of `config`."""
     sizes = {axis: getattr(config, name) for axis, name in FIELDS.items()}
-    heads = {"kv": config.num_heads, "group": 1}
-    return sizes | heads | {"p": config.context_length + config.positions_offset}
+    group = config.num_heads // config.num_kv_heads
+    return sizes | {"group": group, "p": config.context_length + config.positions_offset}
 
 
 def filled(dialect: Dialect, config: ModelConfig, paths: set[str]) -> list[str]:
@@ -172,6 +188,11 @@ def require_expressible(dialect: Dialect, config: ModelConfig, paths: set[str]) 
         for name, value in dialect.certain.items()
         if getattr(config, name) != value
     ]
+    if not dialect.grouped and config.num_kv_heads != config.num_heads:
+        problems.append(
+            f"its {config.num_heads} heads share {config.num_kv_heads} keys and values, and each "
+            "has its own in this dialect's files"
+        )
     if problems:
         raise UserError(
             f"The model cannot be written as dialect {dialect.name}: {'; '.join(problems)}."

@@ -5,7 +5,6 @@ in parentheses, of which a file uses one throughout, and a `?` for a tensor that
 """
 
 import functools
-import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -84,9 +83,7 @@ class Pattern:
 def _label_words(spellings: tuple[Spelling, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """The words that each label axis may have, in a form to cache by."""
     words = {
-        axis: itertools.chain.from_iterable(
-            each[axis].values() for each in spellings if axis in each
-        )
+        axis: [word for each in spellings if axis in each for word in each[axis].values()]
         for axis in LABELS
     }
     return tuple(

@@ -1,16 +1,30 @@
 """Moving values from one view of an array to another: transposed, merged, split and stacked."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from .axes import LABELS, Place, Sizes, View, every, with_labels
 
+
+@dataclass(frozen=True)
+class Heads:
+    """An order of the elements in each head, of those parts of an array for which `holds`."""
+
+    order: np.ndarray | None  # None where source and target have the same
+    holds: Callable[[Place], bool]
+
+
 Put = Callable[[np.ndarray, np.ndarray], None]  # writes a source array into the target array
 
 
 def move(
-    source: View, target: View, sizes: Sizes, read: Callable[[str], np.ndarray]
+    source: View,
+    target: View,
+    sizes: Sizes,
+    read: Callable[[str], np.ndarray],
+    heads: Heads | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, array) for each array of `target`, newly allocated.
 
@@ -18,7 +32,7 @@ def move(
     """
     for place in target.places(sizes):
         array: np.ndarray | None = None
-        for name, put in parts(source, target, sizes, place):
+        for name, put in parts(source, target, sizes, place, heads):
             piece = read(name)
             if array is None:
                 array = np.empty(target.shape(sizes, place), piece.dtype)
@@ -27,10 +41,13 @@ def move(
         yield target.at(place), array
 
 
-def parts(source: View, target: View, sizes: Sizes, place: Place) -> Iterator[tuple[str, Put]]:
+def parts(
+    source: View, target: View, sizes: Sizes, place: Place, heads: Heads | None = None
+) -> Iterator[tuple[str, Put]]:
     """Yield (name, put) for each array of `source` that holds values of `target` at `place`.
 
-    `put(source_array, target_array)` writes those values into the target array.
+    `put(source_array, target_array)` writes those values into the target array. `heads` are the
+    source elements of each head in the order of the target, where it differs.
     """
     spread = tuple(axis for axis in source.spread if axis not in place and axis not in LABELS)
     for rest in every(spread, sizes):
@@ -40,6 +57,8 @@ def parts(source: View, target: View, sizes: Sizes, place: Place) -> Iterator[tu
                 values, axes = _at(*source.cut(piece, at, sizes), at)
                 room, order = _at(*target.cut(whole, at, sizes), at)
                 values, axes = _shared(values, axes, order)
+                if heads and heads.order is not None and heads.holds(at):
+                    values = values.take(heads.order, axis=axes.index("k"))
                 room, order = _shared(room, order, axes)
                 room[...] = values.transpose([axes.index(axis) for axis in order])
 

@@ -29,6 +29,7 @@ UNKNOWN = "Treatment of characters that the tokenizer lacks: strict names them, 
 Unknown = Annotated[Literal["strict", "skip"], tyro.conf.arg(help=UNKNOWN)]
 
 KINDS = {int: "INT", float: "FLOAT", str: "TEXT"}
+LISTS = {list: "LIST", dict: "TABLE"}
 
 
 def metavar(hint: Any) -> str:
@@ -37,6 +38,7 @@ def metavar(hint: Any) -> str:
     alternatives = typing.get_args(hint) if union else [hint]
     choices = [choice for one in alternatives for choice in choices_of(one)]
     kinds = [KINDS[one] for one in alternatives if one in KINDS]
+    kinds += [LISTS[origin] for one in alternatives if (origin := typing.get_origin(one)) in LISTS]
     return "|".join([f"{{{','.join(choices)}}}", *kinds] if choices else kinds)
 
 

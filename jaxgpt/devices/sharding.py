@@ -18,9 +18,16 @@ LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
     "pos_embedding/embedding": (("rest",), ("fsdp",)),
     "blocks/attn/qkv/kernel": ((), ("fsdp",), ("tensor",), (), ("rest",)),
     "blocks/attn/qkv/bias": ((), ("tensor",), (), ("fsdp", "rest")),
+    # Of all heads together, or in its last axis of each head alone.
+    "blocks/attn/q_norm/scale": ((), ("tensor",), (), ("fsdp", "rest")),
+    "blocks/attn/q_norm/bias": ((), ("tensor",), (), ("fsdp", "rest")),
+    "blocks/attn/k_norm/scale": ((), ("tensor",), (), ("fsdp", "rest")),
+    "blocks/attn/k_norm/bias": ((), ("tensor",), (), ("fsdp", "rest")),
     "blocks/attn/out/kernel": ((), ("tensor",), ("rest",), ("fsdp",)),
     "blocks/mlp/up/kernel": ((), ("fsdp",), ("tensor", "rest")),
     "blocks/mlp/up/bias": ((), ("tensor", "rest", "fsdp")),
+    "blocks/mlp/gate_up/kernel": ((), ("fsdp",), (), ("tensor", "rest")),
+    "blocks/mlp/gate_up/bias": ((), (), ("tensor", "rest", "fsdp")),
     "blocks/mlp/down/kernel": ((), ("tensor", "rest"), ("fsdp",)),
     "head/kernel": (("fsdp",), ("tensor", "rest")),
     "head/bias": (("tensor", "rest", "fsdp"),),
@@ -30,6 +37,12 @@ LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
     "blocks/norm1/bias": ((), ("fsdp", "rest")),
     "blocks/norm2/scale": ((), ("fsdp", "rest")),
     "blocks/norm2/bias": ((), ("fsdp", "rest")),
+    "blocks/out_norm1/scale": ((), ("fsdp", "rest")),
+    "blocks/out_norm1/bias": ((), ("fsdp", "rest")),
+    "blocks/out_norm2/scale": ((), ("fsdp", "rest")),
+    "blocks/out_norm2/bias": ((), ("fsdp", "rest")),
+    "embedding_norm/scale": (("fsdp", "rest"),),
+    "embedding_norm/bias": (("fsdp", "rest"),),
     "final_norm/scale": (("fsdp", "rest"),),
     "final_norm/bias": (("fsdp", "rest"),),
 }
@@ -118,18 +131,18 @@ def on_each(attend: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.A
         return attend
 
     def divided(
-        q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, scale: jax.Array
+        q_btmgh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, scale: jax.Array, scores: Any
     ) -> jax.Array:
-        heads = "tensor" if q_btnh.shape[2] % mesh.shape["tensor"] == 0 else None
+        heads = "tensor" if k_btmh.shape[2] % mesh.shape["tensor"] == 0 else None
         parts, whole = PartitionSpec(ROWS, None, heads), PartitionSpec()
         own = jax.shard_map(
-            attend,
+            lambda *arrays: attend(*arrays, scores),
             mesh=mesh,
             in_specs=(parts, parts, parts, whole),
             out_specs=parts,
             check_vma=False,
         )
-        return own(q_btnh, k_btnh, v_btnh, scale)
+        return own(q_btmgh, k_btmh, v_btmh, scale)
 
     return divided
 

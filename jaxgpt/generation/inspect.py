@@ -14,7 +14,8 @@ from rich.text import Text as Cell
 from jaxgpt.errors import UserError, require
 from jaxgpt.generation.text import TextCodec
 from jaxgpt.model import GPT, cast, check_tokens, exactly
-from jaxgpt.model.forms import Scale, attention_weights, chunked, sum_dtype
+from jaxgpt.model.attention_forms import Scale, attention_weights, chunked, sum_dtype
+from jaxgpt.model.spec import Scores
 from jaxgpt.storage import model_directory, plots
 
 PADDING = 1  # on both sides of a column
@@ -77,12 +78,14 @@ def inside(model: GPT, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
     @jax.jit
     def run(model: GPT, tokens_bt: jax.Array) -> tuple[jax.Array, jax.Array]:
         def attend(
-            q: jax.Array, k: jax.Array, v: jax.Array, scale: Scale
+            q: jax.Array, k: jax.Array, v: jax.Array, scale: Scale, scores: Scores
         ) -> tuple[jax.Array, jax.Array]:
-            return chunked(q, k, v, scale), attention_weights(q, k, scale)[0]
+            weights_mgts = attention_weights(q, k, scale, scores)[0]
+            return chunked(q, k, v, scale, scores), jnp.concatenate(weights_mgts)
 
+        positions = jnp.arange(tokens_bt.shape[1])
         x, weights = model.run(
-            model.embed(tokens_bt), lambda block, layer, x: block(x, layer, attend)
+            model.embed(tokens_bt), lambda block, layer, x: block(x, layer, positions, attend)
         )
         logits = model.read_out(x)[0]
         return weights.astype(sum_dtype(weights)), jax.nn.log_softmax(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.model.forms import sum_dtype
+from jaxgpt.model.attention_forms import sum_dtype
 
 NOT_FINITE = -2  # stands for an id where the logits are not finite
 FEW = 1024  # size of the partial sort that usually is enough

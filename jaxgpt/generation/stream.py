@@ -24,7 +24,7 @@ from jaxgpt.generation.programs import NOTHING, PIECE, Buffers, Weights
 from jaxgpt.generation.prompt import Prompts, as_rows, crop_and_pad
 from jaxgpt.generation.sampling import NOT_FINITE, Sampling
 from jaxgpt.model import GPT, cast, check_tokens, exactly
-from jaxgpt.model.forms import sum_dtype
+from jaxgpt.model.attention_forms import sum_dtype
 
 
 class Piece(NamedTuple):

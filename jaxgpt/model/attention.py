@@ -1,12 +1,13 @@
-"""Multi-head causal attention: the projections before and after it.
+"""Causal attention: the projections before and after it, norms and rotation of queries and keys.
 
 The function that combines queries, keys and values is an argument, `attend`.
 
-Shapes: B batch, T time, D model width, N heads, M heads of keys and values, G = N / M, H head
-width.
+Shapes: B batch, T time, D model width, M heads of keys and values, G queries for each, H head
+width, N = M * G.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,26 +15,28 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
-from jaxgpt.model import forms, spec
+from jaxgpt.model import attention_forms, spec
+from jaxgpt.model.norms import Norm
+from jaxgpt.model.positions import rotate
 
 INIT_STD = 0.02
-# (queries (B, T, N, H), keys, values (B, T, M, H), scale) -> the weighted sums of the values
-# (B, T, N, H), and any other output that the caller wants.
+# (queries (B, T, M, G, H), keys and values (B, T, M, H), scale, Scores) -> the weighted sums of the
+# values, of the shape of the queries, and any other output that the caller wants.
 Attend = Callable[..., tuple[jax.Array, Any]]
 
 
-def keep_nothing(form: forms.Form) -> Attend:
+def keep_nothing(form: attention_forms.Form) -> Attend:
     """`form` as an Attend whose other output is None."""
     return lambda *parts: (form(*parts), None)
 
 
-causal = keep_nothing(forms.chunked)
+causal = keep_nothing(attention_forms.chunked)
 
 
 class Attention(nnx.Module):
     """Causal attention with one projection to queries, keys and values.
 
-    Its kernel has an axis of groups; each group stores G query heads, then their key and value.
+    Its kernel has an axis of key heads; each stores its G query heads, then its key and value.
     """
 
     def __init__(
@@ -46,6 +49,11 @@ class Attention(nnx.Module):
             kernel_init=nnx.initializers.normal(INIT_STD),
             rngs=rngs,
         )
+        if s.qk_norm == "full_width":
+            self.q_norm = Norm(s.norm, s.kv_heads, s.group, s.width)
+            self.k_norm = Norm(s.norm, s.kv_heads, 1, s.width)
+        elif s.qk_norm != "none":
+            self.q_norm, self.k_norm = Norm(s.norm, s.width), Norm(s.norm, s.width)
         if s.out != "none":
             self.out = nnx.LinearGeneral(
                 (s.heads, s.width),
@@ -57,23 +65,37 @@ class Attention(nnx.Module):
             )
         self.spec = s
 
-    def __call__(self, x_btd: jax.Array, layer: ArrayLike, attend: Attend) -> tuple[jax.Array, Any]:
-        """The output (B, T, D), and the other output of `attend`."""
-        mixed_btnh, extra = attend(*self.project(x_btd), self.spec.scale_of(layer))
+    def __call__(
+        self, x_btd: jax.Array, layer: ArrayLike, positions: jax.Array, attend: Attend
+    ) -> tuple[jax.Array, Any]:
+        """The output (B, T, D), and the other output of `attend`.
+
+        `positions` are (T,) or (B, T).
+        """
+        parts = self.project(x_btd, layer, positions)
+        mixed_btmgh, extra = self._with_scores_of(layer, partial(attend, *parts))
+        batch, time = x_btd.shape[:2]
         if self.spec.out == "none":
-            return mixed_btnh.reshape(*mixed_btnh.shape[:2], -1), extra
-        return self.out(mixed_btnh), extra
+            return mixed_btmgh.reshape(batch, time, -1), extra
+        return self.out(mixed_btmgh.reshape(batch, time, -1, self.spec.width)), extra
 
-    def project(self, x_btd: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries (B, T, N, H), keys and values (B, T, M, H), by one matrix product."""
+    def project(
+        self, x_btd: jax.Array, layer: ArrayLike, positions: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries (B, T, M, G, H), keys and values (B, T, M, H), by one matrix product."""
         group = self.spec.group
-        q_btnh, k_btmh, v_btmh = self._products(x_btd, 0, [group, group + 1])
-        return q_btnh, k_btmh, v_btmh
+        q_btmgh, k_btm1h, v_btm1h = self._products(x_btd, 0, [group, group + 1])
+        q_btmgh = self._placed(q_btmgh, "q_norm", layer, positions)
+        k_btm1h = self._placed(k_btm1h, "k_norm", layer, positions)
+        return q_btmgh, k_btm1h[:, :, :, 0], v_btm1h[:, :, :, 0]
 
-    def keys_values(self, x_btd: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def keys_values(
+        self, x_btd: jax.Array, layer: ArrayLike, positions: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """Keys and values (B, T, M, H) alone."""
-        k_btmh, v_btmh = self._products(x_btd, self.spec.group, [1])
-        return k_btmh, v_btmh
+        k_btm1h, v_btm1h = self._products(x_btd, self.spec.group, [1])
+        k_btm1h = self._placed(k_btm1h, "k_norm", layer, positions)
+        return k_btm1h[:, :, :, 0], v_btm1h[:, :, :, 0]
 
     def _products(self, x_btd: jax.Array, first: int, cuts: list[int]) -> list[jax.Array]:
         """The product with each group's matrices from `first` on, as parts cut at `cuts`."""
@@ -81,5 +103,26 @@ class Attention(nnx.Module):
         if self.qkv.bias is not None:
             product += self.qkv.bias[:, first:]
         # The gradient of slices would be a sum of padded arrays: a step would take 6 % longer.
-        parts = jnp.split(product, cuts, axis=3)
-        return [part.reshape(*x_btd.shape[:2], -1, self.spec.width) for part in parts]
+        return jnp.split(product, cuts, axis=3)
+
+    def _placed(
+        self, heads: jax.Array, norm: str, layer: ArrayLike, positions: jax.Array
+    ) -> jax.Array:
+        """Queries or keys after the norm of this name, if there is one, and rotation."""
+        rotary, qk_norm = self.spec.rotary, self.spec.qk_norm
+        if qk_norm in ("before_rotary", "full_width"):
+            heads = getattr(self, norm)(heads)
+        if rotary is not None:
+            heads = rotate(rotary, heads, layer, positions)
+        return getattr(self, norm)(heads) if qk_norm == "after_rotary" else heads
+
+    def _with_scores_of(self, layer: ArrayLike, attend: Attend) -> tuple[jax.Array, Any]:
+        """Call `attend` with the scale and the Scores of `layer`, which may be traced."""
+        scale, by_layer = self.spec.scale_of(layer), self.spec.scores
+        kinds = list(dict.fromkeys(by_layer))
+        if len(kinds) == 1:
+            return attend(scale, kinds[0])
+        if isinstance(layer, int):
+            return attend(scale, by_layer[layer])
+        kind = jnp.asarray([kinds.index(each) for each in by_layer])[layer]
+        return jax.lax.switch(kind, [lambda each=each: attend(scale, each) for each in kinds])

@@ -14,50 +14,67 @@ from jax.typing import ArrayLike
 from jaxgpt.model import spec
 from jaxgpt.model.attention import INIT_STD, Attend, Attention, causal
 from jaxgpt.model.mlp import Mlp
-from jaxgpt.model.norms import LayerNorm
+from jaxgpt.model.norms import Norm
 
-Norm = Callable[[jax.Array], jax.Array]
 # x -> the update of the stream, and any other output.
 Branch = Callable[[jax.Array], tuple[jax.Array, Any]]
 
 
 class Block(nnx.Module):
-    """One layer: attention, then an MLP, each with its norm and its residual connection."""
+    """One layer: attention and an MLP, each with its norm and its residual connection."""
 
     def __init__(self, s: spec.Block, model_dim: int, num_blocks: int, rngs: nnx.Rngs):
         # Each block adds to the stream twice; GPT-2's init keeps its variance independent of depth.
         out_init = nnx.initializers.normal(INIT_STD / (2 * num_blocks) ** 0.5)
         self.attn = Attention(s.attention, model_dim, out_init, rngs)
         self.mlp = Mlp(s.mlp, model_dim, out_init, rngs)
-        self.norm1 = LayerNorm(s.norm, model_dim)
-        self.norm2 = LayerNorm(s.norm, model_dim)
+        self.norm1 = Norm(s.norm, model_dim)
+        if s.residual != "parallel_one_norm":
+            self.norm2 = Norm(s.norm, model_dim)
+        if s.sandwich:
+            self.out_norm1, self.out_norm2 = Norm(s.norm, model_dim), Norm(s.norm, model_dim)
         self.spec = s
 
     def __call__(
         self,
         x_btd: jax.Array,
         layer: ArrayLike,
+        positions: jax.Array,
         attend: Attend = causal,
         dropout_key: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         """The stream after this block, and the other output of `attend`; dropout needs a key."""
-        rate, placement, key1, key2 = self.spec.dropout, self.spec.placement, None, None
+        rate, key1, key2 = self.spec.dropout, None, None
         if dropout_key is not None:
             key1, key2 = jax.random.split(jax.random.fold_in(dropout_key, layer))
 
         def attention(x_btd: jax.Array) -> tuple[jax.Array, Any]:
-            mixed, extra = self.attn(x_btd, layer, attend)
-            return dropout(mixed, rate, key1), extra
+            mixed, extra = self.attn(x_btd, layer, positions, attend)
+            return dropout(
+                self.out_norm1(mixed) if self.spec.sandwich else mixed, rate, key1
+            ), extra
 
         def mlp(x_btd: jax.Array) -> tuple[jax.Array, Any]:
-            return dropout(self.mlp(x_btd), rate, key2), None
+            update = self.mlp(x_btd)
+            return dropout(
+                self.out_norm2(update) if self.spec.sandwich else update, rate, key2
+            ), None
 
-        x_btd, extra = residual(placement, x_btd, self.norm1, attention)
-        return residual(placement, x_btd, self.norm2, mlp)[0], extra
+        if self.spec.residual == "sequential":
+            x_btd, extra = residual(self.spec.placement, x_btd, self.norm1, attention)
+            return residual(self.spec.placement, x_btd, self.norm2, mlp)[0], extra
+        normal = self.norm1(x_btd)
+        update1, extra = attention(normal)
+        shared = self.spec.residual == "parallel_one_norm"
+        update2, _ = mlp(normal if shared else self.norm2(x_btd))
+        return x_btd + update1 + update2, extra
 
-    def keys_values(self, x_btd: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def keys_values(
+        self, x_btd: jax.Array, layer: ArrayLike, positions: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """The keys and values of this block's attention for the stream `x_btd`."""
-        return self.attn.keys_values(x_btd if self.spec.placement == "post" else self.norm1(x_btd))
+        normed = self.spec.placement in ("pre", "residual")
+        return self.attn.keys_values(self.norm1(x_btd) if normed else x_btd, layer, positions)
 
 
 def residual(placement: str, x: jax.Array, norm: Norm, branch: Branch) -> tuple[jax.Array, Any]:
@@ -73,6 +90,9 @@ def residual(placement: str, x: jax.Array, norm: Norm, branch: Branch) -> tuple[
             x = norm(x)
             update, extra = branch(x)
             return x + update, extra
+        case "output":
+            update, extra = branch(x)
+            return x + norm(update), extra
     raise ValueError(f"there is no placement {placement!r} of norms")
 
 

@@ -4,14 +4,15 @@ Shapes: L layers, B rows, T and S positions, M heads of keys and values, H head 
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxgpt.model.attention_forms import Scale, attend_cached, chunked
 from jaxgpt.model.block import Block
-from jaxgpt.model.forms import Scale, attend_cached, chunked
 from jaxgpt.model.gpt import GPT
+from jaxgpt.model.spec import Scores
 
 KeysValues = tuple[jax.Array, jax.Array]
 
@@ -32,14 +33,16 @@ def prefill(
     passes through the last block.
     """
     x_btd, cached = model.embed(tokens_bt), []
+    positions = jnp.arange(tokens_bt.shape[1])
     for layer, block in enumerate(blocks[:-1]):
-        x_btd, keys_values = block(x_btd, layer, _attend_and_keep)
+        x_btd, keys_values = block(x_btd, layer, positions, _attend_and_keep)
         cached.append(_cached(keys_values, model.config.context_length))
-    last_block = blocks[-1]
-    cached.append(_cached(last_block.keys_values(x_btd), model.config.context_length))
+    last_block, last_b1 = blocks[-1], lengths_b[:, None] - 1
+    keys_values = last_block.keys_values(x_btd, len(blocks) - 1, positions)
+    cached.append(_cached(keys_values, model.config.context_length))
     attend = functools.partial(_attend_one, cached=cached[-1], positions_b=lengths_b - 1)
-    last_b1d = jnp.take_along_axis(x_btd, lengths_b[:, None, None] - 1, axis=1)
-    x_b1d, _ = last_block(last_b1d, len(blocks) - 1, attend)
+    last_b1d = jnp.take_along_axis(x_btd, last_b1[..., None], axis=1)
+    x_b1d, _ = last_block(last_b1d, len(blocks) - 1, last_b1, attend)
     return model.read_out(x_b1d)[:, 0], Cache(*zip(*cached, strict=True))
 
 
@@ -56,45 +59,41 @@ def decode(
         zip(blocks, zip(*cache, strict=True), strict=True)
     ):
         attend = functools.partial(_attend_and_write, cached=keys_values, positions_b=positions_b)
-        x_b1d, written = block(x_b1d, layer, attend)
+        x_b1d, written = block(x_b1d, layer, positions_b[:, None], attend)
         cached.append(written)
     return model.read_out(x_b1d)[:, 0], Cache(*zip(*cached, strict=True))
 
 
 def _attend_and_keep(
-    q_btnh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, scale: Scale
+    q_btmgh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, scale: Scale, scores: Scores
 ) -> tuple[jax.Array, KeysValues]:
-    return chunked(q_btnh, k_btmh, v_btmh, scale), (k_btmh, v_btmh)
+    return chunked(q_btmgh, k_btmh, v_btmh, scale, scores), (k_btmh, v_btmh)
 
 
 def _attend_one(
-    q_b1nh: jax.Array,
-    k_b1mh: jax.Array,
-    v_b1mh: jax.Array,
-    scale: Scale,
-    *,
-    cached: KeysValues,
-    positions_b: jax.Array,
+    *parts: Any, cached: KeysValues, positions_b: jax.Array
 ) -> tuple[jax.Array, KeysValues]:
     """Attend with one query in each row to earlier positions; also return its own key and value."""
+    q_b1mgh, k_b1mh, v_b1mh, scale, scores = parts
     own = k_b1mh[:, 0], v_b1mh[:, 0]
-    mixed_bnh = attend_cached(q_b1nh[:, 0], own, *cached, positions_b, scale)
-    return mixed_bnh[:, None], own
+    distance_bs = positions_b[:, None] - jnp.arange(cached[0].shape[2])
+    mixed_bmgh = attend_cached(q_b1mgh[:, 0], own, cached, distance_bs, scale, scores)
+    return mixed_bmgh[:, None], own
 
 
 def _attend_and_write(
-    *parts: jax.Array, cached: KeysValues, positions_b: jax.Array
+    *parts: Any, cached: KeysValues, positions_b: jax.Array
 ) -> tuple[jax.Array, KeysValues]:
     """Attend as `_attend_one` does; also return the cache with the new key and value written."""
-    mixed_b1nh, own = _attend_one(*parts, cached=cached, positions_b=positions_b)
+    mixed_b1mgh, own = _attend_one(*parts, cached=cached, positions_b=positions_b)
     rows = jnp.arange(len(positions_b))
 
     def write(old_bmsh: jax.Array, new_bmh: jax.Array) -> jax.Array:
         # Adding 0 * mixed makes the write depend on the read; otherwise XLA copies the whole cache.
-        new_bmh = new_bmh + 0 * mixed_b1nh[:, 0]
+        new_bmh = new_bmh + 0 * mixed_b1mgh[:, 0, :, 0]
         return old_bmsh.at[rows, :, positions_b].set(new_bmh, mode="promise_in_bounds")
 
-    return mixed_b1nh, (write(cached[0], own[0]), write(cached[1], own[1]))
+    return mixed_b1mgh, (write(cached[0], own[0]), write(cached[1], own[1]))
 
 
 def _cached(keys_values: KeysValues, length: int) -> KeysValues:

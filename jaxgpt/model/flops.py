@@ -12,15 +12,19 @@ from jaxgpt.config import ModelConfig
 
 
 def per_token(config: ModelConfig) -> float:
-    """Operations per token of a training step, without recomputation, with unmasked attention."""
-    heads = config.num_heads * config.head_dim
-    matrices = (
-        config.num_blocks
-        * config.model_dim
-        * ((3 + config.attention_out) * heads + 2 * config.mlp_dim)
+    """Operations per token of a training step, without recomputation, with unmasked attention.
+
+    A layer with a window counts as attending to the whole of it.
+    """
+    heads, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    projections = (1 + config.attention_out) * heads + 2 * keys
+    matrices = projections + (2 + config.mlp_gated) * config.mlp_dim
+    matrices = config.model_dim * (config.num_blocks * matrices + config.vocab_size)
+    seen = sum(
+        min(window or config.context_length, config.context_length)
+        for window in config.by_layer("window")
     )
-    matrices += config.model_dim * config.vocab_size
-    return 6 * matrices + 12 * config.num_blocks * heads * config.context_length
+    return 6 * matrices + 12 * heads * seen
 
 
 def of_program(jaxpr: Any, times: int = 1) -> int:

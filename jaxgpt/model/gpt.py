@@ -21,7 +21,8 @@ from jaxgpt.errors import UserError, require
 from jaxgpt.model import spec
 from jaxgpt.model.attention import INIT_STD, causal
 from jaxgpt.model.block import Block
-from jaxgpt.model.norms import LayerNorm
+from jaxgpt.model.norms import Norm
+from jaxgpt.model.position_spec import Learned, Sinusoids
 from jaxgpt.model.positions import sinusoids
 from jaxgpt.model.stack import Stack
 from jaxgpt.pytree import Tree, require_same
@@ -60,7 +61,12 @@ class Head(nnx.Module):
 
     def __call__(self, x_btd: jax.Array, embedding_vd: jax.Array) -> jax.Array:
         logits = x_btd @ (embedding_vd.T if self.spec.tied else self.kernel[...])
-        return logits + self.bias[...] if self.spec.bias else logits
+        if self.spec.bias:
+            logits = logits + self.bias[...]
+        if self.spec.scale != 1:
+            logits = logits * self.spec.scale
+        cap = self.spec.softcap
+        return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
 class GPT(Stack):
@@ -78,12 +84,14 @@ class GPT(Stack):
         self.token_embedding = Embed(s.vocab_size, s.model_dim, rngs)
         if s.position_rows:
             self.pos_embedding = Embed(s.position_rows, s.model_dim, rngs)
-        if isinstance(s.positions, spec.Sinusoids) and s.positions.stored:
-            table = jnp.asarray(sinusoids(s.position_rows, s.model_dim), jnp.float32)
-            self.pos_embedding.embedding.set_value(table)
+        if isinstance(s.positions, Sinusoids) and s.positions.stored:
+            table = sinusoids(s.position_rows, s.model_dim, s.positions.layout)
+            self.pos_embedding.embedding.set_value(jnp.asarray(table, jnp.float32))
+        if s.embedding_norm:
+            self.embedding_norm = Norm(s.block.norm, s.model_dim)
         super().__init__(s.block, s.model_dim, s.num_blocks, rngs)
         if s.final_norm != "none":
-            self.final_norm = LayerNorm(s.block.norm, s.model_dim)
+            self.final_norm = Norm(s.block.norm, s.model_dim)
         self.head = Head(s.head, s.model_dim, s.vocab_size, rngs)
         self.config, self.spec = config, s
 
@@ -101,8 +109,10 @@ class GPT(Stack):
 
     def logits(self, tokens_bt: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """Logits (B, T, V), traceable and unchecked; dropout is on when a key is given."""
+        positions = jnp.arange(tokens_bt.shape[1])
         x_btd, _ = self.run(
-            self.embed(tokens_bt), lambda block, layer, x: block(x, layer, causal, dropout_key)
+            self.embed(tokens_bt),
+            lambda block, layer, x: block(x, layer, positions, causal, dropout_key),
         )
         return self.read_out(x_btd)
 
@@ -110,7 +120,7 @@ class GPT(Stack):
         """The stream after the embedding, each block and the final norm, and the logits."""
 
         def apply(block: Block, layer: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            x, _ = block(x, layer)
+            x, _ = block(x, layer, jnp.arange(tokens_bt.shape[1]))
             return x, x
 
         embedding = self.embed(tokens_bt)
@@ -119,22 +129,26 @@ class GPT(Stack):
 
     def embed(self, tokens_bt: jax.Array, positions_bt: jax.Array | None = None) -> jax.Array:
         """The stream (B, T, D) before the first block; positions count from 0 unless given."""
-        x_btd, first = self.token_embedding(tokens_bt), self.spec.positions.offset
-        if positions_bt is None:
-            where: slice | jax.Array = slice(first, first + tokens_bt.shape[1])
-        else:
-            where = first + positions_bt
-        return x_btd + self.position_table()[where].astype(x_btd.dtype)
+        x_btd = self.token_embedding(tokens_bt)
+        if self.spec.embedding_scale != 1:
+            x_btd = x_btd * self.spec.embedding_scale
+        match self.spec.positions:
+            case Learned(offset=first) | Sinusoids(offset=first):
+                if positions_bt is None:
+                    where: slice | jax.Array = slice(first, first + tokens_bt.shape[1])
+                else:
+                    where = first + positions_bt
+                x_btd = x_btd + self.position_table()[where].astype(x_btd.dtype)
+        return self.embedding_norm(x_btd) if self.spec.embedding_norm else x_btd
 
     def position_table(self) -> jax.Array:
         """The position vectors, one row for each position."""
         match self.spec.positions:
-            case spec.Learned():
-                return self.pos_embedding.embedding[...]
-            case spec.Sinusoids(stored=True):
+            case Sinusoids(rows, stored=False, layout=layout):
+                return jnp.asarray(sinusoids(rows, self.spec.model_dim, layout))
+            case Sinusoids():
                 return jax.lax.stop_gradient(self.pos_embedding.embedding[...])
-            case spec.Sinusoids(rows):
-                return jnp.asarray(sinusoids(rows, self.spec.model_dim))
+        return self.pos_embedding.embedding[...]
 
     def normalise(self, x_btd: jax.Array) -> jax.Array:
         """`x_btd` after the final norm, where the model has one that is applied."""

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxgpt.model import spec
@@ -18,17 +19,31 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "silu": jax.nn.silu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
 }
 
 
 class Mlp(nnx.Module):
-    """Two linear layers with an activation between them, applied to each position."""
+    """An activation between two linear layers, applied to each position.
+
+    A gated MLP multiplies the activation by a second projection of its input; the kernel of both
+    has an axis for the two, the gate first.
+    """
 
     def __init__(self, s: spec.Mlp, model_dim: int, out_init: nnx.Initializer, rngs: nnx.Rngs):
-        linear = functools.partial(nnx.Linear, use_bias=s.bias, rngs=rngs)
-        self.up = linear(model_dim, s.hidden, kernel_init=nnx.initializers.normal(INIT_STD))
+        linear = functools.partial(nnx.LinearGeneral, use_bias=s.bias, rngs=rngs)
+        init = nnx.initializers.normal(INIT_STD)
+        if s.gated:
+            self.gate_up = linear(model_dim, (2, s.hidden), kernel_init=init)
+        else:
+            self.up = linear(model_dim, s.hidden, kernel_init=init)
         self.down = linear(s.hidden, model_dim, kernel_init=out_init)
         self.spec = s
 
     def __call__(self, x_btd: jax.Array) -> jax.Array:
-        return self.down(ACTIVATIONS[self.spec.activation](self.up(x_btd)))
+        activation = ACTIVATIONS[self.spec.activation]
+        if not self.spec.gated:
+            return self.down(activation(self.up(x_btd)))
+        gate_btf, up_btf = (part[..., 0, :] for part in jnp.split(self.gate_up(x_btd), 2, axis=-2))
+        return self.down(activation(gate_btf) * up_btf)

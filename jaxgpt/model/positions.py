@@ -1,11 +1,40 @@
-"""Computed tables of position vectors."""
+"""Encodings of positions: tables of sinusoids, rotated queries and keys.
 
+Shapes: B batch, T time, H head width.
+"""
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+
+from jaxgpt.model.position_spec import Rotary
 
 
-def sinusoids(length: int, width: int) -> np.ndarray:
-    """Interleaved sines and cosines; feature 2i has the period 2 pi * 10000^(2i / width)."""
+def sinusoids(length: int, width: int, layout: str = "interleaved") -> np.ndarray:
+    """Sines and cosines; pair i has the period 2 pi * 10000^(2i / width).
+
+    The pair is in the features 2i and 2i + 1, or with the layout "half" in i and i + width / 2.
+    """
     exponents = -np.arange(0, width, 2) / width
     angles = np.arange(length)[:, None] * np.exp(exponents * np.log(10000.0))
-    interleaved = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
-    return interleaved.reshape(length, -1)[:, :width]
+    pairs = np.stack([np.sin(angles), np.cos(angles)], axis=-1 if layout == "interleaved" else 1)
+    return pairs.reshape(length, -1)[:, :width]
+
+
+def rotate(rotary: Rotary, x: jax.Array, layer: ArrayLike, positions: jax.Array) -> jax.Array:
+    """Heads `x` (B, T, ..., H) rotated to `positions`, which are (T,) or (B, T)."""
+    half = rotary.width // 2
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    angles = positions[..., None] * _of_layer(rotary.frequencies, layer, dtype)
+    size = _of_layer(rotary.amplitudes, layer, dtype)
+    shape = (*angles.shape[:-1], *[1] * (x.ndim - 3), half)
+    cos, sin = ((size * wave(angles)).reshape(shape).astype(x.dtype) for wave in (jnp.cos, jnp.sin))
+    a, b, rest = jnp.split(x, [half, rotary.width], axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos, rest], axis=-1)
+
+
+def _of_layer(values: tuple, layer: ArrayLike, dtype: jnp.dtype) -> jax.Array:
+    """The entry of `values` for `layer`; a constant where all layers have the same."""
+    table = jnp.asarray(np.asarray(values), dtype)
+    return table[0] if len(set(values)) == 1 else table[layer]

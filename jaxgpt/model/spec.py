@@ -7,35 +7,28 @@ import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jaxgpt.config import ModelConfig
-
-
-@dataclass(frozen=True)
-class Learned:
-    """A trained table of position vectors; position 0 is its row `offset`."""
-
-    rows: int
-    offset: int
-
-
-@dataclass(frozen=True)
-class Sinusoids:
-    """Sines and cosines, computed, or `stored` among the parameters and never trained."""
-
-    rows: int
-    offset: int
-    stored: bool
-
-
-Positions = Learned | Sinusoids
+from jaxgpt.model.position_spec import Alibi, Learned, Positions, Rotary, Sinusoids, positions_of
+from jaxgpt.model_config import ModelConfig
 
 
 @dataclass(frozen=True)
 class Norm:
-    """LayerNorm with a scale and, if `bias`, a bias."""
+    """LayerNorm or RMSNorm with, if it has them, a scale and a bias."""
 
+    kind: Literal["layer", "layer_unbiased", "rms"]
+    eps: float | Literal["dtype"]
+    scale: bool
+    unit_offset: bool  # multiply by 1 + scale
     bias: bool
-    eps: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How attention scores are made of scaled products of queries and keys, and masked."""
+
+    softcap: float | None = None  # c: scores become c * tanh(score / c)
+    slopes: tuple[float, ...] | None = None  # of each query head, times the distance of the key
+    window: int | None = None  # the number of last positions that a position attends to
 
 
 @dataclass(frozen=True)
@@ -49,6 +42,10 @@ class Attention:
     scale_by_layer: bool  # divide it by the layer's number, counted from 1
     bias: bool  # of queries, keys and values
     out: Literal["none", "plain", "bias"]  # the projection after attention
+    rotary: Rotary | None
+    qk_norm: Literal["none", "before_rotary", "after_rotary", "full_width"]
+    norm: Norm  # of queries and keys
+    scores: tuple[Scores, ...]  # of each layer
 
     def scale_of(self, layer: Any) -> Any:
         """The factor of the scores in `layer`."""
@@ -62,10 +59,11 @@ class Attention:
 
 @dataclass(frozen=True)
 class Mlp:
-    """An MLP with one hidden layer."""
+    """An MLP with one hidden layer; `gated` multiplies it by a second projection."""
 
     hidden: int
     activation: str
+    gated: bool
     bias: bool
 
 
@@ -73,7 +71,9 @@ class Mlp:
 class Block:
     """A layer of the model; every block of a model has the same specification."""
 
-    placement: Literal["pre", "post", "residual"]  # of the norms
+    placement: Literal["pre", "post", "residual", "output"]  # of the norms
+    residual: Literal["sequential", "parallel", "parallel_one_norm"]
+    sandwich: bool  # a second norm on the output of each part
     norm: Norm
     attention: Attention
     mlp: Mlp
@@ -86,6 +86,8 @@ class Head:
 
     tied: bool
     bias: bool
+    scale: float
+    softcap: float | None
 
 
 @dataclass(frozen=True)
@@ -95,44 +97,73 @@ class Spec:
     vocab_size: int
     model_dim: int
     num_blocks: int
+    embedding_scale: float
     positions: Positions
+    embedding_norm: bool
     block: Block
     final_norm: Literal["applied", "unused", "none"]
     head: Head
 
     @property
     def position_rows(self) -> int:
-        """The number of position vectors among the parameters; 0 where they are computed."""
+        """The number of position vectors among the parameters; 0 where there are none."""
         match self.positions:
-            case Sinusoids(stored=False):
-                return 0
-            case positions:
-                return positions.rows
+            case Learned(rows) | Sinusoids(rows, stored=True):
+                return rows
+        return 0
 
 
 @functools.cache
 def make_spec(c: ModelConfig) -> Spec:
     """The specification that the flat fields of `c` describe."""
-    norm = Norm(c.norm_bias, c.norm_eps)
-    scales = {"head_dim": c.head_dim, "model_dim": c.model_dim, "none": 1}
-    attention = Attention(
-        heads=c.num_heads,
-        kv_heads=c.num_heads,
-        width=c.head_dim,
-        scale=scales[c.attention_scale] ** -0.5,
-        scale_by_layer=c.attention_scale_by_layer,
-        bias=c.qkv_bias,
-        out="none" if not c.attention_out else "bias" if c.attention_out_bias else "plain",
+    kind: Any = "layer_unbiased" if c.norm_std == "unbiased_plus_eps" else "layer"
+    norm = Norm(
+        kind="rms" if c.norm_kind == "rms" else kind,
+        eps=c.norm_eps,
+        scale=c.norm_weight,
+        unit_offset=c.norm_unit_offset,
+        bias=c.norm_bias,
     )
-    mlp = Mlp(c.mlp_dim, c.activation, c.mlp_bias)
+    positions = positions_of(c)
     return Spec(
         vocab_size=c.vocab_size,
         model_dim=c.model_dim,
         num_blocks=c.num_blocks,
-        positions=_positions(c),
-        block=Block(c.norm, norm, attention, mlp, c.dropout),
+        embedding_scale=c.embedding_scale,
+        positions=positions,
+        embedding_norm="embedding" in c.extra_norms,
+        block=Block(
+            placement=c.norm,
+            residual=c.residual,
+            sandwich="sandwich" in c.extra_norms,
+            norm=norm,
+            attention=_attention(c, positions, norm),
+            mlp=Mlp(c.mlp_dim, c.activation, c.mlp_gated, c.mlp_bias),
+            dropout=c.dropout,
+        ),
         final_norm=_final_norm(c),
-        head=Head(c.tied, c.head_bias),
+        head=Head(c.tied, c.head_bias, c.logit_scale, c.logit_softcap),
+    )
+
+
+def _attention(c: ModelConfig, positions: Positions, norm: Norm) -> Attention:
+    scales = {"head_dim": c.head_dim**-0.5, "model_dim": c.model_dim**-0.5, "none": 1.0}
+    scale = c.attention_scale
+    slopes = positions.slopes if isinstance(positions, Alibi) else None
+    return Attention(
+        heads=c.num_heads,
+        kv_heads=c.num_kv_heads,
+        width=c.head_dim,
+        scale=scales[scale] if isinstance(scale, str) else scale,
+        scale_by_layer=c.attention_scale_by_layer,
+        bias=c.qkv_bias,
+        out="none" if not c.attention_out else "bias" if c.attention_out_bias else "plain",
+        rotary=positions if isinstance(positions, Rotary) else None,
+        qk_norm=c.qk_norm,
+        norm=norm,
+        scores=tuple(
+            Scores(c.attention_softcap, slopes, window) for window in c.by_layer("window")
+        ),
     )
 
 
@@ -140,10 +171,3 @@ def _final_norm(c: ModelConfig) -> Literal["applied", "unused", "none"]:
     if c.final_norm == "unused":
         return "unused"
     return "applied" if c.final_norm else "none"
-
-
-def _positions(c: ModelConfig) -> Positions:
-    rows = c.context_length + c.positions_offset
-    if c.positions == "learned":
-        return Learned(rows, c.positions_offset)
-    return Sinusoids(rows, c.positions_offset, c.positions_stored)

@@ -13,8 +13,8 @@ from jaxgpt.config import ComputeConfig, Config, ModelConfig
 from jaxgpt.devices.sharding import Gather, on_each, over_rows, replicated, shardings
 from jaxgpt.model import GPT, assemble, cast, params_of
 from jaxgpt.model.attention import Attend, causal, keep_nothing
+from jaxgpt.model.attention_kernels import FORMS, KERNELS, pick
 from jaxgpt.model.block import Block
-from jaxgpt.model.kernels import FORMS, KERNELS, pick
 from jaxgpt.pytree import Tree
 from jaxgpt.training.optimizer import make_optimizer, make_schedule
 
@@ -190,11 +190,12 @@ def hidden(
     model: GPT, tokens_bt: jax.Array, dropout_key: jax.Array | None, compute: Compute
 ) -> jax.Array:
     """The stream (B, T, D) after the last block."""
+    positions = jnp.arange(tokens_bt.shape[1])
 
     def apply(block: Block, layer: jax.Array, x: jax.Array) -> tuple[jax.Array, None]:
         if compute.gather:
             block, x = compute.gather.block(block), compute.gather.rows(x)
-        return block(x, layer, compute.attend, dropout_key)[0], None
+        return block(x, layer, positions, compute.attend, dropout_key)[0], None
 
     remat = compute.settings.remat
     if remat != "none":

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from convert.dialects import DIALECTS  # noqa: E402
 from convert.reference import GPT, generate  # noqa: E402
-from convert.rows.dialect import FIELDS  # noqa: E402
+from convert.rows.fields import FIELDS  # noqa: E402
 from convert.rows.order import in_module_order  # noqa: E402
 from tests.helpers import LYRIC_SIZES, PRIMES  # noqa: E402
 

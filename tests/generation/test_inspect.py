@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.cells import cell_len
@@ -18,10 +19,10 @@ from tests.helpers import CONFIGS, random_model
 @pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
 def test_weights_are_those_that_the_model_mixes_with(fields: dict[str, object]) -> None:
     """Shown by the other side: what is expected after each token is what the model says."""
-    gpt = random_model("float64", **fields, num_blocks=2)
+    gpt = random_model("float64", **fields)
     ids = [3, 1, 4, 1, 5, 9, 2, 6]
     weights, logprobs = inspect.inside(gpt, ids)
-    assert weights.shape == (2, 5, 8, 8)
+    assert weights.shape == (3, gpt.config.num_heads, 8, 8)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-12)
     assert not np.triu(weights, k=1).any()
     logits = np.asarray(gpt(np.array([ids])))[0]
@@ -35,8 +36,8 @@ def test_weights_of_one_head_by_hand() -> None:
     block = gpt.unstacked()[0]
     ids = np.array([[3, 1, 4]])
     with jaxgpt.model.exactly(gpt.dtype):
-        q, k, _ = block.attn.project(block.norm1(gpt.embed(ids)))
-    scores = np.asarray(q)[0, 2, 1] @ np.asarray(k)[0, :, 1].T / 7**0.5
+        q, k, _ = block.attn.project(block.norm1(gpt.embed(ids)), 0, jnp.arange(3))
+    scores = np.asarray(q)[0, 2, 1, 0] @ np.asarray(k)[0, :, 1].T / 7**0.5
     weights, _ = inspect.inside(gpt, ids[0].tolist())
     np.testing.assert_allclose(weights[0, 1, 2], np.exp(scores) / np.exp(scores).sum(), rtol=1e-10)
 

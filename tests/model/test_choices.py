@@ -15,66 +15,9 @@ from jaxgpt.model import assemble, exactly, params_of
 from jaxgpt.pytree import Tree, flatten
 from jaxgpt.training.optimizer import make_optimizer
 from tests.helpers import CONFIGS, PRIMES, random_model
+from tests.model import plain_decoder
 
 IDS = np.random.default_rng(0).integers(0, PRIMES["vocab_size"], (4, PRIMES["context_length"] + 1))
-
-
-def plain_torch(c: ModelConfig, p: dict[str, Any], ids: Any) -> Any:
-    """Logits; `p` is params by path."""
-    import torch
-    from torch.nn import functional
-
-    length = ids.shape[1]
-
-    def norm(x: Any, name: str, layer: Any = ...) -> Any:
-        bias = p[f"{name}/bias"][layer] if c.norm_bias else None
-        return functional.layer_norm(x, (c.model_dim,), p[f"{name}/scale"][layer], bias, c.norm_eps)
-
-    def linear(x: Any, name: str, layer: int, bias: bool, axes: int = 1) -> Any:
-        y = torch.tensordot(x, p[f"blocks/{name}/kernel"][layer], axes)
-        return y + p[f"blocks/{name}/bias"][layer] if bias else y
-
-    def attention(x: Any, layer: int) -> Any:
-        q, k, v = linear(x, "attn/qkv", layer, c.qkv_bias).permute(3, 0, 2, 1, 4)
-        scores = q @ k.transpose(2, 3)
-        if c.attention_scale != "none":
-            scores = (
-                scores / (c.head_dim if c.attention_scale == "head_dim" else c.model_dim) ** 0.5
-            )
-        if c.attention_scale_by_layer:
-            scores = scores / (layer + 1)
-        future = torch.ones(length, length).triu(diagonal=1).bool()
-        mixed = (scores.masked_fill(future, -torch.inf).softmax(dim=-1) @ v).transpose(1, 2)
-        return (
-            linear(mixed, "attn/out", layer, c.attention_out_bias, axes=2)
-            if c.attention_out
-            else mixed.flatten(2)
-        )
-
-    def mlp(x: Any, layer: int) -> Any:
-        up = linear(x, "mlp/up", layer, c.mlp_bias)
-        tanh = {"approximate": "tanh"} if c.activation == "gelu_tanh" else {}
-        active = functional.relu(up) if c.activation == "relu" else functional.gelu(up, **tanh)
-        return linear(active, "mlp/down", layer, c.mlp_bias)
-
-    def positions() -> Any:
-        if c.positions == "learned" or c.positions_stored:
-            return p["pos_embedding/embedding"][c.positions_offset :][:length]
-        i = torch.arange(c.model_dim, dtype=torch.float64)
-        angles = torch.arange(length)[:, None] / 10000 ** (2 * (i // 2) / c.model_dim)
-        return torch.where(i % 2 == 0, angles.sin(), angles.cos())
-
-    x = p["token_embedding/embedding"][ids] + positions()
-    for layer in range(c.num_blocks):
-        for branch, name in ((attention, "blocks/norm1"), (mlp, "blocks/norm2")):
-            if c.norm == "post":
-                x = norm(x + branch(x, layer), name, layer)
-            else:
-                normal = norm(x, name, layer)
-                x = (normal if c.norm == "residual" else x) + branch(normal, layer)
-    x = norm(x, "final_norm") if c.final_norm is True else x
-    logits = x @ (p["token_embedding/embedding"].T if c.tied else p["head/kernel"])
-    return logits + p["head/bias"] if c.head_bias else logits
 
 
 @pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
@@ -105,7 +48,7 @@ def test_logits_and_a_training_step_are_those_of_plain_torch(fields: dict[str, A
     theirs = {path: torch.tensor(leaf, requires_grad=True) for path, leaf in before.items()}
     if model.config.positions_stored:
         theirs["pos_embedding/embedding"].requires_grad_(False)
-    expected = plain_torch(model.config, theirs, torch.from_numpy(IDS[:, :-1]))
+    expected = plain_decoder.logits(model.config, theirs, torch.from_numpy(IDS[:, :-1]))
     largest = expected.detach().abs().max().item()
     np.testing.assert_allclose(logits, expected.detach(), rtol=0, atol=1e-12 * largest)
     torch.nn.functional.cross_entropy(

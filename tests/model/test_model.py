@@ -52,7 +52,7 @@ def test_layers_start_different_and_the_seed_decides() -> None:
     assert not np.allclose(up, params_of(GPT(SMALL, seed=2))["blocks"]["mlp"]["up"]["kernel"])
 
 
-@pytest.mark.parametrize("norm", ["pre", "post", "residual"])
+@pytest.mark.parametrize("norm", ["pre", "post", "residual", "output"])
 def test_no_position_sees_the_future(norm: str) -> None:
     """The loss at t has no gradient at all on the input of later positions, and some on every earlier one."""
     config = ModelConfig(**{**vars(SMALL), "norm": norm})
@@ -61,7 +61,8 @@ def test_no_position_sees_the_future(norm: str) -> None:
 
     def loss_at(t: int, shift: jax.Array) -> jax.Array:
         embedded = model.embed(ids) + shift
-        x, _ = model.run(embedded, lambda block, layer, x: block(x, layer))
+        positions = jnp.arange(config.context_length)
+        x, _ = model.run(embedded, lambda block, layer, x: block(x, layer, positions))
         logits = model.head(model.normalise(x), model.token_embedding.embedding[...])
         return -jax.nn.log_softmax(logits)[0, t, 5]
 
@@ -91,7 +92,7 @@ def test_dropout_is_off_without_a_key_and_fresh_with_each() -> None:
     assert np.abs(dropped[2] - dropped[0]).max() > 1e-3
 
 
-@pytest.mark.parametrize("norm", ["pre", "post", "residual"])
+@pytest.mark.parametrize("norm", ["pre", "post", "residual", "output"])
 def test_dropout_reaches_both_that_a_block_adds(norm: str) -> None:
     """With one of them silent, it is the other that is another one at each seed."""
     config = ModelConfig(**{**vars(SMALL), "norm": norm})
@@ -288,7 +289,9 @@ def test_wrong_ids_are_refused_at_the_boundary(ids: list, message: str) -> None:
 
 
 def test_a_choice_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(UserError, match="norm takes 'pre' or 'post' or 'residual', but got 'pree'"):
+    with pytest.raises(
+        UserError, match="norm takes 'pre' or 'post' or 'residual' or 'output', but"
+    ):
         ModelConfig(norm="pree")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="final_norm takes true, false or 'unused', but got 'no'"):
         ModelConfig(final_norm="no")  # type: ignore[arg-type]

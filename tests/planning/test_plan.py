@@ -238,7 +238,7 @@ def test_for_a_tpu_slice(needs: Needs) -> None:
 @pytest.mark.parametrize(
     "sections", [{"mesh": {"fsdp": 2, "tensor": 2}}, {"mesh": {"fsdp": 1, "data": 4}}], ids=str
 )
-def test_kernels_on_a_tpu_are_divided_by_rows_and_heads(
+def test_attention_kernels_on_a_tpu_are_divided_by_rows_and_heads(
     sections: dict[str, Any], needs: Needs
 ) -> None:
     needs("libtpu")

@@ -14,7 +14,8 @@ from convert.detect.by_structure import described, propose
 from convert.dialects import DIALECTS
 from convert.files import safefile
 from convert.rows.axes import View
-from convert.rows.dialect import FIELDS, Dialect
+from convert.rows.dialect import Dialect
+from convert.rows.fields import FIELDS
 from convert.rows.fit import fit
 from convert.rows.kinds import Alias, Buffer, Row
 from convert.rows.order import in_module_order
@@ -431,7 +432,7 @@ BLOCK = "blocks.{layer}."
             {"blocks.N.ffn.gate.weight": (77, 30)},
             f"{BLOCK}ffn.gate.weight (77, 30): one too many beside {BLOCK}ffn.net.",
         ),
-        ({"blocks.N.ffn.w3.weight": (77, 30)}, "ffn.w3.weight (77, 30): belongs to a gated MLP"),
+        ({"blocks.N.ffn.w3.weight": (77, 30)}, "ffn.w3.weight (77, 30): one too many beside"),
         (
             {"blocks.N.attn.gate.weight": (30, 30)},
             f"{BLOCK}attn.gate.weight (30, 30): one too many beside {BLOCK}attn.",
@@ -448,7 +449,7 @@ BLOCK = "blocks.{layer}."
             {"ln_g.weight": (30,), "ln_g.bias": (30,)},
             "ln_f.weight or ln_g.weight: nothing tells which is the norm after",
         ),
-        ({"blocks.N.attn.rotary.inv_freq": (3,)}, "inv_freq (3,): belongs to rotary positions"),
+        ({"blocks.N.attn.rotary.inv_freq": (3,)}, "inv_freq (3,): one too many beside"),
         (
             {"blocks.N.attn.relative_attention_bias.weight": (32, 5)},
             "weight (32, 5): belongs to relative positions",

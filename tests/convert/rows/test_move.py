@@ -48,10 +48,12 @@ def fitted(dialect: Dialect, tensors: dict[str, np.ndarray]) -> Fit:
     return replace(found, dialect=weighed.dialect) if weighed else found
 
 
-def require_identity(dialect: Dialect, params: Tree, tensors: dict[str, np.ndarray]) -> None:
+def require_identity(
+    dialect: Dialect, config: ModelConfig, params: Tree, tensors: dict[str, np.ndarray]
+) -> None:
     found = fitted(dialect, tensors)
     assert not found.problems
-    back = flatten(to_flax(found.dialect, found.sizes, tensors.__getitem__))
+    back = flatten(to_flax(found.dialect, config, tensors.__getitem__))
     assert back.keys() == flatten(params).keys()
     for path, value in flatten(params).items():
         assert back[path].dtype == value.dtype
@@ -67,7 +69,7 @@ def test_there_and_back_is_identity_bit_for_bit(
     config = config_of(dialect, tied)
     params = random_params(config, dtype)
     tensors = to_torch(dialect, config, params)
-    require_identity(dialect, params, tensors)
+    require_identity(dialect, config, params, tensors)
     again = to_torch(fitted(dialect, tensors).dialect, config, params)
     assert [*again] == [*tensors]
     assert all(again[name].tobytes() == value.tobytes() for name, value in tensors.items())
@@ -93,7 +95,7 @@ def test_a_family_reads_every_wording_of_its_own(dialect: Dialect, seed: int) ->
     other = reworded(dialect, seed)
     config = config_of(dialect)
     params = random_params(config, np.dtype("float32"))
-    require_identity(dialect, params, to_torch(other, config, params))
+    require_identity(dialect, config, params, to_torch(other, config, params))
 
 
 def axes_of(view: View) -> list[str]:
@@ -242,11 +244,12 @@ def test_heads_keep_their_order() -> None:
 def test_a_name_that_only_one_row_can_mean_decides_first() -> None:
     """`blocks.0.proj` could be a second matrix of an MLP without a module; with `blocks.0.ff.2` there, it is not."""
     dialect = DIALECTS["heads"]
-    params = random_params(config_of(dialect), np.dtype("float32"))
+    config = config_of(dialect)
+    params = random_params(config, np.dtype("float32"))
     renames = {".mha.proj.": ".proj.", ".ffn.net.": ".ff."}
     tensors = {}
-    for name, array in to_torch(dialect, config_of(dialect), params).items():
+    for name, array in to_torch(dialect, config, params).items():
         for old, new in renames.items():
             name = name.replace(old, new)
         tensors[name] = array
-    require_identity(dialect, params, tensors)
+    require_identity(dialect, config, params, tensors)

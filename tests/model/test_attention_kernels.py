@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxgpt.model.kernels import FORMS
+from jaxgpt.model.attention_kernels import FORMS
+from jaxgpt.model.spec import Scores
 from jaxgpt.planning.topologies import devices_of
 from tests.helpers import Needs
-from tests.model.test_forms import CASES
+from tests.model.test_attention_forms import CASES
 
 
 def compiled(form: str, topology: str, length: int, head: int, dtype: str) -> str:
@@ -16,12 +17,13 @@ def compiled(form: str, topology: str, length: int, head: int, dtype: str) -> st
     mesh = Mesh(np.array(devices_of(topology)[:1]), ("x",))
 
     def both(*parts: jax.Array) -> tuple[jax.Array, ...]:
-        mixed, pull = jax.vjp(lambda *parts: FORMS[form](*parts, 0.125), *parts)
+        mixed, pull = jax.vjp(lambda *parts: FORMS[form](*parts, 0.125, Scores()), *parts)
         return mixed, *pull(mixed)
 
     part = jax.ShapeDtypeStruct((2, length, 3, head), dtype)
+    queries = jax.ShapeDtypeStruct((2, length, 3, 1, head), dtype)
     step = jax.jit(both, in_shardings=NamedSharding(mesh, PartitionSpec()))
-    return step.lower(part, part, part).compile().as_text()
+    return step.lower(queries, part, part).compile().as_text()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -11,8 +11,10 @@ import pytest
 
 from jaxgpt.config import ComputeConfig, ModelConfig
 from jaxgpt.errors import UserError
-from jaxgpt.model.forms import Form, attention_weights, chunked
-from jaxgpt.model.kernels import FORMS, pick, splash
+from jaxgpt.model.attention_forms import Form, attention_weights, chunked
+from jaxgpt.model.attention_kernels import FORMS, pick, splash
+from jaxgpt.model.flops import of_program
+from jaxgpt.model.spec import Scores
 
 # The kernel for TPUs runs anywhere, interpreted; the one for GPUs does not: `test_plan` compiles it.
 RUN = {"xla": FORMS["xla"], "chunked": chunked, "splash": functools.partial(splash, interpret=True)}
@@ -22,24 +24,44 @@ CASES = sorted(
     {(length, 42) for length in LENGTHS}
     | {(length, head) for length in (129, 1025) for head in HEADS}
 )
+PLAIN = Scores()
 SHARE = {"float32": 3e-6, "bfloat16": 0.02}  # of the largest value
 
 
-def exactly(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
-    scores = jnp.einsum("btnh,bsnh->bnts", q, k) * scale
-    past = np.tril(np.ones(scores.shape[-2:], bool))
-    return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(jnp.where(past, scores, -jnp.inf)), v)
+def exactly(
+    q: jax.Array, k: jax.Array, v: jax.Array, scale: float, rule: Scores = PLAIN
+) -> jax.Array:
+    """Attention with one key head for each query, and the rule written out."""
+    k, v = (jnp.broadcast_to(part[:, :, :, None], q.shape) for part in (k, v))
+    scores = jnp.einsum("btmgh,bsmgh->bmgts", q, k) * scale
+    if rule.softcap:
+        scores = rule.softcap * jnp.tanh(scores / rule.softcap)
+    distance = np.arange(q.shape[1])[:, None] - np.arange(q.shape[1])
+    if rule.slopes:
+        scores -= np.reshape(rule.slopes, (*q.shape[2:4], 1, 1)) * distance
+    seen = (distance >= 0) & (distance < (rule.window or np.inf))
+    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf))
+    return jnp.einsum("bmgts,bsmgh->btmgh", weights, v)
 
 
 def outputs_and_gradients(
-    form: Form, q: Any, k: Any, v: Any, weight: Any, scale: Any
+    form: Form, q: Any, k: Any, v: Any, weight: Any, scale: Any, rule: Scores = PLAIN
 ) -> tuple[jax.Array, ...]:
     @jax.jit
     def run(*parts: jax.Array) -> tuple[jax.Array, ...]:
-        mixed, pull = jax.vjp(lambda *parts: form(*parts, scale), *parts)
+        mixed, pull = jax.vjp(lambda *parts: form(*parts, scale, rule), *parts)
         return mixed, *pull(weight.astype(mixed.dtype))
 
     return run(q, k, v)
+
+
+def random_parts(
+    length: int, head: int, dtype: str, batch: int = 1, heads: int = 2, group: int = 1
+) -> list[np.ndarray]:
+    """Queries, keys, values, and weights of the outputs."""
+    rng = np.random.default_rng(length)
+    wide, narrow = (batch, length, heads, group, head), (batch, length, heads, head)
+    return [rng.normal(size=shape).astype(dtype) for shape in (wide, narrow, narrow, wide)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -48,8 +70,7 @@ def outputs_and_gradients(
 def test_outputs_and_gradients_are_those_of_plain_attention(
     form: str, length: int, head: int, dtype: str
 ) -> None:
-    rng = np.random.default_rng(length)
-    q, k, v, weight = (rng.normal(size=(1, length, 2, head)).astype(dtype) for _ in range(4))
+    q, k, v, weight = random_parts(length, head, dtype)
     found = outputs_and_gradients(RUN[form], q, k, v, weight, 2 * head**-0.5)
     with jax.enable_x64(True):
         expected = outputs_and_gradients(
@@ -73,8 +94,7 @@ def test_outputs_and_gradients_are_those_of_plain_attention(
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 128, 300, 1025])
 def test_in_float64_nothing_but_rounding_is_left(form: str, length: int) -> None:
     with jax.enable_x64(True):
-        rng = np.random.default_rng(length)
-        parts = [jnp.asarray(rng.normal(size=(2, length, 3, 5)) * 3) for _ in range(4)]
+        parts = [3 * part for part in random_parts(length, 5, "float64", batch=2, heads=3)]
         ours, theirs = (outputs_and_gradients(each, *parts, 0.4) for each in (RUN[form], exactly))
         for mine, other in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(mine, other, rtol=0, atol=1e-10)
@@ -82,23 +102,63 @@ def test_in_float64_nothing_but_rounding_is_left(form: str, length: int) -> None
 
 @pytest.mark.parametrize("form", RUN)
 def test_a_scale_may_be_that_of_the_layer_at_hand(form: str) -> None:
-    q, k, v = np.random.default_rng(0).normal(size=(3, 1, 130, 2, 16)).astype(np.float32)
-    by_layer = jax.jit(lambda scale: RUN[form](q, k, v, scale))
+    q, k, v, _ = random_parts(130, 16, "float32")
+    by_layer = jax.jit(lambda scale: RUN[form](q, k, v, scale, PLAIN))
     np.testing.assert_allclose(by_layer(jnp.float32(0.1)), exactly(q, k, v, 0.1), rtol=0, atol=1e-5)
     assert by_layer._cache_size() == 1
 
 
 @pytest.mark.parametrize("form", RUN)
 def test_large_scores_do_not_overflow(form: str) -> None:
-    q = jnp.full((1, 70, 1, 4), 100.0)
-    np.testing.assert_allclose(RUN[form](q, q, q, 1.0), q, rtol=1e-6)
+    k = jnp.full((1, 70, 1, 4), 100.0)
+    q = k[:, :, :, None]
+    np.testing.assert_allclose(RUN[form](q, k, k, 1.0, PLAIN), q, rtol=1e-6)
 
 
 def test_queries_may_be_the_last_of_the_positions() -> None:
-    q, k = np.random.default_rng(0).normal(size=(2, 1, 9, 2, 4))
-    q, k = q.astype(np.float32), k.astype(np.float32)
-    last, all_of_them = attention_weights(q[:, 6:], k, 0.5), attention_weights(q, k, 0.5)
-    np.testing.assert_allclose(last, all_of_them[:, :, 6:], rtol=0, atol=1e-6)
+    q, k, _, _ = random_parts(9, 4, "float32")
+    for rule in (PLAIN, Scores(window=4, slopes=(0.5, 0.25))):
+        last, all_of_them = (attention_weights(part, k, 0.5, rule) for part in (q[:, 6:], q))
+        np.testing.assert_allclose(last, all_of_them[..., 6:, :], rtol=0, atol=1e-6)
+
+
+RULES = {
+    "groups": PLAIN,
+    "window": Scores(window=70),
+    "window of one": Scores(window=1),
+    "window beyond the text": Scores(window=5000),
+    "softcap": Scores(softcap=1.5),
+    "alibi": Scores(slopes=(0.5, 0.25, 0.125, 0.06, 0.03, 0.01)),
+    "all": Scores(1.5, (0.5, 0.25, 0.125, 0.06, 0.03, 0.01), 70),
+}
+DONE = {form: list(RULES) for form in ("xla", "chunked")}
+DONE["splash"] = [name for name, rule in RULES.items() if rule.slopes is None]
+
+
+@pytest.mark.parametrize("length", [5, 129, 700])
+@pytest.mark.parametrize(("form", "rule"), [(f, r) for f, rules in DONE.items() for r in rules])
+def test_grouped_queries_windows_caps_and_slopes(form: str, rule: str, length: int) -> None:
+    exact = form != "splash"  # a kernel computes in float32
+    with jax.enable_x64(exact):
+        dtype = "float64" if exact else "float32"
+        parts = [2 * part for part in random_parts(length, 16, dtype, group=3)]
+        ours = outputs_and_gradients(RUN[form], *parts, 0.4, RULES[rule])
+    with jax.enable_x64(True):
+        wide = [part.astype("float64") for part in parts]
+        theirs = outputs_and_gradients(exactly, *wide, 0.4, RULES[rule])
+    for mine, other in zip(ours, theirs, strict=True):
+        atol = 1e-10 if exact else 1e-5 * max(1, np.abs(other).max())
+        np.testing.assert_allclose(mine, other, rtol=0, atol=atol)
+
+
+def test_a_window_computes_less() -> None:
+    """The work of a window grows with the window, not with the text."""
+    q, k, v, _ = random_parts(1024, 16, "float32")
+
+    def flops(rule: Scores) -> float:
+        return of_program(jax.make_jaxpr(lambda *x: chunked(*x, 1.0, rule))(q, k, v).jaxpr)
+
+    assert flops(Scores(window=64)) < 0.4 * flops(PLAIN)
 
 
 GPU = {"platform": "gpu", "device_kind": "NVIDIA H200", "compute_capability": "9.0"}

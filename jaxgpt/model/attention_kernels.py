@@ -1,10 +1,11 @@
 """Attention kernels for particular devices, and the choice of a form for a device.
 
-Shapes: B batch, T time, N heads, H head width.
+Shapes: B batch, T time, M heads of keys and values, G queries for each, H head width, N = M * G.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,58 +13,88 @@ import jax.numpy as jnp
 
 from jaxgpt.config import ComputeConfig, ModelConfig
 from jaxgpt.errors import UserError
-from jaxgpt.model.forms import Form, Scale, chunked, plain
+from jaxgpt.model.attention_forms import Form, Scale, chunked, plain
+from jaxgpt.model.spec import Scores
 
 
-def cudnn(q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, scale: Scale) -> jax.Array:
+def cudnn(
+    q_btmgh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, scale: Scale, scores: Scores
+) -> jax.Array:
     """cuDNN's fused attention, for NVIDIA GPUs; scores are never written to memory."""
-    parts = _padded(q_btnh * jnp.asarray(scale, q_btnh.dtype), k_btnh, v_btnh, length=2, width=8)
-    mixed = jax.nn.dot_product_attention(*parts, scale=1.0, is_causal=True, implementation="cudnn")
-    return mixed[:, : q_btnh.shape[1], :, : q_btnh.shape[3]]
+    q_btnh = q_btmgh.reshape(*q_btmgh.shape[:2], -1, q_btmgh.shape[-1])
+    q_btnh = q_btnh * jnp.asarray(scale, q_btnh.dtype)
+    mixed_btnh = jax.nn.dot_product_attention(
+        *_padded(q_btnh, k_btmh, v_btmh, length=2, width=8),
+        scale=1.0,
+        is_causal=True,
+        local_window_size=None if scores.window is None else (scores.window - 1, 0),
+        implementation="cudnn",
+    )
+    return mixed_btnh[:, : q_btmgh.shape[1], :, : q_btmgh.shape[-1]].reshape(q_btmgh.shape)
 
 
 def splash(
-    q_btnh: jax.Array, k_btnh: jax.Array, v_btnh: jax.Array, scale: Scale, interpret: bool = False
+    q_btmgh: jax.Array,
+    k_btmh: jax.Array,
+    v_btmh: jax.Array,
+    scale: Scale,
+    scores: Scores,
+    interpret: bool = False,
 ) -> jax.Array:
     """The splash kernel, for TPUs.
 
-    It writes no scores to memory and skips the blocks above the diagonal.
+    It writes no scores to memory and skips the blocks that the mask hides.
     """
-    parts = _padded(
-        q_btnh * jnp.asarray(scale, q_btnh.dtype), k_btnh, v_btnh, length=SPLASH_BLOCK, width=1
+    queries = q_btmgh * jnp.asarray(scale, q_btmgh.dtype)
+    parts = _padded(queries, k_btmh, v_btmh, length=SPLASH_BLOCK, width=1)
+    q_bmgth, k_bmth, v_bmth = (jnp.moveaxis(part, 1, -2) for part in parts)
+    group, length = q_bmgth.shape[2:4]
+    kernel = _splash_kernel(length, q_bmgth.shape[1] if group == 1 else group, group, scores)(
+        interpret=interpret
     )
-    kernel = _splash_kernel(parts[0].shape[1], parts[0].shape[2], interpret)
-    mixed_bnth = jax.vmap(kernel)(*(part.swapaxes(1, 2) for part in parts))
-    return mixed_bnth.swapaxes(1, 2)[:, : q_btnh.shape[1]]
+    if group == 1:  # one kernel for all heads, instead of one for each head of keys
+        mixed_bmgth = jax.vmap(kernel)(q_bmgth[:, :, 0], k_bmth, v_bmth)[:, :, None]
+    else:
+        mixed_bmgth = jax.vmap(jax.vmap(kernel))(q_bmgth, k_bmth, v_bmth)
+    return jnp.moveaxis(mixed_bmgth, -2, 1)[:, : q_btmgh.shape[1]]
 
 
 SPLASH_BLOCK = 128  # the number of lanes of a TPU's vector unit
 SHORT = 128  # below this context length a kernel would mostly work on padding
 
 
-def _splash_kernel(length: int, heads: int, interpret: bool) -> Callable[..., jax.Array]:
+def _splash_kernel(length: int, heads: int, group: int, scores: Scores) -> Callable[..., Any]:
+    """A function that makes the kernel of `heads` query heads, for `group` of each key head."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as mask
 
     block = next(size for size in (512, 384, 256, SPLASH_BLOCK) if length % size == 0)
     names = ["q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq"]
-    causal = mask.MultiHeadMask([mask.CausalMask((length, length))] * heads)
     widths: dict[str, Any] = {f"block_{name}": block for name in names}
-    sizes = kernel.BlockSizes(**widths)
-    return kernel.make_splash_mha(
-        causal, head_shards=1, q_seq_shards=1, block_sizes=sizes, interpret=interpret
+    one: Any = mask.CausalMask((length, length))
+    if scores.window is not None:
+        one = mask.LocalMask((length, length), (scores.window - 1, 0), 0)
+    return partial(
+        kernel.make_splash_mha if group == 1 else kernel.make_splash_mqa,
+        mask.MultiHeadMask([one] * heads),
+        head_shards=1,
+        q_seq_shards=1,
+        block_sizes=kernel.BlockSizes(**widths),
+        attn_logits_soft_cap=scores.softcap,
     )
 
 
-def _padded(*parts_btnh: jax.Array, length: int, width: int) -> list[jax.Array]:
+def _padded(*parts: jax.Array, length: int, width: int) -> list[jax.Array]:
     """The parts, zero-padded to multiples of `length` positions and of `width` in each head.
 
     Zeros past a head's width change no score, and no query attends to later positions.
     """
-    _, t, _, h = parts_btnh[0].shape
-    return [
-        jnp.pad(part, ((0, 0), (0, -t % length), (0, 0), (0, -h % width))) for part in parts_btnh
-    ]
+    padded = []
+    for part in parts:  # (B, T, ..., H)
+        pads = [(0, 0)] * part.ndim
+        pads[1], pads[-1] = (0, -part.shape[1] % length), (0, -part.shape[-1] % width)
+        padded.append(jnp.pad(part, pads))
+    return padded
 
 
 @dataclass(frozen=True)
@@ -75,8 +106,9 @@ class Kernel:
     device: str  # the devices that have it, for the error message
     dtypes: tuple[str, ...]
     widest_head: int
+    caps: bool  # whether it bounds scores
 
-    def refuses(self, device: Any, dtype: str, head_dim: int) -> str:
+    def refuses(self, device: Any, dtype: str, model: ModelConfig) -> str:
         """The reason why the kernel cannot be used, or an empty string."""
         capability = getattr(device, "compute_capability", "") if device.platform == "gpu" else ""
         fits = device.platform == self.platform and (
@@ -86,8 +118,14 @@ class Kernel:
             return f"needs {self.device}, and the device is {device.device_kind}"
         if dtype not in self.dtypes:
             return f"computes in {' or '.join(self.dtypes)}, and compute.dtype is {dtype}"
-        if head_dim > self.widest_head:
-            return f"takes heads as wide as {self.widest_head}, and model.head_dim is {head_dim}"
+        if model.head_dim > self.widest_head:
+            return (
+                f"takes heads as wide as {self.widest_head}, and model.head_dim is {model.head_dim}"
+            )
+        if model.positions == "alibi":
+            return "has no biases of scores, and model.positions is alibi"
+        if model.attention_softcap is not None and not self.caps:
+            return f"does not bound scores, and attention_softcap is {model.attention_softcap}"
         return ""
 
 
@@ -98,9 +136,14 @@ def _number(capability: str) -> float:
 
 KERNELS = {
     "cudnn": Kernel(
-        cudnn, "gpu", "an NVIDIA GPU of the Ampere generation or later", ("bfloat16",), 128
+        cudnn,
+        "gpu",
+        "an NVIDIA GPU of the Ampere generation or later",
+        ("bfloat16",),
+        128,
+        caps=False,
     ),
-    "splash": Kernel(splash, "tpu", "a TPU", ("float32", "bfloat16"), 256),
+    "splash": Kernel(splash, "tpu", "a TPU", ("float32", "bfloat16"), 256, caps=True),
 }
 FORMS: dict[str, Form] = {"xla": plain, "chunked": chunked} | {
     name: each.form for name, each in KERNELS.items()
@@ -113,9 +156,7 @@ def pick(model: ModelConfig, compute: ComputeConfig, device: Any) -> tuple[str, 
     Raises if `compute.attention` names a form that cannot be used there.
     """
     dtype = compute.dtype
-    refusals = {
-        name: kernel.refuses(device, dtype, model.head_dim) for name, kernel in KERNELS.items()
-    }
+    refusals = {name: kernel.refuses(device, dtype, model) for name, kernel in KERNELS.items()}
     setting, possible = compute.attention, [name for name in FORMS if not refusals.get(name)]
     if setting != "auto":
         if setting not in possible:

@@ -1,0 +1,109 @@
+"""The fields of ModelConfig that tensors show, and the usual values of those that none shows."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from .axes import View
+
+# The axes that size a model -> their fields of ModelConfig; `head` counts the heads of queries.
+FIELDS = {
+    "v": "vocab_size",
+    "t": "context_length",
+    "d": "model_dim",
+    "layer": "num_blocks",
+    "head": "num_heads",
+    "kv": "num_kv_heads",
+    "k": "head_dim",
+    "f": "mlp_dim",
+}
+# Usual values of fields that no tensor shows. The head count of a fused q/k/v has none, nor have
+# the positions of a file without a table of them.
+USUAL: dict[str, Any] = {
+    "norm": "pre",
+    "final_norm": True,
+    "activation": "relu",
+    "attention_scale": "head_dim",
+    "attention_scale_by_layer": False,
+    "norm_eps": 1e-5,
+    "dropout": 0.0,
+    "norm_kind": "layer",
+    "norm_std": "biased",
+    "norm_unit_offset": False,
+    "extra_norms": [],
+    "qk_norm": "none",
+    "residual": "sequential",
+    "rotary_theta": 10000.0,
+    "rotary_fraction": 1.0,
+    "rotary_layout": "half",
+    "rotary_scaling": None,
+    "sinusoidal_layout": "interleaved",
+    "window": None,
+    "embedding_scale": 1.0,
+    "attention_softcap": None,
+    "logit_scale": 1.0,
+    "logit_softcap": None,
+}
+# Those of a decoder with rotary positions, RMSNorm and a gated MLP.
+MODERN = {**USUAL, "positions": "rotary", "norm_kind": "rms", "activation": "silu"}
+# Fields that the presence of a parameter shows, and the parameter.
+PRESENCE = {
+    "qkv_bias": "blocks/attn/qkv/bias",
+    "attention_out": "blocks/attn/out/kernel",
+    "attention_out_bias": "blocks/attn/out/bias",
+    "mlp_bias": "blocks/mlp/down/bias",
+    "mlp_gated": "blocks/mlp/gate_up/kernel",
+    "norm_weight": "blocks/norm1/scale",
+    "norm_bias": "blocks/norm1/bias",
+    "head_bias": "head/bias",
+}
+# Fields that the absence of a parameter shows, their value then, and the parameter.
+ABSENCE: dict[str, tuple[Any, str]] = {
+    "tied": (True, "head/kernel"),
+    "positions_stored": (False, "pos_embedding/embedding"),
+}
+# Likewise, but of norms, whose absence shows nothing in a model whose norms have no weights.
+ABSENT_NORMS: dict[str, tuple[Any, str]] = {
+    "final_norm": (False, "final_norm/scale"),  # one that is stored may still be unused
+    "residual": ("parallel_one_norm", "blocks/norm2/scale"),
+    "qk_norm": ("none", "blocks/attn/q_norm/scale"),
+}
+EXTRA_NORMS = {"sandwich": "blocks/out_norm1/scale", "embedding": "embedding_norm/scale"}
+
+
+def shown_by(views: Collection[View]) -> dict[str, Any]:
+    """The fields that show in which parameters are present; `views` are their Flax views."""
+    dims = {view.name: view.dims for view in views}
+    shown: dict[str, Any] = {field: path in dims for field, path in PRESENCE.items()}
+    shown |= {"tied": False}
+    shown |= {field: value for field, (value, path) in ABSENCE.items() if path not in dims}
+    if shown["norm_bias"]:
+        shown["norm_kind"] = "layer"
+    if not shown["norm_weight"]:
+        return shown
+    shown |= {field: value for field, (value, path) in ABSENT_NORMS.items() if path not in dims}
+    shown["extra_norms"] = [name for name, path in EXTRA_NORMS.items() if path in dims]
+    if ("head",) in dims.get(ABSENT_NORMS["qk_norm"][1], ()):
+        shown["qk_norm"] = "full_width"
+    return shown
+
+
+def usual_of(unsaid: Mapping[str, Any], views: Collection[View]) -> dict[str, Any]:
+    """The usual values `unsaid` of a class, for a file with the parameters `views`."""
+    normed = any(view.name == ABSENT_NORMS["qk_norm"][1] for view in views)
+    if normed and unsaid.get("qk_norm") == "none":
+        return {**unsaid, "qk_norm": "before_rotary"}
+    return dict(unsaid)
+
+
+def is_relevant(field: str, fields: Mapping[str, Any]) -> bool:
+    """Whether `field` means anything in a model with `fields`."""
+    if field.startswith("rotary_"):
+        return fields.get("positions") == "rotary"
+    if field == "sinusoidal_layout":
+        return fields.get("positions") == "sinusoidal" and not fields.get("positions_stored")
+    if field == "norm_std":
+        return fields.get("norm_kind") == "layer"
+    if field == "norm_unit_offset":
+        return fields.get("norm_weight", True)
+    return True
+    return True

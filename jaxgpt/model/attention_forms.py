@@ -1,0 +1,147 @@
+"""Equivalent forms of causal attention, as pure functions of queries, keys and values.
+
+Shapes: B batch, T queries, S keys, M heads of keys and values, G queries for each, H head width.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxgpt.model.spec import Scores
+
+# (queries (B, T, M, G, H), keys and values (B, T, M, H), scale, Scores) -> the weighted sums of the
+# values, of the shape of the queries.
+Form = Callable[..., jax.Array]
+Scale = jax.Array | float  # the factor of the scores; an array where it depends on the layer
+
+
+def plain(
+    q_btmgh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, scale: Scale, scores: Scores
+) -> jax.Array:
+    """Textbook attention: all scores at once."""
+    weights_bmgts = attention_weights(q_btmgh, k_btmh, scale, scores)
+    return _mix(weights_bmgts.astype(v_btmh.dtype), v_btmh)
+
+
+def chunked(
+    q_btmgh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, scale: Scale, scores: Scores
+) -> jax.Array:
+    """Attention by blocks of queries, each with the keys from its first window to its own end.
+
+    This skips most of the scores that the mask would discard.
+    """
+    length = q_btmgh.shape[1]
+    width = 64 * -(-length // 512)  # 128 positions make 2 blocks, and no length makes more than 8
+    scaled_btmgh = q_btmgh * jnp.asarray(scale, q_btmgh.dtype)
+    blocks = []
+    for start in range(0, length, width):
+        first = max(0, start + 1 - (scores.window or length))
+        keys = slice(first, start + width)
+        queries_btmgh = scaled_btmgh[:, start : start + width]
+        blocks.append(_attend_block(queries_btmgh, k_btmh[:, keys], v_btmh[:, keys], scores))
+    return jnp.concatenate(blocks, axis=1)
+
+
+def attend_cached(
+    q_bmgh: jax.Array,
+    own_bmh: tuple[jax.Array, jax.Array],
+    cached_bmsh: tuple[jax.Array, jax.Array],
+    distance_bs: jax.Array,
+    scale: Scale,
+    scores: Scores,
+) -> jax.Array:
+    """Attention of one query in each row to its own position and to cached ones.
+
+    `distance_bs` is how far each cached key lies before the query; keys at 0 or less are hidden.
+    """
+    (k_bmh, v_bmh), (k_bmsh, v_bmsh) = own_bmh, cached_bmsh
+    q_bmgh = q_bmgh * jnp.asarray(scale, q_bmgh.dtype)
+    raw_bmgs = jnp.einsum("bmgh,bmsh->bmgs", q_bmgh, k_bmsh)
+    own_bmg1 = _capped((q_bmgh * k_bmh[:, :, None]).sum(axis=-1, keepdims=True), scores)
+    distance_b11s = distance_bs[:, None, None]
+    scores_bmgs = _biased(_capped(raw_bmgs, scores), distance_b11s, scores)
+    seen_b11s = (distance_b11s > 0) & (distance_b11s < (scores.window or jnp.inf))
+    scores_bmgs = jnp.where(seen_b11s, scores_bmgs, -jnp.inf)
+    scores_bmgs = jnp.concatenate([scores_bmgs, own_bmg1], axis=-1).astype(sum_dtype(q_bmgh))
+    weights_bmgs = jax.nn.softmax(scores_bmgs).astype(v_bmsh.dtype)
+    cached_bmgh = jnp.einsum("bmgs,bmsh->bmgh", weights_bmgs[..., :-1], v_bmsh)
+    return cached_bmgh + weights_bmgs[..., -1:] * v_bmh[:, :, None]
+
+
+def attention_weights(
+    q_btmgh: jax.Array, k_bsmh: jax.Array, scale: Scale, scores: Scores
+) -> jax.Array:
+    """Weights (B, M, G, T, S) of each key for each query; the queries are the last positions."""
+    scaled_btmgh = q_btmgh * jnp.asarray(scale, q_btmgh.dtype)
+    scores_bmgts = _capped(_sums("btmgh,bsmh->bmgts", scaled_btmgh, k_bsmh), scores)
+    t, s = scores_bmgts.shape[-2:]
+    distance_ts = jnp.arange(s - t, s)[:, None] - jnp.arange(s)
+    seen_ts = distance_ts >= 0
+    if scores.window is not None:
+        seen_ts &= distance_ts < scores.window
+    return jax.nn.softmax(jnp.where(seen_ts, _biased(scores_bmgts, distance_ts, scores), -jnp.inf))
+
+
+def _capped(raw: jax.Array, scores: Scores) -> jax.Array:
+    cap = scores.softcap
+    return raw if cap is None else cap * jnp.tanh(raw / cap)
+
+
+def _biased(raw: jax.Array, distance: jax.Array, scores: Scores) -> jax.Array:
+    """The scores `raw` (B, M, G, ...) minus each head's slope times the distance of the key."""
+    if scores.slopes is None:
+        return raw
+    slopes = jnp.asarray(scores.slopes, raw.dtype).reshape(*raw.shape[1:3], *[1] * (raw.ndim - 3))
+    return raw - (slopes * distance).astype(raw.dtype)
+
+
+def _mix(weights_bmgts: jax.Array, v_bsmh: jax.Array) -> jax.Array:
+    return jnp.einsum("bmgts,bsmh->btmgh", weights_bmgts, v_bsmh)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _attend_block(
+    q_btmgh: jax.Array, k_bsmh: jax.Array, v_bsmh: jax.Array, scores: Scores
+) -> jax.Array:
+    return _forward(q_btmgh, k_bsmh, v_bsmh, scores)[0]
+
+
+def _forward(
+    q_btmgh: jax.Array, k_bsmh: jax.Array, v_bsmh: jax.Array, scores: Scores
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    weights_bmgts = attention_weights(q_btmgh, k_bsmh, 1.0, scores).astype(v_bsmh.dtype)
+    return _mix(weights_bmgts, v_bsmh), (q_btmgh, k_bsmh, v_bsmh, weights_bmgts)
+
+
+def _backward(
+    scores: Scores, residuals: tuple[jax.Array, ...], gradient_btmgh: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Gradients written by hand: autodiff would make more passes over the (T, S) matrices."""
+    q_btmgh, k_bsmh, v_bsmh, weights_bmgts = residuals
+    by_weights = _sums("btmgh,bsmh->bmgts", gradient_btmgh, v_bsmh)
+    along = (by_weights * weights_bmgts).sum(axis=-1, keepdims=True)
+    by_scores = weights_bmgts * (by_weights - along)
+    if scores.softcap is not None:
+        raw_bmgts = _sums("btmgh,bsmh->bmgts", q_btmgh, k_bsmh)
+        by_scores *= 1 - jnp.square(jnp.tanh(raw_bmgts / scores.softcap))
+    by_scores = by_scores.astype(q_btmgh.dtype)
+    return (
+        jnp.einsum("bmgts,bsmh->btmgh", by_scores, k_bsmh),
+        jnp.einsum("bmgts,btmgh->bsmh", by_scores, q_btmgh),
+        jnp.einsum("bmgts,btmgh->bsmh", weights_bmgts, gradient_btmgh),
+    )
+
+
+_attend_block.defvjp(_forward, _backward)
+
+
+def _sums(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """An einsum that accumulates in `sum_dtype`, also for 16-bit operands."""
+    return jnp.einsum(subscripts, a, b, preferred_element_type=sum_dtype(a))
+
+
+def sum_dtype(x: jax.Array) -> jnp.dtype:
+    """The dtype for sums and exponentials of `x`: its own, but at least float32."""
+    return jnp.promote_types(x.dtype, jnp.float32)

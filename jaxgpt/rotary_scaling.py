@@ -1,0 +1,110 @@
+"""Stretched rotary wavelengths, which let a model see further than it was trained: their rules.
+
+Each is named by its `rope_type`, as in the config.json of Hugging Face.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.errors import UserError, in_a_row, require
+
+# (frequencies, rotated width, theta, numbers) -> frequencies
+Rule = Callable[[np.ndarray, int, float, Mapping[str, Any]], np.ndarray]
+
+
+def linear(
+    frequencies: np.ndarray, width: int, theta: float, numbers: Mapping[str, Any]
+) -> np.ndarray:
+    """Divide every frequency by `factor`."""
+    return frequencies / numbers["factor"]
+
+
+def llama3(
+    frequencies: np.ndarray, width: int, theta: float, numbers: Mapping[str, Any]
+) -> np.ndarray:
+    """Divide the low frequencies by `factor`, keep the high ones, and blend between them."""
+    low, high = numbers["low_freq_factor"], numbers["high_freq_factor"]
+    turns = numbers["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return frequencies * (kept + (1 - kept) / numbers["factor"])
+
+
+def yarn(
+    frequencies: np.ndarray, width: int, theta: float, numbers: Mapping[str, Any]
+) -> np.ndarray:
+    """Divide the low frequencies by `factor`, keep the high ones; the blend is linear in index."""
+    trained = numbers["original_max_position_embeddings"]
+
+    def index(turns: float) -> float:
+        """The index of the frequency that makes `turns` turns in the trained context."""
+        return width * math.log(trained / (2 * math.pi * turns)) / (2 * math.log(theta))
+
+    low, high = index(numbers.get("beta_fast") or 32), index(numbers.get("beta_slow") or 1)
+    if numbers.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, width - 1)
+    span = high - low or 0.001
+    divided = np.clip((np.arange(width // 2) - low) / span, 0, 1)
+    return frequencies * (divided / numbers["factor"] + 1 - divided)
+
+
+RULES: dict[str, tuple[Rule, tuple[str, ...]]] = {  # and the numbers that each needs
+    "linear": (linear, ("factor",)),
+    "llama3": (
+        llama3,
+        ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    ),
+    "yarn": (yarn, ("factor", "original_max_position_embeddings")),
+}
+OPTIONAL = {
+    "yarn": ("beta_fast", "beta_slow", "attention_factor", "truncate", "mscale", "mscale_all_dim")
+}
+
+
+def require_scaling(scaling: Mapping[str, Any]) -> None:
+    """Require that `scaling` names a known rule and has its numbers."""
+    kind = scaling.get("rope_type")
+    if kind not in RULES:
+        raise UserError(f"rotary_scaling has rope_type {kind!r}; known are {', '.join(RULES)}.")
+    needed = RULES[kind][1]
+    lacking = [name for name in needed if name not in scaling]
+    require(not lacking, f"rotary_scaling of rope_type {kind} lacks {in_a_row(lacking, ', ')}.")
+    unknown = sorted({*scaling} - {"rope_type", *needed, *OPTIONAL.get(kind, ())})
+    require(
+        not unknown,
+        f"rotary_scaling of rope_type {kind} has {in_a_row(unknown, ', ')}, which is unknown.",
+    )
+    wrong = {
+        name: value
+        for name, value in scaling.items()
+        if name != "rope_type"
+        and value is not None
+        and not (isinstance(value, bool) and name == "truncate")
+        and not (isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0)
+    }
+    require(not wrong, f"rotary_scaling takes positive numbers, but has {wrong}.")
+
+
+def frequencies(width: int, theta: float, scaling: Mapping[str, Any] | None) -> np.ndarray:
+    """The angle by which each pair of `width` elements turns from one position to the next."""
+    plain = theta ** (-np.arange(0, width, 2) / width)
+    return RULES[scaling["rope_type"]][0](plain, width, theta, scaling) if scaling else plain
+
+
+def amplitude(scaling: Mapping[str, Any] | None) -> float:
+    """The factor of rotated queries and keys."""
+    if not scaling or scaling["rope_type"] != "yarn":
+        return 1.0
+    if scaling.get("attention_factor") is not None:
+        return scaling["attention_factor"]
+    one, all_dims = scaling.get("mscale"), scaling.get("mscale_all_dim")
+    if one and all_dims:
+        return _growth(scaling["factor"], one) / _growth(scaling["factor"], all_dims)
+    return _growth(scaling["factor"], 1.0)
+
+
+def _growth(factor: float, times: float) -> float:
+    return 0.1 * times * math.log(factor) + 1 if factor > 1 else 1.0
