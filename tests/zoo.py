@@ -1,6 +1,7 @@
-"""Checkpoints that others made, with the logits of the code that made them: local data, where it is present.
+"""Checkpoints that others made, with the logits of the original code: local data, where it is present.
 
-The variable JAXGPT_ZOO names their folder; unset, it is `../shared/zoo` beside the project.
+The variable JAXGPT_ZOO names the folder of the first ones; unset, it is `../shared/zoo` beside the
+project. Modern decoders and files from public repositories are in `zoo2` and `zoo_wild` beside it.
 """
 
 import json
@@ -12,25 +13,38 @@ import pytest
 
 BESIDE = Path(__file__).parents[2] / "shared"
 ZOO = Path(os.environ.get("JAXGPT_ZOO", BESIDE / "zoo"))
-FACTS = {
-    path.parent.name: json.loads(path.read_text()) for path in sorted(ZOO.glob("*/facts.json"))
+FOLDERS = {
+    path.parent.name: path.parent
+    for zoo in (ZOO, ZOO.parent / "zoo2", ZOO.parent / "zoo_wild")
+    for path in sorted(zoo.glob("*/facts.json"))
 }
-VISIBLE = {
-    name: facts for name, facts in FACTS.items() if facts.get("visible_in_file") is not False
+ALL = {name: json.loads((folder / "facts.json").read_text()) for name, folder in FOLDERS.items()}
+FACTS = {name: facts for name, facts in ALL.items() if FOLDERS[name].parent == ZOO}
+
+
+def _visible(facts: dict[str, Any]) -> bool:
+    return facts.get("visible_in_file") is not False
+
+
+def _refused(facts: dict[str, Any]) -> bool:
+    """Whether the entry is of a kind that is not supported."""
+    fields = facts["fields"] or {}
+    others = fields.get("cross_attention") or "encoder" in fields
+    return bool(facts.get("refuse") or facts.get("outside") or others)
+
+
+REFUSED = {name: facts for name, facts in ALL.items() if _visible(facts) and _refused(facts)}
+SOUND_OF_ALL = {
+    name: facts for name, facts in ALL.items() if _visible(facts) and not _refused(facts)
 }
-REFUSED = {
-    name: facts
-    for name, facts in VISIBLE.items()
-    if facts["refuse"] or "cross_attention" in facts["fields"]
-}
-SOUND = {name: facts for name, facts in VISIBLE.items() if name not in REFUSED}
+SOUND = {name: facts for name, facts in SOUND_OF_ALL.items() if name in FACTS}
 
 needs_zoo = pytest.mark.skipif(not FACTS, reason=f"there are no checkpoints in {ZOO}")
 
 
 def path_of(name: str) -> Path:
     """The file or folder of the entry `name`."""
-    return ZOO / name / (FACTS[name]["file"] or "")
+    return FOLDERS[name] / (ALL[name]["file"] or "")
 
 
 def given(facts: dict[str, Any]) -> dict[str, Any]:
