@@ -21,7 +21,7 @@ from .detect.refusals import Stranger
 from .dialects import named
 from .dtypes import OF_WEIGHTS
 from .extras import read_extras
-from .files import checkpoints, torchfile
+from .files import checkpoints, statedict, torchfile
 from .loaded import Inspected, Loaded
 from .rows import fit, move
 from .rows.dialect import Dialect
@@ -51,15 +51,9 @@ def inspect(
 
 
 def _unwrapped(source: checkpoints.Checkpoint) -> Iterator[checkpoints.Checkpoint]:
-    """Yield `source` without its outermost prefix, and without the next one.
-
-    The model may be an attribute of another module, or of a module in that one.
-    """
-    for _ in range(2):
-        outer, *others = {name.rpartition(".")[0].partition(".")[0] for name in source.tensors}
-        if others or not outer or outer.isdigit():
-            return
-        source = source.without(f"{outer}.")
+    """Yield `source` without the names of the modules around the model, one after the other."""
+    for prefix in statedict.outer_modules(source.tensors):
+        source = source.without(prefix)
         yield source
 
 
@@ -160,7 +154,8 @@ class _Reader:
 def _require_parameters_of(config: ModelConfig, params: Tree, path: object) -> None:
     """Raise UserError unless `params` has exactly the parameters of `config`.
 
-    ModelConfig has a single field for biases that a class may have in one place and not in another.
+    One field of ModelConfig, such as mlp_bias, covers several biases: a class that has only some of
+    them cannot be said.
     """
     wanted, present = set(flatten(abstract_params(config))), set(flatten(params))
     if wanted != present:

@@ -7,48 +7,54 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from jaxgpt.errors import UserError, in_a_row, require
 
-# (frequencies, rotated width, theta, numbers) -> frequencies
-Rule = Callable[[np.ndarray, int, float, Mapping[str, Any]], np.ndarray]
+Numbers = Mapping[str, Any]
+# (frequencies, theta, numbers) -> frequencies
+Rule = Callable[[list[float], float, Numbers], list[float]]
 
 
-def linear(
-    frequencies: np.ndarray, width: int, theta: float, numbers: Mapping[str, Any]
-) -> np.ndarray:
+def linear(frequencies: list[float], theta: float, numbers: Numbers) -> list[float]:
     """Divide every frequency by `factor`."""
-    return frequencies / numbers["factor"]
+    return [each / numbers["factor"] for each in frequencies]
 
 
-def llama3(
-    frequencies: np.ndarray, width: int, theta: float, numbers: Mapping[str, Any]
-) -> np.ndarray:
+def llama3(frequencies: list[float], theta: float, numbers: Numbers) -> list[float]:
     """Divide the low frequencies by `factor`, keep the high ones, and blend between them."""
     low, high = numbers["low_freq_factor"], numbers["high_freq_factor"]
-    turns = numbers["original_max_position_embeddings"] * frequencies / (2 * math.pi)
-    kept = np.clip((turns - low) / (high - low), 0, 1)
-    return frequencies * (kept + (1 - kept) / numbers["factor"])
+    context = numbers["original_max_position_embeddings"]
+
+    def scaled(frequency: float) -> float:
+        turns = context * frequency / (2 * math.pi)
+        part = _between_0_and_1((turns - low) / (high - low))
+        return frequency * (part + (1 - part) / numbers["factor"])
+
+    return list(map(scaled, frequencies))
 
 
-def yarn(
-    frequencies: np.ndarray, width: int, theta: float, numbers: Mapping[str, Any]
-) -> np.ndarray:
+def yarn(frequencies: list[float], theta: float, numbers: Numbers) -> list[float]:
     """Divide the low frequencies by `factor`, keep the high ones; the blend is linear in index."""
-    trained = numbers["original_max_position_embeddings"]
+    width, context = 2 * len(frequencies), numbers["original_max_position_embeddings"]
 
     def index(turns: float) -> float:
         """The index of the frequency that makes `turns` turns in the trained context."""
-        return width * math.log(trained / (2 * math.pi * turns)) / (2 * math.log(theta))
+        return width * math.log(context / (2 * math.pi * turns)) / (2 * math.log(theta))
 
     low, high = index(numbers.get("beta_fast") or 32), index(numbers.get("beta_slow") or 1)
     if numbers.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, width - 1)
     span = high - low or 0.001
-    divided = np.clip((np.arange(width // 2) - low) / span, 0, 1)
-    return frequencies * (divided / numbers["factor"] + 1 - divided)
+
+    def scaled(i: int, frequency: float) -> float:
+        part = _between_0_and_1((i - low) / span)
+        return frequency * (part / numbers["factor"] + 1 - part)
+
+    return [scaled(i, frequency) for i, frequency in enumerate(frequencies)]
+
+
+def _between_0_and_1(value: float) -> float:
+    return min(max(value, 0.0), 1.0)
 
 
 RULES: dict[str, tuple[Rule, tuple[str, ...]]] = {  # and the numbers that each needs
@@ -88,10 +94,10 @@ def require_scaling(scaling: Mapping[str, Any]) -> None:
     require(not wrong, f"rotary_scaling takes positive numbers, but has {wrong}.")
 
 
-def frequencies(width: int, theta: float, scaling: Mapping[str, Any] | None) -> np.ndarray:
+def frequencies(width: int, theta: float, scaling: Numbers | None) -> list[float]:
     """The angle by which each pair of `width` elements turns from one position to the next."""
-    plain = theta ** (-np.arange(0, width, 2) / width)
-    return RULES[scaling["rope_type"]][0](plain, width, theta, scaling) if scaling else plain
+    plain = [theta ** (-i / width) for i in range(0, width, 2)]
+    return RULES[scaling["rope_type"]][0](plain, theta, scaling) if scaling else plain
 
 
 def amplitude(scaling: Mapping[str, Any] | None) -> float:

@@ -185,7 +185,7 @@ def test_inspect_tells_all_and_reads_only_what_decides(
         assert word in text, text
     said = command("jaxgpt-convert", "inspect", primes_file).err
     assert (
-        "  --set norm=pre|post|residual\n  --set final_norm=true|false|unused\n  --set activation=relu|gelu"
+        "  --set norm=pre|post|residual|output\n  --set final_norm=true|false|unused\n  --set activation=relu|gelu"
         in said
     )
     assert set(read) == {
@@ -352,7 +352,7 @@ def test_other_wrong_input(primes_file: Path, tmp_path: Path, refused: Callable[
         (["--set", "num_heads=7"], "num_heads = 7 was given, but the tensors show 5"),
         (["--set", "activaton=gelu"], "Did you mean activation?"),
         (["--set", "gelu"], "FIELD=VALUE"),
-        (["--dialect", "llama"], "There are: build-nanogpt, "),
+        (["--dialect", "lama"], "There are: build-nanogpt, "),
     ]:
         assert message in refused("jaxgpt-convert", "to-flax", primes_file, out, *arguments)
         assert not out.exists()

@@ -1,6 +1,6 @@
 """The fields of a model by source (read, given, assumed), as `inspect` and `to-flax` print them.
 
-The sentences of the warnings are worded in `detect/caveats.py`.
+The labels and the sentences of the warnings are worded in `detect/caveats.py`.
 """
 
 import sys
@@ -15,19 +15,21 @@ if TYPE_CHECKING:
 
 def show(report: "Report", assumed: str) -> None:
     """Print the fields by source, then warnings; `assumed` is the label of those assumed."""
+    from ..detect import caveats
+
     for label, fields in (
-        ("read", report.read),
-        ("given", report.given),
+        (caveats.READ, report.read),
+        (caveats.GIVEN, report.given),
         (assumed, report.assumed),
     ):
         if fields:
             print(f"{label}:\n  {listed(fields)}")
     if report.assumption:
-        print(f"warning: {report.assumption}. Each of these would settle it:", file=sys.stderr)
+        print(f"warning: {report.assumption}. {caveats.SETTLING}", file=sys.stderr)
         for field in report.assumed:
             print(f"  --set {field}={choices(field)}", file=sys.stderr)
-    for caveat in report.other_caveats:
-        print(f"warning: {caveat}.", file=sys.stderr)
+    for sentence in report.other_caveats:
+        print(f"warning: {sentence}.", file=sys.stderr)
 
 
 def choices(field: str) -> str:

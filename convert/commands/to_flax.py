@@ -76,7 +76,9 @@ def _show(loaded: "Loaded", directory: Path, with_tokenizer: bool) -> None:
     if with_tokenizer:
         _print_tokenizer(loaded.tokenizer)
     _print_extras(loaded.extras, directory)
-    fields_page.show(loaded.report, "assumed")
+    from ..detect import caveats
+
+    fields_page.show(loaded.report, caveats.ASSUMED)
 
 
 def class_to_name(loaded: "Loaded") -> str:

@@ -1,6 +1,7 @@
 """The wording of the warnings about a config: which fields are assumed, and what may be wrong.
 
-Sentences without a full stop; `commands/fields_page.py` prints them with the fields.
+Sentences without a full stop. `commands/fields_page.py` prints them with the fields; all its words
+are here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,11 @@ PADDING = (
     "its config names a token for padding: where the class hides it from attention, this model "
     "does not"
 )
+
+
+# The labels of the fields by source; before a file is converted, fields would be assumed.
+READ, GIVEN, ASSUMED, WOULD_BE_ASSUMED = "read", "given", "assumed", "would be assumed"
+SETTLING = "Each of these would settle it:"  # before an option for each assumed field
 
 
 def assumption(fields: Sequence[str]) -> str:

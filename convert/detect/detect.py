@@ -127,9 +127,10 @@ def _of_registry(inputs: Inputs) -> tuple[Fit, Evidence, Dialect]:
 
 
 def _weighed(fits: Mapping[str, Fit], inputs: Inputs) -> dict[str, Evidence]:
-    """The evidence of the values for each of `fits`; twins share that of the one they are twin of.
+    """The evidence of the values for each of `fits`, except for twins of another one of them.
 
-    Values may be large, so they are read once for all that have the same rows.
+    Twins are classes whose files have the same names, so that the values, which may be large, are
+    read once.
     """
     return {
         name: weigh(fitted.dialect, fitted.sizes, inputs.read)
@@ -164,7 +165,11 @@ def _explaining(inputs: Inputs) -> dict[str, Fit]:
 
 
 def _best_marked(fits: Mapping[str, Fit], evidence: Evidence, inputs: Inputs) -> str:
-    """The dialect of `fits` with most marks in the file; without marks, one that is no twin."""
+    """The dialect of `fits` to choose among those whose files have the same names.
+
+    It is the one with most marks (`Dialect.told_by`) if all of them are in the file; if there is
+    none, the class of which the others are twins.
+    """
     keys = {key for config in inputs.configs.values() for key in config}
     marks = evidence.told | keys
     marked = [name for name in fits if DIALECTS[name].told_by and DIALECTS[name].told_by <= marks]

@@ -16,6 +16,7 @@ GROUPS = "param_groups"
 # Of the state of a parameter, which has exactly these.
 STEP = "step"  # the number of its updates
 MOMENTS = {"exp_avg": "mu", "exp_avg_sq": "nu"}  # tensors of its shape -> their names in optax
+OF_PARAMETER = {STEP, *MOMENTS}  # another key makes another optimiser of it
 
 # Of a group.
 NUMBERS = "params"  # of its parameters

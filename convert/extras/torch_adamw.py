@@ -18,6 +18,7 @@ from .adamw_keys import (
     MOMENTS,
     NAMES,
     NUMBERS,
+    OF_PARAMETER,
     REQUIRED,
     STATE,
     STEP,
@@ -132,10 +133,10 @@ def _numbers(group: Any) -> tuple[int, ...]:
 def _moments(entry: Any) -> TorchMoments:
     if not isinstance(entry, dict):
         raise Unlike(f"of a parameter it keeps a {type(entry).__name__}, and AdamW keeps moments")
-    if entry.keys() != {STEP, *MOMENTS}:
+    if entry.keys() != OF_PARAMETER:
         keys = in_a_row(sorted(map(str, entry)), ", ") or "nothing"
         raise Unlike(
-            f"of a parameter it keeps {keys}, and AdamW keeps {in_a_row([STEP, *MOMENTS])}"
+            f"of a parameter it keeps {keys}, and AdamW keeps {in_a_row(sorted(OF_PARAMETER))}"
         )
     if not all(_is_moment(entry[key]) for key in MOMENTS):
         raise UserError("its moments are NaN or infinite, or not tensors of floating-point numbers")

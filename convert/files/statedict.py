@@ -1,8 +1,12 @@
-"""Finds the state dict in the root of a torch file, and the prefix of wrappers in its names.
+"""Finds the state dict in the root of a torch file, and what its names are wrapped in.
+
+A wrapper shows as the key of the state dict in the file (STATE_DICT_KEYS, or any other if it is the
+only one), as a known prefix of all names (WRAPPERS), or as the name of an outer module.
 
 Opens no file.
 """
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from .untrusted import RESAVE
 STATE_DICT_KEYS = ("model", "model_state_dict", "model_state", "state_dict")
 WRAPPERS = ("_orig_mod.", "module.")  # torch.compile, DistributedDataParallel
 LIGHTNING_WRAPPERS = (*WRAPPERS, "model.", "net.")
+OUTER_MODULES = 2
 
 
 def choose(root: Any, path: Path | str) -> tuple[str, dict[str, Any], dict[Any, Any]]:
@@ -68,6 +73,20 @@ def wrapping(names: list[str], wrappers: tuple[str, ...]) -> str:
         if not longer:
             return prefix
         prefix = longer[0]
+
+
+def outer_modules(names: Iterable[str]) -> Iterator[str]:
+    """Yield the prefixes of up to OUTER_MODULES modules that all of `names` lie in, from outside.
+
+    The model may be an attribute of another module, or of a module in that one.
+    """
+    names = list(names)
+    for _ in range(OUTER_MODULES):
+        outer, *others = {name.rpartition(".")[0].partition(".")[0] for name in names}
+        if others or not outer or outer.isdigit():
+            return
+        names = [name.removeprefix(f"{outer}.") for name in names]
+        yield f"{outer}."
 
 
 def _continues(name: str, start: str) -> bool:

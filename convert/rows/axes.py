@@ -85,8 +85,8 @@ class View:
     def axes(self, place: Place) -> Dims:
         """The axes of each dimension in the part with the labels in `place`.
 
-        The result has no label axis. The query part has `group` in addition: where `qkv` was if
-        `qkv` comes after `head`, otherwise right after `kv`. So has a view without `qkv`.
+        The result has no label axis. `(head qkv k)` becomes `(kv group k)` for queries and `(kv k)`
+        for keys and values; so does `(qkv head k)`. A view without `qkv` has `group` after `kv`.
         """
         own = [axis for label in self.labels for axis in _own(label, place[label])]
         if "qkv" not in self.labels:
@@ -198,9 +198,9 @@ class View:
 
 
 def counted(axis: str) -> str:
-    """The axis that gives the size of `axis` in names and beside a label axis: `kv` for `head`.
+    """The axis that counts the entries of `axis` in names and beside a label axis.
 
-    One head there is a key head with all its query heads.
+    Heads are counted by their keys there, so that is `kv` for `head`; any other axis counts itself.
     """
     return "kv" if axis == "head" else axis
 

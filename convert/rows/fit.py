@@ -142,7 +142,7 @@ def solve(equations: list[Equation], known: Sizes) -> dict[str, int]:
     with which there are qkv = 3 entries for each head; kv = 3; k = 36 / (3 * 3) = 4.
     """
     sizes = {axis: n for axis, n in known.items() if axis != "head"}
-    if "head" in known:
+    if "head" in known:  # as often as there are shapes, so that none of them outvotes it
         equations = [*equations, *[(("kv", "group"), known["head"])] * len(equations)]
     while True:
         implied = _implied(equations, sizes)
@@ -161,7 +161,7 @@ def _implied(equations: list[Equation], sizes: Sizes) -> dict[str, int]:
 
 
 def _rests(equations: list[Equation], sizes: Sizes) -> Counter[Rest]:
-    """What is left of the equations after division by `sizes`, and of how many each is the rest.
+    """Each equation divided by the sizes that are known: the number of those that leave each rest.
 
     Leaves out those of which the length is no multiple: one of their numbers is wrong.
     """

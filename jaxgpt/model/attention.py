@@ -3,7 +3,7 @@
 The function that combines queries, keys and values is an argument, `attend`.
 
 Shapes: B batch, T time, D model width, M heads of keys and values, G queries for each, H head
-width, N = M * G.
+width.
 """
 
 from collections.abc import Callable
@@ -98,7 +98,11 @@ class Attention(nnx.Module):
         return k_btm1h[:, :, :, 0], v_btm1h[:, :, :, 0]
 
     def _products(self, x_btd: jax.Array, first: int, cuts: list[int]) -> list[jax.Array]:
-        """The product with each group's matrices from `first` on, as parts cut at `cuts`."""
+        """Project the stream by one matrix product, and split the result at `cuts`.
+
+        Each key head has its queries, its key and its value in this order; `first` skips the
+        first of them.
+        """
         product = jnp.tensordot(x_btd, self.qkv.kernel[:, :, first:], axes=1)
         if self.qkv.bias is not None:
             product += self.qkv.bias[:, first:]

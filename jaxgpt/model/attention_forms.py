@@ -28,7 +28,8 @@ def plain(
 def chunked(
     q_btmgh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, scale: Scale, scores: Scores
 ) -> jax.Array:
-    """Attention by blocks of queries, each with the keys from its first window to its own end.
+    """Attention by blocks of queries, each with the keys that its window and the causal mask let
+    it see.
 
     This skips most of the scores that the mask would discard.
     """

@@ -78,7 +78,11 @@ class Block(nnx.Module):
 
 
 def residual(placement: str, x: jax.Array, norm: Norm, branch: Branch) -> tuple[jax.Array, Any]:
-    """The stream `x` with the update of `branch` added, and the branch's other output."""
+    """Run `branch` and add its output to the stream `x`; also return its other output.
+
+    The norm is where `placement` says: before the branch, after the sum, on the stream itself, or
+    on the branch's output.
+    """
     match placement:
         case "pre":
             update, extra = branch(norm(x))

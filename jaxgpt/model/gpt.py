@@ -1,4 +1,4 @@
-"""The GPT, written in the order of the torch class.
+"""The GPT, written in the order of the torch class in `convert/reference.py`.
 
 Modules are NNX; the rest of the program sees a nested dict of arrays (`params_of`, `assemble`).
 

@@ -13,8 +13,9 @@ from flax import nnx
 from jaxgpt.model import spec
 from jaxgpt.model.attention import INIT_STD
 
-# By the names that ModelConfig.activation takes. The bridge has their spellings in config files in
-# `convert.names.config_words`, and the choices to probe in `convert.probing.candidates`.
+# By the names that ModelConfig.activation takes, in `model_config.py`. The bridge has their
+# spellings in config files in `convert.names.config_words`, and the choices to probe in
+# `convert.probing.candidates`.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),

@@ -1,6 +1,7 @@
 """Norms, each with a hand-written backward pass where that saves time.
 
-Another kind of norm is one more function in NORMALISE, and its name in `ModelConfig.norm_kind`.
+Another kind of norm is one more function in NORMALISE under its name in `ModelConfig.norm_kind`, in
+`model_config.py`; the bridge has the spellings of that field in `convert.names.config_words`.
 """
 
 import functools

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from jaxgpt.model_config import ModelConfig
 from jaxgpt.rotary_scaling import amplitude, frequencies
 
@@ -73,13 +71,13 @@ def positions_of(c: ModelConfig) -> Positions:
 def _rotary(c: ModelConfig) -> Rotary:
     width = c.rotary_dim
     layers = list(zip(c.by_layer("rotary_theta"), c.by_layer("rotary_scaling"), strict=True))
-    none = np.zeros(width // 2)
+    none = [0.0] * (width // 2)
     by_layer = [
         none if theta is None else frequencies(width, theta, scaling) for theta, scaling in layers
     ]
     return Rotary(
         width,
-        tuple(tuple(map(float, each)) for each in by_layer),
+        tuple(map(tuple, by_layer)),
         tuple(1.0 if theta is None else amplitude(scaling) for theta, scaling in layers),
     )
 

@@ -1,6 +1,6 @@
 """Typed specifications of the modules, made from the flat ModelConfig.
 
-Each module sees only its own.
+A module is built from its own specification and never sees the whole config.
 """
 
 import functools
@@ -13,9 +13,9 @@ from jaxgpt.model_config import ModelConfig
 
 @dataclass(frozen=True)
 class Norm:
-    """LayerNorm or RMSNorm with, if it has them, a scale and a bias."""
+    """A norm with, if it has them, a scale and a bias."""
 
-    kind: Literal["layer", "layer_unbiased", "rms"]
+    kind: str  # one of those in `norms.NORMALISE`
     eps: float | Literal["dtype"]
     scale: bool
     unit_offset: bool  # multiply by 1 + scale
@@ -116,9 +116,9 @@ class Spec:
 @functools.cache
 def make_spec(c: ModelConfig) -> Spec:
     """The specification that the flat fields of `c` describe."""
-    kind: Any = "layer_unbiased" if c.norm_std == "unbiased_plus_eps" else "layer"
+    unbiased = c.norm_kind == "layer" and c.norm_std == "unbiased_plus_eps"
     norm = Norm(
-        kind="rms" if c.norm_kind == "rms" else kind,
+        kind="layer_unbiased" if unbiased else c.norm_kind,
         eps=c.norm_eps,
         scale=c.norm_weight,
         unit_offset=c.norm_unit_offset,

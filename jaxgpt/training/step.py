@@ -136,7 +136,7 @@ class Compute:
 
     settings: ComputeConfig
     attend: Attend = causal
-    gather: Gather | None = None  # where weights are sharded over the rows of a batch
+    gather: Gather | None = None  # where weights are sharded: each block's are gathered before use
     attention: str = ""  # the form and the reason for it, to print
 
     @staticmethod

@@ -1,5 +1,6 @@
 """Every field of the model against the same formula written out plainly, in float64."""
 
+import typing
 from typing import Any
 
 import jax
@@ -9,6 +10,8 @@ import pytest
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model import GPT, abstract_params, assemble
+from jaxgpt.model.mlp import ACTIVATIONS
+from jaxgpt.model.norms import NORMALISE
 from jaxgpt.pytree import flatten, unflatten
 from jaxgpt.storage.model_directory import to_device
 from tests.model import plain_decoder
@@ -166,3 +169,9 @@ def test_fields_that_do_not_go_together(fields: dict[str, Any], message: str) ->
         return
     with pytest.raises(UserError, match=message):
         ModelConfig(**SIZES | LLAMA | fields)
+
+
+def test_each_kind_of_norm_and_activation_has_its_function() -> None:
+    hints = typing.get_type_hints(ModelConfig)
+    assert {*typing.get_args(hints["norm_kind"]), "layer_unbiased"} == NORMALISE.keys()
+    assert {*typing.get_args(hints["activation"])} == ACTIVATIONS.keys()
