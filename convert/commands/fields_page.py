@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def show(report: "Report", assumed: str) -> None:
     """Print the fields by source, then warnings; `assumed` is the label of those assumed."""
     from ..detect import caveats
+    from ..rows.fields import SELDOM
 
     for label, fields in (
         (caveats.READ, report.read),
@@ -27,7 +28,10 @@ def show(report: "Report", assumed: str) -> None:
     if report.assumption:
         print(f"warning: {report.assumption}. {caveats.SETTLING}", file=sys.stderr)
         for field in report.assumed:
-            print(f"  --set {field}={choices(field)}", file=sys.stderr)
+            if field not in SELDOM:
+                print(f"  --set {field}={choices(field)}", file=sys.stderr)
+        if rest := [field for field in report.assumed if field in SELDOM]:
+            print(f"  {caveats.SELDOM} {', '.join(rest)}", file=sys.stderr)
     for sentence in report.other_caveats:
         print(f"warning: {sentence}.", file=sys.stderr)
 

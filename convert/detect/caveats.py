@@ -19,6 +19,7 @@ PADDING = (
 # The labels of the fields by source; before a file is converted, fields would be assumed.
 READ, GIVEN, ASSUMED, WOULD_BE_ASSUMED = "read", "given", "assumed", "would be assumed"
 SETTLING = "Each of these would settle it:"  # before an option for each assumed field
+SELDOM = "and likewise, though few classes differ in them:"  # before the others
 
 
 def assumption(fields: Sequence[str]) -> str:

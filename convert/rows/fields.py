@@ -43,6 +43,12 @@ USUAL: dict[str, Any] = {
     "logit_scale": 1.0,
     "logit_softcap": None,
 }
+# Those in which few classes differ from the usual value.
+SELDOM = (
+    "attention_scale_by_layer", "norm_std", "norm_unit_offset", "residual", "rotary_fraction",
+    "rotary_scaling", "sinusoidal_layout", "window", "embedding_scale", "attention_softcap",
+    "logit_scale", "logit_softcap",
+)  # fmt: skip
 # Those of a decoder with rotary positions, RMSNorm and a gated MLP.
 MODERN = {**USUAL, "positions": "rotary", "norm_kind": "rms", "activation": "silu"}
 # Fields that the presence of a parameter shows, and the parameter.
