@@ -3,6 +3,7 @@
 Nothing here imports jax before its environment is set.
 """
 
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -16,11 +17,16 @@ import pytest
 def pytest_configure(config: pytest.Config) -> None:
     """Keep compiled programs for other tests, processes and runs, and compile without optimisation.
 
-    Tests compile much and compute little.
+    Tests compile much and compute little. In jaxlib 0.10 the code generator of fusions takes half
+    of the time to compile; later versions do not know the flag, and stop at one they do not know.
     """
     assert config.cache is not None
+    flags = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        flags += " --xla_cpu_use_fusion_emitters=false"
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever else there is
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    os.environ.setdefault("XLA_FLAGS", flags)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: each core has a test of its own
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("xla")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 

@@ -1,6 +1,7 @@
 """What several tests share: sizes, tiny runs, random models and parameters, and comparisons."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,7 +54,7 @@ TINY: dict[str, dict[str, Any]] = {
 }
 # The environment of a process with eight devices.
 EIGHT = {
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
     "NPROC": "16",
 }
 # Model settings that together have every choice of norm, positions, scale and ties.

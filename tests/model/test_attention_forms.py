@@ -29,30 +29,42 @@ SHARE = {"float32": 3e-6, "bfloat16": 0.02}  # of the largest value
 
 
 def exactly(
-    q: jax.Array, k: jax.Array, v: jax.Array, scale: float, rule: Scores = PLAIN
-) -> jax.Array:
-    """Attention with one key head for each query, and the rule written out."""
-    k, v = (jnp.broadcast_to(part[:, :, :, None], q.shape) for part in (k, v))
-    scores = jnp.einsum("btmgh,bsmgh->bmgts", q, k) * scale
+    q: Any, k: Any, v: Any, weight: Any, scale: float, rule: Scores = PLAIN
+) -> list[np.ndarray]:
+    """Outputs and gradients of plain attention in float64, with the rule written out."""
+    q, k, v, weight = (np.asarray(part).astype("float64") for part in (q, k, v, weight))
+    scores, by_cap = np.einsum("btmgh,bsmh->bmgts", q, k, optimize=True) * scale, 1.0
     if rule.softcap:
-        scores = rule.softcap * jnp.tanh(scores / rule.softcap)
+        capped = np.tanh(scores / rule.softcap)
+        scores, by_cap = rule.softcap * capped, 1 - capped**2
     distance = np.arange(q.shape[1])[:, None] - np.arange(q.shape[1])
     if rule.slopes:
         scores -= np.reshape(rule.slopes, (*q.shape[2:4], 1, 1)) * distance
     seen = (distance >= 0) & (distance < (rule.window or np.inf))
-    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf))
-    return jnp.einsum("bmgts,bsmgh->btmgh", weights, v)
+    scores = np.where(seen, scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    by_weights = np.einsum("btmgh,bsmh->bmgts", weight, v, optimize=True)
+    along = (by_weights * weights).sum(-1, keepdims=True)
+    by_scores = weights * (by_weights - along) * by_cap * scale
+    products = [
+        ("bmgts,bsmh->btmgh", weights, v),
+        ("bmgts,bsmh->btmgh", by_scores, k),
+        ("bmgts,btmgh->bsmh", by_scores, q),
+        ("bmgts,btmgh->bsmh", weights, weight),
+    ]
+    return [np.einsum(*product, optimize=True) for product in products]
 
 
 def outputs_and_gradients(
     form: Form, q: Any, k: Any, v: Any, weight: Any, scale: Any, rule: Scores = PLAIN
 ) -> tuple[jax.Array, ...]:
     @jax.jit
-    def run(*parts: jax.Array) -> tuple[jax.Array, ...]:
+    def run(weight: jax.Array, *parts: jax.Array) -> tuple[jax.Array, ...]:
         mixed, pull = jax.vjp(lambda *parts: form(*parts, scale, rule), *parts)
         return mixed, *pull(weight.astype(mixed.dtype))
 
-    return run(q, k, v)
+    return run(weight, q, k, v)
 
 
 def random_parts(
@@ -64,18 +76,20 @@ def random_parts(
     return [rng.normal(size=shape).astype(dtype) for shape in (wide, narrow, narrow, wide)]
 
 
+@functools.cache
+def expected_of(length: int, head: int, dtype: str) -> list[np.ndarray]:
+    """What the random parts give exactly, for all forms."""
+    return exactly(*random_parts(length, head, dtype), 2 * head**-0.5)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("length", "head"), CASES)
 @pytest.mark.parametrize("form", RUN)
 def test_outputs_and_gradients_are_those_of_plain_attention(
     form: str, length: int, head: int, dtype: str
 ) -> None:
-    q, k, v, weight = random_parts(length, head, dtype)
-    found = outputs_and_gradients(RUN[form], q, k, v, weight, 2 * head**-0.5)
-    with jax.enable_x64(True):
-        expected = outputs_and_gradients(
-            exactly, *(part.astype("float64") for part in (q, k, v, weight)), 2 * head**-0.5
-        )
+    found = outputs_and_gradients(RUN[form], *random_parts(length, head, dtype), 2 * head**-0.5)
+    expected = expected_of(length, head, dtype)
     for mine, other, name in zip(found, expected, "oqkv", strict=True):
         assert mine.dtype == dtype
         largest = max(
@@ -95,16 +109,17 @@ def test_outputs_and_gradients_are_those_of_plain_attention(
 def test_in_float64_nothing_but_rounding_is_left(form: str, length: int) -> None:
     with jax.enable_x64(True):
         parts = [3 * part for part in random_parts(length, 5, "float64", batch=2, heads=3)]
-        ours, theirs = (outputs_and_gradients(each, *parts, 0.4) for each in (RUN[form], exactly))
-        for mine, other in zip(ours, theirs, strict=True):
+        ours = outputs_and_gradients(RUN[form], *parts, 0.4)
+        for mine, other in zip(ours, exactly(*parts, 0.4), strict=True):
             np.testing.assert_allclose(mine, other, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("form", RUN)
 def test_a_scale_may_be_that_of_the_layer_at_hand(form: str) -> None:
-    q, k, v, _ = random_parts(130, 16, "float32")
+    q, k, v, weight = random_parts(130, 16, "float32")
     by_layer = jax.jit(lambda scale: RUN[form](q, k, v, scale, PLAIN))
-    np.testing.assert_allclose(by_layer(jnp.float32(0.1)), exactly(q, k, v, 0.1), rtol=0, atol=1e-5)
+    expected = exactly(q, k, v, weight, 0.1)[0]
+    np.testing.assert_allclose(by_layer(jnp.float32(0.1)), expected, rtol=0, atol=1e-5)
     assert by_layer._cache_size() == 1
 
 
@@ -143,10 +158,7 @@ def test_grouped_queries_windows_caps_and_slopes(form: str, rule: str, length: i
         dtype = "float64" if exact else "float32"
         parts = [2 * part for part in random_parts(length, 16, dtype, group=3)]
         ours = outputs_and_gradients(RUN[form], *parts, 0.4, RULES[rule])
-    with jax.enable_x64(True):
-        wide = [part.astype("float64") for part in parts]
-        theirs = outputs_and_gradients(exactly, *wide, 0.4, RULES[rule])
-    for mine, other in zip(ours, theirs, strict=True):
+    for mine, other in zip(ours, exactly(*parts, 0.4, RULES[rule]), strict=True):
         atol = 1e-10 if exact else 1e-5 * max(1, np.abs(other).max())
         np.testing.assert_allclose(mine, other, rtol=0, atol=atol)
 

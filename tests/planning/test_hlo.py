@@ -116,7 +116,7 @@ def test_on_a_tpu_what_goes_on_during_a_product_counts_once() -> None:
 def test_a_program_that_is_compiled_here() -> None:
     """Four devices with 8 numbers each: 128 bytes are gathered and 32 summed, three times."""
     four = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
         "NPROC": "8",
         "JAX_PLATFORMS": "cpu",
     }
