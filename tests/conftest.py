@@ -1,6 +1,6 @@
 """Fixtures of all tests: torch models random in every tensor at trained scale, and the command line.
 
-Nothing here imports jax before its environment is set.
+The environment of jax is set here, before the conftest of a folder or a test can import jax.
 """
 
 import importlib.metadata
@@ -13,22 +13,18 @@ from typing import Any
 
 import pytest
 
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Keep compiled programs for other tests, processes and runs, and compile without optimisation.
-
-    Tests compile much and compute little. In jaxlib 0.10 the code generator of fusions takes half
-    of the time to compile; later versions do not know the flag, and stop at one they do not know.
-    """
-    assert config.cache is not None
-    flags = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-    if importlib.metadata.version("jaxlib").startswith("0.10."):
-        flags += " --xla_cpu_use_fusion_emitters=false"
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever else there is
-    os.environ.setdefault("XLA_FLAGS", flags)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: each core has a test of its own
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("xla")))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Tests compile much and compute little, so programs are kept for other tests, processes and runs, and
+# compiled without optimisation. In jaxlib 0.10 the code generator of fusions takes half of the time to
+# compile; later versions do not know the flag, and stop at one they do not know.
+FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    FLAGS += " --xla_cpu_use_fusion_emitters=false"
+PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "xla"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever else there is
+os.environ.setdefault("XLA_FLAGS", FLAGS)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(PROGRAMS))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: each core has a test of its own
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -1,6 +1,7 @@
 """Devices share the work, and nobody can tell from the numbers. In processes of their own: devices are made once."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,46 +20,41 @@ from jaxgpt.model import abstract_params
 from jaxgpt.pytree import flatten
 from tests.helpers import EIGHT, PROGRAMS
 
+# The axes data, fsdp and tensor of a mesh, the size of the vocabulary, and the width of the model.
+MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
+ALONE = ((1, 1, 1), 26, 16)
+NARROW = [((1, 1, 1), 26, 12), ((1, 8, 1), 26, 12)]
+CASES = [ALONE, *((mesh, 26, 16) for mesh in MESHES), *NARROW]
 
-def steps(mesh: tuple[int, int, int], vocabulary: int = 26, width: int = 16) -> dict[str, Any]:
-    import os
 
-    code = [
-        sys.executable,
-        "-W",
-        "error",
-        str(PROGRAMS / "sharded_steps.py"),
-        json.dumps(mesh),
-        str(vocabulary),
-        str(width),
-    ]
+@pytest.fixture(scope="module")
+def runs() -> dict[Any, dict[str, Any]]:
+    """Ten steps of each case, of one process with eight devices."""
+    code = [sys.executable, "-W", "error", str(PROGRAMS / "sharded_steps.py"), json.dumps(CASES)]
     done = subprocess.run(
         code, capture_output=True, text=True, env={**os.environ, **EIGHT}, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Involuntary" not in done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
-@pytest.fixture(scope="module")
-def alone() -> dict[str, Any]:
-    return steps((1, 1, 1))
-
-
-@pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)], ids=str)
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_ten_steps_on_any_mesh_are_those_of_one_device(
-    mesh: tuple[int, int, int], alone: dict[str, Any]
+    mesh: tuple[int, int, int], runs: dict[Any, dict[str, Any]]
 ) -> None:
-    found = steps(mesh)
+    found, alone = runs[mesh, 26, 16], runs[ALONE]
     assert found["losses"] == pytest.approx(alone["losses"], abs=1e-5)
     for name, weights in alone["weights"].items():
         np.testing.assert_allclose(found["weights"][name], weights, rtol=0, atol=1e-5, err_msg=name)
     require_divided(found, dict(zip(("data", "fsdp", "tensor", "rest"), (*mesh, 1), strict=True)))
 
 
-def test_a_width_that_does_not_divide_leaves_the_rest_to_other_sizes() -> None:
+def test_a_width_that_does_not_divide_leaves_the_rest_to_other_sizes(
+    runs: dict[Any, dict[str, Any]],
+) -> None:
     """12 among 8 devices: by 4, and by 2 the vocabulary and the width of the MLP."""
-    found, alone = steps((1, 8, 1), width=12), steps((1, 1, 1), width=12)
+    alone, found = (runs[case] for case in NARROW)
     assert found["losses"] == pytest.approx(alone["losses"], abs=1e-5)
     require_divided(found, {"data": 1, "fsdp": 4, "rest": 2, "tensor": 1})
 

@@ -1,8 +1,9 @@
-"""Train ten steps on a mesh; print the losses, the weights and their shards."""
+"""Train ten steps in each case (mesh, vocabulary, width); print losses, weights and their shards."""
 
 import json
 import math
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,27 +15,32 @@ from jaxgpt.devices.sharding import over_rows, placed
 from jaxgpt.pytree import flatten
 from jaxgpt.training.step import init_state, jitted_step
 
-wanted, vocabulary, width = MeshConfig(*json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
-model = ModelConfig(vocabulary, 11, width, 3, 4, dropout=0.2, qkv_bias=True)
-optim = OptimConfig(warmup_steps=0)
-config = Config(DataConfig("x"), RunConfig("x"), model=model, optim=optim, mesh=wanted)
-mesh = make_mesh(wanted, 8, width, jax.devices()[: math.prod(sizes(wanted))])
-parts = over_rows(mesh, axis=1)
-step, where = jitted_step(config, mesh)
-state, losses = jax.jit(lambda: init_state(config), out_shardings=where)(), []
-ids = jax.ShapeDtypeStruct((1, 8, 12), np.int32)
-text = step.lower(jax.eval_shape(lambda: state), ids).compile().as_text()
-for i in range(10):
-    ids = np.random.default_rng(i).integers(0, vocabulary, (1, 8, 12)).astype(np.int32)
-    state, metrics = step(state, placed(ids, parts))
-    losses.append(float(metrics.loss))
-lies = {}
-for name, leaf in flatten(state.params).items():
-    lies[name] = [leaf.shape, leaf.addressable_shards[0].data.shape]
-mu = optax.tree.get(state.optimizer, "mu")
-assert all(
-    a.sharding == b.sharding
-    for a, b in zip(jax.tree.leaves(mu), jax.tree.leaves(state.params), strict=True)
-)
-weights = {name: np.asarray(leaf).tolist() for name, leaf in flatten(state.params).items()}
-print(json.dumps({"losses": losses, "weights": weights, "lies": lies, "text": text}))
+
+def steps(axes: list[int], vocabulary: int, width: int) -> dict[str, Any]:
+    wanted = MeshConfig(*axes)
+    model = ModelConfig(vocabulary, 11, width, 3, 4, dropout=0.2, qkv_bias=True)
+    optim = OptimConfig(warmup_steps=0)
+    config = Config(DataConfig("x"), RunConfig("x"), model=model, optim=optim, mesh=wanted)
+    mesh = make_mesh(wanted, 8, width, jax.devices()[: math.prod(sizes(wanted))])
+    parts = over_rows(mesh, axis=1)
+    step, where = jitted_step(config, mesh)
+    state, losses = jax.jit(lambda: init_state(config), out_shardings=where)(), []
+    ids = jax.ShapeDtypeStruct((1, 8, 12), np.int32)
+    program = step.lower(jax.eval_shape(lambda: state), ids).compile()
+    for i in range(10):
+        ids = np.random.default_rng(i).integers(0, vocabulary, (1, 8, 12)).astype(np.int32)
+        state, metrics = program(state, placed(ids, parts))
+        losses.append(float(metrics.loss))
+    lies = {}
+    for name, leaf in flatten(state.params).items():
+        lies[name] = [leaf.shape, leaf.addressable_shards[0].data.shape]
+    mu = optax.tree.get(state.optimizer, "mu")
+    assert all(
+        a.sharding == b.sharding
+        for a, b in zip(jax.tree.leaves(mu), jax.tree.leaves(state.params), strict=True)
+    )
+    weights = {name: np.asarray(leaf).tolist() for name, leaf in flatten(state.params).items()}
+    return {"losses": losses, "weights": weights, "lies": lies, "text": program.as_text()}
+
+
+print(json.dumps([steps(*case) for case in json.loads(sys.argv[1])]))

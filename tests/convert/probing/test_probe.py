@@ -27,7 +27,7 @@ from jaxgpt.model import GPT, params_of
 from jaxgpt.model.positions import sinusoids
 from jaxgpt.settings import typed
 from jaxgpt.training.step import token_losses
-from tests.helpers import TEXT
+from tests.helpers import TEXT, random_params
 from tests.zoo import BESIDE, FACTS, path_of
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -234,10 +234,7 @@ def test_one_program_serves_all_scales(scale: str, by_layer: bool) -> None:
     config = ModelConfig(
         **sizes, attention_scale=scale, attention_scale_by_layer=by_layer, qkv_bias=True
     )
-    keys = iter(jax.random.split(jax.random.key(0), 99))
-    params = jax.tree.map(
-        lambda leaf: jax.random.normal(next(keys), leaf.shape), params_of(GPT(config))
-    )
+    params = random_params(config, np.dtype("float32"))
     ids = np.random.default_rng(0).integers(0, 11, (8, 10)).astype(np.int32)
     direct = token_losses(config, params, jnp.asarray(ids), None).mean(axis=1)
     assert np.abs(losses(config, params, ids) - direct).max() < 1e-4
