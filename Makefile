@@ -1,15 +1,16 @@
-# make test and make demo need Python 3.11 or later, and nothing else.
+# Everything here needs Python 3.11 or later, and nothing else. DEMO has more settings for the training of the demo.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= torch,dev
+EXTRAS ?= torch,dev,docs
 TESTS ?= tests
+DEMO ?=
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .PHONY: demo test slow lint docs clean
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
@@ -17,7 +18,7 @@ slow: $(READY)
 demo: $(READY)
 	rm -rf runs/demo
 	$(BIN)/jaxgpt prepare python-docs --out runs/demo/data
-	$(BIN)/jaxgpt train configs/quickstart.toml --data.path runs/demo/data --run.dir runs/demo/run
+	$(BIN)/jaxgpt train configs/quickstart.toml --data.path runs/demo/data --run.dir runs/demo/run $(DEMO)
 	$(BIN)/jaxgpt eval runs/demo/run
 	$(BIN)/jaxgpt sample runs/demo/run --prompt "The " --tokens 300 --stats
 	$(BIN)/jaxgpt-convert to-torch runs/demo/run runs/demo/weights.pt --dialect gpt
@@ -28,12 +29,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The site in build/docs, built in an environment of its own. A warning is an error, and so is a page that fetches
-# something from another host.
+# The site in build/docs. A warning is an error, and so is a page that fetches something from another host.
 docs: export NO_MKDOCS_2_WARNING = 1
-docs:
-	$(MAKE) VENV=.venv-docs EXTRAS=docs .venv-docs/.ready
-	.venv-docs/bin/mkdocs build
+docs: $(READY)
+	$(BIN)/mkdocs build
 	! grep -rlE '<(script|link|img)[^>]+(src|href)="?(https?:)?//' build/docs --include='*.html'
 
 $(READY): pyproject.toml constraints.txt
@@ -42,4 +41,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-docs runs/demo build
+	rm -rf $(VENV) runs/demo build
