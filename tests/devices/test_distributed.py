@@ -22,6 +22,7 @@ from jaxgpt.storage import model_directory, run_directory
 from tests.helpers import TEXT, settings, write_toml
 
 DEVICES = 4  # of all processes together
+SAMPLING = "--train.sample_tokens", 4  # by all of them too
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "run",
         model={"dropout": 0.1, "num_heads": 4, "model_dim": 16},
         optim={"schedule": "constant", "warmup_steps": 2},
-        train={"steps": 10, "batch_size": 8, "log_every": 1, "eval_every": 5, "sample_tokens": 4},
+        train={"steps": 10, "batch_size": 8, "log_every": 1, "eval_every": 5, "sample_tokens": 0},
     )
     return write_toml(folder / "config.toml", sections)
 
@@ -126,14 +127,14 @@ def weights(run: Path, step: int) -> Any:
 
 
 def test_two_processes_are_one(config: Path, alone: Path, tmp_path: Path) -> None:
-    require_same(trained(2, config, tmp_path / "run", "--train.steps", 15), alone, 15)
+    require_same(trained(2, config, tmp_path / "run", "--train.steps", 15, *SAMPLING), alone, 15)
 
 
 @pytest.fixture(scope="module")
 def of_four(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten steps of four processes, weights divided among them."""
     mesh = "--mesh.data", 1, "--mesh.fsdp", 2, "--mesh.tensor", 2
-    return trained(4, config, tmp_path_factory.mktemp("four") / "run", *mesh)
+    return trained(4, config, tmp_path_factory.mktemp("four") / "run", *mesh, *SAMPLING)
 
 
 def test_four_processes_that_share_the_weights_are_one(alone: Path, of_four: Path) -> None:

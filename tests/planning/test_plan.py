@@ -1,6 +1,7 @@
 """What a plan says is what the compiler said. Plans for TPUs and GPUs run where their compilers are installed."""
 
 import dataclasses
+import functools
 import re
 import tomllib
 from collections.abc import Callable
@@ -48,8 +49,14 @@ def made(topology: str, **sections: dict[str, Any]) -> Plan:
     return plan(small(**sections), "here", topology)[0]
 
 
+@functools.cache
+def at_hand() -> Plan:
+    """The plan of a small model for the devices of this machine, compiled once."""
+    return made("")
+
+
 def test_for_the_devices_at_hand_it_has_what_the_compiler_says() -> None:
-    found = made("")
+    found = at_hand()
     text = page(found, "small")
     assert found.fits
     assert (
@@ -73,7 +80,7 @@ def test_for_the_devices_at_hand_it_has_what_the_compiler_says() -> None:
 
 
 def test_sizes_are_in_a_unit_that_shows_them() -> None:
-    found = made("")
+    found = at_hand()
     for size, shown, total in (
         (3 * 2**20, "3.000 MiB", "12.00 MiB"),
         (3 * 2**30, "3.000 GiB", "12.00 GiB"),
@@ -121,7 +128,7 @@ def test_what_does_not_fit_is_tried_with_less_until_it_does(
     tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, least = (
-        made("").memory.total,
+        at_hand().memory.total,
         made("", compute={"remat": "full", "loss_chunks": 16}).memory.total,
     )
     assert least < whole
@@ -138,7 +145,7 @@ def test_what_does_not_fit_is_tried_with_less_until_it_does(
 
 
 def test_what_is_tried_computes_the_same_steps_in_less_and_less() -> None:
-    found = dataclasses.replace(made(""), mesh=jax.sharding.AbstractMesh((4, 2, 1, 1), AXES))
+    found = dataclasses.replace(at_hand(), mesh=jax.sharding.AbstractMesh((4, 2, 1, 1), AXES))
     config = build(Config, small(train={"batch_size": 512}), "here")
     assert [changes(config, other) for other in smaller(config, found)] == [
         "",
