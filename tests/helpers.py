@@ -12,7 +12,7 @@ import numpy as np
 
 from convert.dialects import DIALECTS
 from convert.rows.dialect import Dialect
-from convert.rows.fields import shown_by, usual_of
+from convert.rows.fields import USUAL, shown_by, usual_of
 from convert.rows.kinds import HEAD, POSITIONS, Alias, Row
 from convert.rows.move import to_torch
 from jaxgpt.config import ModelConfig
@@ -57,6 +57,15 @@ EIGHT = {
     "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
     "NPROC": "16",
 }
+# The usual values of fields that no tensor shows, of a model with learned positions and LayerNorms
+# with biases, besides those that classes often differ in.
+INVISIBLE = {
+    field: USUAL[field]
+    for field in (
+        "norm_std", "norm_unit_offset", "residual", "window", "embedding_scale",
+        "attention_softcap", "logit_scale", "logit_softcap",
+    )
+}  # fmt: skip
 # Model settings that together have every choice of norm, positions, scale and ties.
 CONFIGS: dict[str, dict[str, Any]] = {
     "gpt": {},

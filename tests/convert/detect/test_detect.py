@@ -14,12 +14,11 @@ from convert.rows.move import to_torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model.positions import sinusoids
-from tests.helpers import PRIME_CONFIG, config_of, random_params, tensors_of
+from tests.helpers import INVISIBLE, PRIME_CONFIG, config_of, random_params, tensors_of
 
 UNSAID = {
     "norm", "final_norm", "activation", "attention_scale", "attention_scale_by_layer", "norm_eps", "dropout",
-    "residual", "norm_std", "norm_unit_offset", "window", "embedding_scale", "attention_softcap",
-    "logit_scale", "logit_softcap",
+    *INVISIBLE,
 }  # fmt: skip
 
 

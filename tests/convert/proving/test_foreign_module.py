@@ -17,7 +17,7 @@ from convert.dialects import DIALECTS  # noqa: E402
 from convert.proving.verdict import Page  # noqa: E402
 from convert.proving.verify import verify  # noqa: E402
 from jaxgpt.pytree import flatten  # noqa: E402
-from tests.helpers import ROOT, config_of, random_params  # noqa: E402
+from tests.helpers import INVISIBLE, ROOT, config_of, random_params  # noqa: E402
 
 CLASSES = ROOT / "tests" / "classes"
 LECTURE, NANO, BOOK = (
@@ -148,10 +148,10 @@ def test_a_class_proves_nothing_about_an_argument_it_was_passed(tmp_path: Path) 
         tmp_path,
         "from convert.reference import GPT as Base\n"
         "class GPT(Base):\n"
-        "    def __init__(self, n_vocab, window, d_model, depth, heads, activation):\n"
-        "        super().__init__(n_vocab, window, d_model, depth, heads)\n",
+        "    def __init__(self, n_vocab, span, d_model, depth, heads, activation):\n"
+        "        super().__init__(n_vocab, span, d_model, depth, heads)\n",
     )
-    page = proof("gpt", f"{mine}:GPT", {}, tmp_path, window=17, activation="relu")
+    page = proof("gpt", f"{mine}:GPT", {}, tmp_path, span=17, activation="relu")
     assert page.same
     assert page.verdict == "proven"
     assert page.given == {"activation": "relu"}
@@ -162,6 +162,7 @@ def test_a_class_proves_nothing_about_an_argument_it_was_passed(tmp_path: Path) 
         "attention_scale",
         "attention_scale_by_layer",
         "norm_eps",
+        *INVISIBLE,
     }
 
 
@@ -254,7 +255,7 @@ def test_sinusoids_made_in_float32_are_exact_here(tmp_path: Path) -> None:
     state = GPT(103, 17, 36, 3, 6).state_dict()
     del state["pos_embedding.weight"]
     torch.save(state, tmp_path / "w.pt")
-    model = carried(tmp_path / "w.pt", dialect="heads", context_length=17)
+    model = carried(tmp_path / "w.pt", dialect="heads", context_length=17, positions="sinusoidal")
     page = verify(tmp_path / "w.pt", model, torch_class=f"{mine}:GPT")
     assert page.same, page
     assert "positions" in page.proven

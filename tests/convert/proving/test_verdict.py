@@ -17,19 +17,11 @@ from convert.proving.verify import verify  # noqa: E402
 from jaxgpt.storage import model_directory  # noqa: E402
 from jaxgpt.training.run import train  # noqa: E402
 from tests.classes import unseen  # noqa: E402
-from tests.helpers import PRIMES, settings  # noqa: E402
+from tests.helpers import INVISIBLE, PRIMES, settings  # noqa: E402
 from tests.zoo import FACTS, SOUND, ZOO, given, needs_zoo, path_of  # noqa: E402
 
 UNSEEN = Path(unseen.__file__)
 OWN = "convert.reference:GPT"
-ASSUMED = {
-    "norm",
-    "final_norm",
-    "activation",
-    "attention_scale",
-    "attention_scale_by_layer",
-    "norm_eps",
-}
 ALL_GIVEN = {
     "norm": "pre",
     "final_norm": True,
@@ -37,7 +29,9 @@ ALL_GIVEN = {
     "attention_scale": "head_dim",
     "attention_scale_by_layer": False,
     "norm_eps": 1e-5,
+    **INVISIBLE,
 }
+ASSUMED = {*ALL_GIVEN}
 
 
 def randomised(module: Any) -> Any:
@@ -67,7 +61,7 @@ def converted(file: Path, **how: Any) -> Path:
 WRONG: dict[str, dict[str, Any]] = {
     "Gelu": {},
     "Scaled": {},
-    "Rotary": {"dialect": "heads", "context_length": 17},
+    "Rotary": {"dialect": "heads", "context_length": 17, "positions": "sinusoidal"},
 }
 
 
