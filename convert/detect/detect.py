@@ -11,14 +11,23 @@ from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.settings import check
 
 from ..dialects import DIALECTS, named
-from ..names.config_words import stated_fields
+from ..names.stated import stated_fields
 from ..rows.dialect import Dialect
 from ..rows.fields import FIELDS, is_relevant, shown_by, usual_of
 from ..rows.fit import Fit, fit, meanings
 from ..rows.resolve import settle
 from .by_structure import propose
 from .caveats import other_caveats
-from .refusals import Configs, Inputs, Shapes, Stranger, require_agreement, require_all, why_strange
+from .refusals import (
+    Configs,
+    Inputs,
+    Shapes,
+    Stranger,
+    require_agreement,
+    require_all,
+    require_supported_kinds,
+    why_strange,
+)
 from .report import Report
 from .values import Evidence, weigh
 
@@ -153,7 +162,7 @@ def _require_one_reading(
 
 def _explaining(inputs: Inputs) -> dict[str, Fit]:
     """The fits that explain all tensors: of classes where there is one, else of families."""
-    fits = {dialect.name: _try(dialect, inputs) for dialect in DIALECTS.values()}
+    fits = {dialect.name: _try(dialect, inputs) for dialect in _candidates(inputs)}
     classes = {name: fitted for name, fitted in fits.items() if not fitted.dialect.family}
     if any(fitted.claimed == len(inputs.shapes) and fitted.lacking for fitted in classes.values()):
         # Part of a known class's file: a family could read it as a different function.
@@ -161,7 +170,22 @@ def _explaining(inputs: Inputs) -> dict[str, Fit]:
     whole = {name: fitted for name, fitted in fits.items() if not fitted.problems}
     if not whole:
         raise Stranger(why_strange(inputs, list(fits.values())))
+    for name in [name for name, fitted in whole.items() if fitted.dialect.yields_to in whole]:
+        del whole[name]
     return {name: fitted for name, fitted in whole.items() if name in classes} or whole
+
+
+def _candidates(inputs: Inputs) -> list[Dialect]:
+    """The dialects to try: those of the Hugging Face class that a config names, otherwise all."""
+    named_kinds = require_supported_kinds(inputs)
+    candidates = [
+        dialect
+        for dialect in DIALECTS.values()
+        if named_kinds & dialect.says.get("model_type", {}).keys()
+    ]
+    for dialect in candidates[:1]:  # a config that cannot be followed is told before tensors are
+        stated_fields(inputs.configs, dialect, inputs.path, inputs.given)
+    return candidates or list(DIALECTS.values())
 
 
 def _best_marked(fits: Mapping[str, Fit], evidence: Evidence, inputs: Inputs) -> str:

@@ -22,6 +22,22 @@ SIGNS = {
     r"token_type_embeddings|pooler\.dense": "an encoder of the BERT family",
 }
 
+# What a class of Hugging Face is -> the model_type of each such class.
+KINDS = {
+    "a Llama-like decoder with experts": "mixtral qwen2_moe qwen3_moe gpt_oss olmoe phimoe "
+    "deepseek_v2 deepseek_v3 dbrx jetmoe granitemoe granitemoeshared ernie4_5_moe glm4_moe dots1 "
+    "hunyuan_v1_moe flex_olmo llama4_text afmoe bailing_hybrid cohere2_moe exaone_moe minimax_m2",
+    "a Llama-like decoder that multiplies what each part adds (residual_multiplier)": "granite",
+    "a decoder with state spaces or linear attention": "mamba mamba2 falcon_mamba falcon_h1 jamba "
+    "bamba zamba zamba2 rwkv xlstm recurrent_gemma qwen3_next qwen3_5 nemotron_h minimax "
+    "granitemoehybrid kimi_linear olmo_hybrid lfm2 lfm2_moe",
+    "an encoder of the BERT family": "bert roberta distilbert albert electra deberta deberta-v2 "
+    "camembert xlm-roberta modernbert mpnet eurobert",
+    "an encoder-decoder with relative positions": "t5 mt5 umt5 longt5 switch_transformers t5gemma",
+    "a model that sees images or hears": "gemma3 gemma3n gemma4 llava mllama llama4 qwen2_vl "
+    "qwen2_5_vl qwen3_vl paligemma idefics2 idefics3 smolvlm internvl mistral3 whisper",
+}
+
 
 def reasons(names: Iterable[str]) -> list[str]:
     """A sentence for each architecture that `names` show, with the first name that shows it."""
