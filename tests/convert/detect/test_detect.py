@@ -1,4 +1,4 @@
-import importlib
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -310,14 +310,67 @@ FICTION = """
 """
 
 
+MODERN_FICTION = """
+    from convert.rows.dialect import Dialect
+    from convert.rows.fields import MODERN
+    from convert.rows.kinds import linear, norm, row, tied
+
+    DIALECTS = (
+        Dialect(
+            name="fiction",
+            about="a modern class that nobody wrote",
+            rows=(
+                row("token_embedding/embedding : v d", "ord.weight : v d"),
+                *linear("blocks/attn/qkv : layer d head qkv k", "lager.{layer}.blick.{qkv} : (head k) d", "no"),
+                *linear("blocks/attn/out : layer head k d", "lager.{layer}.svar : d (head k)", "no"),
+                *linear("blocks/mlp/gate_up : layer d glu f", "lager.{layer}.in : (f glu) d", "no"),
+                *linear("blocks/mlp/down : layer f d", "lager.{layer}.ut : d f", "no"),
+                *norm("blocks/norm1", "lager.{layer}.a", "no"),
+                *norm("blocks/norm2", "lager.{layer}.b", "no"),
+                *norm("final_norm", "c", "no"),
+                tied("huvud.weight : v d"),
+            ),
+            words={"qkv": ("query=fraga key=nyckel value=varde",)},
+            unsaid=MODERN,
+            grouped=True,
+            layout="interleaved",
+        ),
+    )
+"""
+
+
+def with_fiction(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The registry with the dialect that `text` declares."""
+    (folder / "fiction.py").write_text(textwrap.dedent(text))
+    monkeypatch.setattr(dialects, "__path__", [*dialects.__path__, str(folder)])
+    known = dialects.find_all()
+    del sys.modules["convert.dialects.fiction"]
+    monkeypatch.setattr(detecting, "DIALECTS", known)
+    return known
+
+
+def test_a_modern_dialect_is_one_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dialect = with_fiction(MODERN_FICTION, tmp_path, monkeypatch)["fiction"]
+    grouped = {"num_heads": 6, "num_kv_heads": 2, "rotary_layout": "interleaved"}
+    config = ModelConfig(**{**vars(config_of(dialect)), **grouped})
+    params = random_params(config, np.dtype("float32"))
+    tensors = to_torch(dialect, config, params)
+    given = {"num_heads": 6, "context_length": 17, "rotary_layout": "interleaved"}
+    detected = found(tensors, None, given)
+    assert detected.dialect.name == "fiction"
+    assert detected.report.config == config
+    mlp = params["blocks"]["mlp"]["gate_up"]["kernel"][1]
+    np.testing.assert_array_equal(tensors["lager.1.in.weight"][1::2], mlp[:, 1].T)
+    halves = params["blocks"]["attn"]["qkv"]["kernel"][1, :, 0, 1]  # the second query head
+    width = config.head_dim
+    neighbours = tensors["lager.1.blick.fraga.weight"][width : 2 * width]
+    np.testing.assert_array_equal(neighbours[0::2], halves[:, : width // 2].T)
+
+
 def test_a_new_dialect_is_one_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "fiction.py").write_text(textwrap.dedent(FICTION))
-    monkeypatch.setattr(dialects, "__path__", [*dialects.__path__, str(tmp_path)])
-    known = dialects.find_all()
-    monkeypatch.delitem(importlib.sys.modules, "convert.dialects.fiction")  # type: ignore[attr-defined]
-    monkeypatch.setattr(detecting, "DIALECTS", known)
+    known = with_fiction(FICTION, tmp_path, monkeypatch)
     config = config_of(known["fiction"])
     params = random_params(config, np.dtype("float32"))
     tensors = to_torch(known["fiction"], config, params)
