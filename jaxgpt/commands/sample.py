@@ -23,6 +23,7 @@ def sample(
     seed: int = 0,
     stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     on_full: Literal["slide", "stop"] = "slide",
+    context: int = 0,
     tokenizer: Tokenizer = None,
     errors: Unknown = "strict",
     stats: bool = False,
@@ -40,7 +41,9 @@ def sample(
         min_p: Draw only from tokens with at least MIN_P times the probability of the likeliest.
         seed: The same seed writes the same text.
         stop: Text at which to end, and which is not written; may be repeated.
-        on_full: Past the model's context, slide continues with the end of the text, stop ends.
+        on_full: Past the context, slide continues with the end of the text, stop ends.
+        context: Number of tokens that the model sees at once; 0 is as many as it was made for. Models
+            with rotary, ALiBi or no positions can see more.
         stats: Print how long it took.
     """
     from jaxgpt.generation.options import SampleOptions
@@ -56,6 +59,7 @@ def sample(
         seed=seed,
         samples=samples,
         on_full=on_full,
+        context=context,
     )
     text = read_prompt(prompt, prompt_file)
     speed = print_texts(directory, text, options, tokenizer=tokenizer, errors=errors, stop=stop)

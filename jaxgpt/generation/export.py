@@ -62,10 +62,10 @@ def _programs(model: GPT, batch_size: int) -> dict[str, bytearray]:
     """The serialized prefill and decode programs of `model`, by name."""
     with exactly(model.dtype):
         model = cast(model, model.dtype)
-        blocks = model.unstacked()
+        blocks, context = model.unstacked(), model.config.context_length
 
         def prefill(tokens_bs: jax.Array, lengths_b: jax.Array) -> tuple[jax.Array, tuple]:
-            logits_bv, kv_cache = cache.prefill(model, blocks, tokens_bs, lengths_b)
+            logits_bv, kv_cache = cache.prefill(model, blocks, tokens_bs, lengths_b, context)
             return logits_bv, tuple(kv_cache)
 
         def decode(
@@ -74,7 +74,7 @@ def _programs(model: GPT, batch_size: int) -> dict[str, bytearray]:
             logits_bv, new = cache.decode(model, blocks, Cache(*kv_cache), newest_b, positions_b)
             return logits_bv, tuple(new)
 
-        shapes = (batch_size, model.config.context_length), (batch_size,)
+        shapes = (batch_size, context), (batch_size,)
         tokens, row = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes)
         kv_cache = jax.eval_shape(prefill, tokens, row)[1]
         return {

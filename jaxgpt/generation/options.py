@@ -11,6 +11,10 @@ from jax.typing import ArrayLike
 from jaxgpt.errors import require, whole
 from jaxgpt.fields import suggesting
 from jaxgpt.generation.sampling import Sampling
+from jaxgpt.model_config import ModelConfig
+
+# The positions that do not end with the context that the model was trained with.
+UNLIMITED = ("rotary", "alibi", "none")
 
 
 @suggesting
@@ -29,6 +33,8 @@ class SampleOptions:
         stop_ids: A row ends after one of these.
         on_full: Once the text fills the context: "slide" moves the window on, and "stop" ends with
             the last token for which the model sees the whole text.
+        context: Number of tokens that the model sees at once; 0 is its context_length. It may be
+            larger where positions are rotary, alibi or none.
         allowed: Mask (V,) of the ids that may be chosen; None allows all.
     """
 
@@ -41,10 +47,11 @@ class SampleOptions:
     samples: int = 1
     stop_ids: Iterable[int] = ()
     on_full: Literal["slide", "stop"] = "slide"
+    context: int = 0
     allowed: ArrayLike | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "top_k", "seed", "samples"):
+        for name in ("max_new_tokens", "top_k", "seed", "samples", "context"):
             object.__setattr__(self, name, whole(name, getattr(self, name)))
         object.__setattr__(self, "stop_ids", frozenset(map(int, self.stop_ids)))
         require(
@@ -57,6 +64,7 @@ class SampleOptions:
             self.on_full in ("slide", "stop"),
             f"on_full is slide or stop, but got {self.on_full!r}.",
         )
+        require(self.context >= 0, f"context must not be negative, but is {self.context}.")
         # Beyond these limits a division of float32 logits overflows or loses them.
         require(
             self.temperature == 0 or 1e-30 <= self.temperature <= 1e30,
@@ -65,6 +73,16 @@ class SampleOptions:
         )
         require(0 < self.top_p <= 1, f"top_p must lie in (0, 1], but is {self.top_p}.")
         require(0 <= self.min_p <= 1, f"min_p must lie in [0, 1], but is {self.min_p}.")
+
+    def context_of(self, config: ModelConfig) -> int:
+        """The context that a model of `config` can have and these options ask for."""
+        require(
+            self.context <= config.context_length or config.positions in UNLIMITED,
+            f"context is {self.context}, but the model's {config.positions} positions are a table "
+            f"of {config.context_length}: ask for at most {config.context_length}. Only models "
+            f"whose positions are {', '.join(UNLIMITED[:-1])} or {UNLIMITED[-1]} see more.",
+        )
+        return self.context or config.context_length
 
     def sampling(self, vocab_size: int) -> Sampling:
         """The options of the choice as arrays, checked against the model's `vocab_size`."""

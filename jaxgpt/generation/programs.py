@@ -1,13 +1,13 @@
 """Compiled programs that generate several tokens in one call.
 
-Up to the context length, keys and values are cached. Past it the model sees a window of the last
-`context_length` tokens, and positions count from 0 in each window, as in the torch original: the
+Up to the context, keys and values are cached. Past it the model sees a window of the last S tokens,
+and positions count from 0 in each window, as in the torch original: the
 cache is then invalid, and every token needs a prefill of its own window. The next few windows are
 complete but for their last few tokens, so several devices prefill one each at the same time.
 
 Where there is a `mesh`, it shards the rows over groups of devices; see `jaxgpt.devices.peers`.
 
-Shapes: B rows, S context length, V vocabulary.
+Shapes: B rows, S context, V vocabulary.
 """
 
 import functools
@@ -72,8 +72,8 @@ def prefill(
     """Prefill the first `width` positions of the prompts, and choose the first new token."""
 
     def program(weights: Weights, rows: Rows, sampling: Sampling) -> tuple[Rows, Buffers, Cache]:
-        prompts_bs = rows.tokens_bs[:, :width]
-        logits_bv, kv_cache = cache.prefill(*weights, prompts_bs, rows.lengths_b)
+        prompts_bs, context = rows.tokens_bs[:, :width], rows.tokens_bs.shape[1]
+        logits_bv, kv_cache = cache.prefill(*weights, prompts_bs, rows.lengths_b, context)
         rows, buffers = _append(rows, _empty(weights, rows), 0, logits_bv, sampling)
         return rows, buffers, kv_cache
 
@@ -130,7 +130,7 @@ def _windows_of_peer(
     def one_round(carry: tuple[Rows, Buffers, jax.Array]) -> tuple[Rows, Buffers, jax.Array]:
         rows, buffers, done = carry
         tokens_bs, prefix_b = _window_ahead(rows, peers.index())
-        logits_bv, kv_cache = cache.prefill(*weights, tokens_bs, prefix_b)
+        logits_bv, kv_cache = cache.prefill(*weights, tokens_bs, prefix_b, context)
         rows, buffers = _append(rows, buffers, done, peers.value_of(0, logits_bv), sampling)
 
         def step(i: jax.Array, carry: tuple[Rows, Buffers, Cache]) -> tuple[Rows, Buffers, Cache]:

@@ -1,6 +1,6 @@
 """Prompts: lists of ids, checked, cropped to the context and padded to a batch.
 
-Shapes: B rows, S context length.
+Shapes: B rows, S context.
 """
 
 from collections.abc import Sequence

@@ -42,13 +42,15 @@ def sample(
     )
     ids = codec.encode(prompt, errors)
     options = dataclasses.replace(options, **codec.limits(opened.config.vocab_size))
-    for remark in _remarks(opened, codec, len(ids), tokenizer):
+    context = options.context_of(opened.config)
+    if len(ids) > context:
+        _note(f"The prompt has {len(ids)} tokens; the model sees the last {context} of them.")
+    for remark in _remarks(opened, codec, tokenizer):
         _note(remark)
     pieces = stream(opened.model(), ids or [codec.start], options)
     with Clock() as clock:
         writers = [Writer(codec, stop) for _ in range(options.samples)]
         tokens_b = _print_texts(codec.decode(ids), pieces, writers, clock)
-    context = opened.config.context_length
     capacity = context + 1 - min(max(len(ids), 1), context)
     cut_short = capacity < options.max_new_tokens and (tokens_b == capacity).any()
     if options.on_full == "stop" and cut_short:
@@ -56,18 +58,14 @@ def sample(
     return clock.summary()
 
 
-def _remarks(
-    opened: ModelDirectory, codec: TextCodec, prompt_tokens: int, tokenizer: Path | None
-) -> Iterator[str]:
-    """What a user may not expect of this model, its tokenizer and this prompt."""
-    vocab_size, context = opened.config.vocab_size, opened.config.context_length
+def _remarks(opened: ModelDirectory, codec: TextCodec, tokenizer: Path | None) -> Iterator[str]:
+    """What a user may not expect of this model and its tokenizer."""
+    vocab_size = opened.config.vocab_size
     if codec.tokenizer is None:
         yield (
             f"{opened.path} has no tokenizer: ids go in and out. "
             "To have text, name its tokenizer by --tokenizer."
         )
-    if prompt_tokens > context:
-        yield f"The prompt has {prompt_tokens} tokens; the model sees the last {context} of them."
     if codec.tokenizer and tokenizer:
         unused = int((~codec.tokenizer.decodable(vocab_size)).sum())
         if unused:

@@ -6,7 +6,7 @@ Shapes: B rows, V vocabulary.
 """
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -71,20 +71,19 @@ def stream(model: GPT, prompt: Any, options: SampleOptions) -> Iterator[Piece]:
     others continue.
     """
     vocab_size = model.config.vocab_size
-    sampling = options.sampling(vocab_size)
+    sampling, context = options.sampling(vocab_size), options.context_of(model.config)
     rows = [row for row in as_rows(prompt, vocab_size)[0] for _ in range(options.samples)]
-    return _phases(model, rows, options, sampling)
+    return _phases(model, crop_and_pad(rows, context), options, sampling)
 
 
 def _phases(
-    model: GPT, rows: Sequence[Sequence[int]], options: SampleOptions, sampling: Sampling
+    model: GPT, prompts: Prompts, options: SampleOptions, sampling: Sampling
 ) -> Iterator[Piece]:
-    """Prefill `rows`, take cached steps while they fit in the context, then move windows."""
-    context = model.config.context_length
-    prompts = crop_and_pad(rows, context)
+    """Prefill the prompts, take cached steps while they fit in the context, then move windows."""
+    rows, context = prompts.tokens_bs.shape
     # The number of new tokens for which the model sees the whole text of each row.
     visible_b = context + 1 - prompts.lengths_b
-    limits_b = np.full(len(rows), options.max_new_tokens)
+    limits_b = np.full(rows, options.max_new_tokens)
     if options.on_full == "stop":
         limits_b = np.minimum(limits_b, visible_b)
     tokens = int(limits_b.max())

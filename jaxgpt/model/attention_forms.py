@@ -55,7 +55,8 @@ def attend_cached(
 ) -> jax.Array:
     """Attention of one query in each row to its own position and to cached ones.
 
-    `distance_bs` is how far each cached key lies before the query; keys at 0 or less are hidden.
+    `distance_bs` is how far each cached key lies before the query; keys at 0 are hidden. The cache
+    has no keys from before the window.
     """
     (k_bmh, v_bmh), (k_bmsh, v_bmsh) = own_bmh, cached_bmsh
     q_bmgh = q_bmgh * jnp.asarray(scale, q_bmgh.dtype)
@@ -63,8 +64,7 @@ def attend_cached(
     own_bmg1 = _capped((q_bmgh * k_bmh[:, :, None]).sum(axis=-1, keepdims=True), scores)
     distance_b11s = distance_bs[:, None, None]
     scores_bmgs = _biased(_capped(raw_bmgs, scores), distance_b11s, scores)
-    seen_b11s = (distance_b11s > 0) & (distance_b11s < (scores.window or jnp.inf))
-    scores_bmgs = jnp.where(seen_b11s, scores_bmgs, -jnp.inf)
+    scores_bmgs = jnp.where(distance_b11s > 0, scores_bmgs, -jnp.inf)
     scores_bmgs = jnp.concatenate([scores_bmgs, own_bmg1], axis=-1).astype(sum_dtype(q_bmgh))
     weights_bmgs = jax.nn.softmax(scores_bmgs).astype(v_bmsh.dtype)
     cached_bmgh = jnp.einsum("bmgs,bmsh->bmgh", weights_bmgs[..., :-1], v_bmsh)

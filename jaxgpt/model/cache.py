@@ -1,6 +1,9 @@
 """Inference with cached keys and values: prefill of the prompts, then one position at a time.
 
-Shapes: L layers, B rows, T and S positions, M heads of keys and values, H head width.
+A layer with a window keeps a ring: position p is in slot p % window, where it replaces the one that
+has left the window. Other layers have a slot for each position.
+
+Shapes: B rows, T positions, S slots, M heads of keys and values, H head width.
 """
 
 import functools
@@ -18,28 +21,36 @@ KeysValues = tuple[jax.Array, jax.Array]
 
 
 class Cache(NamedTuple):
-    """Keys and values, one array for each layer: a stacked array would be copied at each step."""
+    """Keys and values, one array for each layer: a stacked array would be copied at each step.
+
+    Layers differ in their number of slots S.
+    """
 
     keys_bmsh: tuple[jax.Array, ...]
     values_bmsh: tuple[jax.Array, ...]
 
 
 def prefill(
-    model: GPT, blocks: tuple[Block, ...], tokens_bt: jax.Array, lengths_b: jax.Array
+    model: GPT,
+    blocks: tuple[Block, ...],
+    tokens_bt: jax.Array,
+    lengths_b: jax.Array,
+    context: int,
 ) -> tuple[jax.Array, Cache]:
-    """Logits (B, V) after the last token of each row, and the cache of all its positions.
+    """Logits (B, V) after the last token of each row, and a cache for `context` positions.
 
     Padding is on the right of each row and is never attended to. Only the last position of each row
     passes through the last block.
     """
     x_btd, cached = model.embed(tokens_bt), []
     positions = jnp.arange(tokens_bt.shape[1])
+    slots = [slots_of(scores, context) for scores in model.spec.block.attention.scores]
     for layer, block in enumerate(blocks[:-1]):
         x_btd, keys_values = block(x_btd, layer, positions, _attend_and_keep)
-        cached.append(_cached(keys_values, model.config.context_length))
+        cached.append(_cached(keys_values, lengths_b, slots[layer]))
     last_block, last_b1 = blocks[-1], lengths_b[:, None] - 1
     keys_values = last_block.keys_values(x_btd, len(blocks) - 1, positions)
-    cached.append(_cached(keys_values, model.config.context_length))
+    cached.append(_cached(keys_values, lengths_b, slots[-1]))
     attend = functools.partial(_attend_one, cached=cached[-1], positions_b=lengths_b - 1)
     last_b1d = jnp.take_along_axis(x_btd, last_b1[..., None], axis=1)
     x_b1d, _ = last_block(last_b1d, len(blocks) - 1, last_b1, attend)
@@ -64,6 +75,11 @@ def decode(
     return model.read_out(x_b1d)[:, 0], Cache(*zip(*cached, strict=True))
 
 
+def slots_of(scores: Scores, context: int) -> int:
+    """The number of positions that a layer with `scores` caches of a text of `context` tokens."""
+    return min(scores.window or context, context)
+
+
 def _attend_and_keep(
     q_btmgh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, scale: Scale, scores: Scores
 ) -> tuple[jax.Array, KeysValues]:
@@ -76,7 +92,7 @@ def _attend_one(
     """Attend with one query in each row to earlier positions; also return its own key and value."""
     q_b1mgh, k_b1mh, v_b1mh, scale, scores = parts
     own = k_b1mh[:, 0], v_b1mh[:, 0]
-    distance_bs = positions_b[:, None] - jnp.arange(cached[0].shape[2])
+    distance_bs = _distances(positions_b, cached[0].shape[2])
     mixed_bmgh = attend_cached(q_b1mgh[:, 0], own, cached, distance_bs, scale, scores)
     return mixed_bmgh[:, None], own
 
@@ -86,20 +102,31 @@ def _attend_and_write(
 ) -> tuple[jax.Array, KeysValues]:
     """Attend as `_attend_one` does; also return the cache with the new key and value written."""
     mixed_b1mgh, own = _attend_one(*parts, cached=cached, positions_b=positions_b)
-    rows = jnp.arange(len(positions_b))
+    rows, slots_b = jnp.arange(len(positions_b)), positions_b % cached[0].shape[2]
 
     def write(old_bmsh: jax.Array, new_bmh: jax.Array) -> jax.Array:
         # Adding 0 * mixed makes the write depend on the read; otherwise XLA copies the whole cache.
         new_bmh = new_bmh + 0 * mixed_b1mgh[:, 0, :, 0]
-        return old_bmsh.at[rows, :, positions_b].set(new_bmh, mode="promise_in_bounds")
+        return old_bmsh.at[rows, :, slots_b].set(new_bmh, mode="promise_in_bounds")
 
     return mixed_b1mgh, (write(cached[0], own[0]), write(cached[1], own[1]))
 
 
-def _cached(keys_values: KeysValues, length: int) -> KeysValues:
-    """Keys and values (B, T, M, H) as (B, M, S, H), padded to `length` positions."""
-    keys, values = (
-        jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, length - x.shape[1]), (0, 0)))
-        for x in keys_values
-    )
-    return keys, values
+def _distances(positions_b: jax.Array, slots: int) -> jax.Array:
+    """How far (B, S) each slot's position lies before that of the row; 0 in slots without one."""
+    distance_bs = (positions_b[:, None] - jnp.arange(slots)) % slots
+    return jnp.where(distance_bs <= positions_b[:, None], distance_bs, 0)
+
+
+def _cached(keys_values: KeysValues, lengths_b: jax.Array, slots: int) -> KeysValues:
+    """The last keys and values (B, T, M, H) of each row in their slots (B, M, S, H)."""
+
+    def stored(x_btmh: jax.Array) -> jax.Array:
+        time = x_btmh.shape[1]
+        if time <= slots:
+            return jnp.pad(x_btmh.swapaxes(1, 2), ((0, 0), (0, 0), (0, slots - time), (0, 0)))
+        last_b1 = lengths_b[:, None] - 1
+        positions_bs = jnp.maximum(last_b1 - (last_b1 - jnp.arange(slots)) % slots, 0)
+        return jnp.take_along_axis(x_btmh, positions_bs[..., None, None], axis=1).swapaxes(1, 2)
+
+    return stored(keys_values[0]), stored(keys_values[1])

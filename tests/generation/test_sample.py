@@ -1,5 +1,6 @@
 """The command: prompts, streams, stops; on what training wrote and on what was converted."""
 
+import dataclasses
 import io
 import json
 import os
@@ -37,6 +38,21 @@ def test_it_writes_what_generate_gives(model: Path, command: Callable[..., Any])
     assert outcome.out == "abc" + "".join(LETTERS[i] for i in ids) + "\n"
     said = r"tokens: 40; compiling took [\d.]+ s; the first came after another [\d.]+ s, then [\d,]+ tokens/s\n"
     assert re.fullmatch(said, outcome.err)
+
+
+def test_the_context_may_be_another(
+    model: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
+) -> None:
+    long = ["--prompt", "abcdefgh" * 3, "--tokens", "9", "--context"]
+    said = refused("jaxgpt", "sample", model, *long, "20")
+    assert "context is 20, but the model's learned positions are a table of 16: ask for" in said
+    config = dataclasses.replace(CONFIG, positions="rotary", num_kv_heads=1)
+    params = params_of(GPT(config, seed=3))
+    model_directory.save(tmp_path / "rotary", config, params, tokenizer=CharTokenizer(LETTERS))
+    outcome = command("jaxgpt", "sample", tmp_path / "rotary", *long, "20", "--on-full", "stop")
+    assert outcome.code == 0
+    assert "The prompt has 24 tokens; the model sees the last 20 of them." in outcome.err
+    assert "The model sees 20 tokens, and --on-full stop ended the text there." in outcome.err
 
 
 def test_an_empty_prompt_starts_from_id_0(model: Path, command: Callable[..., Any]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from jaxgpt.errors import UserError
 from jaxgpt.generation import programs
 from jaxgpt.generation import stream as streaming
 from jaxgpt.generation.options import SampleOptions
-from jaxgpt.model import GPT
+from jaxgpt.model import GPT, exactly
 from tests.helpers import EIGHT, LYRIC_SIZES, PRIMES, PROGRAMS, ROOT, random_model
 
 CONTEXT = PRIMES["context_length"]
@@ -191,6 +192,49 @@ def test_a_row_ends_after_a_stop_and_at_a_full_context(model: GPT) -> None:
     assert len(text(model, [1], 3, on_full="stop")) == 3
 
 
+MODERN = {
+    "rotary": {"positions": "rotary", "num_kv_heads": 1, "window": [7, None]},
+    "alibi": {"positions": "alibi", "num_kv_heads": 1, "window": 7},
+    "none": {"positions": "none", "qk_norm": "before_rotary"},
+}
+
+
+@pytest.mark.parametrize("on_full", ["slide", "stop"])
+@pytest.mark.parametrize("positions", MODERN)
+def test_a_context_beyond_the_trained_one(positions: str, on_full: Any) -> None:
+    """Greedy text is what the model says of the last 29 tokens, counted from 0 in each window."""
+    fields = {"head_dim": 8, "num_blocks": 2, "mlp_gated": True, "norm_kind": "rms"}
+    gpt, context = random_model("float64", **fields, **MODERN[positions]), 29
+    assert gpt.config.context_length < context
+    logits_of = jax.jit(lambda tokens: gpt.logits(tokens))
+
+    def by_hand(row: list[int], tokens: int) -> list[int]:
+        for _ in range(tokens):
+            seen = row[-context:]
+            padded = np.array([seen + [0] * (context - len(seen))], np.int32)
+            row = [*row, int(logits_of(padded)[0, len(seen) - 1].argmax())]
+        return row[-tokens:]
+
+    prompts = [[1, 2, 3], [*range(20)]]
+    rows = text(gpt, prompts, 35, temperature=0, context=context, on_full=on_full)
+    with exactly(gpt.dtype):
+        for row, prompt in zip(rows.tolist(), prompts, strict=True):
+            tokens = 35 if on_full == "slide" else min(35, context + 1 - len(prompt))
+            assert row[:tokens] == by_hand(prompt, tokens)
+            assert row[tokens:] == [streaming.NOTHING] * (len(row) - tokens)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+def test_a_table_of_positions_ends_with_its_context(positions: str) -> None:
+    gpt = random_model("float32", num_blocks=1, positions=positions)
+    message = f"context is 18, but the model's {positions} positions are a table of 17"
+    with pytest.raises(UserError, match=message):
+        jaxgpt.generate(gpt, [1], context=18)
+    short = text(gpt, [*range(12)], 20, temperature=0, context=5)
+    np.testing.assert_array_equal(short, text(gpt, [*range(7, 12)], 20, temperature=0, context=5))
+    assert (short != text(gpt, [*range(12)], 20, temperature=0)).any()
+
+
 def test_logprobs_are_the_models_own(model: GPT) -> None:
     prompt, new = [3, 1, 4], 9
     pieces = list(streaming.stream(model, prompt, SampleOptions(new, temperature=0.7, top_k=40)))
@@ -247,6 +291,7 @@ def test_broken_weights_are_an_error_and_no_token(model: GPT) -> None:
         ([1], {"max_new_tokens": 0}, "number of new tokens must be positive, but is 0"),
         ([1], {"samples": 0}, "samples must be positive"),
         ([1], {"seed": 2**32}, "seed must lie in [0, 2**32)"),
+        ([1], {"context": -1}, "context must not be negative, but is -1"),
         ([1], {"on_full": "halt"}, "on_full is slide or stop, but got 'halt'"),
         ([1], {"temperature": -0.1}, "temperature must be"),
     ],

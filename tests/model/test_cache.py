@@ -1,10 +1,16 @@
 """What is computed one position at a time is what the whole model computes."""
 
+import itertools
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxgpt.model import cache, exactly
+from jaxgpt.model.attention import keep_nothing
+from jaxgpt.model.attention_forms import plain
 from tests.helpers import CONFIGS, PRIMES, random_model
 
 
@@ -24,8 +30,8 @@ def test_cached_logits_are_uncached_ones_at_every_position(
     scale = np.abs(whole).max()
     lengths = np.array([4, 7], np.int32)
     with exactly(model.dtype):
-        blocks, prefill, decode = model.unstacked(), jax.jit(cache.prefill), jax.jit(cache.decode)
-        logits, kept = prefill(model, blocks, tokens[:, :7], lengths)
+        blocks, prefill, decode = model.unstacked(), jax.jit(cache.prefill, static_argnums=4), jax.jit(cache.decode)
+        logits, kept = prefill(model, blocks, tokens[:, :7], lengths, context)
         np.testing.assert_allclose(
             logits, whole[[0, 1], lengths - 1], rtol=0, atol=tolerance * scale
         )
@@ -35,7 +41,39 @@ def test_cached_logits_are_uncached_ones_at_every_position(
                 logits, whole[[0, 1], lengths], rtol=0, atol=tolerance * scale
             )
             lengths += 1
-        logits, _ = prefill(model, blocks, tokens, lengths)
+        logits, _ = prefill(model, blocks, tokens, lengths, context)
         np.testing.assert_allclose(
             logits, whole[[0, 1], lengths - 1], rtol=0, atol=tolerance * scale
         )
+
+
+POSITIONS = {"learned": 11, "sinusoidal": 11, "rotary": 6, "alibi": 6, "none": 6}
+QK_NORMS = ["none", "before_rotary", "after_rotary", "full_width"]
+KINDS = [*itertools.product(POSITIONS, [6, 2, 1], [None, 4, [4, None]], QK_NORMS)]
+
+
+@pytest.mark.parametrize(("positions", "groups", "window", "qk_norm"), KINDS)
+def test_every_kind_of_attention_is_cached(
+    positions: str, groups: int, window: Any, qk_norm: str
+) -> None:
+    """Without jit, so that all cases share what is compiled; past the trained context where that can be."""
+    model = random_model(
+        positions=positions, num_kv_heads=groups, window=window, qk_norm=qk_norm,
+        context_length=POSITIONS[positions], num_heads=6, head_dim=4, model_dim=8, num_blocks=2,
+    )  # fmt: skip
+    tokens = np.random.default_rng(1).integers(0, PRIMES["vocab_size"], (2, 11)).astype(np.int32)
+    lengths = np.array([3, 6], np.int32)
+    with exactly(model.dtype):
+        blocks, x = model.unstacked(), model.embed(jnp.asarray(tokens))
+        for layer, block in enumerate(blocks):
+            x, _ = block(x, layer, jnp.arange(11), keep_nothing(plain))
+        whole = np.asarray(model.read_out(x))
+        logits, kept = cache.prefill(model, blocks, tokens[:, :7], lengths, 11)
+        slots = [min(each or 11, 11) for each in model.config.by_layer("window")]
+        assert [each.shape for each in kept.keys_bmsh] == [(2, groups, n, 4) for n in slots]
+        assert [each.shape for each in kept.values_bmsh] == [(2, groups, n, 4) for n in slots]
+        for _ in range(5):
+            np.testing.assert_allclose(logits, whole[[0, 1], lengths - 1], rtol=0, atol=1e-12)
+            logits, kept = cache.decode(model, blocks, kept, tokens[[0, 1], lengths], lengths)
+            lengths += 1
+        np.testing.assert_allclose(logits, whole[[0, 1], lengths - 1], rtol=0, atol=1e-12)
