@@ -12,7 +12,7 @@ NAMES = sorted(file.stem for file in (ROOT / "tests" / "bench").glob("[a-z]*.py"
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help_helps(name: str) -> None:
-    if name in ("against", "generation", "training"):
+    if name in ("against", "generation", "modern", "training"):
         pytest.importorskip("torch", reason="torch is not installed")
     command = [sys.executable, "-m", f"tests.bench.{name}", "--help"]
     outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

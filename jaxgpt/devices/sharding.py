@@ -12,12 +12,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgpt.devices.mesh import ROWS
 
-# The mesh axes that shard each axis of a parameter, as far as they divide its size.
+# The mesh axes that shard each axis of a parameter, as far as they divide its size. An axis listed
+# twice is the second one's where it does not divide the first: where `tensor` does not divide the
+# heads of keys and values, it divides the width of each head while the weights wait, and every
+# device along `tensor` computes the attention of all heads.
 LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
     "token_embedding/embedding": (("tensor", "rest"), ("fsdp",)),
     "pos_embedding/embedding": (("rest",), ("fsdp",)),
-    "blocks/attn/qkv/kernel": ((), ("fsdp",), ("tensor",), (), ("rest",)),
-    "blocks/attn/qkv/bias": ((), ("tensor",), (), ("fsdp", "rest")),
+    "blocks/attn/qkv/kernel": ((), ("fsdp",), ("tensor",), (), ("rest", "tensor")),
+    "blocks/attn/qkv/bias": ((), ("tensor",), (), ("fsdp", "rest", "tensor")),
     # Of all heads together, or in its last axis of each head alone.
     "blocks/attn/q_norm/scale": ((), ("tensor",), (), ("fsdp", "rest")),
     "blocks/attn/q_norm/bias": ((), ("tensor",), (), ("fsdp", "rest")),
@@ -60,32 +63,45 @@ def over_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """The sharding of each leaf of `tree`: parameters, or a state whose subtrees mirror them."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, _spec(_name(path), leaf.shape, mesh)), tree
+        lambda path, leaf: NamedSharding(mesh, _stored(_name(path), leaf.shape, mesh)), tree
     )
 
 
-def _spec(
-    name: str, shape: tuple[int, ...], mesh: Mesh, without: tuple[str, ...] = ()
-) -> PartitionSpec:
+def _stored(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The sharding of a parameter between its uses."""
+    parts: list[tuple[str, ...]] = []
+    for n, axes in zip(shape, _table(name, shape), strict=True):
+        parts.append(_dividing(n, axes, mesh, without=sum(parts, ())))
+    return PartitionSpec(*(part or None for part in parts))
+
+
+def _used(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The sharding of a parameter where it is used: along `tensor` alone, and as first listed."""
+    table, parts = _table(name, shape), []
+    for i, (n, axes) in enumerate(zip(shape, table, strict=True)):
+        parts.append(_dividing(n, axes, mesh, without=("fsdp", "rest", *sum(table[:i], ()))))
+    return PartitionSpec(*(part or None for part in parts))
+
+
+def _table(name: str, shape: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
+    """The mesh axes that LAYOUT lists for each axis of a parameter."""
     if not shape:  # step counters
-        return PartitionSpec()
+        return ()
     tables = [table for end, table in LAYOUT.items() if f"/{name}".endswith(f"/{end}")]
     if not tables:
         raise KeyError(f"LAYOUT does not say how {name} {shape} is sharded")
-    table = tables[0][len(tables[0]) - len(shape) :]  # a single block has no layer axis
-    axes = zip(shape, table, strict=True)
-    return PartitionSpec(*(_dividing(n, names, mesh, without) for n, names in axes))
+    return tables[0][len(tables[0]) - len(shape) :]  # a single block has no layer axis
 
 
 def _dividing(
     n: int, axes: tuple[str, ...], mesh: Mesh, without: tuple[str, ...]
-) -> tuple[str, ...] | None:
+) -> tuple[str, ...]:
     """The axes, in order, whose product divides `n`, other than those in `without`."""
     usable: tuple[str, ...] = ()
     for axis in axes:
         if axis not in without and n % math.prod(mesh.shape[each] for each in (*usable, axis)) == 0:
             usable += (axis,)
-    return usable or None
+    return usable
 
 
 @dataclass(frozen=True)
@@ -116,10 +132,7 @@ class Gather:
 
     def _whole(self, tree: Any, within: str = "") -> Any:
         def one(path: tuple, leaf: jax.Array) -> jax.Array:
-            name = within + _name(path)
-            specs = (
-                _spec(name, leaf.shape, self.mesh, without) for without in (("fsdp", "rest"), ())
-            )
+            specs = (spec(within + _name(path), leaf.shape, self.mesh) for spec in (_used, _stored))
             return _gather(leaf, *(NamedSharding(self.mesh, spec) for spec in specs))
 
         return jax.tree_util.tree_map_with_path(one, tree)
@@ -169,14 +182,19 @@ _gather.defvjp(lambda x, whole, divided: (_gather(x, whole, divided), None), _sc
 def undivided(params: Any, mesh: Mesh) -> list[str]:
     """Messages for the parameters that `mesh` shards less than LAYOUT asks for."""
     messages = []
+    heads, tensor = params["blocks"]["attn"]["qkv"]["kernel"].shape[2], mesh.shape["tensor"]
+    if heads % tensor:
+        messages.append(
+            f"mesh.tensor {tensor} does not divide the {heads} heads of keys and values: each "
+            f"of its {tensor} devices computes the attention of all heads"
+        )
     for (path, leaf), where in zip(
         jax.tree_util.tree_leaves_with_path(params),
         jax.tree.leaves(shardings(params, mesh)),
         strict=True,
     ):
-        wanted = math.prod(
-            mesh.shape[axis] for axes in LAYOUT.get(_name(path), ()) for axis in axes
-        )
+        listed = {axis for axes in _table(_name(path), leaf.shape) for axis in axes}
+        wanted = math.prod(mesh.shape[axis] for axis in listed)
         ways = leaf.size // math.prod(where.shard_shape(leaf.shape))
         if ways < wanted:
             messages.append(

@@ -11,7 +11,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -64,12 +64,12 @@ class QuietLoop(Loop):
         self.state = state._replace(step=0 * state.step)
 
 
-def ours() -> Racers:
+def ours(config: Config = CONFIG) -> Racers:
     use_devices(MeshConfig())
-    dataset = Dataset(Path("-"), CONFIG.model.vocab_size, TOKENS, TOKENS, 0, "")
-    loop = QuietLoop(Job(CONFIG, dataset, Path(tempfile.mkdtemp())), lambda line: None)
-    loop.state = init_state(CONFIG)
-    bare_state = [jax.device_put(init_state(CONFIG), replicated(loop.mesh))]
+    dataset = Dataset(Path("-"), config.model.vocab_size, TOKENS, TOKENS, 0, "")
+    loop = QuietLoop(Job(config, dataset, Path(tempfile.mkdtemp())), lambda line: None)
+    loop.state = init_state(config)
+    bare_state = [jax.device_put(init_state(config), replicated(loop.mesh))]
     batches = [loop.batch(step) for step in range(STEPS)]
 
     def bare() -> None:
@@ -135,11 +135,16 @@ def stable(make: Callable[[], Racers], line: Connection) -> None:
         line.send(time.perf_counter() - start)
 
 
-def main() -> None:
-    count = rounds(__doc__)
+def race(
+    makers: Iterable[Callable[[], Racers]],
+    pairs: list[tuple[str, str]],
+    count: int,
+    tokens: int = STEPS * TOKENS_PER_STEP,
+) -> None:
+    """Print the speeds of `count` rounds of `tokens`, and the ratios of each of `pairs`."""
     processes = multiprocessing.get_context("spawn")
     lines: dict[str, Connection] = {}
-    for make in (ours, theirs):
+    for make in makers:
         line, end = processes.Pipe()
         processes.Process(target=stable, args=(make, end), daemon=True).start()
         lines |= dict.fromkeys(line.recv(), line)
@@ -147,18 +152,23 @@ def main() -> None:
     for i in range(count):
         for name, line in lines.items():
             line.send(name)
-            speeds[name].append(STEPS * TOKENS_PER_STEP / line.recv())
+            speeds[name].append(tokens / line.recv())
         print(
             f"round {i + 1}: "
             + ", ".join(f"{name} {speed[-1]:,.0f} tokens/s" for name, speed in speeds.items())
         )
     for line in lines.values():
         line.send("")
-    for name, other in (("jaxgpt", "torch"), ("jaxgpt", "fast torch"), ("jaxgpt", "bare step")):
+    for name, other in pairs:
         ratios = [a / b for a, b in zip(speeds[name], speeds[other], strict=True)]
         print(
             f"{name} / {other}: median {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}"
         )
+
+
+def main() -> None:
+    pairs = [("jaxgpt", other) for other in ("torch", "fast torch", "bare step")]
+    race((ours, theirs), pairs, rounds(__doc__))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Devices share the work, and nobody can tell from the numbers. In processes of their own: devices are made once."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -18,19 +19,29 @@ from jaxgpt.devices.sharding import LAYOUT, shardings, undivided
 from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import flatten
-from tests.helpers import EIGHT, PROGRAMS
+from tests.helpers import CONFIGS, EIGHT, PRIMES, PROGRAMS
 
-# The axes data, fsdp and tensor of a mesh, the size of the vocabulary, and the width of the model.
+SMALL = {"vocab_size": 26, "model_dim": 16}
+MODELS = {
+    "gpt": SMALL,
+    "narrow": SMALL | {"model_dim": 12},
+    "modern": SMALL | {
+        "num_kv_heads": 2, "positions": "rotary", "qk_norm": "full_width", "norm_kind": "rms", "mlp_gated": True,
+        "activation": "silu", "extra_norms": ["sandwich"], "window": [5, None, 5],
+    },
+}  # fmt: skip
+# The axes data, fsdp and tensor of a mesh.
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
-ALONE = ((1, 1, 1), 26, 16)
-NARROW = [((1, 1, 1), 26, 12), ((1, 8, 1), 26, 12)]
-CASES = [ALONE, *((mesh, 26, 16) for mesh in MESHES), *NARROW]
+ALONE = (1, 1, 1)
+NARROW = [(ALONE, "narrow"), ((1, 8, 1), "narrow")]
+CASES = [*((mesh, model) for model in ("gpt", "modern") for mesh in (ALONE, *MESHES)), *NARROW]
 
 
 @pytest.fixture(scope="module")
 def runs() -> dict[Any, dict[str, Any]]:
     """Ten steps of each case, of one process with eight devices."""
-    code = [sys.executable, "-W", "error", str(PROGRAMS / "sharded_steps.py"), json.dumps(CASES)]
+    cases = json.dumps([(mesh, MODELS[model]) for mesh, model in CASES])
+    code = [sys.executable, "-W", "error", str(PROGRAMS / "sharded_steps.py"), cases]
     done = subprocess.run(
         code, capture_output=True, text=True, env={**os.environ, **EIGHT}, check=False
     )
@@ -39,15 +50,21 @@ def runs() -> dict[Any, dict[str, Any]]:
     return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
+@pytest.mark.parametrize("model", ["gpt", "modern"])
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_ten_steps_on_any_mesh_are_those_of_one_device(
-    mesh: tuple[int, int, int], runs: dict[Any, dict[str, Any]]
+    mesh: tuple[int, int, int], model: str, runs: dict[Any, dict[str, Any]]
 ) -> None:
-    found, alone = runs[mesh, 26, 16], runs[ALONE]
+    """Also where `tensor` is 4 and there are 2 heads of keys and values."""
+    found, alone = runs[mesh, model], runs[ALONE, model]
     assert found["losses"] == pytest.approx(alone["losses"], abs=1e-5)
     for name, weights in alone["weights"].items():
         np.testing.assert_allclose(found["weights"][name], weights, rtol=0, atol=1e-5, err_msg=name)
-    require_divided(found, dict(zip(("data", "fsdp", "tensor", "rest"), (*mesh, 1), strict=True)))
+    sizes = dict(zip(("data", "fsdp", "tensor", "rest"), (*mesh, 1), strict=True))
+    require_divided(found, sizes)
+    for name, (shape, part) in found["lies"].items():
+        if name.startswith("blocks/") and name.endswith("kernel"):
+            assert math.prod(shape) == math.prod(part) * sizes["fsdp"] * sizes["tensor"], name
 
 
 def test_a_width_that_does_not_divide_leaves_the_rest_to_other_sizes(
@@ -62,10 +79,14 @@ def test_a_width_that_does_not_divide_leaves_the_rest_to_other_sizes(
 def require_divided(found: dict[str, Any], mesh: dict[str, int]) -> None:
     """No parameter lies whole where the table divides it, and none is gathered whole but those outside the blocks."""
     for name, (shape, part) in found["lies"].items():
-        for axes, whole, own in zip(LAYOUT.get(name, ((),) * len(shape)), shape, part, strict=True):
+        used = set()
+        table = LAYOUT[name][-len(shape) :]
+        for axes, whole, own in zip(table, shape, part, strict=True):
             ways = 1
             for axis in axes:
-                ways *= 1 if whole % (ways * mesh[axis]) else mesh[axis]
+                if axis not in used and whole % (ways * mesh[axis]) == 0:
+                    ways *= mesh[axis]
+                    used.add(axis)
             assert own == whole // ways, name
     stacked = {
         tuple(shape) for name, (shape, part) in found["lies"].items() if name.startswith("blocks/")
@@ -95,8 +116,24 @@ def test_a_size_that_does_not_divide_is_whole_and_said() -> None:
     assert specs["blocks/attn/qkv/kernel"] == PartitionSpec(None, "fsdp", "tensor", None, "rest")
 
 
-def test_every_parameter_has_a_place_in_the_table() -> None:
-    for path in flatten(abstract_params(ModelConfig(26, qkv_bias=True))):
+def test_heads_of_keys_that_do_not_divide_leave_tensor_to_their_width() -> None:
+    config = ModelConfig(32, 11, 16, 3, 8, 8, num_kv_heads=2)
+    params = abstract_params(config)
+    mesh = jax.sharding.AbstractMesh((1, 2, 1, 4), AXES)
+    assert undivided(params, mesh) == [
+        "mesh.tensor 4 does not divide the 2 heads of keys and values: each of its 4 devices "
+        "computes the attention of all heads"
+    ]
+    specs = {path: where.spec for path, where in flatten(shardings(params, mesh)).items()}
+    assert specs["blocks/attn/qkv/kernel"] == PartitionSpec(
+        None, "fsdp", None, None, ("rest", "tensor")
+    )
+    assert specs["blocks/attn/out/kernel"] == PartitionSpec(None, "tensor", None, "fsdp")
+
+
+@pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
+def test_every_parameter_has_a_place_in_the_table(fields: dict[str, Any]) -> None:
+    for path in flatten(abstract_params(ModelConfig(**PRIMES | fields))):
         assert path in LAYOUT
 
 

@@ -30,7 +30,11 @@ def test_cached_logits_are_uncached_ones_at_every_position(
     scale = np.abs(whole).max()
     lengths = np.array([4, 7], np.int32)
     with exactly(model.dtype):
-        blocks, prefill, decode = model.unstacked(), jax.jit(cache.prefill, static_argnums=4), jax.jit(cache.decode)
+        blocks, prefill, decode = (
+            model.unstacked(),
+            jax.jit(cache.prefill, static_argnums=4),
+            jax.jit(cache.decode),
+        )
         logits, kept = prefill(model, blocks, tokens[:, :7], lengths, context)
         np.testing.assert_allclose(
             logits, whole[[0, 1], lengths - 1], rtol=0, atol=tolerance * scale

@@ -1,4 +1,4 @@
-"""Train ten steps in each case (mesh, vocabulary, width); print losses, weights and their shards."""
+"""Train ten steps in each case (mesh, fields of the model); print losses, weights and their shards."""
 
 import json
 import math
@@ -16,19 +16,20 @@ from jaxgpt.pytree import flatten
 from jaxgpt.training.step import init_state, jitted_step
 
 
-def steps(axes: list[int], vocabulary: int, width: int) -> dict[str, Any]:
+def steps(axes: list[int], fields: dict[str, Any]) -> dict[str, Any]:
     wanted = MeshConfig(*axes)
-    model = ModelConfig(vocabulary, 11, width, 3, 4, dropout=0.2, qkv_bias=True)
+    model = ModelConfig(context_length=11, num_blocks=3, num_heads=4, qkv_bias=True, **fields)
     optim = OptimConfig(warmup_steps=0)
     config = Config(DataConfig("x"), RunConfig("x"), model=model, optim=optim, mesh=wanted)
-    mesh = make_mesh(wanted, 8, width, jax.devices()[: math.prod(sizes(wanted))])
+    mesh = make_mesh(wanted, 8, model.model_dim, jax.devices()[: math.prod(sizes(wanted))])
     parts = over_rows(mesh, axis=1)
     step, where = jitted_step(config, mesh)
     state, losses = jax.jit(lambda: init_state(config), out_shardings=where)(), []
     ids = jax.ShapeDtypeStruct((1, 8, 12), np.int32)
     program = step.lower(jax.eval_shape(lambda: state), ids).compile()
     for i in range(10):
-        ids = np.random.default_rng(i).integers(0, vocabulary, (1, 8, 12)).astype(np.int32)
+        ids = np.random.default_rng(i).integers(0, model.vocab_size, (1, 8, 12))
+        ids = ids.astype(np.int32)
         state, metrics = program(state, placed(ids, parts))
         losses.append(float(metrics.loss))
     lies = {}
