@@ -16,6 +16,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from jaxgpt.model import attention_forms, spec
+from jaxgpt.model.linear import linear, product
 from jaxgpt.model.norms import Norm
 from jaxgpt.model.positions import rotate
 
@@ -77,7 +78,8 @@ class Attention(nnx.Module):
         batch, time = x_btd.shape[:2]
         if self.spec.out == "none":
             return mixed_btmgh.reshape(batch, time, -1), extra
-        return self.out(mixed_btmgh.reshape(batch, time, -1, self.spec.width)), extra
+        heads_btnh = mixed_btmgh.reshape(batch, time, -1, self.spec.width)
+        return linear(self.out, heads_btnh, inputs=2), extra
 
     def project(
         self, x_btd: jax.Array, layer: ArrayLike, positions: jax.Array
@@ -103,11 +105,11 @@ class Attention(nnx.Module):
         Each key head has its queries, its key and its value in this order; `first` skips the
         first of them.
         """
-        product = jnp.tensordot(x_btd, self.qkv.kernel[:, :, first:], axes=1)
+        heads = product(x_btd, self.qkv.kernel[:, :, first:])
         if self.qkv.bias is not None:
-            product += self.qkv.bias[:, first:]
+            heads += self.qkv.bias[:, first:]
         # The gradient of slices would be a sum of padded arrays: a step would take 6 % longer.
-        return jnp.split(product, cuts, axis=3)
+        return jnp.split(heads, cuts, axis=3)
 
     def _placed(
         self, heads: jax.Array, norm: str, layer: ArrayLike, positions: jax.Array

@@ -76,7 +76,7 @@ def attention_weights(
 ) -> jax.Array:
     """Weights (B, M, G, T, S) of each key for each query; the queries are the last positions."""
     scaled_btmgh = q_btmgh * jnp.asarray(scale, q_btmgh.dtype)
-    scores_bmgts = _capped(_sums("btmgh,bsmh->bmgts", scaled_btmgh, k_bsmh), scores)
+    scores_bmgts = _capped(_products(scaled_btmgh, k_bsmh), scores)
     t, s = scores_bmgts.shape[-2:]
     distance_ts = jnp.arange(s - t, s)[:, None] - jnp.arange(s)
     seen_ts = distance_ts >= 0
@@ -121,11 +121,11 @@ def _backward(
 ) -> tuple[jax.Array, ...]:
     """Gradients written by hand: autodiff would make more passes over the (T, S) matrices."""
     q_btmgh, k_bsmh, v_bsmh, weights_bmgts = residuals
-    by_weights = _sums("btmgh,bsmh->bmgts", gradient_btmgh, v_bsmh)
+    by_weights = _products(gradient_btmgh, v_bsmh)
     along = (by_weights * weights_bmgts).sum(axis=-1, keepdims=True)
     by_scores = weights_bmgts * (by_weights - along)
     if scores.softcap is not None:
-        raw_bmgts = _sums("btmgh,bsmh->bmgts", q_btmgh, k_bsmh)
+        raw_bmgts = _products(q_btmgh, k_bsmh)
         by_scores *= 1 - jnp.square(jnp.tanh(raw_bmgts / scores.softcap))
     by_scores = by_scores.astype(q_btmgh.dtype)
     return (
@@ -138,9 +138,13 @@ def _backward(
 _attend_block.defvjp(_forward, _backward)
 
 
-def _sums(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """An einsum that accumulates in `sum_dtype`, also for 16-bit operands."""
-    return jnp.einsum(subscripts, a, b, preferred_element_type=sum_dtype(a))
+def _products(a_btmgh: jax.Array, b_bsmh: jax.Array) -> jax.Array:
+    """Products (B, M, G, T, S) of heads, in `sum_dtype`."""
+    # Transposed by hand, since einsum would transpose the product, which is larger.
+    a_bmgth = jnp.moveaxis(a_btmgh, 1, 3)
+    return jnp.einsum(
+        "bmgth,bsmh->bmgts", a_bmgth, b_bsmh, preferred_element_type=sum_dtype(a_bmgth)
+    )
 
 
 def sum_dtype(x: jax.Array) -> jnp.dtype:

@@ -21,6 +21,7 @@ from jaxgpt.errors import UserError, require
 from jaxgpt.model import spec
 from jaxgpt.model.attention import INIT_STD, causal
 from jaxgpt.model.block import Block
+from jaxgpt.model.linear import product
 from jaxgpt.model.norms import Norm
 from jaxgpt.model.position_spec import Learned, Sinusoids
 from jaxgpt.model.positions import sinusoids
@@ -60,7 +61,7 @@ class Head(nnx.Module):
         self.spec = s
 
     def __call__(self, x_btd: jax.Array, embedding_vd: jax.Array) -> jax.Array:
-        logits = x_btd @ (embedding_vd.T if self.spec.tied else self.kernel[...])
+        logits = product(x_btd, embedding_vd.T if self.spec.tied else self.kernel[...])
         if self.spec.bias:
             logits = logits + self.bias[...]
         if self.spec.scale != 1:

@@ -15,11 +15,12 @@ from jaxgpt.model import GPT, assemble, cast, params_of
 from jaxgpt.model.attention import Attend, causal, keep_nothing
 from jaxgpt.model.attention_kernels import FORMS, KERNELS, pick
 from jaxgpt.model.block import Block
+from jaxgpt.model.linear import PRODUCT
 from jaxgpt.pytree import Tree
 from jaxgpt.training.optimizer import make_optimizer, make_schedule
 
 # The checkpoint policy for each compute.remat: which forward results the backward pass reuses.
-SAVED = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+SAVED = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT)}
 
 
 class State(NamedTuple):

@@ -128,7 +128,7 @@ def test_heads_of_keys_that_do_not_divide_leave_tensor_to_their_width() -> None:
     assert specs["blocks/attn/qkv/kernel"] == PartitionSpec(
         None, "fsdp", None, None, ("rest", "tensor")
     )
-    assert specs["blocks/attn/out/kernel"] == PartitionSpec(None, "tensor", None, "fsdp")
+    assert specs["blocks/attn/out/kernel"] == PartitionSpec(None, "tensor", "rest", "fsdp")
 
 
 @pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)

@@ -1,0 +1,58 @@
+"""Linear layers with a hand-written backward pass.
+
+Autodiff would always multiply the gradient, transposed, by the input. Here it is the narrower of the
+two that is transposed.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+PRODUCT = "product"
+
+
+def linear(layer: nnx.LinearGeneral, x: jax.Array, inputs: int = 1) -> jax.Array:
+    """`layer` of `x`, over its last axes, of which there are `inputs`."""
+    y = product(x, layer.kernel[...], inputs)
+    return y if layer.bias is None else y + layer.bias[...]
+
+
+def product(x: jax.Array, kernel: jax.Array, inputs: int = 1) -> jax.Array:
+    """Sums over the last `inputs` axes of `x` and the first ones of `kernel`.
+
+    Its name, PRODUCT, is for policies that store the products of a checkpointed function.
+    """
+    return checkpoint_name(_product(x, kernel, inputs), PRODUCT)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(x: jax.Array, kernel: jax.Array, inputs: int) -> jax.Array:
+    return jnp.tensordot(x, kernel, axes=inputs)
+
+
+def _forward(
+    x: jax.Array, kernel: jax.Array, inputs: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _product(x, kernel, inputs), (x, kernel)
+
+
+def _backward(
+    inputs: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+    rows = tuple(range(x.ndim - inputs))
+    outputs = tuple(range(len(rows), gradient.ndim)), tuple(range(inputs, kernel.ndim))
+    by_x = jax.lax.dot_general(gradient, kernel, (outputs, ((), ())))
+    sums = ((rows, rows), ((), ()))
+    if x.size <= gradient.size:
+        return by_x, jax.lax.dot_general(x, gradient, sums)
+    swapped = jax.lax.dot_general(gradient, x, sums)
+    axes = range(kernel.ndim)
+    first = kernel.ndim - inputs
+    return by_x, swapped.transpose(*axes[first:], *axes[:first])
+
+
+_product.defvjp(_forward, _backward)
