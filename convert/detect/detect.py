@@ -15,6 +15,7 @@ from ..names.config_words import stated_fields
 from ..rows.dialect import Dialect
 from ..rows.fields import FIELDS, is_relevant, shown_by, usual_of
 from ..rows.fit import Fit, fit, meanings
+from ..rows.kinds import POSITIONS
 from ..rows.resolve import settle
 from .by_structure import propose
 from .caveats import other_caveats
@@ -22,6 +23,8 @@ from .refusals import Configs, Inputs, Shapes, Stranger, require_agreement, requ
 from .report import Report
 from .values import Evidence, weigh
 
+# Parameters without which a file may be whole: positions are then asked for.
+OPTIONAL = (POSITIONS, "blocks/attn/out/")
 # Fields that give the sizes of axes.
 HEADS = {"num_heads": "head", "num_kv_heads": "kv", "head_dim": "k"}
 
@@ -77,6 +80,16 @@ def detect(
 
 
 def _try(dialect: Dialect, inputs: Inputs) -> Fit:
+    """Settle and fit `dialect`, in the reading that explains most of the file."""
+    fits = []
+    for reading in (dialect, *dialect.readings):
+        fits.append(_try_reading(reading, inputs))
+        if not fits[-1].problems:
+            return fits[-1]
+    return min(fits, key=lambda fitted: len(fitted.problems) - fitted.claimed)
+
+
+def _try_reading(dialect: Dialect, inputs: Inputs) -> Fit:
     """Settle and fit `dialect`, with the head counts that are stated or given."""
     try:
         stated = stated_fields(inputs.configs, dialect, inputs.path, inputs.given)
@@ -97,7 +110,7 @@ def _named(inputs: Inputs, name: str) -> tuple[Fit, Evidence, Dialect]:
     fitted = _try(dialect, inputs)
     if fitted.problems:
         raise Stranger(why_strange(inputs, [fitted]))
-    return fitted, weigh(fitted.dialect, fitted.sizes, inputs.read), dialect
+    return fitted, weigh(fitted.dialect, fitted.sizes, inputs.read), fitted.dialect
 
 
 def _proposed(inputs: Inputs) -> Dialect:
@@ -123,7 +136,7 @@ def _of_registry(inputs: Inputs) -> tuple[Fit, Evidence, Dialect]:
     name = _best_marked(fits, next(iter(weighed.values())), inputs)
     evidence = weighed[name if name in weighed else DIALECTS[name].twin]
     dialect = replace(fits[name].dialect, rows=evidence.dialect.rows)
-    return fits[name], replace(evidence, dialect=dialect), DIALECTS[name]
+    return fits[name], replace(evidence, dialect=dialect), fits[name].dialect
 
 
 def _weighed(fits: Mapping[str, Fit], inputs: Inputs) -> dict[str, Evidence]:
@@ -155,13 +168,23 @@ def _explaining(inputs: Inputs) -> dict[str, Fit]:
     """The fits that explain all tensors: of classes where there is one, else of families."""
     fits = {dialect.name: _try(dialect, inputs) for dialect in DIALECTS.values()}
     classes = {name: fitted for name, fitted in fits.items() if not fitted.dialect.family}
-    if any(fitted.claimed == len(inputs.shapes) and fitted.lacking for fitted in classes.values()):
+    if any(_is_part(fitted, inputs) for fitted in classes.values()):
         # Part of a known class's file: a family could read it as a different function.
         fits = classes
     whole = {name: fitted for name, fitted in fits.items() if not fitted.problems}
     if not whole:
         raise Stranger(why_strange(inputs, list(fits.values())))
     return {name: fitted for name, fitted in whole.items() if name in classes} or whole
+
+
+def _is_part(fitted: Fit, inputs: Inputs) -> bool:
+    """Whether the file is part of one of this class, by more than what other classes lack."""
+    if fitted.claimed < len(inputs.shapes) or not fitted.lacking:
+        return False
+    views = fitted.dialect.views
+    return not fitted.absent <= {
+        torch.name for flax, torch in views if flax.name.startswith(OPTIONAL)
+    }
 
 
 def _best_marked(fits: Mapping[str, Fit], evidence: Evidence, inputs: Inputs) -> str:

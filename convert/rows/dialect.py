@@ -54,6 +54,9 @@ class Dialect:
     # The dialect whose files look the same; this one is chosen by name, or by `told_by`.
     twin: str = ""
     told_by: frozenset[str] = frozenset()  # "mask", "untied", or a key alongside the state dict
+    # Other rows of the same class or family, for models that these rows have no place for, such as
+    # gated MLPs. A file fits one of them all.
+    readings: tuple["Dialect", ...] = ()
     grouped: bool = False  # whether several query heads may share a key and a value
     # The rotary layout that the class has; "": as the config says.
     layout: str = ""

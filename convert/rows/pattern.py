@@ -51,6 +51,18 @@ class Pattern:
         """The choices of the pattern, in the order of the name."""
         return [piece for piece in self.pieces if isinstance(piece, Choice)]
 
+    def has(self, axis: str) -> bool:
+        """Whether `axis` is one of those in the name."""
+        return any(f"{{{axis}}}" in piece for piece in self.pieces if isinstance(piece, str))
+
+    def numbered(self, axis: str, number: str) -> "Pattern":
+        """The pattern with `number` in place of `axis` in its name."""
+        pieces = tuple(
+            piece.replace(f"{{{axis}}}", number) if isinstance(piece, str) else piece
+            for piece in self.pieces
+        )
+        return replace(self, pieces=pieces)
+
     def required(self) -> "Pattern":
         """The pattern of a tensor that a file must have."""
         return replace(self, optional=False)
