@@ -58,7 +58,7 @@ def _shapes(dialect: Dialect, config: ModelConfig) -> dict[str, tuple[int, ...]]
     """The shape of each tensor of the torch class, by name."""
     sizes = move.sizes_of(config)
     return {
-        torch.at(place): torch.shape(sizes)
+        torch.at(place): torch.shape(sizes, place)
         for _, torch in dialect.views
         for place in torch.places(sizes)
     }

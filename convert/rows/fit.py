@@ -28,10 +28,9 @@ class Fit:
 
     @property
     def lacking(self) -> bool:
-        """Whether tensors are missing, with no unknown ones in their place."""
-        return any("is missing" in problem for problem in self.problems) and not any(
-            "is unknown" in problem for problem in self.problems
-        )
+        """Whether tensors are missing, and nothing else is wrong."""
+        missing = ["is missing" in problem for problem in self.problems]
+        return bool(missing) and all(missing)
 
 
 def fit(dialect: Dialect, shapes: Mapping[str, Shape], known: Sizes | None = None) -> Fit:
