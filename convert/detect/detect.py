@@ -14,13 +14,14 @@ from ..dialects import DIALECTS, named
 from ..names.config_words import stated_fields
 from ..rows.dialect import Dialect
 from ..rows.fields import FIELDS, is_relevant, shown_by, usual_of
-from ..rows.fit import Fit, fit, meanings
+from ..rows.fit import Fit, fit, joint_width, meanings
 from ..rows.kinds import POSITIONS
 from ..rows.resolve import settle
 from .by_structure import propose
 from .caveats import other_caveats
 from .refusals import Configs, Inputs, Shapes, Stranger, require_agreement, require_all, why_strange
 from .report import Report
+from .rotary import Rotation, read_tables
 from .values import Evidence, weigh
 
 # Parameters without which a file may be whole: positions are then asked for.
@@ -54,10 +55,20 @@ def detect(
     inputs = Inputs(shapes, read, path, given or {}, configs or {})
     check(ModelConfig, inputs.given, "ModelConfig")
     fitted, evidence, dialect = _named(inputs, name) if name else _of_registry(inputs)
-    if evidence.problems:
-        raise UserError(f"{path}: {in_a_row(evidence.problems)}.")
-    shown = _shown(fitted, evidence, dialect)
     stated = stated_fields(inputs.configs, dialect, path, inputs.given)
+    scaling = inputs.given.get(
+        "rotary_scaling", stated["rotary_scaling"].value if "rotary_scaling" in stated else None
+    )
+    rotation = read_tables(evidence.dialect, fitted.sizes, inputs.read, scaling)
+    if width := _head_width(inputs, fitted, rotation):
+        inputs = replace(inputs, widths={"k": width})
+        fitted, evidence, dialect = _named(inputs, name) if name else _of_registry(inputs)
+    if problems := [*evidence.problems, *rotation.problems]:
+        raise UserError(f"{path}: {in_a_row(problems)}.")
+    evidence = _with_tables(inputs, fitted, evidence, rotation)
+    shown = _shown(fitted, evidence, dialect)
+    if "u" in fitted.sizes and "context_length" not in {*shown, *stated, *inputs.given}:
+        shown["context_length"] = fitted.sizes["u"]
     require_agreement(inputs, evidence, shown, stated)
     read_fields = {field: value for field, (value, _) in stated.items()} | shown
     given_fields = {
@@ -65,6 +76,8 @@ def detect(
     }
     known = {**read_fields, **given_fields}
     usual = usual_of(dialect.unsaid, [flax for flax, _ in evidence.dialect.views])
+    if dialect.layout:
+        usual["rotary_layout"] = dialect.layout
     unsaid = {field: value for field, value in usual.items() if field not in known}
     fields = {**known, **unsaid}
     assumed = {field: value for field, value in unsaid.items() if is_relevant(field, fields)}
@@ -75,8 +88,32 @@ def detect(
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     others = other_caveats(tuple(assumed), evidence, inputs.configs)
-    settled = replace(evidence.dialect, layout=evidence.dialect.layout or config.rotary_layout)
+    settled = replace(evidence.dialect, layout=config.rotary_layout)
     return Detected(settled, fitted, replace(report, other_caveats=others))
+
+
+def _head_width(inputs: Inputs, fitted: Fit, rotation: Rotation) -> int:
+    """The width of a head of which rotary tables show the rotated part; 0 if it shows otherwise."""
+    if "k" in fitted.sizes or not rotation.rotated:
+        return 0
+    usual = fitted.dialect.unsaid.get("rotary_fraction", 1.0)
+    width = round(rotation.rotated / inputs.given.get("rotary_fraction", usual))
+    sizes = {axis: n for axis, n in fitted.sizes.items() if axis not in ("kv", "k")}
+    joint = joint_width(fitted.dialect, inputs.shapes, sizes) or 0
+    return width if joint and joint % width == 0 else 0
+
+
+def _with_tables(inputs: Inputs, fitted: Fit, evidence: Evidence, rotation: Rotation) -> Evidence:
+    """`evidence` with what rotary tables show."""
+    if not rotation.rotated:
+        return evidence
+    fields = dict(rotation.fields)
+    if inputs.widths:
+        fields["head_dim"] = inputs.widths["k"]
+    elif "k" in fitted.sizes:
+        fields["rotary_fraction"] = rotation.rotated / fitted.sizes["k"]
+    dialect = replace(evidence.dialect, rows=rotation.rows)
+    return replace(evidence, dialect=dialect, read={**evidence.read, **fields})
 
 
 def _try(dialect: Dialect, inputs: Inputs) -> Fit:
@@ -98,6 +135,7 @@ def _try_reading(dialect: Dialect, inputs: Inputs) -> Fit:
     stated.pop("head_dim", None)  # a wrong one would make every tensor look wrong
     values = {**{field: value for field, (value, _) in stated.items()}, **inputs.given}
     sizes = {axis: values[field] for field, axis in HEADS.items() if field in values}
+    sizes |= inputs.widths
     if not dialect.grouped:
         sizes |= {"group": 1}
         sizes.pop("kv", None)

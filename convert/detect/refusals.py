@@ -1,7 +1,7 @@
 """The reasons to refuse a file, or to ask for a field, once a dialect was fitted to its tensors."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class Inputs:
     path: object
     given: Mapping[str, Any]
     configs: Configs  # by name; stored with the tensors, in the file or in its folder
+    widths: Mapping[str, int] = field(default_factory=dict)  # axis -> its size, told by values
 
 
 def require_agreement(

@@ -46,7 +46,7 @@ def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
                 row = _resolved(row, dialect, read)
                 if row.flax != EMBEDDING:
                     told.add("untied")
-            case Buffer():
+            case Buffer() if not row.is_table:
                 told.add("mask")
                 row, problem = _mask(row, dialect, sizes, read)
                 evidence.problems.extend(problem)

@@ -1,7 +1,7 @@
 """Decoders with one fused matrix for queries, keys and values, one third each."""
 
 from ..names import parts
-from ..names.modern_parts import qk_norms, with_gated
+from ..names.modern_parts import qk_norms, rotary, with_gated
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 from ..rows.kinds import linear
@@ -22,6 +22,7 @@ FAMILY = Dialect(
         *parts.norms(BLOCK, "ln1", "ln2", "ln_f"),
         *parts.head("head"),
         *parts.masks(BLOCK, "attn"),
+        *rotary(BLOCK, "attn"),
     ),
     unsaid={**USUAL, "activation": "gelu"},
     grouped=True,

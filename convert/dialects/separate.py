@@ -1,7 +1,7 @@
 """Decoders with one matrix each for queries, keys and values, all heads together."""
 
 from ..names import parts
-from ..names.modern_parts import qk_norms, with_gated
+from ..names.modern_parts import qk_norms, rotary, with_gated
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 from ..rows.kinds import linear
@@ -21,6 +21,7 @@ FAMILY = Dialect(
         *parts.norms(BLOCK, "ln1", "ln2", "ln_f"),
         *parts.head("head"),
         *parts.masks(BLOCK, "attn"),
+        *rotary(BLOCK, "attn"),
     ),
     words={"qkv": parts.QKV},
     unsaid={**USUAL, "activation": "gelu"},

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..rows.dialect import Dialect
-from ..rows.kinds import Row, linear, optional, row
+from ..rows.kinds import Buffer, Row, linear, optional, row, table
 from . import parts
 
 # The matrices of a gated MLP: gate, up and down. Each word says which it is, or has one use only.
@@ -48,6 +48,22 @@ QUERY_NORM, KEY_NORM = (
     ))
     for letter, word in (("q", "query"), ("k", "key"))
 )  # fmt: skip
+# Modules that hold rotary tables, each with its dot; "" is the attention or the model itself.
+ROTATION = (
+    "rope. rotary. rotary_emb. rope_emb. rotary_embedding. pos_emb. position_embedding. "
+    "positional_encoding. rotary_pos_emb. pos_encoding. rotary_embed. pe. rotary_pe. pos_embed. "
+    "rotary_positional_embedding. positional_embedding. rotary_embeddings. rotary_position. "
+)
+COS, SIN = (
+    f"{word} _{word} {word}_cached {word}_cache _{word}_cached rope_{word} freqs_{word} {word}_table "
+    f"{word}_emb rotary_{word} cached_{word} {word}s _{word}_cache {word}_freqs"
+    for word in ("cos", "sin")
+)
+FREQUENCIES = (
+    "inv_freq _inv_freq freqs inv_freqs theta thetas rope_freqs inverse_freq frequencies freq "
+    "inv_frequencies"
+)
+CIS = "freqs_cis freqs_complex pos_cis freqs_cis_cache rope_cache rotary_cis rope_cis freqs"
 NUMBERS = "its MLPs have three matrices, and the first one is taken for the gate"
 HALVES = "the second half of the first matrix of its MLPs is taken for the gate"
 
@@ -138,3 +154,21 @@ def qk_norms(inside: str) -> tuple[Row, ...]:
         for leaf, word in (("scale", scale), ("bias", shift))
     ]
     return optional(rows)
+
+
+def rotary(blocks: str, module: str) -> tuple[Buffer, ...]:
+    """The rows of rotary tables at every place in use; they are in a file or follow from fields."""
+    inside = f"{blocks}.{parts.choice(parts.ATTENTION, module)}."
+    modules = parts.choice(f"{ROTATION} ", "rope.")
+    return tuple(
+        table(f"{place}{modules}{parts.choice(words, words.split()[0])}? : {dims}", form)
+        for place in (inside, f"{blocks}.", "(transformer.|model.|)")
+        for words, form, forms in (
+            (COS, "cos", ("u r", "() u r", "() () u r", "() u () r", "u () r")),
+            (SIN, "sin", ("u r", "() u r", "() () u r", "() u () r", "u () r")),
+            (FREQUENCIES, "frequencies", ("r",)),
+            (CIS, "cis", ("u r",)),
+            (CIS, "pairs", ("u r two",)),
+        )
+        for dims in forms
+    )

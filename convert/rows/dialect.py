@@ -201,5 +201,8 @@ def _from_json(written: Mapping[str, Any]) -> Kind:
     if "flax" in fields:
         fields["flax"] = View.parse(fields["flax"])
     kind: Any = KINDS[written["kind"]]
+    for name in ("shape", "bits"):
+        if name in fields:
+            fields[name] = tuple(fields[name])
     made: Kind = kind(**fields)
     return made

@@ -13,6 +13,7 @@ from .pattern import Pattern
 EMBEDDING = View.parse("token_embedding/embedding : v d")
 HEAD = View.parse("head/kernel : d v")
 POSITIONS = "pos_embedding/embedding"
+TABLES = ("cos", "sin", "angles", "cis", "pairs", "frequencies")  # forms of rotary tables
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,23 @@ class Buffer:
     """A tensor that follows from the config: checked on reading, not carried, written anew.
 
     `form` is one of `buffers.FORMS`, the number that an additive mask adds, or "" for a tensor that
-    is not looked at.
+    is not looked at. A rotary table's is one of `rotary_tables`, followed by the layout in which it
+    has each frequency twice, if it does.
     """
 
     torch: Pattern
     form: str = "lower"
     dtype: str = "float32"
     written: bool = True  # whether the current version of the class stores it
+    shape: tuple[int, ...] = ()  # of a rotary table in a file
+    # The bits of rotary tables that cannot be computed again, compressed, in base64: those of one
+    # that all places share, or of each.
+    bits: tuple[str, ...] = ()
+
+    @property
+    def is_table(self) -> bool:
+        """Whether this is a table of rotary positions, not a mask."""
+        return self.form.partition(" ")[0] in TABLES
 
 
 Kind = Row | Alias | Buffer
@@ -82,6 +93,11 @@ def tied(torch: str) -> Alias:
 def mask(torch: str, form: str = "lower", written: bool = True) -> Buffer:
     """The row of causal masks `torch`."""
     return Buffer(Pattern.parse(torch), form, written=written)
+
+
+def table(torch: str, form: str) -> Buffer:
+    """The row of rotary tables `torch` of `form`, which a file may lack and no export writes."""
+    return Buffer(Pattern.parse(torch), form, written=False)
 
 
 def ignored(torch: str) -> Buffer:

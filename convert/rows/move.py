@@ -131,7 +131,7 @@ def to_torch_lazily(
     sizes, elements = sizes_of(config), _heads_in_files(dialect, config)
     elements = None if elements is None else np.argsort(elements)
     dtype = read(min(paths)).dtype
-    tensors: dict[str, np.ndarray] = dict(buffers(dialect, sizes))
+    tensors: dict[str, np.ndarray] = dict(buffers(dialect, config, sizes))
     unspread: dict[tuple[str, str], str] = {}  # (Flax name, torch axes) -> torch name
     # The largest first, while little else is in memory.
     for flax, torch in sorted(dialect.views, key=lambda views: -views[0].size(sizes)):
