@@ -26,6 +26,8 @@ class Container:
     # The parameters that the class's script decays, as a key of `optimizer.DECAYED`: they are the
     # optimiser's first group, the others the second. "": as optim.decay says.
     groups: str = ""
+    # The setting that rounds up the width of a gated MLP, from 8/3 of the model's.
+    mlp_multiple: str = ""
 
 
 @dataclass(frozen=True)
