@@ -16,6 +16,8 @@ from ..rows.dialect import Dialect
 from ..rows.fields import FIELDS, is_relevant, shown_by, usual_of
 from ..rows.fit import Fit, fit, joint_width, meanings
 from ..rows.kinds import POSITIONS
+from ..rows.move import sizes_of
+from ..rows.order import in_module_order
 from ..rows.resolve import settle
 from .by_structure import propose
 from .caveats import other_caveats
@@ -88,8 +90,15 @@ def detect(
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     others = other_caveats(tuple(assumed), evidence, inputs.configs)
-    settled = replace(evidence.dialect, layout=config.rotary_layout)
+    settled = _as_in_file(replace(evidence.dialect, layout=config.rotary_layout), config, shapes)
     return Detected(settled, fitted, replace(report, other_caveats=others))
+
+
+def _as_in_file(dialect: Dialect, config: ModelConfig, shapes: Shapes) -> Dialect:
+    """`dialect` with the order of the names in `shapes`, if it is another than that of the class."""
+    names = in_module_order(list(dialect.tensors), sizes_of(config))
+    order = [name for name in shapes if name in {*names}]
+    return dialect if order == names else replace(dialect, order=tuple(order))
 
 
 def _head_width(inputs: Inputs, fitted: Fit, rotation: Rotation) -> int:

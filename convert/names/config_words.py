@@ -11,13 +11,14 @@ SYNONYMS = {
     "vocab_size": "vocab_size n_vocab",
     "context_length": "block_size context_length context_size ctx ctx_len max_len max_seq "
     "max_seq_len max_seq_length seq_length seq_len n_positions n_ctx max_position_embeddings "
-    "context_window",
+    "context_window sequence_len",
     "model_dim": "n_embd n_embed n_emb d_model embed_dim embedding_dim model_dim emb_dim "
-    "dim_embedding emb_size embed_size hidden_size",
+    "dim_embedding emb_size embed_size hidden_size dim",
     "num_blocks": "n_layer num_layers num_blocks n_layers n_blocks num_hidden_layers",
     "num_heads": "n_head num_heads n_heads heads nhead num_attention_heads",
     "head_dim": "head_dim head_size",
-    "mlp_dim": "n_inner d_ff ff_dim ffn_dim dim_feedforward mlp_dim ff_hidden",
+    "num_kv_heads": "num_key_value_heads num_kv_heads n_kv_heads n_kv_head n_query_groups",
+    "mlp_dim": "intermediate_size n_inner d_ff ff_dim ffn_dim dim_feedforward mlp_dim ff_hidden",
     "dropout": "dropout dropout_rate drop_rate resid_pdrop",
     "norm_eps": "layer_norm_epsilon layer_norm_eps norm_eps",
     "qkv_bias": "qkv_bias",
@@ -26,6 +27,11 @@ SYNONYMS = {
     "activation": "activation_function activation act afn",
     "attention_scale": "scale_attn_weights",
     "norm": "norm_first do_layer_norm_before",
+    "rotary_theta": "rope_theta rope_base",
+    "rotary_fraction": "rotary_percentage",
+    "embedding_scale": "embedding_scale",
+    "logit_softcap": "final_logit_softcapping",
+    "attention_softcap": "attention_logit_softcapping",
 }
 FIELD = {word: name for name, words in SYNONYMS.items() for word in words.split()}
 VALUES: dict[str, dict[Any, Any]] = {
@@ -51,6 +57,9 @@ SECTIONS = (
     "data",
 )
 FRACTIONS, FLAGS = ("dropout", "norm_eps"), ("qkv_bias", "tied", "attention_scale_by_layer")
+NUMBERS = (  # above 0
+    "rotary_theta", "rotary_fraction", "embedding_scale", "logit_softcap", "attention_softcap"
+)  # fmt: skip
 CLASS = "the class"  # prefix of a source that is only the default of a class
 Word = tuple[str, str, Any]  # the place of a config, a key in it, and the plain value of the key
 REFUSED = {"add_cross_attention": "attends to a second text (add_cross_attention)"}
@@ -233,4 +242,6 @@ def _fits(name: str, value: Any) -> bool:
         return isinstance(value, bool)
     if name in FRACTIONS:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return value > 0 and (isinstance(value, int) or name in NUMBERS)

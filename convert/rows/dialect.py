@@ -68,6 +68,7 @@ class Dialect:
     beware: str = ""  # a warning to users of this class, on what no file shows
     container: Container = Container()
     hub: Hub | None = None  # the Hugging Face class that opens folders of it
+    order: tuple[str, ...] = ()  # the tensors of one file, where it has another order than the rows
     own: str = ""  # "module:Class" of a torch class of this package to prove against
 
     @property
@@ -153,6 +154,7 @@ class Dialect:
             "rows": rows,
             "layout": self.layout,
             "backward": self.backward,
+            "order": self.order,
         }
 
     def reread(self, written: Mapping[str, Any]) -> "Dialect":
@@ -166,6 +168,7 @@ class Dialect:
             words=words,
             layout=written["layout"],
             backward=written["backward"],
+            order=tuple(written.get("order", ())),
         )
 
 

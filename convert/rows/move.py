@@ -19,7 +19,7 @@ from .axes import Place, Sizes, View
 from .buffers import buffers
 from .dialect import Dialect
 from .fields import FIELDS
-from .order import in_module_order
+from .order import in_file_order
 from .regroup import Heads, Put, move, parts
 from .resolve import express, fillable
 from .rotary_layout import is_rotated, order
@@ -114,7 +114,7 @@ def to_flax(
 
 
 def to_torch(dialect: Dialect, config: ModelConfig, params: Tree) -> dict[str, np.ndarray]:
-    """Torch tensors by name, buffers included, in the order of the torch class."""
+    """Torch tensors by name, buffers included, in the order of the file or of the class."""
     arrays = flatten(params)
     return to_torch_lazily(dialect, config, set(arrays), lambda path: np.asarray(arrays[path]))
 
@@ -147,7 +147,7 @@ def to_torch_lazily(
 
         heads = Heads(elements, functools.partial(is_rotated, flax))
         tensors |= move(flax, torch, sizes, functools.cache(filled), heads)
-    return {name: tensors[name] for name in in_module_order(list(dialect.tensors), sizes)}
+    return {name: tensors[name] for name in in_file_order(dialect, sizes)}
 
 
 def _heads_in_files(dialect: Dialect, config: ModelConfig) -> np.ndarray | None:
