@@ -61,26 +61,26 @@ def require_agreement(
         )
     if inputs.given.get("positions") == "learned" and "positions" not in shown:
         contradictions.append("positions = learned was given, but the file has no table of them")
-    for field, value in inputs.given.items():
-        others = [("the tensors show", shown[field])] if field in shown else []
-        others += [(f"{stated[field].where} says", stated[field].value)] if field in stated else []
+    for name, value in inputs.given.items():
+        others = [("the tensors show", shown[name])] if name in shown else []
+        others += [(f"{stated[name].where} says", stated[name].value)] if name in stated else []
         contradictions += [
-            f"{field} = {value} was given, but {where} {other}"
+            f"{name} = {value} was given, but {where} {other}"
             for where, other in others
             if value != other
         ]
-    for field, statement in stated.items():
+    for name, statement in stated.items():
         value, where = statement
         # A head equal to the embedding computes the same, tied or not, and stored sinusoids can be
         # extended beyond the context.
-        equal = field == "tied" and repeated
+        equal = name == "tied" and repeated
         longer = (
-            field == "context_length" and shown.get("positions_stored") and value < shown[field]
+            name == "context_length" and shown.get("positions_stored") and value < shown[name]
         )
         harmless = equal or longer or statement.by_default
-        if field in shown and shown[field] != value and not harmless:
+        if name in shown and shown[name] != value and not harmless:
             contradictions.append(
-                f"{where} says {field} = {value}, but the tensors show {shown[field]}"
+                f"{where} says {name} = {value}, but the tensors show {shown[name]}"
             )
     if contradictions:
         way = (

@@ -1,7 +1,5 @@
 """Rotary tables among the tensors of a file: what they show, and how they go back bit for bit."""
 
-import base64
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +10,7 @@ from ..rows.axes import Sizes, View
 from ..rows.buffers import made_table
 from ..rows.dialect import Dialect
 from ..rows.kinds import Buffer, Kind
+from ..rows.packed import pack
 from ..rows.rotary_tables import Table, theta_of
 
 Read = Callable[[str], np.ndarray]
@@ -74,7 +73,8 @@ def _fields(thetas: Mapping[Layer, float | None], twice: list[str]) -> dict[str,
     values = [thetas[layer] for layer in sorted(thetas, key=lambda layer: layer or 0)]
     if None not in values:
         fields["rotary_theta"] = values[0] if len(set(values)) == 1 else values
-    fields |= {"rotary_layout": layout for layout in twice if layout}
+    if layouts := [layout for layout in twice if layout]:
+        fields["rotary_layout"] = layouts[0]
     return fields
 
 
@@ -99,5 +99,5 @@ def _settled(
         again = made_table(row, theta, fields["scaling"], table.rotated)
         if all(again.tobytes() == array.tobytes() for array in arrays):
             return row
-    bits = [base64.b64encode(zlib.compress(array.tobytes(), 9)).decode() for array in arrays]
+    bits = list(map(pack, arrays))
     return replace(row, bits=tuple(bits[:1] if len(set(bits)) == 1 else bits))

@@ -1,12 +1,8 @@
 """Buffers stored among the tensors of a file, such as causal masks: their forms, known and made."""
 
-import base64
-import math
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from jaxgpt.config import ModelConfig
@@ -14,6 +10,7 @@ from jaxgpt.config import ModelConfig
 from .axes import Sizes
 from .dialect import Dialect
 from .kinds import Buffer
+from .packed import dtype_named, unpack
 from .rotary_tables import made as made_again
 
 FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -51,11 +48,7 @@ def made_table(row: Buffer, theta: float, scaling: Any, rotated: int) -> np.ndar
     form, _, twice = row.form.partition(" ")
     shape = [length for dim, length in zip(row.torch.dims, row.shape, strict=True) if dim]
     table = made_again(form, twice, theta, scaling, rotated, shape)
-    return table.astype(_dtype_of(row)).reshape(row.shape)
-
-
-def _dtype_of(row: Buffer) -> np.dtype:
-    return np.dtype(ml_dtypes.bfloat16 if row.dtype == "bfloat16" else row.dtype)
+    return table.astype(dtype_named(row.dtype)).reshape(row.shape)
 
 
 def buffers(dialect: Dialect, config: ModelConfig, sizes: Sizes) -> Mapping[str, np.ndarray]:
@@ -80,7 +73,4 @@ def buffers(dialect: Dialect, config: ModelConfig, sizes: Sizes) -> Mapping[str,
 def _unpacked(row: Buffer, number: int) -> np.ndarray:
     """The table of `row` at the place `number`, from its bits."""
     bits = row.bits[number if len(row.bits) > 1 else 0]
-    dtype = _dtype_of(row)
-    size = math.prod(row.shape) * dtype.itemsize
-    data = zlib.decompressobj().decompress(base64.b64decode(bits), size)
-    return np.frombuffer(data, dtype).reshape(row.shape)
+    return unpack(bits, row.shape, row.dtype)

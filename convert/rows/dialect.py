@@ -9,7 +9,7 @@ from jaxgpt.config import ModelConfig
 
 from .axes import LABELS, Spelling, View
 from .fields import USUAL, is_relevant, usual_of
-from .kinds import Buffer, Filled, Kind, Row, Shifted
+from .kinds import Buffer, Filled, Kind, Row, Scaled, Shifted
 from .pattern import Pattern
 
 
@@ -190,7 +190,9 @@ def labelled(axis: str, words: str) -> dict[str, str]:
     return labels
 
 
-KINDS = {kind.__name__: kind for kind in (Row, Filled, Shifted, Buffer)}  # those of settled rows
+KINDS = {
+    kind.__name__: kind for kind in (Row, Filled, Shifted, Scaled, Buffer)
+}  # those of settled rows
 
 
 def _as_json(row: Kind) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from .axes import View
 from .pattern import Pattern
+from .strides import stride
 
 EMBEDDING = View.parse("token_embedding/embedding : v d")
 HEAD = View.parse("head/kernel : d v")
@@ -34,6 +35,19 @@ class Shifted(Row):
     """A position table whose first `by` rows belong to no position; the axis of its rows is `p`."""
 
     by: int = 0
+
+
+@dataclass(frozen=True)
+class Scaled(Row):
+    """A parameter that the class uses times `by` ** -0.5, where `by` is the size of an axis.
+
+    The model has the product. A file's own values go back as long as they have that product.
+    """
+
+    by: str = "d"
+    dtype: str = "float32"
+    shape: tuple[int, ...] = ()
+    bits: tuple[str, ...] = ()  # of the tensor in its file, compressed, in base64
 
 
 @dataclass(frozen=True)
@@ -121,7 +135,7 @@ def linear(flax: str, torch: str, bias: str = "", conv: bool = False) -> tuple[R
     if bias == "no":
         return (kernel,)
     out = outer.dims[-1 if conv else 0]
-    spread = set(re.findall(r"{(\w+)}", outer.name))
+    spread = {stride(word).axis for word in re.findall(r"{(\w+)}", outer.name)}
     axes = [axis for axis in inner.formula.split() if axis in {*spread, *out}]
     merged = out[0] if len(out) == 1 else f"({' '.join(out)})"
     return kernel, row(

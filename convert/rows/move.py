@@ -19,10 +19,12 @@ from .axes import Place, Sizes, View
 from .buffers import buffers
 from .dialect import Dialect
 from .fields import FIELDS
+from .kinds import Scaled
 from .order import in_file_order
 from .regroup import Heads, Put, move, parts
 from .resolve import express, fillable
 from .rotary_layout import is_rotated, order
+from .scaled import factor, times, undone
 
 Read = Callable[[str], np.ndarray]
 
@@ -110,7 +112,13 @@ def to_flax(
                 flat[flax.at(place)] = np.empty(flax.shape(sizes, place), dtype or piece.dtype)
             with np.errstate(over="ignore"):  # the caller checks the result
                 put(piece, flat[flax.at(place)])
+    for row in _scaled_rows(dialect):
+        flat[row.flax.name] = times(flat[row.flax.name], factor(row, sizes))
     return unflatten(flat)
+
+
+def _scaled_rows(dialect: Dialect) -> list[Scaled]:
+    return [row for row in dialect.rows if isinstance(row, Scaled)]
 
 
 def to_torch(dialect: Dialect, config: ModelConfig, params: Tree) -> dict[str, np.ndarray]:
@@ -147,6 +155,9 @@ def to_torch_lazily(
 
         heads = Heads(elements, functools.partial(is_rotated, flax))
         tensors |= move(flax, torch, sizes, functools.cache(filled), heads)
+    for row in _scaled_rows(dialect):
+        name = row.torch.view().name
+        tensors[name] = undone(row, tensors[name], factor(row, sizes))
     return {name: tensors[name] for name in in_file_order(dialect, sizes)}
 
 
