@@ -74,9 +74,7 @@ def require_agreement(
         # A head equal to the embedding computes the same, tied or not, and stored sinusoids can be
         # extended beyond the context.
         equal = name == "tied" and repeated
-        longer = (
-            name == "context_length" and shown.get("positions_stored") and value < shown[name]
-        )
+        longer = name == "context_length" and shown.get("positions_stored") and value < shown[name]
         harmless = equal or longer or statement.by_default
         if name in shown and shown[name] != value and not harmless:
             contradictions.append(
@@ -94,10 +92,7 @@ def require_agreement(
 def why_strange(inputs: Inputs, fits: list[Fit]) -> str:
     """The error for a file that no fit explains: names a known architecture or the nearest fit."""
     if foreign := reasons(inputs.shapes):
-        return (
-            f"{inputs.path}: {in_a_row(foreign)}. Only decoders that look at one text, from left "
-            "to right, have a place here."
-        )
+        return f"{inputs.path}: {in_a_row(foreign)}. Models of this kind have no counterpart here."
     nearest = min(
         fits, key=lambda fitted: (len(fitted.problems) - fitted.claimed, bool(fitted.dialect.twin))
     )

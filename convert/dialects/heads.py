@@ -8,7 +8,7 @@ from ..rows.kinds import linear, mask
 
 BLOCK = parts.block("blocks")
 HEAD = (
-    f"{BLOCK}.{parts.choice(parts.ATTENTION, 'mha')}{parts.choice(parts.HEADS, '.heads')}.{{head}}"
+    f"{BLOCK}.{parts.choice(parts.ATTENTION, 'mha')}{parts.choice(parts.HEADS, '.heads.')}{{head}}"
 )
 
 FAMILY = Dialect(

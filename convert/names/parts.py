@@ -57,6 +57,7 @@ BLOCKS = (
     "encoder_layers dec_layers attention_blocks blocks.blocks core.layers core.blocks model.layers "
     "model.blocks decoder_stack.layers stack.layers stack.blocks layers.layers trunk body"
 )
+UNLISTED = "block_ layer_ blocks_ layers_ transformer_block_ block layer blks.block"  # no lists
 ATTENTION = (
     "sa attn sa_head sa_heads mha mhsa mhsf attention att self_attn self_attention "
     "multi_head_attention multihead_attention masked_attention masked_self_attention "
@@ -64,7 +65,10 @@ ATTENTION = (
     "mh_attention head_attentions multihead_attn attn_layer csa mh_attn attention_layer "
     "multi_head_attn gqa grouped_query_attention mqa attn_block attention_block"
 )
-HEADS = ".heads .attention_heads .att_heads .attn_heads .head_attentions .heads_list .sa_heads "
+HEADS = (
+    ".heads. .attention_heads. .att_heads. .attn_heads. .head_attentions. .heads_list. .sa_heads. "
+    ". .head_ .heads_ .mha."
+)
 OUT = (
     "proj projection compute out_proj output_proj out_projection output_projection c_proj linear "
     "fc_out out fc W_o wo w_o Wo o_proj dense output proj_out linear_out out_linear final_linear "
@@ -102,7 +106,9 @@ NORM1 = (
     "layer_norm.0 norms.0 ln.0 input_layernorm input_norm input_layer_norm rmsnorm1 rmsnorm_1 "
     "rms1 rms_1 rms_norm1 rms_norm_1 norm_attention attn_rms attn_rmsnorm rms_attn rmsnorm_attn "
     "pre_attn_norm pre_attention_norm att_norm attention_layernorm attn_layernorm attn_rms_norm "
-    "norms.attn pre_attention_layernorm attn_layer_norm"
+    "norms.attn pre_attention_layernorm attn_layer_norm residual_conn1.norm residual1.norm "
+    "residual_connection1.norm residual_connections.0.norm residuals.0.norm sublayer.0.norm "
+    "res1.norm add_norm1.norm addnorm1.ln residual_1.norm"
 )
 NORM2 = (
     "ln2 ln_2 norm2 norm_2 layer_norm_two layer_norm2 layer_norm_2 layernorm2 layernorm_2 "
@@ -113,7 +119,9 @@ NORM2 = (
     "rms_norm2 rms_norm_2 norm_feed_forward ffn_rms ffn_rmsnorm rms_ffn rms_mlp mlp_rms "
     "mlp_rmsnorm pre_ffn_norm pre_mlp_norm pre_ff_norm feed_forward_norm mlp_layernorm "
     "ffn_layernorm mlp_rms_norm ffn_rms_norm norms.mlp norms.ffn pre_feedforward_layernorm "
-    "mlp_layer_norm ffn_layer_norm"
+    "mlp_layer_norm ffn_layer_norm residual_conn2.norm residual2.norm residual_connection2.norm "
+    "residual_connections.1.norm residuals.1.norm sublayer.1.norm res2.norm add_norm2.norm "
+    "addnorm2.ln residual_2.norm"
 )
 FINAL = (
     "ln_f ln ln_final norm final_norm norm_f norm_final layer_norm_three layer_norm layer_norm_f "
@@ -151,7 +159,7 @@ BEWARE = (
     "by side, or norm the embeddings: none of these leaves a trace, and none is what this model "
     "does"
 )
-NORM_WORDS = "(weight|scale|gamma|g) (bias|shift|beta|b)"
+NORM_WORDS = "(weight|scale|gamma|g|alpha|a_2|w) (bias|shift|beta|b|b_2|offset)"
 SQUARES = ("t t", "() t t", "() () t t")
 MASKS = "tril mask causal_mask attn_mask bias attention_mask _mask causal tri"
 
@@ -163,7 +171,8 @@ def choice(words: str, first: str) -> str:
 
 def block(first: str) -> str:
     """The prefix of the names in a block; `first` is the word that is written."""
-    return f"{choice(BLOCKS, first)}.{{layer}}"
+    lists = " ".join(f"{word}." for word in BLOCKS.split())
+    return f"{choice(f'{lists} {UNLISTED}', f'{first}.')}{{layer}}"
 
 
 def embeddings(token: str, position: str) -> tuple[Kind, ...]:
