@@ -14,16 +14,15 @@ from ..dialects import DIALECTS, named
 from ..names.config_words import stated_fields
 from ..rows.dialect import Dialect
 from ..rows.fields import FIELDS, is_relevant, shown_by, usual_of
-from ..rows.fit import Fit, fit, joint_width, meanings
+from ..rows.fit import Fit, fit, meanings
 from ..rows.kinds import POSITIONS
-from ..rows.move import sizes_of
-from ..rows.order import in_module_order
 from ..rows.resolve import settle
 from .by_structure import propose
 from .caveats import other_caveats
+from .file_order import as_in_file
 from .refusals import Configs, Inputs, Shapes, Stranger, require_agreement, require_all, why_strange
 from .report import Report
-from .rotary import Rotation, read_tables
+from .rotary import head_width, read_tables, with_tables
 from .values import Evidence, weigh
 
 # Parameters without which a file may be whole: positions are then asked for.
@@ -57,17 +56,17 @@ def detect(
     inputs = Inputs(shapes, read, path, given or {}, configs or {})
     check(ModelConfig, inputs.given, "ModelConfig")
     fitted, evidence, dialect = _named(inputs, name) if name else _of_registry(inputs)
-    stated = stated_fields(inputs.configs, dialect, path, inputs.given)
-    scaling = inputs.given.get(
-        "rotary_scaling", stated["rotary_scaling"].value if "rotary_scaling" in stated else None
-    )
+    shown = _shown(fitted, evidence, dialect)
+    stated = stated_fields(inputs.configs, dialect, path, inputs.given, shown)
+    scaled = {name: statement.value for name, statement in stated.items()} | dict(inputs.given)
+    scaling = scaled.get("rotary_scaling")
     rotation = read_tables(evidence.dialect, fitted.sizes, inputs.read, scaling)
-    if width := _head_width(inputs, fitted, rotation):
+    if width := head_width(inputs, fitted, rotation):
         inputs = replace(inputs, widths={"k": width})
         fitted, evidence, dialect = _named(inputs, name) if name else _of_registry(inputs)
     if problems := [*evidence.problems, *rotation.problems]:
         raise UserError(f"{path}: {in_a_row(problems)}.")
-    evidence = _with_tables(inputs, fitted, evidence, rotation)
+    evidence = with_tables(inputs, fitted, evidence, rotation)
     shown = _shown(fitted, evidence, dialect)
     if "u" in fitted.sizes and "context_length" not in {*shown, *stated, *inputs.given}:
         shown["context_length"] = fitted.sizes["u"]
@@ -90,39 +89,8 @@ def detect(
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     others = other_caveats(tuple(assumed), evidence, inputs.configs)
-    settled = _as_in_file(replace(evidence.dialect, layout=config.rotary_layout), config, shapes)
+    settled = as_in_file(replace(evidence.dialect, layout=config.rotary_layout), config, shapes)
     return Detected(settled, fitted, replace(report, other_caveats=others))
-
-
-def _as_in_file(dialect: Dialect, config: ModelConfig, shapes: Shapes) -> Dialect:
-    """`dialect` with the order of the names in `shapes`, if it is another than that of the class."""
-    names = in_module_order(list(dialect.tensors), sizes_of(config))
-    order = [name for name in shapes if name in {*names}]
-    return dialect if order == names else replace(dialect, order=tuple(order))
-
-
-def _head_width(inputs: Inputs, fitted: Fit, rotation: Rotation) -> int:
-    """The width of a head of which rotary tables show the rotated part; 0 if it shows otherwise."""
-    if "k" in fitted.sizes or not rotation.rotated:
-        return 0
-    usual = fitted.dialect.unsaid.get("rotary_fraction", 1.0)
-    width = round(rotation.rotated / inputs.given.get("rotary_fraction", usual))
-    sizes = {axis: n for axis, n in fitted.sizes.items() if axis not in ("kv", "k")}
-    joint = joint_width(fitted.dialect, inputs.shapes, sizes) or 0
-    return width if joint and joint % width == 0 else 0
-
-
-def _with_tables(inputs: Inputs, fitted: Fit, evidence: Evidence, rotation: Rotation) -> Evidence:
-    """`evidence` with what rotary tables show."""
-    if not rotation.rotated:
-        return evidence
-    fields = dict(rotation.fields)
-    if inputs.widths:
-        fields["head_dim"] = inputs.widths["k"]
-    elif "k" in fitted.sizes:
-        fields["rotary_fraction"] = rotation.rotated / fitted.sizes["k"]
-    dialect = replace(evidence.dialect, rows=rotation.rows)
-    return replace(evidence, dialect=dialect, read={**evidence.read, **fields})
 
 
 def _try(dialect: Dialect, inputs: Inputs) -> Fit:
@@ -138,7 +106,8 @@ def _try(dialect: Dialect, inputs: Inputs) -> Fit:
 def _try_reading(dialect: Dialect, inputs: Inputs) -> Fit:
     """Settle and fit `dialect`, with the head counts that are stated or given."""
     try:
-        stated = stated_fields(inputs.configs, dialect, inputs.path, inputs.given)
+        unsettled = {*inputs.given, "context_length"}  # before the tensors show it
+        stated = stated_fields(inputs.configs, dialect, inputs.path, unsettled)
     except UserError:
         stated = {}  # raised again for the dialect that is chosen
     stated.pop("head_dim", None)  # a wrong one would make every tensor look wrong

@@ -9,9 +9,12 @@ import numpy as np
 from ..rows.axes import Sizes, View
 from ..rows.buffers import made_table
 from ..rows.dialect import Dialect
+from ..rows.fit import Fit, joint_width
 from ..rows.kinds import Buffer, Kind
 from ..rows.packed import pack
 from ..rows.rotary_tables import Table, theta_of
+from .refusals import Inputs
+from .values import Evidence
 
 Read = Callable[[str], np.ndarray]
 Layer = int | None  # None for a table that all layers share
@@ -41,7 +44,7 @@ def read_tables(dialect: Dialect, sizes: Sizes, read: Read, scaling: Any) -> Rot
     for layer, alike in tables.items():
         bits = tuple(table.values.tobytes() for table in alike)
         if bits not in known:
-            known[bits] = theta_of(alike, scaling)
+            known[bits] = theta_of(alike, _of_layer(scaling, layer))
         thetas[layer] = known[bits]
     first = next(iter(tables.values()))[0]
     lost = [tables[layer][0].name for layer, theta in thetas.items() if theta is None]
@@ -56,6 +59,11 @@ def read_tables(dialect: Dialect, sizes: Sizes, read: Read, scaling: Any) -> Rot
         _settled(row, dialect, sizes, read, {**fields, "scaling": scaling}) for row in dialect.rows
     )
     return Rotation(rows, fields, first.rotated)
+
+
+def _of_layer(scaling: Any, layer: Layer) -> Any:
+    """The scaling of one layer, where `scaling` is a list of them."""
+    return scaling[layer or 0] if isinstance(scaling, list) else scaling
 
 
 def _table(row: Buffer, view: View, place: Mapping[str, int], read: Read) -> Table:
@@ -95,9 +103,33 @@ def _settled(
         written=True,
     )
     theta = fields.get("rotary_theta")
-    if isinstance(theta, float):
+    if isinstance(theta, float) and not isinstance(fields["scaling"], list):
         again = made_table(row, theta, fields["scaling"], table.rotated)
         if all(again.tobytes() == array.tobytes() for array in arrays):
             return row
     bits = list(map(pack, arrays))
     return replace(row, bits=tuple(bits[:1] if len(set(bits)) == 1 else bits))
+
+
+def head_width(inputs: Inputs, fitted: Fit, rotation: Rotation) -> int:
+    """The width of a head of which rotary tables show the rotated part; 0 if it shows otherwise."""
+    if "k" in fitted.sizes or not rotation.rotated:
+        return 0
+    usual = fitted.dialect.unsaid.get("rotary_fraction", 1.0)
+    width = round(rotation.rotated / inputs.given.get("rotary_fraction", usual))
+    sizes = {axis: n for axis, n in fitted.sizes.items() if axis not in ("kv", "k")}
+    joint = joint_width(fitted.dialect, inputs.shapes, sizes) or 0
+    return width if joint and joint % width == 0 else 0
+
+
+def with_tables(inputs: Inputs, fitted: Fit, evidence: Evidence, rotation: Rotation) -> Evidence:
+    """`evidence` with what rotary tables show."""
+    if not rotation.rotated:
+        return evidence
+    fields = dict(rotation.fields)
+    if inputs.widths:
+        fields["head_dim"] = inputs.widths["k"]
+    elif "k" in fitted.sizes:
+        fields["rotary_fraction"] = rotation.rotated / fitted.sizes["k"]
+    dialect = replace(evidence.dialect, rows=rotation.rows)
+    return replace(evidence, dialect=dialect, read={**evidence.read, **fields})

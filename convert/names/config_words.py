@@ -82,10 +82,12 @@ def stated_fields(
     dialect: Dialect,
     path: object,
     given: Collection[str] = (),
+    shown: Mapping[str, Any] | None = None,
 ) -> dict[str, Statement]:
     """What `configs`, those in the file and alongside it by name, state of fields of ModelConfig.
 
-    They may contradict each other in the fields of `given`, which the caller sets anyway.
+    They may contradict each other in the fields of `given`, which the caller sets anyway, and where
+    one of them agrees with the tensors, which `shown` are the fields of.
 
     Example: {"config.json": {"model_type": "gpt2", "n_head": 4, "n_layer": "x"}} states that
     num_heads is 4, and what model_type = 'gpt2' implies for the dialect gpt2, such as the
@@ -104,6 +106,8 @@ def stated_fields(
         old = stated.get(field)
         if old is None or old.by_default or old.value == new.value:
             stated[field] = new
+        elif shown and field in shown and shown[field] in (old.value, new.value):
+            stated[field] = old if old.value == shown[field] else new
         elif field not in given and not _overrides(old, field):
             raise UserError(
                 f"{path}: {old.where}, but {place}. Say which with --set {field}=VALUE."

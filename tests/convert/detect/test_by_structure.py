@@ -468,7 +468,7 @@ BLOCK = "blocks.{layer}."
         ({"score.weight": (3, 30)}, "score.weight (3, 30): belongs to a classifier's head"),
         (
             {"blocks.N.experts.0.x.weight": (77, 30)},
-            "experts.0.x.weight (77, 30): belongs to a mixture of experts",
+            "experts.0.x.weight (77, 30): belongs to a decoder with experts",
         ),
         (
             {"blocks.N.attn.query.bias": (30,)},
