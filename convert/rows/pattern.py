@@ -6,10 +6,13 @@ in parentheses, of which a file uses one throughout, and a `?` for a tensor that
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from .axes import LABELS, Dims, Spelling, View, parse_dims
+
+
+LabelWords = tuple[tuple[str, tuple[str, ...]], ...]  # each label axis, and the words on it
 
 
 @dataclass(frozen=True)
@@ -83,17 +86,26 @@ class Pattern:
 
     def match(self, name: str, spellings: Iterable[Spelling] = ()) -> Match | None:
         """How `name` fits the pattern with any of `spellings`; None if it does not."""
-        regex = _regex(self.pieces, _label_words(tuple(spellings)))
-        match = regex.fullmatch(name)
-        if match is None:
-            return None
-        groups = match.groupdict()
-        words = {choice: groups.pop(f"choice{i}") for i, choice in enumerate(self.choices)}
-        return Match(groups, words)
+        return self.matcher(label_words(spellings))(name)
+
+    def matcher(self, words: LabelWords) -> Callable[[str], Match | None]:
+        """The function that `match` is, for many names and the same words of label axes."""
+        regex, choices = _regex(self.pieces, words), self.choices
+
+        def match(name: str) -> Match | None:
+            found = regex.fullmatch(name)
+            if found is None:
+                return None
+            groups = found.groupdict()
+            chosen = {choice: groups.pop(f"choice{i}") for i, choice in enumerate(choices)}
+            return Match(groups, chosen)
+
+        return match
 
 
-def _label_words(spellings: tuple[Spelling, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def label_words(spellings: Iterable[Spelling]) -> LabelWords:
     """The words that each label axis may have, in a form to cache by."""
+    spellings = tuple(spellings)
     words = {
         axis: [word for each in spellings if axis in each for word in each[axis].values()]
         for axis in LABELS
@@ -104,10 +116,8 @@ def _label_words(spellings: tuple[Spelling, ...]) -> tuple[tuple[str, tuple[str,
 
 
 @functools.cache
-def _regex(
-    pieces: tuple[str | Choice, ...], label_words: tuple[tuple[str, tuple[str, ...]], ...]
-) -> re.Pattern[str]:
-    words, regex, count = dict(label_words), "", 0
+def _regex(pieces: tuple[str | Choice, ...], of_labels: LabelWords) -> re.Pattern[str]:
+    words, regex, count = dict(of_labels), "", 0
     for piece in pieces:
         if isinstance(piece, Choice):
             regex += f"(?P<choice{count}>{'|'.join(map(re.escape, piece.words))})"

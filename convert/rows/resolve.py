@@ -10,7 +10,7 @@ from dataclasses import replace
 from .axes import Dims, every
 from .dialect import Dialect, is_ignored
 from .kinds import EMBEDDING, Alias, Buffer, Filled, Kind, Row
-from .pattern import Choice, Match
+from .pattern import Choice, Match, label_words
 
 Shape = tuple[int, ...]
 AFTER = "after"  # the axis of the member after the blocks, such as a final norm in nn.Sequential
@@ -22,11 +22,9 @@ def settle(dialect: Dialect, shapes: Mapping[str, Shape]) -> Dialect:
     `shapes` maps each tensor name of the file to its shape.
     """
     dialect = _with_last_member(dialect, shapes)
-    spellings = dialect.spellings
-    fits = [
-        [match for row in dialect.rows if (match := row.torch.match(name, spellings))]
-        for name in shapes
-    ]
+    of_labels = label_words(dialect.spellings)
+    matchers = [row.torch.matcher(of_labels) for row in dialect.rows]
+    fits = [[fit for matcher in matchers if (fit := matcher(name))] for name in shapes]
     # Names that match one row alone vote first: an ambiguous name must not overrule them.
     surest = sorted((matches for matches in fits if matches), key=len)
     words = {
