@@ -20,10 +20,9 @@ from jaxgpt.system.stages import Stage, silent
 
 from .dialects import DIALECTS, named
 from .files import checkpoints, hf_folder
-from .names.config_words import FIELD, VALUES
+from .names.class_config import config_words, lacking_biases
 from .rows import move
 from .rows.dialect import Dialect
-from .rows.fields import ABSENT_NORMS, PRESENCE
 from .rows.kinds import Alias, Filled, Kind, Row
 from .rows.order import in_module_order
 from .rows.resolve import express
@@ -33,6 +32,14 @@ from .write_plan import Written, reading
 SHARD = "5GB"
 UNITS = {f"{prefix}B": 1000**n for n, prefix in enumerate("KMGT", 1)}
 UNITS |= {f"{prefix}iB": 1024**n for n, prefix in enumerate("KMGT", 1)}
+# The beginning of the Flax paths of the biases that a field is about.
+PREFIXES = {
+    "qkv_bias": "blocks/attn/qkv/",
+    "attention_out_bias": "blocks/attn/out/",
+    "mlp_bias": "blocks/mlp/",
+    "norm_bias": "blocks/norm",
+    "head_bias": "head/",
+}
 
 
 def is_folder(out: Path) -> bool:
@@ -95,56 +102,6 @@ def _target(name: str, out: str | Path) -> Dialect:
     return named(name)
 
 
-def config_words(dialect: Dialect, config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
-    """The content of config.json, and the fields of the model that the class does not support."""
-    assert dialect.hub is not None
-    (kind,) = dialect.says["model_type"]
-    written: dict[str, Any] = {"architectures": [dialect.hub.architecture], "model_type": kind}
-    supported: dict[str, list[Any]] = {
-        field: [value] for field, value in _as_the_class_is(dialect, config).items()
-    }
-    for word in dialect.hub.words.split():
-        field = FIELD[word]
-        spelled = _spellings(dialect, word, field)
-        supported[field] = list(spelled) or [getattr(config, field)]
-        written[word] = spelled.get(getattr(config, field), getattr(config, field))
-    problems = [
-        f"{field} is {getattr(config, field)!r}, but {dialect.hub.architecture} has "
-        f"{' or '.join(map(repr, values))}"
-        for field, values in supported.items()
-        if getattr(config, field) not in values
-    ]
-    return written | {
-        word: written[first] for word, first in dialect.hub.repeated.items()
-    }, problems
-
-
-def _spellings(dialect: Dialect, word: str, field: str) -> dict[Any, Any]:
-    """The spelling of each value of `field` in config.json; {} if values are written unchanged."""
-    own = dialect.says.get(word, {})
-    # Reversed, so that the first spelling of a value wins.
-    usual = {value: spelled for spelled, value in reversed(VALUES.get(field, {}).items())}
-    return {value: spelled for value, spelled in usual.items() if spelled not in own} | {
-        meant[field]: spelled for spelled, meant in own.items()
-    }
-
-
-def _as_the_class_is(dialect: Dialect, config: ModelConfig) -> dict[str, Any]:
-    """Values of the fields that the class implies if its config.json does not state them."""
-    paths = {row.flax.name for row in dialect.rows if isinstance(row, Row)}
-    width, heads = config.model_dim, config.num_heads
-    return {
-        **dialect.unsaid,
-        "head_dim": width / heads if width % heads else width // heads,
-        "mlp_dim": 4 * width,
-        "final_norm": ABSENT_NORMS["final_norm"][1] in paths and config.norm == "pre",
-        # A table of fixed sinusoids can be written as a learned one.
-        "positions": config.positions if config.position_rows else "learned",
-        **dialect.certain,
-        **{field: PRESENCE[field] in paths for field in ("attention_out", "head_bias")},
-    }
-
-
 def _way_out(config: ModelConfig, dialect: Dialect) -> str:
     """The sentence that names the dialects which support `config`, or else a file."""
     others = [
@@ -160,17 +117,20 @@ def _way_out(config: ModelConfig, dialect: Dialect) -> str:
 
 
 def _as_written(dialect: Dialect, config: ModelConfig) -> Dialect:
-    """The dialect with every default bias of the class, and without a tied head.
+    """The dialect with every bias that the class has, and without a tied head.
 
     Where a class may lack a whole module, such as the final norm, it lacks the bias as well.
     """
     optional = [row for row in dialect.rows if isinstance(row, Row) and row.torch.optional]
     absent = {_module(row) for row in optional if not row.flax.name.endswith("/bias")}
+    lacking = tuple(PREFIXES[field] for field in lacking_biases(dialect, config))
 
     def sure(row: Kind) -> Kind:
-        if row in optional and isinstance(row, Row) and _module(row) not in absent:
-            return Filled(row.flax, row.torch.required())
-        return row
+        if row not in optional or not isinstance(row, Row) or _module(row) in absent:
+            return row
+        if row.flax.name.startswith(lacking):
+            return row  # which is not written, as the model lacks it too
+        return Filled(row.flax, row.torch.required())
 
     rows = (row for row in dialect.rows if not (config.tied and isinstance(row, Alias)))
     return replace(dialect, rows=tuple(map(sure, rows)))

@@ -157,7 +157,9 @@ def config_of(dialect: Dialect, tied: bool = False) -> ModelConfig:
     fields = {"positions": "rotary" if modern else "learned", **usual}
     fields |= {**shown_by(list(views.values())), **dialect.certain}
     fields |= {"positions_stored": False, "tied": tied and ties}
-    sizes = {**PRIMES, "head_dim": 6} if modern else PRIMES  # of which pairs rotate
+    # A quarter of each head can rotate in pairs; a class that cuts its heads in four has four.
+    cut = any("/" in axis for view in views.values() for dim in view.dims for axis in dim)
+    sizes = {**PRIMES, "head_dim": 8, "num_heads": 4 if cut else 5} if modern else PRIMES
     return ModelConfig(**{**fields, **sizes})
 
 

@@ -24,7 +24,7 @@ def show(report: "Report", assumed: str) -> None:
         (assumed, report.assumed),
     ):
         if fields:
-            print(f"{label}:\n  {listed(fields)}")
+            print(f"{label}:\n  {briefly(fields)}")
     if report.assumption:
         print(f"warning: {report.assumption}. {caveats.SETTLING}", file=sys.stderr)
         for field in report.assumed:
@@ -51,3 +51,14 @@ def choices(field: str) -> str:
 def listed(fields: dict[str, Any]) -> str:
     """`name = value` of each field, in one line."""
     return ", ".join(f"{name} = {value}" for name, value in fields.items())
+
+
+def briefly(fields: dict[str, Any]) -> str:
+    """As `listed`, but only the names of those in which few classes differ from these values."""
+    from ..rows.fields import SELDOM, USUAL
+
+    usual = [name for name in fields if name in SELDOM and fields[name] == USUAL[name]]
+    others = listed({name: value for name, value in fields.items() if name not in usual})
+    if not (others and usual):
+        return listed(fields)
+    return f"{others}; and the usual {', '.join(usual)}"

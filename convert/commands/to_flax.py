@@ -67,8 +67,9 @@ def to_flax(
             print("  (if another class wrote the file, name that one)")
     if loaded.report.assumed:
         print(
-            "What leaves no trace in a file, such as BitLinear's rounded weights, shows only in its "
-            f"class, by --torch, or in a text that it knows: jaxgpt-convert probe {file} --text TEXT"
+            "What leaves no trace in a file, such as BitLinear's rounded weights, shows only in "
+            "its class, by --torch, or in a text that it knows: "
+            f"jaxgpt-convert probe {file} --text TEXT"
         )
 
 

@@ -13,7 +13,7 @@ from jaxgpt.errors import in_a_row
 from ..proving.config_objects import ABSENT
 from ..proving.float64 import Difference
 from ..proving.verdict import Page
-from .fields_page import listed
+from .fields_page import briefly, listed
 
 
 def show(page: Page) -> None:
@@ -39,10 +39,10 @@ def _verdict(page: Page) -> str:
         where = page.first_difference or ", ".join(page.fields)
         return f"The two DIFFER, first in {where}."
     if page.verdict == "proven":
-        condition = f", given {listed(page.given)} as you said" if page.given else ""
+        condition = f", given {briefly(page.given)} as you said" if page.given else ""
         return f"PROVEN{condition}: the two compute the same function."
     if page.assumed:
-        return f"UNPROVEN: equal under these assumptions: {listed(page.assumed)}."
+        return f"UNPROVEN: equal under these assumptions: {briefly(page.assumed)}."
     if page.doubt:
         return f"UNPROVEN: equal if {page.doubt}."
     return "UNPROVEN: the numbers are equal, but no class was run."
@@ -131,15 +131,15 @@ def _fields_of(page: Page) -> list[str]:
     """Lines on how each field that no file shows is known, unless the verdict has said so."""
     lines = []
     if page.proven:
-        lines.append(f"Shown by running this class: {listed(page.proven)}.")
+        lines.append(f"Shown by running this class: {briefly(page.proven)}.")
     if page.given and page.verdict != "proven":
-        lines.append(f"Given, as you said: {listed(page.given)}.")
+        lines.append(f"Given, as you said: {briefly(page.given)}.")
     if page.assumed and page.verdict == "differs":
-        lines.append(f"Assumed, for the file does not say it: {listed(page.assumed)}.")
+        lines.append(f"Assumed, for the file does not say it: {briefly(page.assumed)}.")
     if page.inherited:
         lines.append(
             "The model came from another file, of which this proves nothing; there was assumed: "
-            f"{listed(page.inherited)}."
+            f"{briefly(page.inherited)}."
         )
     return lines
 

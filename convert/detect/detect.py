@@ -11,22 +11,29 @@ from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.settings import check
 
 from ..dialects import DIALECTS, named
-from ..names.config_words import stated_fields
+from ..names.stated import stated_fields
 from ..rows.dialect import Dialect
 from ..rows.fields import FIELDS, is_relevant, shown_by, usual_of
 from ..rows.fit import Fit, fit, meanings
-from ..rows.kinds import POSITIONS
 from ..rows.resolve import settle
 from .by_structure import propose
 from .caveats import other_caveats
 from .file_order import as_in_file
-from .refusals import Configs, Inputs, Shapes, Stranger, require_agreement, require_all, why_strange
+from .partial import is_part
+from .refusals import (
+    Configs,
+    Inputs,
+    Shapes,
+    Stranger,
+    require_agreement,
+    require_all,
+    require_supported_kinds,
+    why_strange,
+)
 from .report import Report
 from .rotary import head_width, read_tables, with_tables
 from .values import Evidence, weigh
 
-# Parameters without which a file may be whole: positions are then asked for.
-OPTIONAL = (POSITIONS, "blocks/attn/out/")
 # Fields that give the sizes of axes.
 HEADS = {"num_heads": "head", "num_kv_heads": "kv", "head_dim": "k"}
 
@@ -182,25 +189,30 @@ def _require_one_reading(
 
 def _explaining(inputs: Inputs) -> dict[str, Fit]:
     """The fits that explain all tensors: of classes where there is one, else of families."""
-    fits = {dialect.name: _try(dialect, inputs) for dialect in DIALECTS.values()}
+    fits = {dialect.name: _try(dialect, inputs) for dialect in _candidates(inputs)}
     classes = {name: fitted for name, fitted in fits.items() if not fitted.dialect.family}
-    if any(_is_part(fitted, inputs) for fitted in classes.values()):
+    if is_part(classes.values(), inputs.shapes):
         # Part of a known class's file: a family could read it as a different function.
         fits = classes
     whole = {name: fitted for name, fitted in fits.items() if not fitted.problems}
     if not whole:
         raise Stranger(why_strange(inputs, list(fits.values())))
+    for name in [name for name, fitted in whole.items() if fitted.dialect.yields_to in whole]:
+        del whole[name]
     return {name: fitted for name, fitted in whole.items() if name in classes} or whole
 
 
-def _is_part(fitted: Fit, inputs: Inputs) -> bool:
-    """Whether the file is part of one of this class, by more than what other classes lack."""
-    if fitted.claimed < len(inputs.shapes) or not fitted.lacking:
-        return False
-    views = fitted.dialect.views
-    return not fitted.absent <= {
-        torch.name for flax, torch in views if flax.name.startswith(OPTIONAL)
-    }
+def _candidates(inputs: Inputs) -> list[Dialect]:
+    """The dialects to try: those of the Hugging Face class that a config names, otherwise all."""
+    named_kinds = require_supported_kinds(inputs)
+    candidates = [
+        dialect
+        for dialect in DIALECTS.values()
+        if named_kinds & dialect.says.get("model_type", {}).keys()
+    ]
+    for dialect in candidates[:1]:  # a config that cannot be followed is told before tensors are
+        stated_fields(inputs.configs, dialect, inputs.path, inputs.given)
+    return candidates or list(DIALECTS.values())
 
 
 def _best_marked(fits: Mapping[str, Fit], evidence: Evidence, inputs: Inputs) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxgpt.errors import UserError, divisors, in_a_row
 
-from ..names.config_words import Statement
-from ..names.unsupported import reasons
+from ..names.stated import Statement
+from ..names.unsupported import KINDS, reasons
 from ..rows.fit import Fit, joint_width
 from ..rows.kinds import EMBEDDING, Row
 from .by_structure import propose
@@ -42,6 +42,24 @@ class Inputs:
     given: Mapping[str, Any]
     configs: Configs  # by name; stored with the tensors, in the file or in its folder
     widths: Mapping[str, int] = field(default_factory=dict)  # axis -> its size, told by values
+
+
+def require_supported_kinds(inputs: Inputs) -> set[str]:
+    """The model_type of each Hugging Face config; refuses those of KINDS by what they are."""
+    kinds = {
+        where: config["model_type"]
+        for where, config in inputs.configs.items()
+        if "architectures" in config and isinstance(config.get("model_type"), str)
+    }
+    for where, kind in kinds.items():
+        for meaning, members in KINDS.items():
+            if kind in members.split():
+                raise UserError(
+                    f"{inputs.path}: {where} says model_type = {kind!r}, which is {meaning}: it "
+                    "has no counterpart here. If that config is not the file's, --ignore-config "
+                    "passes over it."
+                )
+    return {*kinds.values()}
 
 
 def require_agreement(
@@ -143,4 +161,12 @@ def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:
     if fields["context_length"] > LONGEST:
         raise UserError(
             f"{inputs.path}: a context length of {fields['context_length']} is more than {LONGEST}."
+        )
+    turned = fields.get("rotary_fraction", 1) * fitted.sizes["k"]
+    if fields["positions"] == "rotary" and "rotary_fraction" not in inputs.given and turned % 2:
+        raise Asked(
+            "rotary_fraction",
+            f"{inputs.path}: heads are {fitted.sizes['k']} wide, of which the usual fraction of "
+            f"this class, {fields['rotary_fraction']}, cannot rotate in pairs: say which does with "
+            "--set rotary_fraction=X.",
         )

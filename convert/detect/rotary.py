@@ -31,7 +31,7 @@ class Rotation:
 
 
 def read_tables(dialect: Dialect, sizes: Sizes, read: Read, scaling: Any) -> Rotation:
-    """Read the rotary tables that `dialect` has rows for; wavelengths are stretched by `scaling`."""
+    """Read the rotary tables of `dialect`, whose wavelengths are stretched by `scaling`."""
     views = [(row, view) for row, view in dialect.buffers if row.is_table]
     tables: dict[Layer, list[Table]] = {}
     for row, view in views:

@@ -1,6 +1,7 @@
 """Hugging Face's OpenAI GPT-1: the attention of GPT-2, post-norm, without a final norm."""
 
-from ..rows.dialect import Dialect, Hub
+from ..rows.dialect import Dialect
+from ..rows.hub import Hub
 from ..rows.kinds import mask, norm, row, tied
 from .gpt2 import BLOCK, CLASS, CONV, REPEATED, WORDS
 

@@ -1,7 +1,8 @@
 """Hugging Face's GPT-2, whose Conv1D matrices are stored as [in, out]."""
 
-from ..rows.dialect import Dialect, Hub
+from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
+from ..rows.hub import Hub
 from ..rows.kinds import ignored, linear, mask, norm, row, tied
 
 BLOCK = "(transformer.|)h.{layer}"

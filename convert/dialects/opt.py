@@ -1,7 +1,8 @@
 """Hugging Face's OPT, whose position table has two rows before that of position 0."""
 
-from ..rows.dialect import Dialect, Hub
+from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
+from ..rows.hub import Hub
 from ..rows.kinds import linear, norm, row, shifted, tied
 
 BLOCK = "(model.|)decoder.layers.{layer}"

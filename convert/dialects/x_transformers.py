@@ -17,7 +17,7 @@ GATED = linear("blocks/mlp/gate_up : layer d glu f", f"{SECOND}.1.ff.0.proj : (g
 
 
 def rows(mlp: tuple[Kind, ...], scale: str) -> tuple[Kind, ...]:
-    """The rows of the class with the MLP's first matrix `mlp` and norms that call theirs `scale`."""
+    """The rows of the class with the first matrix `mlp` of MLPs, and norms that have a `scale`."""
     return (
         row(EMBEDDING.text, f"{NET}token_emb.emb.weight : v d"),
         row(f"{POSITIONS} : t d", f"{NET}pos_emb.emb.weight? : t d", Scaled),

@@ -55,8 +55,8 @@ ROTATION = (
     "rotary_positional_embedding. positional_embedding. rotary_embeddings. rotary_position. "
 )
 COS, SIN = (
-    f"{word} _{word} {word}_cached {word}_cache _{word}_cached rope_{word} freqs_{word} {word}_table "
-    f"{word}_emb rotary_{word} cached_{word} {word}s _{word}_cache {word}_freqs"
+    f"{word} _{word} {word}_cached {word}_cache _{word}_cached rope_{word} freqs_{word} "
+    f"{word}_table {word}_emb rotary_{word} cached_{word} {word}s _{word}_cache {word}_freqs"
     for word in ("cos", "sin")
 )
 FREQUENCIES = (

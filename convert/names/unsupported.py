@@ -6,13 +6,14 @@ from collections.abc import Iterable
 SIGNS = {
     r"multihead_attn|cross_?(attn|attention|mha|att)|encoder_attn|encdec_attn|(src|enc|inter)_att"
     r"|encoder_decoder_att": "a decoder with cross-attention, which looks at a second text",
-    r"kv_[ab]_proj|wkv_[ab]\b|q_a_proj|kv_down_proj": "a decoder with latent attention, as DeepSeek's",
+    r"kv_[ab]_proj|wkv_[ab]\b|q_a_proj|kv_down_proj": "a decoder with latent attention, "
+    "as DeepSeek's",
     r"(^|\.)(experts?|block_sparse_moe|moe|router|shared_experts?)(\.|_)|\.fc1\.\d+\.weight": "a "
     "decoder with experts (a mixture of experts)",
     r"(^|\.)(A_log|A_logs|dt_bias|ssm\w*|mamba\w*|time_(mix|decay|first)\w*)(\.|$)|(dt|x)_proj\.|"
     r"linear_attn|in_proj_(qkvz|ba)|delta_?net": "a decoder with state spaces or linear attention",
-    r"qk_bank|vo_bank|mlp_bank|mudd_|skip_weights|(^|\.)lambdas$|(^|\.)v?_?lamb$": "modded-nanogpt since "
-    "November 2024, with weighted residuals and other parts that change every few weeks",
+    r"qk_bank|vo_bank|mlp_bank|mudd_|skip_weights|(^|\.)(v_?)?lamb(da)?s?$": "modded-nanogpt "
+    "since November 2024, with weighted residuals and other parts that change every few weeks",
     r"resid_lambdas|x0_lambdas|value_embeds|smear_|backout_": "nanochat since 2026, with value "
     "embeddings and weighted residuals",
     r"value_embed|v0_lambdas|ve_gate|(^|\.)v?_?embs?\.v": "a decoder with value embeddings",
@@ -27,8 +28,25 @@ SIGNS = {
     r"(^|\.)score\.weight|classifier\.|multiple_choice_head": "a classifier's head instead of a "
     "language model's",
     r"(^|\.)bias_[kv]$": "attention with bias_k and bias_v",
-    r"token_type_embed|segment_embed|pooler\.dense|cls_token|\.mlm": "an encoder of the BERT family",
+    r"token_type_embed|segment_embed|pooler\.dense|cls_token|\.mlm": "an encoder of "
+    "the BERT family",
     r"patch_embed|vision_|visual\.|image_": "a model that looks at images",
+}
+
+# What a class of Hugging Face is -> the model_type of each such class.
+KINDS = {
+    "a Llama-like decoder with experts": "mixtral qwen2_moe qwen3_moe gpt_oss olmoe phimoe "
+    "deepseek_v2 deepseek_v3 dbrx jetmoe granitemoe granitemoeshared ernie4_5_moe glm4_moe dots1 "
+    "hunyuan_v1_moe flex_olmo llama4_text afmoe bailing_hybrid cohere2_moe exaone_moe minimax_m2",
+    "a Llama-like decoder that multiplies what each part adds (residual_multiplier)": "granite",
+    "a decoder with state spaces or linear attention": "mamba mamba2 falcon_mamba falcon_h1 jamba "
+    "bamba zamba zamba2 rwkv xlstm recurrent_gemma qwen3_next qwen3_5 nemotron_h minimax "
+    "granitemoehybrid kimi_linear olmo_hybrid lfm2 lfm2_moe",
+    "an encoder of the BERT family": "bert roberta distilbert albert electra deberta deberta-v2 "
+    "camembert xlm-roberta modernbert mpnet eurobert",
+    "an encoder-decoder with relative positions": "t5 mt5 umt5 longt5 switch_transformers t5gemma",
+    "a model that sees images or hears": "gemma3 gemma3n gemma4 llava mllama llama4 qwen2_vl "
+    "qwen2_5_vl qwen3_vl paligemma idefics2 idefics3 smolvlm internvl mistral3 whisper",
 }
 
 

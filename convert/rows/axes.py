@@ -9,6 +9,10 @@ Their parts may differ in size, because several query heads can share one key he
 part `head` stands for the two axes `kv` and `group`, in the key and value parts for `kv` alone.
 So `(qkv head k)` is all queries, then all keys, then all values, and `(head qkv k)` is the queries
 of the first group, its key and its value, then those of the second.
+
+An axis may be cut into a number of equal parts, which are an axis of their own: `4` and `head/4`
+are `head` as 4 parts of a quarter of the heads each, and `(4 qkv head/4 k)` has the queries, keys
+and values of the first quarter, then those of the second.
 """
 
 import functools
@@ -21,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .cuts import Sizes, counted, size_of, whole_of
 from .strides import stride
 
 # Axes indexed by labels: each label in order, and the axis that only its part has.
@@ -29,7 +34,6 @@ LABELS: dict[str, dict[str, tuple[str, ...]]] = {
     "glu": {"gate": (), "up": ()},  # the two projections of a gated MLP
 }
 
-Sizes = Mapping[str, int]
 Place = Mapping[str, int]  # axis -> index, for the axes that are spread over names
 Spelling = Mapping[str, Mapping[str, str]]  # label axis -> {label: its word}, in the class's order
 Dims = tuple[tuple[str, ...], ...]
@@ -94,13 +98,14 @@ class View:
         if "qkv" not in self.labels:
             own.append("group")
         inner = list(itertools.chain(*self.dims))
-        in_place = "head" in inner and "qkv" in inner[inner.index("head") :]
+        heads = [i for i, axis in enumerate(inner) if whole_of(axis) == "head"]
+        in_place = bool(heads) and "qkv" in inner[heads[0] :]
         at_label, at_head = (own, []) if in_place else ([], own)
 
         def expand(axis: str) -> list[str]:
             if axis in LABELS:
                 return at_label
-            return ["kv", *at_head] if axis == "head" else [axis]
+            return [counted(axis), *at_head] if whole_of(axis) == "head" else [axis]
 
         return tuple(tuple(itertools.chain(*map(expand, dim))) for dim in self.dims)
 
@@ -117,6 +122,15 @@ class View:
             places = with_labels({a: n for a, n in rest.items() if a not in labels}, labels)
             widths.append([_product(sizes, self.axes(each)[i]) for each in places])
         return widths
+
+    def undivided(self, sizes: Sizes) -> list[str]:
+        """The axes that `sizes` do not cut into equal parts, as the view needs them."""
+        cut = [counted(axis).split("/") for axis in itertools.chain(*self.dims) if "/" in axis]
+        return [
+            f"{sizes[axis]} of {axis} do not divide into {parts} parts"
+            for axis, parts in cut
+            if axis in sizes and sizes[axis] % int(parts)
+        ]
 
     def size(self, sizes: Sizes) -> int:
         """The number of elements in all arrays of the view."""
@@ -155,7 +169,7 @@ class View:
         index = [one for each in repeats for one in (slice(None), each.part)]
         axes = list(itertools.chain(*self.axes(place)))
         part = array.reshape(shape)[tuple(index)]
-        return part.reshape([sizes[axis] for axis in axes]), axes
+        return part.reshape([size_of(axis, sizes) for axis in axes]), axes
 
     def _repeats(self, i: int, place: Place, sizes: Sizes) -> "Repeats":
         """Dimension `i` as repeats of its labels, for the label in `place`.
@@ -206,21 +220,13 @@ class View:
         )
 
 
-def counted(axis: str) -> str:
-    """The axis that counts the entries of `axis` in names and beside a label axis.
-
-    Heads are counted by their keys there, so that is `kv` for `head`; any other axis counts itself.
-    """
-    return "kv" if axis == "head" else stride(axis).axis
-
-
 def _own(axis: str, index: int) -> tuple[str, ...]:
     """The axis that only the part of the label `index` has."""
     return list(LABELS[axis].values())[index]
 
 
 def _product(sizes: Sizes, axes: Iterable[str]) -> int:
-    return math.prod(sizes[axis] for axis in axes)
+    return math.prod(size_of(axis, sizes) for axis in axes)
 
 
 def with_labels(place: Place, axes: Sequence[str]) -> Iterator[Place]:

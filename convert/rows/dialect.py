@@ -9,6 +9,7 @@ from jaxgpt.config import ModelConfig
 
 from .axes import LABELS, Spelling, View
 from .fields import USUAL, is_relevant, usual_of
+from .hub import Hub
 from .kinds import Buffer, Filled, Kind, Row, Scaled, Shifted
 from .pattern import Pattern
 
@@ -31,15 +32,6 @@ class Container:
 
 
 @dataclass(frozen=True)
-class Hub:
-    """The Hugging Face class that opens a folder of such tensors, and its words in config.json."""
-
-    architecture: str
-    words: str  # those that stand for a field of ModelConfig, by `config_words.SYNONYMS`
-    repeated: Mapping[str, str] = field(default_factory=dict)  # word -> the word whose value it has
-
-
-@dataclass(frozen=True)
 class Dialect:
     """One class of PyTorch GPT: its tensor names, and the fields that its files leave open."""
 
@@ -55,6 +47,7 @@ class Dialect:
     says: Mapping[str, Mapping[Any, Mapping[str, Any]]] = field(default_factory=dict)
     # The dialect whose files look the same; this one is chosen by name, or by `told_by`.
     twin: str = ""
+    yields_to: str = ""  # the dialect that bare files are taken for which fit both
     told_by: frozenset[str] = frozenset()  # "mask", "untied", or a key alongside the state dict
     # Other rows of the same class or family, for models that these rows have no place for, such as
     # gated MLPs. A file fits one of them all.

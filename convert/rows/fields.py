@@ -88,7 +88,7 @@ def shown_by(views: Collection[View]) -> dict[str, Any]:
         return shown
     shown |= {field: value for field, (value, path) in ABSENT_NORMS.items() if path not in dims}
     shown["extra_norms"] = [name for name, path in EXTRA_NORMS.items() if path in dims]
-    if ("head",) in dims.get(ABSENT_NORMS["qk_norm"][1], ()):
+    if ("kv",) in dims.get(ABSENT_NORMS["qk_norm"][1], ()):
         shown["qk_norm"] = "full_width"
     return shown
 
@@ -114,5 +114,4 @@ def is_relevant(field: str, fields: Mapping[str, Any]) -> bool:
         return fields.get("norm_kind") == "layer"
     if field == "norm_unit_offset":
         return fields.get("norm_weight", True)
-    return True
     return True

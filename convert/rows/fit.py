@@ -9,7 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from .axes import LABELS, Place, Sizes, View, counted
+from .axes import LABELS, Place, Sizes, View
+from .cuts import counted, uncut
 from .dialect import Dialect, is_ignored
 
 Shape = tuple[int, ...]
@@ -67,6 +68,7 @@ def fit(dialect: Dialect, shapes: Mapping[str, Shape], known: Sizes | None = Non
     problems += [f"{view.name} is missing" for view in views if view.name in absent]
     sizes = solve(_equations(claimed, shapes), {**(known or {}), **counts})
     for view in views:
+        problems += [f"{view.name}: {problem}" for problem in view.undivided(sizes)]
         for place in view.places(defaultdict(int, counts)):
             problems += _problems(view, place, shapes, sizes)
             if view.at(place) not in shapes:
@@ -128,7 +130,7 @@ def _equations(
         inner = view.axes({**dict.fromkeys(view.labels, 0), **place})
         for dim, axes, length in zip(view.dims, inner, shapes[name], strict=False):
             labelled = any(axis in LABELS for axis in dim)
-            equations.append((tuple(map(counted, dim)) if labelled else axes, length))
+            equations.append((uncut(map(counted, dim) if labelled else axes), length))
     return equations
 
 

@@ -204,6 +204,7 @@ def require_expressible(dialect: Dialect, config: ModelConfig, paths: set[str]) 
             f"its {config.num_heads} heads share {config.num_kv_heads} keys and values, and each "
             "has its own in this dialect's files"
         )
+    problems += [problem for _, torch in dialect.views for problem in torch.undivided(sizes)]
     if problems:
         raise UserError(
             f"The model cannot be written as dialect {dialect.name}: {'; '.join(problems)}."

@@ -4,7 +4,8 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from .axes import LABELS, Place, Sizes, View, counted
+from .axes import LABELS, Place, Sizes, View
+from .cuts import counted
 from .dialect import Dialect
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 from .axes import LABELS, Dims, Spelling, View, parse_dims
 
-
 LabelWords = tuple[tuple[str, tuple[str, ...]], ...]  # each label axis, and the words on it
 
 

@@ -20,7 +20,8 @@ from convert import hub, to_flax
 from convert.dialects import DIALECTS
 from convert.dtypes import OF_WEIGHTS
 from convert.files import checkpoints
-from convert.names.config_words import FIELD, stated_fields
+from convert.names.config_words import FIELD
+from convert.names.stated import stated_fields
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.bpe import train_bpe
 from jaxgpt.data.tokenizer import ByteTokenizer, Tokenizer, train_char

@@ -51,11 +51,11 @@ def without(tensors: Tensors, *words: str) -> Tensors:
     return {name: a for name, a in tensors.items() if not any(word in name for word in words)}
 
 
-@pytest.mark.parametrize("dialect", [None, "auto"])
+@pytest.mark.parametrize(("name", "dialect"), [("heads", None), ("heads", "auto"), ("gpt", None)])
 def test_a_file_without_a_table_asks_for_positions_where_the_context_is_known(
-    dialect: str | None,
+    name: str, dialect: str | None
 ) -> None:
-    tensors = without(tensors_of("heads"), "position")
+    tensors = without(tensors_of(name), "position", "pos_embedding")
     with pytest.raises(Asked, match="--set positions=rotary, alibi, none or sinusoidal"):
         found(tensors, dialect, context_length=17)
     report = found(tensors, dialect, context_length=17, positions="none").report

@@ -1,7 +1,8 @@
 import pytest
 
 from convert.dialects import DIALECTS
-from convert.names.config_words import characters, stated_fields
+from convert.names.config_words import characters
+from convert.names.stated import stated_fields
 from convert.rows.dialect import Dialect
 from jaxgpt.errors import UserError
 

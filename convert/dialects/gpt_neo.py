@@ -1,0 +1,89 @@
+"""Hugging Face's GPT-Neo: GPT-2 with matrices as [out, in], no scale, windows in some blocks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
+
+from ..names.layers import by_layer, collapsed, first_of
+from ..rows.dialect import Dialect
+from ..rows.fields import USUAL
+from ..rows.hub import Hub
+from ..rows.kinds import ignored, linear, norm, row, tied
+from . import llama
+
+BLOCK = "(transformer.|)h.{layer}"
+CLASS = {**USUAL, "activation": "gelu_tanh", "attention_scale": "none"}
+
+
+@dataclass(frozen=True)
+class LocalAttention:
+    """Which blocks are local, with a window of `window_size`."""
+
+    words: tuple[str, ...] = ("attention_layers", "attention_types", "window_size")
+
+    def read(self, config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+        layers = by_layer(None, fields)
+        kinds = config.get("attention_layers") or self._expanded(config, len(layers))
+        if len(kinds) != len(layers):
+            raise UserError(
+                f"its attention_layers are {len(kinds)}, but there are {len(layers)} blocks"
+            )
+        size = config.get("window_size", 256)
+        return {"window": collapsed([size if kind == "local" else None for kind in kinds])}
+
+    def _expanded(self, config: Mapping[str, Any], count: int) -> list[str]:
+        """The kind of each block by `attention_types`, or by the class's alternation."""
+        types = config.get("attention_types")
+        if not types:
+            return [("global", "local")[layer % 2] for layer in range(count)]
+        return [kind for kinds, times in types for _ in range(times) for kind in kinds]
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        windows = config.by_layer("window")
+        kinds = ["global" if window is None else "local" for window in windows]
+        return {
+            "attention_types": [[kinds, 1]],
+            "attention_layers": kinds,
+            "window_size": first_of(windows) or 256,
+        }
+
+
+DIALECTS = (
+    Dialect(
+        name="gpt-neo",
+        about="Hugging Face's GPTNeoForCausalLM",
+        rows=(
+            row("token_embedding/embedding : v d", "(transformer.|)wte.weight : v d"),
+            row("pos_embedding/embedding : t d", "(transformer.|)wpe.weight : t d"),
+            *norm("blocks/norm1", f"{BLOCK}.ln_1"),
+            ignored(f"{BLOCK}.attn.attention.bias"),
+            ignored(f"{BLOCK}.attn.attention.masked_bias"),
+            *linear(
+                "blocks/attn/qkv : layer d head qkv k",
+                f"{BLOCK}.attn.attention.{{qkv}} : (head k) d",
+                "no",
+            ),
+            *linear(
+                "blocks/attn/out : layer head k d", f"{BLOCK}.attn.attention.out_proj : d (head k)"
+            ),
+            *norm("blocks/norm2", f"{BLOCK}.ln_2"),
+            *linear("blocks/mlp/up : layer d f", f"{BLOCK}.mlp.c_fc : f d"),
+            *linear("blocks/mlp/down : layer f d", f"{BLOCK}.mlp.c_proj : d f"),
+            *norm("final_norm", "(transformer.|)ln_f"),
+            tied("lm_head.weight : v d"),
+        ),
+        words={"qkv": ("k_proj v_proj q_proj",)},
+        unsaid=CLASS,
+        says=llama.kind("gpt_neo", CLASS, ties=True),
+        hub=Hub(
+            "GPTNeoForCausalLM",
+            "vocab_size max_position_embeddings hidden_size num_layers num_heads intermediate_size "
+            "activation_function layer_norm_epsilon resid_dropout tie_word_embeddings",
+            {"embed_dropout": "resid_dropout", "attention_dropout": "resid_dropout"},
+            idioms=(LocalAttention(),),
+        ),
+    ),
+)
