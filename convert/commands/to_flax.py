@@ -65,6 +65,12 @@ def to_flax(
         print(f"Prove it: jaxgpt-convert verify {file} {directory}{named}")
         if loaded.dialect.reference in named.split():
             print("  (if another class wrote the file, name that one)")
+    if loaded.report.assumed:
+        print(
+            "What leaves no trace in a file, such as BitLinear's rounded weights, shows only in "
+            "its class, by --torch, or in a text that it knows: "
+            f"jaxgpt-convert probe {file} --text TEXT"
+        )
 
 
 def _show(loaded: "Loaded", directory: Path, with_tokenizer: bool) -> None:

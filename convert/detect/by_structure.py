@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from jaxgpt.errors import in_a_row
 
 from ..rows.dialect import Dialect, is_ignored
+from ..rows.fields import USUAL
 from ..rows.kinds import Alias, Buffer, Kind
 from .roles import ROLES, THREE, Draft
 from .tensor_names import folded, joined, said
 
 BEWARE = (
-    "nobody has seen this class: RMSNorm, rotary positions, another activation or no causal mask "
-    "leave no trace"
+    "nobody has seen this class: what its norms compute, its activation and its causal mask leave "
+    "no trace"
 )
 
 
@@ -53,16 +54,22 @@ def propose(shapes: Mapping[str, tuple[int, ...]]) -> Proposal:
     )
     draft = Draft(table, max(map(len, heads.values()), default=1), not by_alphabet, odd)
     rows = draft.rows()
-    lost = [
-        name for name in table if "token" in draft.roles and (name not in rows or said(name, "rms"))
-    ]
+    lost = [name for name in table if "token" in draft.roles and name not in rows]
     draft.problems += [f"{name} {table[name]}: {draft.why(name)}" for name in lost]
     rows_in_order = tuple(dict.fromkeys(rows[name] for name in table if name in rows))
     words = " ".join(
         joined([name for role, name in draft.roles.items() if role in THREE])[1] or THREE
     )
     about = "a class without a name, its roles told by structure"
-    dialect = Dialect("auto", about, rows_in_order, words={"qkv": (words,)}, beware=BEWARE)
+    rms = any(said(name, "rms") for name in table)
+    dialect = Dialect(
+        "auto",
+        about,
+        rows_in_order,
+        unsaid={**USUAL, "norm_kind": "rms" if rms else "layer"},
+        words={"qkv": (words,)},
+        beware=BEWARE,
+    )
     return Proposal(None if draft.problems else dialect, draft.problems)
 
 

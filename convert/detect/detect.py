@@ -18,6 +18,8 @@ from ..rows.fit import Fit, fit, meanings
 from ..rows.resolve import settle
 from .by_structure import propose
 from .caveats import other_caveats
+from .file_order import as_in_file
+from .partial import is_part
 from .refusals import (
     Configs,
     Inputs,
@@ -29,6 +31,7 @@ from .refusals import (
     why_strange,
 )
 from .report import Report
+from .rotary import head_width, read_tables, with_tables
 from .values import Evidence, weigh
 
 # Fields that give the sizes of axes.
@@ -60,10 +63,20 @@ def detect(
     inputs = Inputs(shapes, read, path, given or {}, configs or {})
     check(ModelConfig, inputs.given, "ModelConfig")
     fitted, evidence, dialect = _named(inputs, name) if name else _of_registry(inputs)
-    if evidence.problems:
-        raise UserError(f"{path}: {in_a_row(evidence.problems)}.")
     shown = _shown(fitted, evidence, dialect)
-    stated = stated_fields(inputs.configs, dialect, path, inputs.given)
+    stated = stated_fields(inputs.configs, dialect, path, inputs.given, shown)
+    scaled = {name: statement.value for name, statement in stated.items()} | dict(inputs.given)
+    scaling = scaled.get("rotary_scaling")
+    rotation = read_tables(evidence.dialect, fitted.sizes, inputs.read, scaling)
+    if width := head_width(inputs, fitted, rotation):
+        inputs = replace(inputs, widths={"k": width})
+        fitted, evidence, dialect = _named(inputs, name) if name else _of_registry(inputs)
+    if problems := [*evidence.problems, *rotation.problems]:
+        raise UserError(f"{path}: {in_a_row(problems)}.")
+    evidence = with_tables(inputs, fitted, evidence, rotation)
+    shown = _shown(fitted, evidence, dialect)
+    if "u" in fitted.sizes and "context_length" not in {*shown, *stated, *inputs.given}:
+        shown["context_length"] = fitted.sizes["u"]
     require_agreement(inputs, evidence, shown, stated)
     read_fields = {field: value for field, (value, _) in stated.items()} | shown
     given_fields = {
@@ -71,6 +84,8 @@ def detect(
     }
     known = {**read_fields, **given_fields}
     usual = usual_of(dialect.unsaid, [flax for flax, _ in evidence.dialect.views])
+    if dialect.layout:
+        usual["rotary_layout"] = dialect.layout
     unsaid = {field: value for field, value in usual.items() if field not in known}
     fields = {**known, **unsaid}
     assumed = {field: value for field, value in unsaid.items() if is_relevant(field, fields)}
@@ -81,19 +96,31 @@ def detect(
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     others = other_caveats(tuple(assumed), evidence, inputs.configs)
-    settled = replace(evidence.dialect, layout=evidence.dialect.layout or config.rotary_layout)
+    settled = as_in_file(replace(evidence.dialect, layout=config.rotary_layout), config, shapes)
     return Detected(settled, fitted, replace(report, other_caveats=others))
 
 
 def _try(dialect: Dialect, inputs: Inputs) -> Fit:
+    """Settle and fit `dialect`, in the reading that explains most of the file."""
+    fits = []
+    for reading in (dialect, *dialect.readings):
+        fits.append(_try_reading(reading, inputs))
+        if not fits[-1].problems:
+            return fits[-1]
+    return min(fits, key=lambda fitted: len(fitted.problems) - fitted.claimed)
+
+
+def _try_reading(dialect: Dialect, inputs: Inputs) -> Fit:
     """Settle and fit `dialect`, with the head counts that are stated or given."""
     try:
-        stated = stated_fields(inputs.configs, dialect, inputs.path, inputs.given)
+        unsettled = {*inputs.given, "context_length"}  # before the tensors show it
+        stated = stated_fields(inputs.configs, dialect, inputs.path, unsettled)
     except UserError:
         stated = {}  # raised again for the dialect that is chosen
     stated.pop("head_dim", None)  # a wrong one would make every tensor look wrong
     values = {**{field: value for field, (value, _) in stated.items()}, **inputs.given}
     sizes = {axis: values[field] for field, axis in HEADS.items() if field in values}
+    sizes |= inputs.widths
     if not dialect.grouped:
         sizes |= {"group": 1}
         sizes.pop("kv", None)
@@ -106,7 +133,7 @@ def _named(inputs: Inputs, name: str) -> tuple[Fit, Evidence, Dialect]:
     fitted = _try(dialect, inputs)
     if fitted.problems:
         raise Stranger(why_strange(inputs, [fitted]))
-    return fitted, weigh(fitted.dialect, fitted.sizes, inputs.read), dialect
+    return fitted, weigh(fitted.dialect, fitted.sizes, inputs.read), fitted.dialect
 
 
 def _proposed(inputs: Inputs) -> Dialect:
@@ -132,7 +159,7 @@ def _of_registry(inputs: Inputs) -> tuple[Fit, Evidence, Dialect]:
     name = _best_marked(fits, next(iter(weighed.values())), inputs)
     evidence = weighed[name if name in weighed else DIALECTS[name].twin]
     dialect = replace(fits[name].dialect, rows=evidence.dialect.rows)
-    return fits[name], replace(evidence, dialect=dialect), DIALECTS[name]
+    return fits[name], replace(evidence, dialect=dialect), fits[name].dialect
 
 
 def _weighed(fits: Mapping[str, Fit], inputs: Inputs) -> dict[str, Evidence]:
@@ -164,7 +191,7 @@ def _explaining(inputs: Inputs) -> dict[str, Fit]:
     """The fits that explain all tensors: of classes where there is one, else of families."""
     fits = {dialect.name: _try(dialect, inputs) for dialect in _candidates(inputs)}
     classes = {name: fitted for name, fitted in fits.items() if not fitted.dialect.family}
-    if any(fitted.claimed == len(inputs.shapes) and fitted.lacking for fitted in classes.values()):
+    if is_part(classes.values(), inputs.shapes):
         # Part of a known class's file: a family could read it as a different function.
         fits = classes
     whole = {name: fitted for name, fitted in fits.items() if not fitted.problems}

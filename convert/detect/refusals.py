@@ -1,7 +1,7 @@
 """The reasons to refuse a file, or to ask for a field, once a dialect was fitted to its tensors."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class Inputs:
     path: object
     given: Mapping[str, Any]
     configs: Configs  # by name; stored with the tensors, in the file or in its folder
+    widths: Mapping[str, int] = field(default_factory=dict)  # axis -> its size, told by values
 
 
 def require_supported_kinds(inputs: Inputs) -> set[str]:
@@ -78,26 +79,24 @@ def require_agreement(
         )
     if inputs.given.get("positions") == "learned" and "positions" not in shown:
         contradictions.append("positions = learned was given, but the file has no table of them")
-    for field, value in inputs.given.items():
-        others = [("the tensors show", shown[field])] if field in shown else []
-        others += [(f"{stated[field].where} says", stated[field].value)] if field in stated else []
+    for name, value in inputs.given.items():
+        others = [("the tensors show", shown[name])] if name in shown else []
+        others += [(f"{stated[name].where} says", stated[name].value)] if name in stated else []
         contradictions += [
-            f"{field} = {value} was given, but {where} {other}"
+            f"{name} = {value} was given, but {where} {other}"
             for where, other in others
             if value != other
         ]
-    for field, statement in stated.items():
+    for name, statement in stated.items():
         value, where = statement
         # A head equal to the embedding computes the same, tied or not, and stored sinusoids can be
         # extended beyond the context.
-        equal = field == "tied" and repeated
-        longer = (
-            field == "context_length" and shown.get("positions_stored") and value < shown[field]
-        )
+        equal = name == "tied" and repeated
+        longer = name == "context_length" and shown.get("positions_stored") and value < shown[name]
         harmless = equal or longer or statement.by_default
-        if field in shown and shown[field] != value and not harmless:
+        if name in shown and shown[name] != value and not harmless:
             contradictions.append(
-                f"{where} says {field} = {value}, but the tensors show {shown[field]}"
+                f"{where} says {name} = {value}, but the tensors show {shown[name]}"
             )
     if contradictions:
         way = (
@@ -111,10 +110,7 @@ def require_agreement(
 def why_strange(inputs: Inputs, fits: list[Fit]) -> str:
     """The error for a file that no fit explains: names a known architecture or the nearest fit."""
     if foreign := reasons(inputs.shapes):
-        return (
-            f"{inputs.path}: {in_a_row(foreign)}. Only decoders that look at one text, from left "
-            "to right, have a place here."
-        )
+        return f"{inputs.path}: {in_a_row(foreign)}. Models of this kind have no counterpart here."
     nearest = min(
         fits, key=lambda fitted: (len(fitted.problems) - fitted.claimed, bool(fitted.dialect.twin))
     )

@@ -206,9 +206,5 @@ class Draft:
     def why(self, name: str) -> str:
         """The reason why `name` has no role."""
         role = max(self.roles, key=lambda role: alike(self.roles[role], name))
-        text = (
-            "an RMSNorm"
-            if said(name, "rms")
-            else f"one too many beside {self.roles[role]}, the {ROLES[role][3]}"
-        )
+        text = f"one too many beside {self.roles[role]}, the {ROLES[role][3]}"
         return next(iter(reasons([name])), text).removeprefix(f"{name} ")

@@ -15,7 +15,8 @@ from ..files.safefile import bits
 from ..rows.axes import Sizes
 from ..rows.buffers import form_of
 from ..rows.dialect import Dialect, is_ignored
-from ..rows.kinds import EMBEDDING, POSITIONS, Alias, Buffer, Kind, Row
+from ..rows.kinds import EMBEDDING, POSITIONS, Alias, Buffer, Kind, Row, Scaled
+from ..rows.scaled import with_bits
 
 Read = Callable[[str], np.ndarray]
 # Sinusoids computed in float32 are off by 3e-4 at position 5,000. Training moves a table further.
@@ -46,10 +47,13 @@ def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
                 row = _resolved(row, dialect, read)
                 if row.flax != EMBEDDING:
                     told.add("untied")
-            case Buffer():
+            case Buffer() if not row.is_table:
                 told.add("mask")
                 row, problem = _mask(row, dialect, sizes, read)
                 evidence.problems.extend(problem)
+            case Scaled():
+                row = with_bits(row, read(row.torch.view().name))
+                evidence.read.update(positions="learned", positions_stored=False)
             case Row(flax) if flax.name == POSITIONS:
                 evidence.read.update(_positions(row, read))
         rows.append(row)

@@ -1,29 +1,34 @@
 """Decoders with one fused matrix for queries, keys and values, one third each."""
 
 from ..names import parts
+from ..names.modern_parts import qk_norms, rotary, with_gated
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 from ..rows.kinds import linear
 
 BLOCK = parts.block("blocks")
-INSIDE = f"{BLOCK}.{parts.choice(parts.ATTENTION, 'attn')}.{parts.choice(parts.FUSED, 'qkv')}"
+ATTENTION = f"{BLOCK}.{parts.choice(parts.ATTENTION, 'attn')}"
+INSIDE = f"{ATTENTION}.{parts.choice(parts.FUSED, 'qkv')}"
 
-DIALECTS = (
-    Dialect(
-        name="fused",
-        about="decoders with one matrix for queries, keys and values, in this order",
-        rows=(
-            *parts.embeddings("token_embedding", "position_embedding"),
-            *linear("blocks/attn/qkv : layer d head qkv k", f"{INSIDE} : (qkv head k) d", "?"),
-            *parts.out(BLOCK, "attn", "proj"),
-            *parts.mlp(BLOCK, "ff", "net.0", "net.2"),
-            *parts.norms(BLOCK, "ln1", "ln2", "ln_f"),
-            *parts.head("head"),
-            *parts.masks(BLOCK, "attn"),
-        ),
-        unsaid={**USUAL, "activation": "gelu"},
-        family=True,
-        beware="queries, keys and values are taken for thirds in this order, the heads inside "
-        f"each; {parts.BEWARE}",
+FAMILY = Dialect(
+    name="fused",
+    about="decoders with one matrix for queries, keys and values, in this order",
+    rows=(
+        *parts.embeddings("token_embedding", "position_embedding"),
+        *linear("blocks/attn/qkv : layer d head qkv k", f"{INSIDE} : (qkv head k) d", "?"),
+        *qk_norms(ATTENTION),
+        *parts.out(BLOCK, "attn", "proj"),
+        *parts.mlp(BLOCK, "ff", "net.0", "net.2"),
+        *parts.norms(BLOCK, "ln1", "ln2", "ln_f"),
+        *parts.head("head"),
+        *parts.masks(BLOCK, "attn"),
+        *rotary(BLOCK, "attn"),
     ),
+    unsaid={**USUAL, "activation": "gelu"},
+    grouped=True,
+    family=True,
+    beware="queries, keys and values are taken for thirds in this order, the heads inside "
+    f"each; {parts.BEWARE}",
 )
+
+DIALECTS = (with_gated(FAMILY, BLOCK, "ff"),)

@@ -1,35 +1,37 @@
 """Decoders with one module for each head, under any of the names in `names.parts`."""
 
 from ..names import parts
+from ..names.modern_parts import rotary, with_gated
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 from ..rows.kinds import linear, mask
 
 BLOCK = parts.block("blocks")
 HEAD = (
-    f"{BLOCK}.{parts.choice(parts.ATTENTION, 'mha')}{parts.choice(parts.HEADS, '.heads')}.{{head}}"
+    f"{BLOCK}.{parts.choice(parts.ATTENTION, 'mha')}{parts.choice(parts.HEADS, '.heads.')}{{head}}"
 )
 
-DIALECTS = (
-    Dialect(
-        name="heads",
-        about="decoders with one module for each head",
-        rows=(
-            *parts.embeddings("token_embedding", "position_embedding"),
-            *(
-                mask(f"{HEAD}.{parts.choice(parts.MASKS, 'tril')} : {dims}", written=False)
-                for dims in parts.SQUARES
-            ),
-            *linear("blocks/attn/qkv : layer d head qkv k", f"{HEAD}.{{qkv}} : k d", "?"),
-            *parts.out(BLOCK, "mha", "proj"),
-            *parts.mlp(BLOCK, "ffn", "net.0", "net.2"),
-            *parts.norms(BLOCK, "ln1", "ln2", "ln_f"),
-            *parts.head("lm_head"),
-            *parts.masks(BLOCK, "mha"),
+FAMILY = Dialect(
+    name="heads",
+    about="decoders with one module for each head",
+    rows=(
+        *parts.embeddings("token_embedding", "position_embedding"),
+        *(
+            mask(f"{HEAD}.{parts.choice(parts.MASKS, 'tril')} : {dims}", written=False)
+            for dims in parts.SQUARES
         ),
-        words={"qkv": parts.QKV},
-        unsaid={**USUAL, "dropout": 0.2},
-        beware=f"some versions divide by the root of model_dim, others of head_dim; {parts.BEWARE}",
-        family=True,
+        *linear("blocks/attn/qkv : layer d head qkv k", f"{HEAD}.{{qkv}} : k d", "?"),
+        *parts.out(BLOCK, "mha", "proj"),
+        *parts.mlp(BLOCK, "ffn", "net.0", "net.2"),
+        *parts.norms(BLOCK, "ln1", "ln2", "ln_f"),
+        *parts.head("lm_head"),
+        *parts.masks(BLOCK, "mha"),
+        *rotary(BLOCK, "mha"),
     ),
+    words={"qkv": parts.QKV},
+    unsaid={**USUAL, "dropout": 0.2},
+    beware=f"some versions divide by the root of model_dim, others of head_dim; {parts.BEWARE}",
+    family=True,
 )
+
+DIALECTS = (with_gated(FAMILY, BLOCK, "ffn"),)

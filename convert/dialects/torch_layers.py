@@ -4,6 +4,7 @@ Either nn.TransformerEncoderLayer, or nn.MultiheadAttention in other blocks.
 """
 
 from ..names import parts
+from ..names.modern_parts import with_gated
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 from ..rows.kinds import Kind, linear, row
@@ -24,10 +25,13 @@ def attention(block: str, module: str) -> tuple[Kind, ...]:
     )
 
 
-def dialect(name: str, about: str, block: str, module: str, **names: str) -> Dialect:
+def dialect(
+    name: str, about: str, block: str, module: str, usual: dict[str, str], **names: str
+) -> Dialect:
     """A family of blocks `block` with the nn.MultiheadAttention `module`.
 
-    `names` gives the words of `mlp`, `up`, `down` and `final` that are written.
+    `usual` are values that its files usually have; `names` gives the words of `mlp`, `up`, `down`
+    and `final` that are written.
     """
     return Dialect(
         name,
@@ -40,20 +44,25 @@ def dialect(name: str, about: str, block: str, module: str, **names: str) -> Dia
             *parts.head("lm_head"),
             *parts.masks(block, "attn"),
         ),
-        unsaid={**USUAL, "norm": "post", "dropout": 0.1},
+        unsaid={**USUAL, **usual, "dropout": 0.1},
         beware=UNMASKED,
         family=True,
     )
 
 
+BLOCK = parts.block("blocks")
+# Those of TransformerEncoderLayer itself, and those of public repositories.
+LAYER, OWN = {"norm": "post", "activation": "relu"}, {"norm": "pre", "activation": "gelu"}
+MHA = dialect(
+    "torch-mha", "nn.MultiheadAttention in blocks of one's own", BLOCK,
+    parts.choice(parts.ATTENTION, "attn"), OWN, mlp="ffn", up="0", down="2", final="ln_f",
+)  # fmt: skip
+
 DIALECTS = (
     dialect(
         "torch-encoder", "nn.TransformerEncoderLayer under a causal mask",
-        parts.block("encoder.layers"), "self_attn",
+        parts.block("encoder.layers"), "self_attn", LAYER,
         mlp="", up="linear1", down="linear2", final="encoder.norm",
     ),
-    dialect(
-        "torch-mha", "nn.MultiheadAttention in blocks of one's own", parts.block("blocks"),
-        parts.choice(parts.ATTENTION, "attn"), mlp="ffn", up="0", down="2", final="ln_f",
-    ),
+    with_gated(MHA, BLOCK, "ffn"),
 )  # fmt: skip

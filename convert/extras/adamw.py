@@ -13,9 +13,11 @@ from jaxgpt.storage.model_directory import Moments
 from ..files.torch_tensors import aliasing, to_array
 from ..rows import move
 from ..rows.dialect import Dialect
+from ..rows.kinds import Scaled
 from . import torch_adamw
 from .adamw_keys import GROUPS, MOMENTS, NUMBERS, STATE, STEP
 from .param_groups import Group, leaves, named
+from .torch_adamw import Unlike
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ def read(
     stored: Mapping[Any, Any], dialect: Dialect, config: ModelConfig, order: Sequence[str]
 ) -> Optimizer:
     """The optimiser in `stored`, for a model whose tensors the file lists in `order`."""
+    if any(isinstance(row, Scaled) for row in dialect.rows):
+        raise Unlike("it trained a table that the class multiplies by a factor")
     adamw = torch_adamw.parse(stored)
     shapes = _shapes(dialect, config)
     groups = named(adamw, leaves(dialect, config, order), shapes)
@@ -58,7 +62,7 @@ def _shapes(dialect: Dialect, config: ModelConfig) -> dict[str, tuple[int, ...]]
     """The shape of each tensor of the torch class, by name."""
     sizes = move.sizes_of(config)
     return {
-        torch.at(place): torch.shape(sizes)
+        torch.at(place): torch.shape(sizes, place)
         for _, torch in dialect.views
         for place in torch.places(sizes)
     }

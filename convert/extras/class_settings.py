@@ -26,9 +26,22 @@ def class_settings(config: ModelConfig, dialect: Dialect) -> dict[str, Any]:
         settings[word] = next(iter(values.values()))
         if fields in FIELDS.values():
             sizes[fields] = settings[word]
+    if dialect.container.mlp_multiple:
+        settings[dialect.container.mlp_multiple] = sizes["mlp_dim"] = _multiple(config, dialect)
     if settings:
         _require_derived(config, dialect, ModelConfig(**sizes))
     return settings
+
+
+def _multiple(config: ModelConfig, dialect: Dialect) -> int:
+    """A number whose next multiple from 8/3 of model_dim on is the width of the MLPs."""
+    least = 8 * config.model_dim // 3
+    if config.mlp_dim < least:
+        raise UserError(
+            f"{dialect.about} cannot have mlp_dim = {config.mlp_dim}: it is at least {least}, "
+            f"which is 8/3 of model_dim = {config.model_dim}."
+        )
+    return config.mlp_dim
 
 
 def _require_derived(config: ModelConfig, dialect: Dialect, derived: ModelConfig) -> None:

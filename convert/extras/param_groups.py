@@ -15,7 +15,7 @@ from jaxgpt.training.optimizer import DECAYED
 from ..rows.dialect import Dialect
 from ..rows.kinds import POSITIONS
 from ..rows.move import sizes_of
-from ..rows.order import in_module_order
+from ..rows.order import in_file_order
 from .adamw_keys import BY_GROUP, DECOUPLED, FIELDS, fields_of, settings_of
 from .torch_adamw import TorchAdamW, Unlike
 
@@ -35,12 +35,12 @@ class Group:
 
 
 def leaves(dialect: Dialect, config: ModelConfig, order: Sequence[str] = ()) -> dict[str, str]:
-    """The parameters in `order`, by default that of the class, with the kind of each.
+    """The parameters in `order`, by default that of the file or the class, with the kind of each.
 
     A tied head is the embedding, and stored sinusoids are not parameters.
     """
     sizes = sizes_of(config)
-    order = order or in_module_order(list(dialect.tensors), sizes)
+    order = order or in_file_order(dialect, sizes)
     owners: dict[str, tuple[Any, ...]] = {
         torch.at(place): (flax.name, *place.values())
         for flax, torch in dialect.views

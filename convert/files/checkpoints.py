@@ -17,6 +17,7 @@ from jaxgpt.system.stages import Stage, silent
 
 from .. import dtypes
 from . import hf_folder, safefile, shards, torchfile
+from .configs_beside import configs_beside
 from .contents import Contents, Tensor
 from .one_file import open_file
 from .statedict import LIGHTNING_WRAPPERS, WRAPPERS, choose, wrapping
@@ -47,7 +48,8 @@ class Checkpoint:
     @property
     def configs(self) -> dict[str, Mapping[str, Any]]:
         """The configs in the file and in its folder, by the name that errors call them."""
-        return {"the file": self.extras, CONFIG: self.config}
+        beside = configs_beside(self.path) if isinstance(self.path, Path) else {CONFIG: {}}
+        return {"the file": self.extras, **beside}
 
     def without(self, prefix: str) -> "Checkpoint":
         """The same checkpoint with `prefix`, which every name has, removed from the names."""

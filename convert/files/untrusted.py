@@ -23,6 +23,11 @@ RESAVE = (
     "In the program that wrote it, save the weights alone, torch.save(model.state_dict(), "
     "'weights.pt'), with settings as plain numbers and strings if at all, and give that file."
 )
+RESAVE_CPP = (
+    "torch.jit.save writes such files, and so does C++ with torch::save of a module. If you trust "
+    "its writer, make a checkpoint of it in Python: module = torch.jit.load('FILE', "
+    "map_location='cpu'); torch.save(dict(module.state_dict()), 'weights.pt')."
+)
 
 
 def report(who: str, problems: list[str]) -> None:
@@ -117,7 +122,9 @@ def objections(entries: list[zipfile.ZipInfo], size: int) -> list[str]:
 def require_checkpoint(who: str, top: str, names: Collection[str]) -> None:
     """Raise UserError unless `names`, all below the folder `top`, are those of a checkpoint."""
     if f"{top}/constants.pkl" in names:
-        raise UserError(f"{who} is a TorchScript archive: a program, not a checkpoint. {RESAVE}")
+        raise UserError(
+            f"{who} is a TorchScript archive: a program, not a checkpoint. {RESAVE_CPP}"
+        )
     if f"{top}/archive_format" in names:
         raise UserError(f"{who} is an exported program (.pt2), not a checkpoint. {RESAVE}")
     if f"{top}/data.pkl" not in names:

@@ -9,13 +9,13 @@ SYNONYMS = {
     "vocab_size": "vocab_size n_vocab",
     "context_length": "block_size context_length context_size ctx ctx_len max_len max_seq "
     "max_seq_len max_seq_length seq_length seq_len n_positions n_ctx max_position_embeddings "
-    "context_window",
+    "context_window sequence_len",
     "model_dim": "n_embd n_embed n_emb d_model embed_dim embedding_dim model_dim emb_dim "
-    "dim_embedding emb_size embed_size hidden_size",
+    "dim_embedding emb_size embed_size hidden_size dim",
     "num_blocks": "n_layer num_layers num_blocks n_layers n_blocks num_hidden_layers",
     "num_heads": "n_head num_heads n_heads heads nhead num_attention_heads",
     "head_dim": "head_dim head_size",
-    "num_kv_heads": "num_key_value_heads num_kv_heads n_kv_heads n_kv_head",
+    "num_kv_heads": "num_key_value_heads num_kv_heads n_kv_heads n_kv_head n_query_groups",
     "mlp_dim": "n_inner d_ff ff_dim ffn_dim dim_feedforward mlp_dim ff_hidden intermediate_size "
     "ffn_hidden_size",
     "dropout": "dropout dropout_rate drop_rate resid_pdrop attention_dropout hidden_dropout "
@@ -27,10 +27,12 @@ SYNONYMS = {
     "activation": "activation_function activation act afn hidden_act hidden_activation",
     "attention_scale": "scale_attn_weights",
     "norm": "norm_first do_layer_norm_before",
-    "rotary_theta": "rope_theta",
+    "rotary_theta": "rope_theta rope_base",
+    "rotary_fraction": "rotary_percentage",
+    "embedding_scale": "embedding_scale",
     "logit_scale": "logit_scale",
     "logit_softcap": "final_logit_softcapping logit_softcap",
-    "attention_softcap": "attn_logit_softcapping attention_softcap",
+    "attention_softcap": "attn_logit_softcapping attention_logit_softcapping attention_softcap",
 }
 FIELD = {word: name for name, words in SYNONYMS.items() for word in words.split()}
 VALUES: dict[str, dict[Any, Any]] = {
@@ -58,7 +60,10 @@ SECTIONS = (
     "data",
 )
 FRACTIONS, FLAGS = ("dropout", "norm_eps"), ("qkv_bias", "tied", "attention_scale_by_layer")
-NUMBERS = ("rotary_theta", "logit_scale", "logit_softcap", "attention_softcap")  # above 0
+NUMBERS = (  # above 0
+    "rotary_theta", "rotary_fraction", "embedding_scale", "logit_scale", "logit_softcap",
+    "attention_softcap",
+)  # fmt: skip
 Word = tuple[str, str, Any]  # the place of a config, a key in it, and the plain value of the key
 
 

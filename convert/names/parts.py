@@ -24,14 +24,19 @@ TOKEN = (
     "word_embeddings word_emdedding embedding embeddings embed emb embed_tokens wte "
     "transformer.wte transformer.tok_emb tok_embeds tokens_embed embedding_layer input_emb "
     "encoder token_embedding_layer embedding.token embeddings.token_embedding "
-    "embeddings.token_embeddings"
+    "embeddings.token_embeddings token_emb.embedding token_embedding.embedding tok_emb.embedding "
+    "embedding.embedding tok token lookup_table model.embed_tokens token_emb.emb char_embedding "
+    "input_embedding src_embed tok_embed.embedding vocab_embedding core.embedding"
 )
 POSITION = (
     "position_embedding_table position_embedding position_embeddings pos_embedding pos_embeddings "
     "pos_emb pos_embed pos_emb_table positional_embedding positional_embeddings "
     "positional_encoding position_encoding wpe transformer.wpe transformer.pos_emb "
     "positions_embed pos_embeds pos_embedding_table positional_embedding_table embedding.position "
-    "embeddings.position_embedding embeddings.position_embeddings position_emb pos_encoding"
+    "embeddings.position_embedding embeddings.position_embeddings position_emb pos_encoding "
+    "pos_emb.embedding position_embedding.embedding positional_embedding.embedding "
+    "pos_embedding.embedding positional_encoding.embedding position_encoding.embedding pos "
+    "position PE core.PE pos_embed.embedding pos_table position_table"
 )
 TABLE = (  # a parameter or buffer, not a module with a weight
     "pos_emb pos_embed pos_embedding pos_embeddings position_embedding position_embeddings "
@@ -41,26 +46,34 @@ TABLE = (  # a parameter or buffer, not a module with a weight
     "position_embedding.pe pos_encoder.pos_embedding position_encoding.position_table "
     "position_encoding.encoding positional_encoding.encoding pos_encoding.encoding "
     "transformer.pos_emb positional_encoding.positional_encoding "
-    "positional_encoding.pos_embedding position_encoder.pe"
+    "positional_encoding.pos_embedding position_encoder.pe PE core.PE pos_emb.weights "
+    "positional_embedding.weights position_embedding.weights positional_encoding.weights "
+    "pos_embedding.weights position_encoding.weights"
 )
 BLOCKS = (
     "blocks layers transformer_blocks trf_blocks decoder_blocks transformers transformer_layers "
     "decoder_layers block h transformer.h transformer.blocks transformer.layers encoder.layers "
     "decoder.layers decoder.blocks transformer_encoder.layers transformer_decoder.layers decoder "
-    "encoder_layers dec_layers attention_blocks"
+    "encoder_layers dec_layers attention_blocks blocks.blocks core.layers core.blocks model.layers "
+    "model.blocks decoder_stack.layers stack.layers stack.blocks layers.layers trunk body"
 )
+UNLISTED = "block_ layer_ blocks_ layers_ transformer_block_ block layer blks.block"  # no lists
 ATTENTION = (
     "sa attn sa_head sa_heads mha mhsa mhsf attention att self_attn self_attention "
     "multi_head_attention multihead_attention masked_attention masked_self_attention "
     "causal_attention causal_self_attention mmha_gen multi_head_self_attention masked_mha "
     "mh_attention head_attentions multihead_attn attn_layer csa mh_attn attention_layer "
-    "multi_head_attn"
+    "multi_head_attn gqa grouped_query_attention mqa attn_block attention_block"
 )
-HEADS = ".heads .attention_heads .att_heads .attn_heads .head_attentions .heads_list .sa_heads "
+HEADS = (
+    ".heads. .attention_heads. .att_heads. .attn_heads. .head_attentions. .heads_list. .sa_heads. "
+    ". .head_ .heads_ .mha."
+)
 OUT = (
     "proj projection compute out_proj output_proj out_projection output_projection c_proj linear "
     "fc_out out fc W_o wo w_o Wo o_proj dense output proj_out linear_out out_linear final_linear "
-    "to_out proj_layer o combine_heads linear_layer output_linear output_layer"
+    "to_out proj_layer o combine_heads linear_layer output_linear output_layer WO W_O "
+    "compress out_layer o_linear fc_o lin_o merge combine c_out attn_out proj_o"
 )
 FUSED = (
     "qkv qkv_proj c_attn in_proj to_qkv Wqkv qkv_linear query_key_value W_qkv w_qkv attn "
@@ -69,7 +82,8 @@ FUSED = (
 MLP = (
     "ffwd ffn ff mlp feed_forward feedforward feed_fwd linear_network vanilla_nn snn ff_gen fc "
     "feed_forward_network ffn_layer ff_layer position_wise_feed_forward feed_forward_layer ffw "
-    "ffd feedfoward feedforward_network"
+    "ffd feedfoward feedforward_network multi_layer_perceptron multilayer_perceptron swiglu "
+    "geglu glu swiglu_ffn mlp_layer feed_forward_block"
 )
 PAIRS = (
     "net.0/net.2 net.0/net.3 layers.0/layers.2 layers.0/layers.3 0/2 0/3 ffn.0/ffn.2 ffn.0/ffn.3 "
@@ -89,27 +103,44 @@ NORM1 = (
     "ln1 ln_1 norm1 norm_1 layer_norm_one layer_norm1 layer_norm_1 layernorm1 layernorm_1 "
     "first_norm first_layer_norm attn_norm attention_norm norm_layer_1 layer_norm_mmha ln_attn "
     "norm_attn sa_norm layer_norm_attn norm_one ln_one self_attn_layer_norm attn_ln layerNorm1 "
-    "layer_norm.0 norms.0 ln.0"
+    "layer_norm.0 norms.0 ln.0 input_layernorm input_norm input_layer_norm rmsnorm1 rmsnorm_1 "
+    "rms1 rms_1 rms_norm1 rms_norm_1 norm_attention attn_rms attn_rmsnorm rms_attn rmsnorm_attn "
+    "pre_attn_norm pre_attention_norm att_norm attention_layernorm attn_layernorm attn_rms_norm "
+    "norms.attn pre_attention_layernorm attn_layer_norm residual_conn1.norm residual1.norm "
+    "residual_connection1.norm residual_connections.0.norm residuals.0.norm sublayer.0.norm "
+    "res1.norm add_norm1.norm addnorm1.ln residual_1.norm"
 )
 NORM2 = (
     "ln2 ln_2 norm2 norm_2 layer_norm_two layer_norm2 layer_norm_2 layernorm2 layernorm_2 "
     "second_norm second_layer_norm ff_norm ffn_norm norm_layer_2 layer_norm_ff ln_ff ln_ffn "
     "norm_ff norm_ffn ffwd_norm mlp_norm ln_mlp norm_mlp layer_norm_ffn norm_two ln_two "
-    "final_layer_norm mlp_ln ffn_ln layerNorm2 layer_norm.1 norms.1 ln.1"
+    "final_layer_norm mlp_ln ffn_ln layerNorm2 layer_norm.1 norms.1 ln.1 post_attention_layernorm "
+    "post_attention_norm post_attention_layer_norm post_attn_norm rmsnorm2 rmsnorm_2 rms2 rms_2 "
+    "rms_norm2 rms_norm_2 norm_feed_forward ffn_rms ffn_rmsnorm rms_ffn rms_mlp mlp_rms "
+    "mlp_rmsnorm pre_ffn_norm pre_mlp_norm pre_ff_norm feed_forward_norm mlp_layernorm "
+    "ffn_layernorm mlp_rms_norm ffn_rms_norm norms.mlp norms.ffn pre_feedforward_layernorm "
+    "mlp_layer_norm ffn_layer_norm residual_conn2.norm residual2.norm residual_connection2.norm "
+    "residual_connections.1.norm residuals.1.norm sublayer.1.norm res2.norm add_norm2.norm "
+    "addnorm2.ln residual_2.norm"
 )
 FINAL = (
     "ln_f ln ln_final norm final_norm norm_f norm_final layer_norm_three layer_norm layer_norm_f "
     "layer_norm_final final_ln final_layer_norm norm_layer_3 ln_3 ln3 norm3 ln_out norm_out "
     "layernorm layernorm_f output_norm out_norm transformer.ln_f transformer.norm encoder.norm "
-    "decoder.norm transformer_encoder.norm transformer_decoder.norm ln_head last_norm lnf"
+    "decoder.norm transformer_encoder.norm transformer_decoder.norm ln_head last_norm lnf "
+    "rmsnorm rms_norm final_rmsnorm final_rms_norm rms_final rms_f rms norm_out final_layernorm "
+    "model.norm transformer.rmsnorm_f transformer.rms_f transformer.rms_norm ln1 layer_norm1 "
+    "core.norm core.ln_f transformer.norm_f"
 )
 HEAD = (
     "lm_head head out_head fc_out output_projection output_proj vocab_projection vocab_proj "
     "final_projection final_linear final_linear.linear linear fc output last_linear_layer "
     "linear_3 out to_logits output_layer projection proj linear_head unembed unembedding decoder "
     "fc_final final_layer final_fc out_proj lm_head.linear linear_out output_head "
-    "language_model_head transformer.lm_head final_proj vocab_head"
+    "language_model_head transformer.lm_head final_proj vocab_head classifier_head token_head "
+    "logits to_vocab vocab_out unembed.linear head.linear output.linear core.lm_head"
 )
+HEAD_BIAS = "head_bias out_bias output_bias bias final_bias logits_bias vocab_bias out_head_bias"
 QKV = (
     "query key value", "q k v", "query_layer key_layer value_layer", "query_gen key_gen value_gen",
     "wq wk wv", "get_queries get_keys get_values", "queries keys values", "q_proj k_proj v_proj",
@@ -128,6 +159,7 @@ BEWARE = (
     "by side, or norm the embeddings: none of these leaves a trace, and none is what this model "
     "does"
 )
+NORM_WORDS = "(weight|scale|gamma|g|alpha|a_2|w) (bias|shift|beta|b|b_2|offset)"
 SQUARES = ("t t", "() t t", "() () t t")
 MASKS = "tril mask causal_mask attn_mask bias attention_mask _mask causal tri"
 
@@ -139,7 +171,8 @@ def choice(words: str, first: str) -> str:
 
 def block(first: str) -> str:
     """The prefix of the names in a block; `first` is the word that is written."""
-    return f"{choice(BLOCKS, first)}.{{layer}}"
+    lists = " ".join(f"{word}." for word in BLOCKS.split())
+    return f"{choice(f'{lists} {UNLISTED}', f'{first}.')}{{layer}}"
 
 
 def embeddings(token: str, position: str) -> tuple[Kind, ...]:
@@ -154,28 +187,41 @@ def embeddings(token: str, position: str) -> tuple[Kind, ...]:
 
 def mlp(blocks: str, module: str, up: str, down: str) -> tuple[Row, ...]:
     """The rows of the MLP's matrices; they are in `module`, or in the block itself if it is ""."""
-    first = f"{module}." if module else ""
-    inside = f"{blocks}.{choice(' '.join(f'{word}.' for word in MLP.split()) + ' ', first)}"
+    inside = inside_mlp(blocks, module)
     return (
         *linear("blocks/mlp/up : layer d f", f"{inside}{choice(UP, up)} : f d", "?"),
         *linear("blocks/mlp/down : layer f d", f"{inside}{choice(DOWN, down)} : d f", "?"),
     )
 
 
+def inside_mlp(blocks: str, module: str) -> str:
+    """The prefix of names in the MLP's `module`, which may be the block itself, as for ""."""
+    first = f"{module}." if module else ""
+    return f"{blocks}.{choice(' '.join(f'{word}.' for word in MLP.split()) + ' ', first)}"
+
+
 def norms(blocks: str, one: str, two: str, final: str) -> tuple[Row, ...]:
-    """The rows of the norms of a block, `one` and `two`, and of the optional norm `final`."""
-    kinds = "(weight|scale|gamma|g) (bias|shift|beta|b)"
+    """The rows of the norms of a block, `one` and `two`, and of the optional norm `final`.
+
+    The last norm may be the last member of the list of blocks, as in nn.Sequential.
+    """
+    last = blocks.replace("{layer}", "{after}")
     return (
-        *norm("blocks/norm1", f"{blocks}.{choice(NORM1, one)}", "?", kinds),
-        *norm("blocks/norm2", f"{blocks}.{choice(NORM2, two)}", "?", kinds),
-        *norm("final_norm", choice(FINAL, final), "?", kinds, absent="?"),
+        *norm("blocks/norm1", f"{blocks}.{choice(NORM1, one)}", "?", NORM_WORDS),
+        *norm("blocks/norm2", f"{blocks}.{choice(NORM2, two)}", "?", NORM_WORDS),
+        *norm("final_norm", choice(FINAL, final), "?", NORM_WORDS, absent="?"),
+        *norm("final_norm", last, "?", NORM_WORDS, absent="?"),
     )
 
 
 def head(first: str) -> tuple[Kind, ...]:
     """The rows of the head, which may be tied, and its optional bias."""
     name = choice(HEAD, first)
-    return tied(f"{name}.weight : v d"), row("head/bias : v", f"{name}.bias? : v")
+    return (
+        tied(f"{name}.weight : v d"),
+        row("head/bias : v", f"{name}.bias? : v"),
+        row("head/bias : v", f"{choice(HEAD_BIAS, 'lm_head_bias')}? : v"),
+    )
 
 
 def out(blocks: str, module: str, first: str) -> tuple[Row, ...]:

@@ -10,6 +10,7 @@ from .class_words import is_of, read
 from .config_words import FIELD, Word, fits, meaning, words_in
 
 CLASS = "the class"  # prefix of a source that is only the default of a class
+NOTHING: Mapping[str, Any] = {}
 REFUSED = {"add_cross_attention": "attends to a second text (add_cross_attention)"}
 
 
@@ -30,10 +31,12 @@ def stated_fields(
     dialect: Dialect,
     path: object,
     given: Collection[str] = (),
+    shown: Mapping[str, Any] = NOTHING,
 ) -> dict[str, Statement]:
     """What `configs`, those in the file and alongside it by name, state of fields of ModelConfig.
 
-    They may contradict each other in the fields of `given`, which the caller sets anyway.
+    They may contradict each other in the fields of `given`, which the caller sets anyway, and in
+    the length of the context, where one of them agrees with `shown`, the fields that tensors show.
 
     Example: {"config.json": {"model_type": "gpt2", "n_head": 4, "n_layer": "x"}} states that
     num_heads is 4, and what model_type = 'gpt2' implies for the dialect gpt2, such as the
@@ -49,10 +52,10 @@ def stated_fields(
         if not field or value in dialect.says.get(key, {}) or not fits(field, value):
             continue
         new = meaning(field, value, f"{path}: {where} says {key} = {value!r}")
-        _add(stated, field, Statement(new, f"{where}: {key} = {value!r}"), path, given)
+        _add(stated, field, Statement(new, f"{where}: {key} = {value!r}"), path, given, shown)
     for where in configs.keys() - others.keys():
         for field, statement in _of_class(configs[where], dialect, where, path).items():
-            _add(stated, field, statement, path, given)
+            _add(stated, field, statement, path, given, shown)
     return stated
 
 
@@ -62,11 +65,14 @@ def _add(
     new: Statement,
     path: object,
     given: Collection[str],
+    shown: Mapping[str, Any],
 ) -> None:
     """Add `new` to `stated`, or raise UserError if the two contradict each other."""
     old = stated.get(field)
     if old is None or old.by_default or old.value == new.value:
         stated[field] = new
+    elif field == "context_length" and shown.get(field) in (old.value, new.value):
+        stated[field] = old if old.value == shown[field] else new
     elif not new.by_default and field not in given and not _overrides(old, field):
         raise UserError(
             f"{path}: {old.where}, but {new.where}. Say which with --set {field}=VALUE."

@@ -4,22 +4,33 @@ import re
 from collections.abc import Iterable
 
 SIGNS = {
-    r"(multihead_attn|cross_?attn|cross_?attention|encoder_attn|encdec_attn)": "a decoder with "
-    "cross-attention, which looks at a second text",
-    r"(rnn|lstm|gru)\b|weight_[ih]h_l\d": "a recurrent network",
+    r"multihead_attn|cross_?(attn|attention|mha|att)|encoder_attn|encdec_attn|(src|enc|inter)_att"
+    r"|encoder_decoder_att": "a decoder with cross-attention, which looks at a second text",
+    r"kv_[ab]_proj|wkv_[ab]\b|q_a_proj|kv_down_proj": "a decoder with latent attention, "
+    "as DeepSeek's",
+    r"(^|\.)(experts?|block_sparse_moe|moe|router|shared_experts?)(\.|_)|\.fc1\.\d+\.weight": "a "
+    "decoder with experts (a mixture of experts)",
+    r"(^|\.)(A_log|A_logs|dt_bias|ssm\w*|mamba\w*|time_(mix|decay|first)\w*)(\.|$)|(dt|x)_proj\.|"
+    r"linear_attn|in_proj_(qkvz|ba)|delta_?net": "a decoder with state spaces or linear attention",
+    r"qk_bank|vo_bank|mlp_bank|mudd_|skip_weights|(^|\.)(v_?)?lamb(da)?s?$": "modded-nanogpt "
+    "since November 2024, with weighted residuals and other parts that change every few weeks",
+    r"resid_lambdas|x0_lambdas|value_embeds|smear_|backout_": "nanochat since 2026, with value "
+    "embeddings and weighted residuals",
+    r"value_embed|v0_lambdas|ve_gate|(^|\.)v?_?embs?\.v": "a decoder with value embeddings",
+    r"(rnn|lstm|gru)\b|weight_[ih]h_l\d|xh_to_h": "a recurrent network",
     r"(^|\.)conv\w*\.\d*\.?weight": "a convolution",
-    r"experts?\.\d+\.": "a mixture of experts",
     r"relative_attention_bias|rel_pos|r_w_bias": "relative positions",
-    r"lora_[AB]": "a LoRA adapter, not a model; merge it into the model first",
-    r"qweight|qzeros|weight_scale|SCB\b": "quantised weights",
+    r"lora_|loraA|loraB": "a LoRA adapter, not a model; merge it into the model first",
+    r"qweight|qzeros|weight_scale|SCB\b|absmax|quant_map|weight_packed|\.g_idx|_packed_params|"
+    r"weight_quantizer|zero_point": "quantised weights",
     r"project_(in|out)\.weight": "embeddings of another width than the model's (project_in, "
     "project_out)",
     r"(^|\.)score\.weight|classifier\.|multiple_choice_head": "a classifier's head instead of a "
     "language model's",
-    r"resid_lambdas|value_embeds": "nanochat since 2026, with value embeddings and weighted "
-    "residuals",
     r"(^|\.)bias_[kv]$": "attention with bias_k and bias_v",
-    r"token_type_embeddings|pooler\.dense": "an encoder of the BERT family",
+    r"token_type_embed|segment_embed|pooler\.dense|cls_token|\.mlm": "an encoder of "
+    "the BERT family",
+    r"patch_embed|vision_|visual\.|image_": "a model that looks at images",
 }
 
 # What a class of Hugging Face is -> the model_type of each such class.

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .cuts import Sizes, counted, size_of, whole_of
+from .strides import stride
 
 # Axes indexed by labels: each label in order, and the axis that only its part has.
 LABELS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -138,9 +139,12 @@ class View:
     def match(self, name: str) -> Place | None:
         """The indices on the spread axes in `name`; None if `name` is not one of this view."""
         match = self._pattern.fullmatch(name)
-        return match and {
-            counted(axis): self._index(axis, word) for axis, word in match.groupdict().items()
-        }
+        if match is None:
+            return None
+        place = {axis: self._index(axis, word) for axis, word in match.groupdict().items()}
+        if None in place.values():
+            return None
+        return {counted(axis): index for axis, index in place.items() if index is not None}
 
     def at(self, place: Place) -> str:
         """The name of the array at `place`."""
@@ -202,14 +206,18 @@ class View:
             "".join(group(part) if i % 2 else re.escape(part) for i, part in enumerate(parts))
         )
 
-    def _index(self, axis: str, word: str) -> int:
+    def _index(self, axis: str, word: str) -> int | None:
         if axis not in LABELS:
-            return int(word)
+            return stride(axis).index(int(word))
         label = next(label for label, spelled in self.words(axis).items() if spelled == word)
         return list(LABELS[axis]).index(label)
 
     def _word(self, axis: str, index: int) -> str:
-        return self.words(axis)[list(LABELS[axis])[index]] if axis in LABELS else str(index)
+        return (
+            self.words(axis)[list(LABELS[axis])[index]]
+            if axis in LABELS
+            else str(stride(axis).number(index))
+        )
 
 
 def _own(axis: str, index: int) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
+from .strides import stride
+
 Sizes = Mapping[str, int]
 
 
@@ -11,7 +13,7 @@ def counted(axis: str) -> str:
     Heads are counted by their keys there, so that is `kv` for `head`; any other axis counts itself.
     """
     whole, cut, parts = axis.partition("/")
-    return f"{'kv' if whole == 'head' else whole}{cut}{parts}"
+    return f"{'kv' if whole == 'head' else stride(whole).axis}{cut}{parts}"
 
 
 def uncut(axes: Iterable[str]) -> tuple[str, ...]:

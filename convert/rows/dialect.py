@@ -10,7 +10,7 @@ from jaxgpt.config import ModelConfig
 from .axes import LABELS, Spelling, View
 from .fields import USUAL, is_relevant, usual_of
 from .hub import Hub
-from .kinds import Buffer, Filled, Kind, Row, Shifted
+from .kinds import Buffer, Filled, Kind, Row, Scaled, Shifted
 from .pattern import Pattern
 
 
@@ -27,6 +27,8 @@ class Container:
     # The parameters that the class's script decays, as a key of `optimizer.DECAYED`: they are the
     # optimiser's first group, the others the second. "": as optim.decay says.
     groups: str = ""
+    # The setting that rounds up the width of a gated MLP, from 8/3 of the model's.
+    mlp_multiple: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class Dialect:
     twin: str = ""
     yields_to: str = ""  # the dialect that bare files are taken for which fit both
     told_by: frozenset[str] = frozenset()  # "mask", "untied", or a key alongside the state dict
+    # Other rows of the same class or family, for models that these rows have no place for, such as
+    # gated MLPs. A file fits one of them all.
+    readings: tuple["Dialect", ...] = ()
     grouped: bool = False  # whether several query heads may share a key and a value
     # The rotary layout that the class has; "": as the config says.
     layout: str = ""
@@ -56,6 +61,7 @@ class Dialect:
     beware: str = ""  # a warning to users of this class, on what no file shows
     container: Container = Container()
     hub: Hub | None = None  # the Hugging Face class that opens folders of it
+    order: tuple[str, ...] = ()  # the tensors of one file, where it has another order than the rows
     own: str = ""  # "module:Class" of a torch class of this package to prove against
 
     @property
@@ -141,6 +147,7 @@ class Dialect:
             "rows": rows,
             "layout": self.layout,
             "backward": self.backward,
+            "order": self.order,
         }
 
     def reread(self, written: Mapping[str, Any]) -> "Dialect":
@@ -154,6 +161,7 @@ class Dialect:
             words=words,
             layout=written["layout"],
             backward=written["backward"],
+            order=tuple(written.get("order", ())),
         )
 
 
@@ -175,7 +183,9 @@ def labelled(axis: str, words: str) -> dict[str, str]:
     return labels
 
 
-KINDS = {kind.__name__: kind for kind in (Row, Filled, Shifted, Buffer)}  # those of settled rows
+KINDS = {
+    kind.__name__: kind for kind in (Row, Filled, Shifted, Scaled, Buffer)
+}  # those of settled rows
 
 
 def _as_json(row: Kind) -> dict[str, Any]:
@@ -191,5 +201,8 @@ def _from_json(written: Mapping[str, Any]) -> Kind:
     if "flax" in fields:
         fields["flax"] = View.parse(fields["flax"])
     kind: Any = KINDS[written["kind"]]
+    for name in ("shape", "bits"):
+        if name in fields:
+            fields[name] = tuple(fields[name])
     made: Kind = kind(**fields)
     return made

@@ -95,10 +95,13 @@ def shown_by(views: Collection[View]) -> dict[str, Any]:
 
 def usual_of(unsaid: Mapping[str, Any], views: Collection[View]) -> dict[str, Any]:
     """The usual values `unsaid` of a class, for a file with the parameters `views`."""
-    normed = any(view.name == ABSENT_NORMS["qk_norm"][1] for view in views)
-    if normed and unsaid.get("qk_norm") == "none":
-        return {**unsaid, "qk_norm": "before_rotary"}
-    return dict(unsaid)
+    names, usual = {view.name for view in views}, dict(unsaid)
+    if ABSENT_NORMS["qk_norm"][1] in names and usual.get("qk_norm") == "none":
+        usual["qk_norm"] = "before_rotary"
+    # Of eight files in public repositories without a last norm, all have norms after the sums.
+    if PRESENCE["norm_weight"] in names and ABSENT_NORMS["final_norm"][1] not in names:
+        usual["norm"] = "post"
+    return usual
 
 
 def is_relevant(field: str, fields: Mapping[str, Any]) -> bool:

@@ -25,13 +25,13 @@ class Fit:
     claimed: int  # number of names that exactly one row matches
     problems: list[str]
     stated: frozenset[str] = frozenset()  # axes whose sizes the caller gave and no name shows
+    absent: frozenset[str] = frozenset()  # the torch views of which a tensor is missing
 
     @property
     def lacking(self) -> bool:
-        """Whether tensors are missing, with no unknown ones in their place."""
-        return any("is missing" in problem for problem in self.problems) and not any(
-            "is unknown" in problem for problem in self.problems
-        )
+        """Whether tensors are missing, and nothing else is wrong."""
+        missing = ["is missing" in problem for problem in self.problems]
+        return bool(missing) and all(missing)
 
 
 def fit(dialect: Dialect, shapes: Mapping[str, Shape], known: Sizes | None = None) -> Fit:
@@ -64,18 +64,18 @@ def fit(dialect: Dialect, shapes: Mapping[str, Shape], known: Sizes | None = Non
         numbered = ", ".join(f"{axis} up to {n - 1}" for axis, n in counts.items())
         problems.append(f"its names number {numbered}, which makes {total} tensors")
         return Fit(dialect, counts, len(claimed), problems)
-    problems += [
-        f"{view.name} is missing"
-        for view in views
-        if not all(_count(axis, counts) for axis in view.spread)
-    ]
+    absent = {view.name for view in views if not all(_count(axis, counts) for axis in view.spread)}
+    problems += [f"{view.name} is missing" for view in views if view.name in absent]
     sizes = solve(_equations(claimed, shapes), {**(known or {}), **counts})
     for view in views:
         problems += [f"{view.name}: {problem}" for problem in view.undivided(sizes)]
         for place in view.places(defaultdict(int, counts)):
             problems += _problems(view, place, shapes, sizes)
+            if view.at(place) not in shapes:
+                absent.add(view.name)
     counted_axes = {*counts, *(["head"] if "kv" in counts else [])}
-    return Fit(dialect, sizes, len(claimed), problems, frozenset(known or {}) - counted_axes)
+    stated = frozenset(known or {}) - counted_axes
+    return Fit(dialect, sizes, len(claimed), problems, stated, frozenset(absent))
 
 
 def _problems(view: View, place: Place, shapes: Mapping[str, Shape], sizes: Sizes) -> list[str]:

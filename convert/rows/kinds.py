@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 
 from .axes import View
 from .pattern import Pattern
+from .strides import stride
 
 EMBEDDING = View.parse("token_embedding/embedding : v d")
 HEAD = View.parse("head/kernel : d v")
 POSITIONS = "pos_embedding/embedding"
+TABLES = ("cos", "sin", "angles", "cis", "pairs", "frequencies")  # forms of rotary tables
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,19 @@ class Shifted(Row):
 
 
 @dataclass(frozen=True)
+class Scaled(Row):
+    """A parameter that the class uses times `by` ** -0.5, where `by` is the size of an axis.
+
+    The model has the product. A file's own values go back as long as they have that product.
+    """
+
+    by: str = "d"
+    dtype: str = "float32"
+    shape: tuple[int, ...] = ()
+    bits: tuple[str, ...] = ()  # of the tensor in its file, compressed, in base64
+
+
+@dataclass(frozen=True)
 class Alias:
     """A tensor that may be a copy of the parameter `of`, as in a tied head.
 
@@ -52,13 +67,23 @@ class Buffer:
     """A tensor that follows from the config: checked on reading, not carried, written anew.
 
     `form` is one of `buffers.FORMS`, the number that an additive mask adds, or "" for a tensor that
-    is not looked at.
+    is not looked at. A rotary table's is one of `rotary_tables`, followed by the layout in which it
+    has each frequency twice, if it does.
     """
 
     torch: Pattern
     form: str = "lower"
     dtype: str = "float32"
     written: bool = True  # whether the current version of the class stores it
+    shape: tuple[int, ...] = ()  # of a rotary table in a file
+    # The bits of rotary tables that cannot be computed again, compressed, in base64: those of one
+    # that all places share, or of each.
+    bits: tuple[str, ...] = ()
+
+    @property
+    def is_table(self) -> bool:
+        """Whether this is a table of rotary positions, not a mask."""
+        return self.form.partition(" ")[0] in TABLES
 
 
 Kind = Row | Alias | Buffer
@@ -84,6 +109,11 @@ def mask(torch: str, form: str = "lower", written: bool = True) -> Buffer:
     return Buffer(Pattern.parse(torch), form, written=written)
 
 
+def table(torch: str, form: str) -> Buffer:
+    """The row of rotary tables `torch` of `form`, which a file may lack and no export writes."""
+    return Buffer(Pattern.parse(torch), form, written=False)
+
+
 def ignored(torch: str) -> Buffer:
     """The row of a tensor of no consequence, of any value."""
     return Buffer(Pattern.parse(torch), form="", written=False)
@@ -105,7 +135,7 @@ def linear(flax: str, torch: str, bias: str = "", conv: bool = False) -> tuple[R
     if bias == "no":
         return (kernel,)
     out = outer.dims[-1 if conv else 0]
-    spread = set(re.findall(r"{(\w+)}", outer.name))
+    spread = {stride(word).axis for word in re.findall(r"{(\w+)}", outer.name)}
     axes = [axis for axis in inner.formula.split() if axis in {*spread, *out}]
     merged = out[0] if len(out) == 1 else f"({' '.join(out)})"
     return kernel, row(

@@ -19,10 +19,12 @@ from .axes import Place, Sizes, View
 from .buffers import buffers
 from .dialect import Dialect
 from .fields import FIELDS
-from .order import in_module_order
+from .kinds import Scaled
+from .order import in_file_order
 from .regroup import Heads, Put, move, parts
 from .resolve import express, fillable
 from .rotary_layout import is_rotated, order
+from .scaled import factor, times, undone
 
 Read = Callable[[str], np.ndarray]
 
@@ -110,11 +112,17 @@ def to_flax(
                 flat[flax.at(place)] = np.empty(flax.shape(sizes, place), dtype or piece.dtype)
             with np.errstate(over="ignore"):  # the caller checks the result
                 put(piece, flat[flax.at(place)])
+    for row in _scaled_rows(dialect):
+        flat[row.flax.name] = times(flat[row.flax.name], factor(row, sizes))
     return unflatten(flat)
 
 
+def _scaled_rows(dialect: Dialect) -> list[Scaled]:
+    return [row for row in dialect.rows if isinstance(row, Scaled)]
+
+
 def to_torch(dialect: Dialect, config: ModelConfig, params: Tree) -> dict[str, np.ndarray]:
-    """Torch tensors by name, buffers included, in the order of the torch class."""
+    """Torch tensors by name, buffers included, in the order of the file or of the class."""
     arrays = flatten(params)
     return to_torch_lazily(dialect, config, set(arrays), lambda path: np.asarray(arrays[path]))
 
@@ -131,7 +139,7 @@ def to_torch_lazily(
     sizes, elements = sizes_of(config), _heads_in_files(dialect, config)
     elements = None if elements is None else np.argsort(elements)
     dtype = read(min(paths)).dtype
-    tensors: dict[str, np.ndarray] = dict(buffers(dialect, sizes))
+    tensors: dict[str, np.ndarray] = dict(buffers(dialect, config, sizes))
     unspread: dict[tuple[str, str], str] = {}  # (Flax name, torch axes) -> torch name
     # The largest first, while little else is in memory.
     for flax, torch in sorted(dialect.views, key=lambda views: -views[0].size(sizes)):
@@ -147,7 +155,10 @@ def to_torch_lazily(
 
         heads = Heads(elements, functools.partial(is_rotated, flax))
         tensors |= move(flax, torch, sizes, functools.cache(filled), heads)
-    return {name: tensors[name] for name in in_module_order(list(dialect.tensors), sizes)}
+    for row in _scaled_rows(dialect):
+        name = row.torch.view().name
+        tensors[name] = undone(row, tensors[name], factor(row, sizes))
+    return {name: tensors[name] for name in in_file_order(dialect, sizes)}
 
 
 def _heads_in_files(dialect: Dialect, config: ModelConfig) -> np.ndarray | None:

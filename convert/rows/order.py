@@ -6,6 +6,13 @@ from collections.abc import Iterator
 
 from .axes import LABELS, Place, Sizes, View
 from .cuts import counted
+from .dialect import Dialect
+
+
+def in_file_order(dialect: Dialect, sizes: Sizes) -> list[str]:
+    """All names of the settled `dialect` in the order of its file, or else of its class."""
+    names = in_module_order(list(dialect.tensors), sizes)
+    return list(dialect.order) if sorted(dialect.order) == sorted(names) else names
 
 
 def in_module_order(views: list[View], sizes: Sizes) -> list[str]:

@@ -6,10 +6,12 @@ in parentheses, of which a file uses one throughout, and a `?` for a tensor that
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from .axes import LABELS, Dims, Spelling, View, parse_dims
+
+LabelWords = tuple[tuple[str, tuple[str, ...]], ...]  # each label axis, and the words on it
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,18 @@ class Pattern:
         """The choices of the pattern, in the order of the name."""
         return [piece for piece in self.pieces if isinstance(piece, Choice)]
 
+    def has(self, axis: str) -> bool:
+        """Whether `axis` is one of those in the name."""
+        return any(f"{{{axis}}}" in piece for piece in self.pieces if isinstance(piece, str))
+
+    def numbered(self, axis: str, number: str) -> "Pattern":
+        """The pattern with `number` in place of `axis` in its name."""
+        pieces = tuple(
+            piece.replace(f"{{{axis}}}", number) if isinstance(piece, str) else piece
+            for piece in self.pieces
+        )
+        return replace(self, pieces=pieces)
+
     def required(self) -> "Pattern":
         """The pattern of a tensor that a file must have."""
         return replace(self, optional=False)
@@ -71,17 +85,26 @@ class Pattern:
 
     def match(self, name: str, spellings: Iterable[Spelling] = ()) -> Match | None:
         """How `name` fits the pattern with any of `spellings`; None if it does not."""
-        regex = _regex(self.pieces, _label_words(tuple(spellings)))
-        match = regex.fullmatch(name)
-        if match is None:
-            return None
-        groups = match.groupdict()
-        words = {choice: groups.pop(f"choice{i}") for i, choice in enumerate(self.choices)}
-        return Match(groups, words)
+        return self.matcher(label_words(spellings))(name)
+
+    def matcher(self, words: LabelWords) -> Callable[[str], Match | None]:
+        """The function that `match` is, for many names and the same words of label axes."""
+        regex, choices = _regex(self.pieces, words), self.choices
+
+        def match(name: str) -> Match | None:
+            found = regex.fullmatch(name)
+            if found is None:
+                return None
+            groups = found.groupdict()
+            chosen = {choice: groups.pop(f"choice{i}") for i, choice in enumerate(choices)}
+            return Match(groups, chosen)
+
+        return match
 
 
-def _label_words(spellings: tuple[Spelling, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def label_words(spellings: Iterable[Spelling]) -> LabelWords:
     """The words that each label axis may have, in a form to cache by."""
+    spellings = tuple(spellings)
     words = {
         axis: [word for each in spellings if axis in each for word in each[axis].values()]
         for axis in LABELS
@@ -92,10 +115,8 @@ def _label_words(spellings: tuple[Spelling, ...]) -> tuple[tuple[str, tuple[str,
 
 
 @functools.cache
-def _regex(
-    pieces: tuple[str | Choice, ...], label_words: tuple[tuple[str, tuple[str, ...]], ...]
-) -> re.Pattern[str]:
-    words, regex, count = dict(label_words), "", 0
+def _regex(pieces: tuple[str | Choice, ...], of_labels: LabelWords) -> re.Pattern[str]:
+    words, regex, count = dict(of_labels), "", 0
     for piece in pieces:
         if isinstance(piece, Choice):
             regex += f"(?P<choice{count}>{'|'.join(map(re.escape, piece.words))})"

@@ -10,9 +10,10 @@ from dataclasses import replace
 from .axes import Dims, every
 from .dialect import Dialect, is_ignored
 from .kinds import EMBEDDING, Alias, Buffer, Filled, Kind, Row
-from .pattern import Choice, Match
+from .pattern import Choice, Match, label_words
 
 Shape = tuple[int, ...]
+AFTER = "after"  # the axis of the member after the blocks, such as a final norm in nn.Sequential
 
 
 def settle(dialect: Dialect, shapes: Mapping[str, Shape]) -> Dialect:
@@ -20,18 +21,34 @@ def settle(dialect: Dialect, shapes: Mapping[str, Shape]) -> Dialect:
 
     `shapes` maps each tensor name of the file to its shape.
     """
-    spellings = dialect.spellings
-    fits = [
-        [match for row in dialect.rows if (match := row.torch.match(name, spellings))]
-        for name in shapes
-    ]
+    dialect = _with_last_member(dialect, shapes)
+    of_labels = label_words(dialect.spellings)
+    matchers = [row.torch.matcher(of_labels) for row in dialect.rows]
+    fits = [[fit for matcher in matchers if (fit := matcher(name))] for name in shapes]
     # Names that match one row alone vote first: an ambiguous name must not overrule them.
     surest = sorted((matches for matches in fits if matches), key=len)
     words = {
         axis: (_spelling(known, _seen(axis, surest)),) for axis, known in dialect.words.items()
     }
-    settled = replace(dialect, words=words)
+    settled = replace(dialect, words=words, readings=())
     return replace(settled, rows=tuple(_present_rows(settled, _chosen(surest), shapes)))
+
+
+def _with_last_member(dialect: Dialect, shapes: Mapping[str, Shape]) -> Dialect:
+    """The dialect with the number of the one member that follows the blocks in their list.
+
+    The rows of such a member have {after} in their names; they are dropped if the file has none.
+    """
+    rows: list[Kind] = []
+    for row in dialect.rows:
+        if not row.torch.has(AFTER):
+            rows.append(row)
+            continue
+        matches = [match for name in shapes if (match := row.torch.match(name))]
+        numbers = {match.axes[AFTER] for match in matches}
+        if len(numbers) == 1:
+            rows.append(replace(row, torch=row.torch.numbered(AFTER, numbers.pop())))
+    return replace(dialect, rows=tuple(rows))
 
 
 def _chosen(surest: Sequence[Sequence[Match]]) -> dict[Choice, str]:
@@ -134,6 +151,7 @@ def express(dialect: Dialect, paths: Collection[str], tied: bool) -> Dialect:
     """
     expressed: list[Kind] = []
     flax = set()
+    dialect = _holding(dialect, paths)
     for row in dialect.rows:
         row = replace(row, torch=row.torch.worded({}))
         if isinstance(row, Alias):
@@ -150,6 +168,17 @@ def express(dialect: Dialect, paths: Collection[str], tied: bool) -> Dialect:
         expressed.append(replace(row, torch=row.torch.required()))
     words = {axis: spellings[:1] for axis, spellings in dialect.words.items()}
     return replace(dialect, rows=tuple(expressed), words=words)
+
+
+def _holding(dialect: Dialect, paths: Collection[str]) -> Dialect:
+    """The first reading of `dialect` with a place for each parameter of `paths`, or its own."""
+    for reading in (dialect, *dialect.readings):
+        rows = [row for row in reading.rows if isinstance(row, Row)]
+        places = {row.flax.at(place) for row in rows for place in every(row.flax.spread, {})}
+        places |= {row.own.name for row in reading.rows if isinstance(row, Alias)}
+        if places >= set(paths):
+            return reading
+    return dialect
 
 
 def fillable(dialect: Dialect) -> set[str]:

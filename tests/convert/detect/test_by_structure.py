@@ -468,7 +468,7 @@ BLOCK = "blocks.{layer}."
         ({"score.weight": (3, 30)}, "score.weight (3, 30): belongs to a classifier's head"),
         (
             {"blocks.N.experts.0.x.weight": (77, 30)},
-            "experts.0.x.weight (77, 30): belongs to a mixture of experts",
+            "experts.0.x.weight (77, 30): belongs to a decoder with experts",
         ),
         (
             {"blocks.N.attn.query.bias": (30,)},
@@ -547,10 +547,11 @@ def test_a_norm_of_the_embedding_is_not_the_last_one() -> None:
     )
 
 
-def test_rmsnorm_is_refused() -> None:
-    assert propose(Layout(norms="norm1 norm2", biases=frozenset()).shapes()).dialect
-    shapes = Layout(norms="rms_norm1 rms_norm2", biases=frozenset()).shapes()
-    assert propose(shapes).problems[0] == "blocks.{layer}.rms_norm1.weight (30,): an RMSNorm"
+def test_rmsnorm_is_told_by_its_name() -> None:
+    for words, kind in (("norm1 norm2", "layer"), ("rms_norm1 rms_norm2", "rms")):
+        dialect = propose(Layout(norms=words, biases=frozenset()).shapes()).dialect
+        assert dialect is not None
+        assert dialect.unsaid["norm_kind"] == kind
 
 
 def test_a_bias_belongs_to_the_one_matrix_of_its_module() -> None:

@@ -7,7 +7,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from convert.detect import detect as detecting
 from convert.detect import values
+from convert.detect.refusals import Inputs
 from convert.dialects import DIALECTS
 from convert.dtypes import OF_WEIGHTS
 from convert.names.parts import PAIRS
@@ -96,6 +98,43 @@ def test_a_family_reads_every_wording_of_its_own(dialect: Dialect, seed: int) ->
     config = config_of(dialect)
     params = random_params(config, np.dtype("float32"))
     require_identity(dialect, config, params, to_torch(other, config, params))
+
+
+def modern_config(dialect: Dialect) -> ModelConfig:
+    """What a family may have besides the fields of the first GPTs; heads share keys if they can."""
+    modern = {
+        "positions": "rotary", "norm_kind": "rms", "norm_bias": False, "mlp_gated": True, "num_heads": 6,
+        "num_kv_heads": 2 if dialect.grouped else 6, "head_dim": 4, "mlp_dim": 41,
+        "qk_norm": "before_rotary" if any("q_norm" in str(row) for row in dialect.rows) else "none",
+    }  # fmt: skip
+    return ModelConfig(**{**vars(config_of(dialect)), **modern})
+
+
+READINGS = [
+    pytest.param(dialect, i, id=f"{dialect.name}-{i}")
+    for dialect in FAMILIES
+    for i in range(len(dialect.readings))
+]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("dialect", "reading"), READINGS)
+def test_a_family_reads_every_modern_wording_of_its_own(
+    dialect: Dialect, reading: int, seed: int
+) -> None:
+    """Shapes tell which of three numbered matrices leads back; words tell the gate from its value."""
+    config = modern_config(dialect)
+    params = random_params(config, np.dtype("float32"))
+    tensors = to_torch(reworded(dialect.readings[reading], seed), config, params)
+    held = {name: value.shape for name, value in tensors.items()}
+    given = {"num_heads": 6, "num_kv_heads": config.num_kv_heads, "head_dim": 4}
+    found = detecting._try(dialect, Inputs(held, tensors.__getitem__, "w.pt", given, {}))
+    assert not found.problems
+    weighed = values.weigh(found.dialect, found.sizes, tensors.__getitem__)
+    back = flatten(to_flax(weighed.dialect, config, tensors.__getitem__))
+    assert back.keys() == flatten(params).keys()
+    for path, value in flatten(params).items():
+        assert back[path].tobytes() == value.tobytes(), path
 
 
 def axes_of(view: View) -> list[str]:

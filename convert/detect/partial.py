@@ -1,0 +1,20 @@
+"""Tells whether a file is part of one of a known class, which a family must not read."""
+
+from collections.abc import Iterable, Sized
+
+from ..rows.fit import Fit
+from ..rows.kinds import POSITIONS
+
+# Parameters without which a file may be whole: positions are then asked for.
+OPTIONAL = (POSITIONS, "blocks/attn/out/")
+
+
+def is_part(fits: Iterable[Fit], names: Sized) -> bool:
+    """Whether a file with `names` is part of one of a class, and lacks more than is OPTIONAL."""
+    parts = [part for part in fits if part.claimed == len(names) and part.lacking]
+    return bool(parts) and not any(_lacks_only_optional(fitted) for fitted in parts)
+
+
+def _lacks_only_optional(fitted: Fit) -> bool:
+    views = fitted.dialect.views
+    return fitted.absent <= {torch.name for flax, torch in views if flax.name.startswith(OPTIONAL)}

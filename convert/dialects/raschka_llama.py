@@ -1,0 +1,92 @@
+"""Sebastian Raschka's Llama 2 and 3, Qwen3 and Gemma 3."""
+
+from dataclasses import replace
+
+from ..rows.dialect import Dialect
+from ..rows.fields import MODERN
+from ..rows.kinds import Row, linear, mask, norm, row, table, tied
+
+
+def rows(block: str, norms: tuple[Row, ...]) -> tuple[Row, ...]:
+    """The rows of a class with blocks `block`, in each of which are `norms`."""
+    return (
+        row("token_embedding/embedding : v d", "tok_emb.weight : v d"),
+        *linear("blocks/attn/qkv : layer d head qkv k", f"{block}.att.{{qkv}} : (head k) d", "no"),
+        *linear("blocks/attn/out : layer head k d", f"{block}.att.out_proj : d (head k)", "no"),
+        *linear("blocks/mlp/gate_up : layer d glu f", f"{block}.ff.{{glu}} : f d", "no"),
+        *linear("blocks/mlp/down : layer f d", f"{block}.ff.fc3 : d f", "no"),
+        *norms,
+        tied("out_head.weight : v d"),
+    )
+
+
+def qk_norms(block: str) -> tuple[Row, ...]:
+    """The rows of the norms of each head's queries and keys."""
+    return (
+        row("blocks/attn/q_norm/scale : layer k", f"{block}.att.q_norm.scale? : k"),
+        row("blocks/attn/k_norm/scale : layer k", f"{block}.att.k_norm.scale? : k"),
+    )
+
+
+def plain_norms(block: str, words: str) -> tuple[Row, ...]:
+    """The rows of a norm before each part, and of the last one, called by `words`."""
+    return (
+        *norm("blocks/norm1", f"{block}.norm1", "no", words),
+        *norm("blocks/norm2", f"{block}.norm2", "no", words),
+        *norm("final_norm", "final_norm", "no", words),
+    )
+
+
+BLOCK, GEMMA = "trf_blocks.{layer}", "blocks.{layer}"
+SCALE = "scale shift"
+LLAMA = Dialect(
+    name="raschka-llama",
+    about="Raschka's Llama2Model and Llama3Model",
+    rows=(
+        *rows(BLOCK, plain_norms(BLOCK, "weight bias")),
+        replace(mask(f"{BLOCK}.att.mask : t t", "upper"), written=False),
+        table(f"{BLOCK}.att.cos? : u r", "cos"),
+        table(f"{BLOCK}.att.sin? : u r", "sin"),
+    ),
+    words={"qkv": ("W_query W_key W_value",), "glu": ("gate=fc1 up=fc2",)},
+    unsaid={**MODERN, "rotary_theta": 500000.0},
+    grouped=True,
+    layout="half",
+    beware="Llama 2 has a rotary_theta of 10000 and Llama 3 one of 500000; later versions of the "
+    "latter also scale their wavelengths",
+)
+DIALECTS = (
+    LLAMA,
+    replace(
+        LLAMA,
+        name="raschka-qwen3",
+        about="Raschka's Qwen3Model",
+        rows=rows(BLOCK, (*qk_norms(BLOCK), *plain_norms(BLOCK, SCALE))),
+        unsaid={**MODERN, "rotary_theta": 1000000.0, "norm_eps": 1e-6},
+        beware="",
+    ),
+    replace(
+        LLAMA,
+        name="raschka-gemma3",
+        about="Raschka's Gemma3Model",
+        rows=rows(
+            GEMMA,
+            (
+                *qk_norms(GEMMA),
+                *norm("blocks/norm1", f"{GEMMA}.input_layernorm", "no", SCALE),
+                *norm("blocks/out_norm1", f"{GEMMA}.post_attention_layernorm", "no", SCALE),
+                *norm("blocks/norm2", f"{GEMMA}.pre_feedforward_layernorm", "no", SCALE),
+                *norm("blocks/out_norm2", f"{GEMMA}.post_feedforward_layernorm", "no", SCALE),
+                *norm("final_norm", "final_norm", "no", SCALE),
+            ),
+        ),
+        unsaid={
+            **MODERN,
+            "norm_eps": 1e-6,
+            "activation": "gelu_tanh",
+            "norm_unit_offset": True,
+        },
+        beware="its embeddings are multiplied by the root of model_dim, five of six blocks see a "
+        "window of 512 and have a rotary_theta of 10000, and the sixth sees all and has 1000000",
+    ),
+)
