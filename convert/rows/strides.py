@@ -5,10 +5,11 @@ list in which each block has two.
 """
 
 import re
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class Stride(NamedTuple):
+@dataclass(frozen=True)
+class Stride:
     """The numbers `step * index + start` of the members of `axis`."""
 
     axis: str
