@@ -4,15 +4,15 @@ from dataclasses import replace
 
 from ..rows.dialect import Container, Dialect
 from ..rows.fields import MODERN
-from ..rows.kinds import linear, norm, row, tied
+from ..rows.kinds import Kind, linear, norm, row, tied
 
 BLOCK = "layers.{layer}"
-HEAD = (
+HEAD: tuple[Kind, ...] = (
     row("token_embedding/embedding : v d", "token_embeddings.weight : v d"),
     *linear("blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.attn.{{qkv}} : (head k) d", "no"),
     *linear("blocks/attn/out : layer head k d", f"{BLOCK}.attn.output_proj : d (head k)", "no"),
 )
-TAIL = (
+TAIL: tuple[Kind, ...] = (
     *linear("blocks/mlp/down : layer f d", f"{BLOCK}.ffn.w2 : d f", "no"),
     *norm("blocks/norm1", f"{BLOCK}.ln1", "no"),
     *norm("blocks/norm2", f"{BLOCK}.ln2", "no"),

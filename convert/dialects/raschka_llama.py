@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from ..rows.dialect import Dialect
 from ..rows.fields import MODERN
-from ..rows.kinds import Row, linear, mask, norm, row, table, tied
+from ..rows.kinds import Kind, Row, linear, mask, norm, row, table, tied
 
 
-def rows(block: str, norms: tuple[Row, ...]) -> tuple[Row, ...]:
+def rows(block: str, norms: tuple[Row, ...]) -> tuple[Kind, ...]:
     """The rows of a class with blocks `block`, in each of which are `norms`."""
     return (
         row("token_embedding/embedding : v d", "tok_emb.weight : v d"),

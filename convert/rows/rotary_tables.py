@@ -4,7 +4,7 @@ A table has a row for each position and a column for each frequency, or each fre
 both elements of its pair.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -13,7 +13,7 @@ import numpy as np
 from jaxgpt.rotary_scaling import frequencies
 
 # Each form as a function of the angles (positions, frequencies).
-FORMS = {
+FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "cos": np.cos,
     "sin": np.sin,
     "angles": lambda angles: angles,
