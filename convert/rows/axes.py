@@ -208,7 +208,7 @@ class View:
 
     def _index(self, axis: str, word: str) -> int | None:
         if axis not in LABELS:
-            return stride(axis).index(int(word))
+            return stride(axis).member(int(word))
         label = next(label for label, spelled in self.words(axis).items() if spelled == word)
         return list(LABELS[axis]).index(label)
 

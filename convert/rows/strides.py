@@ -20,7 +20,7 @@ class Stride:
         """The number in the name of the member `index`."""
         return self.step * index + self.start
 
-    def index(self, number: int) -> int | None:
+    def member(self, number: int) -> int | None:
         """The member with `number` in its name; None if it is that of another module."""
         index, rest = divmod(number - self.start, self.step)
         return index if rest == 0 and index >= 0 else None
