@@ -80,7 +80,11 @@ def _differs(source: Checkpoint, where: str, why: str) -> Differs:
 
 def settled(source: Checkpoint, request: Request) -> File:
     """Build the class, load `source` into it, and find the fields with which it agrees."""
-    peer = _peer(source, request)
+    return settled_with(_peer(source, request), source, request)
+
+
+def settled_with(peer: foreign_module.Peer, source: Checkpoint, request: Request) -> File:
+    """The file in the first reading, and with the fields, with which the class agrees."""
     inputs = Inputs(
         {name: tensor.shape for name, tensor in source.tensors.items()},
         lambda name: source.tensors[name].read(),
@@ -95,7 +99,6 @@ def settled(source: Checkpoint, request: Request) -> File:
 def _agreeing(
     inputs: Inputs, peer: foreign_module.Peer, source: Checkpoint, request: Request
 ) -> File:
-    """The file in the first reading with which the class agrees."""
     furthest: Parted | None = None
     runs: dict[tuple[int, int], Seen] = {}
     remaining = list(readings(inputs, peer, request.dialect, _hints(peer, request)))
@@ -193,7 +196,7 @@ def _peer(source: Checkpoint, request: Request) -> foreign_module.Peer:
 def _read(source: Checkpoint, request: Request) -> dict[str, Any]:
     """The fields that the file shows, if a dialect knows its names."""
     stand_ins: dict[str, Any] = {}
-    how = {"dialect": request.dialect, "ignore_config": request.ignore_config}
+    how: dict[str, Any] = {"dialect": request.dialect, "ignore_config": request.ignore_config}
     while True:
         try:
             report = inspect(source, **how, **request.fields, **stand_ins).detected.report

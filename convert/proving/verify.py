@@ -63,7 +63,7 @@ def verify(
     page, pair = _compared(page, sides, peer, train_steps)
     page = _judged(page, sides, peer, bool(torch_class))
     if page.verdict == "differs":
-        return _advised(page, sides, pair, Path(directory), bool(torch_class))
+        return _advised(page, sides, pair, Path(directory), peer if torch_class else None)
     return page
 
 
@@ -224,20 +224,31 @@ def _with_defaults(page: Page, defaults: Mapping[str, Any]) -> Page:
     return dataclasses.replace(page, doubt=doubt, defaults=dict(defaults))
 
 
-def _advised(page: Page, sides: Sides, pair: Pair, directory: Path, by_user: bool) -> Page:
+def _advised(
+    page: Page,
+    sides: Sides,
+    pair: Pair,
+    directory: Path,
+    named: foreign_module.Peer | None,
+) -> Page:
     """Add to the `page` of two models that differ what would make them agree.
 
-    Other values of fields that the user set are tried only if the user named the class too.
+    Other values of fields that the user set are tried only for a class that the user `named`.
     """
-    if not by_user:
+    if not named:
         dialect = sides.inspected.detected.dialect
         hint = alternatives.other_class(page.ran, sides.opened.config, dialect)
         page = dataclasses.replace(page, hint=hint)
     logits = page.random_weights or page.stages[-1]
     if page.weights or logits.same:
         return page
-    fields = [*page.assumed, *(page.given if by_user else ())]
-    agreement = alternatives.agreeing(pair.module, pair.model, sides.tokens()[:, :-1], fields)
+    fields = [*page.assumed, *(page.given if named else ())]
+    agreement = None
+    if named:
+        agreement = alternatives.measured(named, sides.inspected, sides.opened.config, fields)
+    agreement = agreement or alternatives.agreeing(
+        pair.module, pair.model, sides.tokens()[:, :-1], fields
+    )
     if agreement is None:
         return page
     settled = {**sides.inspected.detected.report.given, **page.given, **agreement.fields}

@@ -4,6 +4,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from jaxgpt.config import ModelConfig
+from tests.classes.general import General
+
 
 def turned(x, freqs):
     """Heads x (B, T, H, h) turned as complex numbers."""
@@ -89,3 +92,37 @@ class LateKvarnar(Kvarnar):
     def __init__(self, *args):
         super().__init__(*args)
         self.lager[1].__class__ = TwiceKvarn
+
+
+LLAMA = {
+    "token": "embed_tokens", "blocks": "layers", "norm1": "input_layernorm", "norm2": "post_attention_layernorm",
+    "attention": "self_attn", "query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj", "gate": "gate_proj",
+    "up": "up_proj", "down": "down_proj", "final_norm": "norm", "head": "lm_head",
+}  # fmt: skip
+FIELDS = {
+    "positions": "rotary", "rotary_layout": "interleaved", "rotary_theta": 50000.0, "norm_kind": "rms",
+    "norm_eps": 3e-6, "activation": "silu", "attention_softcap": 20.0, "logit_softcap": 15.0, "window": 5,
+    "attention_scale": 0.3, "embedding_scale": 2.0, "logit_scale": 0.5,
+}  # fmt: skip
+
+
+def llama():
+    """A class with the names of Llama and other settings in every field that no tensor shows."""
+    shown = {
+        "mlp_gated": True,
+        "norm_bias": False,
+        "mlp_bias": False,
+        "head_bias": False,
+        "attention_out_bias": False,
+    }
+    sizes = {
+        "vocab_size": 41,
+        "context_length": 13,
+        "model_dim": 24,
+        "num_blocks": 2,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+    }
+    return General(
+        ModelConfig(**sizes, **shown, **FIELDS, mlp_dim=20, head_dim=8, dropout=0.0), LLAMA
+    )

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from convert import reference, to_flax  # noqa: E402
 from convert.proving.float64 import in_float64  # noqa: E402
 from convert.proving.subject import Differs  # noqa: E402
+from convert.proving.verify import verify  # noqa: E402
 from jaxgpt.config import ModelConfig  # noqa: E402
 from tests.classes import disguised, general, modern, unseen  # noqa: E402
 from tests.convert.proving.test_verdict import randomised  # noqa: E402
@@ -55,7 +56,7 @@ def test_a_class_settles_every_field(name: str) -> None:
     make, sizes, fields = CLASSES[name]
     with in_float64():  # or tables that are no buffers would stay float32
         module = randomised(make(**sizes))
-    module.max_seq_len = 17  # as nothing else shows it without a table of positions
+    module.max_seq_len = 16  # as nothing else shows it without a table of positions
     loaded = to_flax(module.state_dict(), torch=module)
     assert loaded.proven_by
     assert not loaded.report.assumed.keys() - {"dropout"}
@@ -109,6 +110,47 @@ def test_the_command_names_the_fields_and_the_proof(
 def test_a_given_field_that_the_class_contradicts_is_refused(primes_file: Path) -> None:
     with pytest.raises(Differs, match="activation is 'relu' in the class and 'gelu' otherwise"):
         to_flax(primes_file, torch="convert.reference:GPT", activation="gelu")
+
+
+MUTATIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "layout": ({"rotary_layout": "half"}, "block 0"),
+    "theta": ({"rotary_theta": 1e4}, "block 0"),
+    "epsilon": ({"norm_eps": 1e-6}, "block 0"),
+    "cap of scores": ({"attention_softcap": None}, "block 0"),
+    "cap of logits": ({"logit_softcap": None}, "logits"),
+    "scale of scores": ({"attention_scale": "head_dim"}, "block 0"),
+    "scale of logits": ({"logit_scale": 1.0}, "logits"),
+    "scale of embeddings": ({"embedding_scale": 1.0}, "embedding"),
+    "window": ({"window": None}, "block 0"),
+    "activation": ({"activation": "gelu"}, "block 0"),
+}
+
+
+@pytest.fixture(scope="module")
+def llama_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("llama") / "file.pt"
+    torch.save(randomised(modern.llama()).state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_verify_shows_where_a_wrong_field_parts_and_its_right_value(
+    name: str, llama_file: Path, tmp_path: Path
+) -> None:
+    wrong, stage = MUTATIONS[name]
+    fields = {**modern.FIELDS, **wrong, "num_heads": 4, "context_length": 13}
+    to_flax(llama_file, dialect="llama", **fields).save(tmp_path / "m")
+    page = verify(llama_file, tmp_path / "m", torch_class=f"{modern.__file__}:llama")
+    assert (page.verdict, page.first_difference) == ("differs", stage)
+    assert page.agreeing is not None
+    assert page.agreeing.fields == {field: modern.FIELDS[field] for field in wrong}
+
+
+def test_verify_proves_the_right_fields(llama_file: Path, tmp_path: Path) -> None:
+    fields = {**modern.FIELDS, "num_heads": 4, "context_length": 13}
+    to_flax(llama_file, dialect="llama", **fields).save(tmp_path / "m")
+    page = verify(llama_file, tmp_path / "m", torch_class=f"{modern.__file__}:llama")
+    assert page.verdict == "proven"
 
 
 def random_fields(r: random.Random) -> dict[str, Any]:
