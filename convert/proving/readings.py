@@ -1,4 +1,4 @@
-"""The ways in which a file may be read: by dialects with its names, or by roles that a run shows."""
+"""The ways in which a file may be read: by dialects with its names, or by roles that runs show."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -15,8 +15,9 @@ from ..rows.axes import LABELS
 from ..rows.dialect import Dialect, labelled
 from ..rows.kinds import Row
 from .foreign_module import Peer
-from .roles_by_trace import Reader, proposals
+from .roles_by_trace import proposals
 from .trace import Seen
+from .trace_reader import Reader
 
 LARGE = 2**40  # no value has so many numbers: none is recorded
 ROWS, LENGTH = 4, 3

@@ -24,10 +24,11 @@ from . import foreign_import, foreign_module
 from .config_objects import MEANING, SIZES
 from .constructor_args import Answers
 from .float64 import float64_by_default
-from .measure_attention import capped, uncapped
+from .measure_attention import uncapped
 from .other_weights import Pair, with_random_constants
 from .parity import compare, compare_prefix, tokens_for
 from .readings import Reading, readings
+from .search_cap import capped
 from .settle_by_class import Settled, settle
 from .subject import Differs, Parted, Solve, Subject, UnknownScores, furthest_of
 from .trace import Seen

@@ -11,19 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model import GPT, assemble
 from jaxgpt.storage.model_directory import ModelDirectory, to_device
 
 from .. import api
-from ..detect.refusals import Asked
 from ..files import checkpoints
 from ..names.config_words import as_written
 from ..rows import fit, move
 from ..rows.fields import FIELDS
 from . import alternatives, foreign_import, foreign_module
 from .constructor_args import MEANING, Answers
+from .inspected_for import inspected_for
 from .other_weights import Pair, with_random_constants
 from .parity import compare, compare_prefix, tokens_for
 from .training import compare_training
@@ -81,11 +80,11 @@ class Sides:
         recorded = opened.about.get("source") or {}
         ignore_config, config = recorded.get("ignore_config", False), opened.config
         if dialect:
-            return Sides(_inspected(source, config, dialect, ignore_config), opened)
+            return Sides(inspected_for(source, config, dialect, ignore_config), opened)
         try:
-            inspected = _inspected(source, config, recorded.get("dialect"), ignore_config)
+            inspected = inspected_for(source, config, recorded.get("dialect"), ignore_config)
         except UserError:
-            inspected = _inspected(source, config, None, False)
+            inspected = inspected_for(source, config, None, False)
         return Sides(inspected, opened)
 
     @property
@@ -150,23 +149,6 @@ class Sides:
         """Whether the file's own config names code or a class that is not that of `peer`."""
         config, class_name = self.inspected.source.config or {}, type(peer.module).__name__
         return "auto_map" in config or class_name not in config.get("architectures", [class_name])
-
-
-def _inspected(
-    source: checkpoints.Checkpoint, config: ModelConfig, dialect: str | None, ignore_config: bool
-) -> api.Inspected:
-    """Inspect `source`, taking fields that it leaves open from the directory's `config`.
-
-    An example is the number of heads in a fused matrix.
-    """
-    answers: dict[str, Any] = {}
-    while True:
-        try:
-            return api.inspect(source, dialect=dialect, ignore_config=ignore_config, **answers)
-        except Asked as asked:
-            if asked.field in answers:
-                raise
-            answers[asked.field] = getattr(config, asked.field)
 
 
 def _compared(

@@ -96,8 +96,8 @@ class LateKvarnar(Kvarnar):
 
 LLAMA = {
     "token": "embed_tokens", "blocks": "layers", "norm1": "input_layernorm", "norm2": "post_attention_layernorm",
-    "attention": "self_attn", "query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj", "gate": "gate_proj",
-    "up": "up_proj", "down": "down_proj", "final_norm": "norm", "head": "lm_head",
+    "attention": "self_attn", "query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj",
+    "gate": "gate_proj", "up": "up_proj", "down": "down_proj", "final_norm": "norm", "head": "lm_head",
 }  # fmt: skip
 FIELDS = {
     "positions": "rotary", "rotary_layout": "interleaved", "rotary_theta": 50000.0, "norm_kind": "rms",
