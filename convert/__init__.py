@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for editors, which run nothing
     from .api import Loaded as Loaded
     from .api import inspect as inspect
-    from .api import to_flax as to_flax
     from .api import to_torch as to_torch
     from .probing.probe import probe as probe
+    from .proving.by_class import to_flax as to_flax
     from .proving.parity import assert_same as assert_same
 
 _HOMES = {
@@ -37,7 +37,7 @@ _HOMES = {
     "assert_same": "proving.parity",
     "inspect": "api",
     "probe": "probing.probe",
-    "to_flax": "api",
+    "to_flax": "proving.by_class",
     "to_torch": "api",
 }
 __all__ = ["Loaded", "assert_same", "inspect", "probe", "to_flax", "to_torch"]

@@ -98,8 +98,29 @@ def to_flax(
     Raises:
         UserError: The weights are damaged, incomplete, ambiguous, or of another kind of model.
     """
-    target_dtype = _parse_dtype(dtype)
+    _parse_dtype(dtype)
     inspected = inspect(weights, dialect=dialect, ignore_config=ignore_config, **fields)
+    return loaded(
+        inspected,
+        dtype=dtype,
+        allow_nonfinite=allow_nonfinite,
+        ignore_config=ignore_config,
+        weights_only=weights_only,
+        stage=stage,
+    )
+
+
+def loaded(
+    inspected: Inspected,
+    *,
+    dtype: str | None = None,
+    allow_nonfinite: bool = False,
+    ignore_config: bool = False,
+    weights_only: bool = False,
+    stage: Stage = silent,
+) -> Loaded:
+    """Read the weights of `inspected`; the arguments are those of `to_flax`."""
+    target_dtype = _parse_dtype(dtype)
     source, detected = inspected.source, inspected.detected
     config, sizes = detected.report.config, detected.fit.sizes
     names = fit.torch_names(detected.dialect, sizes)

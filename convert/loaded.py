@@ -34,6 +34,7 @@ class Loaded:
     source: checkpoints.Checkpoint
     extras: Extras
     ignore_config: bool = False  # whether a config in the file or next to it was ignored
+    proven_by: str = ""  # the class beside which the model was run, if one was
 
     def __repr__(self) -> str:
         return _in_short(self)

@@ -21,6 +21,7 @@ def show(report: "Report", assumed: str) -> None:
     for label, fields in (
         (caveats.READ, report.read),
         (caveats.GIVEN, report.given),
+        ("found with the class", report.found),
         (assumed, report.assumed),
     ):
         if fields:

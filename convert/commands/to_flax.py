@@ -3,20 +3,33 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from jaxgpt.commands.shell import working
-from jaxgpt.errors import in_a_row
+from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.settings import typed
 from jaxgpt.system import directories
 
 from . import fields_page
-from .options import Assignments, DialectName, Directory, File, IgnoreConfig, model_fields
+from .options import (
+    Assignments,
+    DialectName,
+    Directory,
+    File,
+    IgnoreConfig,
+    TorchArgs,
+    model_fields,
+    torch_arguments,
+)
 
 if TYPE_CHECKING:
     from ..api import Loaded
     from ..extras.read_extras import Extras
     from ..tokens.hf_tokenizer import FileTokenizer
+
+DIFFERS = 3  # exit code
 
 
 def to_flax(
@@ -24,6 +37,8 @@ def to_flax(
     directory: Directory,
     /,
     *,
+    torch: Annotated[str, tyro.conf.arg(metavar="MODULE:CLASS")] = "",
+    torch_args: TorchArgs = (),
     assignments: Assignments = (),
     dialect: DialectName = None,
     ignore_config: IgnoreConfig = False,
@@ -31,11 +46,15 @@ def to_flax(
     tokenizer: Path | None = None,
     allow_nonfinite: bool = False,
     weights_only: bool = False,
-) -> None:
-    """Convert a PyTorch checkpoint to a new model directory.
+) -> int:
+    """Convert a PyTorch checkpoint to a new model directory. With --torch, exit code 3 when the
+    class computes what no model here does; nothing is written then.
 
     Args:
         directory: The model directory to write; must not exist, or be empty.
+        torch: The class of FILE, module:Class or file.py:Class, or a function. It is run, settles
+            every field that FILE does not show, and proves the result.
+        torch_args: An argument of that class, such as n_head=6, JSON or text; may be repeated.
         dtype: Store the weights in this type instead of the file's.
         tokenizer: A tokenizer.json or nanoGPT's meta.pkl to store in the directory, instead of the
             one next to FILE.
@@ -43,34 +62,57 @@ def to_flax(
         weights_only: Leave out the optimiser and all other extras of the file.
     """
     directories.require_vacant(directory)
-    from .. import api
-
+    if torch_args and not torch:
+        raise UserError("--torch-arg is an argument of the class of --torch, which is missing.")
+    options: dict[str, Any] = {
+        "dialect": dialect, "dtype": dtype, "allow_nonfinite": allow_nonfinite,
+        "ignore_config": ignore_config, "weights_only": weights_only, **model_fields(assignments),
+    }  # fmt: skip
     with working(f"{file} -> {directory}") as stage:
-        loaded = api.to_flax(
-            file,
-            dialect=dialect,
-            dtype=dtype,
-            allow_nonfinite=allow_nonfinite,
-            ignore_config=ignore_config,
-            weights_only=weights_only,
-            stage=stage,
-            **model_fields(assignments),
-        )
+        loaded = _loaded(file, torch, torch_arguments(torch_args), {**options, "stage": stage})
+        if isinstance(loaded, str):
+            print(loaded)
+            return DIFFERS
         loaded.save(directory, tokenizer, stage)
     _show(loaded, directory, tokenizer is None)
-    if dtype:
+    if loaded.proven_by:
+        print(
+            f"PROVEN: the two compute the same function; beside the model ran {loaded.proven_by}."
+        )
+    elif dtype:
         print("verify compares in the file's own dtype: to prove it, convert without --dtype.")
     else:
         named = class_to_name(loaded)
         print(f"Prove it: jaxgpt-convert verify {file} {directory}{named}")
         if loaded.dialect.reference in named.split():
             print("  (if another class wrote the file, name that one)")
-    if loaded.report.assumed:
+    if loaded.report.assumed and not loaded.proven_by:
         print(
             "What leaves no trace in a file, such as BitLinear's rounded weights, shows only in "
             "its class, by --torch, or in a text that it knows: "
             f"jaxgpt-convert probe {file} --text TEXT"
         )
+    return 0
+
+
+def _loaded(
+    file: Path, torch: str, torch_args: dict[str, Any], options: dict[str, Any]
+) -> "Loaded | str":
+    """The converted file, or where its class and the model part."""
+    if not torch:
+        from .. import api
+
+        return api.to_flax(file, **options)
+    from ..files import torchfile
+
+    torchfile.need_torch("--torch")
+    from ..proving.by_class import to_flax
+    from ..proving.subject import Differs
+
+    try:
+        return to_flax(file, torch=torch, torch_args=torch_args, **options)
+    except Differs as differs:
+        return str(differs)
 
 
 def _show(loaded: "Loaded", directory: Path, with_tokenizer: bool) -> None:

@@ -13,7 +13,7 @@ from jaxgpt.settings import check
 from ..dialects import DIALECTS, named
 from ..names.stated import stated_fields
 from ..rows.dialect import Dialect
-from ..rows.fields import FIELDS, is_relevant, shown_by, usual_of
+from ..rows.fields import is_relevant, usual_of
 from ..rows.fit import Fit, fit, meanings
 from ..rows.resolve import settle
 from .by_structure import propose
@@ -32,6 +32,7 @@ from .refusals import (
 )
 from .report import Report
 from .rotary import head_width, read_tables, with_tables
+from .shown import shown_fields
 from .values import Evidence, weigh
 
 # Fields that give the sizes of axes.
@@ -62,19 +63,32 @@ def detect(
     """
     inputs = Inputs(shapes, read, path, given or {}, configs or {})
     check(ModelConfig, inputs.given, "ModelConfig")
-    fitted, evidence, dialect = _named(inputs, name) if name else _of_registry(inputs)
-    shown = _shown(fitted, evidence, dialect)
+    return _detected(inputs, lambda sized: _named(sized, name) if name else _of_registry(sized))
+
+
+def detect_as(dialect: Dialect, inputs: Inputs) -> Detected:
+    """Fit `dialect`, which need not be in the registry."""
+    return _detected(inputs, lambda sized: _as(sized, dialect))
+
+
+def _detected(
+    inputs: Inputs, fitting: Callable[[Inputs], tuple[Fit, Evidence, Dialect]]
+) -> Detected:
+    """What `fitting` fits to a file, and what tensors and configs say of its fields."""
+    path, shapes = inputs.path, inputs.shapes
+    fitted, evidence, dialect = fitting(inputs)
+    shown = shown_fields(fitted, evidence, dialect)
     stated = stated_fields(inputs.configs, dialect, path, inputs.given, shown)
     scaled = {name: statement.value for name, statement in stated.items()} | dict(inputs.given)
     scaling = scaled.get("rotary_scaling")
     rotation = read_tables(evidence.dialect, fitted.sizes, inputs.read, scaling)
     if width := head_width(inputs, fitted, rotation):
         inputs = replace(inputs, widths={"k": width})
-        fitted, evidence, dialect = _named(inputs, name) if name else _of_registry(inputs)
+        fitted, evidence, dialect = fitting(inputs)
     if problems := [*evidence.problems, *rotation.problems]:
         raise UserError(f"{path}: {in_a_row(problems)}.")
     evidence = with_tables(inputs, fitted, evidence, rotation)
-    shown = _shown(fitted, evidence, dialect)
+    shown = shown_fields(fitted, evidence, dialect)
     if "u" in fitted.sizes and "context_length" not in {*shown, *stated, *inputs.given}:
         shown["context_length"] = fitted.sizes["u"]
     require_agreement(inputs, evidence, shown, stated)
@@ -129,7 +143,11 @@ def _try_reading(dialect: Dialect, inputs: Inputs) -> Fit:
 
 def _named(inputs: Inputs, name: str) -> tuple[Fit, Evidence, Dialect]:
     """The fit, evidence and dialect for `name`, which the caller chose; "auto" proposes one."""
-    dialect = _proposed(inputs) if name == "auto" else named(name)
+    return _as(inputs, _proposed(inputs) if name == "auto" else named(name))
+
+
+def _as(inputs: Inputs, dialect: Dialect) -> tuple[Fit, Evidence, Dialect]:
+    """The fit and the evidence for `dialect`; raises Stranger if it does not explain the file."""
     fitted = _try(dialect, inputs)
     if fitted.problems:
         raise Stranger(why_strange(inputs, [fitted]))
@@ -227,19 +245,3 @@ def _best_marked(fits: Mapping[str, Fit], evidence: Evidence, inputs: Inputs) ->
     if marked:
         return max(marked, key=lambda name: len(DIALECTS[name].told_by))
     return min(fits, key=lambda name: bool(DIALECTS[name].twin))
-
-
-def _shown(fitted: Fit, evidence: Evidence, dialect: Dialect) -> dict[str, Any]:
-    """The fields that the tensors show, and those that the dialect fixes."""
-    sizes = dict(fitted.sizes)
-    if "p" in sizes:
-        sizes["t"] = sizes["p"] - dialect.positions_offset
-    if "kv" in sizes:
-        sizes["head"] = sizes["kv"] * sizes["group"]
-    fields = {
-        field: sizes[axis]
-        for axis, field in FIELDS.items()
-        if axis in sizes and axis not in fitted.stated
-    }
-    shown = shown_by([flax for flax, _ in evidence.dialect.views])
-    return fields | shown | evidence.read | dialect.certain

@@ -12,13 +12,15 @@ SIZES = ("vocab_size", "context_length", "model_dim", "num_blocks", "num_heads")
 
 @dataclass(frozen=True)
 class Report:
-    """The fields of ModelConfig by source; each is in exactly one of the three dicts."""
+    """The fields of ModelConfig by source; each is in exactly one of the four dicts."""
 
     read: dict[str, Any]  # shown by tensors, or by a config in the file or alongside it
     given: dict[str, Any]  # set by the caller
     assumed: dict[str, Any]  # the dialect's usual values, for all others
     # What may be wrong besides what is assumed, as sentences without a full stop.
     other_caveats: list[str] = field(default_factory=list)
+    # Shown by running the file's own class.
+    found: dict[str, Any] = field(default_factory=dict)
 
     @property
     def assumption(self) -> str:
@@ -33,11 +35,12 @@ class Report:
     @property
     def fields(self) -> dict[str, dict[str, Any]]:
         """The fields by source, for JSON."""
-        return {"read": self.read, "given": self.given, "assumed": self.assumed}
+        by_class = {"found": self.found} if self.found else {}
+        return {"read": self.read, "given": self.given, "assumed": self.assumed, **by_class}
 
     @property
     def config(self) -> ModelConfig:
-        return ModelConfig(**self.read, **self.given, **self.assumed)
+        return ModelConfig(**self.read, **self.given, **self.assumed, **self.found)
 
     @property
     def summary(self) -> str:

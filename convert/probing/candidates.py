@@ -13,6 +13,8 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "activation": ("relu", "gelu", "gelu_tanh"),
     "attention_scale_by_layer": (False, True),
     "norm_eps": (1e-5, 1e-6, 1e-12),
+    "rotary_layout": ("half", "interleaved"),
+    "rotary_theta": (10000.0, 500000.0, 1000000.0, 100000.0),
 }  # and num_heads: the divisors of the width
 # Fields that ruin the loss when wrong are tried first. Then the fields of each group are varied
 # together, as a scale of attention can compensate for a wrong number of heads.
@@ -23,6 +25,7 @@ GROUPS = (
     ("activation",),
     ("attention_scale_by_layer",),
     ("norm_eps",),
+    ("rotary_layout", "rotary_theta"),
 )
 # Values whose losses differ by some 1e-5.
 ALIKE = (frozenset({"gelu", "gelu_tanh"}), frozenset(OPTIONS["norm_eps"]))

@@ -85,6 +85,10 @@ def probe(
     )
 
 
+# Fields on which shapes of parameters depend, or the order of their elements.
+SHAPING = ("num_heads", "rotary_layout")
+
+
 class Models:
     """The models that the checkpoint `source` may hold.
 
@@ -108,12 +112,13 @@ class Models:
 
     def of(self, values: Mapping[str, Any]) -> tuple[ModelConfig, Tree]:
         """Config and parameters of the model whose open fields have `values`."""
-        config, params = self._loaded(values.get("num_heads"))
+        shaping = {name: values[name] for name in SHAPING if name in values}
+        config, params = self._loaded(tuple(shaping.items()))
         return dataclasses.replace(config, **values), params
 
-    def _load(self, num_heads: int | None) -> tuple[ModelConfig, Tree]:
-        """Config and parameters by the number of heads, on which the parameter shapes depend."""
-        stated = {**self._stated, "num_heads": num_heads} if num_heads else self._stated
+    def _load(self, shaping: tuple[tuple[str, Any], ...]) -> tuple[ModelConfig, Tree]:
+        """Config and parameters by the values of SHAPING."""
+        stated = {**self._stated, **dict(shaping)}
         loaded = api.to_flax(self.inspected.source, dtype="float32", **stated)
         return loaded.config, model_directory.to_device(loaded.params)
 

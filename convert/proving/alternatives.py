@@ -20,10 +20,14 @@ from jaxgpt.settings import typed
 from jaxgpt.storage.model_directory import ModelDirectory
 
 from .. import api
+from ..dialects import DIALECTS
 from ..probing.candidates import OPTIONS
 from ..rows.dialect import Dialect
 from .float64 import Difference, exact_model, exact_module, in_float64
 from .foreign_forward import logits_of
+from .foreign_module import Peer
+from .parity import compare, tokens_for
+from .settled_file import Request, settled_with
 from .verdict import Agreement
 
 PREFIX = 32  # positions compared first; a causal model's logits there do not depend on later ones
@@ -63,6 +67,33 @@ def agreeing(
     both = itertools.product(nearest, singles)
     pairs = ({**near, **other} for near, other in both if not near.keys() & other.keys())
     return next(filter(None, map(tried, pairs)), None)
+
+
+def measured(
+    peer: Peer, inspected: api.Inspected, config: ModelConfig, fields: Collection[str]
+) -> Agreement | None:
+    """Other values of `fields` with which the model would be that of `peer`, found by running it.
+
+    None if `config` is another one in any other field as well, or if no values make them agree.
+    """
+    dialect = inspected.detected.dialect.name
+    request = Request("", {}, {}, dialect if dialect in DIALECTS else "auto")
+    try:
+        file = settled_with(peer, inspected.source, request)
+        loaded = api.loaded(file.inspected, weights_only=True)
+        file.prove(loaded)
+    except UserError:
+        return None
+    wanted = loaded.config
+    changes = {
+        name: getattr(wanted, name)
+        for name in file.inspected.detected.report.found
+        if getattr(wanted, name) != getattr(config, name)
+    }
+    if not changes or changes.keys() - {*fields}:
+        return None
+    tokens = tokens_for(wanted)[:, :-1]
+    return Agreement(changes, compare(peer.module, loaded.model, tokens).logits.max)
 
 
 def _changes(config: ModelConfig, fields: Collection[str]) -> Iterator[dict[str, Any]]:

@@ -42,6 +42,7 @@ class Answers:
     read: Mapping[str, Any]  # fields of `config` that the file shows
     beside: Mapping[str, Any]  # a config in the file or next to it, as written
     given: Mapping[str, Any]  # arguments that the user set
+    unknown: frozenset[str] = frozenset()  # sizes of `config` that nothing has shown yet
     told: dict[str, Any] = field(default_factory=dict)  # arguments that the class was passed
     # Arguments that nothing determines and that the class may have been trained without: their
     # defaults. Only the user can say whether the model was built with these.
@@ -64,7 +65,7 @@ class Answers:
     def _answer(self, word: str, name: str) -> Any:
         if word in self.given:
             return self.given[word]
-        if name in SIZES:
+        if name in SIZES and name not in self.unknown:
             return getattr(self.config, name)
         if "drop" in word.lower():
             return 0.0

@@ -64,17 +64,26 @@ class _Float64(TorchFunctionMode):
 
 
 def _wide(value: Any) -> Any:
-    return torch.float64 if isinstance(value, torch.dtype) and value.is_floating_point else value
+    if not isinstance(value, torch.dtype):
+        return value
+    wide = torch.float64 if value.is_floating_point else value
+    return torch.complex128 if value.is_complex else wide
 
 
 @contextlib.contextmanager
 def in_float64() -> Iterator[None]:
     """Run the block with float64 for every floating-point tensor that torch makes."""
+    with float64_by_default(), _Float64():
+        yield
+
+
+@contextlib.contextmanager
+def float64_by_default() -> Iterator[None]:
+    """Run the block with float64 for tensors of no explicit dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with _Float64():
-            yield
+        yield
     finally:
         torch.set_default_dtype(before)
 

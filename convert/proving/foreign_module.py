@@ -75,11 +75,22 @@ def build(
         module = _built(target, namespace, answers)
         if not isinstance(module, torch.nn.Module):
             raise UserError(f"{named} gives a {type(module).__name__}, and no torch.nn.Module.")
-        module = module.to("cpu", torch.float64).eval()
         words = ", ".join(f"{word} = {value!r}" for word, value in answers.told.items())
         about = f"{named}, built with {words or 'no arguments'}" if home else named
-        names = _fill(module, about, source, weights)
-    return Peer(module, about, answers, names)
+        return build_of(module, answers, source, weights, about)
+
+
+def build_of(
+    module: torch.nn.Module,
+    answers: Answers,
+    source: checkpoints.Checkpoint,
+    weights: Collection[str],
+    about: str = "",
+) -> Peer:
+    """Load the tensors of `source` into `module`, which is changed; `about` names it for users."""
+    about = about or f"a {type(module).__name__}"
+    module = module.to("cpu", torch.float64).eval()
+    return Peer(module, about, answers, _fill(module, about, source, weights))
 
 
 def _built(target: Any, namespace: dict[str, Any], answers: Answers) -> Any:

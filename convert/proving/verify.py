@@ -11,19 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model import GPT, assemble
 from jaxgpt.storage.model_directory import ModelDirectory, to_device
 
 from .. import api
-from ..detect.refusals import Asked
 from ..files import checkpoints
 from ..names.config_words import as_written
 from ..rows import fit, move
 from ..rows.fields import FIELDS
 from . import alternatives, foreign_import, foreign_module
 from .constructor_args import MEANING, Answers
+from .inspected_for import inspected_for
 from .other_weights import Pair, with_random_constants
 from .parity import compare, compare_prefix, tokens_for
 from .training import compare_training
@@ -63,7 +62,7 @@ def verify(
     page, pair = _compared(page, sides, peer, train_steps)
     page = _judged(page, sides, peer, bool(torch_class))
     if page.verdict == "differs":
-        return _advised(page, sides, pair, Path(directory), bool(torch_class))
+        return _advised(page, sides, pair, Path(directory), peer if torch_class else None)
     return page
 
 
@@ -81,11 +80,11 @@ class Sides:
         recorded = opened.about.get("source") or {}
         ignore_config, config = recorded.get("ignore_config", False), opened.config
         if dialect:
-            return Sides(_inspected(source, config, dialect, ignore_config), opened)
+            return Sides(inspected_for(source, config, dialect, ignore_config), opened)
         try:
-            inspected = _inspected(source, config, recorded.get("dialect"), ignore_config)
+            inspected = inspected_for(source, config, recorded.get("dialect"), ignore_config)
         except UserError:
-            inspected = _inspected(source, config, None, False)
+            inspected = inspected_for(source, config, None, False)
         return Sides(inspected, opened)
 
     @property
@@ -152,23 +151,6 @@ class Sides:
         return "auto_map" in config or class_name not in config.get("architectures", [class_name])
 
 
-def _inspected(
-    source: checkpoints.Checkpoint, config: ModelConfig, dialect: str | None, ignore_config: bool
-) -> api.Inspected:
-    """Inspect `source`, taking fields that it leaves open from the directory's `config`.
-
-    An example is the number of heads in a fused matrix.
-    """
-    answers: dict[str, Any] = {}
-    while True:
-        try:
-            return api.inspect(source, dialect=dialect, ignore_config=ignore_config, **answers)
-        except Asked as asked:
-            if asked.field in answers:
-                raise
-            answers[asked.field] = getattr(config, asked.field)
-
-
 def _compared(
     page: Page, sides: Sides, peer: foreign_module.Peer, train_steps: int
 ) -> tuple[Page, Pair]:
@@ -224,20 +206,31 @@ def _with_defaults(page: Page, defaults: Mapping[str, Any]) -> Page:
     return dataclasses.replace(page, doubt=doubt, defaults=dict(defaults))
 
 
-def _advised(page: Page, sides: Sides, pair: Pair, directory: Path, by_user: bool) -> Page:
+def _advised(
+    page: Page,
+    sides: Sides,
+    pair: Pair,
+    directory: Path,
+    named: foreign_module.Peer | None,
+) -> Page:
     """Add to the `page` of two models that differ what would make them agree.
 
-    Other values of fields that the user set are tried only if the user named the class too.
+    Other values of fields that the user set are tried only for a class that the user `named`.
     """
-    if not by_user:
+    if not named:
         dialect = sides.inspected.detected.dialect
         hint = alternatives.other_class(page.ran, sides.opened.config, dialect)
         page = dataclasses.replace(page, hint=hint)
     logits = page.random_weights or page.stages[-1]
     if page.weights or logits.same:
         return page
-    fields = [*page.assumed, *(page.given if by_user else ())]
-    agreement = alternatives.agreeing(pair.module, pair.model, sides.tokens()[:, :-1], fields)
+    fields = [*page.assumed, *(page.given if named else ())]
+    agreement = None
+    if named:
+        agreement = alternatives.measured(named, sides.inspected, sides.opened.config, fields)
+    agreement = agreement or alternatives.agreeing(
+        pair.module, pair.model, sides.tokens()[:, :-1], fields
+    )
     if agreement is None:
         return page
     settled = {**sides.inspected.detected.report.given, **page.given, **agreement.fields}

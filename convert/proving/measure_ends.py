@@ -1,0 +1,136 @@
+"""Measures what comes before the first block and after the last one."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from jaxgpt.model.positions import sinusoids
+
+from .measure_norm import Norm, measured, round_number, same
+from .measured_fields import factor, near
+from .subject import Parted, Subject
+
+TABLES = ("none", "sinusoidal interleaved", "sinusoidal half")
+
+
+def entrances(s: Subject) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
+    """The fields that the embedding may have, each with the stream before the first block."""
+    seen, c = s.pairs_of_tokens, s.config
+    first = s.torch_name("blocks/attn/qkv/kernel")
+    last = min((use.at for use in seen.products(first or "")), default=2**62)
+    vectors = s.params["token_embedding/embedding"][seen.ids]
+    tables = _tables(s)
+    values = seen.ordered_values(c.model_dim, last)
+    for x in values:
+        for name, table in tables.items():
+            rest = x - table
+            ratio = float((rest * vectors).sum() / (vectors**2).sum())
+            scale = factor(ratio, c.model_dim)
+            ours = scale * vectors + table
+            if ratio and same(ours, x):
+                fields = {"embedding_scale": scale, **_table_fields(name)}
+                yield from ((fields | extra, y) for extra, y in _normalised(s, ours, values))
+                return
+    raise Parted("the embedding", "no sum of scaled embeddings and positions is what it computes")
+
+
+def _tables(s: Subject) -> dict[str, torch.Tensor]:
+    """What may be added to the embeddings of two tokens, by name."""
+    if s.config.position_rows:
+        first = s.config.positions_offset
+        return {"stored": s.params["pos_embedding/embedding"][first : first + 2]}
+    width = s.config.model_dim
+    waves = {
+        f"sinusoidal {layout}": torch.from_numpy(sinusoids(2, width, layout))
+        for layout in ("interleaved", "half")
+    }
+    return {"none": torch.zeros(2, width), **waves}
+
+
+def _table_fields(name: str) -> dict[str, Any]:
+    kind, _, layout = name.partition(" ")
+    fields = {"table": kind}
+    return {**fields, "sinusoidal_layout": layout} if layout else fields
+
+
+def _normalised(
+    s: Subject, x: torch.Tensor, values: list[torch.Tensor]
+) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
+    """The stream `x`, or what a norm makes of it, if the class may have one there."""
+    if s.config.norm_weight and "embedding" not in s.config.extra_norms:
+        yield {"extra_norms": []}, x
+        return
+    if not s.config.norm_weight:  # a norm without weights shows only in what comes after
+        yield {"extra_norms": []}, x
+    parameters = s.norm_params("embedding_norm")
+    for value in values:
+        if measured(x, value, parameters, s.config.norm_weight):
+            yield {"extra_norms": ["embedding"]}, value
+
+
+def exit_fields(s: Subject, norm: Norm, x: torch.Tensor) -> dict[str, Any]:
+    """The fields of the final norm and the logits, for the stream `x` after the last block."""
+    seen, c = s.pairs_of_tokens, s.config
+    name = s.torch_name("token_embedding/embedding" if c.tied else "head/kernel")
+    head_input = seen.input_of(name or "", c.model_dim)
+    if head_input is None:
+        raise Parted("the head", "what it multiplies is hidden")
+    last = f"block {c.num_blocks - 1}"
+    streams: dict[Any, torch.Tensor] = {"unused" if "final_norm/scale" in s.params else False: x}
+    if s.has_norm("final_norm"):
+        streams[True] = norm(x, s.norm_params("final_norm"))
+    chosen = next(
+        (final for final in (True, "unused", False) if _goes(streams, final, head_input)), None
+    )
+    if chosen is None:
+        raise Parted(last, "neither the stream after it nor its final norm goes into the head")
+    kernel = s.params["token_embedding/embedding"].T if c.tied else s.params["head/kernel"]
+    logits = streams[chosen] @ kernel
+    if (bias := s.param("head/bias")) is not None:
+        logits = logits + bias
+    return {"final_norm": chosen, **_logit_fields(logits, seen.logits)}
+
+
+def _goes(streams: dict[Any, torch.Tensor], final: Any, head_input: torch.Tensor) -> bool:
+    """Whether the stream by the name `final` goes into the head, but for a factor."""
+    if final not in streams:
+        return False
+    stream = streams[final]
+    ratio = float((stream * head_input).sum() / (stream**2).sum())
+    return same(ratio * stream, head_input)
+
+
+def _logit_fields(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, Any]:
+    """The scale and the cap with which `ours` become `theirs`."""
+    if ours.shape != theirs.shape:
+        raise Parted("the logits", f"they are {tuple(theirs.shape)}, here {tuple(ours.shape)}")
+    ratio = float((ours * theirs).sum() / (ours**2).sum())
+    if same(ratio * ours, theirs):
+        return {"logit_scale": _exact(ratio), "logit_softcap": None}
+    order = theirs.abs().flatten().argsort()
+    sizes, values = ours.flatten()[order], theirs.flatten()[order]
+    middle, most = len(order) // 2, len(order) - 1
+
+    def bend(cap: float) -> float:
+        """How much steeper the largest logit is than one of middle size, before this cap."""
+        one, two = (
+            cap * math.atanh(float(values[i]) / cap) / float(sizes[i]) for i in (most, middle)
+        )
+        return one / two - 1
+
+    low = float(values[most].abs()) * (1 + 1e-9)
+    high = 1e6 * low
+    for _ in range(200):
+        half = (low * high) ** 0.5
+        low, high = (half, high) if bend(half) > 0 else (low, half)
+    cap = round_number(low)
+    scale = _exact(cap * math.atanh(float(values[middle]) / cap) / float(sizes[middle]))
+    if not same(cap * torch.tanh(scale * ours / cap), theirs):
+        raise Parted("the logits", "no scale and no cap of the head's outputs gives them")
+    return {"logit_scale": scale, "logit_softcap": cap}
+
+
+def _exact(ratio: float) -> float:
+    return 1.0 if near(ratio, 1.0) else round_number(ratio)

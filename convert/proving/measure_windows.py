@@ -1,0 +1,62 @@
+"""Measures how far back each layer looks, on texts longer than two tokens."""
+
+import torch
+
+from .measure_attention import Rotation, rotated
+from .measure_block import heads_of
+from .measure_norm import SAME
+from .subject import BlockForm, Parted, Subject
+
+LONGEST = 1024  # tokens; a wider window shows in the proof, as a difference
+ROWS = 3
+
+
+def windows(s: Subject, form: BlockForm, rotations: list[Rotation]) -> list[int | None]:
+    """The window of each layer; None where a position looks at all before it."""
+    length = min(s.config.context_length, LONGEST)
+    if not s.config.attention_out or length < 3:
+        return [None] * s.config.num_blocks
+    seen = s.seen(length, ROWS)
+    c, found = s.config, []
+    for layer, rotation in enumerate(rotations):
+        y = s.observed(seen, "blocks/attn/qkv/kernel", layer, c.model_dim)
+        mixed = s.observed(seen, "blocks/attn/out/kernel", layer, c.num_heads * c.head_dim)
+        if y is None or mixed is None:
+            raise Parted(f"block {layer}", "what its attention gets is hidden in longer texts")
+        found.append(_window(s, form, rotation, (y, mixed), layer))
+    return found
+
+
+def _window(
+    s: Subject,
+    form: BlockForm,
+    rotation: Rotation,
+    seen: tuple[torch.Tensor, torch.Tensor],
+    layer: int,
+) -> int | None:
+    """The first position that no longer sees the first one, as a window's width."""
+    y, mixed = seen
+    heads = heads_of(s, form, y, layer)
+    time = torch.arange(y.shape[1])
+    q, k = (rotated(part, rotation, time) for part in (heads.q, heads.k))
+    scores = rotation.scale * torch.einsum("btmgh,bumh->bmgtu", q * heads.weights, k)
+    if rotation.softcap is not None:
+        scores = rotation.softcap * torch.tanh(scores / rotation.softcap)
+    distance = time[:, None] - time
+    scores = scores - rotation.slopes[..., None, None] * distance
+    size = float(mixed.abs().max())
+
+    def gaps(window: int) -> torch.Tensor:
+        """The largest difference at each position, if it sees the last `window` ones."""
+        hidden = (distance < 0) | (distance >= window)
+        weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+        ours = torch.einsum("bmgtu,bumh->btmgh", weights, heads.v).flatten(2)
+        return (ours - mixed).abs().amax((0, 2)) / size
+
+    wrong = (gaps(len(time)) > SAME).nonzero()
+    if not len(wrong):
+        return None
+    window = int(wrong[0])
+    if window < 1 or bool((gaps(window) > SAME).any()):
+        raise Parted(f"block {layer}", f"its attention is another one from position {window} on")
+    return window

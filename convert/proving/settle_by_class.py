@@ -1,0 +1,86 @@
+"""Finds the fields that no tensor shows by running the class that has them.
+
+The class runs once on many texts of two tokens, and once on a few long ones, in float64. What it
+multiplies with each of its matrices is compared, stage by stage, with what the fields would give;
+most fields follow by solving for them. The whole is proven afterwards, by `parity`.
+"""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from jaxgpt.rotary_scaling import amplitude
+
+from . import measure_block, measure_ends
+from .measure_attention import Rotation
+from .measure_windows import windows
+from .measured_fields import (
+    Inexpressible,
+    is_backward,
+    one_value,
+    position_fields,
+    scale_fields,
+)
+from .subject import BlockForm, Parted, Subject, furthest_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Settled:
+    """The fields of a class, and whether its pairs rotate by minus the angle."""
+
+    fields: dict[str, Any]
+    backward: bool
+
+
+def settle(s: Subject) -> Settled:
+    """The fields of the class; raises Parted where no value of a field gives what it computes."""
+    problem: Parted | None = None
+    for fields, x in measure_ends.entrances(s):
+        try:
+            return _settled(s, dict(fields), x)
+        except Parted as parted:
+            problem = furthest_of(problem, parted)
+    raise problem or Parted("the embedding", "its norm gives nothing that the class computes")
+
+
+def _settled(s: Subject, fields: dict[str, Any], x: torch.Tensor) -> Settled:
+    """The fields of the class with these `fields` of its embedding, which gives the stream `x`."""
+    table = fields.pop("table")
+    form, rotation, x = measure_block.first_block(s, x)
+    rotations = [rotation]
+    for layer in range(1, s.config.num_blocks):
+        rotation, x = measure_block.next_block(s, form, rotation, x, layer)
+        rotations.append(rotation)
+    fields |= measure_ends.exit_fields(s, form.norm, x)
+    try:
+        fields |= _attention_fields(s, rotations, table)
+    except Inexpressible as error:
+        raise Parted("block 0", str(error)) from None
+    fields |= _form_fields(form)
+    if form.sandwich:
+        fields["extra_norms"] = ["sandwich", *fields["extra_norms"]]
+    fields["window"] = one_value(windows(s, form, rotations))
+    return Settled(fields, is_backward(rotations))
+
+
+def _form_fields(form: BlockForm) -> dict[str, Any]:
+    return {
+        **form.norm.fields(),
+        "norm": form.placement,
+        "residual": form.residual,
+        "qk_norm": form.qk_norm,
+        "activation": form.activation,
+    }
+
+
+def _attention_fields(s: Subject, rotations: list[Rotation], table: str) -> dict[str, Any]:
+    kind = s.config.positions if table == "stored" else table
+    fields = position_fields(rotations, s.config, kind)
+    scaling = fields.get("rotary_scaling")
+    scaling = next(filter(None, scaling), None) if isinstance(scaling, list) else scaling
+    scales = [rotation.scale / amplitude(scaling) ** 2 for rotation in rotations]
+    caps = [rotation.softcap for rotation in rotations]
+    if any(cap != caps[0] for cap in caps):
+        raise Inexpressible("its layers cap their scores differently")
+    return {**fields, **scale_fields(scales, s.config), "attention_softcap": caps[0]}

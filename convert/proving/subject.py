@@ -1,0 +1,148 @@
+"""A foreign module and the tensors of its file, as the measurements of its fields need them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
+from jaxgpt.pytree import flatten
+
+from ..rows import move
+from ..rows.dialect import Dialect
+from .measure_attention import Heads, Rotation
+from .measure_norm import Norm
+from .trace import TWINS, Seen
+
+MOST_TEXTS = 512
+
+
+class Differs(UserError):
+    """The class computes what the model does not, with any value of its fields."""
+
+
+class Parted(Exception):
+    """A stage of the class computes something that no value of any field gives."""
+
+    def __init__(self, where: str, why: str):
+        super().__init__(f"{where}: {why}")
+        self.where, self.why = where, why
+
+    @property
+    def progress(self) -> tuple[int, bool]:
+        """How far the class and the model agree."""
+        block, _, layer = self.where.partition(" ")
+        stage = 1 + int(layer) if block == "block" else 0 if layer == "embedding" else 10**9
+        return stage, isinstance(self, UnknownScores)
+
+
+class UnknownScores(Parted):
+    """The scores of a block are made in another way than those that were tried."""
+
+
+def furthest_of(one: Parted | None, other: Parted) -> Parted:
+    """The one of the two with which the class and the model agree further."""
+    return other if one is None or other.progress > one.progress else one
+
+
+Solve = Callable[[Heads, torch.Tensor, Rotation | None], Iterator[Rotation]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A module with the weights of a file, in the roles that a dialect gives them."""
+
+    module: torch.nn.Module
+    names: Mapping[str, str]  # names of the tensors in the module -> those in the file
+    dialect: Dialect
+    config: ModelConfig  # its sizes and the fields that tensors show are right
+    read: Callable[[str], np.ndarray]
+    runs: dict[tuple[int, int], Seen]  # by length and number of texts
+    solve: Solve  # the rotations that may give some weights
+
+    @functools.cached_property
+    def params(self) -> dict[str, torch.Tensor]:
+        """The parameters by their Flax paths; pairs of elements are as in the file."""
+        config = self.config
+        if not config.position_rows:
+            config = dataclasses.replace(config, positions="none")
+        flat = flatten(move.to_flax(self.dialect, config, self.read))
+        return {path: torch.from_numpy(np.array(a, np.float64)) for path, a in flat.items()}
+
+    def param(self, path: str, layer: int | None = None) -> torch.Tensor | None:
+        """The parameter at `path`, of a layer where one is named; None if there is none."""
+        value = self.params.get(path)
+        return value if value is None or layer is None else value[layer]
+
+    def norm_params(self, name: str, layer: int | None = None) -> tuple[Any, Any]:
+        """Scale and bias of the norm `name`."""
+        return self.param(f"{name}/scale", layer), self.param(f"{name}/bias", layer)
+
+    def has_norm(self, name: str) -> bool:
+        """Whether there may be a norm `name`: it has weights, or no norm has."""
+        return not self.config.norm_weight or f"{name}/scale" in self.params
+
+    def torch_name(self, path: str, layer: int = 0) -> str | None:
+        """A tensor of the file that is part of the parameter at `path`."""
+        sizes = move.sizes_of(self.config)
+        for flax, torch_view in self.dialect.views:
+            if flax.name == path:
+                for place in torch_view.places(sizes):
+                    if place.get("layer", layer) == layer:
+                        return torch_view.at(place)
+        return None
+
+    def texts(self, length: int, rows: int) -> torch.Tensor:
+        """Random ids (rows, length); the first rows are the same."""
+        random = np.random.default_rng(0)
+        ids = torch.from_numpy(random.integers(0, self.config.vocab_size, (rows, length)))
+        ids[1:TWINS] = ids[0]
+        return ids
+
+    def seen(self, length: int, rows: int) -> Seen:
+        """The recorded run of the module on random texts."""
+        if (length, rows) not in self.runs:
+            texts, width = self.texts(length, rows), self.config.model_dim
+            self.runs[length, rows] = Seen.of(self.module, texts, self.names, width)
+        return self.runs[length, rows]
+
+    @property
+    def pairs_of_tokens(self) -> Seen:
+        """The recorded run on texts of two tokens, enough of them to solve for all angles."""
+        heads, width = self.config.num_heads, self.config.head_dim
+        equations = 4 * (3 * width + heads + 4)
+        rows = min(MOST_TEXTS, 16 + -(-equations // heads))
+        return self.seen(2, 1 << (rows - 1).bit_length())
+
+    def gets(self, path: str, layer: int, width: int) -> torch.Tensor | None:
+        """What the matrix of `path` in `layer` multiplies in texts of two tokens."""
+        return self.observed(self.pairs_of_tokens, f"blocks/{path}/kernel", layer, width)
+
+    def observed(self, seen: Seen, path: str, layer: int, width: int) -> torch.Tensor | None:
+        """What the class multiplies with the matrix at `path` in `layer`, as (B, T, `width`)."""
+        name = self.torch_name(path, layer)
+        return seen.input_of(name, width) if name else None
+
+    def linear(self, path: str, layer: int, x: torch.Tensor) -> torch.Tensor:
+        """`x` (B, T, ...) times the kernel at `path`, plus its bias if there is one."""
+        kernel = self.params[f"{path}/kernel"][layer]
+        bias = self.param(f"{path}/bias", layer)
+        axes = 2 if path.endswith("attn/out") else 1
+        y = torch.tensordot(x, kernel, axes)
+        return y if bias is None else y + bias
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockForm:
+    """How the parts of a block are joined, the same in all layers."""
+
+    norm: Norm
+    placement: str
+    residual: str
+    sandwich: bool
+    qk_norm: str = "none"
+    activation: str = "relu"
