@@ -1,4 +1,4 @@
-"""Idioms of a config.json that one class alone has: which blocks are local, how heads share keys."""
+"""Idioms that one class alone has in its config.json: which blocks are local, who shares keys."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
