@@ -1,5 +1,6 @@
 """The torch class to write a model for, if nobody names one. Opens no file."""
 
+import contextlib
 from collections.abc import Collection
 
 from jaxgpt.config import ModelConfig
@@ -7,8 +8,12 @@ from jaxgpt.errors import UserError
 
 from .dialects import DIALECTS
 from .extras.class_settings import class_settings
+from .names.class_config import config_words
 from .rows import move
 from .rows.dialect import Dialect
+
+# The dialects whose Hugging Face classes most other programs open, the plainest first.
+WIDELY_OPENED = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt-neox", "gemma", "gemma2")
 
 
 def choose(config: ModelConfig, paths: Collection[str]) -> Dialect:
@@ -42,4 +47,20 @@ def can_hold(dialect: Dialect, config: ModelConfig, paths: set[str]) -> bool:
         return False
     width = config.model_dim
     usual_sizes = config.num_heads * config.head_dim == width and config.mlp_dim == 4 * width
-    return usual_sizes or dialect.family
+    return usual_sizes or dialect.family or (dialect.grouped and _has_folder(dialect, config))
+
+
+def folders_for(config: ModelConfig, paths: Collection[str]) -> list[Dialect]:
+    """The dialects whose Hugging Face class computes the model of `config`, the plainest first."""
+    able = []
+    for dialect in DIALECTS.values():
+        if not dialect.hub or not _has_folder(dialect, config):
+            continue
+        with contextlib.suppress(UserError):
+            move.require_expressible(dialect, config, set(paths))
+            able.append(dialect)
+    return sorted(able, key=lambda dialect: (*WIDELY_OPENED, dialect.name).index(dialect.name))
+
+
+def _has_folder(dialect: Dialect, config: ModelConfig) -> bool:
+    return dialect.hub is not None and not config_words(dialect, config)[1]

@@ -5,7 +5,7 @@ Independent of the classes themselves.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from jaxgpt.storage import model_directory
 from jaxgpt.system import atomic_files, directories, json_files
 from jaxgpt.system.stages import Stage, silent
 
-from .dialects import DIALECTS, named
+from .choose import folders_for
+from .dialects import named
 from .files import checkpoints, hf_folder
 from .names.class_config import config_words, lacking_biases
 from .rows import move
@@ -62,12 +63,13 @@ def directory_to_folder(
     directories.require_vacant(Path(out))
     most = parse_size(shard)
     opened = model_directory.ModelDirectory(directory)
-    target = _target(dialect or (opened.about.get("source") or {}).get("dialect", ""), out)
+    paths = set(opened.paths)
+    able = [other.name for other in folders_for(opened.config, paths)]
+    target = _target(dialect or (opened.about.get("source") or {}).get("dialect", ""), out, able)
     words, problems = config_words(target, opened.config)
     if problems:
-        raise UserError(f"{opened.path}: {'; '.join(problems)}. {_way_out(opened.config, target)}")
+        raise UserError(f"{opened.path}: {'; '.join(problems)}. {_way_out(able)}")
     target = _as_written(target, opened.config)
-    paths = set(opened.paths)
     arrays = move.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
     with directories.new_directory(out) as partial:
         words |= _write_tokenizer(opened, partial)
@@ -91,26 +93,22 @@ def _write_tokenizer(opened: model_directory.ModelDirectory, folder: Path) -> di
     return ids | dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eot)
 
 
-def _target(name: str, out: str | Path) -> Dialect:
-    able = [other.name for other in DIALECTS.values() if other.hub]
+def _target(name: str, out: str | Path, able: Sequence[str]) -> Dialect:
+    """The dialect `name`; `able` are those whose classes can hold the model."""
     if not name or named(name).hub is None:
         who = f"The dialect {name} has no class" if name else "Nothing says which class"
+        choice = f"say --dialect {' or '.join(able)}" if able else "and none can hold this model"
         raise UserError(
-            f"{who} of Hugging Face for the folder {out}: say --dialect {' or '.join(able)}. For a "
-            f"file, give it a suffix, {' or '.join(checkpoints.WRITTEN)}."
+            f"{who} of Hugging Face for the folder {out}: {choice}. For a file, give it a suffix, "
+            f"{' or '.join(checkpoints.WRITTEN)}."
         )
     return named(name)
 
 
-def _way_out(config: ModelConfig, dialect: Dialect) -> str:
-    """The sentence that names the dialects which support `config`, or else a file."""
-    others = [
-        other.name
-        for other in DIALECTS.values()
-        if other.hub and not config_words(other, config)[1]
-    ]
-    if others:
-        return f"It can be written with --dialect {' or '.join(others)}."
+def _way_out(able: Sequence[str]) -> str:
+    """The sentence that names the dialects `able` to hold the model, or else a file."""
+    if able:
+        return f"It can be written with --dialect {' or '.join(able)}."
     return (
         "A file for a class of your own can hold it: name one that ends in .pt, and its --dialect."
     )

@@ -32,8 +32,8 @@ def to_torch(
         out: The file to write; .pt, .pth or .safetensors decides the format. A name without a
             suffix, or an empty directory, becomes a Hugging Face folder.
         dialect: The class that will load it. By default a converted model is written as its file
-            was, and a model trained here for the class most like it; folders are for gpt2, gpt1
-            or opt.
+            was, and a model trained here for the class most like it; folders are for classes of
+            Hugging Face, such as llama or gpt2.
         optimizer: Write the optimiser's state too, for classes whose files may lack it.
         weights_only: Write the weights without any extras.
         max_shard_size: The largest file of weights in a folder, such as 200MB; default 5GB.

@@ -22,6 +22,6 @@ DIALECTS = (
         ),
         unsaid=POST,
         says={"model_type": {"openai-gpt": POST}, "afn": {"gelu": {"activation": "gelu_tanh"}}},
-        hub=Hub("OpenAIGPTLMHeadModel", f"{WORDS} afn", REPEATED),
+        hub=Hub("OpenAIGPTLMHeadModel", f"{WORDS} afn", REPEATED, lacks="relu2"),
     ),
 )

@@ -1,13 +1,6 @@
 """Hugging Face's GPT-Neo: GPT-2 with matrices as [out, in], no scale, windows in some blocks."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-from jaxgpt.config import ModelConfig
-from jaxgpt.errors import UserError
-
-from ..names.layers import by_layer, collapsed, first_of
+from ..names.class_idioms import LocalAttention
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 from ..rows.hub import Hub
@@ -16,40 +9,6 @@ from . import llama
 
 BLOCK = "(transformer.|)h.{layer}"
 CLASS = {**USUAL, "activation": "gelu_tanh", "attention_scale": "none"}
-
-
-@dataclass(frozen=True)
-class LocalAttention:
-    """Which blocks are local, with a window of `window_size`."""
-
-    words: tuple[str, ...] = ("attention_layers", "attention_types", "window_size")
-
-    def read(self, config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-        layers = by_layer(None, fields)
-        kinds = config.get("attention_layers") or self._expanded(config, len(layers))
-        if len(kinds) != len(layers):
-            raise UserError(
-                f"its attention_layers are {len(kinds)}, but there are {len(layers)} blocks"
-            )
-        size = config.get("window_size", 256)
-        return {"window": collapsed([size if kind == "local" else None for kind in kinds])}
-
-    def _expanded(self, config: Mapping[str, Any], count: int) -> list[str]:
-        """The kind of each block by `attention_types`, or by the class's alternation."""
-        types = config.get("attention_types")
-        if not types:
-            return [("global", "local")[layer % 2] for layer in range(count)]
-        return [kind for kinds, times in types for _ in range(times) for kind in kinds]
-
-    def write(self, config: ModelConfig) -> dict[str, Any]:
-        windows = config.by_layer("window")
-        kinds = ["global" if window is None else "local" for window in windows]
-        return {
-            "attention_types": [[kinds, 1]],
-            "attention_layers": kinds,
-            "window_size": first_of(windows) or 256,
-        }
-
 
 DIALECTS = (
     Dialect(

@@ -9,13 +9,11 @@ from ..rows.kinds import ignored, linear, norm, row, tied
 from . import llama
 
 BLOCK = "(gpt_neox.|)layers.{layer}"
-CLASS = {
-    **USUAL,
-    "positions": "rotary",
-    "activation": "gelu",
-    "residual": "parallel",
-    "rotary_fraction": 0.25,
-}
+ROTARY = {"positions": "rotary", "rotary_fraction": 0.25}
+CLASS = {**USUAL, **ROTARY, "activation": "gelu", "residual": "parallel"}
+BUFFERS = [
+    ignored(f"{BLOCK}.attention.{name}") for name in ("bias", "masked_bias", "rotary_emb.inv_freq")
+]
 
 DIALECTS = (
     Dialect(
@@ -25,9 +23,7 @@ DIALECTS = (
             row("token_embedding/embedding : v d", "(gpt_neox.|)embed_in.weight : v d"),
             *norm("blocks/norm1", f"{BLOCK}.input_layernorm"),
             *norm("blocks/norm2", f"{BLOCK}.post_attention_layernorm"),
-            ignored(f"{BLOCK}.attention.bias"),
-            ignored(f"{BLOCK}.attention.masked_bias"),
-            ignored(f"{BLOCK}.attention.rotary_emb.inv_freq"),
+            *BUFFERS,
             *linear(
                 "blocks/attn/qkv : layer d head qkv k",
                 f"{BLOCK}.attention.query_key_value : (head qkv k) d",

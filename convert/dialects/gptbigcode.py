@@ -1,11 +1,6 @@
 """Hugging Face's GPTBigCode, the class of StarCoder: GPT-2 with one key head, or one for each."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-from jaxgpt.config import ModelConfig
-
+from ..names.class_idioms import MultiQuery
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 from ..rows.hub import Hub
@@ -14,22 +9,6 @@ from . import gpt2, llama
 
 BLOCK = gpt2.BLOCK
 CLASS = {**USUAL, "activation": "gelu_tanh", "dropout": 0.1}
-
-
-@dataclass(frozen=True)
-class MultiQuery:
-    """Whether all heads share one key and value; otherwise each has its own."""
-
-    words: tuple[str, ...] = ("multi_query",)
-
-    def read(self, config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-        if config.get("multi_query", True):
-            return {"num_kv_heads": 1}
-        return {"num_kv_heads": fields["num_heads"]} if "num_heads" in fields else {}
-
-    def write(self, config: ModelConfig) -> dict[str, Any]:
-        return {"multi_query": config.num_kv_heads == 1}
-
 
 DIALECTS = (
     Dialect(

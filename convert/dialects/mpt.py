@@ -1,13 +1,6 @@
 """Hugging Face's MPT: ALiBi, LayerNorm without biases, one matrix of all q, all k, all v."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-from jaxgpt.config import ModelConfig
-from jaxgpt.errors import UserError
-
-from ..names.idioms import scale_of
+from ..names.class_idioms import MptAttention
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 from ..rows.hub import Hub
@@ -16,29 +9,6 @@ from . import llama
 
 BLOCK = "(transformer.|)blocks.{layer}"
 CLASS = {**USUAL, "positions": "alibi", "activation": "gelu"}
-
-
-@dataclass(frozen=True)
-class Attention:
-    """The section `attn_config`, of which the class follows the scale and the clipping."""
-
-    words: tuple[str, ...] = ("attn_config",)
-
-    def read(self, config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-        section = config.get("attn_config") or {}
-        if section.get("clip_qkv"):
-            raise UserError(
-                f"clip_qkv = {section['clip_qkv']}: the model cuts queries, keys and values to a "
-                "range, which has no counterpart here"
-            )
-        return {"attention_scale": section.get("softmax_scale") or "head_dim"}
-
-    def write(self, config: ModelConfig) -> dict[str, Any]:
-        usual = config.attention_scale == "head_dim"
-        return {
-            "attn_config": {"alibi": True, "softmax_scale": None if usual else scale_of(config)}
-        }
-
 
 DIALECTS = (
     Dialect(
@@ -66,7 +36,7 @@ DIALECTS = (
             "vocab_size d_model n_layers n_heads max_seq_len layer_norm_epsilon resid_pdrop "
             "tie_word_embeddings",
             {"emb_pdrop": "resid_pdrop"},
-            idioms=(Attention(),),
+            idioms=(MptAttention(),),
         ),
     ),
 )

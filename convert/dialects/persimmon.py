@@ -8,13 +8,8 @@ from ..rows.kinds import linear, norm, row
 from . import llama
 
 BLOCK = llama.BLOCK
-CLASS = {
-    **USUAL,
-    "positions": "rotary",
-    "activation": "relu2",
-    "qk_norm": "before_rotary",
-    "rotary_fraction": 0.5,
-}
+ROTARY = {"positions": "rotary", "rotary_fraction": 0.5, "qk_norm": "before_rotary"}
+CLASS = {**USUAL, **ROTARY, "activation": "relu2"}
 
 DIALECTS = (
     Dialect(

@@ -68,11 +68,10 @@ def _written(dialect: Dialect, hub: Hub, config: ModelConfig) -> tuple[dict[str,
 def _spell(dialect: Dialect, word: str, config: ModelConfig) -> tuple[Any, Supported]:
     """The value of `word` for the model of `config`, and the values of fields that it can state."""
     own, field = dialect.says.get(word, {}), FIELD.get(word, "")
-    usual = {
-        spelled: {field: value}
-        for spelled, value in VALUES.get(field, {}).items()
-        if spelled not in own
-    }
+    # Reversed, so that the first spelling of a value wins: every class knows that one.
+    first = {value: spelled for spelled, value in reversed(VALUES.get(field, {}).items())}
+    unknown = {*own, *(dialect.hub.lacks.split() if dialect.hub else ())}
+    usual = {spelled: {field: value} for value, spelled in first.items() if spelled not in unknown}
     choices: Supported = {}
     for meant in (*own.values(), *usual.values()):
         for each, value in meant.items():
@@ -94,16 +93,20 @@ def _as_the_class_is(dialect: Dialect, config: ModelConfig) -> dict[str, Any]:
     width, heads = config.model_dim, config.num_heads
     normed = ABSENT_NORMS["final_norm"][1] in paths or not implied.get("norm_weight", True)
     return {
+        **implied,
         "head_dim": width / heads if width % heads else width // heads,
         "mlp_dim": 4 * width,
-        "final_norm": normed and config.norm != "post",
-        # A table of fixed sinusoids can be written as a learned one.
-        "positions": config.positions if config.position_rows else "learned",
         "num_kv_heads": heads,
-        **implied,
+        "final_norm": normed and config.norm != "post",
+        "positions": implied.get("positions", _table(config)),
         **dialect.certain,
         **{field: PRESENCE[field] in paths for field in ("attention_out", "head_bias")},
     }
+
+
+def _table(config: ModelConfig) -> str:
+    """The positions of a class with a table of them, which can be one of fixed sinusoids."""
+    return config.positions if config.position_rows else "learned"
 
 
 def _is_same(field: str, config: ModelConfig, value: Any) -> bool:

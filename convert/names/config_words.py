@@ -82,8 +82,18 @@ def meaning(name: str, value: Any, who: str) -> Any:
 
 
 def as_written(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Every key of `configs` and their sections -> its value in the first place that has it."""
-    return {key: value for _, key, value in reversed(list(words_in(configs)))}
+    """Every key of `configs` and their sections -> its value in the first place that has it.
+
+    Of Hugging Face's configs, lists, dicts and nulls are settings as well.
+    """
+    whole = {
+        key: value
+        for config in reversed(list(configs.values()))
+        if "architectures" in config
+        for key, value in config.items()
+        if isinstance(key, str)
+    }
+    return whole | {key: value for _, key, value in reversed(list(words_in(configs)))}
 
 
 def pads(configs: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -34,7 +34,13 @@ class Rope:
 
     def read(self, config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
         stretched, parameters = _dict(config, "rope_scaling"), _dict(config, "rope_parameters")
-        chosen = stretched or parameters
+        for key in stretched.keys() & parameters.keys():
+            if stretched[key] != parameters[key]:
+                raise UserError(
+                    f"rope_scaling has {key} = {stretched[key]!r}, but rope_parameters has "
+                    f"{parameters[key]!r}"
+                )
+        chosen = {**parameters, **stretched}
         for word, key in ((self.theta_word, "rope_theta"), (self.fraction_word, NOT_NUMBERS[1])):
             _require_one_value(config, word, chosen, key)
         return {

@@ -134,7 +134,20 @@ class Answers:
             return OpenConfig(self.answer, self.default, base)
         raise LookupError(parameter.name)
 
+    def _is_written_for(self, cls: type) -> bool:
+        """Whether a config in the file or next to it is one of the transformers class `cls`.
+
+        It is then opened by that class, which knows the words of each of its releases.
+        """
+        kind = getattr(cls, "model_type", None)
+        ours = cls.__module__.partition(".")[0] == "transformers"
+        return ours and not self.given and kind == self.beside.get("model_type", "")
+
     def _filled(self, cls: type, namespace: Mapping[str, Any]) -> Any:
+        if self._is_written_for(cls):
+            self.told |= {word: value for word, value in self.beside.items() if word in FIELD}
+            words = {word: value for word, value in self.beside.items() if "dtype" not in word}
+            return cls.from_dict(words)  # type: ignore[attr-defined]
         config, defaults = self._call(cls, namespace)
         asked = parameters(cls, all_kinds=True)
         # Without named parameters, the config gets its fields as attributes.

@@ -125,6 +125,7 @@ def _fill(
     state = module.state_dict()
     start = _start(state, source, weights)
     names = {name: name if name in state else start + name for name in source.tensors}
+    names |= _renamed(module, names, source, weights)
     problems = [
         *_unlike_shapes(state, names, source, weights),
         *(
@@ -146,6 +147,25 @@ def _fill(
     with blamed(f"Loading {source.path} into {about}"):
         module.load_state_dict(tensors, strict=False)
     return names
+
+
+def _renamed(
+    module: torch.nn.Module,
+    names: Mapping[str, str],
+    source: checkpoints.Checkpoint,
+    weights: Collection[str],
+) -> dict[str, str]:
+    """The one tensor without a place, if it has the shape of the one parameter without a tensor.
+
+    transformers renames such when it opens a folder: GPT-NeoX has its head under another name.
+    """
+    state = module.state_dict()
+    unplaced = [old for old in names if old in weights and names[old] not in state]
+    unfilled = list(_unfilled(module, names.values()))
+    if len(unplaced) != 1 or len(unfilled) != 1:
+        return {}
+    same = source.tensors[unplaced[0]].shape == tuple(state[unfilled[0]].shape)
+    return {unplaced[0]: unfilled[0]} if same else {}
 
 
 def _unlike_shapes(

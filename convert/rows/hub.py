@@ -36,4 +36,5 @@ class Hub:
     repeated: Mapping[str, str] = field(default_factory=dict)  # word -> the word whose value it has
     idioms: tuple[Idiom, ...] = ()  # in the order in which they are read
     refused: Mapping[str, str] = field(default_factory=dict)  # word -> what a model with it does
+    lacks: str = ""  # spellings that other classes know, and this one does not
     even: bool = False  # whether the class opens only what num_heads divides model_dim of

@@ -20,7 +20,7 @@ from convert import to_flax  # noqa: E402
 from convert.proving import foreign_module  # noqa: E402
 from convert.proving.verify import verify  # noqa: E402
 from jaxgpt.storage import model_directory  # noqa: E402
-from tests.zoo import FACTS, REFUSED, ZOO, given, needs_zoo  # noqa: E402
+from tests.zoo import ALL, SOUND_OF_ALL, given, needs_zoo, path_of  # noqa: E402
 
 SIZES = {"vocab_size": 103, "bos_token_id": 0, "eos_token_id": 0}
 SMALL = {"n_positions": 17, "n_embd": 35, "n_layer": 3, "n_head": 5, **SIZES}
@@ -193,7 +193,11 @@ def test_a_model_that_memory_cannot_hold_twice_in_float64_is_not_run(
     )
 
 
-HUGGING = [name for name in FACTS if name.startswith(("hf-", "syn-hf-")) and name not in REFUSED]
+HUGGING = [
+    name
+    for name in SOUND_OF_ALL
+    if name.startswith(("hf-", "syn-hf-")) and "bare" not in name and "bloom" not in name
+]
 LARGE = pytest.mark.slow  # those of others have a full vocabulary
 
 
@@ -202,7 +206,7 @@ LARGE = pytest.mark.slow  # those of others have a full vocabulary
     "name", [pytest.param(name, marks=[LARGE] * name.startswith("hf-")) for name in HUGGING]
 )
 def test_folders_of_others_are_proven(name: str, tmp_path: Path) -> None:
-    to_flax(ZOO / name, **given(FACTS[name])).save(tmp_path / "m")
-    page = verify(ZOO / name, tmp_path / "m")
+    to_flax(path_of(name), **given(ALL[name])).save(tmp_path / "m")
+    page = verify(path_of(name), tmp_path / "m")
     assert page.verdict == "proven", page
     assert page.ran.startswith("transformers:")

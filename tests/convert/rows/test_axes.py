@@ -161,3 +161,33 @@ def test_the_key_of_each_group_is_cut_from_the_middle_of_its_rows() -> None:
     assert axes == ["kv", "k", "d"]
     np.testing.assert_array_equal(part, np.stack([fused[15:20], fused[40:45]]))
     assert np.shares_memory(part, fused)
+
+
+CUT = {"layer": 2, "d": 30, "kv": 8, "group": 1, "k": 5}
+QUARTERS = View.parse(
+    "h.{layer}.qkv : (4 qkv head/4 k) d", {"qkv": {"query": "q", "value": "v", "key": "k"}}
+)
+
+
+@pytest.mark.parametrize("group", [1, 3])
+def test_heads_can_lie_in_quarters_with_queries_keys_and_values_each(group: int) -> None:
+    """In each of the four parts are the queries of two key heads, their values, their keys."""
+    sizes = {**CUT, "group": group}
+    flax = View.parse("attn/qkv/kernel : layer d (4 head/4) qkv k")
+    kernel = np.random.default_rng(0).normal(size=(2, 30, 8, group + 2, 5))
+    assert flax.shape(sizes) == kernel.shape
+    there = dict(move(flax, QUARTERS, sizes, {"attn/qkv/kernel": kernel}.__getitem__))
+    rows = 2 * 5
+    quarter = there["h.1.qkv"].reshape(4, (group + 2) * rows, 30)[3]  # of the key heads 6 and 7
+    queries, values, keys = np.split(quarter, [group * rows, (group + 1) * rows])
+    np.testing.assert_array_equal(queries.T.reshape(30, 2, group, 5), kernel[1][:, 6:, :group])
+    np.testing.assert_array_equal(values.T.reshape(30, 2, 5), kernel[1][:, 6:, group + 1])
+    np.testing.assert_array_equal(keys.T.reshape(30, 2, 5), kernel[1][:, 6:, group])
+    back = dict(move(QUARTERS, flax, sizes, there.__getitem__))
+    np.testing.assert_array_equal(back["attn/qkv/kernel"], kernel)
+
+
+def test_heads_that_do_not_divide_into_parts_are_told() -> None:
+    assert QUARTERS.undivided(CUT) == []
+    assert QUARTERS.undivided({**CUT, "kv": 6}) == ["6 of kv do not divide into 4 parts"]
+    assert QUARTERS.undivided({}) == []
