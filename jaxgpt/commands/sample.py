@@ -42,8 +42,8 @@ def sample(
         seed: The same seed writes the same text.
         stop: Text at which to end, and which is not written; may be repeated.
         on_full: Past the context, slide continues with the end of the text, stop ends.
-        context: Number of tokens that the model sees at once; 0 is as many as it was made for. Models
-            with rotary, ALiBi or no positions can see more.
+        context: Number of tokens that the model sees at once; 0 is as many as it was made for.
+            Models with rotary, ALiBi or no positions can see more.
         stats: Print how long it took.
     """
     from jaxgpt.generation.options import SampleOptions
