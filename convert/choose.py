@@ -46,6 +46,7 @@ def can_hold(dialect: Dialect, config: ModelConfig, paths: set[str]) -> bool:
     except UserError:
         return False
     width = config.model_dim
+    # Classes with grouped queries read their sizes from a config.
     usual_sizes = config.num_heads * config.head_dim == width and config.mlp_dim == 4 * width
     return usual_sizes or dialect.family or (dialect.grouped and _has_folder(dialect, config))
 

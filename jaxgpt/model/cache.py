@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jaxgpt.model.attention_forms import Scale, attend_cached, chunked
 from jaxgpt.model.block import Block
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.spec import Scores
+from jaxgpt.model.spec import Scores, make_spec
+from jaxgpt.model_config import ModelConfig
 
 KeysValues = tuple[jax.Array, jax.Array]
 
@@ -78,6 +79,13 @@ def decode(
 def slots_of(scores: Scores, context: int) -> int:
     """The number of positions that a layer with `scores` caches of a text of `context` tokens."""
     return min(scores.window or context, context)
+
+
+def elements(config: ModelConfig) -> int:
+    """The numbers in the cache of one text that fills the context."""
+    all_scores = make_spec(config).block.attention.scores
+    slots = sum(slots_of(scores, config.context_length) for scores in all_scores)
+    return 2 * slots * config.num_kv_heads * config.head_dim
 
 
 def _attend_and_keep(

@@ -28,7 +28,10 @@ def per_token(config: ModelConfig) -> float:
 
 
 def of_program(jaxpr: Any, times: int = 1) -> int:
-    """Operations of the matrix products in `jaxpr`, recomputation included, for `times` runs."""
+    """Operations of the matrix products in `jaxpr`, recomputation included, for `times` runs.
+
+    Of branches, such as those of layers with different windows, the longest counts.
+    """
     return sum(times * _of_equation(equation) for equation in jaxpr.eqns)
 
 
@@ -42,5 +45,7 @@ def _of_equation(equation: Any) -> int:
             * math.prod(left[axis] for axis in contracted)
         )
     times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+    if equation.primitive.name == "cond":
+        return max(of_program(branch.jaxpr) for branch in equation.params["branches"])
     inner = [getattr(value, "jaxpr", value) for value in equation.params.values()]
     return sum(of_program(each, times) for each in inner if hasattr(each, "eqns"))

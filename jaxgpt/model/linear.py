@@ -1,7 +1,7 @@
 """Linear layers with a hand-written backward pass.
 
-Autodiff would always multiply the gradient, transposed, by the input. Here it is the narrower of
-the two that is transposed.
+Autodiff would always multiply the gradient, transposed, by the input. Here the narrower of the two
+is transposed.
 """
 
 import functools

@@ -55,8 +55,7 @@ class Mlp(nnx.Module):
     def _half(self, x_btd: jax.Array, i: int) -> jax.Array:
         """The gate, or with `i` = 1 the up projection."""
         half_btf = product(x_btd, self.gate_up.kernel[:, i])
-        bias = self.gate_up.bias
-        return half_btf if bias is None else half_btf + bias[i]
+        return half_btf if self.gate_up.bias is None else half_btf + self.gate_up.bias[i]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

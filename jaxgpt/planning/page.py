@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from jaxgpt.devices.mesh import shape_of
+from jaxgpt.model.cache import elements as cache_elements
 from jaxgpt.planning.plan import Plan, changes, gpu_share
 
 GIB, MIB = 2**30, 2**20
@@ -51,9 +52,20 @@ def page(plan: Plan, name: str, other: Plan | None = None) -> str:
             f"{train.batch_size:,} x {length:,} tokens{parts}, {rows:g} a device at a time",
         ),
         _line("attention", plan.attention.removeprefix("attention: ")),
+        _line("to sample", _sampling(plan)),
         _line("compiled in", f"{plan.seconds:.0f} s" if plan.text else "not: it is too large"),
     ]
     return "\n".join([*head, *_memory(plan), *_work(plan), *_time(plan), "", verdict(plan, other)])
+
+
+def _sampling(plan: Plan) -> str:
+    """The memory that generation takes, in the dtype of the weights."""
+    model = plan.config.model
+    cache = _in_short(4 * cache_elements(model))
+    return (
+        f"{_in_short(4 * plan.size)} of weights, and for each text of {model.context_length:,} "
+        f"tokens {cache} of cache"
+    )
 
 
 def _line(label: str, value: str, indent: int = 2) -> str:

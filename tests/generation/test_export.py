@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jax import export as jax_export
 
 import jaxgpt
-from tests.helpers import PROGRAMS
+from jaxgpt.generation import export
+from tests.helpers import CONFIGS, PROGRAMS, random_model
 
 
 def test_it_runs_in_a_process_that_knows_no_jaxgpt(
@@ -35,3 +38,19 @@ def test_it_runs_in_a_process_that_knows_no_jaxgpt(
     for size in ("0", "1000000000000"):
         words = ["--out", tmp_path / "b.zip", "--batch-size", size]
         assert "must be positive" in refused("jaxgpt", "export", model, *words)
+
+
+def test_grouped_queries_and_rings_of_windows_are_exported() -> None:
+    model = random_model("float32", **CONFIGS["gemma"])
+    programs = export._programs(model, batch_size=2)
+    prefill, decode = (
+        jax_export.deserialize(programs[name]).call for name in ("prefill", "decode")
+    )
+    ids = np.random.default_rng(0).integers(0, 103, (2, 17)).astype(np.int32)
+    whole, lengths = np.asarray(model(ids)), jnp.array([3, 9], jnp.int32)
+    logits, cache = prefill(ids, lengths)
+    assert [keys.shape for keys in cache[0]] == [(2, 1, slots, 8) for slots in (4, 17, 4)]
+    for _ in range(5):
+        np.testing.assert_allclose(logits, whole[[0, 1], lengths - 1], atol=1e-4)
+        logits, cache = decode(cache, ids[[0, 1], lengths], lengths)
+        lengths += 1

@@ -1,5 +1,6 @@
 """What is computed one position at a time is what the whole model computes."""
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -73,6 +74,9 @@ def test_every_kind_of_attention_is_cached(
             x, _ = block(x, layer, jnp.arange(11), keep_nothing(plain))
         whole = np.asarray(model.read_out(x))
         logits, kept = cache.prefill(model, blocks, tokens[:, :7], lengths, 11)
+        stored = sum(leaf.size for leaf in jax.tree.leaves(kept))
+        longer = dataclasses.replace(model.config, context_length=11)
+        assert stored == 2 * cache.elements(longer)  # for two rows
         slots = [min(each or 11, 11) for each in model.config.by_layer("window")]
         assert [each.shape for each in kept.keys_bmsh] == [(2, groups, n, 4) for n in slots]
         assert [each.shape for each in kept.values_bmsh] == [(2, groups, n, 4) for n in slots]

@@ -31,9 +31,11 @@ def test_what_multiplies_is_counted_and_no_table_or_norm(fields: dict[str, Any])
     assert flops.per_token(config) == 6 * sum(leaf.size for leaf in multiplied) + 12 * scores
 
 
-def counted(attention: str, **compute: Any) -> tuple[int, Config]:
+def counted(
+    attention: str, fields: dict[str, Any] | None = None, **compute: Any
+) -> tuple[int, Config]:
     """In a step of two parts with two rows each."""
-    model = ModelConfig(**{**PRIMES, "context_length": 128})
+    model = ModelConfig(**{**PRIMES, **(fields or {}), "context_length": 128})
     about = TrainConfig(batch_size=4, accumulate=2, steps=200)
     how = ComputeConfig(attention=attention, **compute)
     config = Config(DataConfig("-"), RunConfig("-"), model=model, train=about, compute=how)
@@ -48,6 +50,19 @@ def counted(attention: str, **compute: Any) -> tuple[int, Config]:
 def test_a_traced_step_has_what_the_formula_says() -> None:
     found, config = counted("xla")
     assert found == 4 * 128 * flops.per_token(config.model)
+
+
+@pytest.mark.parametrize("name", ["llama", "neox", "olmo", "bloom, one norm"])
+def test_groups_gates_and_parallel_parts_count_in_a_traced_step(name: str) -> None:
+    found, config = counted("xla", CONFIGS[name])
+    assert found == 4 * 128 * flops.per_token(config.model)
+
+
+def test_a_window_leaves_out_what_is_before_it() -> None:
+    """Of two blocks of 64 queries, the second one needs 95 of 128 keys where the window is 32."""
+    (whole, config), (found, _) = counted("chunked"), counted("chunked", {"window": 32})
+    assert whole - found == 4 * 12 * config.model.num_blocks * 35 * 64 * (128 - 95)
+    assert counted("chunked", {"window": [32, None, 32]})[0] == whole  # the longest branch
 
 
 def test_blocks_above_the_diagonal_are_left_out() -> None:
