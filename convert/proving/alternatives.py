@@ -77,7 +77,8 @@ def measured(
     None if `config` is another one in any other field as well, or if no values make them agree.
     """
     dialect = inspected.detected.dialect.name
-    request = Request("", {}, {}, dialect if dialect in DIALECTS else "auto")
+    sizes = {name: getattr(config, name) for name in ("num_heads", "context_length")}
+    request = Request("", {}, sizes, dialect if dialect in DIALECTS else "auto")
     try:
         file = settled_with(peer, inspected.source, request)
         loaded = api.loaded(file.inspected, weights_only=True)

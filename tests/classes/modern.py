@@ -89,8 +89,8 @@ class TwiceKvarn(Kvarn):
 class LateKvarnar(Kvarnar):
     """The same but for its second block, which adds its MLP twice."""
 
-    def __init__(self, *args):
-        super().__init__(*args)
+    def __init__(self, max_seq_len=16):
+        super().__init__(max_seq_len=max_seq_len)
         self.lager[1].__class__ = TwiceKvarn
 
 
