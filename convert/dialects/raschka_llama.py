@@ -1,4 +1,4 @@
-"""Sebastian Raschka's Llama 2 and 3, Qwen3 and Gemma 3."""
+"""Sebastian Raschka's Llama 2 and 3, and Qwen3."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def plain_norms(block: str, words: str) -> tuple[Row, ...]:
     )
 
 
-BLOCK, GEMMA = "trf_blocks.{layer}", "blocks.{layer}"
+BLOCK = "trf_blocks.{layer}"
 SCALE = "scale shift"
 LLAMA = Dialect(
     name="raschka-llama",
@@ -64,29 +64,5 @@ DIALECTS = (
         rows=rows(BLOCK, (*qk_norms(BLOCK), *plain_norms(BLOCK, SCALE))),
         unsaid={**MODERN, "rotary_theta": 1000000.0, "norm_eps": 1e-6},
         beware="",
-    ),
-    replace(
-        LLAMA,
-        name="raschka-gemma3",
-        about="Raschka's Gemma3Model",
-        rows=rows(
-            GEMMA,
-            (
-                *qk_norms(GEMMA),
-                *norm("blocks/norm1", f"{GEMMA}.input_layernorm", "no", SCALE),
-                *norm("blocks/out_norm1", f"{GEMMA}.post_attention_layernorm", "no", SCALE),
-                *norm("blocks/norm2", f"{GEMMA}.pre_feedforward_layernorm", "no", SCALE),
-                *norm("blocks/out_norm2", f"{GEMMA}.post_feedforward_layernorm", "no", SCALE),
-                *norm("final_norm", "final_norm", "no", SCALE),
-            ),
-        ),
-        unsaid={
-            **MODERN,
-            "norm_eps": 1e-6,
-            "activation": "gelu_tanh",
-            "norm_unit_offset": True,
-        },
-        beware="its embeddings are multiplied by the root of model_dim, five of six blocks see a "
-        "window of 512 and have a rotary_theta of 10000, and the sixth sees all and has 1000000",
     ),
 )
