@@ -1,14 +1,31 @@
-"""Sebastian Raschka's Gemma 3."""
+"""Sebastian Raschka's Qwen3 and Gemma 3, whose norms have a `scale`."""
 
 from dataclasses import replace
 
 from ..rows.fields import MODERN
-from ..rows.kinds import norm
-from .raschka_llama import LLAMA, SCALE, qk_norms, rows
+from ..rows.kinds import Row, norm, row
+from .raschka_llama import BLOCK, LLAMA, plain_norms, rows
 
-GEMMA = "blocks.{layer}"
+GEMMA, SCALE = "blocks.{layer}", "scale shift"
+
+
+def qk_norms(block: str) -> tuple[Row, ...]:
+    """The rows of the norms of each head's queries and keys."""
+    return (
+        row("blocks/attn/q_norm/scale : layer k", f"{block}.att.q_norm.scale? : k"),
+        row("blocks/attn/k_norm/scale : layer k", f"{block}.att.k_norm.scale? : k"),
+    )
+
 
 DIALECTS = (
+    replace(
+        LLAMA,
+        name="raschka-qwen3",
+        about="Raschka's Qwen3Model",
+        rows=rows(BLOCK, (*qk_norms(BLOCK), *plain_norms(BLOCK, SCALE))),
+        unsaid={**MODERN, "rotary_theta": 1000000.0, "norm_eps": 1e-6},
+        beware="",
+    ),
     replace(
         LLAMA,
         name="raschka-gemma3",
