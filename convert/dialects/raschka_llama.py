@@ -1,4 +1,4 @@
-"""Sebastian Raschka's Llama 2 and 3, Qwen3 and Gemma 3."""
+"""Sebastian Raschka's Llama 2 and 3."""
 
 from dataclasses import replace
 
@@ -20,14 +20,6 @@ def rows(block: str, norms: tuple[Row, ...]) -> tuple[Kind, ...]:
     )
 
 
-def qk_norms(block: str) -> tuple[Row, ...]:
-    """The rows of the norms of each head's queries and keys."""
-    return (
-        row("blocks/attn/q_norm/scale : layer k", f"{block}.att.q_norm.scale? : k"),
-        row("blocks/attn/k_norm/scale : layer k", f"{block}.att.k_norm.scale? : k"),
-    )
-
-
 def plain_norms(block: str, words: str) -> tuple[Row, ...]:
     """The rows of a norm before each part, and of the last one, called by `words`."""
     return (
@@ -37,8 +29,7 @@ def plain_norms(block: str, words: str) -> tuple[Row, ...]:
     )
 
 
-BLOCK, GEMMA = "trf_blocks.{layer}", "blocks.{layer}"
-SCALE = "scale shift"
+BLOCK = "trf_blocks.{layer}"
 LLAMA = Dialect(
     name="raschka-llama",
     about="Raschka's Llama2Model and Llama3Model",
@@ -55,38 +46,4 @@ LLAMA = Dialect(
     beware="Llama 2 has a rotary_theta of 10000 and Llama 3 one of 500000; later versions of the "
     "latter also scale their wavelengths",
 )
-DIALECTS = (
-    LLAMA,
-    replace(
-        LLAMA,
-        name="raschka-qwen3",
-        about="Raschka's Qwen3Model",
-        rows=rows(BLOCK, (*qk_norms(BLOCK), *plain_norms(BLOCK, SCALE))),
-        unsaid={**MODERN, "rotary_theta": 1000000.0, "norm_eps": 1e-6},
-        beware="",
-    ),
-    replace(
-        LLAMA,
-        name="raschka-gemma3",
-        about="Raschka's Gemma3Model",
-        rows=rows(
-            GEMMA,
-            (
-                *qk_norms(GEMMA),
-                *norm("blocks/norm1", f"{GEMMA}.input_layernorm", "no", SCALE),
-                *norm("blocks/out_norm1", f"{GEMMA}.post_attention_layernorm", "no", SCALE),
-                *norm("blocks/norm2", f"{GEMMA}.pre_feedforward_layernorm", "no", SCALE),
-                *norm("blocks/out_norm2", f"{GEMMA}.post_feedforward_layernorm", "no", SCALE),
-                *norm("final_norm", "final_norm", "no", SCALE),
-            ),
-        ),
-        unsaid={
-            **MODERN,
-            "norm_eps": 1e-6,
-            "activation": "gelu_tanh",
-            "norm_unit_offset": True,
-        },
-        beware="its embeddings are multiplied by the root of model_dim, five of six blocks see a "
-        "window of 512 and have a rotary_theta of 10000, and the sixth sees all and has 1000000",
-    ),
-)
+DIALECTS = (LLAMA,)

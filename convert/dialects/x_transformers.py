@@ -33,12 +33,7 @@ def rows(mlp: tuple[Kind, ...], scale: str) -> tuple[Kind, ...]:
     )
 
 
-LAYER = {
-    **USUAL,
-    "activation": "gelu",
-    "norm_unit_offset": True,
-    "rotary_fraction": 0.5,
-}
+LAYER = {**USUAL, "activation": "gelu", "norm_unit_offset": True, "rotary_fraction": 0.5}
 RMS = {**LAYER, "norm_kind": "rms", "norm_eps": 0.0}
 DECODER = Dialect(
     name="x-transformers",

@@ -187,7 +187,13 @@ def test_the_tensors_mean_what_their_class_takes_them_for(name: str) -> None:
 def test_torchs_own_layers_take_the_tensors(name: str) -> None:
     def run(c: ModelConfig, w: Weights, tokens: Any) -> Any:
         layer = torch.nn.TransformerEncoderLayer(
-            c.model_dim, c.num_heads, c.mlp_dim, 0, batch_first=True
+            c.model_dim,
+            c.num_heads,
+            c.mlp_dim,
+            0,
+            c.activation,
+            norm_first=c.norm == "pre",
+            batch_first=True,
         )
         layers = (
             torch.nn.TransformerEncoder(layer, c.num_blocks, torch.nn.LayerNorm(c.model_dim), False)

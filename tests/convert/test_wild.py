@@ -11,6 +11,7 @@ from convert.api import directory_to_file
 from convert.detect.detect import Detected, detect
 from convert.detect.refusals import Asked
 from convert.dialects import DIALECTS
+from convert.extras.class_settings import class_settings
 from convert.rows.move import to_flax as move_to_flax
 from convert.rows.move import to_torch
 from jaxgpt.config import ModelConfig
@@ -221,3 +222,16 @@ def test_other_kinds_are_refused_by_what_they_are(name: str, kind: str) -> None:
     with pytest.raises(UserError, match=f"{kind}.*have no counterpart here") as caught:
         found(modern() | {name: np.zeros((3, 3), np.float32)}, num_heads=HEADS)
     assert "one text" not in str(caught.value)
+
+
+def test_llama2c_gets_the_settings_that_its_trainer_resumes_from() -> None:
+    made = config(model_dim=48, mlp_dim=136)
+    settings = class_settings(made, DIALECTS["llama2c"])
+    assert settings == {
+        "dim": 48, "n_layers": 3, "n_heads": HEADS, "n_kv_heads": 2, "vocab_size": 103, "max_seq_len": LENGTH,
+        "dropout": made.dropout, "multiple_of": 136,
+    }  # fmt: skip
+    hidden = 2 * 4 * settings["dim"] // 3  # as the class computes its width
+    assert settings["multiple_of"] * -(-hidden // settings["multiple_of"]) == made.mlp_dim
+    with pytest.raises(UserError, match="cannot have mlp_dim = 41: it is at least 128"):
+        class_settings(config(), DIALECTS["llama2c"])

@@ -16,6 +16,7 @@ from convert.extras.adamw import Optimizer, read, write
 from convert.extras.param_groups import Group, leaves, named, usual_groups
 from convert.extras.torch_adamw import TorchAdamW, TorchGroup, TorchMoments, Unlike, find
 from convert.rows.dialect import Dialect
+from convert.rows.kinds import Scaled
 from convert.rows.resolve import express
 from jaxgpt.config import Config, DataConfig, OptimConfig, RunConfig, TrainConfig
 from jaxgpt.errors import UserError
@@ -30,6 +31,12 @@ from tests.zoo import FACTS, given, needs_zoo, path_of
 torch = pytest.importorskip("torch", reason="torch is not installed")
 training = pytest.importorskip("convert.proving.training")
 
+# A table that its class multiplies by a factor has other moments: such optimisers are left out.
+UNSCALED = [
+    name
+    for name, dialect in DIALECTS.items()
+    if not any(isinstance(row, Scaled) for row in dialect.rows)
+]
 SETTINGS = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "amsgrad": False}
 OPTIM = OptimConfig(
     learning_rate=3e-3,
@@ -166,7 +173,7 @@ def made_up(dialect: Dialect, kind: str, swapped: bool = False) -> dict[str, Any
 
 
 @pytest.mark.parametrize("kind", ["all", "matrices", "kernels"])
-@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("name", UNSCALED)
 def test_there_and_back_bit_for_bit(name: str, kind: str) -> None:
     dialect, config = DIALECTS[name], config_of(DIALECTS[name])
     held = made_up(dialect, kind, swapped=kind == "matrices")
@@ -256,7 +263,7 @@ def test_no_order_is_guessed_where_shapes_allow_two(order: list[str]) -> None:
     assert [list(group.names) for group in by_name] == parts
 
 
-@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("name", UNSCALED)
 def test_embeddings_left_out_without_sorting(name: str) -> None:
     dialect, config = ends(DIALECTS[name]), config_of(DIALECTS[name])
     params, known = random_params(config, np.dtype("float32")), leaves(dialect, config)
