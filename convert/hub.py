@@ -154,8 +154,10 @@ def tensor_bytes(
     for flax, torch in dialect.views:
         stored = [dtypes[path] for path in map(flax.at, flax.places(sizes)) if path in dtypes]
         kind = stored[0] if stored else dtypes[min(dtypes)]  # for a bias that is filled in
-        size = math.prod(torch.shape(sizes)) * kind.itemsize
-        sizes_by_name |= {torch.at(place): size for place in torch.places(sizes)}
+        sizes_by_name |= {
+            torch.at(place): math.prod(torch.shape(sizes, place)) * kind.itemsize
+            for place in torch.places(sizes)
+        }
     return {name: sizes_by_name[name] for name in in_module_order(list(dialect.tensors), sizes)}
 
 

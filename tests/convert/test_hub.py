@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from convert import hub, to_flax
+from convert import hub, to_flax, to_torch
 from convert.dialects import DIALECTS
 from convert.dtypes import OF_WEIGHTS
 from convert.files import checkpoints
@@ -31,7 +31,7 @@ from jaxgpt.model import abstract_params
 from jaxgpt.model.positions import sinusoids
 from jaxgpt.pytree import Tree, flatten, unflatten
 from jaxgpt.storage import model_directory
-from tests.helpers import PROGRAMS, config_of, require_close
+from tests.helpers import PROGRAMS, config_of, random_params, require_close
 
 pytest.importorskip("torch", reason="torch is not installed")
 END = "<|endoftext|>"
@@ -470,6 +470,16 @@ def test_sizes_are_known_before_anything_is_made(exported: Path) -> None:
         sizes = hub.tensor_bytes(target, opened.config, opened.dtypes)
         assert sizes == {key: tensor.read().nbytes for key, tensor in tensors.items()}
         assert "lm_head.weight" not in sizes or not opened.config.tied
+
+
+def test_sizes_of_keys_are_those_of_their_own_heads() -> None:
+    dialect = DIALECTS["llama"]
+    config = ModelConfig(**{**vars(config_of(dialect)), "num_heads": 6, "num_kv_heads": 2})
+    params = random_params(config, np.dtype("float32"))
+    dtypes = {path: np.dtype("float32") for path in flatten(params)}
+    sizes = hub.tensor_bytes(dialect, config, dtypes)
+    tensors = to_torch(params, config, dialect)
+    assert sizes == {name: tensor.nbytes for name, tensor in tensors.items()}
 
 
 def test_a_shard_is_as_large_as_its_largest_tensor_at_least() -> None:
