@@ -31,7 +31,7 @@ from jaxgpt.model import abstract_params
 from jaxgpt.model.positions import sinusoids
 from jaxgpt.pytree import Tree, flatten, unflatten
 from jaxgpt.storage import model_directory
-from tests.helpers import PROGRAMS, config_of, random_params, require_close
+from tests.helpers import PROGRAMS, config_of, require_close
 
 pytest.importorskip("torch", reason="torch is not installed")
 END = "<|endoftext|>"
@@ -475,7 +475,7 @@ def test_sizes_are_known_before_anything_is_made(exported: Path) -> None:
 def test_sizes_of_keys_are_those_of_their_own_heads() -> None:
     dialect = DIALECTS["llama"]
     config = ModelConfig(**{**vars(config_of(dialect)), "num_heads": 6, "num_kv_heads": 2})
-    params = random_params(config, np.dtype("float32"))
+    params = random_params(config, "float32")
     dtypes = {path: np.dtype("float32") for path in flatten(params)}
     sizes = hub.tensor_bytes(dialect, config, dtypes)
     tensors = to_torch(params, config, dialect)
