@@ -30,6 +30,7 @@ meta.pkl. Those of weights in Hugging Face folders are in `convert/files/hf_fold
 """
 
 CONFIG = "config.json"
+# The tokenizer keeps the name that Hugging Face's libraries give it, because they open it too.
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "weights"
 STATE = "state"

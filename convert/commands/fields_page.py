@@ -21,7 +21,7 @@ def show(report: "Report", assumed: str) -> None:
     for label, fields in (
         (caveats.READ, report.read),
         (caveats.GIVEN, report.given),
-        ("found with the class", report.found),
+        (caveats.FOUND, report.found),
         (assumed, report.assumed),
     ):
         if fields:
@@ -32,7 +32,7 @@ def show(report: "Report", assumed: str) -> None:
             if field not in SELDOM:
                 print(f"  --set {field}={choices(field)}", file=sys.stderr)
         if rest := [field for field in report.assumed if field in SELDOM]:
-            print(f"  {caveats.SELDOM} {', '.join(rest)}", file=sys.stderr)
+            print(f"  {caveats.LIKEWISE} {', '.join(rest)}", file=sys.stderr)
     for sentence in report.other_caveats:
         print(f"warning: {sentence}.", file=sys.stderr)
 
@@ -56,10 +56,11 @@ def listed(fields: dict[str, Any]) -> str:
 
 def briefly(fields: dict[str, Any]) -> str:
     """As `listed`, but only the names of those in which few classes differ from these values."""
+    from ..detect import caveats
     from ..rows.fields import SELDOM, USUAL
 
     usual = [name for name in fields if name in SELDOM and fields[name] == USUAL[name]]
     others = listed({name: value for name, value in fields.items() if name not in usual})
     if not (others and usual):
         return listed(fields)
-    return f"{others}; and the usual {', '.join(usual)}"
+    return f"{others}; {caveats.USUAL} {', '.join(usual)}"

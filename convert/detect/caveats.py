@@ -1,7 +1,7 @@
 """The wording of the warnings about a config: which fields are assumed, and what may be wrong.
 
-Sentences without a full stop. `commands/fields_page.py` prints them with the fields; all its words
-are here.
+Sentences without a full stop. `commands/fields_page.py` prints them with the fields; the labels and
+phrases of that page are here too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,10 @@ PADDING = (
 
 # The labels of the fields by source; before a file is converted, fields would be assumed.
 READ, GIVEN, ASSUMED, WOULD_BE_ASSUMED = "read", "given", "assumed", "would be assumed"
+FOUND = "found with the class"
+USUAL = "and the usual"  # before fields with the value that nearly every class has
 SETTLING = "Each of these would settle it:"  # before an option for each assumed field
-SELDOM = "and likewise, though few classes differ in them:"  # before the others
+LIKEWISE = "and likewise, though few classes differ in them:"  # before the others
 
 
 def assumption(fields: Sequence[str]) -> str:

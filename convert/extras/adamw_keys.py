@@ -1,7 +1,8 @@
 """The keys in the state dict of torch's AdamW, and what each of them is here.
 
-This is the place for a new key; `torch_adamw` checks files by these tables, `adamw` moves the
-moments, and `param_groups` translates the settings.
+This is the place for a new key of a group. A new moment needs a field in `Moments` too
+(`jaxgpt/storage/model_directory.py`), and another key in the state of a parameter a line in
+`torch_adamw`, which checks files by these tables.
 """
 
 from collections.abc import Mapping

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.errors import UserError, in_a_row, system_error
-from jaxgpt.file_names import CONFIG, META
+from jaxgpt.file_names import META
 from jaxgpt.system import atomic_files
 from jaxgpt.system.stages import Stage, silent
 
@@ -48,7 +48,9 @@ class Checkpoint:
     @property
     def configs(self) -> dict[str, Mapping[str, Any]]:
         """The configs in the file and in its folder, by the name that errors call them."""
-        beside = configs_beside(self.path) if isinstance(self.path, Path) else {CONFIG: {}}
+        beside = (
+            configs_beside(self.path) if isinstance(self.path, Path) else {hf_folder.CONFIG: {}}
+        )
         return {"the file": self.extras, **beside}
 
     def without(self, prefix: str) -> "Checkpoint":

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import UserError, in_a_row
-from jaxgpt.file_names import CONFIG
 from jaxgpt.system.json_files import read_json
 
 from .flat_yaml import read_flat_yaml
-from .hf_folder import MOST, config_beside
+from .hf_folder import CONFIG, MOST, config_beside
 
 META_PARAMS, LITGPT = "params.json", "model_config.yaml"
 # Settings of litgpt that ask for what ModelConfig lacks, where they are neither null nor 0.

@@ -9,13 +9,13 @@ from typing import Any
 
 from jaxgpt.data.tokenizer_files import FILES as TOKENIZERS
 from jaxgpt.errors import UserError, in_a_row
-from jaxgpt.file_names import CONFIG, MANIFEST
+from jaxgpt.file_names import MANIFEST
 from jaxgpt.system.json_files import read_json
 
 INDEX = ".index.json"  # ends the name of the file that lists shards
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
 WEIGHTS = (f"{SAFETENSORS}{INDEX}", SAFETENSORS, f"{TORCH}{INDEX}", TORCH)  # the first is read
-TOKENIZER_CONFIG = "tokenizer_config.json"
+CONFIG, TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
 SUFFIXES = (".pt", ".pth", ".safetensors", ".bin")
 MOST = 64 * 2**20  # bytes of JSON; an index of ten thousand tensors has one MiB
 

@@ -49,6 +49,13 @@ def as_rows(prompt: Any, vocab_size: int) -> tuple[list[list[int]], bool]:
     return [row.tolist() for row in rows], several
 
 
+def cropping_note(length: int, context: int) -> str:
+    """The sentence for the user on a prompt of `length` tokens; "" if all of it is seen."""
+    if length <= context:
+        return ""
+    return f"The prompt has {length} tokens; the model sees the last {context} of them."
+
+
 def crop_and_pad(rows: Sequence[Sequence[int]], context: int) -> Prompts:
     """The batch of `rows`; of a prompt longer than the context the model sees the last part."""
     cropped = [row[-context:] for row in rows]

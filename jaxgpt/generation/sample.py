@@ -13,6 +13,7 @@ import numpy as np
 from jaxgpt.devices.cpu import make_devices
 from jaxgpt.errors import require
 from jaxgpt.generation.options import SampleOptions
+from jaxgpt.generation.prompt import cropping_note
 from jaxgpt.generation.stream import NOTHING, Piece, stream
 from jaxgpt.generation.text import TextCodec, Writer
 from jaxgpt.storage.model_directory import ModelDirectory
@@ -43,10 +44,9 @@ def sample(
     ids = codec.encode(prompt, errors)
     options = dataclasses.replace(options, **codec.limits(opened.config.vocab_size))
     context = options.context_of(opened.config)
-    if len(ids) > context:
-        _note(f"The prompt has {len(ids)} tokens; the model sees the last {context} of them.")
-    for remark in _remarks(opened, codec, tokenizer):
-        _note(remark)
+    for remark in (cropping_note(len(ids), context), *_remarks(opened, codec, tokenizer)):
+        if remark:
+            _note(remark)
     pieces = stream(opened.model(), ids or [codec.start], options)
     with Clock() as clock:
         writers = [Writer(codec, stop) for _ in range(options.samples)]

@@ -1,4 +1,9 @@
-"""The MLP of a block.
+"""The MLP of a block, and its activations.
+
+Another activation is one more function in ACTIVATIONS, under its name in `ModelConfig.activation`
+(model_config.py). The bridge has its spellings in config files in `convert/names/config_words.py`,
+the choices of `probe` in `convert/probing/candidates.py`, and the same functions in torch in
+`convert/proving/measure_mlp.py`.
 
 Shapes: B batch, T time, D model width, F MLP width.
 """
@@ -15,9 +20,7 @@ from jaxgpt.model import spec
 from jaxgpt.model.attention import INIT_STD
 from jaxgpt.model.linear import linear, product
 
-# By the names that ModelConfig.activation takes, in `model_config.py`. The bridge has their
-# spellings in config files in `convert.names.config_words`, and the choices to probe in
-# `convert.probing.candidates`.
+# By the names that ModelConfig.activation takes.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
