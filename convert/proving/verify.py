@@ -19,6 +19,7 @@ from .. import api
 from ..files import checkpoints
 from ..names.config_words import as_written
 from ..rows import fit, move
+from ..rows.dialect import Dialect
 from ..rows.fields import FIELDS
 from . import alternatives, foreign_import, foreign_module
 from .constructor_args import MEANING, Answers
@@ -106,10 +107,16 @@ class Sides:
     def unequal_weights(self) -> list[str]:
         """Names of the tensors whose values differ.
 
-        Logits cannot show this: no batch of tokens uses all rows of an embedding.
+        Logits cannot show this: no batch of tokens uses all rows of an embedding. The file may have
+        the rotary layout that its class usually has, or the one that the directory records.
         """
-        dialect, theirs = self.inspected.detected.dialect, self.inspected.source.tensors
-        paths = set(self.opened.paths)
+        dialect, config = self.inspected.detected.dialect, self.opened.config
+        layouts = dict.fromkeys([dialect.layout, config.rotary_layout])
+        dialects = [dataclasses.replace(dialect, layout=layout) for layout in layouts]
+        return min(map(self._unequal_weights, dialects), key=len)
+
+    def _unequal_weights(self, dialect: Dialect) -> list[str]:
+        paths, theirs = set(self.opened.paths), self.inspected.source.tensors
         ours = move.to_torch_lazily(dialect, self.opened.config, paths, self.opened.read)
         return [
             name for name, value in ours.items() if not np.array_equal(theirs[name].read(), value)
