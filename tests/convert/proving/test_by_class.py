@@ -225,7 +225,7 @@ def check_random_class(seed: int) -> str:
     return ""
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_random_classes_are_proven(seed: int) -> None:
     assert check_random_class(seed) == ""
 

@@ -16,7 +16,7 @@ from convert.proving.verdict import Page  # noqa: E402
 from convert.proving.verify import verify  # noqa: E402
 from jaxgpt.storage import model_directory  # noqa: E402
 from jaxgpt.training.run import train  # noqa: E402
-from tests.classes import unseen  # noqa: E402
+from tests.classes import disguised, unseen  # noqa: E402
 from tests.helpers import INVISIBLE, PRIMES, settings  # noqa: E402
 from tests.zoo import FACTS, SOUND, ZOO, given, needs_zoo, path_of  # noqa: E402
 
@@ -285,9 +285,20 @@ def test_given_fields_are_varied_beside_the_users_class_and_repeated_in_the_comm
     assert page.agreeing.command.endswith("--set num_heads=5 --set activation=relu --dialect auto")
 
 
-def test_no_agreement_is_suggested_if_no_field_is_the_cause(tmp_path: Path) -> None:
+def test_a_value_that_is_in_no_list_is_suggested(tmp_path: Path) -> None:
     file = saved("Scaled", tmp_path)
     page = verify(file, converted(file), torch_class=f"{UNSEEN}:Scaled")
+    assert page.verdict == "differs"
+    assert page.agreeing is not None
+    assert page.agreeing.fields == {"embedding_scale": pytest.approx(35**0.5)}
+
+
+def test_no_agreement_is_suggested_if_no_field_is_the_cause(
+    primes_file: Path, tmp_path: Path
+) -> None:
+    to_flax(primes_file).save(tmp_path / "m")
+    odd = f"{disguised.__file__}:ScaledResidual"
+    page = verify(primes_file, tmp_path / "m", torch_class=odd)
     assert page.verdict == "differs"
     assert page.agreeing is None
 
