@@ -74,7 +74,7 @@ def detect_as(dialect: Dialect, inputs: Inputs) -> Detected:
 def _detected(
     inputs: Inputs, fitting: Callable[[Inputs], tuple[Fit, Evidence, Dialect]]
 ) -> Detected:
-    """What `fitting` fits to a file, and what tensors and configs say of its fields."""
+    """Detect the fields of a file by its tensors and configs, with the dialect of `fitting`."""
     path, shapes = inputs.path, inputs.shapes
     fitted, evidence, dialect = fitting(inputs)
     shown = shown_fields(fitted, evidence, dialect)

@@ -29,7 +29,7 @@ class Report:
 
     @property
     def caveats(self) -> list[str]:
-        """What may be wrong: the sentence on the assumed fields, if any, and the others."""
+        """The sentences on what may be wrong, that on the assumed fields first."""
         return [sentence for sentence in (self.assumption, *self.other_caveats) if sentence]
 
     @property

@@ -63,7 +63,7 @@ def norms(bias: str = "no") -> tuple[Kind, ...]:
 
 
 def kind(name: str, usual: dict[str, Any], ties: bool = False) -> dict[str, Any]:
-    """What the model_type `name` implies: the `usual` fields, and whether the head is tied."""
+    """The fields that the model_type `name` implies: the `usual` ones, and a head that `ties`."""
     return {"model_type": {name: {**usual, "tied": ties}}}
 
 

@@ -123,7 +123,7 @@ def _implied_by_class(words: Iterable[Word], dialect: Dialect) -> dict[str, Stat
 
 
 def _overrides(statement: Statement, field: str) -> bool:
-    """Whether `statement` may be contradicted by later ones, and counts nevertheless.
+    """Whether `statement` wins over later ones that contradict it, instead of an error.
 
     nanoGPT's model_args are those of the model, and its trainer's defaults may be others. A dropout
     may have changed between runs.

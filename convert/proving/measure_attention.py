@@ -1,6 +1,6 @@
 """Measures attention from texts of two tokens: rotation, scale, cap and slopes.
 
-The second position looks at two values, so that its output shows with which weight, and that is the
+The second position mixes two values. Its output shows their weights, and these give the
 difference of its two scores. The scores of many texts give all angles by linear equations; only a
 cap of the scores takes a search.
 """

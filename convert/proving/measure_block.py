@@ -164,7 +164,7 @@ def _gives(rotation: Rotation, heads: Heads, share: Tensor) -> bool:
 
 
 def _update(s: Subject, mixed: Tensor, layer: int) -> Tensor:
-    """What attention adds to the stream, before any norm of it."""
+    """The output of attention, before any norm of it."""
     if not s.config.attention_out:
         return mixed.flatten(2)
     return s.linear("blocks/attn/out", layer, mixed.flatten(2, 3))

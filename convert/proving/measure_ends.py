@@ -37,7 +37,7 @@ def entrances(s: Subject) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
 
 
 def _tables(s: Subject) -> dict[str, torch.Tensor]:
-    """What may be added to the embeddings of two tokens, by name."""
+    """The vectors that may be added to the embeddings of two tokens, by name."""
     if s.config.position_rows:
         first = s.config.positions_offset
         return {"stored": s.params["pos_embedding/embedding"][first : first + 2]}
