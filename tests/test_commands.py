@@ -352,7 +352,8 @@ def test_other_wrong_input(primes_file: Path, tmp_path: Path, refused: Callable[
         (["--set", "num_heads=7"], "num_heads = 7 was given, but the tensors show 5"),
         (["--set", "activaton=gelu"], "Did you mean activation?"),
         (["--set", "gelu"], "FIELD=VALUE"),
-        (["--dialect", "lama"], "There are: build-nanogpt, "),
+        (["--dialect", "lama"], "There is no dialect lama. Did you mean llama?"),
+        (["--dialect", "zzz"], "There is no dialect zzz. There are: bloom, build-nanogpt, "),
     ]:
         assert message in refused("jaxgpt-convert", "to-flax", primes_file, out, *arguments)
         assert not out.exists()

@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 
-from jaxgpt.errors import UserError
+from jaxgpt.errors import UserError, instead_of
 
 from ..rows.dialect import Dialect
 
@@ -22,7 +22,7 @@ DIALECTS = find_all()
 
 def named(name: str) -> Dialect:
     if name not in DIALECTS:
-        raise UserError(f"There is no dialect {name}. There are: {', '.join(DIALECTS)}.")
+        raise UserError(f"There is no dialect {name}. {instead_of(name, DIALECTS)}")
     return DIALECTS[name]
 
 

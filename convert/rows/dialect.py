@@ -147,6 +147,7 @@ class Dialect:
             "rows": rows,
             "layout": self.layout,
             "backward": self.backward,
+            "grouped": self.grouped,
             "order": self.order,
         }
 
@@ -161,6 +162,7 @@ class Dialect:
             words=words,
             layout=written["layout"],
             backward=written["backward"],
+            grouped=written.get("grouped", self.grouped),
             order=tuple(written.get("order", ())),
         )
 
