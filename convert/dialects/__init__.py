@@ -24,23 +24,3 @@ def named(name: str) -> Dialect:
     if name not in DIALECTS:
         raise UserError(f"There is no dialect {name}. {instead_of(name, DIALECTS)}")
     return DIALECTS[name]
-
-
-def table() -> str:
-    """The Markdown table of all dialects that `docs/bridge.md` shows."""
-    rows = [
-        "| dialect | class | usual, where nothing says otherwise | heads |",
-        "|---|---|---|---|",
-    ]
-    for dialect in DIALECTS.values():
-        usual = (
-            f"{dialect.unsaid['norm']}-norm, {dialect.unsaid['activation']}, "
-            f"dropout {dialect.unsaid['dropout']}"
-        )
-        heads = (
-            "counted"
-            if any("{head}" in "".join(map(str, row.torch.pieces)) for row in dialect.rows)
-            else "from a config, or asked for"
-        )
-        rows.append(f"| `{dialect.name}` | {dialect.about} | {usual} | {heads} |")
-    return "\n".join(rows)

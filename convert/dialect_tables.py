@@ -1,0 +1,101 @@
+"""The Markdown tables of dialects in `docs/bridge.md`. Run as a program, it prints them."""
+
+from collections.abc import Iterable
+
+from .dialects import DIALECTS
+from .rows.dialect import Dialect
+from .rows.kinds import Row
+
+MATRICES = {"up": "blocks/mlp/up/kernel", "gate": "blocks/mlp/gate_up/kernel"}
+POSITION_TABLE = "pos_embedding/embedding"
+QUERY_NORM = "blocks/attn/q_norm/scale"
+BRANCHES = {
+    "sequential": "one after the other",
+    "parallel": "side by side",
+    "parallel_one_norm": "side by side, one norm",
+}
+
+
+def dialect_table() -> str:
+    """The table of all dialects: whose class each is, and where its head count comes from."""
+    return _markdown(
+        ("dialect", "class", "dropout", "heads"),
+        (
+            (f"`{dialect.name}`", dialect.about, str(dialect.unsaid["dropout"]), _heads(dialect))
+            for dialect in DIALECTS.values()
+        ),
+    )
+
+
+def architecture_table() -> str:
+    """The table of what each dialect computes, unless its tensors or a config say otherwise."""
+    return _markdown(
+        ("dialect", "positions", "norms", "MLP", "branches", "keys and values"),
+        (
+            (
+                f"`{dialect.name}`",
+                _positions(dialect),
+                _norms(dialect),
+                _mlp(dialect),
+                BRANCHES[dialect.unsaid["residual"]],
+                "may be shared" if dialect.grouped else "one for each head",
+            )
+            for dialect in DIALECTS.values()
+        ),
+    )
+
+
+def _markdown(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [*map(_line, [heads, *rows])]
+    return "\n".join([lines[0], "|---" * (lines[0].count("|") - 1) + "|", *lines[1:]])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _heads(dialect: Dialect) -> str:
+    counted = any("{head}" in "".join(map(str, row.torch.pieces)) for row in dialect.rows)
+    return "counted" if counted else "from a config, or asked for"
+
+
+def _parameters(dialect: Dialect, optional: bool = True) -> set[str]:
+    """The Flax paths that files of `dialect` hold, the `optional` ones and other readings' too."""
+    readings = (dialect, *dialect.readings) if optional else (dialect,)
+    rows = [row for reading in readings for row in reading.rows if isinstance(row, Row)]
+    return {row.flax.name for row in rows if optional or not row.torch.optional}
+
+
+def _positions(dialect: Dialect) -> str:
+    """The kind of positions, and the usual rotary layout."""
+    if POSITION_TABLE in _parameters(dialect, optional=False):
+        return "learned"
+    unstored = dialect.unsaid.get("positions", "asked for")
+    layout = f", {dialect.layout}" if unstored == "rotary" and dialect.layout else ""
+    stored = "learned, or " if POSITION_TABLE in _parameters(dialect) else ""
+    return stored + unstored + layout
+
+
+def _norms(dialect: Dialect) -> str:
+    """Where norms are and of which kind, and which others there are."""
+    kind = {"layer": "LayerNorm", "rms": "RMSNorm"}[dialect.unsaid["norm_kind"]]
+    weights = "" if "blocks/norm1/scale" in _parameters(dialect) else " without weights"
+    words = [f"{dialect.unsaid['norm']}, {kind}{weights}", *dialect.unsaid["extra_norms"]]
+    always = dialect.unsaid["qk_norm"] != "none" or QUERY_NORM in _parameters(dialect, False)
+    if always or QUERY_NORM in _parameters(dialect):
+        words.append("queries and keys" if always else "queries and keys in some files")
+    return ", ".join(words)
+
+
+def _mlp(dialect: Dialect) -> str:
+    """The activation, and whether the MLP has a gate: always, never or as the file shows."""
+    parameters = _parameters(dialect)
+    plain, gated = (MATRICES[name] in parameters for name in ("up", "gate"))
+    activation = dialect.unsaid["activation"]
+    if plain and gated:
+        return f"{activation}, a gate where the file has one"
+    return f"{activation}, gated" if gated else activation
+
+
+if __name__ == "__main__":
+    print(dialect_table(), architecture_table(), sep="\n\n")
