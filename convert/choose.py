@@ -19,8 +19,8 @@ WIDELY_OPENED = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt-neox", "gemm
 def choose(config: ModelConfig, paths: Collection[str]) -> Dialect:
     """The dialect whose class is most like the model of `config` with parameters at `paths`.
 
-    It differs in the fewest fields, then in the fewest biases; among equals it is one whose files
-    are not another's twins, and one class rather than a family.
+    The dialect differs from the model in the fewest fields. Ties are broken, in this order, by the
+    fewest biases that the model lacks, by having no `twin`, and by not being a family.
     """
     parameters = set(paths)
     able = [dialect for dialect in DIALECTS.values() if can_hold(dialect, config, parameters)]

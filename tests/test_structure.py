@@ -11,7 +11,8 @@ from tests.helpers import ROOT
 TOPICS = {
     "convert": [
         "__main__", "commands", "proving", "probing", "api", "hub", "write_plan",
-        "dialect_tables", "loaded", "choose", "extras", "tokens", "detect", "files", "dialects", "names", "rows", "reference", "dtypes",
+        "dialect_tables", "loaded", "choose", "extras", "tokens", "detect", "files", "dialects",
+        "names", "rows", "reference", "dtypes",
     ],
     "jaxgpt": [
         "__main__", "convert", "commands", "planning", "training", "generation",

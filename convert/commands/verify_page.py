@@ -135,11 +135,11 @@ def _fields_of(page: Page) -> list[str]:
     if page.given and page.verdict != "proven":
         lines.append(f"Given, as you said: {briefly(page.given)}.")
     if page.assumed and page.verdict == "differs":
-        lines.append(f"Assumed, for the file does not say it: {briefly(page.assumed)}.")
+        lines.append(f"Assumed, as the file does not say it: {briefly(page.assumed)}.")
     if page.inherited:
         lines.append(
-            "The model came from another file, of which this proves nothing; there was assumed: "
-            f"{briefly(page.inherited)}."
+            "The model was converted from another file. This comparison proves nothing about that "
+            f"conversion, which assumed {briefly(page.inherited)}."
         )
     return lines
 
@@ -186,8 +186,10 @@ def _confirmations(defaults: dict[str, Any]) -> list[str]:
         for name, value in defaults.items()
         if value != ABSENT
     ]
-    lines = ["Only you know whether it was; else give the values that it had, or name a function"]
-    lines.append("that returns the model.")
+    lines = [
+        "Only you know whether the class was built with these defaults in training. If not, pass",
+        "the values that were used with --torch-arg, or name a function that returns the model.",
+    ]
     if words:
-        lines.append(f"If it was, say it with {' '.join(words)}")
+        lines.append(f"If it was, say so: {' '.join(words)}")
     return lines

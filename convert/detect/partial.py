@@ -1,4 +1,7 @@
-"""Tells whether a file is part of one of a known class, which a family must not read."""
+"""Tells whether a file holds only some of the tensors of a known class.
+
+A family must not read such a file.
+"""
 
 from collections.abc import Iterable, Sized
 
@@ -10,7 +13,7 @@ OPTIONAL = (POSITIONS, "blocks/attn/out/")
 
 
 def is_part(fits: Iterable[Fit], names: Sized) -> bool:
-    """Whether a file with `names` is part of one of a class, and lacks more than is OPTIONAL."""
+    """Whether a file with the tensors `names` is part of a class's, without more than OPTIONAL."""
     parts = [part for part in fits if part.claimed == len(names) and part.lacking]
     return bool(parts) and not any(_lacks_only_optional(fitted) for fitted in parts)
 

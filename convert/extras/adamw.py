@@ -79,7 +79,8 @@ def usual_settings() -> dict[str, Any]:
 def write(optimizer: Optimizer, dialect: Dialect, config: ModelConfig) -> dict[str, Any]:
     """The state dict for `load_state_dict` of an AdamW with the groups of `optimizer`.
 
-    The groups have exactly their settings: a key more would make another optimiser of an Adam.
+    The groups have exactly their settings: torch's Adam would compute something else with
+    `decoupled_weight_decay` among them.
     """
     moments = {
         key: move.to_torch(dialect, config, getattr(optimizer.moments, own))

@@ -1,8 +1,9 @@
 """The keys in the state dict of torch's AdamW, and what each of them is here.
 
-This is the place for a new key of a group. A new moment needs a field in `Moments` too
-(`jaxgpt/storage/model_directory.py`), and another key in the state of a parameter a line in
-`torch_adamw`, which checks files by these tables.
+A new key of a group that has a plain value and means nothing here needs no change: it is carried
+along. One that a run can set goes into `FIELDS`, and one that makes another optimiser into `FLAGS`.
+A new moment also needs a field in `Moments` (`jaxgpt/storage/model_directory.py`), and another key
+in the state of a parameter a line in `torch_adamw`, which checks files by these tables.
 """
 
 from collections.abc import Mapping
@@ -29,11 +30,11 @@ FIELDS = {  # settings -> the fields of OptimConfig that have their values
     "weight_decay": ("weight_decay",),
 }
 BY_GROUP = "weight_decay"  # the setting in which the groups of one run may differ
-# Flags that make another optimiser of it; that of Adam only does if there is decay. AdamW always
-# has the first one, and RAdam, which has all other settings, lacks it.
+# If one of these flags is set, the optimiser is not AdamW, and is refused. `amsgrad` must be there:
+# RAdam has every other setting of AdamW, but not this one.
 FLAGS = ("amsgrad", "maximize")
-DECOUPLED = "decoupled_weight_decay"  # False in Adam
-REQUIRED = {*FIELDS, FLAGS[0]}
+DECOUPLED = "decoupled_weight_decay"  # False in Adam, which is refused if it has weight decay
+REQUIRED = {*FIELDS, "amsgrad"}
 
 
 def settings_of(optim: OptimConfig) -> dict[str, Any]:

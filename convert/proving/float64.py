@@ -25,7 +25,7 @@ class Difference:
     max: float
     mean: float
     scale: float  # the largest absolute value on torch's side
-    relative: float  # to the largest value of the column: one huge value must not excuse the others
+    relative: float  # as `of` says: a huge value elsewhere must not excuse a difference
 
     @property
     def same(self) -> bool:
@@ -36,7 +36,11 @@ class Difference:
 
     @staticmethod
     def of(name: str, theirs: np.ndarray, ours: np.ndarray, floor: float = 0.0) -> "Difference":
-        """Compare `ours` with `theirs`; columns below `floor` are mere rounding."""
+        """Compare `ours` with `theirs`, column by column.
+
+        A difference is divided by the largest of three: the largest value of its column, the median
+        of these over all columns, and `floor`.
+        """
         gap, size = np.abs(theirs - ours), np.abs(theirs)
         columns = size.reshape(-1, size.shape[-1] if size.ndim else 1).max(axis=0)
         usual = np.median(columns[columns > 0]) if (columns > 0).any() else np.float64(1e-300)

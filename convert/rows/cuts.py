@@ -10,7 +10,8 @@ Sizes = Mapping[str, int]
 def counted(axis: str) -> str:
     """The axis that counts the entries of `axis` in names and beside a label axis.
 
-    Heads are counted by their keys there, so that is `kv` for `head`; any other axis counts itself.
+    Heads are counted by their keys and values, which several may share: `kv` counts `head`. Any
+    other axis counts itself.
     """
     whole, cut, parts = axis.partition("/")
     return f"{'kv' if whole == 'head' else stride(whole).axis}{cut}{parts}"

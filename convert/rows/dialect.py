@@ -47,7 +47,8 @@ class Dialect:
     says: Mapping[str, Mapping[Any, Mapping[str, Any]]] = field(default_factory=dict)
     # The dialect whose files look the same; this one is chosen by name, or by `told_by`.
     twin: str = ""
-    yields_to: str = ""  # the dialect that bare files are taken for which fit both
+    # A file that fits both dialects and has no config is taken for this one.
+    yields_to: str = ""
     told_by: frozenset[str] = frozenset()  # "mask", "untied", or a key alongside the state dict
     # Other rows of the same class or family, for models that these rows have no place for, such as
     # gated MLPs. A file fits one of them all.

@@ -16,8 +16,8 @@ FIELDS = {
     "k": "head_dim",
     "f": "mlp_dim",
 }
-# Usual values of fields that no tensor shows. The head count of a fused q/k/v has none, nor have
-# the positions of a file without a table of them.
+# Usual values of fields that no tensor shows. Two fields have none and must be given: the number of
+# heads where one matrix holds q, k and v, and the positions where a file has no table of them.
 USUAL: dict[str, Any] = {
     "norm": "pre",
     "final_norm": True,

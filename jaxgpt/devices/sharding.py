@@ -12,10 +12,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgpt.devices.mesh import ROWS
 
-# The mesh axes that shard each axis of a parameter, as far as they divide its size. An axis listed
-# twice is the second one's where it does not divide the first: where `tensor` does not divide the
-# heads of keys and values, it divides the width of each head while the weights wait, and every
-# device along `tensor` computes the attention of all heads.
+# The mesh axes that shard each axis of a parameter, as far as they divide its size. A mesh axis may
+# be listed for two axes of a parameter: it shards the first, or the second where it does not divide
+# the first. So `tensor` shards the heads of keys and values; where it does not divide their number,
+# it shards the width of each head, and every device along `tensor` gathers all heads to compute
+# their attention.
 LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
     "token_embedding/embedding": (("tensor", "rest"), ("fsdp",)),
     "pos_embedding/embedding": (("rest",), ("fsdp",)),

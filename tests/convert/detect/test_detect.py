@@ -127,9 +127,7 @@ def test_a_stranger_is_shown_the_nearest_dialect_and_all_that_is_wrong() -> None
         match=r"; and \d+ more\. By its structure it could be a GPT: .* --dialect auto shows",
     ):
         found(foreign)
-    with pytest.raises(
-        UserError, match="There is no dialect gtp. There are: bloom, build-nanogpt, .*gpt"
-    ):
+    with pytest.raises(UserError, match="There is no dialect gtp. Did you mean gpt"):
         found(zebra, "gtp")
     with pytest.raises(UserError, match="tensors fit not gpt .* zebra is unknown"):
         found(zebra, "gpt")
