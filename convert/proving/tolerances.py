@@ -5,8 +5,8 @@
 `SINUSOID` in `detect/values.py`.
 """
 
-# The largest difference that is allowed. Differences in a column are divided by the column's largest
-# value, or by the median of these over all columns if that is larger. Both models compute in
+# The largest difference that is allowed. Those in a column are divided by the largest value of the
+# column, or by the median of these over all columns if that is larger. Both models compute in
 # float64; their rounding stays below a hundredth of this.
 TOLERANCE = 1e-10
 # Gradients are compared as if each column had a value of at least this part of the median over the
