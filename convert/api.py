@@ -15,7 +15,7 @@ from jaxgpt.pytree import Tree, flatten, require_same
 from jaxgpt.storage import model_directory
 from jaxgpt.system.stages import Stage, silent
 
-from . import write_plan
+from . import llama2c_bin, write_plan
 from .detect.detect import detect
 from .detect.refusals import Stranger
 from .dialects import named
@@ -219,8 +219,11 @@ def directory_to_file(
     """Write the model in `directory` to the file `out`: decide everything, then write.
 
     Without `dialect`, a converted model gets the names and the nesting of its original file, and a
-    model that was trained here is written for the class most like it.
+    model that was trained here is written for the class most like it. A file that ends in .bin is
+    for the program of llama2.c.
     """
+    if Path(out).suffix == llama2c_bin.SUFFIX and not optimizer:
+        return llama2c_bin.directory_to_bin(directory, out, stage)
     if Path(out).suffix in (".pt", ".pth"):
         torchfile.need_torch(out)
     opened = model_directory.ModelDirectory(directory)

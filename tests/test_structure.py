@@ -10,7 +10,7 @@ from tests.helpers import ROOT
 # Topics from top to bottom; each may import those below it, and all of convert those of jaxgpt.
 TOPICS = {
     "convert": [
-        "__main__", "commands", "proving", "probing", "api", "hub", "write_plan",
+        "__main__", "commands", "proving", "probing", "api", "hub", "llama2c_bin", "write_plan",
         "dialect_tables", "loaded", "choose", "extras", "tokens", "detect", "files", "dialects",
         "names", "rows", "reference", "dtypes",
     ],

@@ -29,8 +29,9 @@ def to_torch(
 
     Args:
         directory: A model directory, from to-flax or from training.
-        out: The file to write; .pt, .pth or .safetensors decides the format. A name without a
-            suffix, or an empty directory, becomes a Hugging Face folder.
+        out: The file to write; .pt, .pth or .safetensors decides the format, and .bin is for
+            llama2.c's program. A name without a suffix, or an empty directory, becomes a Hugging
+            Face folder.
         dialect: The class that will load it. By default a converted model is written as its file
             was, and a model trained here for the class most like it; folders are for classes of
             Hugging Face, such as llama or gpt2.
