@@ -28,6 +28,7 @@ OF_LAYERS = (
     "ffn_norm", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3",
 )  # fmt: skip
 FLOAT32 = np.dtype("<f4")
+BASE = 10000.0  # of the rotation; `run` knows no other
 
 
 def directory_to_bin(directory: str | Path, out: str | Path, stage: Stage = silent) -> Written:
@@ -86,6 +87,6 @@ def _names(config: ModelConfig) -> Iterator[str]:
 def _rotations(config: ModelConfig) -> Iterator[np.ndarray]:
     """Yield cosines and sines (T, H / 2), which the file has room for; `run` computes its own."""
     exponents = np.arange(0, config.head_dim, 2) / config.head_dim
-    angles = np.arange(config.context_length)[:, None] * config.rotary_theta**-exponents
+    angles = np.arange(config.context_length)[:, None] * BASE**-exponents
     yield np.cos(angles)
     yield np.sin(angles)
