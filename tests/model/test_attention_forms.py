@@ -82,8 +82,13 @@ def expected_of(length: int, head: int, dtype: str) -> list[np.ndarray]:
     return exactly(*random_parts(length, head, dtype), 2 * head**-0.5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("length", "head"), CASES)
+@pytest.mark.parametrize(
+    ("length", "head", "dtype"),
+    [
+        *((length, head, "float32") for length, head in CASES),
+        *((length, head, "bfloat16") for length, head in CASES if length in (1, 65, 129)),
+    ],
+)
 @pytest.mark.parametrize("form", RUN)
 def test_outputs_and_gradients_are_those_of_plain_attention(
     form: str, length: int, head: int, dtype: str

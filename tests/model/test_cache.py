@@ -54,7 +54,11 @@ def test_cached_logits_are_uncached_ones_at_every_position(
 
 POSITIONS = {"learned": 11, "sinusoidal": 11, "rotary": 6, "alibi": 6, "none": 6}
 QK_NORMS = ["none", "before_rotary", "after_rotary", "full_width"]
-KINDS = [*itertools.product(POSITIONS, [6, 2, 1], [None, 4, [4, None]], QK_NORMS)]
+# A window in one layer, and none in the next, for every combination; the same in both for some.
+KINDS = [
+    *itertools.product(POSITIONS, [6, 2, 1], [[4, None]], QK_NORMS),
+    *itertools.product(["learned", "rotary"], [2], [None, 4], ["none"]),
+]
 
 
 @pytest.mark.parametrize(("positions", "groups", "window", "qk_norm"), KINDS)
