@@ -70,11 +70,12 @@ class Window:
     """`sliding_window`, and the blocks that have it: those that `layer_types` names.
 
     Without `layer_types`, the class's `rule` decides: all of them, all but every `interval`-th,
-    those from `max_window_layers` on, or those that rotate nothing.
+    those from `max_window_layers` on, or those that rotate nothing. "all" is for classes that do
+    not know the word `layer_types`, "listed" for those that do.
     """
 
     usual: int | None = None
-    rule: Literal["all", "interval", "after", "unrotated"] = "all"
+    rule: Literal["all", "listed", "interval", "after", "unrotated"] = "all"
     interval: int = 0
     switch: bool = False  # whether the window counts only if use_sliding_window is true
 

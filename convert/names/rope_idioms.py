@@ -10,7 +10,8 @@ from jaxgpt.rotary_scaling import RULES
 
 from .layers import by_layer, collapsed, first_of
 
-NOT_NUMBERS = ("rope_theta", "partial_rotary_factor", "rope_type", "type")
+FRACTION = "partial_rotary_factor"
+NOT_NUMBERS = ("rope_theta", FRACTION, "rope_type", "type")
 TRAINED = "original_max_position_embeddings"
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -26,7 +27,7 @@ class Rope:
     theta: float = 10000.0
     fraction: float = 1.0
     theta_word: str = "rope_theta"
-    fraction_word: str = "partial_rotary_factor"
+    fraction_word: str = FRACTION
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -41,15 +42,14 @@ class Rope:
                     f"{parameters[key]!r}"
                 )
         chosen = {**parameters, **stretched}
-        for word, key in ((self.theta_word, "rope_theta"), (self.fraction_word, NOT_NUMBERS[1])):
+        for word, key in ((self.theta_word, "rope_theta"), (self.fraction_word, FRACTION)):
             _require_one_value(config, word, chosen, key)
+        usual = _number(config, FRACTION, self.fraction)
+        fraction = _number(chosen, FRACTION, _number(config, self.fraction_word, usual))
         return {
             "rotary_theta": _theta(chosen, _number(config, self.theta_word, self.theta)),
             "rotary_scaling": _scaling(chosen, config, fields),
-            "rotary_fraction": _exact(
-                _number(chosen, NOT_NUMBERS[1], _number(config, self.fraction_word, self.fraction)),
-                fields,
-            ),
+            "rotary_fraction": _exact(fraction, fields),
         }
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
@@ -147,10 +147,13 @@ class NoRope:
 class OnlyWindowsRotate:
     """The rule of a class whose blocks without a window rotate nothing; it has no word."""
 
+    all_without_window: bool = False  # whether all blocks rotate in a model without any window
     words: tuple[str, ...] = ()
 
     def read(self, config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
         windows = by_layer(fields.get("window"), fields)
+        if self.all_without_window and not any(windows):
+            return {}
         thetas = by_layer(fields["rotary_theta"], fields)
         pairs = zip(windows, thetas, strict=True)
         return {"rotary_theta": collapsed([theta if window else None for window, theta in pairs])}

@@ -94,6 +94,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "persimmon": ("persimmon", {"qk_norm": "before_rotary"}),
     "nemotron": ("nemotron", {**TWO, **UNBIASED}),
     "nanochat-hf": ("nanochat-hf", {**TWO, **UNBIASED}),
+    "helium": ("helium", {**TWO, **UNBIASED}),
+    "ernie4-5": ("ernie4-5", {**TWO, **BIASED, "mlp_bias": True, "tied": True}),
+    "ministral": ("ministral", {**TWO, **UNBIASED, "window": [7, None, 7]}),
+    "seed-oss": ("seed-oss", {**TWO, **UNBIASED, "qkv_bias": True}),
+    "arcee": ("arcee", {**TWO, **UNBIASED}),
+    "jais2": ("jais2", {**TWO, **BIASED}),
+    "glm": ("glm", {**TWO, "qkv_bias": False}),
+    "glm4": ("glm4", {**TWO}),
+    "exaone4": ("exaone4", {**TWO, "window": [7, None, 7], "rotary_theta": [1e4, None, 1e4]}),
 }  # fmt: skip
 # Whose gradients and steps are compared, too, and whose greedy text.
 TRAINED = ("llama", "qwen3", "gemma", "gpt-neox")
@@ -324,6 +333,7 @@ def test_older_words_of_a_class_are_followed() -> None:
     assert fields("gemma2", final_logit_softcapping=None)["logit_softcap"] is None
     three = fields("gemma3", sliding_window_pattern=2, rope_theta=1e6, rope_local_base_freq=1e4)
     assert three["rotary_theta"] == [1e4, 1e6, 1e4, 1e6]
+    assert fields("gpt-neox", partial_rotary_factor=0.5)["rotary_fraction"] == 0.5
     neox = fields("gpt-neox", rotary_pct=0.5, rotary_emb_base=25000)
     assert (neox["rotary_fraction"], neox["rotary_theta"]) == (0.5, 25000)
     assert fields("gpt-neox")["rotary_fraction"] == 0.25
