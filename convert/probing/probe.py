@@ -4,10 +4,11 @@ Fields that leave no trace in a file, such as the place of the norms or the numb
 in the loss on text of the kind that the model was trained on.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,25 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.errors import require
+from jaxgpt.errors import UserError, require
 from jaxgpt.pytree import Tree
 from jaxgpt.storage import model_directory
 
 from .. import api
 from ..detect.refusals import Asked
 from ..files import checkpoints
+from ..rows.fields import is_relevant
 from ..tokens.encode_text import require_known, spell
-from .candidates import space_of
-from .losses import LEFT_OUT, altered_losses, losses
+from .candidates import ALIKE, COMPENSATED, FIRST, GROUPS, OPTIONS, by_likelihood, options_of
+from .losses import altered_losses, losses
+from .parts import SLIGHTLY
 from .ranking import Ranking, Row
-from .search import Search
+from .search import Search, Space
 from .text_windows import bigram_loss, unigram_loss, windows_of
 
-# Placeholders for fields without a usual value. A short context is safe, a long one is not:
-# positions past the true context were never trained.
-STANDING = {"num_heads": 1, "context_length": 32}
+# Values to read a file with that asks for these fields. A short context is safe, a long one is not:
+# positions past the true context were never trained. Every shape allows no positions at all.
+PLACEHOLDERS = {"context_length": 32, "positions": "none"}
 
 
 def probe(
@@ -56,37 +59,51 @@ def probe(
     )
     options = {"dialect": dialect, "ignore_config": ignore_config}
     models = Models(checkpoints.opened(weights), options, fields)
-    config, source, assumed = models.config, models.inspected.source, models.assumed
-    space = space_of(assumed, config.head_dim if "num_heads" in models.placeholders else 0)
-    asked = [name for name in models.placeholders if name not in space.options]
-    # Without a table of positions in the file, rotary ones would look the same.
-    unnamed = "positions" in assumed
-    if not space.options and not unnamed:
-        return Ranking([], {}, {}, asked, 0, math.inf, "")
+    config, source, assumed = models.config, models.source, models.assumed
+    space = Space(options_of(assumed, config, models.candidates), FIRST, GROUPS, ALIKE, models.used)
+    if not space.options:
+        return Ranking([], {}, {}, models.asked, 0, math.inf, "")
     spelled, spelling = np.asarray(ids), ""
     if text is not None:
         spelled, spelling = spell(text, source, config.vocab_size, tokenizer)
     require_known(spelled, config.vocab_size, source.path)
     windows = windows_of(spelled, config, source.path)
-    rows = Search(space, lambda values: losses(*models.of(values), windows), tell).run()
+    entropy, bigram = unigram_loss(spelled), bigram_loss(spelled)
+    measure = lambda values: losses(*models.of(values), windows)  # noqa: E731
+    rows = Search(space, measure, tell, good=min(entropy, bigram)).run()
     best = rows[0].fields
     altered = altered_losses(*models.of(best), windows)
     return Ranking(
         rows,
         space.options,
         {name: assumed[name] for name in space.options if name in assumed},
-        asked,
+        models.asked,
         tokens=windows[:, 1:].size,
-        entropy=unigram_loss(spelled),
+        entropy=entropy,
         spelling=spelling,
-        bigram=bigram_loss(spelled),
+        bigram=bigram,
         altered={name: Row(best, each) for name, each in altered.items()},
-        confirmable={"positions": (config.positions, LEFT_OUT)} if unnamed else {},
+        adjusted=_adjusted(rows, models, windows),
     )
 
 
+def _adjusted(rows: list[Row], models: "Models", windows: np.ndarray) -> list[Row]:
+    """Rivals of the best in one field, with the part resized that may make up for a wrong value.
+
+    Example: on a text that it knows less well, a model is too sure of itself. A bound of its logits
+    that it never had would help, but so would smaller logits.
+    """
+    adjusted: list[Row] = []
+    for row in rows[1:]:
+        part = COMPENSATED.get(",".join(row.unlike(rows[0])))
+        if part:
+            altered = altered_losses(*models.of(row.fields), windows, SLIGHTLY, [part])
+            adjusted += [Row(row.fields, each) for each in altered.values()]
+    return adjusted
+
+
 # Fields on which shapes of parameters depend, or the order of their elements.
-SHAPING = ("num_heads", "rotary_layout")
+SHAPING = ("num_heads", "positions", "rotary_layout", "rotary_fraction")
 
 
 class Models:
@@ -98,17 +115,54 @@ class Models:
     def __init__(
         self, source: checkpoints.Checkpoint, options: Mapping[str, Any], given: Mapping[str, Any]
     ):
-        self.inspected, self.placeholders = _inspected(source, {**options, **given})
-        self._stated = {**options, **given, **self.placeholders}
+        # Values to read the file with, and all candidates, for fields without a usual value.
+        self.placeholders: dict[str, Any] = {}
+        self.candidates: dict[str, Sequence[Any]] = {}
+        self._stated = {**options, **given}
+        self._inspected = self._inspect(source)
         self._loaded = functools.lru_cache(maxsize=2)(self._load)
 
     @property
+    def source(self) -> checkpoints.Checkpoint:
+        """The checkpoint, without the names of modules around the model."""
+        return self._inspected.source
+
+    @functools.cached_property
     def config(self) -> ModelConfig:
-        return self.inspected.detected.report.config
+        """The config with usual values and placeholders for the fields that are open."""
+        return self._inspected.detected.report.config
 
     @property
+    def asked(self) -> list[str]:
+        """The fields without a usual value and without candidates."""
+        return [name for name in self.placeholders if name not in self.candidates]
+
+    @functools.cached_property
     def assumed(self) -> dict[str, Any]:
-        return self.inspected.detected.report.assumed
+        """The usual values of open fields, also those that only some kind of positions uses."""
+        assumed = self._inspected.detected.report.assumed
+        if "positions" not in {**assumed, **self.candidates}:
+            return assumed
+        stated = {**self._stated, **self.placeholders}
+        for kind in OPTIONS["positions"]:
+            with contextlib.suppress(UserError):
+                report = api.inspect(self.source, **{**stated, "positions": kind}).detected.report
+                assumed = {**report.assumed, **assumed}
+        return assumed
+
+    def used(self, values: Mapping[str, Any]) -> list[str] | None:
+        """The names of the fields of `values` that mean something together; None if impossible."""
+        heads = values.get("num_heads", self.config.num_heads)
+        sizes = {
+            "num_heads": heads,
+            "num_kv_heads": self.config.num_kv_heads * heads // self.config.num_heads,
+            "head_dim": self.config.head_dim * self.config.num_heads // heads,
+        }
+        try:
+            config = dataclasses.replace(self.config, **{**values, **sizes})
+        except UserError:
+            return None
+        return [name for name in values if is_relevant(name, vars(config))]
 
     def of(self, values: Mapping[str, Any]) -> tuple[ModelConfig, Tree]:
         """Config and parameters of the model whose open fields have `values`."""
@@ -118,20 +172,22 @@ class Models:
 
     def _load(self, shaping: tuple[tuple[str, Any], ...]) -> tuple[ModelConfig, Tree]:
         """Config and parameters by the values of SHAPING."""
-        stated = {**self._stated, **dict(shaping)}
-        loaded = api.to_flax(self.inspected.source, dtype="float32", **stated)
+        stated = {**self._stated, **self.placeholders, **dict(shaping)}
+        loaded = api.to_flax(self.source, dtype="float32", **stated)
         return loaded.config, model_directory.to_device(loaded.params)
 
-
-def _inspected(
-    source: checkpoints.Checkpoint, stated: Mapping[str, Any]
-) -> tuple[api.Inspected, dict[str, Any]]:
-    """The inspected `source`, and placeholders for the fields that it asks for."""
-    placeholders: dict[str, Any] = {}
-    while True:
-        try:
-            return api.inspect(source, **stated, **placeholders), placeholders
-        except Asked as asked:
-            if asked.field in {**stated, **placeholders}:
-                raise
-            placeholders[asked.field] = STANDING[asked.field]
+    def _inspect(self, source: checkpoints.Checkpoint) -> api.Inspected:
+        """Inspect `source`; the fields that it asks for get placeholders."""
+        while True:
+            try:
+                return api.inspect(source, **self._stated, **self.placeholders)
+            except Asked as asked:
+                field, candidates = asked.field, asked.candidates
+                if field in self._stated or not (candidates or field in PLACEHOLDERS):
+                    raise
+                if field == "num_heads":
+                    candidates = by_likelihood(candidates)
+                if candidates:
+                    self.candidates[field] = candidates
+                first = PLACEHOLDERS[field] if field in PLACEHOLDERS else candidates[0]
+                self.placeholders[field] = first
