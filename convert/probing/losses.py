@@ -29,7 +29,7 @@ class Knobs(NamedTuple):
 
     scales_l: np.ndarray  # the factor of the scores in each layer
     has_final_norm: np.ndarray  # whether the final norm is applied
-    stretch: np.ndarray  # the factor of all distances that rotary positions or ALiBi measure
+    stretch: np.float32  # the factor of all distances that rotary positions or ALiBi measure
     attention_softcap: float | None
     logit_softcap: float | None
 
@@ -96,7 +96,27 @@ def with_separate_parts(config: ModelConfig, params: Tree, length: int) -> Parte
 
     A tied head and unstored sinusoids become arrays of their own.
     """
-    plain_config = dataclasses.replace(
+    embedding = jnp.asarray(params["token_embedding"]["embedding"])
+    head = {"kernel": embedding.T, **params.get("head", {})}
+    parted = {
+        **params,
+        "token_embedding": {"embedding": embedding * config.embedding_scale},
+        "head": {name: leaf * config.logit_scale for name, leaf in head.items()},
+    }
+    if config.norm_unit_offset:
+        parted = _with_unit_offset(parted)
+    if config.positions == "sinusoidal" and not config.position_rows:
+        table = sinusoids(length, config.model_dim, config.sinusoidal_layout).astype(np.float32)
+        parted["pos_embedding"] = {"embedding": table}
+    return Parted(_without_numbers(config, length), parted, _knobs(config))
+
+
+def _without_numbers(config: ModelConfig, length: int) -> ModelConfig:
+    """`config` without what `with_separate_parts` makes parameters and knobs of."""
+    table: dict[str, Any] = {}
+    if config.positions == "sinusoidal" and not config.position_rows:
+        table = {"positions": "learned", "context_length": length}
+    return dataclasses.replace(
         config,
         attention_scale="head_dim",
         attention_scale_by_layer=False,
@@ -108,26 +128,13 @@ def with_separate_parts(config: ModelConfig, params: Tree, length: int) -> Parte
         final_norm=bool(config.final_norm),
         tied=False,
         rotary_layout="half",  # of the file; here it changes nothing
+        sinusoidal_layout="half",  # of a table that is stored by now
+        **table,
     )
-    embedding = jnp.asarray(params["token_embedding"]["embedding"])
-    head = {"kernel": embedding.T, **params.get("head", {})}
-    params = {
-        **params,
-        "token_embedding": {"embedding": embedding * config.embedding_scale},
-        "head": {name: leaf * config.logit_scale for name, leaf in head.items()},
-    }
-    if config.norm_unit_offset:
-        params = _with_unit_offset(params)
-    if config.positions == "sinusoidal" and not config.position_rows:
-        table = sinusoids(length, config.model_dim, config.sinusoidal_layout).astype(np.float32)
-        table_config = {"positions": "learned", "context_length": length}
-        plain_config = dataclasses.replace(plain_config, **table_config, sinusoidal_layout="half")
-        params = {**params, "pos_embedding": {"embedding": table}}
-    return Parted(plain_config, params, _knobs(config))
 
 
 def _with_unit_offset(params: Tree) -> Tree:
-    """The parameters of norms that multiply by their scale, from those of norms that add 1 to it."""
+    """The same function with norms that multiply by their scale, without adding 1 to it."""
     flat = flatten(params)
     return unflatten(
         {name: leaf + 1 if name.endswith("/scale") else leaf for name, leaf in flat.items()}
