@@ -347,6 +347,56 @@ def test_differences_within_noise_settle_nothing() -> None:
     assert ranked(table(loss, noise=0.001)).settled["a"] == 1
 
 
+def test_the_first_row_moves_on_only_for_more_than_chance() -> None:
+    """Moving on to a value that is as good would measure all others again next to it."""
+    found = ranked(table(lambda a, b, c: a + (b != "x") - LEAST / 2 * (c == "p2")))
+    assert found.rows[0].fields == {"a": 0, "b": "x", "c": "p"}
+    assert found.unsettled == {"c": ["p", "p2", "q"]}
+    assert ranked(table(lambda a, b, c: -float(c == "p2"))).rows[0].fields["c"] == "p2"
+
+
+def test_once_the_loss_is_good_one_combination_is_varied() -> None:
+    measure = table(lambda a, b, c: a + ord(b) % 5 + (c == "q"))
+    groups, alike = (("a",), ("b",), ("c",)), {"c": ("p", "p2")}
+    several, one = (
+        Search(Space(OPTIONS, (), groups, alike), measure, good=good).run() for good in (0.0, 99.0)
+    )
+    assert len(one) < len(several)
+    assert one[0].fields == several[0].fields
+
+
+def test_a_rival_with_a_resized_part_keeps_a_field_open() -> None:
+    found = ranked(table(lambda a, b, c: float(b != "z")))
+    rival = Row({**found.rows[0].fields, "b": "x"}, found.rows[0].losses)
+    assert found.settled == {"b": "z"}
+    assert dataclasses.replace(found, adjusted=[rival]).unsettled["b"] == ["x", "z"]
+
+
+def test_fields_that_mean_nothing_are_neither_varied_nor_settled() -> None:
+    """Field c means something with b = z alone, and b = y is impossible with a > 0."""
+
+    def used(values: dict[str, Any]) -> list[str] | None:
+        if values["b"] == "y" and values["a"]:
+            return None
+        return ["a", "b", "c"] if values["b"] == "z" else ["a", "b"]
+
+    def probed(best: str) -> Ranking:
+        def loss(a: int, b: str, c: str = "") -> float:
+            return a + (b != best) + (c == "q")
+
+        space = Space(OPTIONS, ("a", "b"), (("a", "b"), ("c",)), {}, used)
+        rows = Search(space, table(loss)).run()
+        usual = {"a": 0, "b": "x", "c": "p"}
+        return Ranking(rows, OPTIONS, usual, [], 1, 9.0, "")
+
+    found = probed("x")
+    assert (found.settled, found.unsettled) == ({"a": 0, "b": "x"}, {})
+    assert not [row for row in found.rows if row.fields["b"] == "y" and row.fields["a"]]
+    fields = [tuple(row.fields.items()) for row in found.rows]
+    assert len(fields) == len({*fields})
+    assert probed("z").unsettled == {"c": ["p", "p2"]}
+
+
 def test_kept_values_are_possible_together() -> None:
     """Each of two open fields may have its usual value, but not both at once."""
     found = ranked(table(lambda a, b, c: float((a, b) not in [(0, "y"), (2, "x")]) + (c == "q")))

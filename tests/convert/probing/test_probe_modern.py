@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import convert
+from convert.probing.ranking import Ranking
 from jaxgpt.model.position_spec import alibi_slopes
 from tests.helpers import TEXT
 
@@ -125,7 +126,7 @@ TRUTH = {
 FORM_FIELDS = ("positions", "rotary_layout", "rotary_theta", "embedding_scale", "logit_softcap")
 
 
-def probed(form: Form, *names: str) -> convert.probing.ranking.Ranking:
+def probed(form: Form, *names: str) -> Ranking:
     """The ranking where only the fields in `names` are open; what it claims is right."""
     truth = TRUTH | {field: getattr(form, field) for field in FORM_FIELDS}
     given = {field: value for field, value in truth.items() if field not in names}
