@@ -45,7 +45,7 @@ def _verdict(ranking: "Ranking") -> str:
 
 
 def _show_rows(ranking: "Ranking") -> None:
-    count = f"{len(ranking.rows)} of {ranking.possible} combinations"
+    count = f"{len(ranking.rows)} of {ranking.possible:,} combinations"
     tried = f"{count} on {ranking.tokens:,} tokens"
     print(f"{tried}; ids by {ranking.spelling}." if ranking.spelling else f"{tried}.")
     _table(ranking)
@@ -65,7 +65,7 @@ def _unsettled(ranking: "Ranking", name: str) -> str:
     elif name in ranking.kept:
         way = f"{typed(ranking.kept[name])} is kept, as assumed"
     else:
-        way = f"say it with --set {name}=N, and probe again"
+        way = f"say which with --set {name}={typed(ranking.unsettled[name][0])}, and probe again"
     return f"{name} is one of {values}; {way}"
 
 
@@ -89,8 +89,8 @@ def misfit(ranking: "Ranking") -> str:
             f"{gain:.4f} less."
         )
     causes = [
-        "the model computes something else than any candidate (rotary positions, ALiBi, none at "
-        "all, scaled embeddings, another block)",
+        "the model computes something else than any candidate (other rotary angles, other slopes "
+        "of ALiBi, another scale of embeddings, another block)",
         "the text is not of the kind that it was trained on",
         "its ids mean other tokens",
         "it was hardly trained",
@@ -117,10 +117,14 @@ def _table(ranking: "Ranking") -> None:
     )
     first: dict[str, str] = {}
     for row, values in ranking.groups[:MOST]:
-        typed_values = {name: "|".join(map(typed, values[name])) for name in ranking.options}
+        typed_values = {
+            name: "|".join(map(typed, values.get(name, ()))) for name in ranking.options
+        }
         numbers = [f"{number:.4f}" for number in (row.loss, *row.behind(ranking.rows[0]))]
         unlike = (
-            f"{name}={value}" for name, value in typed_values.items() if value != first.get(name)
+            f"{name}={value}"
+            for name, value in typed_values.items()
+            if value and value != first.get(name)
         )
         wide.add_row(*typed_values.values(), *numbers)
         narrow.add_row(*numbers, " ".join(unlike))

@@ -1,12 +1,12 @@
 """The reasons to refuse a file, or to ask for a field, once a dialect was fitted to its tensors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from jaxgpt.errors import UserError, divisors, in_a_row
+from jaxgpt.errors import UserError, in_a_row
 
 from ..names.stated import Statement
 from ..names.unsupported import KINDS, reasons
@@ -25,11 +25,14 @@ class Stranger(UserError):
 
 
 class Asked(UserError):
-    """A field without a usual value is missing: the caller must set it."""
+    """A field without a usual value is missing: the caller must set it.
 
-    def __init__(self, field: str, problem: str):
+    Its `candidates` are the values that fit the file, where these are few.
+    """
+
+    def __init__(self, field: str, problem: str, candidates: Sequence[Any] = ()):
         super().__init__(problem)
-        self.field = field
+        self.field, self.candidates = field, candidates
 
 
 @dataclass(frozen=True)
@@ -139,10 +142,13 @@ def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:
             if "num_heads" in fields
             else "no tensor shows how they divide"
         )
+        counts = [n for n in range(group, width + 1, group) if width % n == 0]
         raise Asked(
             "num_heads",
             f"{inputs.path}: queries are {width} wide, all heads together, and {why} among heads. "
-            f"Head counts that fit are {divisors(width, group)}: say which with --set num_heads=N.",
+            f"Head counts that fit are {', '.join(map(str, counts))}: say which with "
+            "--set num_heads=N.",
+            counts,
         )
     if "positions" not in fields:
         raise Asked(
@@ -151,6 +157,7 @@ def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:
             "model tells them apart. Say which with --set positions=rotary, alibi, none or "
             "sinusoidal. Your class settles it: to-flax FILE DIR --torch module:Class; so can a "
             "text that the model knows: jaxgpt-convert probe FILE --text TEXT.",
+            ("rotary", "alibi", "none", "sinusoidal"),
         )
     if "context_length" not in fields:
         raise Asked(

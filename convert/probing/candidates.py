@@ -1,48 +1,90 @@
 """The values that a field may have where no file shows it, in the order in which they are tried."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .search import Space
+from jaxgpt.config import ModelConfig
+from jaxgpt.fields import frozen
+
+from .parts import LOGITS, QUERIES
 
 # For each field, the likelier values first; fields in which models differ more often come first.
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "norm": ("pre", "post", "residual"),
     "final_norm": (True, "unused"),
-    "attention_scale": ("head_dim", "model_dim", "none"),
-    "activation": ("relu", "gelu", "gelu_tanh"),
-    "attention_scale_by_layer": (False, True),
-    "norm_eps": (1e-5, 1e-6, 1e-12),
+    "residual": ("sequential", "parallel"),
+    "positions": ("rotary", "sinusoidal", "alibi", "none"),
     "rotary_layout": ("half", "interleaved"),
+    "sinusoidal_layout": ("interleaved", "half"),
+    "attention_scale": ("head_dim", "model_dim", "none"),
+    "norm_kind": ("layer", "rms"),
+    "norm_unit_offset": (False, True),
+    "embedding_scale": (1.0,),  # and the square root of the width
+    "logit_scale": (1.0, 0.0625, 0.125, 0.25),  # those of Granite and Cohere
+    "attention_scale_by_layer": (False, True),
+    "activation": ("relu", "gelu", "gelu_tanh"),
+    "rotary_fraction": (1.0, 0.5, 0.25),
     "rotary_theta": (10000.0, 500000.0, 1000000.0, 100000.0),
-}  # and num_heads: the divisors of the width
+    "attention_softcap": (None, 50.0, 30.0, 20.0),
+    "logit_softcap": (None, 30.0, 15.0, 50.0),
+    "norm_eps": (1e-5, 1e-6, 1e-8, 1e-12),
+}  # and num_heads: those that the shapes allow
+MODERN_ACTIVATIONS = ("silu", "relu2")
 # Fields that ruin the loss when wrong are tried first. Then the fields of each group are varied
 # together, as a scale of attention can compensate for a wrong number of heads.
 FIRST = ("norm", "final_norm", "num_heads")
 GROUPS = (
-    ("norm", "final_norm"),
+    ("norm", "final_norm", "residual"),
+    ("positions", "rotary_layout", "sinusoidal_layout"),
     ("num_heads", "attention_scale"),
-    ("activation",),
+    ("norm_kind", "norm_unit_offset"),
+    ("embedding_scale",),
+    ("logit_scale",),
     ("attention_scale_by_layer",),
+    ("activation",),
+    ("rotary_fraction",),
+    ("rotary_theta",),
+    ("attention_softcap",),
+    ("logit_softcap",),
     ("norm_eps",),
-    ("rotary_layout", "rotary_theta"),
 )
-# Values whose losses differ by some 1e-5.
-ALIKE = (frozenset({"gelu", "gelu_tanh"}), frozenset(OPTIONS["norm_eps"]))
+# Values that are tried last: the other fields are found with any of them.
+ALIKE = {
+    "activation": ("gelu", "gelu_tanh"),
+    **{
+        name: OPTIONS[name]
+        for name in (
+            "rotary_fraction", "rotary_theta", "attention_softcap", "logit_softcap", "norm_eps",
+        )
+    },
+}  # fmt: skip
+# The part of a model whose size may make up for a wrong value of each of these fields.
+COMPENSATED = {"logit_scale": LOGITS, "logit_softcap": LOGITS, "attention_softcap": QUERIES}
 
 
-def space_of(assumed: Mapping[str, Any], width: int) -> Space:
-    """The combinations to search: the values of each field in `assumed`, the likeliest first.
+def options_of(
+    assumed: Mapping[str, Any], config: ModelConfig, asked: Mapping[str, Sequence[Any]]
+) -> dict[str, tuple[Any, ...]]:
+    """The values to try of each open field, the likeliest first.
 
-    `width` is the total width of all heads if their number is open, and 0 otherwise.
+    `assumed` has the usual values of the class, `asked` the candidates for fields without one.
     """
-    options = {
-        name: (assumed[name], *(value for value in values if value != assumed[name]))
-        for name, values in OPTIONS.items()
+    options = {**OPTIONS, "embedding_scale": (1.0, config.model_dim**0.5)}
+    if config.norm_kind == "rms" or config.mlp_gated or not config.position_rows:
+        options["activation"] = (*OPTIONS["activation"], *MODERN_ACTIVATIONS)
+    values = {
+        name: (frozen(assumed[name]), *(value for value in values if value != assumed[name]))
+        for name, values in options.items()
         if name in assumed
     }
-    heads = [n for n in range(1, width + 1) if width % n == 0]
-    heads.sort(key=lambda n: abs(n * n - width))
-    if heads:
-        options = {"num_heads": tuple(heads), **options}
-    return Space(options, FIRST, GROUPS, ALIKE)
+    # Loading them anew takes longest: their values come one after the other.
+    return {**{name: tuple(candidates) for name, candidates in asked.items()}, **values}
+
+
+def by_likelihood(heads: Sequence[int]) -> list[int]:
+    """The head counts `heads`, those first whose heads are even and about as wide as there are.
+
+    Rotary positions need an even width.
+    """
+    width = max(heads)
+    return sorted(heads, key=lambda n: (width // n % 2, abs(n * n - width)))

@@ -2,121 +2,193 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.model import exactly
+from jaxgpt.model import assemble, exactly
+from jaxgpt.model.attention import Attend
+from jaxgpt.model.attention_forms import plain
+from jaxgpt.model.block import Block
 from jaxgpt.model.positions import sinusoids
-from jaxgpt.model.spec import make_spec
+from jaxgpt.model.spec import Scores, make_spec
 from jaxgpt.pytree import Tree, flatten, unflatten
-from jaxgpt.training.step import token_losses
 
-# Training has found the best scale of each of these parts: if the model is read correctly, the loss
-# rises when one is halved or doubled.
-PARTS = {
-    "its token embeddings": "token_embedding/",
-    "its positions": "pos_embedding/",
-    "its queries": "blocks/attn/qkv/",
-    "what attention adds": "blocks/attn/out/",
-    "what the MLPs add": "blocks/mlp/down/",
-}
-LEFT_OUT = "its positions left out"
+from .parts import GREATLY, SLIGHTLY, Part, parts_of
+
 NUMBERS = 2**26  # elements of the largest array
 
 
+class Knobs(NamedTuple):
+    """Numbers that one compiled program takes, so that it serves all their values."""
+
+    scales_l: np.ndarray  # the factor of the scores in each layer
+    has_final_norm: np.ndarray  # whether the final norm is applied
+    stretch: np.float32  # the factor of all distances that rotary positions or ALiBi measure
+    attention_softcap: float | None
+    logit_softcap: float | None
+
+
+class Parted(NamedTuple):
+    """A model in a form in which each part has a size of its own, and one program many values."""
+
+    config: ModelConfig
+    params: Tree
+    knobs: Knobs
+
+    def rescaled(self, part: Part, factor: float) -> "Parted":
+        """The model with `part` times `factor`."""
+        if part.knob:
+            changed = getattr(self.knobs, part.knob) * np.float32(factor)
+            return self._replace(knobs=self.knobs._replace(**{part.knob: changed}))
+        scaled = {
+            name: leaf * factor if name.startswith(part.leaves) else leaf
+            for name, leaf in flatten(self.params).items()
+        }
+        return self._replace(params=unflatten(scaled))
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts that this model has, by name."""
+        names = flatten(self.params)
+        return {
+            name: part
+            for name, part in parts_of(self.config).items()
+            if part.knob or any(leaf.startswith(part.leaves) for leaf in names)
+        }
+
+
 def losses(config: ModelConfig, params: Tree, windows: np.ndarray) -> np.ndarray:
-    """Losses (B,) of the windows.
+    """Losses (B,) of the windows."""
+    return losses_of(with_separate_parts(config, params, windows.shape[1] - 1), windows)
 
-    The scale of attention is applied to the queries, so that one program serves all scales.
-    """
-    plain = dataclasses.replace(config, attention_scale="head_dim", attention_scale_by_layer=False)
-    layers = np.arange(config.num_blocks)
-    factors = _scales(config, layers) / _scales(plain, layers)
+
+def losses_of(model: Parted, windows: np.ndarray) -> np.ndarray:
+    """Losses (B,) of the windows."""
     with exactly(np.dtype(np.float32)):
-        return np.asarray(
-            _window_losses(plain, params, factors.astype(np.float32), windows), np.float64
-        )
+        return np.asarray(_window_losses(*model, windows), np.float64)
 
 
-def altered_losses(config: ModelConfig, params: Tree, windows: np.ndarray) -> dict[str, np.ndarray]:
-    """Losses with one part of the model rescaled or left out, by the name of the change."""
-    config, params = with_separate_parts(config, params, windows.shape[1] - 1)
-    flat = flatten(params)
+def altered_losses(
+    config: ModelConfig,
+    params: Tree,
+    windows: np.ndarray,
+    factors: Mapping[str, float] = SLIGHTLY | GREATLY,
+    names: Collection[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """Losses with one of the parts in `names`, or of all, times a factor, by that change's name."""
+    model = with_separate_parts(config, params, windows.shape[1] - 1)
     return {
-        name: losses(config, unflatten(_rescaled(flat, path, factor, config)), windows)
-        for name, path, factor in _changes()
-        if any(leaf.startswith(path) for leaf in flat)
+        f"{name} {change}": losses_of(model.rescaled(part, factor), windows)
+        for name, part in model.parts.items()
+        if names is None or name in names
+        for change, factor in factors.items()
     }
 
 
-def _changes() -> Iterator[tuple[str, str, float]]:
-    """Yield the name of each change, the path of its part, and the factor."""
-    for part, path in PARTS.items():
-        yield f"{part} halved", path, 0.5
-        yield f"{part} doubled", path, 2.0
-    yield LEFT_OUT, PARTS["its positions"], 0.0
+def with_separate_parts(config: ModelConfig, params: Tree, length: int) -> Parted:
+    """The same function with scales folded into the parameters or among the knobs.
+
+    A tied head and unstored sinusoids become arrays of their own.
+    """
+    embedding = jnp.asarray(params["token_embedding"]["embedding"])
+    head = {"kernel": embedding.T, **params.get("head", {})}
+    parted = {
+        **params,
+        "token_embedding": {"embedding": embedding * config.embedding_scale},
+        "head": {name: leaf * config.logit_scale for name, leaf in head.items()},
+    }
+    if config.norm_unit_offset:
+        parted = _with_unit_offset(parted)
+    if config.positions == "sinusoidal" and not config.position_rows:
+        table = sinusoids(length, config.model_dim, config.sinusoidal_layout).astype(np.float32)
+        parted["pos_embedding"] = {"embedding": table}
+    return Parted(_without_numbers(config, length), parted, _knobs(config))
 
 
-def _rescaled(
-    flat: dict[str, Any], part: str, factor: float, config: ModelConfig
-) -> dict[str, Any]:
-    """`flat` with `part` times `factor`; of the fused queries, keys and values the queries only."""
-    group = make_spec(config).block.attention.group
-    factors_l = jnp.full(config.num_blocks, factor, np.float32)
-
-    def scaled(leaf: Any) -> Any:
-        if part == PARTS["its queries"]:
-            return _times_queries(jnp.asarray(leaf), factors_l, group)
-        return leaf * factor
-
-    return {path: scaled(leaf) if path.startswith(part) else leaf for path, leaf in flat.items()}
-
-
-def with_separate_parts(config: ModelConfig, params: Tree, length: int) -> tuple[ModelConfig, Tree]:
-    """The same function with a tied head and unstored sinusoids as arrays of their own."""
-    if config.tied:
-        config = dataclasses.replace(config, tied=False)
-        kernel = params["token_embedding"]["embedding"].T
-        params = {**params, "head": {**params.get("head", {}), "kernel": kernel}}
-    if not config.position_rows:
-        table = sinusoids(length, config.model_dim).astype(np.float32)
-        config = dataclasses.replace(config, positions="learned", context_length=length)
-        params = {**params, "pos_embedding": {"embedding": table}}
-    return config, params
+def _without_numbers(config: ModelConfig, length: int) -> ModelConfig:
+    """`config` without what `with_separate_parts` makes parameters and knobs of."""
+    table: dict[str, Any] = {}
+    if config.positions == "sinusoidal" and not config.position_rows:
+        table = {"positions": "learned", "context_length": length}
+    return dataclasses.replace(
+        config,
+        attention_scale="head_dim",
+        attention_scale_by_layer=False,
+        attention_softcap=None,
+        logit_softcap=None,
+        embedding_scale=1.0,
+        logit_scale=1.0,
+        norm_unit_offset=False,
+        final_norm=bool(config.final_norm),
+        tied=False,
+        rotary_layout="half",  # of the file; here it changes nothing
+        sinusoidal_layout="half",  # of a table that is stored by now
+        **table,
+    )
 
 
-def _scales(config: ModelConfig, layers: np.ndarray) -> np.ndarray:
-    """The factor (L,) by which each layer multiplies its scores."""
-    attention = make_spec(config).block.attention
-    return np.broadcast_to(attention.scale_of(layers), layers.shape)
+def _with_unit_offset(params: Tree) -> Tree:
+    """The same function with norms that multiply by their scale, without adding 1 to it."""
+    flat = flatten(params)
+    return unflatten(
+        {name: leaf + 1 if name.endswith("/scale") else leaf for name, leaf in flat.items()}
+    )
 
 
-def _times_queries(qkv: jax.Array, factors_l: jax.Array, group: int) -> jax.Array:
-    """The kernel or bias `qkv` (L, ..., G + 2, H) with its queries multiplied by `factors_l`."""
-    factors = factors_l.reshape(-1, *[1] * (qkv.ndim - 1))
-    is_query = (jnp.arange(qkv.shape[-2]) < group)[:, None]
-    return jnp.where(is_query, qkv * factors, qkv)
+def _knobs(config: ModelConfig) -> Knobs:
+    attention, layers = make_spec(config).block.attention, np.arange(config.num_blocks)
+    return Knobs(
+        scales_l=np.broadcast_to(attention.scale_of(layers), layers.shape).astype(np.float32),
+        has_final_norm=np.asarray(config.final_norm is True),
+        stretch=np.float32(1),
+        attention_softcap=config.attention_softcap,
+        logit_softcap=config.logit_softcap,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _window_losses(
-    config: ModelConfig, params: Tree, factors_l: jax.Array, ids_bt: jax.Array
-) -> jax.Array:
-    blocks = params["blocks"]
-    group = make_spec(config).block.attention.group
-    qkv = {
-        name: _times_queries(array, factors_l, group)
-        for name, array in blocks["attn"]["qkv"].items()
-    }
-    params = {**params, "blocks": {**blocks, "attn": {**blocks["attn"], "qkv": qkv}}}
+def _window_losses(config: ModelConfig, params: Tree, knobs: Knobs, ids_bt: jax.Array) -> jax.Array:
     length = ids_bt.shape[1] - 1
     most = NUMBERS // (length * max(config.vocab_size, config.num_heads * length, config.mlp_dim))
     rows = 1 << (max(1, min(len(ids_bt), most)).bit_length() - 1)
     return jax.lax.map(
-        lambda ids: token_losses(config, params, ids[None], None).mean(), ids_bt, batch_size=rows
+        lambda ids: _token_losses(config, params, knobs, ids[None]).mean(), ids_bt, batch_size=rows
     )
+
+
+def _token_losses(config: ModelConfig, params: Tree, knobs: Knobs, ids_bt: jax.Array) -> jax.Array:
+    model = assemble(config, params)
+    positions = jnp.arange(ids_bt.shape[1] - 1) * knobs.stretch
+
+    def apply(block: Block, layer: jax.Array, x: jax.Array) -> tuple[jax.Array, None]:
+        return block(x, layer, positions, _attend(knobs, layer))[0], None
+
+    x_btd, _ = model.run(model.embed(ids_bt[:, :-1]), apply)
+    x_btd = jnp.where(knobs.has_final_norm, model.normalise(x_btd), x_btd)
+    logits = model.head(x_btd, model.token_embedding.embedding[...]).astype(jnp.float32)
+    if knobs.logit_softcap is not None:
+        logits = knobs.logit_softcap * jnp.tanh(logits / knobs.logit_softcap)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, ids_bt[:, 1:])
+
+
+def _attend(knobs: Knobs, layer: jax.Array) -> Attend:
+    """Attention in `layer` with the numbers of `knobs`.
+
+    The scale multiplies queries that are normed and rotated already: a norm of queries would undo
+    a scale of the parameters.
+    """
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array, _: Any, scores: Scores) -> Any:
+        slopes: Any = scores.slopes
+        if slopes is not None:
+            slopes = jnp.asarray(slopes) * knobs.stretch
+        scores = dataclasses.replace(scores, softcap=knobs.attention_softcap, slopes=slopes)
+        return plain(q, k, v, knobs.scales_l[layer], scores), None
+
+    return attend

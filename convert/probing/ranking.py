@@ -32,7 +32,7 @@ Options = Mapping[str, tuple[Any, ...]]  # the possible values of each field
 
 @dataclass(frozen=True)
 class Row:
-    """A combination of values, and its losses."""
+    """A combination of values of the fields that mean something in it, and its losses."""
 
     fields: dict[str, Any]
     losses: np.ndarray = field(repr=False)  # nats per token, one for each window
@@ -54,15 +54,21 @@ class Row:
         return gap > noise
 
     def unlike(self, other: "Row") -> list[str]:
-        """Names of the fields whose values differ."""
-        return [name for name, value in self.fields.items() if value != other.fields[name]]
+        """Names of the fields of both rows whose values differ."""
+        common = [name for name in self.fields if name in other.fields]
+        return [name for name in common if self.fields[name] != other.fields[name]]
+
+    def has(self, name: str, value: Any) -> bool:
+        """Whether field `name` means something here, and has `value`."""
+        return name in self.fields and self.fields[name] == value
 
 
 @dataclass(frozen=True)
 class Ranking:
     """The combinations tried on a text, and the fields that their losses settle."""
 
-    rows: list[Row]  # the combinations tried, best first
+    # The combinations tried: the best or one as good, next to which all were tried, then by loss.
+    rows: list[Row]
     options: Options  # the possible values of each open field
     assumed: dict[str, Any]  # the usual values of open fields that have one
     asked: list[str]  # fields without one, which no loss can settle
@@ -70,10 +76,10 @@ class Ranking:
     entropy: float  # nats per token of a unigram model of the text
     spelling: str  # the name of the tokenizer of the text
     bigram: float = math.inf  # nats per token of a bigram model of the text
-    # The best combination with one part of the model larger, smaller or left out.
+    # The best combination with one part of the model larger or smaller.
     altered: dict[str, Row] = field(default_factory=dict)
-    # For each field, its assumed value and the key in `altered` that puts it to the test.
-    confirmable: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    # Rivals of the best with one part larger or smaller, which may make up for a wrong value.
+    adjusted: list[Row] = field(default_factory=list)
 
     @property
     def possible(self) -> int:
@@ -103,38 +109,31 @@ class Ranking:
     @functools.cached_property
     def close(self) -> list[Row]:
         """The combinations that the text does not rule out."""
-        return [row for row in self.rows if not row.worse_than(self.rows[0])] if self.fits else []
+        rivals = [*self.rows, *self.adjusted] if self.fits else []
+        return [row for row in rivals if not row.worse_than(self.rows[0])]
 
     @functools.cached_property
     def left(self) -> dict[str, list[Any]]:
-        """The values of each open field that the text does not rule out."""
+        """The values of each open field that the text does not rule out.
+
+        Fields that mean nothing in any of the remaining combinations are left out.
+        """
         if not self.fits:
             return {name: list(options) for name, options in self.options.items()}
-        return {
-            name: [
-                option
-                for option in options
-                if any(row.fields[name] == option for row in self.close)
-            ]
+        values = {
+            name: [option for option in options if any(row.has(name, option) for row in self.close)]
             for name, options in self.options.items()
         }
-
-    @property
-    def confirmed(self) -> dict[str, Any]:
-        """Assumed values without which the best combination would lose more, beyond chance."""
-        return {
-            name: value
-            for name, (value, change) in self.confirmable.items()
-            if self.fits and self.altered[change].worse_than(self.rows[0])
-        }
+        return {name: remaining for name, remaining in values.items() if remaining}
 
     @property
     def settled(self) -> dict[str, Any]:
-        """The fields with a single remaining value, and the confirmed ones."""
-        if not self.fits:
-            return {}
-        single = {name: values[0] for name, values in self.left.items() if len(values) == 1}
-        return single | self.confirmed
+        """The fields with the same value in all remaining combinations."""
+        return {
+            name: values[0]
+            for name, values in self.left.items()
+            if self.close and all(row.has(name, values[0]) for row in self.close)
+        }
 
     @property
     def unsettled(self) -> dict[str, list[Any]]:
@@ -157,18 +156,21 @@ class Ranking:
         in the fields in which models vary more often.
         """
 
+        usual = self.assumed.items()
+
         def unlike(row: Row) -> tuple[int, list[bool]]:
-            differs = [row.fields[name] != value for name, value in self.assumed.items()]
+            differs = [name in row.fields and not row.has(name, value) for name, value in usual]
             return sum(differs), differs[::-1]
 
         values = min(self.close, key=unlike).fields if self.close else self.assumed
-        return {name: values[name] for name in self.unsettled if name in self.assumed}
+        return {
+            name: values[name] for name in self.unsettled if name in self.assumed and name in values
+        }
 
     @property
     def margin(self) -> float:
         """Nats per token from the best row to the next with another value of a settled field."""
         rivals = [row for row in self.rows if {*row.unlike(self.rows[0])} & self.settled.keys()]
-        rivals += [self.altered[self.confirmable[name][1]] for name in self.confirmed]
         return min((row.loss - self.rows[0].loss for row in rivals), default=0.0)
 
     @property

@@ -9,25 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import convert
 from convert.commands import ranking_page
 from convert.commands.ranking_page import misfit
-from convert.probing.losses import LEFT_OUT, altered_losses, losses, with_separate_parts
 from convert.probing.ranking import LEAST, Ranking, Row
 from convert.probing.search import Search, Space
 from convert.probing.text_windows import bigram_loss, windows_of
 from convert.tokens.encode_text import read_ids
 from jaxgpt.config import ModelConfig
-from jaxgpt.model import GPT, params_of
 from jaxgpt.model.positions import sinusoids
 from jaxgpt.settings import typed
-from jaxgpt.training.step import token_losses
-from tests.helpers import TEXT, random_params
+from tests.helpers import TEXT
 from tests.zoo import BESIDE, FACTS, path_of
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -41,9 +36,9 @@ ACTIVATIONS = {"relu": nn.ReLU(), "gelu": nn.GELU(), "gelu_tanh": nn.GELU("tanh"
 
 
 def rotated(x: Any) -> Any:
-    """Queries or keys rotated by their positions."""
+    """Queries or keys rotated by other angles than those of any base."""
     first, second = x.chunk(2, -1)
-    angles = torch.arange(x.shape[-2])[:, None] * 100.0 ** -torch.linspace(0, 1, first.shape[-1])
+    angles = torch.arange(x.shape[-2])[:, None] * torch.linspace(3, 2, first.shape[-1])
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
 
@@ -127,13 +122,17 @@ USUAL = form("pre", True, "relu", "head_dim", 4)
 FOREIGN = {
     "rotary": {"positions": "rotary"},
     "alibi": {"positions": "alibi"},
+    "scaled embeddings": {"positions": "learned", "embedding_scale": 3.0},
+    "scaled embeddings and sinusoids": {"positions": "sinusoidal", "embedding_scale": 3.0},
+}
+# And what some candidate does.
+RARE = {
+    "sinusoids": {"positions": "sinusoidal"},
     "no positions": {"positions": "none"},
-    "scaled embeddings": {"positions": "learned", "embedding_scale": 4.0},
-    "scaled embeddings and sinusoids": {"positions": "sinusoidal", "embedding_scale": 4.0},
+    "root of the width": {"positions": "learned", "embedding_scale": 4.0},
 }
 FORMS = {
     "usual": USUAL,
-    "sinusoidal": USUAL,
     "post": form("post", True, "gelu", "model_dim", 4),
     "unused": form("pre", "unused", "relu", "head_dim", 2),
     "residual": form("residual", True, "relu", "model_dim", 8),
@@ -146,8 +145,8 @@ def trained(name: str) -> Decoder:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    how = {"positions": "sinusoidal" if name == "sinusoidal" else "learned", "embedding_scale": 1.0}
-    model = Decoder(FORMS.get(name, USUAL) | how | FOREIGN.get(name, {}))
+    how = {"positions": "learned", "embedding_scale": 1.0, **{**FOREIGN, **RARE}.get(name, {})}
+    model = Decoder(FORMS.get(name, USUAL) | how)
     ids = torch.tensor([CHARACTERS.index(character) for character in TEXT])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(200):
@@ -172,7 +171,11 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
     return save
 
 
-REST = {"attention_scale_by_layer": False, "norm_eps": 1e-5}
+REST = {
+    "attention_scale_by_layer": False, "norm_eps": 1e-5, "residual": "sequential",
+    "norm_unit_offset": False, "embedding_scale": 1.0, "attention_softcap": None,
+    "logit_scale": 1.0, "logit_softcap": None,
+}  # fmt: skip
 
 
 def but(*names: str) -> dict[str, Any]:
@@ -220,31 +223,6 @@ def test_losses_are_those_of_torch(saved: Callable[..., Path]) -> None:
     assert np.abs(ours.losses - theirs.numpy()).max() < 1e-5
 
 
-@pytest.mark.parametrize("by_layer", [False, True])
-@pytest.mark.parametrize("scale", ["head_dim", "model_dim", "none"])
-def test_one_program_serves_all_scales(scale: str, by_layer: bool) -> None:
-    sizes = {
-        "vocab_size": 11,
-        "context_length": 9,
-        "model_dim": 12,
-        "num_blocks": 3,
-        "num_heads": 4,
-        "dropout": 0.0,
-    }
-    config = ModelConfig(
-        **sizes, attention_scale=scale, attention_scale_by_layer=by_layer, qkv_bias=True
-    )
-    params = random_params(config, np.dtype("float32"))
-    ids = np.random.default_rng(0).integers(0, 11, (8, 10)).astype(np.int32)
-    direct = token_losses(config, params, jnp.asarray(ids), None).mean(axis=1)
-    assert np.abs(losses(config, params, ids) - direct).max() < 1e-4
-    sizes_only = dataclasses.replace(
-        config, attention_scale="head_dim", attention_scale_by_layer=False
-    )
-    if sizes_only != config:
-        assert np.abs(losses(sizes_only, params, ids) - direct).max() > 1e-2
-
-
 def test_windows_cover_the_text_without_overlap() -> None:
     config = ModelConfig(vocab_size=1000, context_length=16, model_dim=12, num_heads=2)
     for length in (17, 100, 999):
@@ -260,45 +238,43 @@ def test_windows_cover_the_text_without_overlap() -> None:
 def test_a_model_that_is_no_candidate_settles_nothing(
     name: str, saved: Callable[..., Path], text: Path, command: Callable[..., Any]
 ) -> None:
-    given = {"norm_eps": 1e-5, "num_heads": 4}
+    given = {**but("embedding_scale"), **ROTARY, **USUAL}
     if "position_embedding.weight" not in trained(name).state_dict():
         given |= SHORT
-    words = [f"--set={field}={value}" for field, value in given.items()]
+    words = [f"--set={field}={typed(value)}" for field, value in given.items()]
     outcome = command("jaxgpt-convert", "probe", saved(name), "--text", text, *words)
     assert outcome.code == 3, outcome
     assert outcome.out.startswith("NOTHING FITS: ")
     assert "NOTHING FITS" in outcome.err
-    assert "rotary positions, ALiBi, none at all, scaled embeddings" in outcome.err
+    assert "other rotary angles, other slopes of ALiBi, another scale of embeddings" in outcome.err
     assert "settled, by" not in outcome.out
     assert "--set" not in outcome.out
 
 
 SHORT = {"context_length": CONTEXT}
+ROTARY = {"rotary_theta": 10000.0, "rotary_fraction": 1.0}
 
 
-def test_sinusoids_that_leave_no_trace_are_confirmed(saved: Callable[..., Path]) -> None:
-    given = {**REST, **SHORT, "num_heads": 4, "activation": "relu"}
-    found = convert.probe(saved("sinusoidal"), text=TEXT, **given)
-    assert found.settled == {
-        "norm": "pre",
-        "final_norm": True,
-        "attention_scale": "head_dim",
-        "positions": "sinusoidal",
-    }
+@pytest.mark.parametrize("name", RARE)
+def test_positions_and_scales_that_leave_no_trace_are_settled(
+    name: str, saved: Callable[..., Path]
+) -> None:
+    given = {**REST, **SHORT, **ROTARY, "num_heads": 4, "activation": "relu"}
+    open_fields = {"embedding_scale": 1.0, **RARE[name]}
+    if open_fields["positions"] == "learned":
+        given = {name: given[name] for name in given.keys() - {*SHORT, *ROTARY}}
+        del open_fields["positions"]
+    del given["embedding_scale"]
+    found = convert.probe(saved(name), text=TEXT, **given)
+    open_fields |= {"norm": "pre", "final_norm": True, "attention_scale": "head_dim"}
+    if open_fields.get("positions") == "sinusoidal":
+        open_fields["sinusoidal_layout"] = "interleaved"
+    assert found.settled == open_fields
+    assert found.unsettled == {}
     known = {**found.settled, **given}
-    assert "positions" not in convert.to_flax(saved("sinusoidal"), **known).report.assumed
-    nothing_else = convert.probe(
-        saved("sinusoidal"), text=TEXT, **{**known, "positions": "sinusoidal"}
-    )
-    assert nothing_else.rows == []
-    known.pop("positions")
-    alone = convert.probe(saved("sinusoidal"), text=TEXT, **known)
-    assert (alone.settled, alone.line) == (
-        {"positions": "sinusoidal"},
-        "--set positions=sinusoidal",
-    )
-    assert alone.margin > LEAST
-    assert not convert.probe(saved("rotary"), text=TEXT, **known).fits
+    report = convert.to_flax(saved(name), **known).report
+    assert not report.assumed.keys() & {"positions", "embedding_scale", *found.options}
+    assert convert.probe(saved(name), text=TEXT, **known).rows == []
 
 
 # What the search finds, of losses that are made up.
@@ -321,7 +297,7 @@ def ranked(
     first: Any = (),
     **rest: Any,
 ) -> Ranking:
-    rows = Search(Space(OPTIONS, first, groups, (frozenset({"p", "p2"}),)), measure).run()
+    rows = Search(Space(OPTIONS, first, groups, {"c": ("p", "p2")}), measure).run()
     usual = {"a": 0, "b": "x", "c": "p"}
     return Ranking(
         rows,
@@ -369,6 +345,56 @@ def test_differences_within_noise_settle_nothing() -> None:
     assert found.line == "--set b=z"
     assert found.margin == pytest.approx(0.5, abs=0.1)
     assert ranked(table(loss, noise=0.001)).settled["a"] == 1
+
+
+def test_the_first_row_moves_on_only_for_more_than_chance() -> None:
+    """Moving on to a value that is as good would measure all others again next to it."""
+    found = ranked(table(lambda a, b, c: a + (b != "x") - LEAST / 2 * (c == "p2")))
+    assert found.rows[0].fields == {"a": 0, "b": "x", "c": "p"}
+    assert found.unsettled == {"c": ["p", "p2", "q"]}
+    assert ranked(table(lambda a, b, c: -float(c == "p2"))).rows[0].fields["c"] == "p2"
+
+
+def test_once_the_loss_is_good_one_combination_is_varied() -> None:
+    measure = table(lambda a, b, c: a + ord(b) % 5 + (c == "q"))
+    groups, alike = (("a",), ("b",), ("c",)), {"c": ("p", "p2")}
+    several, one = (
+        Search(Space(OPTIONS, (), groups, alike), measure, good=good).run() for good in (0.0, 99.0)
+    )
+    assert len(one) < len(several)
+    assert one[0].fields == several[0].fields
+
+
+def test_a_rival_with_a_resized_part_keeps_a_field_open() -> None:
+    found = ranked(table(lambda a, b, c: float(b != "z")))
+    rival = Row({**found.rows[0].fields, "b": "x"}, found.rows[0].losses)
+    assert found.settled == {"b": "z"}
+    assert dataclasses.replace(found, adjusted=[rival]).unsettled["b"] == ["x", "z"]
+
+
+def test_fields_that_mean_nothing_are_neither_varied_nor_settled() -> None:
+    """Field c means something with b = z alone, and b = y is impossible with a > 0."""
+
+    def used(values: dict[str, Any]) -> list[str] | None:
+        if values["b"] == "y" and values["a"]:
+            return None
+        return ["a", "b", "c"] if values["b"] == "z" else ["a", "b"]
+
+    def probed(best: str) -> Ranking:
+        def loss(a: int, b: str, c: str = "") -> float:
+            return a + (b != best) + (c == "q")
+
+        space = Space(OPTIONS, ("a", "b"), (("a", "b"), ("c",)), {}, used)
+        rows = Search(space, table(loss)).run()
+        usual = {"a": 0, "b": "x", "c": "p"}
+        return Ranking(rows, OPTIONS, usual, [], 1, 9.0, "")
+
+    found = probed("x")
+    assert (found.settled, found.unsettled) == ({"a": 0, "b": "x"}, {})
+    assert not [row for row in found.rows if row.fields["b"] == "y" and row.fields["a"]]
+    fields = [tuple(row.fields.items()) for row in found.rows]
+    assert len(fields) == len({*fields})
+    assert probed("z").unsettled == {"c": ["p", "p2"]}
 
 
 def test_kept_values_are_possible_together() -> None:
@@ -434,28 +460,6 @@ def test_bigram_loss_is_that_of_counting_one_pair_at_a_time(length: int) -> None
             )
         )
     assert bigram_loss(ids) == pytest.approx(np.mean(losses))
-
-
-@pytest.mark.parametrize(
-    ("tied", "positions"), [(True, "learned"), (False, "sinusoidal"), (True, "sinusoidal")]
-)
-def test_separate_parts_compute_the_same(tied: bool, positions: str) -> None:
-    sizes = {
-        "vocab_size": 11,
-        "context_length": 40,
-        "model_dim": 12,
-        "num_blocks": 2,
-        "num_heads": 4,
-        "dropout": 0.0,
-    }
-    config = ModelConfig(**sizes, tied=tied, positions=positions, head_bias=not tied)
-    params = jax.tree.map(lambda leaf: leaf * 5, params_of(GPT(config)))
-    ids = np.random.default_rng(0).integers(0, 11, (8, 10)).astype(np.int32)
-    separate = losses(*with_separate_parts(config, params, 9), ids)
-    assert np.abs(separate - losses(config, params, ids)).max() < 1e-5
-    changes = [*altered_losses(config, params, ids)]
-    assert len(changes) == 11
-    assert LEFT_OUT in changes
 
 
 def test_rows_within_noise_are_merged() -> None:
@@ -533,7 +537,7 @@ def test_to_flax_takes_the_line_that_probe_writes(
     saved: Callable[..., Path], text: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     given = [
-        f"--set={field}={value}"
+        f"--set={field}={typed(value)}"
         for field, value in but("num_heads", "attention_scale", "norm_eps").items()
     ]
     outcome = command("jaxgpt-convert", "probe", saved(), "--text", text, *given)
@@ -543,7 +547,7 @@ def test_to_flax_takes_the_line_that_probe_writes(
     )
     assert "ids by the sorted characters of the text, as many as the vocabulary" in outcome.out
     assert (
-        "cannot be told: norm_eps is one of 1e-05, 1e-06, 1e-12; 1e-05 is kept, as assumed"
+        "cannot be told: norm_eps is one of 1e-05, 1e-06, 1e-08, 1e-12; 1e-05 is kept, as assumed"
         in outcome.err
     )
     line = outcome.out.splitlines()[-1]
@@ -565,7 +569,7 @@ def test_another_text_of_the_same_characters_does_not_fit(
             dict(zip(map(ord, CHARACTERS), CHARACTERS[5:] + CHARACTERS[:5], strict=True))
         )
     )
-    given = [f"--set={field}={value}" for field, value in but("norm").items()]
+    given = [f"--set={field}={typed(value)}" for field, value in but("norm").items()]
     outcome = command("jaxgpt-convert", "probe", saved(), "--text", other, *given)
     assert outcome.code == 3
     assert "NOTHING FITS" in outcome.err
@@ -588,7 +592,8 @@ def test_a_file_that_leaves_nothing_open(
 
 def test_fields_recorded_in_the_file_are_not_varied(saved: Callable[..., Path]) -> None:
     path = saved(config={"n_head": 4, "activation": "gelu", "layer_norm_eps": 1e-5})
-    found = convert.probe(path, text=TEXT, norm="post", attention_scale_by_layer=False)
+    rest = {field: value for field, value in REST.items() if field != "norm_eps"}
+    found = convert.probe(path, text=TEXT, norm="post", **rest)
     assert found.options.keys() == {"final_norm", "attention_scale"}
     assert found.settled == {"final_norm": True, "attention_scale": "model_dim"}
     assert found.line == "--set final_norm=true --set attention_scale=model_dim"
@@ -692,7 +697,7 @@ def test_the_context_length_shows_in_no_loss(
         if "position" not in name
     }
     torch.save(state, tmp_path / "sinusoids.pt")
-    given = [f"--set={field}={value}" for field, value in but().items()]
+    given = [f"--set={field}={typed(value)}" for field, value in but().items()]
     outcome = command("jaxgpt-convert", "probe", tmp_path / "sinusoids.pt", "--text", text, *given)
     assert outcome.code in (0, 3)
     assert (
@@ -722,7 +727,8 @@ def test_fields_of_real_models_are_settled(name: str) -> None:
     text = SHAKESPEARE.read_text()
     alphabet = {character: id_ for id_, character in enumerate(sorted({*text}))}
     ids = [alphabet[character] for character in text[: 2**13]]
-    found = convert.probe(path_of(name), ids=ids, norm_eps=facts["fields"]["norm_eps"])
+    usual = {**REST, "norm_eps": facts["fields"]["norm_eps"]}
+    found = convert.probe(path_of(name), ids=ids, **usual)
     open_fields = ASKED & found.options.keys()
     assert open_fields == ASKED & {*facts["undecidable"]}
     assert {field: found.settled.get(field) for field in open_fields} == {
