@@ -10,9 +10,9 @@ from tests.helpers import ROOT
 # Topics from top to bottom; each may import those below it, and all of convert those of jaxgpt.
 TOPICS = {
     "convert": [
-        "__main__", "commands", "proving", "probing", "api", "hub", "llama2c_bin", "write_plan",
-        "dialect_tables", "loaded", "choose", "extras", "tokens", "detect", "files", "dialects",
-        "names", "rows", "reference", "dtypes",
+        "__main__", "commands", "proving", "measuring", "foreign", "probing", "api", "hub",
+        "llama2c_bin", "write_plan", "dialect_tables", "loaded", "choose", "extras", "tokens", "detect",
+        "files", "dialects", "names", "rows", "reference", "dtypes",
     ],
     "jaxgpt": [
         "__main__", "convert", "commands", "planning", "training", "generation",

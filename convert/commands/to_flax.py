@@ -106,8 +106,8 @@ def _loaded(
     from ..files import torchfile
 
     torchfile.need_torch("--torch")
+    from ..measuring.subject import Differs
     from ..proving.by_class import to_flax
-    from ..proving.subject import Differs
 
     try:
         return to_flax(file, torch=torch, torch_args=torch_args, **options)

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from jaxgpt.errors import in_a_row
 
-from ..proving.config_objects import ABSENT
-from ..proving.float64 import Difference
+from ..foreign.config_objects import ABSENT
+from ..proving.difference import Difference
 from ..proving.verdict import Page
 from .fields_page import briefly, listed
 

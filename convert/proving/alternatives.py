@@ -21,13 +21,16 @@ from jaxgpt.storage.model_directory import ModelDirectory
 
 from .. import api
 from ..dialects import DIALECTS
+from ..foreign.float64 import exact_module, in_float64
+from ..foreign.forward import logits_of
+from ..foreign.peer import Peer
+from ..measuring.settled_file import Request, settled_with
 from ..probing.candidates import OPTIONS
 from ..rows.dialect import Dialect
-from .float64 import Difference, exact_model, exact_module, in_float64
-from .foreign_forward import logits_of
-from .foreign_module import Peer
+from .difference import Difference
+from .exact_model import exact_model
 from .parity import compare, tokens_for
-from .settled_file import Request, settled_with
+from .prove import prove
 from .verdict import Agreement
 
 PREFIX = 32  # positions compared first; a causal model's logits there do not depend on later ones
@@ -82,7 +85,7 @@ def measured(
     try:
         file = settled_with(peer, inspected.source, request)
         loaded = api.loaded(file.inspected, weights_only=True)
-        file.prove(loaded)
+        prove(file, loaded)
     except UserError:
         return None
     wanted = loaded.config

@@ -48,7 +48,8 @@ def to_flax(
         if torch_args:
             raise UserError("torch_args are arguments of the class `torch`, which is missing.")
         return api.to_flax(weights, **options)
-    from .settled_file import Request, settled
+    from ..measuring.settled_file import Request, settled
+    from .prove import prove
 
     how = {name: options.pop(name) for name in OF_LOADING if name in options}
     fields = {name: value for name, value in options.items() if name not in OF_READING}
@@ -63,7 +64,7 @@ def to_flax(
     exact = loaded
     if how.get("dtype"):
         exact = api.loaded(file.inspected, **{**how, "dtype": None})
-    file.prove(exact)
+    prove(file, exact)
     return dataclasses.replace(loaded, proven_by=file.peer.about)
 
 

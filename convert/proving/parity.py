@@ -18,9 +18,11 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model import GPT, States, check_tokens
 
+from ..foreign.float64 import exact_module, in_float64
+from ..foreign.forward import logits_of
 from ..rows.dialect import Dialect
-from .float64 import Difference, exact_model, exact_module, in_float64
-from .foreign_forward import logits_of
+from .difference import Difference
+from .exact_model import exact_model
 from .tolerances import TOLERANCE
 
 SPECIAL = 8  # ids at either end of a vocabulary, where padding and other special tokens are

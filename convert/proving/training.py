@@ -14,10 +14,12 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.model import GPT, assemble, params_of
 from jaxgpt.pytree import Tree
 
+from ..foreign.float64 import exact_module, in_float64
+from ..foreign.forward import logits_of
 from ..rows import move
 from ..rows.dialect import Dialect
-from .float64 import Difference, exact_model, exact_module, in_float64
-from .foreign_forward import logits_of
+from .difference import Difference
+from .exact_model import exact_model
 from .tolerances import GRADIENT_FLOOR
 
 RATE = 1e-3  # the learning rate, and the floor of the parameters: a step is no longer than it

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from jaxgpt.storage.model_directory import ModelDirectory
 
 from ..detect.report import Report
-from .float64 import Difference
+from .difference import Difference
 from .tolerances import TOLERANCE
 from .training import Training
 

@@ -17,12 +17,14 @@ from jaxgpt.storage.model_directory import ModelDirectory, to_device
 
 from .. import api
 from ..files import checkpoints
+from ..foreign.constructor_args import MEANING, Answers
+from ..foreign.imports import folders
+from ..foreign.peer import Peer, build, hindrance
 from ..names.config_words import as_written
 from ..rows import fit, move
 from ..rows.dialect import Dialect
 from ..rows.fields import FIELDS
-from . import alternatives, foreign_import, foreign_module
-from .constructor_args import MEANING, Answers
+from . import alternatives
 from .inspected_for import inspected_for
 from .other_weights import Pair, with_random_constants
 from .parity import compare, compare_prefix, tokens_for
@@ -56,7 +58,7 @@ def verify(
         return dataclasses.replace(page, fields=different)
     page = dataclasses.replace(page, weights=sides.unequal_weights())
     named = torch_class or sides.inspected.detected.dialect.reference
-    if not torch_class and (hint := foreign_module.hindrance(named, sides.inspected.parameters)):
+    if not torch_class and (hint := hindrance(named, sides.inspected.parameters)):
         return dataclasses.replace(page, hint=hint)
     peer = sides.build(named, torch_args or {}, bool(torch_class))
     page = dataclasses.replace(page, ran=peer.about)
@@ -132,18 +134,16 @@ class Sides:
         named = [value for word, value in words.items() if str(word).endswith("token_id")]
         return tokens_for(self.opened.config, [id_ for id_ in named if isinstance(id_, int)])
 
-    def build(
-        self, named: str, torch_args: Mapping[str, Any], by_user: bool
-    ) -> foreign_module.Peer:
+    def build(self, named: str, torch_args: Mapping[str, Any], by_user: bool) -> Peer:
         """Build the class `named` with the weights of the file; `by_user` is whose choice it is."""
         source, detected = self.inspected.source, self.inspected.detected
         written = {} if self.origin.get("ignore_config") else as_written(source.configs)
         answers = Answers(detected.report.config, detected.report.read, written, torch_args)
         weights = fit.torch_names(detected.dialect, detected.fit.sizes)
-        home = foreign_import.folders(named) if by_user else []
-        return foreign_module.build(named, answers, source, weights, home)
+        home = folders(named) if by_user else []
+        return build(named, answers, source, weights, home)
 
-    def names_its_class(self, peer: foreign_module.Peer) -> bool:
+    def names_its_class(self, peer: Peer) -> bool:
         """Whether the file's own config names the class of `peer`, as Hugging Face's do.
 
         A config with `auto_map` names code of its own, which has not run.
@@ -152,15 +152,13 @@ class Sides:
         known = peer.answers.beside.get("model_type") in kinds
         return known and not self.names_another_class(peer)
 
-    def names_another_class(self, peer: foreign_module.Peer) -> bool:
+    def names_another_class(self, peer: Peer) -> bool:
         """Whether the file's own config names code or a class that is not that of `peer`."""
         config, class_name = self.inspected.source.config or {}, type(peer.module).__name__
         return "auto_map" in config or class_name not in config.get("architectures", [class_name])
 
 
-def _compared(
-    page: Page, sides: Sides, peer: foreign_module.Peer, train_steps: int
-) -> tuple[Page, Pair]:
+def _compared(page: Page, sides: Sides, peer: Peer, train_steps: int) -> tuple[Page, Pair]:
     """The page with all comparisons, and the pair of models that was compared last."""
     pair, tokens = Pair(peer.module, sides.model()), sides.tokens()
     dialect = sides.inspected.detected.dialect
@@ -179,7 +177,7 @@ def _compared(
     return page, pair
 
 
-def _judged(page: Page, sides: Sides, peer: foreign_module.Peer, by_user: bool) -> Page:
+def _judged(page: Page, sides: Sides, peer: Peer, by_user: bool) -> Page:
     """The page with the fields that running the class has proven, and what remains in doubt.
 
     A class that was chosen by tensor names proves no field: it does what was assumed or given.
@@ -218,7 +216,7 @@ def _advised(
     sides: Sides,
     pair: Pair,
     directory: Path,
-    named: foreign_module.Peer | None,
+    named: Peer | None,
 ) -> Page:
     """Add to the `page` of two models that differ what would make them agree.
 

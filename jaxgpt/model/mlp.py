@@ -3,7 +3,7 @@
 Another activation is one more function in ACTIVATIONS, under its name in `ModelConfig.activation`
 (model_config.py). The bridge has its spellings in config files in `convert/names/config_words.py`,
 the choices of `probe` in `convert/probing/candidates.py`, and the same functions in torch in
-`convert/proving/measure_mlp.py`.
+`convert/measuring/mlp.py`.
 
 Shapes: B batch, T time, D model width, F MLP width.
 """

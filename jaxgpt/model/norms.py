@@ -1,7 +1,7 @@
 """Norms, each with a hand-written backward pass where that saves time.
 
 Another kind of norm is one more function in NORMALISE, under its name in `ModelConfig.norm_kind`
-(model_config.py). The bridge tells the kinds apart in `convert/proving/measure_norm.py`, and what
+(model_config.py). The bridge tells the kinds apart in `convert/measuring/norm.py`, and what
 tensors show of them in `convert/rows/fields.py`.
 """
 

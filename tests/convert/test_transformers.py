@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 from convert import to_flax  # noqa: E402
-from convert.proving import foreign_module  # noqa: E402
+from convert.foreign import peer  # noqa: E402
 from convert.proving.verify import verify  # noqa: E402
 from jaxgpt.storage import model_directory  # noqa: E402
 from tests.zoo import ALL, SOUND_OF_ALL, given, needs_zoo, path_of  # noqa: E402
@@ -149,10 +149,8 @@ def test_code_that_a_folder_brings_is_never_run(
     monkeypatch.chdir(source)
     to_flax(source).save(tmp_path / "m")
     looked: list[str] = []
-    find = foreign_module.find
-    monkeypatch.setattr(
-        foreign_module, "find", lambda *names: looked.extend(sys.path) or find(*names)
-    )
+    find = peer.find
+    monkeypatch.setattr(peer, "find", lambda *names: looked.extend(sys.path) or find(*names))
     assert verify(source, tmp_path / "m").same
     assert looked
     assert not {str(source), "", "."} & {*looked}  # a library is not looked for where one stands

@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from convert import reference, to_flax  # noqa: E402
-from convert.proving.float64 import in_float64  # noqa: E402
-from convert.proving.subject import Differs  # noqa: E402
+from convert.foreign.float64 import in_float64  # noqa: E402
+from convert.measuring.subject import Differs  # noqa: E402
 from convert.proving.verify import verify  # noqa: E402
 from jaxgpt.config import ModelConfig  # noqa: E402
 from tests.classes import disguised, general, modern, unseen  # noqa: E402

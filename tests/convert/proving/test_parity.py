@@ -16,8 +16,9 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 import convert  # noqa: E402
 from convert import api  # noqa: E402
 from convert.api import Loaded, to_flax  # noqa: E402
-from convert.proving import float64 as exact  # noqa: E402
-from convert.proving.foreign_forward import logits_of  # noqa: E402
+from convert.foreign.forward import logits_of  # noqa: E402
+from convert.proving.difference import Difference  # noqa: E402
+from convert.proving.exact_model import exact_model  # noqa: E402
 from convert.proving.parity import compare, tokens_for  # noqa: E402
 from convert.proving.training import compare_training, flax_training  # noqa: E402
 from convert.proving.verify import verify  # noqa: E402
@@ -82,9 +83,7 @@ def test_number_of_steps_and_decay_change_the_result(
     loaded = load(module, tmp_path / "weights.pt", "float64")
     tokens = ids(PRIMES, extra=1)
     results = [
-        flatten(flax_training(exact.exact_model(loaded.model), tokens, steps, decay)[2])[
-            "head/kernel"
-        ]
+        flatten(flax_training(exact_model(loaded.model), tokens, steps, decay)[2])["head/kernel"]
         for steps, decay in ((3, 0.01), (2, 0.01), (3, 0.1))
     ]
     start = loaded.params["head"]["kernel"]
@@ -245,8 +244,8 @@ def test_a_block_that_is_cut_elsewhere_in_torch_is_not_a_difference(
 
 
 def test_nan_is_a_difference() -> None:
-    assert not exact.Difference.of("x", np.array([1.0, 2.0]), np.array([1.0, np.nan])).same
-    assert not exact.Difference.of("x", np.array([1.0, np.nan]), np.array([1.0, np.nan])).same
+    assert not Difference.of("x", np.array([1.0, 2.0]), np.array([1.0, np.nan])).same
+    assert not Difference.of("x", np.array([1.0, np.nan]), np.array([1.0, np.nan])).same
 
 
 def mutate_config(**fields: Any) -> Callable[[Loaded], tuple[Any, Any]]:

@@ -14,8 +14,8 @@ from jaxgpt.pytree import flatten
 
 from ..rows import move
 from ..rows.dialect import Dialect
-from .measure_attention import Heads, Rotation
-from .measure_norm import Norm
+from .attention import Heads, Rotation
+from .norm import Norm
 from .trace import TWINS, Seen
 
 MOST_TEXTS = 512
@@ -23,6 +23,11 @@ MOST_TEXTS = 512
 
 class Differs(UserError):
     """The class computes what the model does not, with any value of its fields."""
+
+    @classmethod
+    def first_in(cls, where: str, why: str, file: object) -> "Differs":
+        """The error for a `file` whose class and model differ, first in the stage `where`."""
+        return cls(f"{file}: its class and the model DIFFER, first in {where}: {why}.")
 
 
 class Parted(Exception):

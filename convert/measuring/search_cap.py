@@ -9,7 +9,7 @@ import torch
 
 from jaxgpt.model.position_spec import alibi_slopes
 
-from .measure_attention import (
+from .attention import (
     CLOSE,
     Heads,
     Measured,
@@ -19,7 +19,7 @@ from .measure_attention import (
     measured_scores,
     usual_angles,
 )
-from .measure_norm import round_number
+from .norm import round_number
 
 # Theta, cap, and the power of a head's width that scales scores, from which the search starts.
 STARTS = (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from convert.proving.constructor_args import Answers
+from convert.foreign.constructor_args import Answers
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from tests.helpers import PRIMES

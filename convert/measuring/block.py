@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-from .measure_attention import Heads, Rotation, difference, second_weights
-from .measure_mlp import activation_of, hidden_layer, mlp_input
-from .measure_norm import Norm, measured, same
+from .attention import Heads, Rotation, difference, second_weights
+from .mlp import activation_of, hidden_layer, mlp_input
+from .norm import Norm, measured, same
 from .subject import BlockForm, Parted, Subject, UnknownScores, furthest_of
 
 SCORES = "its scores are no rotated, scaled or capped products"

@@ -10,7 +10,7 @@ import torch
 from jaxgpt.errors import UserError
 
 from ..detect.tensor_names import NUMBER, folded, is_mask
-from .measure_norm import measured, same
+from .norm import measured, same
 from .trace import LOOKUPS, Seen, Use
 
 Read = Callable[[str], np.ndarray]

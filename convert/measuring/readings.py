@@ -11,11 +11,11 @@ from jaxgpt.errors import UserError
 from ..detect.detect import Detected, detect_as
 from ..detect.refusals import Asked, Inputs
 from ..dialects import DIALECTS
+from ..foreign.peer import Peer
 from ..rows.axes import LABELS
 from ..rows.dialect import Dialect, labelled
 from ..rows.kinds import Row
-from .foreign_module import Peer
-from .roles_by_trace import proposals
+from .roles import proposals
 from .trace import Seen
 from .trace_reader import Reader
 

@@ -12,8 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .float64 import in_float64
-from .foreign_forward import logits_of
+from ..foreign.float64 import in_float64
+from ..foreign.forward import logits_of
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot")
 LOOKUPS = ("embedding", "index", "index_select", "gather")

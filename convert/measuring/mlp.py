@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from .measure_norm import same
+from .norm import same
 from .subject import Parted, Subject
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

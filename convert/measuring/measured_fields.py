@@ -11,8 +11,8 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.model.position_spec import alibi_slopes
 from jaxgpt.rotary_scaling import frequencies
 
-from .measure_attention import Rotation
-from .measure_norm import round_number
+from .attention import Rotation
+from .norm import round_number
 
 NEAR = 1e-7  # relative; measured numbers are compared with those that fields stand for
 ANGLE = 1e-8  # radians

@@ -17,19 +17,17 @@ from ..detect.refusals import Asked, Inputs
 from ..detect.report import Report
 from ..detect.tensor_names import folded, is_mask, matrices
 from ..files.checkpoints import Checkpoint
-from ..loaded import Loaded
+from ..foreign.config_objects import MEANING, SIZES
+from ..foreign.constructor_args import Answers
+from ..foreign.float64 import float64_by_default
+from ..foreign.imports import folders
+from ..foreign.peer import Peer, build, build_of
 from ..names.config_words import as_written
 from ..rows.fields import is_relevant
-from . import foreign_import, foreign_module
-from .config_objects import MEANING, SIZES
-from .constructor_args import Answers
-from .float64 import float64_by_default
-from .measure_attention import uncapped
-from .other_weights import Pair, with_random_constants
-from .parity import compare, compare_prefix, tokens_for
+from .attention import uncapped
 from .readings import Reading, readings
 from .search_cap import capped
-from .settle_by_class import Settled, settle
+from .settle import Settled, settle
 from .subject import Differs, Parted, Solve, Subject, UnknownScores, furthest_of
 from .trace import Seen
 
@@ -52,31 +50,7 @@ class File:
     """A file whose fields its class has settled."""
 
     inspected: Inspected
-    peer: foreign_module.Peer
-
-    def prove(self, loaded: Loaded) -> None:
-        """Raise Differs unless the class and the model compute the same, stage by stage."""
-        tokens = tokens_for(loaded.config)[:, :-1]
-        dialect = self.inspected.detected.dialect
-        pair: Pair | None = Pair(self.peer.module, loaded.model)
-        result = compare(self.peer.module, loaded.model, tokens, dialect)
-        first = result.first_difference
-        short = None if first else compare_prefix(self.peer.module, tokens)
-        if short and not short.same:
-            first = short.name
-        if not first and (
-            pair := with_random_constants(
-                Pair(self.peer.module, loaded.model), self.inspected, self.peer.names
-            )
-        ):
-            first = compare(pair.module, pair.model, tokens, dialect).first_difference
-            first = f"{first}, where constant tensors are varied" if first else first
-        if first:
-            raise _differs(self.inspected.source, first, "with all fields as the class has them")
-
-
-def _differs(source: Checkpoint, where: str, why: str) -> Differs:
-    return Differs(f"{source.path}: its class and the model DIFFER, first in {where}: {why}.")
+    peer: Peer
 
 
 def settled(source: Checkpoint, request: Request) -> File:
@@ -84,7 +58,7 @@ def settled(source: Checkpoint, request: Request) -> File:
     return settled_with(_peer(source, request), source, request)
 
 
-def settled_with(peer: foreign_module.Peer, source: Checkpoint, request: Request) -> File:
+def settled_with(peer: Peer, source: Checkpoint, request: Request) -> File:
     """The file in the first reading, and with the fields, with which the class agrees."""
     inputs = Inputs(
         {name: tensor.shape for name, tensor in source.tensors.items()},
@@ -97,9 +71,7 @@ def settled_with(peer: foreign_module.Peer, source: Checkpoint, request: Request
         return _agreeing(inputs, peer, source, request)
 
 
-def _agreeing(
-    inputs: Inputs, peer: foreign_module.Peer, source: Checkpoint, request: Request
-) -> File:
+def _agreeing(inputs: Inputs, peer: Peer, source: Checkpoint, request: Request) -> File:
     furthest: Parted | None = None
     runs: dict[tuple[int, int], Seen] = {}
     remaining = list(readings(inputs, peer, request.dialect, _hints(peer, request)))
@@ -114,14 +86,14 @@ def _agreeing(
                 if isinstance(parted, UnknownScores):
                     remaining.append(reading)
     if furthest:
-        raise _differs(source, furthest.where, furthest.why)
+        raise Differs.first_in(furthest.where, furthest.why, source.path)
     # No dialect fits, or something was asked for that the class does not say.
     inspect(source, dialect=request.dialect, ignore_config=request.ignore_config, **request.fields)
     raise UserError(f"{source.path}: running its class does not show which tensor is used where.")
 
 
 def _subject(
-    peer: foreign_module.Peer,
+    peer: Peer,
     detected: Detected,
     read: Read,
     runs: dict[tuple[int, int], Seen],
@@ -163,7 +135,7 @@ def _equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _hints(peer: foreign_module.Peer, request: Request) -> dict[str, int]:
+def _hints(peer: Peer, request: Request) -> dict[str, int]:
     """Sizes that the class was built with, by their fields."""
     words: dict[str, Any] = {**peer.answers.defaults, **peer.answers.told, **request.torch_args}
     for module in (peer.module, *peer.module.children()):
@@ -178,7 +150,7 @@ def _hints(peer: foreign_module.Peer, request: Request) -> dict[str, int]:
     }
 
 
-def _peer(source: Checkpoint, request: Request) -> foreign_module.Peer:
+def _peer(source: Checkpoint, request: Request) -> Peer:
     """The class with the weights of `source`."""
     shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
     read = _read(source, request)
@@ -189,9 +161,9 @@ def _peer(source: Checkpoint, request: Request) -> foreign_module.Peer:
     answers = Answers(config, read, written, request.torch_args, SIZES - known.keys())
     weights = {name for name, shape in shapes.items() if not is_mask(name, shape)}
     if isinstance(request.torch, torch.nn.Module):
-        return foreign_module.build_of(copy.deepcopy(request.torch), answers, source, weights)
-    home = foreign_import.folders(request.torch)
-    return foreign_module.build(request.torch, answers, source, weights, home)
+        return build_of(copy.deepcopy(request.torch), answers, source, weights)
+    home = folders(request.torch)
+    return build(request.torch, answers, source, weights, home)
 
 
 def _read(source: Checkpoint, request: Request) -> dict[str, Any]:

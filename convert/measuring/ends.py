@@ -8,8 +8,8 @@ import torch
 
 from jaxgpt.model.positions import sinusoids
 
-from .measure_norm import Norm, measured, round_number, same
 from .measured_fields import factor, near
+from .norm import Norm, measured, round_number, same
 from .subject import Parted, Subject
 
 TABLES = ("none", "sinusoidal interleaved", "sinusoidal half")

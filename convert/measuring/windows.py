@@ -2,9 +2,9 @@
 
 import torch
 
-from .measure_attention import Rotation, rotated
-from .measure_block import heads_of
-from .measure_norm import SAME
+from .attention import Rotation, rotated
+from .block import heads_of
+from .norm import SAME
 from .subject import BlockForm, Parted, Subject
 
 LONGEST = 1024  # tokens; a wider window shows in the proof, as a difference

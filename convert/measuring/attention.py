@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .measure_norm import same
+from .norm import same
 
 CLOSE = 1e-7  # of a score difference, measured on weights that are neither 0 nor 1
 SATURATED = 1e-4  # a weight nearer to 0 or 1 says little about the scores

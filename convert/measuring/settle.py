@@ -12,9 +12,8 @@ import torch
 
 from jaxgpt.rotary_scaling import amplitude
 
-from . import measure_block, measure_ends
-from .measure_attention import Rotation
-from .measure_windows import windows
+from . import block, ends
+from .attention import Rotation
 from .measured_fields import (
     Inexpressible,
     is_backward,
@@ -23,6 +22,7 @@ from .measured_fields import (
     scale_fields,
 )
 from .subject import BlockForm, Parted, Subject, furthest_of
+from .windows import windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Settled:
 def settle(s: Subject) -> Settled:
     """The fields of the class; raises Parted where no value of a field gives what it computes."""
     problem: Parted | None = None
-    for fields, x in measure_ends.entrances(s):
+    for fields, x in ends.entrances(s):
         try:
             return _settled(s, dict(fields), x)
         except Parted as parted:
@@ -47,12 +47,12 @@ def settle(s: Subject) -> Settled:
 def _settled(s: Subject, fields: dict[str, Any], x: torch.Tensor) -> Settled:
     """The fields of the class with these `fields` of its embedding, which gives the stream `x`."""
     table = fields.pop("table")
-    form, rotation, x = measure_block.first_block(s, x)
+    form, rotation, x = block.first_block(s, x)
     rotations = [rotation]
     for layer in range(1, s.config.num_blocks):
-        rotation, x = measure_block.next_block(s, form, rotation, x, layer)
+        rotation, x = block.next_block(s, form, rotation, x, layer)
         rotations.append(rotation)
-    fields |= measure_ends.exit_fields(s, form.norm, x)
+    fields |= ends.exit_fields(s, form.norm, x)
     try:
         fields |= _attention_fields(s, rotations, table)
     except Inexpressible as error:

@@ -17,8 +17,8 @@ from ..files import checkpoints
 from .config_objects import described, parameters
 from .constructor_args import WAY_OUT, Answers
 from .float64 import in_float64
-from .foreign_forward import blamed
-from .foreign_import import at_home, find
+from .forward import blamed
+from .imports import at_home, find
 
 # Per parameter: float64 in torch, in a copy, here and on the device; and twice as it was read.
 BYTES = 40

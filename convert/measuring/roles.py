@@ -18,7 +18,7 @@ from ..detect.tensor_names import is_mask, joined
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 from ..rows.kinds import Kind, mask, row, tied
-from .measure_norm import same
+from .norm import same
 from .trace_reader import Matrix, Reader
 
 ABOUT = "a class without a known name, its roles shown by running it"
