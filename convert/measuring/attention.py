@@ -5,15 +5,17 @@ difference of its two scores. The scores of many texts give all angles by linear
 cap of the scores takes a search.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from .norm import same
 
-CLOSE = 1e-7  # of a score difference, measured on weights that are neither 0 nor 1
 SATURATED = 1e-4  # a weight nearer to 0 or 1 says little about the scores
+
+
+Make = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Heads:
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
-    weights: torch.Tensor  # (M, G, h): what multiplies the products of rotated queries and keys
+    norms: tuple[Make, Make] | None = None  # of queries and keys that have been rotated
 
 
 @dataclass(frozen=True)
@@ -75,19 +77,6 @@ def second_weights(mixed: torch.Tensor, v: torch.Tensor) -> torch.Tensor | None:
     return torch.where(usable, share, torch.zeros_like(share))
 
 
-def uncapped(
-    heads: Heads, share: torch.Tensor, before: Rotation | None = None
-) -> Iterator[Rotation]:
-    """The ways to make scores without a cap so that they give the weights `share`."""
-    measured = measured_scores(heads, share)
-    if measured is None:
-        return
-    for layout, width in layouts(heads.q.shape[-1]):
-        solution = _linear(measured, layout, width)
-        if solution is not None:
-            yield solution
-
-
 def measured_scores(heads: Heads, share: torch.Tensor) -> Measured | None:
     """The score differences that the weights `share` show, without those that show little."""
     clear = (share > SATURATED) & (share < 1 - SATURATED)
@@ -108,70 +97,35 @@ def layouts(head_dim: int) -> list[tuple[str, int]]:
     return [half[0], *([("interleaved", whole)] if whole else []), *half[1:]]
 
 
-def usual_angles(width: int, theta: float = 10000.0) -> torch.Tensor:
-    """The angles of the pairs of a rotated part, from one position to the next."""
-    return theta ** (-2 * torch.arange(width // 2) / max(width, 1))
+def placed(heads: Heads, rotation: Rotation) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries and keys at their positions, rotated and normalised."""
+    q, k = rotated(heads.q, rotation), rotated(heads.k, rotation)
+    return (heads.norms[0](q), heads.norms[1](k)) if heads.norms else (q, k)
 
 
-def _linear(measured: Measured, layout: str, width: int) -> Rotation | None:
-    """The solution of the linear equations of scores without a cap; None if there is none."""
-    heads, target, trust = measured.heads, measured.target, measured.trust
-    first, second = pairs(layout, width)
-    q, own, other = heads.q[:, 1], heads.k[:, 1, :, None], heads.k[:, 0, :, None]
-    w = heads.weights
-    qa, qb, wa, wb = q[..., first], q[..., second], w[..., first], w[..., second]
-    ka, kb, la, lb = own[..., first], own[..., second], other[..., first], other[..., second]
-    rest = (q * w * (own - other))[..., width:].sum(-1, keepdim=True)
-    cos = -(wa * qa * la + wb * qb * lb)
-    sin = wa * qb * la - wb * qa * lb
-    plain = bool((wa == wb).all())
-    if plain:
-        columns = [(wa * (qa * ka + qb * kb)).sum(-1, keepdim=True) + rest, cos, sin]
-    else:
-        squares = [wa * qa * ka + wb * qb * kb, wa * qb * kb + wb * qa * ka]
-        columns = [rest, cos, sin, *squares, (wb - wa) * (qa * kb + qb * ka)]
-    groups = q.shape[1:3]
-    slopes = torch.eye(groups.numel()).reshape(*groups, -1).expand(*q.shape[:3], -1)
-    matrix = torch.cat([*columns, slopes], -1).flatten(0, 2)
-    clear = trust.flatten() > 0
-    matrix, weight = matrix[clear], trust.flatten()[clear, None]
-    wanted = target.flatten()[clear, None]
-    if len(matrix) < matrix.shape[1] + 2:
-        return None
-    solved = torch.linalg.lstsq(matrix * weight, wanted * weight, driver="gelsd")
-    gap = (matrix @ solved.solution - wanted) * weight
-    if float(gap.abs().max()) > CLOSE * max(1.0, float((wanted * weight).abs().max())):
-        return None
-    n, values = width // 2, solved.solution[:, 0]
-    cosines, sines = values[1 : 1 + n], values[1 + n : 1 + 2 * n]
-    angles = torch.atan2(sines, cosines)
-    scale = values[0]
-    if not plain:
-        scale = (cosines**2 + sines**2).sqrt().mean() if n else scale
-    angles = torch.where(angles.abs() < 1e-9, torch.zeros_like(angles), angles)
-    return Rotation(
-        layout, width, angles, float(scale), None, values[-groups.numel() :].reshape(groups)
-    )
+def products(heads: Heads, rotation: Rotation) -> tuple[torch.Tensor, torch.Tensor]:
+    """The second query's product with its own key, and that with the first key, both (B, M, G)."""
+    q, k = placed(heads, rotation)
+    own, other = ((q[:, 1] * k[:, at, :, None]).sum(-1) for at in (1, 0))
+    return own, other
 
 
 def difference(heads: Heads, rotation: Rotation) -> torch.Tensor:
     """The score of the second token for itself minus that for the first, (B, M, G)."""
-    q = rotated(heads.q[:, 1], rotation, 1) * heads.weights
-    own = rotated(heads.k[:, 1], rotation, 1)[:, :, None]
-    other = heads.k[:, 0, :, None]
-    one, two = (rotation.scale * (q * key).sum(-1) for key in (own, other))
+    one, two = (rotation.scale * product for product in products(heads, rotation))
     if rotation.softcap is not None:
         one, two = (rotation.softcap * torch.tanh(x / rotation.softcap) for x in (one, two))
     return one - two + rotation.slopes
 
 
-def rotated(x: torch.Tensor, rotation: Rotation, position: torch.Tensor | int) -> torch.Tensor:
-    """Heads `x` (..., h) turned to `position`, a number or of shape (T,) with x (B, T, ..., h)."""
+def rotated(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    """Heads `x` (B, T, ..., h), each turned to its position."""
     first, second = rotation.pairs
-    angles = torch.as_tensor(position)[..., None] * rotation.angles
-    if angles.ndim > 1:
-        angles = angles.reshape(angles.shape[0], *[1] * (x.ndim - 3), -1)
-    a, b, turned = x[..., first], x[..., second], x.clone()
-    turned[..., first] = a * angles.cos() - b * angles.sin()
-    turned[..., second] = a * angles.sin() + b * angles.cos()
-    return turned
+    order = torch.arange(x.shape[-1])
+    partner, sign, pair = order.clone(), torch.zeros(len(order)), torch.full_like(order, len(first))
+    partner[first], partner[second] = second, first
+    sign[first], sign[second] = -1.0, 1.0
+    pair[first] = pair[second] = torch.arange(len(first))
+    angles = torch.cat([rotation.angles, torch.zeros(1)])[pair]
+    angles = torch.arange(x.shape[1]).reshape(-1, *[1] * (x.ndim - 2)) * angles
+    return x * angles.cos() + x[..., partner] * sign * angles.sin()

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -116,7 +115,6 @@ def heads_of(s: Subject, form: BlockForm, y: Tensor, layer: int) -> Heads:
 def _heads(s: Subject, form: BlockForm, products: list[Tensor], layer: int) -> Heads:
     """The heads of block `layer` after their norms, before they rotate."""
     (q, k, v), norm = products, form.norm
-    weights = torch.ones(q.shape[2:])
     norms = [s.norm_params(f"blocks/attn/{name}", layer) for name in ("q_norm", "k_norm")]
     if form.qk_norm == "full_width":
         flat = [(_flat(scale), _flat(bias)) for scale, bias in norms]
@@ -125,10 +123,8 @@ def _heads(s: Subject, form: BlockForm, products: list[Tensor], layer: int) -> H
     elif form.qk_norm == "before_rotary":
         q, k = norm(q, norms[0]), norm(k, norms[1])
     elif form.qk_norm == "after_rotary":
-        bare = dataclasses.replace(norm, has_weight=False)
-        q, k = bare(q, (None, None)), bare(k, (None, None))
-        weights = weights * math.prod(scale + norm.unit_offset for scale, _ in norms)
-    return Heads(q, k, v, weights)
+        return Heads(q, k, v, (lambda x: norm(x, norms[0]), lambda x: norm(x, norms[1])))
+    return Heads(q, k, v)
 
 
 def _flat(value: Tensor | None) -> Tensor | None:

@@ -24,7 +24,7 @@ from ..foreign.imports import folders
 from ..foreign.peer import Peer, build, build_of
 from ..names.config_words import as_written
 from ..rows.fields import is_relevant
-from .attention import uncapped
+from .equations import uncapped
 from .readings import Reading, readings
 from .search_cap import capped
 from .settle import Settled, settle

@@ -2,7 +2,7 @@
 
 import torch
 
-from .attention import Rotation, rotated
+from .attention import Rotation, placed
 from .block import heads_of
 from .norm import SAME
 from .subject import BlockForm, Parted, Subject
@@ -38,8 +38,8 @@ def _window(
     y, mixed = seen
     heads = heads_of(s, form, y, layer)
     time = torch.arange(y.shape[1])
-    q, k = (rotated(part, rotation, time) for part in (heads.q, heads.k))
-    scores = rotation.scale * torch.einsum("btmgh,bumh->bmgtu", q * heads.weights, k)
+    q, k = placed(heads, rotation)
+    scores = rotation.scale * torch.einsum("btmgh,bumh->bmgtu", q, k)
     if rotation.softcap is not None:
         scores = rotation.softcap * torch.tanh(scores / rotation.softcap)
     distance = time[:, None] - time

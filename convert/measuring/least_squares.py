@@ -1,0 +1,40 @@
+"""Finds the numbers with which gaps vanish, by the method of Levenberg and Marquardt."""
+
+from collections.abc import Callable
+
+import torch
+
+CLOSE = 1e-7  # of a score difference, measured on weights that are neither 0 nor 1
+STEPS = 60
+HOPELESS = 1e-2  # a gap that remains after a quarter of them
+
+Gaps = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def tolerance(target: torch.Tensor) -> float:
+    """How large the gaps may be that are left of `target`."""
+    return CLOSE * max(1.0, float(target.abs().max()))
+
+
+def vanishing(gaps: Gaps, point: torch.Tensor, within: float) -> torch.Tensor | None:
+    """The point near `point` where all gaps are below `within`; None if no way leads there.
+
+    `gaps` gives the gaps at a point, and their derivatives.
+    """
+    damping, (error, slope) = 1e-3, gaps(point)
+    for step_number in range(STEPS):
+        worst = float(error.abs().max())
+        if worst < 1e-13 or damping > 1e8 or (step_number > STEPS // 4 and worst > HOPELESS):
+            break
+        sizes = (slope**2).sum(0).sqrt()
+        damped = torch.cat([slope, torch.diag(damping**0.5 * (sizes + 1e-12))])
+        if not bool(torch.isfinite(damped).all()):
+            return None
+        wanted = torch.cat([error, torch.zeros_like(sizes)])[:, None]
+        step = torch.linalg.lstsq(damped, wanted, driver="gels").solution[:, 0]
+        moved, moved_slope = gaps(point - step)
+        if float((moved**2).sum()) < float((error**2).sum()):
+            point, error, slope, damping = point - step, moved, moved_slope, damping / 5
+        else:
+            damping *= 4
+    return point if float(error.abs().max()) <= within else None
