@@ -79,9 +79,9 @@ def instead_of(name: str, known: Iterable[str]) -> str:
     return f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
 
 
-def divisors(n: int, step: int = 1) -> str:
-    """The divisors of `n` that are multiples of `step`, for an error message."""
-    return ", ".join(str(d) for d in range(step, n + 1, step) if n % d == 0)
+def divisors(n: int) -> str:
+    """The divisors of `n`, for an error message."""
+    return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
 
 
 def in_a_row(texts: Iterable[str], separator: str = "; ", most: int = 8) -> str:

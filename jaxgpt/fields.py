@@ -5,7 +5,7 @@ import functools
 import typing
 from typing import Any, Literal, TypeVar
 
-from jaxgpt.errors import instead_of, require
+from jaxgpt.errors import UserError, instead_of, require
 
 Section = TypeVar("Section")
 
@@ -70,8 +70,9 @@ def suggesting(section: type[Section]) -> type[Section]:
     def checked(self: Section, *values: Any, **fields: Any) -> None:
         names = [field.name for field in dataclasses.fields(section)]  # type: ignore[arg-type]
         for name in fields:
-            problem = f"{section.__name__} has no field {name}. {instead_of(name, names)}"
-            require(name in names, problem)
+            if name not in names:
+                advice = instead_of(name, names)
+                raise UserError(f"{section.__name__} has no field {name}. {advice}")
         construct(self, *values, **fields)
 
     section.__init__ = checked  # type: ignore

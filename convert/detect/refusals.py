@@ -133,7 +133,7 @@ def why_strange(inputs: Inputs, fits: list[Fit]) -> str:
 
 def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:
     """Require the fields that have no usual value, and a context length within LONGEST."""
-    if "num_heads" not in fields or "k" not in fitted.sizes:
+    if "num_heads" not in fields or not {"kv", "k"} <= fitted.sizes.keys():
         sizes = {axis: n for axis, n in fitted.sizes.items() if axis not in ("kv", "k")}
         group = sizes.get("group", 1)
         width = (joint_width(fitted.dialect, inputs.shapes, sizes) or 0) * group

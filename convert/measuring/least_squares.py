@@ -8,7 +8,7 @@ CLOSE = 1e-7  # of a score difference, measured on weights that are neither 0 no
 STEPS = 60
 HOPELESS = 1e-2  # a gap that remains after a quarter of them
 
-Gaps = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Function = Callable[[torch.Tensor], torch.Tensor]
 
 
 def tolerance(target: torch.Tensor) -> float:
@@ -16,12 +16,11 @@ def tolerance(target: torch.Tensor) -> float:
     return CLOSE * max(1.0, float(target.abs().max()))
 
 
-def vanishing(gaps: Gaps, point: torch.Tensor, within: float) -> torch.Tensor | None:
-    """The point near `point` where all gaps are below `within`; None if no way leads there.
-
-    `gaps` gives the gaps at a point, and their derivatives.
-    """
-    damping, (error, slope) = 1e-3, gaps(point)
+def vanishing(
+    gaps: Function, derivatives: Function, point: torch.Tensor, within: float
+) -> torch.Tensor | None:
+    """The point near `point` where all `gaps` are below `within`; None if no way leads there."""
+    damping, error, slope = 1e-3, gaps(point), derivatives(point)
     for step_number in range(STEPS):
         worst = float(error.abs().max())
         if worst < 1e-13 or damping > 1e8 or (step_number > STEPS // 4 and worst > HOPELESS):
@@ -32,9 +31,10 @@ def vanishing(gaps: Gaps, point: torch.Tensor, within: float) -> torch.Tensor | 
             return None
         wanted = torch.cat([error, torch.zeros_like(sizes)])[:, None]
         step = torch.linalg.lstsq(damped, wanted, driver="gels").solution[:, 0]
-        moved, moved_slope = gaps(point - step)
+        moved = gaps(point - step)
         if float((moved**2).sum()) < float((error**2).sum()):
-            point, error, slope, damping = point - step, moved, moved_slope, damping / 5
+            point, error, damping = point - step, moved, damping / 5
+            slope = derivatives(point)
         else:
             damping *= 4
     return point if float(error.abs().max()) <= within else None

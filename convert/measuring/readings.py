@@ -1,7 +1,7 @@
 """The ways in which a file may be read: by dialects with its names, or by roles that runs show."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,15 +21,19 @@ from .trace_reader import Reader
 
 LARGE = 2**40  # no value has so many numbers: none is recorded
 ROWS, LENGTH = 4, 3
-MOST_HEADS = 256
+SHORT = 8  # tokens of a context that stands in for one that the user must say
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What was detected, and the fields that were put in for those that the file asks for."""
+    """What was detected, and the fields that were put in for those that the file asks for.
+
+    `missing` is raised once the class agrees: it asks for a field that no run of a class shows.
+    """
 
     detected: Detected
     stand_ins: dict[str, Any]
+    missing: Asked | None = None
 
 
 def readings(
@@ -59,12 +63,17 @@ def _known(named: str | None) -> list[Dialect]:
 
 
 def _detections(
-    dialect: Dialect, inputs: Inputs, hints: Mapping[str, int], stand_ins: dict[str, Any]
+    dialect: Dialect,
+    inputs: Inputs,
+    hints: Mapping[str, int],
+    stand_ins: dict[str, Any],
+    missing: Asked | None = None,
 ) -> Iterator[Reading]:
     """What is detected with `dialect`, for each value of what it asks for."""
     given = {**inputs.given, **stand_ins}
     try:
-        yield Reading(detect_as(dialect, dataclasses.replace(inputs, given=given)), stand_ins)
+        detected = detect_as(dialect, dataclasses.replace(inputs, given=given))
+        yield Reading(detected, stand_ins, missing)
         return
     except Asked as problem:
         asked = problem
@@ -72,17 +81,18 @@ def _detections(
         return
     if asked.field in given:
         return
-    for value in _values(asked.field, hints):
-        yield from _detections(dialect, inputs, hints, {**stand_ins, asked.field: value})
+    if asked.field == "context_length" and asked.field not in hints:
+        missing = asked
+    for value in _values(asked, hints):
+        yield from _detections(dialect, inputs, hints, {**stand_ins, asked.field: value}, missing)
 
 
-def _values(field: str, hints: Mapping[str, int]) -> list[Any]:
-    """The values to put in for `field`: that of the class, or all that may be right."""
-    if field == "positions":
-        return ["none"]
-    if field in hints:
-        return [hints[field]]
-    return list(range(1, MOST_HEADS + 1)) if field == "num_heads" else []
+def _values(asked: Asked, hints: Mapping[str, int]) -> Sequence[Any]:
+    """The values to put in for what is `asked`: that of the class, or all that may be right."""
+    if asked.field in hints:
+        return [hints[asked.field]]
+    stand_ins: dict[str, Sequence[Any]] = {"positions": ["none"], "context_length": [SHORT]}
+    return stand_ins.get(asked.field, asked.candidates)
 
 
 def _gate_and_up_swapped(dialect: Dialect) -> Dialect | None:

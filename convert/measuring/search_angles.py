@@ -18,6 +18,7 @@ THETAS = tuple(10.0 ** (quarter / 4) for quarter in range(4, 33))
 STRETCHES = (1.0, -1.0, 0.5, 0.25, 0.125)  # of the angles; below 0 they turn backward
 GROWTHS = (1.0, 1.5, 2.5)  # of the scale that fits without a cap
 TRIALS = 3  # starts of each layout that are followed
+STEP = 1e-6  # for derivatives
 SPARE = 4  # equations for each unknown number
 
 
@@ -76,11 +77,15 @@ def _followed(measured: Measured, start: Rotation) -> Rotation | None:
     def error(point: torch.Tensor) -> torch.Tensor:
         return ((difference(measured.heads, at(point)) - target) * trust).flatten()
 
-    slope = torch.func.jacfwd(error)
-    found = vanishing(lambda point: (error(point), slope(point)), point, tolerance(target * trust))
-    if found is None:
+    def slope(point: torch.Tensor) -> torch.Tensor:
+        steps = torch.eye(len(point)) * STEP
+        columns = [(error(point + step) - error(point - step)) / (2 * STEP) for step in steps]
+        return torch.stack(columns, 1)
+
+    solution = vanishing(error, slope, point, tolerance(target * trust))
+    if solution is None:
         return None
-    end = at(found)
+    end = at(solution)
     angles = torch.where(end.angles.abs() < 1e-9, torch.zeros_like(end.angles), end.angles)
     cap = None if end.softcap is None else round_number(float(end.softcap))
     return replace(end, angles=angles, scale=float(end.scale), softcap=cap)

@@ -44,13 +44,18 @@ def capped(heads: Heads, share: torch.Tensor, before: Rotation | None = None) ->
 def _solved(equations: Equations, cap: float) -> Rotation | None:
     """The solution near `cap` and the numbers that fit best without one; None if none fits."""
     start = torch.cat([equations.solved(), torch.tensor([math.log(cap)])])
-    point = vanishing(lambda point: _gaps(equations, point), start, equations.tolerance)
+    point = vanishing(
+        lambda point: _bent(equations, point)[0],
+        lambda point: _bent(equations, point)[1],
+        start,
+        equations.tolerance,
+    )
     if point is None:
         return None
     return equations.rotation(point[:-1], round_number(float(point[-1].exp())))
 
 
-def _gaps(equations: Equations, point: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _bent(equations: Equations, point: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The weighted gaps of the equations, and their derivatives by the numbers in `point`.
 
     The last of these is the logarithm of the cap.

@@ -80,7 +80,10 @@ def _agreeing(inputs: Inputs, peer: Peer, source: Checkpoint, request: Request) 
         for reading in trials:
             try:
                 found = settle(_subject(peer, reading.detected, inputs.read, runs, solve))
-                return File(Inspected(source, _with_fields(reading, found)), peer)
+                detected = _with_fields(reading, found)
+                if reading.missing:
+                    raise reading.missing
+                return File(Inspected(source, detected), peer)
             except Parted as parted:
                 furthest = furthest_of(furthest, parted)
                 if isinstance(parted, UnknownScores):

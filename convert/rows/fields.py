@@ -98,8 +98,11 @@ def usual_of(unsaid: Mapping[str, Any], views: Collection[View]) -> dict[str, An
     names, usual = {view.name for view in views}, dict(unsaid)
     if ABSENT_NORMS["qk_norm"][1] in names and usual.get("qk_norm") == "none":
         usual["qk_norm"] = "before_rotary"
-    # Of eight files in public repositories without a last norm, all have norms after the sums.
-    if PRESENCE["norm_weight"] in names and ABSENT_NORMS["final_norm"][1] not in names:
+    # Of eight files in public repositories without a last norm, all have norms after the sums. That
+    # takes two norms in a block, and no more.
+    two = {PRESENCE["norm_weight"], ABSENT_NORMS["residual"][1]}
+    others = {ABSENT_NORMS["final_norm"][1], EXTRA_NORMS["sandwich"]}
+    if two <= names and not others & names:
         usual["norm"] = "post"
     return usual
 

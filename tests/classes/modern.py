@@ -106,8 +106,8 @@ FIELDS = {
 }  # fmt: skip
 
 
-def llama():
-    """A class with the names of Llama and other settings in every field that no tensor shows."""
+def _named(names):
+    """A decoder of the fields FIELDS whose parts have these names."""
     shown = {
         "mlp_gated": True,
         "norm_bias": False,
@@ -124,5 +124,24 @@ def llama():
         "num_kv_heads": 2,
     }
     return General(
-        ModelConfig(**sizes, **shown, **FIELDS, mlp_dim=20, head_dim=8, dropout=0.0), LLAMA
+        ModelConfig(**sizes, **shown, **FIELDS, mlp_dim=20, head_dim=8, dropout=0.0), names
     )
+
+
+def llama():
+    """A class with the names of Llama and other settings in every field that no tensor shows."""
+    return _named(LLAMA)
+
+
+def endless_llama():
+    """The same, and nothing says how long its context is."""
+    module = llama()
+    del module.max_seq_len
+    return module
+
+
+def endless_stranger():
+    """The same under names that no dialect knows."""
+    module = _named({part: f"q{word[::-1]}" for part, word in LLAMA.items()})
+    del module.max_seq_len
+    return module
