@@ -10,6 +10,8 @@ from convert import dialects
 from convert.detect import detect as detecting
 from convert.detect.detect import Detected, detect
 from convert.dialects import DIALECTS
+from convert.rows.fields import USUAL, usual_of
+from convert.rows.kinds import Row
 from convert.rows.move import to_torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
@@ -68,6 +70,26 @@ def test_a_head_count_that_nothing_shows_is_asked_for(name: str) -> None:
     report = found(tensors_of(name), None, {"num_heads": 5}).report
     assert report.given == {"num_heads": 5}
     assert report.config.head_dim == 7
+
+
+def test_a_head_count_gives_each_key_a_whole_group() -> None:
+    dialect = DIALECTS["llama"]
+    sizes = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "qk_norm": "none", "qkv_bias": False}
+    config = ModelConfig(**{**vars(config_of(dialect)), **sizes})
+    tensors = to_torch(dialect, config, random_params(config, np.dtype("float32")))
+    given = {"positions": "rotary", "context_length": 9}
+    with pytest.raises(UserError, match=r"1 does not divide among heads.*fit are 2, 4, 8, 16, 32:"):
+        found(tensors, "llama", {**given, "num_heads": 1})
+    report = found(tensors, "llama", {**given, "num_heads": 4}).report
+    assert report.config.num_kv_heads == 2
+
+
+def test_only_two_norms_in_a_block_are_taken_for_norms_after_the_sums() -> None:
+    rows = (each.flax for each in DIALECTS["nanogpt"].rows if isinstance(each, Row))
+    views = [flax for flax in rows if not flax.name.startswith("final")]
+    assert usual_of(USUAL, views)["norm"] == "post"
+    one = [flax for flax in views if not flax.name.startswith("blocks/norm2")]
+    assert usual_of(USUAL, one)["norm"] == USUAL["norm"] == "pre"
 
 
 @pytest.mark.parametrize("tied", [False, True])
