@@ -71,8 +71,8 @@ def _followed(measured: Measured, start: Rotation) -> Rotation | None:
     point = torch.cat([start.angles, torch.tensor(numbers).log()])
 
     def at(point: torch.Tensor) -> Rotation:
-        cap = point[n + 1].exp() if start.softcap else None
-        return replace(start, angles=point[:n], scale=point[n].exp(), softcap=cap)  # type: ignore[arg-type]
+        cap = float(point[n + 1].exp()) if start.softcap else None
+        return replace(start, angles=point[:n], scale=float(point[n].exp()), softcap=cap)
 
     def error(point: torch.Tensor) -> torch.Tensor:
         return ((difference(measured.heads, at(point)) - target) * trust).flatten()
@@ -87,5 +87,5 @@ def _followed(measured: Measured, start: Rotation) -> Rotation | None:
         return None
     end = at(solution)
     angles = torch.where(end.angles.abs() < 1e-9, torch.zeros_like(end.angles), end.angles)
-    cap = None if end.softcap is None else round_number(float(end.softcap))
-    return replace(end, angles=angles, scale=float(end.scale), softcap=cap)
+    cap = None if end.softcap is None else round_number(end.softcap)
+    return replace(end, angles=angles, softcap=cap)
