@@ -36,7 +36,7 @@ def searched(measured: Measured, caps: Sequence[float | None]) -> Iterator[Rotat
 
 
 def _fewer(measured: Measured, equations: int) -> Measured:
-    """The texts with the most telling weights, of which there are about so many equations."""
+    """The texts with the most telling weights, enough of them for `equations` equations."""
     heads, target, trust = measured.heads, measured.target, measured.trust
     texts = -(-equations // target[0].numel())
     best = trust.flatten(1).sum(1).argsort(descending=True)[:texts]
@@ -67,11 +67,11 @@ def _starts(
 def _followed(measured: Measured, start: Rotation) -> Rotation | None:
     """The rotation near `start` that gives the scores; None if there is none."""
     n, target, trust = len(start.angles), measured.target, measured.trust
-    numbers = [start.scale, *([start.softcap] if start.softcap else [])]
+    numbers = [start.scale] if start.softcap is None else [start.scale, start.softcap]
     point = torch.cat([start.angles, torch.tensor(numbers).log()])
 
     def at(point: torch.Tensor) -> Rotation:
-        cap = float(point[n + 1].exp()) if start.softcap else None
+        cap = None if start.softcap is None else float(point[n + 1].exp())
         return replace(start, angles=point[:n], scale=float(point[n].exp()), softcap=cap)
 
     def error(point: torch.Tensor) -> torch.Tensor:
