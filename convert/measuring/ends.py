@@ -12,7 +12,7 @@ from .measured_fields import factor, near
 from .norm import Norm, measured, round_number, same
 from .subject import Parted, Subject
 
-TABLES = ("none", "sinusoidal interleaved", "sinusoidal half")
+ROUNDING = 1e-12  # of a factor
 
 
 def entrances(s: Subject) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
@@ -81,9 +81,7 @@ def exit_fields(s: Subject, norm: Norm, x: torch.Tensor) -> dict[str, Any]:
     streams: dict[Any, torch.Tensor] = {"unused" if "final_norm/scale" in s.params else False: x}
     if s.has_norm("final_norm"):
         streams[True] = norm(x, s.norm_params("final_norm"))
-    chosen = next(
-        (final for final in (True, "unused", False) if _goes(streams, final, head_input)), None
-    )
+    chosen = _chosen(streams, head_input)
     if chosen is None:
         raise Parted(last, "neither the stream after it nor its final norm goes into the head")
     kernel = s.params["token_embedding/embedding"].T if c.tied else s.params["head/kernel"]
@@ -93,13 +91,20 @@ def exit_fields(s: Subject, norm: Norm, x: torch.Tensor) -> dict[str, Any]:
     return {"final_norm": chosen, **_logit_fields(logits, seen.logits)}
 
 
-def _goes(streams: dict[Any, torch.Tensor], final: Any, head_input: torch.Tensor) -> bool:
-    """Whether the stream by the name `final` goes into the head, but for a factor."""
-    if final not in streams:
-        return False
-    stream = streams[final]
-    ratio = float((stream * head_input).sum() / (stream**2).sum())
-    return same(ratio * stream, head_input)
+def _chosen(streams: dict[Any, torch.Tensor], head_input: torch.Tensor) -> Any:
+    """The name of the stream that goes into the head, but for a factor; None if none does.
+
+    To normalise a normalised stream again only scales it by nearly 1. Of two such streams, the one
+    that needs the rounder factor goes in.
+    """
+    errors = {}
+    for final in (True, "unused", False):
+        if final in streams:
+            stream = streams[final]
+            ratio = float((stream * head_input).sum() / (stream**2).sum())
+            if same(ratio * stream, head_input):
+                errors[final] = abs(ratio / _exact(ratio) - 1)
+    return next((each for each in errors if errors[each] <= min(errors.values()) + ROUNDING), None)
 
 
 def _logit_fields(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, Any]:

@@ -85,7 +85,9 @@ def check_random_class(seed: int) -> str:
     return ""
 
 
-@pytest.mark.parametrize("seed", range(3))
+# 0 caps the scores of heads that a LayerNorm normalises after they rotate; 173 has one norm in a
+# block and none at its end; 316 ends with a norm without weights, which a second one hardly changes.
+@pytest.mark.parametrize("seed", [0, 1, 2, 173, 316])
 def test_random_classes_are_proven(seed: int) -> None:
     assert check_random_class(seed) == ""
 
@@ -93,7 +95,7 @@ def test_random_classes_are_proven(seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("start", range(100, 1100, 50))
 def test_no_random_class_becomes_a_wrong_model(start: int) -> None:
-    """Each is proven, but for some whose capped scores are not found; those are refused."""
+    """Each is proven, but for one that may be refused."""
     refusals = [check_random_class(seed) for seed in range(start, start + 50)]
     refusals = [text for text in refusals if text]
-    assert len(refusals) <= 5, refusals
+    assert len(refusals) <= 1, refusals
