@@ -13,6 +13,7 @@ from .norm import Norm, measured, same
 from .subject import BlockForm, Parted, Subject, UnknownScores, furthest_of
 
 SCORES = "its scores are no rotated, scaled or capped products"
+NO_NORM = "its attention has an input that no norm makes of the stream"
 Tensor = torch.Tensor
 
 
@@ -24,15 +25,21 @@ class Entrance(NamedTuple):
     norm: Norm | None  # None where the stream enters as it is
 
 
-def first_block(s: Subject, x: Tensor) -> tuple[BlockForm, Rotation, Tensor]:
-    """The form of the blocks, the rotation of the first one, and the stream after it."""
-    problem = Parted("block 0", "its attention has an input that no norm makes of the stream")
+def first_blocks(s: Subject, x: Tensor) -> Iterator[tuple[BlockForm, Rotation, Tensor]]:
+    """The possible forms of the blocks, each with the first rotation and the stream after block 0.
+
+    Without weights, LayerNorm and RMSNorm of a stream whose mean is 0 are the same; only a later
+    block or the final norm shows which one it is.
+    """
+    problem: Parted | None = Parted("block 0", NO_NORM)
     for entrance in _entrances(s, x):
         try:
-            return _measured(s, x, entrance)
+            yield _measured(s, x, entrance)
+            problem = None
         except Parted as parted:
-            problem = furthest_of(problem, parted)
-    raise problem
+            problem = problem and furthest_of(problem, parted)
+    if problem:
+        raise problem
 
 
 def next_block(
@@ -238,9 +245,6 @@ def _after_mlp(
     if form.sandwich:
         update = form.norm(update, s.norm_params("blocks/out_norm2", layer))
     two = s.norm_params("blocks/norm2", layer)
-    match form.placement:
-        case "post":
-            return form.norm(stream + update, two)
-        case "output":
-            return stream + form.norm(update, two)
-    return stream + update
+    if form.placement == "post":
+        return form.norm(stream + update, two)
+    return stream + (form.norm(update, two) if form.placement == "output" else update)

@@ -10,7 +10,7 @@ from jaxgpt.model.positions import sinusoids
 
 from .measured_fields import factor, near
 from .norm import Norm, measured, round_number, same
-from .subject import Parted, Subject
+from .subject import Parted, Subject, UnknownExit
 
 ROUNDING = 1e-12  # of a factor
 
@@ -83,7 +83,7 @@ def exit_fields(s: Subject, norm: Norm, x: torch.Tensor) -> dict[str, Any]:
         streams[True] = norm(x, s.norm_params("final_norm"))
     chosen = _chosen(streams, head_input)
     if chosen is None:
-        raise Parted(last, "neither the stream after it nor its final norm goes into the head")
+        raise UnknownExit(last, "neither the stream after it nor its final norm goes into the head")
     kernel = s.params["token_embedding/embedding"].T if c.tied else s.params["head/kernel"]
     logits = streams[chosen] @ kernel
     if (bias := s.param("head/bias")) is not None:

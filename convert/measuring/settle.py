@@ -38,16 +38,32 @@ def settle(s: Subject) -> Settled:
     problem: Parted | None = None
     for fields, x in ends.entrances(s):
         try:
-            return _settled(s, dict(fields), x)
+            return _with_embedding(s, fields, x)
         except Parted as parted:
             problem = furthest_of(problem, parted)
     raise problem or Parted("the embedding", "its norm gives nothing that the class computes")
 
 
-def _settled(s: Subject, fields: dict[str, Any], x: torch.Tensor) -> Settled:
+def _with_embedding(s: Subject, fields: dict[str, Any], x: torch.Tensor) -> Settled:
     """The fields of the class with these `fields` of its embedding, which gives the stream `x`."""
+    problem: Parted | None = None
+    for first in block.first_blocks(s, x):
+        try:
+            return _settled(s, dict(fields), *first)
+        except Parted as parted:
+            problem = furthest_of(problem, parted)
+    assert problem is not None  # there is a first block, or an error
+    raise problem
+
+
+def _settled(
+    s: Subject, fields: dict[str, Any], form: BlockForm, rotation: Rotation, x: torch.Tensor
+) -> Settled:
+    """The fields of the class with these `fields` of its embedding and this first block.
+
+    The stream after it is `x`.
+    """
     table = fields.pop("table")
-    form, rotation, x = block.first_block(s, x)
     rotations = [rotation]
     for layer in range(1, s.config.num_blocks):
         rotation, x = block.next_block(s, form, rotation, x, layer)

@@ -33,20 +33,30 @@ class Differs(UserError):
 class Parted(Exception):
     """A stage of the class computes something that no value of any field gives."""
 
+    part = 0  # where in the stage: the later, the further the class and the model agree
+
     def __init__(self, where: str, why: str):
         super().__init__(f"{where}: {why}")
         self.where, self.why = where, why
 
     @property
-    def progress(self) -> tuple[int, bool]:
+    def progress(self) -> tuple[int, int]:
         """How far the class and the model agree."""
         block, _, layer = self.where.partition(" ")
         stage = 1 + int(layer) if block == "block" else 0 if layer == "embedding" else 10**9
-        return stage, isinstance(self, UnknownScores)
+        return stage, self.part
 
 
 class UnknownScores(Parted):
     """The scores of a block are made in another way than those that were tried."""
+
+    part = 1
+
+
+class UnknownExit(Parted):
+    """The head gets something else than what leaves the last block, or than its final norm."""
+
+    part = 2
 
 
 def furthest_of(one: Parted | None, other: Parted) -> Parted:
