@@ -78,7 +78,7 @@ def test_a_head_count_gives_each_key_a_whole_group() -> None:
     config = ModelConfig(**{**vars(config_of(dialect)), **sizes})
     tensors = to_torch(dialect, config, random_params(config, np.dtype("float32")))
     given = {"positions": "rotary", "context_length": 9}
-    with pytest.raises(UserError, match=r"1 does not divide among heads.*fit are 2, 4, 8, 16, 32:"):
+    with pytest.raises(UserError, match=r"1 does not divide among heads.*fit are 2, 4, 8, 16:"):
         found(tensors, "llama", {**given, "num_heads": 1})
     report = found(tensors, "llama", {**given, "num_heads": 4}).report
     assert report.config.num_kv_heads == 2
@@ -90,6 +90,29 @@ def test_only_two_norms_in_a_block_are_taken_for_norms_after_the_sums() -> None:
     assert usual_of(USUAL, views)["norm"] == "post"
     one = [flax for flax in views if not flax.name.startswith("blocks/norm2")]
     assert usual_of(USUAL, one)["norm"] == USUAL["norm"] == "pre"
+
+
+GROUPED = {
+    "vocab_size": 61, "context_length": 24, "model_dim": 30, "num_blocks": 2, "num_heads": 6,
+    "num_kv_heads": 2, "head_dim": 8, "positions": "rotary", "positions_stored": False,
+    "qk_norm": "none",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["separate", "fused", "llama", "phi3", "litgpt", "starcoder2"])
+def test_the_question_for_heads_lists_those_that_share_keys_evenly(name: str) -> None:
+    """48 wide queries and 16 wide keys: heads are 2, 4, 8 or 16 wide, as they rotate in pairs."""
+    config = ModelConfig(**{**vars(config_of(DIALECTS[name])), **GROUPED})
+    weights = to_torch(DIALECTS[name], config, random_params(config, np.dtype("float32")))
+    given = {"positions": "rotary", "rotary_fraction": 1.0, "context_length": 24}
+    with pytest.raises(UserError) as asked:
+        found(weights, name, given)
+    for part in ("queries are 48 wide", "that fit are 3, 6, 12, 24: ", "values are 16 wide, so"):
+        assert part in str(asked.value)
+    assert "num_kv_heads is then N / 3" in str(asked.value)
+    for one in ({"num_heads": 6}, {"num_kv_heads": 2}, {"num_heads": 6, "num_kv_heads": 2}):
+        detected = found(weights, name, {**given, **one}).report.config
+        assert (detected.num_heads, detected.num_kv_heads, detected.head_dim) == (6, 2, 8)
 
 
 @pytest.mark.parametrize("tied", [False, True])
