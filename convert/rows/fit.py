@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .axes import LABELS, Place, Sizes, View
 from .cuts import counted, uncut
 from .dialect import Dialect, is_ignored
-from .solve import Equation, label_sizes, solve
+from .solve import Equation, label_sizes, rests, solve
 
 Shape = tuple[int, ...]
 
@@ -67,6 +67,7 @@ def fit(dialect: Dialect, shapes: Mapping[str, Shape], known: Sizes | None = Non
     absent = {view.name for view in views if not all(_count(axis, counts) for axis in view.spread)}
     problems += [f"{view.name} is missing" for view in views if view.name in absent]
     sizes = solve(_equations(claimed, shapes), {**(known or {}), **counts})
+    problems += _contradictions(claimed, shapes, sizes)
     for view in views:
         problems += [f"{view.name}: {problem}" for problem in view.undivided(sizes)]
         for place in view.places(defaultdict(int, counts)):
@@ -91,6 +92,24 @@ def _problems(view: View, place: Place, shapes: Mapping[str, Shape], sizes: Size
     if shapes[name] != shape or len(shape) != len(view.dims):
         return [f"{name} is {shapes[name]}, expected {wanted}"]
     return []
+
+
+def _contradictions(
+    claimed: Mapping[str, tuple[View, Place]], shapes: Mapping[str, Shape], sizes: Sizes
+) -> list[str]:
+    """The problems with axes of unknown sizes of which the products differ among tensors.
+
+    Example: with H heads of unknown width k, queries of 48 rows and an output of 40 columns.
+    """
+    first: dict[frozenset[str], tuple[str, int]] = {}
+    problems = []
+    for name in claimed:
+        for (unknown, length), _ in rests(_equations({name: claimed[name]}, shapes), sizes).items():
+            other, expected = first.setdefault(unknown, (name, length))
+            if unknown and length != expected:
+                axes = " ".join(sorted(unknown))
+                problems.append(f"{name} has ({axes}) = {length}, but {other} {expected}")
+    return problems
 
 
 def joint_width(dialect: Dialect, shapes: Mapping[str, Shape], sizes: Sizes) -> int | None:

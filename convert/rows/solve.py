@@ -49,50 +49,50 @@ def _of_keys(equations: list[Equation]) -> list[Equation]:
         return []
     width = Counter(of_queries).most_common(1)[0][0]
     fused = [length for axes, length in equations if {*axes} == {"qkv", "kv", "k"}]
-    rests = [length - width for length in fused if length > width and (length - width) % 2 == 0]
-    queries: list[Equation] = [(("kv", "group", "k"), width) for _ in rests]
-    return [*queries, *[(("kv", "k"), rest // 2) for rest in rests]]
+    both = [length - width for length in fused if length > width and (length - width) % 2 == 0]
+    queries: list[Equation] = [(("kv", "group", "k"), width) for _ in both]
+    return [*queries, *[(("kv", "k"), length // 2) for length in both]]
 
 
 def _implied(equations: list[Equation], sizes: Sizes) -> dict[str, int]:
     """The sizes that follow from the equations with `sizes`; of an axis, that with most votes."""
-    rests = _rests(equations, sizes)
-    votes = _votes(rests) or _votes_of_pairs(rests)
+    left = rests(equations, sizes)
+    votes = _votes(left) or _votes_of_pairs(left)
     return {axis: tally.most_common(1)[0][0] for axis, tally in votes.items()}
 
 
-def _rests(equations: list[Equation], sizes: Sizes) -> Counter[Rest]:
+def rests(equations: list[Equation], sizes: Sizes) -> Counter[Rest]:
     """Each equation divided by the sizes that are known: the number of those that leave each rest.
 
     Leaves out those of which the length is no multiple: one of their numbers is wrong.
     """
     known = {**sizes, **label_sizes(sizes)}
-    rests: Counter[Rest] = Counter()
+    left: Counter[Rest] = Counter()
     for axes, length in equations:
         divisor = math.prod(known[axis] for axis in axes if axis in known)
         if divisor and length % divisor == 0:
             unknown = frozenset(axis for axis in axes if axis not in known)
-            rests[unknown, length // divisor] += 1
-    return rests
+            left[unknown, length // divisor] += 1
+    return left
 
 
-def _votes(rests: Counter[Rest]) -> Votes:
+def _votes(left: Counter[Rest]) -> Votes:
     """The votes of equations in which one axis is left: kv = 3."""
     votes: Votes = defaultdict(Counter)
-    for (unknown, length), count in rests.items():
+    for (unknown, length), count in left.items():
         if len(unknown) == 1 and unknown.isdisjoint(LABELS):
             votes[min(unknown)][length] += count
     return votes
 
 
-def _votes_of_pairs(rests: Counter[Rest]) -> Votes:
+def _votes_of_pairs(left: Counter[Rest]) -> Votes:
     """The votes of two equations that differ in one axis.
 
     Such are those of queries and keys: kv * group * k = 30 and kv * k = 10 give group = 3.
     """
     votes: Votes = defaultdict(Counter)
     for ((more, length), count), ((fewer, divisor), times) in itertools.product(
-        rests.items(), repeat=2
+        left.items(), repeat=2
     ):
         added = more - fewer
         one = fewer < more and len(added) == 1 and added.isdisjoint(LABELS)
