@@ -276,9 +276,98 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         "rope_scaling has .*, but rope_parameters has",
     ),
     "two bases": ("llama", {"rope_theta": 5.0}, "rope_theta is 5.0, but rope_theta in the rotary"),
+    "unknown stretching": (
+        "llama",
+        {"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}, "rope_scaling": None},
+        "rope_type is 'spiral'.*no counterpart",
+    ),
+    "stretching without factor": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}, "rope_scaling": None},
+        "factor",
+    ),
+    "stretching by nothing": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "factor": 0}, "rope_scaling": None},
+        "factor",
+    ),
+    "stretching in words": (
+        "llama",
+        {"rope_scaling": "linear", "rope_parameters": None},
+        "rope_scaling = 'linear'",
+    ),
+    "a base below zero": (
+        "llama",
+        {
+            "rope_parameters": {"rope_type": "default", "rope_theta": -5.0},
+            "rope_scaling": None,
+            "rope_theta": None,
+        },
+        "rotary_theta must be positive, but is -5.0",
+    ),
+    "kv heads, none": (
+        "llama",
+        {"num_key_value_heads": 0},
+        "num_key_value_heads = 0 is impossible",
+    ),
+    "kv heads in words": (
+        "llama",
+        {"num_key_value_heads": "two"},
+        "num_key_value_heads = 'two' is",
+    ),
+    "kv heads of one matrix": (
+        "phi3",
+        {"num_key_value_heads": 4},
+        r"\(64, 64\), expected .* \(64, 32\)|are wrong",
+    ),
+    "heads": ("llama", {"num_attention_heads": 8}, r"\(40, 64\), expected .* = \(80, 64\)"),
+    "heads of one matrix": (
+        "phi3",
+        {"num_attention_heads": 3},
+        "2 key and value .* divide 3 heads",
+    ),
+    "head of nothing": ("llama", {"head_dim": 0}, "head_dim = 0 is impossible for head_dim"),
+    "tied": ("mistral", {"tie_word_embeddings": True}, "tied = True, but the tensors show False"),
+    "untied": ("llama", {"tie_word_embeddings": False}, "tied = False, but the tensors show True"),
+    "biases of the MLP": (
+        "llama",
+        {"mlp_bias": True},
+        "mlp_bias = True, but the tensors show False",
+    ),
+    "biases, none": (
+        "llama, biases",
+        {"attention_bias": False},
+        "qkv_bias = False, but .* show True",
+    ),
+    "window": ("mistral", {"sliding_window": -7}, "sliding_window = -7 is no number of tokens"),
+    "window in words": (
+        "mistral",
+        {"sliding_window": "all"},
+        "sliding_window = 'all' is no number",
+    ),
+    "rotated part": (
+        "gpt-neox",
+        {"rotary_pct": 1.5, "rope_parameters": None},
+        "rotary_fraction 1.5 of",
+    ),
+    "epsilon": ("llama", {"rms_norm_eps": -1.0}, "rms_norm_eps = -1.0 is impossible for norm_eps"),
+    "cap": ("gemma2", {"attn_logit_softcapping": -50.0}, "softcapping = -50.0 is imposs"),
+    "scale": ("gemma2", {"query_pre_attn_scalar": -4}, "query_pre_attn_scalar = -4 is no width"),
+    "gate of another kind": (
+        "gemma",
+        {"hidden_act": "relu2_glu"},
+        "hidden_act = 'relu2_glu'; there can be",
+    ),
+    "one norm": ("falcon", {"parallel_attn": False}, "sequential, but .* show parallel_one_norm"),
     "width": ("llama", {"intermediate_size": 99}, "mlp_dim = 99, but the tensors show 80"),
     "blocks": ("llama", {"num_hidden_layers": 9}, "num_blocks = 9, but the tensors show 3"),
     "head": ("llama", {"head_dim": 8}, "head_dim = 8, but the tensors show 10"),
+    "biases in words": ("llama", {"attention_bias": "all"}, "attention_bias = 'all' is neither"),
+    "a base in words": (
+        "llama",
+        {"rope_parameters": None, "rope_theta": "big"},
+        "rope_theta = 'big' is no number",
+    ),
     "biases": ("llama", {"attention_bias": True}, "qkv_bias = True, but the tensors show False"),
     "activation": ("llama", {"hidden_act": "mish"}, "hidden_act = 'mish'; there can be"),
     "layers": ("gemma2", {"layer_types": ["full_attention"]}, "layer_types has 1 entries"),
@@ -309,6 +398,7 @@ def test_a_config_that_cannot_be_is_told_in_a_paragraph(
     (tmp_path / "model.safetensors").symlink_to(source / "model.safetensors")
     said = refused("jaxgpt-convert", "to-flax", tmp_path, tmp_path / "m")
     assert re.search(says, said), said
+    assert said.count("--ignore-config") <= 1
 
 
 def test_older_words_of_a_class_are_followed() -> None:
