@@ -214,6 +214,35 @@ def test_every_class_has_a_case() -> None:
     }
 
 
+BARE = {  # fields in which a bare file of the class is not what is assumed of a Llama
+    "gemma": {"activation", "norm_unit_offset", "embedding_scale"},
+}
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_a_bare_file_taken_for_a_llama_is_not_called_proven(
+    name: str, peer: Peer, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    """Its tensors have Llama's names, so that the fields in which it differs must be named."""
+    (tmp_path / "bare.safetensors").symlink_to(peer.home / name / "out" / "model.safetensors")
+    sizes = {"num_heads": 4, "context_length": 24}
+    given = [word for field, value in sizes.items() for word in ("--set", f"{field}={value}")]
+    moved = command(
+        "jaxgpt-convert", "to-flax", tmp_path / "bare.safetensors", tmp_path / "m", *given
+    )
+    assert moved.code == 0, moved
+    assert "(llama)" in moved.out
+    config, right = jaxgpt.load(tmp_path / "m").config, config_for(name)
+    wrong = {field for field in BARE[name] if getattr(config, field) != getattr(right, field)}
+    assert wrong == BARE[name]
+    assert ("multiplies by 1 + weight" in moved.err) == (name == "gemma")
+    outcome = command("jaxgpt-convert", "verify", tmp_path / "bare.safetensors", tmp_path / "m")
+    assert outcome.code == 4, outcome
+    for field in BARE[name]:
+        assert field in moved.err, moved
+        assert field in outcome.out + outcome.err, outcome
+
+
 def paths_of(config: ModelConfig) -> set[str]:
     return set(flatten(abstract_params(config)))
 
