@@ -149,7 +149,7 @@ def tensor_bytes(
     dialect: Dialect, config: ModelConfig, dtypes: Mapping[str, np.dtype]
 ) -> dict[str, int]:
     """The size in bytes of each tensor of the file, in its order, without making any tensor."""
-    dialect, sizes = express(dialect, dtypes, config.tied), move.sizes_of(config)
+    dialect, sizes = express(dialect, config, dtypes), move.sizes_of(config)
     sizes_by_name: dict[str, int] = {}
     for flax, torch in dialect.views:
         stored = [dtypes[path] for path in map(flax.at, flax.places(sizes)) if path in dtypes]

@@ -12,13 +12,16 @@ from jaxgpt.errors import in_a_row
 from ..rows.dialect import Dialect, is_ignored
 from ..rows.fields import USUAL
 from ..rows.kinds import Alias, Buffer, Kind
-from .roles import ROLES, THREE, Draft
-from .tensor_names import folded, joined, said
+from .draft import Draft
+from .roles import ROLES
+from .tensor_names import folded, said
 
 BEWARE = (
     "nobody has seen this class: what its norms compute, its activation and its causal mask leave "
     "no trace"
 )
+
+PARTS = {"qkv": "3", "glu": "2"}  # the number of parts in a matrix that is one for all
 
 
 @dataclass(frozen=True)
@@ -57,18 +60,20 @@ def propose(shapes: Mapping[str, tuple[int, ...]]) -> Proposal:
     lost = [name for name in table if "token" in draft.roles and name not in rows]
     draft.problems += [f"{name} {table[name]}: {draft.why(name)}" for name in lost]
     rows_in_order = tuple(dict.fromkeys(rows[name] for name in table if name in rows))
-    words = " ".join(
-        joined([name for role, name in draft.roles.items() if role in THREE])[1] or THREE
-    )
-    about = "a class without a name, its roles told by structure"
-    rms = any(said(name, "rms") for name in table)
+    gated = {"gate", "both"} & draft.roles.keys()
+    rms = gated or any(said(name, "rms") for name in table)
     dialect = Dialect(
         "auto",
-        about,
+        "a class without a name, its roles told by structure",
         rows_in_order,
-        unsaid={**USUAL, "norm_kind": "rms" if rms else "layer"},
-        words={"qkv": (words,)},
-        beware=BEWARE,
+        unsaid={
+            **USUAL,
+            "norm_kind": "rms" if rms else "layer",
+            "activation": "silu" if gated else USUAL["activation"],
+        },
+        words=draft.words(),
+        grouped=not heads,
+        beware="; ".join((*draft.assumed, BEWARE)),
     )
     return Proposal(None if draft.problems else dialect, draft.problems)
 
@@ -79,8 +84,7 @@ def described(dialect: Dialect) -> list[str]:
     for each in dialect.rows:
         view = each.torch.view()
         sides = [
-            "".join("3" if axis == "qkv" else axis[0].upper() for axis in dim) or "1"
-            for dim in view.dims
+            "".join(PARTS.get(axis, axis[0].upper()) for axis in dim) or "1" for dim in view.dims
         ]
         lines.append((view.name, f"({', '.join(sides)})", _meaning(each, dialect)))
     names, shapes, _ = (max(map(len, column)) for column in zip(*lines, strict=True))
@@ -95,9 +99,11 @@ def _meaning(each: Kind, dialect: Dialect) -> str:
         return "the number that masks, no weight" if is_ignored(each) else "causal mask, no weight"
     name = each.torch.view().name
     role, _, leaf = each.flax.name.rpartition("/")
-    text = next(meaning for flax, _, _, meaning, _ in ROLES.values() if flax.startswith(f"{role}/"))
-    if "{qkv}" in name:
-        text += f" (spelled {dialect.words['qkv'][0]})"
+    text = [meaning for flax, _, _, meaning, _ in ROLES.values() if flax.startswith(f"{role}/")][-1]
+    if label := next((axis for axis in PARTS if f"{{{axis}}}" in name), ""):
+        text += f" (spelled {dialect.words[label][0]})"
+    elif "gate_up" in role:
+        text += f" (in the order {dialect.words['glu'][0]})"
     if "qkv" in role:
         text += ", one head each" if "{head}" in name else ", all heads"
     return f"{text}, bias" if leaf == "bias" else text

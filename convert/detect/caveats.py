@@ -36,8 +36,7 @@ def other_caveats(
     sentences = []
     if assumed and evidence.dialect.beware:
         sentences.append(evidence.dialect.beware)
-    if "final_norm" in assumed:
-        sentences += evidence.hints
+    sentences += [hint for field, hint in evidence.hints.items() if field in assumed]
     if pads(configs):
         sentences.append(PADDING)
     return sentences

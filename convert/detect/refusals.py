@@ -134,22 +134,7 @@ def why_strange(inputs: Inputs, fits: list[Fit]) -> str:
 def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:
     """Require the fields that have no usual value, and a context length within LONGEST."""
     if "num_heads" not in fields or not {"kv", "k"} <= fitted.sizes.keys():
-        sizes = {axis: n for axis, n in fitted.sizes.items() if axis not in ("kv", "k")}
-        group = sizes.get("group", 1)
-        width = (joint_width(fitted.dialect, inputs.shapes, sizes) or 0) * group
-        why = (
-            f"{fields['num_heads']} does not divide"
-            if "num_heads" in fields
-            else "no tensor shows how they divide"
-        )
-        counts = [n for n in range(group, width + 1, group) if width % n == 0]
-        raise Asked(
-            "num_heads",
-            f"{inputs.path}: queries are {width} wide, all heads together, and {why} among heads. "
-            f"Head counts that fit are {', '.join(map(str, counts))}: say which with "
-            "--set num_heads=N.",
-            counts,
-        )
+        raise _question_of_heads(inputs, fitted, fields)
     if "positions" not in fields:
         raise Asked(
             "positions",
@@ -177,3 +162,30 @@ def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:
             f"this class, {fields['rotary_fraction']}, cannot rotate in pairs: say which does with "
             "--set rotary_fraction=X.",
         )
+
+
+def _question_of_heads(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> Asked:
+    """The question for the number of heads, with those that fit."""
+    sizes = {axis: n for axis, n in fitted.sizes.items() if axis not in ("kv", "k")}
+    group = sizes.get("group", 1)
+    width = (joint_width(fitted.dialect, inputs.shapes, sizes) or 0) * group
+    why = (
+        f"{fields['num_heads']} does not divide"
+        if "num_heads" in fields
+        else "no tensor shows how they divide"
+    )
+    # The elements of a head that rotates as a whole are pairs.
+    pairs = fields.get("positions") == "rotary" and fields.get("rotary_fraction", 1) == 1
+    whole = width // 2 if pairs and width % 2 == 0 else width
+    counts = [n for n in range(group, whole + 1, group) if whole % n == 0]
+    text = (
+        f"{inputs.path}: queries are {width} wide, all heads together, and {why} among heads. "
+        f"Head counts that fit are {', '.join(map(str, counts))}: say which with --set num_heads=N."
+    )
+    if group > 1:
+        text += (
+            f" Keys and values are {width // group} wide, so that {group} heads share each: "
+            f"num_kv_heads is then N / {group}, and --set num_kv_heads=N / {group} would do as "
+            "well."
+        )
+    return Asked("num_heads", text, counts)

@@ -80,15 +80,17 @@ def biases(table: Table) -> dict[str, str]:
     return bias_of
 
 
-def joined(names: list[str]) -> tuple[str, list[str]]:
-    """The three names as one, with {qkv} in place of the words that differ, and those words."""
+def joined(names: list[str], axis: str = "qkv") -> tuple[str, list[str]]:
+    """The names as one, with {axis} in place of the words that differ, and those words."""
     if len(names) < 2:
         return "".join(names), []
     pieces = [re.findall("[A-Z]?[^A-Z._]+|[A-Z._]", name) for name in names]
     start = alike(*pieces)
     end = alike(*(piece[start:][::-1] for piece in pieces))
+    while end and min(map(len, pieces)) == start + end:  # so that no word is empty
+        end -= 1
     words = ["".join(piece[start : len(piece) - end]) for piece in pieces]
-    return "".join([*pieces[0][:start], "{qkv}", *pieces[0][len(pieces[0]) - end :]]), words
+    return "".join([*pieces[0][:start], f"{{{axis}}}", *pieces[0][len(pieces[0]) - end :]]), words
 
 
 def alike(*rows: Sequence[str]) -> int:
@@ -100,5 +102,10 @@ def alike(*rows: Sequence[str]) -> int:
 
 def said(name: str, beginnings: str) -> int:
     """The number of words in `name` that match `beginnings`, where a blank ends a word."""
+    return len(re.findall(f" (?:{beginnings})", words_of(name)))
+
+
+def words_of(name: str) -> str:
+    """The words in `name` in lower case, each with a blank on both sides."""
     words = re.findall(r"[A-Z]?[^\W\dA-Z_]+|[A-Z]+", name)
-    return len(re.findall(f" (?:{beginnings})", f" {'  '.join(words)} ".lower()))
+    return f" {'  '.join(words)} ".lower()

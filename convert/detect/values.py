@@ -30,7 +30,7 @@ class Evidence:
     dialect: Dialect  # every Alias resolved to a Row, without ignored tensors
     read: dict[str, Any] = field(default_factory=dict)  # fields that the values show
     problems: list[str] = field(default_factory=list)
-    hints: list[str] = field(default_factory=list)
+    hints: dict[str, str] = field(default_factory=dict)  # on fields that values make doubtful
     told: frozenset[str] = frozenset()  # marks that tell twin dialects apart
 
 
@@ -58,8 +58,14 @@ def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
                 evidence.read.update(_positions(row, read))
         rows.append(row)
     if _untouched(dialect, read):
-        evidence.hints.append(
+        evidence.hints["final_norm"] = (
             "the final norm holds ones and zeros alone: was it ever applied? (final_norm=unused)"
+        )
+    if _around_zero(dialect, read):
+        evidence.hints["norm_unit_offset"] = (
+            "the weights of its norms lie around 0, as in a class such as Gemma, which multiplies "
+            "by 1 + weight (norm_unit_offset=true) and has other values in more fields: is it that "
+            "class? (--dialect gemma)"
         )
     return replace(evidence, dialect=replace(dialect, rows=tuple(rows)), told=frozenset(told))
 
@@ -101,6 +107,18 @@ def _untouched(dialect: Dialect, read: Read) -> bool:
     return bool(norms) and all(
         (value == (1 if path.endswith("scale") else 0)).all() for path, value in norms.items()
     )
+
+
+def _around_zero(dialect: Dialect, read: Read) -> bool:
+    """Whether the scales of the norms lie around 0; training moves them up or down from 1.
+
+    In a model that adds 1 to them, it moves them from 0.
+    """
+    if rows_of(dialect, "final_norm/bias"):
+        return False
+    views = [row.torch.view(dialect.spelling) for row in rows_of(dialect, "final_norm/scale")]
+    scales = [read(view.name).astype(np.float32) for view in views]
+    return any((scale < 0).mean() > 0.2 and abs(np.median(scale)) < 0.5 for scale in scales)
 
 
 def rows_of(dialect: Dialect, start: str) -> list[Row]:

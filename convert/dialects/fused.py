@@ -1,7 +1,7 @@
 """Decoders with one fused matrix for queries, keys and values, one third each."""
 
 from ..names import parts
-from ..names.modern_parts import qk_norms, rotary, with_gated
+from ..names.modern_parts import rotary, with_norms
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 from ..rows.kinds import linear
@@ -16,7 +16,6 @@ FAMILY = Dialect(
     rows=(
         *parts.embeddings("token_embedding", "position_embedding"),
         *linear("blocks/attn/qkv : layer d head qkv k", f"{INSIDE} : (qkv head k) d", "?"),
-        *qk_norms(ATTENTION),
         *parts.out(BLOCK, "attn", "proj"),
         *parts.mlp(BLOCK, "ff", "net.0", "net.2"),
         *parts.norms(BLOCK, "ln1", "ln2", "ln_f"),
@@ -31,4 +30,4 @@ FAMILY = Dialect(
     f"each; {parts.BEWARE}",
 )
 
-DIALECTS = (with_gated(FAMILY, BLOCK, "ff"),)
+DIALECTS = (with_norms(FAMILY, ATTENTION, BLOCK, "ff"),)

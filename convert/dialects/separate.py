@@ -1,7 +1,7 @@
 """Decoders with one matrix each for queries, keys and values, all heads together."""
 
 from ..names import parts
-from ..names.modern_parts import qk_norms, rotary, with_gated
+from ..names.modern_parts import rotary, with_norms
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 from ..rows.kinds import linear
@@ -15,7 +15,6 @@ FAMILY = Dialect(
     rows=(
         *parts.embeddings("token_embedding", "position_embedding"),
         *linear("blocks/attn/qkv : layer d head qkv k", f"{INSIDE}.{{qkv}} : (head k) d", "?"),
-        *qk_norms(INSIDE),
         *parts.out(BLOCK, "attn", "out_proj"),
         *parts.mlp(BLOCK, "ffn", "net.0", "net.2"),
         *parts.norms(BLOCK, "ln1", "ln2", "ln_f"),
@@ -30,4 +29,4 @@ FAMILY = Dialect(
     grouped=True,
 )
 
-DIALECTS = (with_gated(FAMILY, BLOCK, "ffn"),)
+DIALECTS = (with_norms(FAMILY, INSIDE, BLOCK, "ffn"),)

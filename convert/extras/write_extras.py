@@ -30,7 +30,7 @@ def as_the_file_had(opened: ModelDirectory, origin: Origin) -> dict[Any, Any]:
     recorded = origin.optimizer
     if recorded is None:
         return extras
-    dialect, groups = express(origin.dialect, opened.paths, opened.config.tied), recorded.groups
+    dialect, groups = express(origin.dialect, opened.config, opened.paths), recorded.groups
     if _trained(opened):
         parameters = leaves(dialect, opened.config)
         groups = renewed(groups, parameters, *_settings(opened, origin))
@@ -69,7 +69,7 @@ def as_the_class_does(
         container.step: step,
         container.loss: opened.about.get("val_loss") or UNMEASURED,
     }
-    dialect = express(dialect, opened.paths, opened.config.tied)
+    dialect = express(dialect, opened.config, opened.paths)
     groups = _usual_groups(opened, dialect, origin)
     return {
         **_sections(opened, dialect, origin),
@@ -106,7 +106,7 @@ def _settings(opened: ModelDirectory, origin: Origin | None) -> tuple[OptimConfi
         return _settings_of_run(about, str(opened.path / CONFIG))
     if origin is None or origin.optimizer is None:
         return OptimConfig(), OptimConfig().learning_rate
-    parameters = leaves(express(origin.dialect, opened.paths, opened.config.tied), opened.config)
+    parameters = leaves(express(origin.dialect, opened.config, opened.paths), opened.config)
     try:
         settings = as_settings(origin.optimizer.groups, parameters)
         optim = OptimConfig(**settings, final_learning_rate=0.0)

@@ -49,16 +49,18 @@ def _words_of(fields: Mapping[str, tuple[Any, Words]], field: str) -> Words:
 
 
 def _stated(dialect: Dialect, word: str, value: Any) -> Mapping[str, Any]:
-    """The fields that the plain `word` states with `value`; none if it is null or impossible."""
+    """The fields that the plain `word` states with `value`; none if it is null."""
     field = FIELD.get(word, "")
     if value is None:
         return {field: None} if field in NULLABLE else {}
     own = dialect.says.get(word, {})
     if is_plain(value) and value in own:
         return own[value]
-    if field and fits(field, value):
-        return {field: meaning(field, value, f"{word} = {value!r}")}
-    return {}
+    if not field:
+        return {}
+    if not fits(field, value):
+        raise UserError(f"{word} = {value!r} is impossible for {field}")
+    return {field: meaning(field, value, f"{word} = {value!r}")}
 
 
 def _require_divisible(fields: Mapping[str, tuple[Any, Words]]) -> None:

@@ -74,10 +74,7 @@ def meaning(name: str, value: Any, who: str) -> Any:
     spelled = value.lower() if isinstance(value, str) else value
     if spelled not in VALUES[name]:
         choices = ", ".join(map(str, VALUES[name]))
-        raise UserError(
-            f"{who}; there can be {choices}. If that config is not the file's, "
-            "--ignore-config passes over it."
-        )
+        raise UserError(f"{who}; there can be {choices}")
     return VALUES[name][spelled]
 
 

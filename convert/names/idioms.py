@@ -30,7 +30,9 @@ class Biases:
 
     def read(self, config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
         value = config.get(self.word)
-        return dict.fromkeys(self.fields.split(), value if isinstance(value, bool) else self.usual)
+        if value is not None and not isinstance(value, bool):
+            raise UserError(f"{self.word} = {value!r} is neither true nor false")
+        return dict.fromkeys(self.fields.split(), self.usual if value is None else value)
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
         return {self.word: any(getattr(config, field) for field in self.fields.split())}
@@ -45,6 +47,8 @@ class QueryScalar:
 
     def read(self, config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
         width = config.get("query_pre_attn_scalar") or self.usual
+        if not isinstance(width, (int, float)) or width <= 0:
+            raise UserError(f"query_pre_attn_scalar = {width!r} is no width")
         return {"attention_scale": width**-0.5}
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
@@ -90,6 +94,8 @@ class Window:
             size = None
         if size is None:
             return {"window": None}
+        if not isinstance(size, int) or size <= 0:
+            raise UserError(f"sliding_window = {size!r} is no number of tokens")
         kinds = config.get("layer_types") if self.rule != "all" else None
         layers = by_layer(None, fields)
         if kinds and (len(kinds) != len(layers) or not {*kinds} <= {SLIDING, FULL}):

@@ -142,16 +142,39 @@ def _reading(plain: Dialect, way: Gated) -> Dialect:
     )
 
 
-def qk_norms(inside: str) -> tuple[Row, ...]:
-    """The rows of the optional norms of each head's queries and keys; they are in `inside`."""
-    scale, shift = parts.NORM_WORDS.split()
+def with_norms(plain: Dialect, inside: str, blocks: str, module: str) -> Dialect:
+    """The family `plain` with readings for gated MLPs and optional norms of queries and keys.
+
+    The norms are in `inside`. The readings with norms over all heads come first: a norm that is as
+    wide as all queries must not be taken for that of the one head.
+    """
+    wide = (("q_norm", "kv group k", "(head k)"), ("k_norm", "kv () k", "(kv k)"))
+    narrow = (("q_norm", "k", "k"), ("k_norm", "k", "k"))
+    is_qkv = [
+        isinstance(each, Row) and each.flax.name.startswith("blocks/attn/qkv/")
+        for each in plain.rows
+    ]
+    end = len(is_qkv) - is_qkv[::-1].index(True)
+    first, second = (
+        with_gated(replace(plain, rows=rows), blocks, module)
+        for each in (wide, narrow)
+        for rows in [(*plain.rows[:end], *_norms(inside, each), *plain.rows[end:])]
+    )
+    others = (*first.readings, replace(second, readings=()), *second.readings)
+    return replace(first, readings=others)
+
+
+def _norms(inside: str, norms: Sequence[tuple[str, str, str]]) -> tuple[Row, ...]:
+    """The rows of `norms`: the name, the Flax axes and the torch axes of each."""
+    words = {"q_norm": QUERY_NORM, "k_norm": KEY_NORM}
+    leaves = zip(("scale", "bias"), parts.NORM_WORDS.split(), strict=True)
     rows = [
-        row(f"blocks/attn/{name}/{leaf} : layer k", f"{inside}.{choice}.{word} : k")
-        for name, choice in (
-            ("q_norm", parts.choice(QUERY_NORM, "q_norm")),
-            ("k_norm", parts.choice(KEY_NORM, "k_norm")),
+        row(
+            f"blocks/attn/{name}/{leaf} : layer {axes}",
+            f"{inside}.{parts.choice(words[name], name)}.{word} : {dims}",
         )
-        for leaf, word in (("scale", scale), ("bias", shift))
+        for leaf, word in leaves
+        for name, axes, dims in norms
     ]
     return optional(rows)
 

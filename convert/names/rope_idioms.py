@@ -180,14 +180,19 @@ class RotaryDim:
 
 
 def _dict(config: Mapping[str, Any], word: str) -> Mapping[str, Any]:
-    value = config.get(word)
-    return value if isinstance(value, dict) else {}
+    value = config.get(word) or {}
+    if not isinstance(value, dict):
+        raise UserError(f"{word} = {value!r} has no rope_type of its own, as an object would")
+    return value
 
 
 def _number(config: Mapping[str, Any], word: str, usual: float) -> float:
     value = config.get(word)
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if usable else usual  # type: ignore[arg-type]
+    if value is None:
+        return usual
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UserError(f"{word} = {value!r} is no number")
+    return float(value)
 
 
 def _theta(parameters: Mapping[str, Any], usual: float) -> float:

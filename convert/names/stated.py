@@ -38,9 +38,9 @@ def stated_fields(
     They may contradict each other in the fields of `given`, which the caller sets anyway, and in
     the length of the context, where one of them agrees with `shown`, the fields that tensors show.
 
-    Example: {"config.json": {"model_type": "gpt2", "n_head": 4, "n_layer": "x"}} states that
-    num_heads is 4, and what model_type = 'gpt2' implies for the dialect gpt2, such as the
-    activation gelu_tanh. It states nothing of num_blocks, as no number of blocks can be "x".
+    Example: {"config.json": {"model_type": "gpt2", "n_head": 4}} states that num_heads is 4, and
+    what model_type = 'gpt2' implies for the dialect gpt2, such as the activation gelu_tanh. With
+    "n_layer": "x" it cannot be followed; a config of no known class would state nothing by that.
     """
     _require_known_class(configs, dialect, path)
     _require_supported(words_in(configs), path)
@@ -51,7 +51,12 @@ def stated_fields(
         field = FIELD.get(key, "")
         if not field or value in dialect.says.get(key, {}) or not fits(field, value):
             continue
-        new = meaning(field, value, f"{path}: {where} says {key} = {value!r}")
+        try:
+            new = meaning(field, value, f"{path}: {where} says {key} = {value!r}")
+        except UserError as error:
+            raise UserError(
+                f"{error}. If that config is not the file's, --ignore-config passes over it."
+            ) from None
         _add(stated, field, Statement(new, f"{where}: {key} = {value!r}"), path, given, shown)
     for where in configs.keys() - others.keys():
         for field, statement in _of_class(configs[where], dialect, where, path).items():

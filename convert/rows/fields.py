@@ -88,9 +88,15 @@ def shown_by(views: Collection[View]) -> dict[str, Any]:
         return shown
     shown |= {field: value for field, (value, path) in ABSENT_NORMS.items() if path not in dims}
     shown["extra_norms"] = [name for name, path in EXTRA_NORMS.items() if path in dims]
-    if ("kv",) in dims.get(ABSENT_NORMS["qk_norm"][1], ()):
+    if norms_full_width(views):
         shown["qk_norm"] = "full_width"
     return shown
+
+
+def norms_full_width(views: Collection[View]) -> bool:
+    """Whether `views` have norms of queries and keys over all heads together."""
+    path = ABSENT_NORMS["qk_norm"][1]
+    return any(view.name == path and ("kv",) in view.dims for view in views)
 
 
 def usual_of(unsaid: Mapping[str, Any], views: Collection[View]) -> dict[str, Any]:

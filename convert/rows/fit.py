@@ -3,7 +3,6 @@
 Works on names and shapes alone; independent of file formats.
 """
 
-import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from .axes import LABELS, Place, Sizes, View
 from .cuts import counted, uncut
 from .dialect import Dialect, is_ignored
+from .solve import Equation, label_sizes, rests, solve
 
 Shape = tuple[int, ...]
 
@@ -67,6 +67,7 @@ def fit(dialect: Dialect, shapes: Mapping[str, Shape], known: Sizes | None = Non
     absent = {view.name for view in views if not all(_count(axis, counts) for axis in view.spread)}
     problems += [f"{view.name} is missing" for view in views if view.name in absent]
     sizes = solve(_equations(claimed, shapes), {**(known or {}), **counts})
+    problems += _contradictions(claimed, shapes, sizes)
     for view in views:
         problems += [f"{view.name}: {problem}" for problem in view.undivided(sizes)]
         for place in view.places(defaultdict(int, counts)):
@@ -93,14 +94,34 @@ def _problems(view: View, place: Place, shapes: Mapping[str, Shape], sizes: Size
     return []
 
 
+def _contradictions(
+    claimed: Mapping[str, tuple[View, Place]], shapes: Mapping[str, Shape], sizes: Sizes
+) -> list[str]:
+    """The problems with axes of unknown sizes of which the products differ among tensors.
+
+    Example: with H heads of unknown width k, queries of 48 rows and an output of 40 columns.
+    """
+    first: dict[frozenset[str], tuple[str, int]] = {}
+    problems = []
+    for name in claimed:
+        for (unknown, length), _ in rests(_equations({name: claimed[name]}, shapes), sizes).items():
+            other, expected = first.setdefault(unknown, (name, length))
+            if unknown and length != expected:
+                axes = " ".join(sorted(unknown))
+                problems.append(f"{name} has ({axes}) = {length}, but {other} {expected}")
+    return problems
+
+
 def joint_width(dialect: Dialect, shapes: Mapping[str, Shape], sizes: Sizes) -> int | None:
     """The width of all heads together, where no tensor shows their number; otherwise None."""
     claims = {name: _claims(dialect, name) for name in shapes}
     claimed = {name: matches[0] for name, matches in claims.items() if len(matches) == 1}
     for axes, length in _equations(claimed, shapes):
         if {axis for axis in axes if axis not in sizes} - LABELS.keys() == {"kv", "k"}:
-            known = {**sizes, **_label_sizes(sizes)}
-            return length // math.prod(known[axis] for axis in axes if axis in known)
+            known = {**sizes, **label_sizes(sizes)}
+            rest = math.prod(known[axis] for axis in axes if axis in known)
+            if length % rest == 0:
+                return length // rest
     return None
 
 
@@ -111,11 +132,6 @@ def _claims(dialect: Dialect, name: str) -> list[tuple[View, Place]]:
 
 def _count(axis: str, counts: Sizes) -> int:
     return len(LABELS[axis]) if axis in LABELS else counts.get(axis, 0)
-
-
-Equation = tuple[tuple[str, ...], int]  # the axes of a dimension, and its length
-Rest = tuple[frozenset[str], int]  # the axes of unknown size in an equation, and their product
-Votes = defaultdict[str, Counter[int]]  # axis -> each size for it, and the equations that imply it
 
 
 def _equations(
@@ -132,82 +148,6 @@ def _equations(
             labelled = any(axis in LABELS for axis in dim)
             equations.append((uncut(map(counted, dim) if labelled else axes), length))
     return equations
-
-
-def solve(equations: list[Equation], known: Sizes) -> dict[str, int]:
-    """The axis sizes that most equations imply, so that one wrong shape is reported alone.
-
-    `known` may hold `head`, the number of query heads. Heads are not grouped unless shapes show it.
-
-    Example: the matrix `d (qkv head k)` of shape (12, 36), and 3 heads. The equations are d = 12,
-    qkv * kv * k = 36, kv * group = 3. The rounds give d = 12; nothing, so that group = 1 is tried,
-    with which there are qkv = 3 entries for each head; kv = 3; k = 36 / (3 * 3) = 4.
-    """
-    sizes = {axis: n for axis, n in known.items() if axis != "head"}
-    if "head" in known:  # as often as there are shapes, so that none of them outvotes it
-        equations = [*equations, *[(("kv", "group"), known["head"])] * len(equations)]
-    while True:
-        implied = _implied(equations, sizes)
-        if not implied and "group" not in sizes:
-            implied = {"group": 1}
-        if not implied:
-            return sizes
-        sizes |= implied
-
-
-def _implied(equations: list[Equation], sizes: Sizes) -> dict[str, int]:
-    """The sizes that follow from the equations with `sizes`; of an axis, that with most votes."""
-    rests = _rests(equations, sizes)
-    votes = _votes(rests) or _votes_of_pairs(rests)
-    return {axis: tally.most_common(1)[0][0] for axis, tally in votes.items()}
-
-
-def _rests(equations: list[Equation], sizes: Sizes) -> Counter[Rest]:
-    """Each equation divided by the sizes that are known: the number of those that leave each rest.
-
-    Leaves out those of which the length is no multiple: one of their numbers is wrong.
-    """
-    known = {**sizes, **_label_sizes(sizes)}
-    rests: Counter[Rest] = Counter()
-    for axes, length in equations:
-        divisor = math.prod(known[axis] for axis in axes if axis in known)
-        if divisor and length % divisor == 0:
-            unknown = frozenset(axis for axis in axes if axis not in known)
-            rests[unknown, length // divisor] += 1
-    return rests
-
-
-def _votes(rests: Counter[Rest]) -> Votes:
-    """The votes of equations in which one axis is left: kv = 3."""
-    votes: Votes = defaultdict(Counter)
-    for (unknown, length), count in rests.items():
-        if len(unknown) == 1:
-            votes[min(unknown)][length] += count
-    return votes
-
-
-def _votes_of_pairs(rests: Counter[Rest]) -> Votes:
-    """The votes of two equations that differ in one axis.
-
-    Such are those of queries and keys: kv * group * k = 30 and kv * k = 10 give group = 3.
-    """
-    votes: Votes = defaultdict(Counter)
-    for ((more, length), count), ((fewer, divisor), times) in itertools.product(
-        rests.items(), repeat=2
-    ):
-        added = more - fewer
-        if fewer < more and len(added) == 1 and divisor and length % divisor == 0:
-            votes[min(added)][length // divisor] += min(count, times)
-    return votes
-
-
-def _label_sizes(sizes: Sizes) -> dict[str, int]:
-    """The number of entries on each label axis, where the sizes of its parts are known."""
-    return {
-        axis: sum(math.prod(sizes[each] for each in own) for own in labels.values())
-        for axis, labels in LABELS.items()
-        if all(each in sizes for own in labels.values() for each in own)
-    }
 
 
 def parameter_rows(dialect: Dialect, sizes: Sizes) -> Iterator[str]:

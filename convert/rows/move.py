@@ -18,7 +18,7 @@ from ..dtypes import OF_WEIGHTS
 from .axes import Place, Sizes, View
 from .buffers import buffers
 from .dialect import Dialect
-from .fields import FIELDS
+from .fields import FIELDS, norms_full_width
 from .kinds import Scaled
 from .order import in_file_order
 from .regroup import Heads, Put, move, parts
@@ -135,7 +135,7 @@ def to_torch_lazily(
     `read` returns one by its path; besides the result, the arrays of one row are in memory.
     """
     require_expressible(dialect, config, paths)
-    dialect = express(dialect, paths, config.tied)
+    dialect = express(dialect, config, paths)
     sizes, elements = sizes_of(config), _heads_in_files(dialect, config)
     elements = None if elements is None else np.argsort(elements)
     dtype = read(min(paths)).dtype
@@ -181,13 +181,13 @@ def sizes_of(config: ModelConfig) -> dict[str, int]:
 def filled(dialect: Dialect, config: ModelConfig, paths: set[str]) -> list[str]:
     """The Flax paths of biases that the class has and the model lacks, written as zeros."""
     return sorted(
-        path for path in _flax_paths(express(dialect, paths, config.tied), sizes_of(config)) - paths
+        path for path in _flax_paths(express(dialect, config, paths), sizes_of(config)) - paths
     )
 
 
 def require_expressible(dialect: Dialect, config: ModelConfig, paths: set[str]) -> None:
     """Require that files of `dialect` have a place for every parameter and choice of the model."""
-    dialect, sizes = express(dialect, paths, config.tied), sizes_of(config)
+    dialect, sizes = express(dialect, config, paths), sizes_of(config)
     rows = _flax_paths(dialect, sizes)
     missing = sorted(rows - paths - fillable(dialect))
     problems = [f"it has no {path}, which this dialect's files hold" for path in missing]
@@ -199,6 +199,12 @@ def require_expressible(dialect: Dialect, config: ModelConfig, paths: set[str]) 
         for name, value in dialect.certain.items()
         if getattr(config, name) != value
     ]
+    wide = norms_full_width([flax for flax, _ in dialect.views])
+    if config.norm_weight and wide != (config.qk_norm == "full_width") and config.qk_norm != "none":
+        problems.append(
+            f"its qk_norm is {config.qk_norm}, but this dialect's files have norms of queries and "
+            f"keys over {'all heads together' if wide else 'each head'}"
+        )
     if not dialect.grouped and config.num_kv_heads != config.num_heads:
         problems.append(
             f"its {config.num_heads} heads share {config.num_kv_heads} keys and values, and each "

@@ -7,8 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from jaxgpt.config import ModelConfig
+
 from .axes import Dims, every
 from .dialect import Dialect, is_ignored
+from .fields import norms_full_width
 from .kinds import EMBEDDING, Alias, Buffer, Filled, Kind, Row
 from .pattern import Choice, Match, label_words
 
@@ -143,19 +146,19 @@ def _could_be(dims: Dims, shape: Shape) -> bool:
     )
 
 
-def express(dialect: Dialect, paths: Collection[str], tied: bool) -> Dialect:
-    """The dialect as its class writes a model with the parameters at `paths`.
+def express(dialect: Dialect, config: ModelConfig, paths: Collection[str]) -> Dialect:
+    """The dialect as its class writes the model of `config`, with the parameters at `paths`.
 
     Takes the first word of each choice, and the buffers that the current version of the class
     stores.
     """
     expressed: list[Kind] = []
     flax = set()
-    dialect = _holding(dialect, paths)
+    dialect = _holding(dialect, config, paths)
     for row in dialect.rows:
         row = replace(row, torch=row.torch.worded({}))
         if isinstance(row, Alias):
-            row = Row(row.of if tied else row.own, row.torch)
+            row = Row(row.of if config.tied else row.own, row.torch)
         if isinstance(row, Row):
             in_model = any(row.flax.at(place) in paths for place in every(row.flax.spread, {}))
             if (row.torch.optional and not in_model) or (
@@ -170,13 +173,15 @@ def express(dialect: Dialect, paths: Collection[str], tied: bool) -> Dialect:
     return replace(dialect, rows=tuple(expressed), words=words)
 
 
-def _holding(dialect: Dialect, paths: Collection[str]) -> Dialect:
+def _holding(dialect: Dialect, config: ModelConfig, paths: Collection[str]) -> Dialect:
     """The first reading of `dialect` with a place for each parameter of `paths`, or its own."""
+    wide = config.qk_norm == "full_width"
     for reading in (dialect, *dialect.readings):
         rows = [row for row in reading.rows if isinstance(row, Row)]
         places = {row.flax.at(place) for row in rows for place in every(row.flax.spread, {})}
         places |= {row.own.name for row in reading.rows if isinstance(row, Alias)}
-        if places >= set(paths):
+        alike = config.qk_norm == "none" or wide == norms_full_width([row.flax for row in rows])
+        if places >= set(paths) and alike:
             return reading
     return dialect
 

@@ -193,6 +193,7 @@ def peer(exported: Path) -> Peer:
             "folder": str(exported / name / "out"),
             "again": str(exported / name / "again"),
             "prompt": "a b",
+            "new": 18,
             "shard": case.shard,
         }
         for name, case in CASES.items()

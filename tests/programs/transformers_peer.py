@@ -20,7 +20,7 @@ for name, job in work["models"].items():
         ids,
         attention_mask=torch.ones_like(ids),
         do_sample=False,
-        max_new_tokens=18,
+        max_new_tokens=job["new"],
         eos_token_id=-1,
     )
     found["models"][name] = {

@@ -6,20 +6,28 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from convert.detect.by_structure import described, propose
+from convert.detect.detect import Detected, detect
 from convert.dialects import DIALECTS
 from convert.files import safefile
+from convert.names.modern_parts import NUMBERS
 from convert.rows.axes import View
 from convert.rows.dialect import Dialect
 from convert.rows.fields import FIELDS
 from convert.rows.fit import fit
 from convert.rows.kinds import Alias, Buffer, Row
+from convert.rows.move import to_flax, to_torch
 from convert.rows.order import in_module_order
 from convert.rows.resolve import settle
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
+from jaxgpt.pytree import Tree, flatten
+from tests.helpers import random_params
 from tests.zoo import ZOO, needs_zoo
 
 TELLING = [  # names from which the roles can be read even without an order
@@ -552,6 +560,122 @@ def test_rmsnorm_is_told_by_its_name() -> None:
         dialect = propose(Layout(norms=words, biases=frozenset()).shapes()).dialect
         assert dialect is not None
         assert dialect.unsaid["norm_kind"] == kind
+
+
+MODERN = ModelConfig(
+    vocab_size=61, context_length=24, model_dim=30, num_blocks=2, num_heads=6, num_kv_heads=2,
+    head_dim=8, mlp_dim=77, positions="rotary", norm_kind="rms", norm_bias=False, mlp_gated=True,
+    activation="silu", mlp_bias=False, qkv_bias=True, attention_out_bias=False, head_bias=False,
+    dropout=0.0,
+)  # fmt: skip
+
+
+def disguised(
+    source: str, words: dict[str, str], config: ModelConfig = MODERN, turned: bool = False
+) -> tuple[dict[str, np.ndarray], Tree]:
+    """Tensors of a class with names of its own, in alphabetic order if `turned`; and the parameters."""
+    params = random_params(config, np.dtype("float32"))
+    tensors = to_torch(DIALECTS[source], config, params)
+    words = {"blocks": "stack", "ln1": "rms_att", "ln2": "rms_mlp", "ffn": "g_mlp", **words}
+    for old, new in words.items():
+        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+    return dict(sorted(tensors.items())) if turned else tensors, params
+
+
+def as_auto(tensors: dict[str, np.ndarray], **given: Any) -> Detected:
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    known = {"positions": "rotary", "context_length": 24, **given}
+    return detect(shapes, tensors.__getitem__, "weights.pt", "auto", known)
+
+
+TOLD = {  # words for gate, up and down; whether numbers tell the gate
+    "gate_proj up_proj down_proj": False,
+    "Gate Up Down": False,
+    "gate main back": False,
+    "side up back": False,
+    "g.lin u.lin o.lin": False,
+    "wg wu wd": False,
+    "w_1 w_3 w_2": True,
+    "fc1 fc2 fc3": True,
+    "lin.0 lin.1 lin.2": True,
+}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("words", TOLD)
+def test_the_gate_is_told_by_words_or_taken_by_number_aloud(words: str, turned: bool) -> None:
+    gate, up, down = words.split()
+    new = {"gate_proj": "@1", "up_proj": "@2", "down_proj": "@3", "@1": gate, "@2": up, "@3": down}
+    tensors, params = disguised("separate", new, turned=turned)
+    if turned:  # no order tells
+        tensors = dict(reversed(tensors.items()))
+    detected = as_auto(tensors, num_heads=6)
+    config = detected.report.config
+    different = {field for field, value in vars(MODERN).items() if getattr(config, field) != value}
+    assert not different
+    assert (NUMBERS in "; ".join(detected.report.caveats)) == TOLD[words]
+    back = flatten(to_flax(detected.dialect, config, tensors.__getitem__))
+    assert all(back[path].tobytes() == value.tobytes() for path, value in flatten(params).items())
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("separate", {"gate_proj": "a", "up_proj": "b", "down_proj": "c"}),
+        ("separate", {"gate_proj": "inner.a", "up_proj": "inner.b", "down_proj": "back"}),
+        ("separate", {"gate_proj": "gate_up", "up_proj": "up_gate"}),
+    ],
+)
+def test_a_gate_that_nothing_tells_is_not_guessed(source: str, words: dict[str, str]) -> None:
+    tensors, _ = disguised(source, words)
+    with pytest.raises(UserError, match=r"nothing tells which is the gate of the MLP; its class"):
+        as_auto(tensors, num_heads=6)
+
+
+@pytest.mark.parametrize("first", ["gate", "up", ""])
+def test_the_halves_of_a_matrix_with_a_gate_are_told_by_words(first: str) -> None:
+    tensors, params = disguised("separate", {"gate_proj": "@", "up_proj": "wide_up"})
+    joined = {"gate": "w_gate_val", "up": "w_val_gate", "": "w_in"}[first]
+    for layer in range(2):
+        inside = f"stack.{layer}.g_mlp"
+        gate, up = (tensors.pop(f"{inside}.{word}.weight") for word in ("@", "wide_up"))
+        both = [up, gate] if first == "up" else [gate, up]
+        tensors[f"{inside}.{joined}.weight"] = np.concatenate(both)
+    if not first:
+        with pytest.raises(UserError, match=r"w_in.weight: nothing tells which half of it is the"):
+            as_auto(tensors, num_heads=6)
+        return
+    detected = as_auto(tensors, num_heads=6)
+    back = flatten(to_flax(detected.dialect, detected.report.config, tensors.__getitem__))
+    assert all(back[path].tobytes() == value.tobytes() for path, value in flatten(params).items())
+    order = "gate up" if first == "gate" else "up gate"
+    assert f"what it gates (in the order {order})" in "\n".join(described(detected.dialect))
+
+
+def test_grouped_queries_in_one_matrix_are_seen_by_structure() -> None:
+    words = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down", "attn.qkv": "mix.all_att"}
+    config = replace(MODERN, qkv_bias=False)
+    tensors, params = disguised("fused", {"ff.": "ffn.", **words}, config)
+    with pytest.raises(UserError, match="queries are 48 wide, .* values are 16 wide, so that 3"):
+        as_auto(tensors)
+    detected = as_auto(tensors, num_kv_heads=2)
+    assert detected.report.config.num_heads == 6
+    back = flatten(to_flax(detected.dialect, detected.report.config, tensors.__getitem__))
+    assert all(back[path].tobytes() == value.tobytes() for path, value in flatten(params).items())
+
+
+def test_keys_of_a_width_that_queries_do_not_share_are_no_attention() -> None:
+    shapes = Layout().shapes()
+    narrow = {
+        name: (12, *shape[1:]) if ".key." in name or ".value." in name else shape
+        for name, shape in shapes.items()
+    }
+    assert propose(narrow).dialect is None
+    shared = {
+        name: (6, *shape[1:]) if ".key." in name or ".value." in name else shape
+        for name, shape in shapes.items()
+    }
+    assert propose(shared).dialect
 
 
 def test_a_bias_belongs_to_the_one_matrix_of_its_module() -> None:

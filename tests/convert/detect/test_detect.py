@@ -12,10 +12,11 @@ from convert.detect.detect import Detected, detect
 from convert.dialects import DIALECTS
 from convert.rows.fields import USUAL, usual_of
 from convert.rows.kinds import Row
-from convert.rows.move import to_torch
+from convert.rows.move import to_flax, to_torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model.positions import sinusoids
+from jaxgpt.pytree import flatten
 from tests.helpers import INVISIBLE, PRIME_CONFIG, config_of, random_params, tensors_of
 
 UNSAID = {
@@ -78,7 +79,7 @@ def test_a_head_count_gives_each_key_a_whole_group() -> None:
     config = ModelConfig(**{**vars(config_of(dialect)), **sizes})
     tensors = to_torch(dialect, config, random_params(config, np.dtype("float32")))
     given = {"positions": "rotary", "context_length": 9}
-    with pytest.raises(UserError, match=r"1 does not divide among heads.*fit are 2, 4, 8, 16, 32:"):
+    with pytest.raises(UserError, match=r"1 does not divide among heads.*fit are 2, 4, 8, 16:"):
         found(tensors, "llama", {**given, "num_heads": 1})
     report = found(tensors, "llama", {**given, "num_heads": 4}).report
     assert report.config.num_kv_heads == 2
@@ -90,6 +91,61 @@ def test_only_two_norms_in_a_block_are_taken_for_norms_after_the_sums() -> None:
     assert usual_of(USUAL, views)["norm"] == "post"
     one = [flax for flax in views if not flax.name.startswith("blocks/norm2")]
     assert usual_of(USUAL, one)["norm"] == USUAL["norm"] == "pre"
+
+
+GROUPED = {
+    "vocab_size": 61, "context_length": 24, "model_dim": 30, "num_blocks": 2, "num_heads": 6,
+    "num_kv_heads": 2, "head_dim": 8, "positions": "rotary", "positions_stored": False,
+    "qk_norm": "none",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["separate", "fused", "llama", "phi3", "litgpt", "starcoder2"])
+def test_the_question_for_heads_lists_those_that_share_keys_evenly(name: str) -> None:
+    """48 wide queries and 16 wide keys: heads are 2, 4, 8 or 16 wide, as they rotate in pairs."""
+    config = ModelConfig(**{**vars(config_of(DIALECTS[name])), **GROUPED})
+    weights = to_torch(DIALECTS[name], config, random_params(config, np.dtype("float32")))
+    given = {"positions": "rotary", "rotary_fraction": 1.0, "context_length": 24}
+    with pytest.raises(UserError) as asked:
+        found(weights, name, given)
+    for part in ("queries are 48 wide", "that fit are 3, 6, 12, 24: ", "values are 16 wide, so"):
+        assert part in str(asked.value)
+    assert "num_kv_heads is then N / 3" in str(asked.value)
+    for one in ({"num_heads": 6}, {"num_kv_heads": 2}, {"num_heads": 6, "num_kv_heads": 2}):
+        detected = found(weights, name, {**given, **one}).report.config
+        assert (detected.num_heads, detected.num_kv_heads, detected.head_dim) == (6, 2, 8)
+
+
+@pytest.mark.parametrize("name", ["separate", "fused"])
+@pytest.mark.parametrize("heads", [6, 1])
+@pytest.mark.parametrize("kind", ["full_width", "before_rotary"])
+def test_norms_of_queries_are_over_all_heads_or_over_each(name: str, heads: int, kind: str) -> None:
+    """A norm as wide as all queries is not that of a single head, unless there is only one."""
+    fields = {**GROUPED, "num_heads": heads, "num_kv_heads": min(heads, 2), "qk_norm": kind}
+    config = ModelConfig(**{**vars(config_of(DIALECTS[name])), **fields})
+    params = random_params(config, np.dtype("float32"))
+    weights = to_torch(DIALECTS[name], config, params)
+    given = {"positions": "rotary", "context_length": 24}
+    if heads == 1 or kind == "full_width":
+        with pytest.raises(UserError, match=f"queries are {8 * heads} wide, all heads together"):
+            found(weights, None, given)
+        given["num_heads"] = heads
+    detected = found(weights, None, given)
+    expected = "full_width" if heads == 1 else kind  # which are the same for one head
+    assert detected.report.config.qk_norm == expected
+    assert detected.report.config.num_heads == heads
+    back = flatten(to_flax(detected.dialect, detected.report.config, weights.__getitem__))
+    assert all(back[path].tobytes() == value.tobytes() for path, value in flatten(params).items())
+
+
+def test_norms_over_all_heads_have_no_place_in_files_with_norms_of_each() -> None:
+    for kind, name, says in (
+        ("full_width", "qwen3", "qk_norm is full_width, .* over each head"),
+        ("before_rotary", "olmo2", "qk_norm is before_rotary, .* over all heads together"),
+    ):
+        config = ModelConfig(**{**vars(config_of(DIALECTS[name])), "qk_norm": kind})
+        with pytest.raises(UserError, match=says):
+            to_torch(DIALECTS[name], config, random_params(config, np.dtype("float32")))
 
 
 @pytest.mark.parametrize("tied", [False, True])

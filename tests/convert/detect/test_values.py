@@ -66,5 +66,18 @@ def test_sinusoids_are_told_from_a_learned_table(shape: tuple[int, ...]) -> None
 def test_a_norm_that_training_never_moved_is_hinted_at() -> None:
     rows = norm("final_norm", "ln_f")
     untouched = {"ln_f.weight": np.ones(3), "ln_f.bias": np.zeros(3)}
-    assert "was it ever applied" in weighed(untouched, *rows).hints[0]
+    assert "was it ever applied" in weighed(untouched, *rows).hints["final_norm"]
     assert not weighed(untouched | {"ln_f.bias": np.full(3, 1e-9)}, *rows).hints
+
+
+def test_norms_around_zero_are_hinted_at_where_they_have_no_biases() -> None:
+    draw = np.random.default_rng(0).normal(size=64) * 0.1
+    plain = norm("final_norm", "ln_f", "no")
+    assert (
+        "multiplies by 1 + weight"
+        in weighed({"ln_f.weight": draw}, *plain).hints["norm_unit_offset"]
+    )
+    for other in (1 + draw, 0.2 + 0.1 * draw):
+        assert not weighed({"ln_f.weight": other}, *plain).hints
+    biased = {"ln_f.weight": draw, "ln_f.bias": draw}
+    assert not weighed(biased, *norm("final_norm", "ln_f")).hints

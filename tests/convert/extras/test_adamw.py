@@ -50,9 +50,7 @@ OPTIM = OptimConfig(
 
 
 def ends(dialect: Dialect) -> Dialect:
-    return express(
-        dialect, set(flatten(abstract_params(config_of(dialect)))), config_of(dialect).tied
-    )
+    return express(dialect, config_of(dialect), set(flatten(abstract_params(config_of(dialect)))))
 
 
 def groups_of(module: Any, kind: str) -> list[dict[str, Any]]:

@@ -400,7 +400,7 @@ def test_an_adam_that_decays_after_training_here_says_how(
     before: dict[str, Any], after: dict[str, Any]
 ) -> None:
     """It decayed as AdamW does; before, without decay, it was either."""
-    known = leaves(express(NANOGPT, set(flatten(abstract_params(CONFIG))), tied=True), CONFIG)
+    known = leaves(express(NANOGPT, CONFIG, set(flatten(abstract_params(CONFIG)))), CONFIG)
     settings = {**SETTINGS, "weight_decay": 0.0, **before}
     optim = OptimConfig(decay="all")
     (group,) = renewed([Group(tuple(known), settings)], known, optim, 1e-3)
@@ -410,7 +410,7 @@ def test_an_adam_that_decays_after_training_here_says_how(
 
 
 def test_masks_and_tied_heads_are_no_parameters() -> None:
-    known = leaves(express(NANOGPT, set(flatten(abstract_params(CONFIG))), tied=True), CONFIG)
+    known = leaves(express(NANOGPT, CONFIG, set(flatten(abstract_params(CONFIG)))), CONFIG)
     assert "lm_head.weight" not in known
     assert "transformer.wte.weight" in known
     assert not any("mask" in name for name in known)

@@ -113,10 +113,11 @@ def test_a_config_that_holds_itself_has_an_end() -> None:
 
 
 def test_a_statement_names_its_place_and_a_default_of_the_class_is_marked() -> None:
-    config = {"model_type": "gpt2", "n_head": 4, "n_layer": "x"}
+    config = {"model_type": "gpt2", "n_head": 4}
     stated = stated_fields({"config.json": config}, DIALECTS["gpt2"], "f.pt")
     assert stated["num_heads"] == (4, "config.json: n_head = 4")
     assert not stated["num_heads"].by_default
     assert stated["activation"].value == "gelu_tanh"
     assert stated["activation"].by_default
-    assert "num_blocks" not in stated
+    with pytest.raises(UserError, match="n_layer = 'x' is impossible for num_blocks"):
+        stated_fields({"config.json": {**config, "n_layer": "x"}}, DIALECTS["gpt2"], "f.pt")

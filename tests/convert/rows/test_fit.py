@@ -1,10 +1,13 @@
 """Sizes are solved from shapes, where heads share keys and values too."""
 
+from dataclasses import replace
+
 import pytest
 
 from convert.rows.dialect import Dialect
-from convert.rows.fit import fit, solve
+from convert.rows.fit import fit
 from convert.rows.kinds import linear, row
+from convert.rows.solve import solve
 
 EMBEDDING = row("token_embedding/embedding : v d", "wte : v d")
 OUT = linear("blocks/attn/out : layer head k d", "h.{layer}.o : d (head k)", "no")
@@ -34,14 +37,21 @@ def test_groups_are_seen_without_a_number_but_not_heads() -> None:
     assert "kv" not in sizes
 
 
-def test_a_fused_matrix_is_of_equal_thirds_unless_told() -> None:
+@pytest.mark.parametrize("known", [{"head": 6}, {"kv": 2}, {"head": 6, "kv": 2}, {"k": 7}])
+def test_what_queries_leave_of_a_fused_matrix_are_keys_and_values(known: dict[str, int]) -> None:
     thirds = SHAPES | {"h.0.qkv.weight": (126, 30)}
-    assert not fit(FUSED, thirds, {"head": 6}).problems
+    assert fit(FUSED, thirds, {"head": 6}).sizes["group"] == 1
     grouped = SHAPES | {"h.0.qkv.weight": (70, 30)}
-    assert fit(FUSED, grouped, {"head": 6}).problems
-    fitted = fit(FUSED, grouped, {"head": 6, "kv": 2})
+    fitted = fit(FUSED, grouped, known)
     assert not fitted.problems
-    assert fitted.sizes["group"] == 3
+    assert fitted.sizes == {"v": 11, "d": 30, "layer": 1, "kv": 2, "group": 3, "k": 7}
+
+
+def test_without_an_output_matrix_queries_are_as_wide_as_the_model() -> None:
+    bare = replace(FUSED, rows=FUSED.rows[:2])
+    fitted = fit(bare, {"wte": (11, 30), "h.0.qkv.weight": (50, 30)}, {"head": 6})
+    assert not fitted.problems
+    assert (fitted.sizes["group"], fitted.sizes["kv"], fitted.sizes["k"]) == (3, 2, 5)
 
 
 def test_a_key_of_another_width_is_reported_alone() -> None:
