@@ -353,7 +353,7 @@ def test_other_wrong_input(primes_file: Path, tmp_path: Path, refused: Callable[
         (["--set", "activaton=gelu"], "Did you mean activation?"),
         (["--set", "gelu"], "FIELD=VALUE"),
         (["--dialect", "lama"], "There is no dialect lama. Did you mean llama?"),
-        (["--dialect", "zzz"], "There is no dialect zzz. There are: bloom, build-nanogpt, "),
+        (["--dialect", "zzz"], "There is no dialect zzz. There are: arcee, bloom, "),
     ]:
         assert message in refused("jaxgpt-convert", "to-flax", primes_file, out, *arguments)
         assert not out.exists()

@@ -39,9 +39,10 @@ def _forward(
     return _product(x, kernel, inputs), (x, kernel)
 
 
-def _backward(
+def product_gradients(
     inputs: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
+    """The gradients by the input and the kernel, which are the `residuals` of a product."""
     x, kernel = residuals
     rows = tuple(range(x.ndim - inputs))
     outputs = tuple(range(len(rows), gradient.ndim)), tuple(range(inputs, kernel.ndim))
@@ -55,4 +56,4 @@ def _backward(
     return by_x, swapped.transpose(*axes[first:], *axes[:first])
 
 
-_product.defvjp(_forward, _backward)
+_product.defvjp(_forward, product_gradients)

@@ -18,7 +18,7 @@ from flax import nnx
 
 from jaxgpt.model import spec
 from jaxgpt.model.attention import INIT_STD
-from jaxgpt.model.linear import linear, product
+from jaxgpt.model.linear import linear, product, product_gradients
 
 # By the names that ModelConfig.activation takes.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -70,11 +70,11 @@ def _gate_and_up_forward(x_btd: jax.Array, kernel: jax.Array) -> tuple[Any, Any]
 
 def _gate_and_up_backward(residuals: Any, gradients: Any) -> tuple[jax.Array, ...]:
     """Gradients by a product for each of the two: joining their gradients first takes longer."""
-    return jax.vjp(_by_two_products, *residuals)[1](gradients)
-
-
-def _by_two_products(x_btd: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return product(x_btd, kernel[:, 0]), product(x_btd, kernel[:, 1])
+    x_btd, kernel = residuals
+    (x_by_gate, by_gate), (x_by_up, by_up) = (
+        product_gradients(1, (x_btd, kernel[:, i]), gradients[i]) for i in (0, 1)
+    )
+    return x_by_gate + x_by_up, jnp.stack([by_gate, by_up], axis=1)
 
 
 _gate_and_up.defvjp(_gate_and_up_forward, _gate_and_up_backward)
