@@ -240,7 +240,7 @@ def _best_marked(fits: Mapping[str, Fit], evidence: Evidence, inputs: Inputs) ->
     none, the class of which the others are twins.
     """
     keys = {key for config in inputs.configs.values() for key in config}
-    marks = evidence.told | keys
+    marks = evidence.marks | keys
     marked = [name for name in fits if DIALECTS[name].told_by and DIALECTS[name].told_by <= marks]
     if marked:
         return max(marked, key=lambda name: len(DIALECTS[name].told_by))

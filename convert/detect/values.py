@@ -21,6 +21,7 @@ from ..rows.scaled import with_bits
 Read = Callable[[str], np.ndarray]
 # Sinusoids computed in float32 are off by 3e-4 at position 5,000. Training moves a table further.
 SINUSOID = 1e-3
+QKV_BIAS = "only qkv biased"  # a mark of Qwen2 among the classes with Llama's names
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,14 @@ class Evidence:
     read: dict[str, Any] = field(default_factory=dict)  # fields that the values show
     problems: list[str] = field(default_factory=list)
     hints: dict[str, str] = field(default_factory=dict)  # on fields that values make doubtful
-    told: frozenset[str] = frozenset()  # marks that tell twin dialects apart
+    marks: frozenset[str] = frozenset()  # what tells twin dialects apart: `Dialect.told_by`
 
 
 def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
     """Collect the evidence on `dialect`, settled for the file that `read` reads by tensor name."""
     rows: list[Kind] = []
     evidence = Evidence(dialect)
-    told: set[str] = set()
+    marks = {QKV_BIAS} if _has_only_the_bias_of_qkv(dialect) else set()
     for row in dialect.rows:
         if is_ignored(row):
             continue
@@ -46,9 +47,9 @@ def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
             case Alias():
                 row = _resolved(row, dialect, read)
                 if row.flax != EMBEDDING:
-                    told.add("untied")
+                    marks.add("untied")
             case Buffer() if not row.is_table:
-                told.add("mask")
+                marks.add("mask")
                 row, problem = _mask(row, dialect, sizes, read)
                 evidence.problems.extend(problem)
             case Scaled():
@@ -67,7 +68,13 @@ def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
             "by 1 + weight (norm_unit_offset=true) and has other values in more fields: is it that "
             "class? (--dialect gemma)"
         )
-    return replace(evidence, dialect=replace(dialect, rows=tuple(rows)), told=frozenset(told))
+    return replace(evidence, dialect=replace(dialect, rows=tuple(rows)), marks=frozenset(marks))
+
+
+def _has_only_the_bias_of_qkv(dialect: Dialect) -> bool:
+    """Whether queries, keys and values have a bias, and the output of attention has none."""
+    paths = {row.flax.name for row in dialect.rows if isinstance(row, Row)}
+    return "blocks/attn/qkv/bias" in paths and "blocks/attn/out/bias" not in paths
 
 
 def _resolved(row: Alias, dialect: Dialect, read: Read) -> Row:

@@ -115,6 +115,7 @@ DIALECTS = (
         says=kind("qwen2", CLASS),
         hub=Hub("Qwen2ForCausalLM", WORDS, idioms=(Rope(), WINDOW)),
         twin="llama",
+        told_by=frozenset({"only qkv biased"}),
     ),
     replace(
         LLAMA,

@@ -49,7 +49,7 @@ class Dialect:
     twin: str = ""
     # A file that fits both dialects and has no config is taken for this one.
     yields_to: str = ""
-    told_by: frozenset[str] = frozenset()  # "mask", "untied", or a key alongside the state dict
+    told_by: frozenset[str] = frozenset()  # marks of `detect/values`, or keys beside the state dict
     # Other rows of the same class or family, for models that these rows have no place for, such as
     # gated MLPs. A file fits one of them all.
     readings: tuple["Dialect", ...] = ()

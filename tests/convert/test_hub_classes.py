@@ -214,16 +214,19 @@ def test_every_class_has_a_case() -> None:
     }
 
 
-BARE = {  # fields in which a bare file of the class is not what is assumed of a Llama
-    "gemma": {"activation", "norm_unit_offset", "embedding_scale"},
+# A class -> the dialect that its bare file is taken for, and fields that are then assumed wrongly.
+BARE = {
+    "gemma": ("llama", {"activation", "norm_unit_offset", "embedding_scale"}),
+    "qwen2": ("qwen2", {"window"}),
 }
 
 
 @pytest.mark.parametrize("name", BARE)
-def test_a_bare_file_taken_for_a_llama_is_not_called_proven(
+def test_a_bare_file_that_looks_like_another_is_not_called_proven(
     name: str, peer: Peer, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     """Its tensors have Llama's names, so that the fields in which it differs must be named."""
+    dialect, unseen = BARE[name]
     (tmp_path / "bare.safetensors").symlink_to(peer.home / name / "out" / "model.safetensors")
     sizes = {"num_heads": 4, "context_length": 24}
     given = [word for field, value in sizes.items() for word in ("--set", f"{field}={value}")]
@@ -231,14 +234,13 @@ def test_a_bare_file_taken_for_a_llama_is_not_called_proven(
         "jaxgpt-convert", "to-flax", tmp_path / "bare.safetensors", tmp_path / "m", *given
     )
     assert moved.code == 0, moved
-    assert "(llama)" in moved.out
+    assert f"({dialect})" in moved.out
     config, right = jaxgpt.load(tmp_path / "m").config, config_for(name)
-    wrong = {field for field in BARE[name] if getattr(config, field) != getattr(right, field)}
-    assert wrong == BARE[name]
+    assert {field for field in unseen if getattr(config, field) != getattr(right, field)} == unseen
     assert ("multiplies by 1 + weight" in moved.err) == (name == "gemma")
     outcome = command("jaxgpt-convert", "verify", tmp_path / "bare.safetensors", tmp_path / "m")
     assert outcome.code == 4, outcome
-    for field in BARE[name]:
+    for field in unseen:
         assert field in moved.err, moved
         assert field in outcome.out + outcome.err, outcome
 

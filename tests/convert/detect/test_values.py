@@ -31,7 +31,7 @@ def test_masks_that_differ_are_a_problem() -> None:
     same = {f"h.{layer}.mask": made("upper", 5, "bool") for layer in range(2)}
     evidence = weighed(same, masks)
     assert not evidence.problems
-    assert evidence.told == {"mask"}
+    assert evidence.marks == {"mask"}
     assert [(each.form, each.dtype) for each in evidence.dialect.rows] == [("upper", "bool")]
     assert weighed(same | {"h.1.mask": made("lower", 5, "bool")}, masks).problems == [
         "h.0.mask and h.1.mask are not the same mask"
@@ -46,7 +46,7 @@ def test_a_tied_head_holds_the_bits_of_the_embedding() -> None:
     other[6, 2] = np.nextafter(other[6, 2], 9)
     nearly = weighed({"wte": table, "head": other}, EMBED, tied("head : v d"))
     assert nearly.dialect.rows[1].flax == HEAD
-    assert nearly.told == {"untied"}
+    assert nearly.marks == {"untied"}
 
 
 @pytest.mark.parametrize("shape", [(16, 8), (1, 16, 8), (16, 1, 8)])
