@@ -1,6 +1,6 @@
 """Detects the dialect and the ModelConfig of a file, and reports the source of each field."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..rows.fields import is_relevant, usual_of
 from ..rows.fit import Fit, fit, meanings
 from ..rows.resolve import settle
 from .by_structure import propose
+from .candidates import candidates, plausible
 from .caveats import other_caveats
 from .file_order import as_in_file
 from .partial import is_part
@@ -27,7 +28,6 @@ from .refusals import (
     Stranger,
     require_agreement,
     require_all,
-    require_supported_kinds,
     why_strange,
 )
 from .report import Report
@@ -207,7 +207,10 @@ def _require_one_reading(
 
 def _explaining(inputs: Inputs) -> dict[str, Fit]:
     """The fits that explain all tensors: of classes where there is one, else of families."""
-    fits = {dialect.name: _try(dialect, inputs) for dialect in _candidates(inputs)}
+    dialects = candidates(inputs)
+    fits = _fits(plausible(dialects, inputs.shapes), inputs)
+    if all(fitted.problems for fitted in fits.values()):
+        fits = _fits(dialects, inputs)  # for the nearest one
     classes = {name: fitted for name, fitted in fits.items() if not fitted.dialect.family}
     if is_part(classes.values(), inputs.shapes):
         # Part of a known class's file: a family could read it as a different function.
@@ -220,17 +223,8 @@ def _explaining(inputs: Inputs) -> dict[str, Fit]:
     return {name: fitted for name, fitted in whole.items() if name in classes} or whole
 
 
-def _candidates(inputs: Inputs) -> list[Dialect]:
-    """The dialects to try: those of the Hugging Face class that a config names, otherwise all."""
-    named_kinds = require_supported_kinds(inputs)
-    candidates = [
-        dialect
-        for dialect in DIALECTS.values()
-        if named_kinds & dialect.says.get("model_type", {}).keys()
-    ]
-    for dialect in candidates[:1]:  # a config that cannot be followed is told before tensors are
-        stated_fields(inputs.configs, dialect, inputs.path, inputs.given)
-    return candidates or list(DIALECTS.values())
+def _fits(dialects: Iterable[Dialect], inputs: Inputs) -> dict[str, Fit]:
+    return {dialect.name: _try(dialect, inputs) for dialect in dialects}
 
 
 def _best_marked(fits: Mapping[str, Fit], evidence: Evidence, inputs: Inputs) -> str:
