@@ -209,15 +209,13 @@ def _explaining(inputs: Inputs) -> dict[str, Fit]:
     """The fits that explain all tensors: of classes where there is one, else of families."""
     dialects = candidates(inputs)
     fits = _fits(plausible(dialects, inputs.shapes), inputs)
-    if all(fitted.problems for fitted in fits.values()):
-        fits = _fits(dialects, inputs)  # for the nearest one
     classes = {name: fitted for name, fitted in fits.items() if not fitted.dialect.family}
     if is_part(classes.values(), inputs.shapes):
         # Part of a known class's file: a family could read it as a different function.
-        fits = classes
+        fits, dialects = classes, [dialect for dialect in dialects if not dialect.family]
     whole = {name: fitted for name, fitted in fits.items() if not fitted.problems}
     if not whole:
-        raise Stranger(why_strange(inputs, list(fits.values())))
+        raise Stranger(why_strange(inputs, list(_fits(dialects, inputs).values())))
     for name in [name for name, fitted in whole.items() if fitted.dialect.yields_to in whole]:
         del whole[name]
     return {name: fitted for name, fitted in whole.items() if name in classes} or whole

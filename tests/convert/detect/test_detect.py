@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from convert import dialects
+from convert.detect import candidates
 from convert.detect import detect as detecting
 from convert.detect.detect import Detected, detect
 from convert.dialects import DIALECTS
@@ -421,7 +422,8 @@ def with_fiction(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> An
     monkeypatch.setattr(dialects, "__path__", [*dialects.__path__, str(folder)])
     known = dialects.find_all()
     del sys.modules["convert.dialects.fiction"]
-    monkeypatch.setattr(detecting, "DIALECTS", known)
+    for module in (detecting, candidates):
+        monkeypatch.setattr(module, "DIALECTS", known)
     return known
 
 
