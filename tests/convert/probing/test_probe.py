@@ -22,6 +22,7 @@ from convert.tokens.encode_text import read_ids
 from jaxgpt.config import ModelConfig
 from jaxgpt.model.positions import sinusoids
 from jaxgpt.settings import typed
+from tests.convert.probing.trained_on_text import CHARACTERS, CONTEXT, trained_on_text
 from tests.helpers import TEXT
 from tests.zoo import BESIDE, FACTS, path_of
 
@@ -30,8 +31,8 @@ F = torch.nn.functional
 nn = torch.nn
 
 SHAKESPEARE = BESIDE / "data" / "tinyshakespeare.txt"
-CHARACTERS = sorted({*TEXT})
-WIDTH, CONTEXT = 16, 24
+
+WIDTH = 16
 ACTIVATIONS = {"relu": nn.ReLU(), "gelu": nn.GELU(), "gelu_tanh": nn.GELU("tanh")}
 
 
@@ -141,23 +142,9 @@ FORMS = {
 
 @functools.cache
 def trained(name: str) -> Decoder:
-    """A model trained on TEXT, on one thread: matrices this small are slower on two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
     how = {"positions": "learned", "embedding_scale": 1.0, **{**FOREIGN, **RARE}.get(name, {})}
-    model = Decoder(FORMS.get(name, USUAL) | how)
-    ids = torch.tensor([CHARACTERS.index(character) for character in TEXT])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(200):
-        starts = torch.randint(0, len(ids) - CONTEXT, (16, 1))
-        batch = ids[starts + torch.arange(CONTEXT + 1)]
-        loss = F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    torch.set_num_threads(threads)
-    return model.eval()
+    model: Decoder = trained_on_text(lambda: Decoder(FORMS.get(name, USUAL) | how))
+    return model
 
 
 @pytest.fixture

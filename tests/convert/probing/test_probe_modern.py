@@ -9,14 +9,15 @@ import pytest
 import convert
 from convert.probing.ranking import Ranking
 from jaxgpt.model.position_spec import alibi_slopes
+from tests.convert.probing.trained_on_text import CHARACTERS, CONTEXT, trained_on_text
 from tests.helpers import TEXT
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 F = torch.nn.functional
 nn = torch.nn
 
-CHARACTERS = sorted({*TEXT})
-WIDTH, CONTEXT, HEADS = 16, 24, 4
+
+WIDTH, HEADS = 16, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,21 +98,8 @@ class Decoder(nn.Module):
 
 @functools.cache
 def trained(form: Form) -> dict[str, Any]:
-    """The state dict of a model trained on TEXT, on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = Decoder(form)
-    ids = torch.tensor([CHARACTERS.index(character) for character in TEXT])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(200):
-        starts = torch.randint(0, len(ids) - CONTEXT, (16, 1))
-        batch = ids[starts + torch.arange(CONTEXT + 1)]
-        loss = F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    torch.set_num_threads(threads)
+    """The state dict of a model trained on TEXT."""
+    model = trained_on_text(lambda: Decoder(form))
     return {name: value.detach() for name, value in model.state_dict().items()}
 
 
