@@ -223,7 +223,7 @@ def directory_to_file(
     for the program of llama2.c.
     """
     if Path(out).suffix == llama2c_bin.SUFFIX and not optimizer:
-        return llama2c_bin.directory_to_bin(directory, out, stage)
+        return llama2c_bin.directory_to_bin(directory, out, dialect, stage)
     if Path(out).suffix in (".pt", ".pth"):
         torchfile.need_torch(out)
     opened = model_directory.ModelDirectory(directory)

@@ -31,13 +31,23 @@ FLOAT32 = np.dtype("<f4")
 BASE = 10000.0  # of the rotation; `run` knows no other
 
 
-def directory_to_bin(directory: str | Path, out: str | Path, stage: Stage = silent) -> Written:
-    """Write the model in `directory` to the file `out`, completely or not at all."""
-    opened, dialect = ModelDirectory(directory), named(DIALECT)
+def directory_to_bin(
+    directory: str | Path, out: str | Path, dialect: str | None, stage: Stage = silent
+) -> Written:
+    """Write the model in `directory` to the file `out`, completely or not at all.
+
+    `dialect` may be None or that of llama2.c: the program opens no other.
+    """
+    if dialect not in (None, DIALECT):
+        raise UserError(
+            f"{out} would be for llama2.c's program, and not for the dialect {dialect}: give it a "
+            "name that ends in .pt or .safetensors, or leave out --dialect."
+        )
+    opened, target = ModelDirectory(directory), named(DIALECT)
     config, paths = opened.config, set(opened.paths)
-    move.require_expressible(dialect, config, paths)
+    move.require_expressible(target, config, paths)
     _require_what_the_program_computes(opened)
-    arrays = move.to_torch_lazily(dialect, config, paths, reading(opened, stage))
+    arrays = move.to_torch_lazily(target, config, paths, reading(opened, stage))
     stage("writing", 0)
     with atomic_files.new_file(out) as partial, partial.open("wb") as file:
         file.write(_header(config).tobytes())
@@ -47,7 +57,7 @@ def directory_to_bin(directory: str | Path, out: str | Path, stage: Stage = sile
             file.write(table.astype(FLOAT32).tobytes())
         if not config.tied:
             file.write(np.ascontiguousarray(arrays["output.weight"], FLOAT32).tobytes())
-    return Written(opened.path, config, dialect, [])
+    return Written(opened.path, config, target, [])
 
 
 def _require_what_the_program_computes(opened: ModelDirectory) -> None:

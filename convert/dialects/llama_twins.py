@@ -1,7 +1,7 @@
 """Hugging Face's classes with Llama's tensor names, and settings of their own.
 
-Helium and ERNIE 4.5 rotate neighbours, Ministral and CWM have windows, Seed-OSS has biases of q, k
-and v. A config.json tells them apart.
+Helium and ERNIE 4.5 rotate neighbours, Ministral has windows, Seed-OSS has biases of q, k and v. A
+config.json tells them apart.
 """
 
 from dataclasses import replace

@@ -119,3 +119,11 @@ def test_a_model_that_the_program_cannot_compute_is_refused(
     saved(tmp_path / "m", **fields)
     assert message in refused("jaxgpt-convert", "to-torch", tmp_path / "m", tmp_path / "model.bin")
     assert not (tmp_path / "model.bin").exists()
+
+
+def test_another_dialect_is_refused(tmp_path: Path, refused: Callable[..., str]) -> None:
+    saved(tmp_path / "m")
+    asked = ["to-torch", tmp_path / "m", tmp_path / "model.bin", "--dialect", "llama"]
+    assert "for llama2.c's program, and not for the dialect llama" in refused(
+        "jaxgpt-convert", *asked
+    )
