@@ -32,6 +32,7 @@ def plausible(dialects: Iterable[Dialect], names: Iterable[str]) -> list[Dialect
     """Those of `dialects` that have a row for each of `names`."""
     # Of names that differ in the number of a layer, one stands for all.
     examples = {NUMBER.sub("0", name): name for name in names}.values()
+    examples = sorted(examples, key=len, reverse=True)  # long ones tell more dialects apart
     return [dialect for dialect in dialects if _knows(dialect, examples)]
 
 
@@ -39,7 +40,7 @@ def _knows(dialect: Dialect, names: Collection[str]) -> bool:
     """Whether a reading of `dialect` has a row for each of `names`."""
     for reading in (dialect, *dialect.readings):
         words = label_words(reading.spellings)
-        matchers = [row.torch.matcher(words) for row in reading.rows]
-        if all(any(match(name) for match in matchers) for name in names):
+        rows = [(row.torch.may_match, row.torch.matcher(words)) for row in reading.rows]
+        if all(any(may_match(name) and match(name) for may_match, match in rows) for name in names):
             return True
     return False

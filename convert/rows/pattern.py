@@ -89,10 +89,13 @@ class Pattern:
 
     def matcher(self, words: LabelWords) -> Callable[[str], Match | None]:
         """The function that `match` is, for many names and the same words of label axes."""
-        regex, choices = _regex(self.pieces, words), self.choices
+        choices = self.choices
+        start, end = self.ends
 
         def match(name: str) -> Match | None:
-            found = regex.fullmatch(name)
+            if not (name.startswith(start) and name.endswith(end)):
+                return None  # most names: without a regular expression, which is slow to compile
+            found = _regex(self.pieces, words).fullmatch(name)
             if found is None:
                 return None
             groups = found.groupdict()
@@ -100,6 +103,27 @@ class Pattern:
             return Match(groups, chosen)
 
         return match
+
+    @functools.cached_property
+    def ends(self) -> tuple[str, str]:
+        """The text before the first axis or choice, and the text after the last one."""
+        first, last = (
+            piece if isinstance(piece, str) else "" for piece in (self.pieces[0], self.pieces[-1])
+        )
+        return first.partition("{")[0], last.rpartition("}")[2]
+
+    def may_match(self, name: str) -> bool:
+        """Whether the words of the pattern occur in `name`: told without a regular expression."""
+        return all(any(word in name for word in words) for words in self._words)
+
+    @functools.cached_property
+    def _words(self) -> list[tuple[str, ...]]:
+        return [piece.words for piece in self.choices] + [
+            (text,)
+            for piece in self.pieces
+            if isinstance(piece, str)
+            for text in re.split(r"{\w+}", piece)
+        ]
 
 
 def label_words(spellings: Iterable[Spelling]) -> LabelWords:
