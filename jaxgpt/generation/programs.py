@@ -11,6 +11,7 @@ Shapes: B rows, S context, V vocabulary.
 """
 
 import functools
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -23,16 +24,32 @@ from jaxgpt.generation.sampling import Sampling, choose
 from jaxgpt.model import GPT, cache
 from jaxgpt.model.block import Block
 from jaxgpt.model.cache import Cache
+from jaxgpt.model.gpt import cast
 
 PIECE = 32  # the most tokens in one piece
 NOTHING = -1  # stands for an id after the end of a row
 
 
-class Weights(NamedTuple):
-    """A model, and its blocks as separate modules."""
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["leaves"], meta_fields=["structure"]
+)
+@dataclass(frozen=True)
+class Weights:
+    """A model and its blocks as separate modules, flat: each call of a program takes them anew."""
 
-    model: GPT
-    blocks: tuple[Block, ...]
+    leaves: list[jax.Array]
+    structure: Any
+
+    @staticmethod
+    @functools.partial(jax.jit, static_argnums=1)
+    def prepare(model: GPT, dtype: jnp.dtype) -> "Weights":
+        """The weights of `model`, cast to `dtype`."""
+        model = cast(model, dtype)
+        return Weights(*jax.tree.flatten((model, model.unstacked())))
+
+    def modules(self) -> tuple[GPT, tuple[Block, ...]]:
+        """The model, and its blocks."""
+        return jax.tree.unflatten(self.structure, self.leaves)
 
 
 class Rows(NamedTuple):
@@ -73,7 +90,7 @@ def prefill(
 
     def program(weights: Weights, rows: Rows, sampling: Sampling) -> tuple[Rows, Buffers, Cache]:
         prompts_bs, context = rows.tokens_bs[:, :width], rows.tokens_bs.shape[1]
-        logits_bv, kv_cache = cache.prefill(*weights, prompts_bs, rows.lengths_b, context)
+        logits_bv, kv_cache = cache.prefill(*weights.modules(), prompts_bs, rows.lengths_b, context)
         rows, buffers = _append(rows, _empty(weights, rows), 0, logits_bv, sampling)
         return rows, buffers, kv_cache
 
@@ -98,7 +115,9 @@ def cached_steps(
         def step(i: jax.Array, carry: tuple[Rows, Buffers, Cache]) -> tuple[Rows, Buffers, Cache]:
             rows, buffers, kv_cache = carry
             positions_b = rows.lengths_b - 1
-            logits_bv, kv_cache = cache.decode(*weights, kv_cache, _newest(rows), positions_b)
+            logits_bv, kv_cache = cache.decode(
+                *weights.modules(), kv_cache, _newest(rows), positions_b
+            )
             return *_append(rows, buffers, i, logits_bv, sampling), kv_cache
 
         return jax.lax.fori_loop(0, n, step, (rows, _empty(weights, rows), kv_cache))
@@ -130,14 +149,16 @@ def _windows_of_peer(
     def one_round(carry: tuple[Rows, Buffers, jax.Array]) -> tuple[Rows, Buffers, jax.Array]:
         rows, buffers, done = carry
         tokens_bs, prefix_b = _window_ahead(rows, peers.index())
-        logits_bv, kv_cache = cache.prefill(*weights, tokens_bs, prefix_b, context)
+        logits_bv, kv_cache = cache.prefill(*weights.modules(), tokens_bs, prefix_b, context)
         rows, buffers = _append(rows, buffers, done, peers.value_of(0, logits_bv), sampling)
 
         def step(i: jax.Array, carry: tuple[Rows, Buffers, Cache]) -> tuple[Rows, Buffers, Cache]:
             rows, buffers, kv_cache = carry
             # A complete window still decodes at its last position; the result is not used.
             positions_b = jnp.minimum(prefix_b + i - 1, context - 1)
-            logits_bv, kv_cache = cache.decode(*weights, kv_cache, _newest(rows), positions_b)
+            logits_bv, kv_cache = cache.decode(
+                *weights.modules(), kv_cache, _newest(rows), positions_b
+            )
             logits_bv = peers.value_of(i, logits_bv)
             return *_append(rows, buffers, done + i, logits_bv, sampling), kv_cache
 
@@ -180,5 +201,8 @@ def _append(
 
 
 def _empty(weights: Weights, rows: Rows) -> Buffers:
-    shape, dtype = (len(rows.tokens_bs), PIECE), jnp.promote_types(weights.model.dtype, jnp.float32)
+    shape, dtype = (
+        (len(rows.tokens_bs), PIECE),
+        jnp.promote_types(weights.leaves[0].dtype, jnp.float32),
+    )
     return Buffers(jnp.full(shape, NOTHING, jnp.int32), jnp.zeros(shape, dtype))

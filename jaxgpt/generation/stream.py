@@ -23,7 +23,7 @@ from jaxgpt.generation.options import SampleOptions
 from jaxgpt.generation.programs import NOTHING, PIECE, Buffers, Weights
 from jaxgpt.generation.prompt import Prompts, as_rows, crop_and_pad
 from jaxgpt.generation.sampling import NOT_FINITE, Sampling
-from jaxgpt.model import GPT, cast, check_tokens, exactly
+from jaxgpt.model import GPT, check_tokens, exactly
 from jaxgpt.model.attention_forms import sum_dtype
 
 
@@ -115,8 +115,7 @@ class Generation:
     def __init__(self, model: GPT, prompts: Prompts, sampling: Sampling):
         self.dtype, self.sampling = model.dtype, sampling
         with exactly(self.dtype):
-            model = cast(model, self.dtype)
-            self.weights = Weights(model, _unstack(model))
+            self.weights = Weights.prepare(model, self.dtype)
             self.mesh, self.peer_mesh = make_groups(self.weights, *prompts.tokens_bs.shape)
             if self.mesh:
                 self.weights = share(self.weights, self.mesh)
@@ -211,6 +210,3 @@ def score(model: GPT, ids: ArrayLike) -> np.ndarray:
         return np.asarray(
             jnp.take_along_axis(logp_btv, jnp.asarray(ids)[:, 1:, None], axis=-1)[..., 0]
         )
-
-
-_unstack = jax.jit(GPT.unstacked)
