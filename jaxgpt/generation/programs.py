@@ -62,10 +62,11 @@ class Rows(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """The new tokens of one call; columns after its last token are padding."""
+    """The new tokens of one call, (B, PIECE); columns after its last token are padding."""
 
-    ids: jax.Array  # (B, PIECE)
+    ids: jax.Array
     logprobs: jax.Array
+    keys: jax.Array  # the random key that chooses each token
 
 
 # How these are sharded over a mesh.
@@ -188,15 +189,16 @@ def _append(
     rows: Rows, buffers: Buffers, column: ArrayLike, logits_bv: jax.Array, sampling: Sampling
 ) -> tuple[Rows, Buffers]:
     """Choose a token for each row; append it to `rows`, and set `column` of `buffers`."""
-    draws_b = jax.vmap(jax.random.fold_in, in_axes=(0, None))(rows.keys_b, rows.new)
-    ids_b, logp_b = choose(logits_bv, draws_b, sampling)
+    ids_b, logp_b = choose(logits_bv, buffers.keys[:, column], sampling)
     context = rows.tokens_bs.shape[1]
     full_b1 = rows.lengths_b[:, None] == context
     tokens_bs = jnp.where(full_b1, jnp.roll(rows.tokens_bs, -1, axis=1), rows.tokens_bs)
     lengths_b = jnp.minimum(rows.lengths_b + 1, context)
     tokens_bs = tokens_bs.at[jnp.arange(len(ids_b)), lengths_b - 1].set(jnp.maximum(ids_b, 0))
     return Rows(tokens_bs, lengths_b, rows.new + 1, rows.keys_b), Buffers(
-        buffers.ids.at[:, column].set(ids_b), buffers.logprobs.at[:, column].set(logp_b)
+        buffers.ids.at[:, column].set(ids_b),
+        buffers.logprobs.at[:, column].set(logp_b),
+        buffers.keys,
     )
 
 
@@ -205,4 +207,6 @@ def _empty(weights: Weights, rows: Rows) -> Buffers:
         (len(rows.tokens_bs), PIECE),
         jnp.promote_types(weights.leaves[0].dtype, jnp.float32),
     )
-    return Buffers(jnp.full(shape, NOTHING, jnp.int32), jnp.zeros(shape, dtype))
+    fold_in = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))
+    keys = fold_in(rows.keys_b, rows.new + jnp.arange(PIECE))
+    return Buffers(jnp.full(shape, NOTHING, jnp.int32), jnp.zeros(shape, dtype), keys)

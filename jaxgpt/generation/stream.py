@@ -183,7 +183,8 @@ class Host:
     def read(self, computed: Computed) -> Piece:
         """The piece on the host, padded after each row's end."""
         ids_bn, logprobs_bn = (
-            np.array(buffer)[:, : computed.tokens] for buffer in computed.buffers
+            np.array(buffer)[:, : computed.tokens]
+            for buffer in (computed.buffers.ids, computed.buffers.logprobs)
         )
         number_n = self.tokens + 1 + np.arange(computed.tokens)  # of each new token, from 1
         stop_bn = np.isin(ids_bn, self.stop_ids)
