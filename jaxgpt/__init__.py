@@ -3,6 +3,7 @@
 The public names, each loaded when it is first used, so that the import costs nothing:
 
     GPT             the model, an NNX module: int ids (B, T) -> logits (B, T, vocab_size)
+    Seq2Seq         an encoder-decoder: ids of sources and of targets -> logits
     ModelConfig     every choice about a model, as a frozen dataclass
     UserError       raised where the input is wrong; says what is, and the way out
     load            the model in a model directory or a run
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # for editors, which run nothing
     from jaxgpt.errors import UserError as UserError
     from jaxgpt.generation.stream import generate as generate
     from jaxgpt.model import GPT as GPT
+    from jaxgpt.model import Seq2Seq as Seq2Seq
     from jaxgpt.storage.model_directory import load as load
     from jaxgpt.storage.model_directory import load_tokenizer as load_tokenizer
 
@@ -38,13 +40,23 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "GPT": "model",
+    "Seq2Seq": "model",
     "ModelConfig": "config",
     "UserError": "errors",
     "generate": "generation.stream",
     "load": "storage.model_directory",
     "load_tokenizer": "storage.model_directory",
 }
-__all__ = ["GPT", "ModelConfig", "UserError", "convert", "generate", "load", "load_tokenizer"]
+__all__ = [
+    "GPT",
+    "ModelConfig",
+    "Seq2Seq",
+    "UserError",
+    "convert",
+    "generate",
+    "load",
+    "load_tokenizer",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -136,6 +136,13 @@ class ModelConfig:
     logit_softcap: float | None = setting(
         None, "Bound c of the logits, which become c * tanh(logit / c)."
     )
+    cross_attention: bool = setting(
+        False,
+        "Whether each block attends to a memory, such as an encoder's output, before its MLP.",
+    )
+    shares_embedding: bool = setting(
+        False, "Whether an encoder has the decoder's token embedding instead of its own."
+    )
 
     def __post_init__(self) -> None:
         for field in ("extra_norms", "rotary_theta", "rotary_scaling", "window"):

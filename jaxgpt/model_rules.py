@@ -72,6 +72,10 @@ def _require_norms(c: Any) -> None:
 
 
 def _require_attention(c: Any) -> None:
+    require(
+        not c.cross_attention or c.residual == "sequential",
+        f"cross_attention needs residual = sequential, but residual is {c.residual}.",
+    )
     scale = c.attention_scale
     require(isinstance(scale, str) or scale > 0, f"attention_scale must be positive, not {scale}.")
     for window in c.by_layer("window"):

@@ -14,7 +14,16 @@ import convert
 import jaxgpt
 
 PACKAGES = {
-    jaxgpt: ["GPT", "ModelConfig", "UserError", "convert", "generate", "load", "load_tokenizer"],
+    jaxgpt: [
+        "GPT",
+        "ModelConfig",
+        "Seq2Seq",
+        "UserError",
+        "convert",
+        "generate",
+        "load",
+        "load_tokenizer",
+    ],
     convert: ["Loaded", "assert_same", "inspect", "probe", "to_flax", "to_torch"],
 }
 

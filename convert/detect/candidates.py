@@ -31,8 +31,8 @@ def candidates(inputs: Inputs) -> list[Dialect]:
 def plausible(dialects: Iterable[Dialect], names: Iterable[str]) -> list[Dialect]:
     """Those of `dialects` that have a row for each of `names`."""
     # Of names that differ in the number of a layer, one stands for all.
-    examples = {NUMBER.sub("0", name): name for name in names}.values()
-    examples = sorted(examples, key=len, reverse=True)  # long ones tell more dialects apart
+    alike = {NUMBER.sub("0", name): name for name in names}
+    examples = sorted(alike.values(), key=len, reverse=True)  # long ones tell more dialects apart
     return [dialect for dialect in dialects if _knows(dialect, examples)]
 
 

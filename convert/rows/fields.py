@@ -61,10 +61,12 @@ PRESENCE = {
     "norm_weight": "blocks/norm1/scale",
     "norm_bias": "blocks/norm1/bias",
     "head_bias": "head/bias",
+    "cross_attention": "blocks/cross_attn/qkv/kernel",
 }
 # Fields that the absence of a parameter shows, their value then, and the parameter.
 ABSENCE: dict[str, tuple[Any, str]] = {
     "tied": (True, "head/kernel"),
+    "shares_embedding": (True, "token_embedding/embedding"),
     "positions_stored": (False, "pos_embedding/embedding"),
 }
 # Likewise, but of norms, whose absence shows nothing in a model whose norms have no weights.
@@ -80,7 +82,7 @@ def shown_by(views: Collection[View]) -> dict[str, Any]:
     """The fields that show in which parameters are present; `views` are their Flax views."""
     dims = {view.name: view.dims for view in views}
     shown: dict[str, Any] = {field: path in dims for field, path in PRESENCE.items()}
-    shown |= {"tied": False}
+    shown |= {"tied": False, "shares_embedding": False}
     shown |= {field: value for field, (value, path) in ABSENCE.items() if path not in dims}
     if shown["norm_bias"]:
         shown["norm_kind"] = "layer"

@@ -50,6 +50,17 @@ LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
     "final_norm/scale": (("fsdp", "rest"),),
     "final_norm/bias": (("fsdp", "rest"),),
 }
+# Cross-attention has the parameters of self-attention, and norms of its own.
+LAYOUT |= {
+    name.replace(own, cross): axes
+    for own, cross in (
+        ("/attn/", "/cross_attn/"),
+        ("/norm1/", "/cross_norm/"),
+        ("/out_norm1/", "/cross_out_norm/"),
+    )
+    for name, axes in LAYOUT.items()
+    if own in name
+}
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

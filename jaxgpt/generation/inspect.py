@@ -85,7 +85,7 @@ def inside(model: GPT, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
         positions = jnp.arange(tokens_bt.shape[1])
         x, weights = model.run(
-            model.embed(tokens_bt), lambda block, layer, x: block(x, layer, positions, attend)
+            model.embed(tokens_bt), lambda block, layer, x, _: block(x, layer, positions, attend)
         )
         logits = model.read_out(x)[0]
         return weights.astype(sum_dtype(weights)), jax.nn.log_softmax(

@@ -24,7 +24,7 @@ from jaxgpt.generation.sampling import Sampling, choose
 from jaxgpt.model import GPT, cache
 from jaxgpt.model.block import Block
 from jaxgpt.model.cache import Cache
-from jaxgpt.model.gpt import cast
+from jaxgpt.model.precision import cast
 
 PIECE = 32  # the most tokens in one piece
 NOTHING = -1  # stands for an id after the end of a row

@@ -1,21 +1,18 @@
 """The model: NNX modules in the order of the torch class, and the functions that run them."""
 
-from jaxgpt.model.gpt import (
-    GPT,
-    States,
-    abstract_params,
-    assemble,
-    cast,
-    check_tokens,
-    exactly,
-    params_of,
-)
+from jaxgpt.model.checks import check_tokens
+from jaxgpt.model.gpt import GPT, States
+from jaxgpt.model.parameters import abstract_params, assemble, build, params_of
+from jaxgpt.model.precision import cast, exactly
+from jaxgpt.model.seq2seq import Seq2Seq
 
 __all__ = [
     "GPT",
+    "Seq2Seq",
     "States",
     "abstract_params",
     "assemble",
+    "build",
     "cast",
     "check_tokens",
     "exactly",

@@ -1,14 +1,14 @@
-"""Causal attention: the projections before and after it, norms and rotation of queries and keys.
+"""Attention: the projections before and after it, norms and rotation of queries and keys.
 
 The function that combines queries, keys and values is an argument, `attend`.
 
-Shapes: B batch, T time, D model width, M heads of keys and values, G queries for each, H head
-width.
+Shapes: B batch, T time, S time of the memory, D model width, M heads of keys and values, G queries
+for each, H head width.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +34,24 @@ def keep_nothing(form: attention_forms.Form) -> Attend:
 causal = keep_nothing(attention_forms.chunked)
 
 
+class Memory(NamedTuple):
+    """What cross-attention sees: keys and values of another text, and which of them are real.
+
+    A memory for several layers has them along a leading axis.
+    """
+
+    keys_bsmh: jax.Array
+    values_bsmh: jax.Array
+    mask_bs: jax.Array
+
+
+def unordered(mask_bs: jax.Array) -> Attend:
+    """The Attend by which each position sees all positions for which `mask_bs` is true."""
+    return keep_nothing(partial(attention_forms.unordered, mask_bs=mask_bs))
+
+
 class Attention(nnx.Module):
-    """Causal attention with one projection to queries, keys and values.
+    """Attention with one projection to queries, keys and values.
 
     Its kernel has an axis of key heads; each stores its G query heads, then its key and value.
     """
@@ -75,18 +91,21 @@ class Attention(nnx.Module):
         """
         parts = self.project(x_btd, layer, positions)
         mixed_btmgh, extra = self._with_scores_of(layer, partial(attend, *parts))
-        batch, time = x_btd.shape[:2]
-        if self.spec.out == "none":
-            return mixed_btmgh.reshape(batch, time, -1), extra
-        heads_btnh = mixed_btmgh.reshape(batch, time, -1, self.spec.width)
-        return linear(self.out, heads_btnh, inputs=2), extra
+        return self._joined(mixed_btmgh), extra
+
+    def across(self, x_btd: jax.Array, layer: ArrayLike, memory: Memory) -> jax.Array:
+        """The output (B, T, D) of queries from `x_btd` for the keys and values of `memory`."""
+        (q_btmgh,) = self._products(x_btd, slice(0, self.spec.group), [])
+        q_btmgh = self._placed(q_btmgh, "q_norm", layer, jnp.arange(x_btd.shape[1]))
+        attend = partial(unordered(memory.mask_bs), q_btmgh, memory.keys_bsmh, memory.values_bsmh)
+        return self._joined(self._with_scores_of(layer, attend)[0])
 
     def project(
         self, x_btd: jax.Array, layer: ArrayLike, positions: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries (B, T, M, G, H), keys and values (B, T, M, H), by one matrix product."""
         group = self.spec.group
-        q_btmgh, k_btm1h, v_btm1h = self._products(x_btd, 0, [group, group + 1])
+        q_btmgh, k_btm1h, v_btm1h = self._products(x_btd, slice(0, None), [group, group + 1])
         q_btmgh = self._placed(q_btmgh, "q_norm", layer, positions)
         k_btm1h = self._placed(k_btm1h, "k_norm", layer, positions)
         return q_btmgh, k_btm1h[:, :, :, 0], v_btm1h[:, :, :, 0]
@@ -95,21 +114,29 @@ class Attention(nnx.Module):
         self, x_btd: jax.Array, layer: ArrayLike, positions: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Keys and values (B, T, M, H) alone."""
-        k_btm1h, v_btm1h = self._products(x_btd, self.spec.group, [1])
+        k_btm1h, v_btm1h = self._products(x_btd, slice(self.spec.group, None), [1])
         k_btm1h = self._placed(k_btm1h, "k_norm", layer, positions)
         return k_btm1h[:, :, :, 0], v_btm1h[:, :, :, 0]
 
-    def _products(self, x_btd: jax.Array, first: int, cuts: list[int]) -> list[jax.Array]:
+    def _products(self, x_btd: jax.Array, rows: slice, cuts: list[int]) -> list[jax.Array]:
         """Project the stream by one matrix product, and split the result at `cuts`.
 
-        Each key head has its queries, its key and its value in this order; `first` skips the
-        first of them.
+        Each key head has its queries, its key and its value in this order, of which `rows` are
+        computed.
         """
-        heads = product(x_btd, self.qkv.kernel[:, :, first:])
+        heads = product(x_btd, self.qkv.kernel[:, :, rows])
         if self.qkv.bias is not None:
-            heads += self.qkv.bias[:, first:]
+            heads += self.qkv.bias[:, rows]
         # The gradient of slices would be a sum of padded arrays: a step would take 6 % longer.
         return jnp.split(heads, cuts, axis=3)
+
+    def _joined(self, mixed_btmgh: jax.Array) -> jax.Array:
+        """The output (B, T, D) of all heads."""
+        batch, time = mixed_btmgh.shape[:2]
+        if self.spec.out == "none":
+            return mixed_btmgh.reshape(batch, time, -1)
+        heads_btnh = mixed_btmgh.reshape(batch, time, -1, self.spec.width)
+        return linear(self.out, heads_btnh, inputs=2)
 
     def _placed(
         self, heads: jax.Array, norm: str, layer: ArrayLike, positions: jax.Array

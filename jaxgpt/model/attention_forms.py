@@ -1,4 +1,4 @@
-"""Equivalent forms of causal attention, as pure functions of queries, keys and values.
+"""Forms of attention, as pure functions of queries, keys and values.
 
 Shapes: B batch, T queries, S keys, M heads of keys and values, G queries for each, H head width.
 """
@@ -41,8 +41,22 @@ def chunked(
         first = max(0, start + 1 - (scores.window or length))
         keys = slice(first, start + width)
         queries_btmgh = scaled_btmgh[:, start : start + width]
-        blocks.append(_attend_block(queries_btmgh, k_btmh[:, keys], v_btmh[:, keys], scores))
+        parts = queries_btmgh, k_btmh[:, keys], v_btmh[:, keys]
+        blocks.append(_attend_block(*parts, None, scores))
     return jnp.concatenate(blocks, axis=1)
+
+
+def unordered(
+    q_btmgh: jax.Array,
+    k_bsmh: jax.Array,
+    v_bsmh: jax.Array,
+    scale: Scale,
+    scores: Scores,
+    mask_bs: jax.Array,
+) -> jax.Array:
+    """Attention of every query to all keys for which `mask_bs` is true, wherever they lie."""
+    scaled_btmgh = q_btmgh * jnp.asarray(scale, q_btmgh.dtype)
+    return _attend_block(scaled_btmgh, k_bsmh, v_bsmh, mask_bs, scores)
 
 
 def attend_cached(
@@ -72,11 +86,21 @@ def attend_cached(
 
 
 def attention_weights(
-    q_btmgh: jax.Array, k_bsmh: jax.Array, scale: Scale, scores: Scores
+    q_btmgh: jax.Array,
+    k_bsmh: jax.Array,
+    scale: Scale,
+    scores: Scores,
+    mask_bs: jax.Array | None = None,
 ) -> jax.Array:
-    """Weights (B, M, G, T, S) of each key for each query; the queries are the last positions."""
+    """Weights (B, M, G, T, S) of each key for each query.
+
+    A query sees the keys for which `mask_bs` is true. Without it the queries are the last positions
+    of the text, and see those before them.
+    """
     scaled_btmgh = q_btmgh * jnp.asarray(scale, q_btmgh.dtype)
     scores_bmgts = _capped(_products(scaled_btmgh, k_bsmh), scores)
+    if mask_bs is not None:
+        return jax.nn.softmax(jnp.where(mask_bs[:, None, None, None], scores_bmgts, -jnp.inf))
     t, s = scores_bmgts.shape[-2:]
     distance_ts = jnp.arange(s - t, s)[:, None] - jnp.arange(s)
     seen_ts = distance_ts >= 0
@@ -102,23 +126,31 @@ def _mix(weights_bmgts: jax.Array, v_bsmh: jax.Array) -> jax.Array:
     return jnp.einsum("bmgts,bsmh->btmgh", weights_bmgts, v_bsmh)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attend_block(
-    q_btmgh: jax.Array, k_bsmh: jax.Array, v_bsmh: jax.Array, scores: Scores
+    q_btmgh: jax.Array,
+    k_bsmh: jax.Array,
+    v_bsmh: jax.Array,
+    mask_bs: jax.Array | None,
+    scores: Scores,
 ) -> jax.Array:
-    return _forward(q_btmgh, k_bsmh, v_bsmh, scores)[0]
+    return _forward(q_btmgh, k_bsmh, v_bsmh, mask_bs, scores)[0]
 
 
 def _forward(
-    q_btmgh: jax.Array, k_bsmh: jax.Array, v_bsmh: jax.Array, scores: Scores
+    q_btmgh: jax.Array,
+    k_bsmh: jax.Array,
+    v_bsmh: jax.Array,
+    mask_bs: jax.Array | None,
+    scores: Scores,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    weights_bmgts = attention_weights(q_btmgh, k_bsmh, 1.0, scores).astype(v_bsmh.dtype)
+    weights_bmgts = attention_weights(q_btmgh, k_bsmh, 1.0, scores, mask_bs).astype(v_bsmh.dtype)
     return _mix(weights_bmgts, v_bsmh), (q_btmgh, k_bsmh, v_bsmh, weights_bmgts)
 
 
 def _backward(
     scores: Scores, residuals: tuple[jax.Array, ...], gradient_btmgh: jax.Array
-) -> tuple[jax.Array, ...]:
+) -> tuple[jax.Array | None, ...]:
     """Gradients written by hand: autodiff would make more passes over the (T, S) matrices."""
     q_btmgh, k_bsmh, v_bsmh, weights_bmgts = residuals
     by_weights = _products(gradient_btmgh, v_bsmh)
@@ -132,6 +164,7 @@ def _backward(
         jnp.einsum("bmgts,bsmh->btmgh", by_scores, k_bsmh),
         jnp.einsum("bmgts,btmgh->bsmh", by_scores, q_btmgh),
         jnp.einsum("bmgts,btmgh->bsmh", weights_bmgts, gradient_btmgh),
+        None,  # of the mask
     )
 
 

@@ -1,4 +1,4 @@
-"""A block: attention and MLP, each joined to the residual stream.
+"""A block: attention, in some models cross-attention, and MLP, each joined to the residual stream.
 
 Shapes: B batch, T time, D model width.
 """
@@ -12,7 +12,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from jaxgpt.model import spec
-from jaxgpt.model.attention import INIT_STD, Attend, Attention, causal
+from jaxgpt.model.attention import INIT_STD, Attend, Attention, Memory, causal
 from jaxgpt.model.mlp import Mlp
 from jaxgpt.model.norms import Norm
 
@@ -21,11 +21,12 @@ Branch = Callable[[jax.Array], tuple[jax.Array, Any]]
 
 
 class Block(nnx.Module):
-    """One layer: attention and an MLP, each with its norm and its residual connection."""
+    """One layer: its parts, each with its norm and its residual connection."""
 
     def __init__(self, s: spec.Block, model_dim: int, num_blocks: int, rngs: nnx.Rngs):
-        # Each block adds to the stream twice; GPT-2's init keeps its variance independent of depth.
-        out_init = nnx.initializers.normal(INIT_STD / (2 * num_blocks) ** 0.5)
+        # GPT-2's init keeps the variance of the stream independent of how often it is added to.
+        additions = num_blocks * (2 if s.cross is None else 3)
+        out_init = nnx.initializers.normal(INIT_STD / additions**0.5)
         self.attn = Attention(s.attention, model_dim, out_init, rngs)
         self.mlp = Mlp(s.mlp, model_dim, out_init, rngs)
         self.norm1 = Norm(s.norm, model_dim)
@@ -33,6 +34,11 @@ class Block(nnx.Module):
             self.norm2 = Norm(s.norm, model_dim)
         if s.sandwich:
             self.out_norm1, self.out_norm2 = Norm(s.norm, model_dim), Norm(s.norm, model_dim)
+        if s.cross is not None:
+            self.cross_attn = Attention(s.cross, model_dim, out_init, rngs)
+            self.cross_norm = Norm(s.norm, model_dim)
+            if s.sandwich:
+                self.cross_out_norm = Norm(s.norm, model_dim)
         self.spec = s
 
     def __call__(
@@ -42,32 +48,43 @@ class Block(nnx.Module):
         positions: jax.Array,
         attend: Attend = causal,
         dropout_key: jax.Array | None = None,
+        memory: Memory | None = None,
     ) -> tuple[jax.Array, Any]:
         """The stream after this block, and the other output of `attend`; dropout needs a key."""
-        rate, key1, key2 = self.spec.dropout, None, None
+        spec = self.spec
+        keys: Any = (None, None, None)
         if dropout_key is not None:
-            key1, key2 = jax.random.split(jax.random.fold_in(dropout_key, layer))
+            keys = jax.random.split(
+                jax.random.fold_in(dropout_key, layer), 2 if spec.cross is None else 3
+            )
 
         def attention(x_btd: jax.Array) -> tuple[jax.Array, Any]:
             mixed, extra = self.attn(x_btd, layer, positions, attend)
-            return dropout(
-                self.out_norm1(mixed) if self.spec.sandwich else mixed, rate, key1
-            ), extra
+            return self._dropped(mixed, "out_norm1", keys[0]), extra
 
         def mlp(x_btd: jax.Array) -> tuple[jax.Array, Any]:
-            update = self.mlp(x_btd)
-            return dropout(
-                self.out_norm2(update) if self.spec.sandwich else update, rate, key2
-            ), None
+            return self._dropped(self.mlp(x_btd), "out_norm2", keys[1]), None
 
-        if self.spec.residual == "sequential":
-            x_btd, extra = residual(self.spec.placement, x_btd, self.norm1, attention)
-            return residual(self.spec.placement, x_btd, self.norm2, mlp)[0], extra
+        def cross_attention(x_btd: jax.Array) -> tuple[jax.Array, Any]:
+            assert memory is not None
+            mixed = self.cross_attn.across(x_btd, layer, memory)
+            return self._dropped(mixed, "cross_out_norm", keys[2]), None
+
+        if spec.residual == "sequential":
+            x_btd, extra = residual(spec.placement, x_btd, self.norm1, attention)
+            if spec.cross is not None:
+                x_btd, _ = residual(spec.placement, x_btd, self.cross_norm, cross_attention)
+            return residual(spec.placement, x_btd, self.norm2, mlp)[0], extra
         normal = self.norm1(x_btd)
         update1, extra = attention(normal)
-        shared = self.spec.residual == "parallel_one_norm"
+        shared = spec.residual == "parallel_one_norm"
         update2, _ = mlp(normal if shared else self.norm2(x_btd))
         return x_btd + update1 + update2, extra
+
+    def _dropped(self, update: jax.Array, norm: str, key: jax.Array | None) -> jax.Array:
+        """The `update` of the stream after its sandwich `norm`, if there is one, and dropout."""
+        normed = getattr(self, norm)(update) if self.spec.sandwich else update
+        return dropout(normed, self.spec.dropout, key)
 
     def keys_values(
         self, x_btd: jax.Array, layer: ArrayLike, positions: jax.Array

@@ -3,6 +3,7 @@
 A module is built from its own specification and never sees the whole config.
 """
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -33,7 +34,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Attention:
-    """Causal attention with `heads` query heads and `kv_heads` key and value heads."""
+    """Attention with `heads` query heads and `kv_heads` key and value heads."""
 
     heads: int
     kv_heads: int
@@ -76,6 +77,7 @@ class Block:
     sandwich: bool  # a second norm on the output of each part
     norm: Norm
     attention: Attention
+    cross: Attention | None  # to a memory, between the two
     mlp: Mlp
     dropout: float
 
@@ -125,6 +127,10 @@ def make_spec(c: ModelConfig) -> Spec:
         bias=c.norm_bias,
     )
     positions = positions_of(c)
+    attention = _attention(c, positions, norm)
+    # No positions are added to the memory, and all of it is seen.
+    everywhere = (Scores(c.attention_softcap),) * c.num_blocks
+    cross = dataclasses.replace(attention, rotary=None, scores=everywhere)
     return Spec(
         vocab_size=c.vocab_size,
         model_dim=c.model_dim,
@@ -137,7 +143,8 @@ def make_spec(c: ModelConfig) -> Spec:
             residual=c.residual,
             sandwich="sandwich" in c.extra_norms,
             norm=norm,
-            attention=_attention(c, positions, norm),
+            attention=attention,
+            cross=cross if c.cross_attention else None,
             mlp=Mlp(c.mlp_dim, c.activation, c.mlp_gated, c.mlp_bias),
             dropout=c.dropout,
         ),

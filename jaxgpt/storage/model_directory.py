@@ -12,16 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.data import tokenizer_files
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.devices.distributed import first, together
 from jaxgpt.errors import UserError, require
 from jaxgpt.file_names import CHECKPOINTS, CONFIG, MANIFEST, METRICS, STATE, TOKENIZER, WEIGHTS
-from jaxgpt.model import GPT, abstract_params, assemble
+from jaxgpt.model import abstract_params, assemble
 from jaxgpt.pytree import Tree, flatten, require_same, unflatten
-from jaxgpt.settings import build
 from jaxgpt.storage import arrays, run_directory
+from jaxgpt.storage.config_sections import AnyConfig, config_of, sections_of
 from jaxgpt.system import atomic_files, directories, json_files
 
 FORMAT = 2  # of parameters and config; 1 kept queries, keys and values in arrays of their own
@@ -29,7 +28,7 @@ FORMAT = 2  # of parameters and config; 1 kept queries, keys and values in array
 
 def save(
     directory: str | Path,
-    config: ModelConfig,
+    config: AnyConfig,
     params: Tree,
     about: Mapping[str, Any] | None = None,
     tokenizer: Tokenizer | None = None,
@@ -42,7 +41,7 @@ def save(
     with _new_directory(Path(directory)) as partial:
         if first():
             json_files.write_json(
-                partial / CONFIG, {**(about or {}), "format": FORMAT, "model": vars(config)}
+                partial / CONFIG, {**(about or {}), "format": FORMAT, **sections_of(config)}
             )
             if tokenizer is not None:
                 tokenizer.save(partial / TOKENIZER)
@@ -93,11 +92,11 @@ class ModelDirectory:
         _require_directory(self.path)
         directories.check_manifest(self.path)
         self.about = json_files.read_json(self.path / CONFIG)
-        fields, where = self.about.get("model"), str(self.path / CONFIG)
-        if not isinstance(fields, dict):
+        where = str(self.path / CONFIG)
+        if not isinstance(self.about.get("model"), dict):
             raise UserError(f"{where} has no section model; {self.path} is not a model directory.")
         self._require_format()
-        self.config: ModelConfig = build(ModelConfig, fields, where)
+        self.config = config_of(self.about, where)
         stored = arrays.stored(self.path / WEIGHTS)
         require_same(abstract_params(self.config), stored, str(self.path / WEIGHTS))
         self.dtypes: dict[str, np.dtype] = {
@@ -128,7 +127,7 @@ class ModelDirectory:
         """The parameters in float32, sharded."""
         return arrays.read_sharded(self.path / WEIGHTS, abstract_params(self.config), shardings)
 
-    def model(self) -> GPT:
+    def model(self) -> Any:
         """The model, in the dtype of its weights."""
         return assemble(self.config, to_device(self.params()))
 
@@ -207,7 +206,7 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> ModelDirectory | None
     return None
 
 
-def load(directory: str | Path) -> GPT:
+def load(directory: str | Path) -> Any:
     """The model in a model directory, or in the best checkpoint of a run, in its stored dtype."""
     return ModelDirectory(directory).model()
 

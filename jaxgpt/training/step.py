@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxgpt.config import ComputeConfig, Config, ModelConfig
 from jaxgpt.devices.sharding import Gather, on_each, over_rows, replicated, shardings
 from jaxgpt.model import GPT, assemble, cast, params_of
-from jaxgpt.model.attention import Attend, causal, keep_nothing
+from jaxgpt.model.attention import Attend, Memory, causal, keep_nothing
 from jaxgpt.model.attention_kernels import FORMS, KERNELS, pick
 from jaxgpt.model.block import Block
 from jaxgpt.model.linear import PRODUCT
@@ -193,7 +193,7 @@ def hidden(
     """The stream (B, T, D) after the last block."""
     positions = jnp.arange(tokens_bt.shape[1])
 
-    def apply(block: Block, layer: jax.Array, x: jax.Array) -> tuple[jax.Array, None]:
+    def apply(block: Block, layer: jax.Array, x: jax.Array, memory: Memory | None) -> Any:
         if compute.gather:
             block, x = compute.gather.block(block), compute.gather.rows(x)
         return block(x, layer, positions, compute.attend, dropout_key)[0], None
@@ -201,4 +201,4 @@ def hidden(
     remat = compute.settings.remat
     if remat != "none":
         apply = jax.checkpoint(apply, prevent_cse=False, policy=SAVED[remat])
-    return model.run(model.embed(tokens_bt), apply, compute.settings.scan_unroll)[0]
+    return model.run(model.embed(tokens_bt), apply, unroll=compute.settings.scan_unroll)[0]

@@ -75,6 +75,8 @@ def test_no_choice_is_left_out() -> None:
     ]
     fields = typing.get_type_hints(ModelConfig)
     for name, hint in fields.items():
+        if name in ("cross_attention", "shares_embedding"):
+            continue  # of encoder-decoders, which test_seq2seq compares with torch
         made = {config[name] for config in configs}
         assert made >= choices(hint), name
         assert len(made) > 1 or name in {*PRIMES, "dropout"}, name

@@ -138,7 +138,9 @@ def test_no_position_sees_the_future_or_beyond_its_window(case: str) -> None:
 
 def _logits(model: GPT, ids: np.ndarray, shift: jax.Array) -> jax.Array:
     positions = jax.numpy.arange(ids.shape[1])
-    x, _ = model.run(model.embed(ids) + shift, lambda block, layer, x: block(x, layer, positions))
+    x, _ = model.run(
+        model.embed(ids) + shift, lambda block, layer, x, _: block(x, layer, positions)
+    )
     return model.read_out(x)
 
 

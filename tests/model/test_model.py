@@ -62,7 +62,7 @@ def test_no_position_sees_the_future(norm: str) -> None:
     def loss_at(t: int, shift: jax.Array) -> jax.Array:
         embedded = model.embed(ids) + shift
         positions = jnp.arange(config.context_length)
-        x, _ = model.run(embedded, lambda block, layer, x: block(x, layer, positions))
+        x, _ = model.run(embedded, lambda block, layer, x, _: block(x, layer, positions))
         logits = model.head(model.normalise(x), model.token_embedding.embedding[...])
         return -jax.nn.log_softmax(logits)[0, t, 5]
 

@@ -1,0 +1,93 @@
+"""Checks of what a model takes, on the host."""
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError, require
+
+
+def check_tokens(tokens: ArrayLike, config: ModelConfig) -> None:
+    """Refuse ids outside the vocabulary and sequences outside the context.
+
+    JAX clamps, wraps or fills such ids and never raises, so the host checks first.
+    """
+    if isinstance(tokens, jax.core.Tracer):
+        raise UserError(
+            "model(tokens) checks the ids on the host, but under jax.jit, jax.grad or jax.vmap "
+            "they have no values yet. Call model.logits(tokens) there: it computes the same, "
+            "unchecked."
+        )
+    _check_ids(np.asarray(tokens), "Tokens", config)
+
+
+def check_source(source: ArrayLike, config: ModelConfig) -> None:
+    """Refuse source ids outside the encoder's vocabulary, and sources outside its context."""
+    _check_ids(np.asarray(source), "Sources", config)
+
+
+def _check_ids(ids: np.ndarray, what: str, config: ModelConfig) -> None:
+    if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+        raise UserError(
+            f"{what} must be whole numbers of shape (batch, time), but are {ids.dtype} {ids.shape}."
+        )
+    length = ids.shape[1]
+    if not 0 < length <= config.context_length:
+        raise UserError(
+            f"A sequence of {length} tokens does not fit the context length "
+            f"{config.context_length}."
+        )
+    wrong = np.argwhere((ids < 0) | (ids >= config.vocab_size))
+    if len(wrong):
+        row, column = wrong[0]
+        raise UserError(
+            f"Token id {ids[row, column]} at row {row}, position {column} lies outside the "
+            f"vocabulary of {config.vocab_size} (ids 0 to {config.vocab_size - 1}); "
+            f"{len(wrong)} such ids in all."
+        )
+
+
+def require_vocabulary(config: ModelConfig) -> None:
+    """Require that `config` has a vocabulary."""
+    require(
+        config.vocab_size > 0,
+        "vocab_size is 0: say how many token ids there are, as in ModelConfig(vocab_size=104).",
+    )
+
+
+def check_memory(
+    tokens: ArrayLike, memory: ArrayLike | None, mask: ArrayLike | None, config: ModelConfig
+) -> None:
+    """Refuse a memory of the wrong shape, one that is missing, and one that nothing attends to."""
+    if not config.cross_attention:
+        require(memory is None, "This model has no cross-attention, so it takes no memory.")
+        return
+    require(
+        memory is not None,
+        "This model attends to a memory: call model(tokens, memory=array) with an array (batch, "
+        f"length, {config.model_dim}), such as an encoder's output.",
+    )
+    shape, rows = np.asarray(memory).shape, len(np.asarray(tokens))
+    require(
+        len(shape) == 3 and shape[0] == rows and shape[1] > 0 and shape[2] == config.model_dim,
+        f"The memory must have the shape ({rows}, length, {config.model_dim}), but has {shape}.",
+    )
+    if mask is not None:
+        check_mask(mask, shape[:2], rows)
+
+
+def check_mask(mask: ArrayLike, shape: tuple[int, ...], rows: int) -> None:
+    """Refuse a mask for anything else than `rows` of `shape`, and rows that are all padding."""
+    mask = np.asarray(mask)
+    require(
+        mask.dtype == bool and mask.shape == shape and len(mask) == rows,
+        f"The mask must be boolean and of shape {shape} with {rows} rows, as many as the tokens "
+        f"have, but is {mask.dtype} {mask.shape}.",
+    )
+    empty = np.flatnonzero(~mask.any(axis=1))
+    require(
+        not empty.size,
+        f"Row {empty[0] if empty.size else 0} of the mask is all false: at least one position of "
+        "each source must be real.",
+    )
