@@ -63,7 +63,8 @@ def groups(items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[list[
         if total >= TOGETHER:
             yield group
             group, total = [], 0
-    yield group
+    if group:
+        yield group
 
 
 def encoded(group: list[Piece], tokenizer: Tokenizer) -> list[np.ndarray]:

@@ -44,8 +44,7 @@ def prepare(
     their folder or as the two files, keep their own split and take the characters of a meta.pkl in
     the same folder.
     """
-    require(bool(sources), "There is no text to prepare: name files, folders or other sources.")
-    require(0 < val < 1, f"val is a part of the text, between 0 and 1, but is {val}.")
+    require_sources(sources, val)
     about: dict[str, Any] = {"version": 1, "sources": list(sources)}
     with new_directory(out) as partial:
         if files := nanogpt_ids.find(sources):
@@ -69,6 +68,12 @@ def prepare(
         }
         write_json(partial / ABOUT, about | {"splits": splits})
     return open_dataset(Path(out), verify=False)
+
+
+def require_sources(sources: Sequence[str], val: float) -> None:
+    """Require that there are sources, and that `val` is a part of them."""
+    require(bool(sources), "There is no text to prepare: name files, folders or other sources.")
+    require(0 < val < 1, f"val is a part of the text, between 0 and 1, but is {val}.")
 
 
 def _ids(pieces: Iterator[Piece], tokenizer: Tokenizer) -> Iterator[np.ndarray]:

@@ -44,7 +44,7 @@ def texts(records: Records, reading: Reading) -> Iterator[tuple[str, list[str]]]
 
 
 def _text(where: str, record: dict[str, Any], field: str, reading: Reading) -> str:
-    value = record
+    value: Any = record
     for name in [field] if field in record else field.split("."):
         if not isinstance(value, dict) or name not in value:
             raise UserError(_no_field(where, field, _field_names(record), reading))
