@@ -25,6 +25,13 @@ DIR/tokenizer.json           the tokenizer, where the ids come from text
 DIR/data.json                the sources and settings, for people
 DIR/manifest.json            size and sha256 of every file above
 
+A prepared directory of pairs, besides:
+
+DIR/train.bin, DIR/val.bin       the ids of each source and its target
+DIR/train.offsets.bin, ...       where each source and each target begins
+DIR/target_tokenizer.json        the tokenizer of the targets, if it is not that of the sources
+DIR/data.json                    also the ids that each target begins and ends with
+
 Names in the folders of other programs, from which tokenizers are read: vocab.json with merges.txt,
 meta.pkl. Those of weights in Hugging Face folders are in `convert/files/hf_folder.py`.
 """
@@ -44,6 +51,8 @@ LOCK = ".lock"
 
 SPLITS = {"train": "train.bin", "val": "val.bin"}  # nanoGPT's have the same names
 ABOUT = "data.json"
+OFFSETS = {"train": "train.offsets.bin", "val": "val.offsets.bin"}  # of pairs
+TARGET_TOKENIZER = "target_tokenizer.json"
 
 VOCABULARY, MERGES = "vocab.json", "merges.txt"  # GPT-2's
 META = "meta.pkl"  # nanoGPT's

@@ -37,7 +37,7 @@ def batch(
     starts = []
     for position in (step * batch_size + np.arange(batch_size)[rows]).tolist():
         epoch, index = divmod(position, windows)
-        window = _order(windows, seed, epoch)[index]
+        window = shuffled(windows, seed, epoch)[index]
         starts.append(_offset(seed, epoch, context_length) + context_length * window)
     return np.lib.stride_tricks.sliding_window_view(tokens, context_length + 1)[starts].astype(
         np.int32
@@ -51,9 +51,12 @@ def _offset(seed: int, epoch: int, context_length: int) -> int:
 
 
 @lru_cache(maxsize=16)
-def _order(windows: int, seed: int, epoch: int) -> np.ndarray:
-    """The windows of an epoch, shuffled by a sort of random keys that numpy never changes."""
-    keys = np.random.SeedSequence([seed, epoch, windows]).generate_state(windows, np.uint64)
+def shuffled(count: int, *entropy: int) -> np.ndarray:
+    """The numbers below `count`, shuffled by a sort of random keys that numpy never changes.
+
+    The order is a function of `count` and `entropy`, such as a seed and an epoch.
+    """
+    keys = np.random.SeedSequence([*entropy, count]).generate_state(count, np.uint64)
     return np.argsort(keys, kind="stable")
 
 

@@ -1,39 +1,20 @@
-"""Formats of text: plain, JSON lines and Parquet, read as pieces of documents.
-
-A new format is a function from an opened file to records, and a line in RECORDS.
-"""
+"""Text as pieces of documents, and pairs of texts, from files and records of any format."""
 
 import codecs
+import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
+from jaxgpt.data.records import PAIR_RECORDS, RECORDS, SIDES, Reading, Records, not_utf8, texts
 from jaxgpt.errors import UserError, require
-from jaxgpt.optional import need
-from jaxgpt.system.json_files import parse_json
 
 PIECE = 1 << 16  # characters; a longer document comes in several pieces
 CHUNK = 1 << 20  # bytes read at once
 _REACH = 4096  # characters searched back for a cut; text without a space in these has no words
 _AFTER_WORD = re.compile(r".*[^\W_](?=\s)", re.DOTALL)
 _BEFORE_SPACE = re.compile(r".*\S(?=\s)", re.DOTALL)
-Records = Iterator[tuple[str, Any]]  # each with its place in the file, for messages
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How text is read from records and bytes."""
-
-    field: str = "text"  # the field of a record that holds the text
-    errors: str = "strict"  # or "replace", for what is not UTF-8
-
-    def __post_init__(self) -> None:
-        require(
-            self.errors in ("strict", "replace"),
-            f'errors must be "strict" or "replace", but is {self.errors!r}.',
-        )
 
 
 class Piece(NamedTuple):
@@ -47,6 +28,13 @@ class Piece(NamedTuple):
     end: str | None
 
 
+class Pair(NamedTuple):
+    """A source and the target that it is to become."""
+
+    source: Piece
+    target: Piece
+
+
 def from_file(path: Path, reading: Reading) -> Iterator[Piece]:
     """The text of a file, in the format that its suffix names."""
     require(
@@ -54,14 +42,22 @@ def from_file(path: Path, reading: Reading) -> Iterator[Piece]:
         f"{path} has ids and not text in it, by its name. nanoGPT's train.bin and val.bin are "
         "taken together, as their folder or as these two files, and nothing else with them.",
     )
-    try:
-        with path.open("rb") as stream:
-            if path.suffix in RECORDS:
-                yield from from_records(RECORDS[path.suffix](stream, path, reading), reading)
-            else:
-                yield from from_bytes(stream, str(path), reading)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+    with _opened(path) as stream:
+        if path.suffix in RECORDS:
+            yield from from_records(RECORDS[path.suffix](stream, path, reading), reading)
+        else:
+            yield from from_bytes(stream, str(path), reading)
+
+
+def pairs_from_file(path: Path, reading: Reading) -> Iterator[Pair]:
+    """The pairs of a file, in the format that its suffix names."""
+    require(
+        path.suffix in PAIR_RECORDS,
+        f"{path} has no pairs of source and target, by its name: these come from files that end in "
+        f"{', '.join(PAIR_RECORDS)}.",
+    )
+    with _opened(path) as stream:
+        yield from pairs_from_records(PAIR_RECORDS[path.suffix](stream, path, reading), reading)
 
 
 def from_bytes(stream: BinaryIO, where: str, reading: Reading) -> Iterator[Piece]:
@@ -71,25 +67,33 @@ def from_bytes(stream: BinaryIO, where: str, reading: Reading) -> Iterator[Piece
 
 def from_records(records: Records, reading: Reading) -> Iterator[Piece]:
     """The text of each record, which is a document of its own."""
-    field = reading.field
-    for where, record in records:
-        require(
-            isinstance(record, dict),
-            f"{where}: a record must be an object, but is a {type(record).__name__}.",
-        )
-        require(field in record, _no_field(where, field, record))
-        text = "" if record[field] is None else record[field]
-        require(
-            isinstance(text, str),
-            f"{where}: field {field} must hold text, but holds a {type(text).__name__}.",
-        )
-        try:
-            yield from _pieces([text.encode("utf-8", reading.errors).decode()], where, "\n")
-        except UnicodeEncodeError as error:
-            problem = (
-                f"half a surrogate pair, U+{ord(text[error.start]):04X}, at character {error.start}"
+    for where, (text,) in texts(records, reading):
+        yield from _pieces([text], where, "\n")
+
+
+def pairs_from_records(records: Records, reading: Reading) -> Iterator[Pair]:
+    """The pair of each record; each side is a document in one piece."""
+    for where, sides in texts(records, reading):
+        for side, text in zip(SIDES, sides, strict=True):
+            require(
+                bool(text.strip()),
+                f"{where}: the {side} is empty, but a pair needs a text on both sides. Take the "
+                "pair out.",
             )
-            raise UserError(f"{where}: {problem}; --errors replace puts a ? there.") from None
+        source, target = (
+            Piece(text, f"{where}, {side}", 0, "") for side, text in zip(SIDES, sides, strict=True)
+        )
+        yield Pair(source, target)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The opened file, which is named if it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            yield stream
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
 def safe_cut(text: str, limit: int) -> int:
@@ -131,54 +135,5 @@ def _decoded(stream: BinaryIO, where: str, errors: str) -> Iterator[str]:
         try:
             yield decoder.decode(raw, ended)
         except UnicodeDecodeError as error:
-            raise _not_utf8(where, error, before) from None
+            raise not_utf8(where, error, before) from None
         read += len(raw)
-
-
-def _not_utf8(where: str, error: UnicodeDecodeError, before: int) -> UserError:
-    return UserError(
-        f"{where} is not UTF-8: byte 0x{error.object[error.start]:02x} at position "
-        f"{before + error.start} ({error.reason}). Convert it (iconv -f ENCODING -t utf-8), or put "
-        "U+FFFD there with --errors replace."
-    )
-
-
-def _no_field(where: str, field: str, names: Iterable[str]) -> str:
-    return f"{where} has no field {field}; there are: {', '.join(names)}. Choose one with --field."
-
-
-def _json_lines(stream: BinaryIO, path: Path, reading: Reading) -> Records:
-    """An object on each line."""
-    before = 0
-    for number, line in enumerate(stream, 1):
-        where = f"{path} line {number}"
-        try:
-            text = line.decode("utf-8", reading.errors)
-            if text.strip():
-                yield where, parse_json(text, where, "A JSONL file has one object on each line.")
-        except UnicodeDecodeError as error:
-            raise _not_utf8(str(path), error, before) from None
-        before += len(line)
-
-
-def _parquet(stream: BinaryIO, path: Path, reading: Reading) -> Records:
-    """The rows of a Parquet file, of which only the column with the text is read."""
-    parquet, field = need("pyarrow.parquet", path), reading.field
-    try:
-        file = parquet.ParquetFile(stream)
-    except ValueError as error:  # pyarrow's ArrowInvalid is one
-        raise UserError(f"{path} is not a parquet file: {' '.join(str(error).split())}") from None
-    require(field in file.schema_arrow.names, _no_field(str(path), field, file.schema_arrow.names))
-    number = 0
-    for rows in file.iter_batches(batch_size=256, columns=[field]):
-        for row in rows.to_pylist():
-            number += 1
-            yield f"{path} row {number}", row
-
-
-# The formats with many documents in a file, by suffix; all other files are one document.
-RECORDS: dict[str, Callable[[BinaryIO, Path, Reading], Records]] = {
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".parquet": _parquet,
-}

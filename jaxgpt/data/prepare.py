@@ -1,22 +1,16 @@
 """Prepared directories from text: token files, a tokenizer, and the split for validation."""
 
-import contextlib
-import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxgpt.data import nanogpt_ids
-from jaxgpt.data.bpe import train_bpe
+from jaxgpt.data.encoding import encoded, groups, joined, tokenizer_for
 from jaxgpt.data.formats import Piece
-from jaxgpt.data.progress import with_progress
-from jaxgpt.data.sources import documents, known_bytes
-from jaxgpt.data.tokenizer import Tokenizer, Unencodable, train_char
-from jaxgpt.data.tokenizer_files import ready_made
+from jaxgpt.data.sources import documents, known_bytes, reader
+from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokens import (
     HEADER_BYTES,
     Dataset,
@@ -24,14 +18,11 @@ from jaxgpt.data.tokens import (
     open_dataset,
     write_tokens,
 )
-from jaxgpt.errors import UserError, require
+from jaxgpt.errors import require
 from jaxgpt.file_names import ABOUT, SPLITS, TOKENIZER
 from jaxgpt.system.directories import new_directory
 from jaxgpt.system.json_files import write_json
 
-TOGETHER = 1 << 20  # characters encoded at once
-MERGES_FROM = 1 << 26  # characters that merges are learnt from: more would hardly change them
-MERGES_WORDS = 1 << 22  # bytes of distinct words among them, which the memory for learning follows
 Splits = dict[str, dict[str, Any]]  # name -> header of its token file
 
 
@@ -53,16 +44,21 @@ def prepare(
     their folder or as the two files, keep their own split and take the characters of a meta.pkl in
     the same folder.
     """
-    require(bool(sources), "There is no text to prepare: name files, folders or other sources.")
-    require(0 < val < 1, f"val is a part of the text, between 0 and 1, but is {val}.")
+    require_sources(sources, val)
     about: dict[str, Any] = {"version": 1, "sources": list(sources)}
     with new_directory(out) as partial:
         if files := nanogpt_ids.find(sources):
             used, splits = nanogpt_ids.take(files, partial, tokenizer)
         else:
             about |= {"field": field, "errors": errors, "val": val}
-            with _reader(sources, partial, field, errors) as read:
-                used = _tokenizer(tokenizer, read, vocab_size)
+            with reader(
+                sources,
+                partial,
+                lambda stdin: documents(sources, field, errors, stdin),
+                lambda piece: len(piece.text.encode()),
+                known_bytes(sources),
+            ) as read:
+                used = tokenizer_for(tokenizer, read, vocab_size)
                 splits = _split(_ids(read("encoding"), used), partial, used, val)
         if used:
             used.save(partial / TOKENIZER)
@@ -74,71 +70,22 @@ def prepare(
     return open_dataset(Path(out), verify=False)
 
 
-def _tokenizer(choice: str, read: Callable[[str], Iterator[Piece]], vocab_size: int) -> Tokenizer:
-    """The tokenizer `choice`, made from the text where it is char or bpe."""
-    if choice == "char":
-        return train_char(piece.text for piece in _joined(read("characters")))
-    if choice == "bpe":
-        return train_bpe(_sample(read("learning merges")), vocab_size)
-    return ready_made(choice)
-
-
-def _sample(pieces: Iterator[Piece]) -> Iterator[str]:
-    """The texts to learn merges from: a prefix within MERGES_FROM and MERGES_WORDS."""
-    characters, seen_hashes, size = 0, set[int](), 0
-    for piece in pieces:
-        yield piece.text
-        characters += len(piece.text)
-        for word in piece.text.split():
-            if (key := hash(word)) not in seen_hashes:
-                seen_hashes.add(key)
-                size += len(word.encode())
-        if characters > MERGES_FROM or size > MERGES_WORDS:
-            return
+def require_sources(sources: Sequence[str], val: float) -> None:
+    """Require that there are sources, and that `val` is a part of them."""
+    require(bool(sources), "There is no text to prepare: name files, folders or other sources.")
+    require(0 < val < 1, f"val is a part of the text, between 0 and 1, but is {val}.")
 
 
 def _ids(pieces: Iterator[Piece], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     """Ids of all documents, with an end of text between any two where the tokenizer has one."""
     ended = False
-    for group in _groups(pieces if tokenizer.eot is not None else _joined(pieces)):
-        for piece, ids in zip(group, _encoded(group, tokenizer), strict=True):
+    separated = pieces if tokenizer.eot is not None else joined(pieces)
+    for group in groups(separated, lambda piece: len(piece.text)):
+        for piece, ids in zip(group, encoded(group, tokenizer), strict=True):
             if ended:
                 yield np.array([tokenizer.eot])
             yield ids
             ended = tokenizer.eot is not None and piece.end is not None
-
-
-def _joined(pieces: Iterator[Piece]) -> Iterator[Piece]:
-    """The pieces with documents separated by text, for tokenizers without an end-of-text id."""
-    separator = ""
-    for piece in pieces:
-        yield piece._replace(text=separator + piece.text, start=piece.start - len(separator))
-        separator = piece.end or ""
-
-
-def _groups(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
-    """Lists of about TOGETHER characters, so that short documents are encoded on all cores."""
-    group: list[Piece] = []
-    size = 0
-    for piece in pieces:
-        group.append(piece)
-        size += len(piece.text)
-        if size >= TOGETHER:
-            yield group
-            group, size = [], 0
-    yield group
-
-
-def _encoded(group: list[Piece], tokenizer: Tokenizer) -> list[np.ndarray]:
-    try:
-        return tokenizer.encode_many([piece.text for piece in group])
-    except Unencodable as error:
-        piece = group[error.which]
-        raise UserError(
-            f"{piece.where}: at character {piece.start + error.position} {error.problem}. Take it "
-            "out of the text; or, for a model that is trained from scratch, use a tokenizer that "
-            "keeps it, such as byte, or bpe made from this text."
-        ) from None
 
 
 def _split(ids: Iterable[np.ndarray], partial: Path, tokenizer: Tokenizer, val: float) -> Splits:
@@ -164,22 +111,3 @@ def _split(ids: Iterable[np.ndarray], partial: Path, tokenizer: Tokenizer, val: 
         )
     whole.unlink()
     return splits
-
-
-@contextlib.contextmanager
-def _reader(
-    sources: Sequence[str], folder: Path, field: str, errors: str
-) -> Iterator[Callable[[str], Iterator[Piece]]]:
-    """A function that reads all text at each call; standard input is kept in a file in `folder`."""
-    with tempfile.TemporaryFile(dir=folder) as stdin:
-        if "-" in sources:
-            shutil.copyfileobj(sys.stdin.buffer, stdin)
-
-        def read(what: str) -> Iterator[Piece]:
-            stdin.seek(0)
-            pieces = documents(sources, field, errors, stdin)
-            return with_progress(
-                pieces, what, lambda piece: len(piece.text.encode()), known_bytes(sources)
-            )
-
-        yield read

@@ -1,27 +1,25 @@
 """Sources of text: files, folders, patterns, Hugging Face data sets and standard input."""
 
+import contextlib
 import glob
 import importlib
 import os
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from jaxgpt.data.formats import (
-    RECORDS,
-    Piece,
-    Reading,
-    Records,
-    from_bytes,
-    from_file,
-    from_records,
-)
+from jaxgpt.data.formats import Piece, from_bytes, from_file, from_records
+from jaxgpt.data.progress import with_progress
+from jaxgpt.data.records import RECORDS, Reading, Records
 from jaxgpt.errors import UserError, require
 from jaxgpt.optional import need
 
 BUILT_IN = "python-docs"
+Item = TypeVar("Item")
 
 
 def documents(
@@ -35,40 +33,65 @@ def documents(
     `field` is the text field of a record; `errors` is "strict" or "replace"; `stdin` is read for
     the source "-", so that a caller can pass a copy of standard input and read it twice.
     """
-    reading = Reading(field, errors)
+    reading = Reading((field,), errors)
     for source in sources:
         empty = True
         for piece in _read(source, reading, stdin):
             empty = False
             yield piece
-        require(not empty, f"{_label(source)} is empty: there is no text in it.")
+        require(not empty, f"{label(source)} is empty: there is no text in it.")
 
 
 def known_bytes(sources: Sequence[str]) -> int | None:
     """The size of all text, or None where it is not known before reading."""
     if any(source in ("-", BUILT_IN) or source.startswith("hf:") for source in sources):
         return None
-    files = [path for source in sources for path in _files(source)]
+    files = [path for source in sources for path in files_of(source)]
     if any(path.suffix in RECORDS for path in files):
         return None
     return sum(path.stat().st_size for path in files)
 
 
+@contextlib.contextmanager
+def reader(
+    sources: Sequence[str],
+    folder: Path,
+    items: Callable[[BinaryIO], Iterator[Item]],
+    size: Callable[[Item], int],
+    total: int | None,
+) -> Iterator[Callable[[str], Iterator[Item]]]:
+    """A function that reads all of `sources` at each call, with progress under the name it takes.
+
+    `items` reads them with the given standard input, which is kept in a file in `folder`; `size`
+    has the bytes of an item, and `total` those of all, where known.
+    """
+    with tempfile.TemporaryFile(dir=folder) as stdin:
+        if "-" in sources:
+            shutil.copyfileobj(sys.stdin.buffer, stdin)
+
+        def read(what: str) -> Iterator[Item]:
+            stdin.seek(0)
+            return with_progress(items(stdin), what, size, total)
+
+        yield read
+
+
 def _read(source: str, reading: Reading, stdin: BinaryIO | None) -> Iterator[Piece]:
     if source == "-":
-        return from_bytes(stdin or sys.stdin.buffer, _label(source), reading)
+        return from_bytes(stdin or sys.stdin.buffer, label(source), reading)
     if source == BUILT_IN:
         return from_records(_python_docs(), Reading())
     if source.startswith("hf:"):
-        return from_records(_hugging_face(source), reading)
-    return chain.from_iterable(from_file(path, reading) for path in _files(source))
+        return from_records(hugging_face(source), reading)
+    return chain.from_iterable(from_file(path, reading) for path in files_of(source))
 
 
-def _label(source: str) -> str:
+def label(source: str) -> str:
+    """The name of a source in messages."""
     return "standard input" if source == "-" else source
 
 
-def _files(source: str) -> list[Path]:
+def files_of(source: str) -> list[Path]:
     """The files of a path or pattern, sorted, without hidden files and folders inside a folder."""
     path = Path(source)
     if os.path.isdir(source):  # Path.is_dir raises for too long a name
@@ -90,7 +113,8 @@ def _files(source: str) -> list[Path]:
     return matches
 
 
-def _hugging_face(source: str) -> Records:
+def hugging_face(source: str) -> Records:
+    """The records of a data set of the datasets library."""
     name, config, split, *rest = [*source.removeprefix("hf:").split(":"), "", ""]
     require(
         bool(name) and not any(rest),

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.data.kinds import require_kind
 from jaxgpt.data.progress import with_progress
 from jaxgpt.errors import UserError, require
-from jaxgpt.file_names import ABOUT, SPLITS
+from jaxgpt.file_names import SPLITS
 from jaxgpt.system.directories import check_manifest
 
 MAGIC = b"jaxgpt tokens\n"
@@ -34,11 +35,7 @@ class Dataset:
 
 def open_dataset(path: Path, verify: bool = True) -> Dataset:
     """Open the prepared directory `path`; `verify` compares the sha256 of every file first."""
-    require(
-        (path / ABOUT).is_file(),
-        f"{path} is not a prepared directory, for it has no {ABOUT}. `jaxgpt prepare TEXT... "
-        f"--out {path}` makes it, from text or from nanoGPT's train.bin and val.bin.",
-    )
+    require_kind(path, "text")
     if verify:
         check_manifest(path)
     train, header = open_tokens(path / SPLITS["train"])
@@ -61,7 +58,7 @@ def write_tokens(
 
     `text_bytes` counts the UTF-8 bytes of a piece; the header has their sum, or 0 without it.
     """
-    dtype = _narrowest(vocab_size)
+    dtype = narrowest(vocab_size)
     digest, count, size = hashlib.sha256(), 0, 0
     with path.open("wb") as file:
         file.write(bytes(HEADER_BYTES))
@@ -91,9 +88,9 @@ def write_tokens(
     return header
 
 
-def _narrowest(vocab_size: int) -> np.dtype:
+def narrowest(vocab_size: int) -> np.dtype:
     """The narrowest dtype, little-endian, that has all ids below `vocab_size`."""
-    limits = {"u1": 1 << 8, "<u2": 1 << 16, "<u4": 1 << 32}
+    limits = {"u1": 1 << 8, "<u2": 1 << 16, "<u4": 1 << 32, "<u8": 1 << 63}
     return np.dtype(next(name for name, limit in limits.items() if vocab_size <= limit))
 
 
@@ -127,7 +124,7 @@ def _read_header(path: Path) -> dict[str, Any]:
             len(raw) == HEADER_BYTES
             and header.keys() == HEADER_FIELDS
             and header["version"] == 1
-            and header["dtype"] in ("uint8", "uint16", "uint32")
+            and header["dtype"] in ("uint8", "uint16", "uint32", "uint64")
             and all(type(n) is int for n in numbers)
         )
     except (ValueError, TypeError, AttributeError):

@@ -16,8 +16,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt.data import prepare as preparing
-from jaxgpt.data import progress
+from jaxgpt.data import encoding, progress
 from jaxgpt.data.prepare import prepare
 from jaxgpt.data.tokenizer import train_char
 from jaxgpt.data.tokenizer_files import load
@@ -78,7 +77,7 @@ def test_any_records_come_back(
     texts = ["long enough", *texts]
     (folder / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparing, "TOGETHER", together)
+        patch.setattr(encoding, "TOGETHER", together)
         dataset = prepare(
             [str(folder / "in.jsonl")], folder / "out", tokenizer=tokenizer, vocab_size=270, val=0.5
         )
@@ -134,7 +133,7 @@ def test_merges_are_learnt_from_a_bounded_sample(
     whole = prepare([str(source)], tmp_path / "whole", tokenizer="bpe", vocab_size=1000).vocab_size
     for bound in ("MERGES_FROM", "MERGES_WORDS"):
         with monkeypatch.context() as patch:
-            patch.setattr(preparing, bound, 50)
+            patch.setattr(encoding, bound, 50)
             less = prepare([str(source)], tmp_path / bound, tokenizer="bpe", vocab_size=1000)
         assert less.vocab_size < whole
         assert decoded(less) == TEXT

@@ -279,14 +279,6 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         texts(tmp_path / "a.parquet")
 
 
-@pytest.fixture
-def datasets(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library, which reads its settings once, when imported; told to stay away from the network."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "hf"))
-    pytest.importorskip("datasets", reason="datasets is not installed")
-
-
 def test_a_dataset_of_the_library(datasets: None, tmp_path: Path) -> None:
     json_lines(tmp_path / "train.jsonl", {"text": "one"}, {"text": "two"})
     json_lines(tmp_path / "validation.jsonl", {"text": "three"})

@@ -1,0 +1,80 @@
+"""Text to ids: the tokenizer that a choice names, learnt where need be, and many texts at once."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+
+from jaxgpt.data.bpe import train_bpe
+from jaxgpt.data.formats import Piece
+from jaxgpt.data.tokenizer import Tokenizer, Unencodable, train_char
+from jaxgpt.data.tokenizer_files import ready_made
+from jaxgpt.errors import UserError
+
+TOGETHER = 1 << 20  # characters encoded at once
+MERGES_FROM = 1 << 26  # characters that merges are learnt from: more would hardly change them
+MERGES_WORDS = 1 << 22  # bytes of distinct words among them, which the memory for learning follows
+Item = TypeVar("Item")
+
+
+def tokenizer_for(
+    choice: str, read: Callable[[str], Iterator[Piece]], vocab_size: int
+) -> Tokenizer:
+    """The tokenizer `choice`, made from the text that `read` gives where it is char or bpe."""
+    if choice == "char":
+        return train_char(piece.text for piece in joined(read("characters")))
+    if choice == "bpe":
+        return train_bpe(_sample(read("learning merges")), vocab_size)
+    return ready_made(choice)
+
+
+def _sample(pieces: Iterator[Piece]) -> Iterator[str]:
+    """The texts to learn merges from: a prefix within MERGES_FROM and MERGES_WORDS."""
+    characters, seen_hashes, size = 0, set[int](), 0
+    for piece in pieces:
+        yield piece.text
+        characters += len(piece.text)
+        for word in piece.text.split():
+            if (key := hash(word)) not in seen_hashes:
+                seen_hashes.add(key)
+                size += len(word.encode())
+        if characters > MERGES_FROM or size > MERGES_WORDS:
+            return
+
+
+def joined(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """The pieces with documents separated by text, for tokenizers without an end-of-text id."""
+    separator = ""
+    for piece in pieces:
+        yield piece._replace(text=separator + piece.text, start=piece.start - len(separator))
+        separator = piece.end or ""
+
+
+def groups(items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Lists of about TOGETHER characters, so that short texts are encoded on all cores.
+
+    `size` is the number of characters of an item.
+    """
+    group: list[Item] = []
+    total = 0
+    for item in items:
+        group.append(item)
+        total += size(item)
+        if total >= TOGETHER:
+            yield group
+            group, total = [], 0
+    if group:
+        yield group
+
+
+def encoded(group: list[Piece], tokenizer: Tokenizer) -> list[np.ndarray]:
+    """The ids of each piece."""
+    try:
+        return tokenizer.encode_many([piece.text for piece in group])
+    except Unencodable as error:
+        piece = group[error.which]
+        raise UserError(
+            f"{piece.where}: at character {piece.start + error.position} {error.problem}. Take it "
+            "out of the text; or, for a model that is trained from scratch, use a tokenizer that "
+            "keeps it, such as byte, or bpe made from this text."
+        ) from None
