@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from jaxgpt.errors import (
     divisors,
@@ -12,7 +12,9 @@ from jaxgpt.errors import (
     require_positive,
 )
 from jaxgpt.fields import explained, require_choices, setting
+from jaxgpt.mesh_config import MeshConfig as MeshConfig
 from jaxgpt.model_config import ModelConfig as ModelConfig
+from jaxgpt.seq2seq_config import Seq2SeqConfig
 
 
 @explained
@@ -29,6 +31,10 @@ class DataConfig:
         "Tokenizer of a text: char, byte, bpe, or a file; with --init, the model's own.",
     )
 
+    target_tokenizer: str = setting(
+        "", "Tokenizer of the targets of pairs, if it is not that of the sources."
+    )
+
     def __post_init__(self) -> None:
         takes = "a directory from jaxgpt prepare, a text file, or python-docs"
         require(bool(self.path), f"path is missing: --data.path takes {takes}.")
@@ -40,8 +46,10 @@ class OptimConfig:
     """AdamW and its schedule."""
 
     learning_rate: float = setting(1e-3, "Highest learning rate, reached when warm-up ends.")
-    schedule: Literal["cosine", "linear", "constant"] = setting(
-        "cosine", "How the learning rate falls from there to final_learning_rate."
+    schedule: Literal["cosine", "linear", "constant", "inverse_sqrt"] = setting(
+        "cosine",
+        "How the learning rate falls from there to final_learning_rate; inverse_sqrt, by the root "
+        "of the step, goes on below it.",
     )
     warmup_steps: int = setting(
         -1, "Steps in which the learning rate rises; -1 is a fifth of train.steps, at most 100."
@@ -63,6 +71,9 @@ class OptimConfig:
     clip_norm: float = setting(
         1.0, "Norm of the gradient above which it is scaled down; 0 never scales."
     )
+    label_smoothing: float = setting(
+        0.0, "Share of each target's probability that training spreads over all tokens."
+    )
     ema: float = setting(
         0.0, "Decay of an average of the weights, which is evaluated and saved instead; 0 has none."
     )
@@ -74,7 +85,7 @@ class OptimConfig:
             usual = 1e-4 if self.learning_rate >= 1e-4 else self.learning_rate / 10
             object.__setattr__(self, "final_learning_rate", usual)
         require_not_negative(self, "final_learning_rate", "weight_decay", "clip_norm")
-        require_below_one(self, "beta1", "beta2", "ema")
+        require_below_one(self, "beta1", "beta2", "ema", "label_smoothing")
         require(
             self.warmup_steps >= -1,
             f"warmup_steps must be at least 0, or -1, but is {self.warmup_steps}.",
@@ -149,56 +160,6 @@ class ComputeConfig:
 
 @explained
 @dataclass(frozen=True)
-class MeshConfig:
-    """Division of the work among devices; one of data, fsdp and tensor may be -1."""
-
-    data: int = setting(
-        -1, "Groups of devices that each hold the weights and share a batch; -1 takes what is left."
-    )
-    fsdp: int = setting(
-        1,
-        "Devices that share a batch, the weights and the optimiser's state; -1 takes what is left.",
-    )
-    tensor: int = setting(
-        1, "Devices that share each matrix product, by heads and MLP width; -1 takes what is left."
-    )
-    coordinator: str = setting(
-        "", "Address HOST:PORT of the first process; auto under SLURM, Open MPI, on a TPU pod."
-    )
-    processes: int = setting(0, "Number of processes, if the environment does not say it.")
-    process: int = setting(-1, "Index of this process, from 0, if the environment does not say it.")
-    timeout: int = setting(120, "Seconds to wait for the other processes.")
-
-    def __post_init__(self) -> None:
-        for name in ("data", "fsdp", "tensor"):
-            value = getattr(self, name)
-            require(
-                value == -1 or value > 0,
-                f"{name} must be positive, or -1 for what is left, but is {value}.",
-            )
-        require(
-            -1 not in (self.fsdp, self.tensor) or self.fsdp != self.tensor,
-            "only one of fsdp and tensor can be -1.",
-        )
-        if -1 in (self.fsdp, self.tensor) and self.data == -1:
-            object.__setattr__(self, "data", 1)
-        require_positive(self, "timeout")
-        alone = self.process < 0 and not self.processes
-        require(
-            bool(self.coordinator) or alone,
-            "processes and process need coordinator: where they find each other.",
-        )
-        require(
-            self.coordinator in ("", "auto")
-            or (0 <= self.process < self.processes and ":" in self.coordinator),
-            f"coordinator {self.coordinator} needs a port, as in HOST:PORT, and process from 0 to "
-            f"one less than processes; processes and process are {self.processes} and "
-            f"{self.process}.",
-        )
-
-
-@explained
-@dataclass(frozen=True)
 class RunConfig:
     """Output directory and starting point."""
 
@@ -226,12 +187,22 @@ class Config:
     """A whole run."""
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    encoder: ModelConfig | None = None  # if there is one, `model` is the decoder
     data: DataConfig = dataclasses.field(kw_only=False)
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     compute: ComputeConfig = ComputeConfig()
-    mesh: MeshConfig = MeshConfig()
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     run: RunConfig = dataclasses.field(kw_only=False)
+
+    @property
+    def architecture(self) -> ModelConfig | Seq2SeqConfig:
+        """The model of the run."""
+        return Seq2SeqConfig(self.encoder, self.model) if self.encoder else self.model
+
+    def sections(self) -> dict[str, dict[str, Any]]:
+        """The settings as plain values, without the section of an encoder if there is none."""
+        return {name: part for name, part in dataclasses.asdict(self).items() if part is not None}
 
     def __post_init__(self) -> None:
         if self.optim.warmup_steps == -1:
@@ -241,6 +212,15 @@ class Config:
             self.optim.warmup_steps < self.train.steps,
             f"optim.warmup_steps {self.optim.warmup_steps} must be fewer than steps "
             f"{self.train.steps}: set --optim.warmup_steps lower, or leave it out.",
+        )
+        require(
+            self.encoder is None or self.compute.loss_chunks == 1,
+            "compute.loss_chunks is for texts: the batches of an encoder-decoder have several "
+            "lengths.",
+        )
+        require(
+            self.encoder is not None or not self.model.cross_attention,
+            "model.cross_attention needs an encoder to attend to: a section [encoder].",
         )
         require(
             self.model.context_length % self.compute.loss_chunks == 0,

@@ -24,6 +24,33 @@ WORDS = {
 }
 
 
+def sections_of_a_run() -> dict[str, Any]:
+    """The dataclass of each section of a run's settings."""
+    return {name: _dataclass(hint) for name, hint in typing.get_type_hints(Config).items()}
+
+
+def _dataclass(hint: Any) -> Any:
+    """The dataclass that `hint` is, or that it is if it is not None; None for other types."""
+    for kind in typing.get_args(hint) or (hint,):
+        if dataclasses.is_dataclass(kind):
+            return kind
+    return None
+
+
+def build_run(sections: Sections, where: str) -> Config:
+    """The run that `sections` describe; its encoder is as the decoder where [encoder] is silent."""
+    if "encoder" in sections:
+        model = sections.get("model", {})
+        encoder = {**model, "cross_attention": False, **sections["encoder"]}
+        sections = {
+            **sections,
+            "model": {**model, "cross_attention": True},
+            "encoder": encoder,
+        }
+    config: Config = build(Config, sections, where)
+    return config
+
+
 def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
     """Build the dataclass `cls` from plain `values`, a nested one from a nested dict.
 
@@ -32,9 +59,9 @@ def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
     check(cls, values, where)
     hints = typing.get_type_hints(cls)
     sections = {
-        name: build(hint, values.get(name, {}), f"{where} [{name}]")
+        name: build(_dataclass(hint), values.get(name, {}), f"{where} [{name}]")
         for name, hint in hints.items()
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint)
+        if dataclasses.is_dataclass(hint) or (_dataclass(hint) and name in values)
     }
     try:
         return cls(**{**values, **sections})
@@ -50,7 +77,7 @@ def check(cls: type, values: Mapping[str, Any], where: str) -> None:
     hints = typing.get_type_hints(cls)
     for name, value in values.items():
         _require_field(hints, name, where)
-        if dataclasses.is_dataclass(hints[name]):
+        if _dataclass(hints[name]):
             require(
                 isinstance(value, dict),
                 f"{where}: {name} is a section, written [{name}], but got {value!r}.",
@@ -64,7 +91,7 @@ def check(cls: type, values: Mapping[str, Any], where: str) -> None:
 
 def require_setting(section: str, field: str, where: str) -> None:
     """Require that a run has the setting `field` in `section`; suggest another one otherwise."""
-    sections = typing.get_type_hints(Config)
+    sections = sections_of_a_run()
     _require_field(sections, section, where)
     _require_field(typing.get_type_hints(sections[section]), field, where)
 
@@ -99,7 +126,7 @@ def read_settings(path: Path | None, options: Sections) -> dict[str, dict[str, A
     A setting that neither states is left out.
     """
     sections = _read_toml(path) if path else {}
-    hints = typing.get_type_hints(Config)
+    hints = sections_of_a_run()
     for section, fields in options.items():
         for name, value in fields.items():
             check(hints[section], {name: value}, f"--{section}.{name}")
@@ -127,7 +154,7 @@ def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
 
 def check_sections(settings: Sections, where: str) -> None:
     """Require that `settings` has only sections and fields of a run, with values of their types."""
-    sections = typing.get_type_hints(Config)
+    sections = sections_of_a_run()
     check(Config, settings, where)
     for section, fields in settings.items():
         check(sections[section], fields, f"{where} [{section}]")

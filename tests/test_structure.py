@@ -17,7 +17,8 @@ TOPICS = {
     "jaxgpt": [
         "__main__", "convert", "commands", "planning", "training", "generation",
         "storage", "data", "devices", "model", "system", "settings", "pytree", "config",
-        "seq2seq_config", "model_config", "model_rules", "rotary_scaling", "fields", "optional", "file_names", "errors",
+        "mesh_config", "seq2seq_config", "model_config", "model_rules", "rotary_scaling",
+        "fields", "optional", "file_names", "errors",
     ],
 }  # fmt: skip
 ORDER = [f"{package}.{topic}" for package, topics in TOPICS.items() for topic in topics]

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import tyro
 
-from jaxgpt.config import Config
 from jaxgpt.fields import explanations
-from jaxgpt.settings import parse, require_setting, typed
+from jaxgpt.settings import parse, require_setting, sections_of_a_run, typed
 
 Directory = Annotated[
     Path,
@@ -28,6 +27,8 @@ Tokenizer = Annotated[OptionalFile, tyro.conf.arg(help=TOKENIZER)]
 UNKNOWN = "Treatment of characters that the tokenizer lacks: strict names them, skip drops them."
 Unknown = Annotated[Literal["strict", "skip"], tyro.conf.arg(help=UNKNOWN)]
 
+# What a section is, where the docstring of its class says something else.
+ABOUT = {"encoder": "The encoder of an encoder-decoder, where it differs from the model section."}
 KINDS = {int: "INT", float: "FLOAT", str: "TEXT"}
 LISTS = {list: "LIST", dict: "TABLE"}
 
@@ -49,7 +50,7 @@ def choices_of(hint: Any) -> tuple[str, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
-def option(section: type, field: dataclasses.Field, hint: Any) -> Any:
+def option(section: type, field: dataclasses.Field, hint: Any, name: str) -> Any:
     """The type of one setting for tyro.
 
     A text that is not a value of the setting is passed on unread: `settings.check` refuses it, in
@@ -62,22 +63,23 @@ def option(section: type, field: dataclasses.Field, hint: Any) -> Any:
         is_instance=lambda value: True,
         str_from_instance=lambda value: [typed(value)],
     )
+    default = f"(default: {typed(field.default)})" if field.default != "" else ""
     shown = tyro.conf.arg(
         help=explanations(section)[field.name],
-        help_behavior_hint=f"(default: {typed(field.default)})" if field.default != "" else "",
+        help_behavior_hint="(default: the decoder's)" if name == "encoder" else default,
     )
     return Annotated[hint, spec, shown, tyro.conf.FlagConversionOff]
 
 
-def options(section: type) -> Any:
+def options(section: type, name: str) -> Any:
     """A dict type with the settings of `section`, of which any may be left out."""
     hints = typing.get_type_hints(section)
     fields = {
-        field.name: option(section, field, hints[field.name])
+        field.name: option(section, field, hints[field.name], name)
         for field in dataclasses.fields(section)
     }
-    typed_dict = dict_type(section.__name__, fields, total=False)
-    typed_dict.__doc__ = (section.__doc__ or "").partition("\n")[0]
+    typed_dict = dict_type(name, fields, total=False)
+    typed_dict.__doc__ = ABOUT.get(name) or (section.__doc__ or "").partition("\n")[0]
     return typed_dict
 
 
@@ -85,7 +87,7 @@ dict_type: Any = TypedDict  # which a type checker lets nobody call with names u
 if TYPE_CHECKING:
     Settings = dict[str, dict[str, Any]]
 else:
-    SECTIONS = {name: options(section) for name, section in typing.get_type_hints(Config).items()}
+    SECTIONS = {name: options(section, name) for name, section in sections_of_a_run().items()}
     Settings = Annotated[dict_type("Settings", SECTIONS, total=False), tyro.conf.arg(name="")]
 
 

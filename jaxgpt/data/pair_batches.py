@@ -5,7 +5,7 @@ Pairs of about the same length are in a bucket, whose batches have one shape.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,13 +19,13 @@ CANDIDATES = 256  # shapes among which those of the buckets are chosen
 
 
 class PairBatch(NamedTuple):
-    """A batch of pairs; padding is id 0 where the masks are False."""
+    """A batch of pairs, arrays of the host or of devices; padding is id 0 where masks are False."""
 
-    source_bs: np.ndarray  # int32
-    source_mask_bs: np.ndarray  # True at a token of the source
-    tokens_bt: np.ndarray  # int32, what the decoder reads: start, target
-    targets_bt: np.ndarray  # int32, what it should predict: target, end
-    target_mask_bt: np.ndarray  # True where the loss counts
+    source_bs: Any  # int32
+    source_mask_bs: Any  # True at a token of the source
+    tokens_bt: Any  # int32, what the decoder reads: start, target
+    targets_bt: Any  # int32, what it should predict: target, end
+    target_mask_bt: Any  # True where the loss counts
 
 
 class Shape(NamedTuple):

@@ -193,6 +193,12 @@ _gather.defvjp(lambda x, whole, divided: (_gather(x, whole, divided), None), _sc
 
 def undivided(params: Any, mesh: Mesh) -> list[str]:
     """Messages for the parameters that `mesh` shards less than LAYOUT asks for."""
+    if "blocks" not in params:  # the two sides of an encoder-decoder
+        return [
+            f"{side}: {message}"
+            for side, part in params.items()
+            for message in undivided(part, mesh)
+        ]
     messages = []
     heads, tensor = params["blocks"]["attn"]["qkv"]["kernel"].shape[2], mesh.shape["tensor"]
     if heads % tensor:

@@ -26,10 +26,11 @@ from jaxgpt.file_names import ABOUT
 from jaxgpt.model import flops
 from jaxgpt.planning.hlo import Traffic, collectives
 from jaxgpt.planning.topologies import devices_of
-from jaxgpt.settings import build
+from jaxgpt.settings import build_run
 from jaxgpt.system.stages import Stage, silent
 from jaxgpt.training.compatibility import fit_vocabulary
-from jaxgpt.training.step import Compute, init_state, jitted_step, make_step
+from jaxgpt.training.compute import Compute
+from jaxgpt.training.step import init_state, jitted_step, make_step
 
 
 class Memory(NamedTuple):
@@ -74,7 +75,7 @@ def plan(
 
     It is made for the devices of `topology`, or for those present.
     """
-    config: Config = build(Config, settings, where)
+    config = build_run(settings, where)
     config = dataclasses.replace(config, model=sized(config))
     if not topology:
         use_devices(config.mesh)

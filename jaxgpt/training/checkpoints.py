@@ -1,7 +1,6 @@
 """The checkpoints of a run, written by a thread while its steps continue."""
 
 import contextlib
-import dataclasses
 from typing import Any
 
 import jax
@@ -32,7 +31,7 @@ class Checkpoints:
         weights, rest = copied(evaluated(state)), copied(besides_weights(state))
         directory, config = self.job.directory, self.job.config
         about = {
-            **dataclasses.asdict(config),
+            **config.sections(),
             **self.job.origin,
             "data_sha256": self.job.dataset.train_sha256,
             **about,
@@ -42,7 +41,15 @@ class Checkpoints:
 
         def write() -> None:
             save = model_directory.save
-            save(path, config.model, weights, about, self.tokenizer, state=rest, metrics=metrics)
+            save(
+                path,
+                config.architecture,
+                weights,
+                about,
+                self.tokenizer,
+                state=rest,
+                metrics=metrics,
+            )
             if not first():
                 return
             run_directory.keep(directory, config.train.keep)

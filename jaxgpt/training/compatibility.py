@@ -4,24 +4,46 @@ import dataclasses
 from pathlib import Path
 
 from jaxgpt.config import Config, ModelConfig
+from jaxgpt.data.pairs import PairDataset
 from jaxgpt.data.tokens import Dataset
 from jaxgpt.errors import UserError, require
 from jaxgpt.file_names import DATA, TOKENIZER
+from jaxgpt.storage.config_sections import sections_of
 from jaxgpt.storage.model_directory import ModelDirectory
 
+KINDS = {1: "a decoder", 2: "an encoder-decoder"}  # by how many sections describe it
 ROUNDED_UP = 128  # ids more than the tokenizer has: people round up to a multiple of 64 or 128
 
 
 def fit_vocabulary(model: ModelConfig, dataset: Dataset) -> ModelConfig:
     """`model` with the vocabulary of `dataset`, or its own, which may be a little larger."""
-    ours, theirs = model.vocab_size or dataset.vocab_size, dataset.vocab_size
+    return _fitted(model, dataset.vocab_size, "model", dataset.path)
+
+
+def _fitted(model: ModelConfig, theirs: int, section: str, path: Path) -> ModelConfig:
+    ours = model.vocab_size or theirs
     require(
         theirs <= ours < theirs + ROUNDED_UP,
-        f"model.vocab_size is {ours}, but the data in {dataset.path} has a vocabulary of {theirs}. "
+        f"{section}.vocab_size is {ours}, but the data in {path} has a vocabulary of {theirs}. "
         "Prepare the data with the model's own tokenizer; or, for a new model, leave "
-        "model.vocab_size out.",
+        f"{section}.vocab_size out.",
     )
     return dataclasses.replace(model, vocab_size=ours)
+
+
+def fit_vocabularies(config: Config, dataset: Dataset | PairDataset) -> Config:
+    """`config` with the vocabularies of `dataset`."""
+    if not isinstance(dataset, PairDataset):
+        return dataclasses.replace(config, model=fit_vocabulary(config.model, dataset))
+    assert config.encoder is not None
+    source, target = dataset.source_vocab_size, dataset.target_vocab_size
+    if config.encoder.shares_embedding:  # the target's ids are the source's, and start and end
+        source = target
+    return dataclasses.replace(
+        config,
+        model=_fitted(config.model, target, "model", dataset.path),
+        encoder=_fitted(config.encoder, source, "encoder", dataset.path),
+    )
 
 
 def require_same_tokenizer(ours: Path, data: Path) -> None:
@@ -52,13 +74,20 @@ def require_same_characters(source: ModelDirectory, dataset: Dataset, run: Path)
 
 def require_same_architecture(source: ModelDirectory, config: Config, name: str) -> None:
     """Require that `config` describes the model of `source`, called `name`, dropout aside."""
-    asked = config.model
-    if not asked.vocab_size:  # the data's, which is checked once they are prepared
-        asked = dataclasses.replace(asked, vocab_size=source.config.vocab_size)
+    theirs, asked = sections_of(source.config), sections_of(config.architecture)
+    require(
+        theirs.keys() == asked.keys(),
+        f"{name} holds {KINDS[len(theirs)]}, but the config describes {KINDS[len(asked)]}, which "
+        "has a section [encoder].",
+    )
     differing = [
-        f"{field} is {value} in {name} and {getattr(asked, field)} in the config"
-        for field, value in vars(source.config).items()
-        if field != "dropout" and value != getattr(asked, field)
+        f"{_setting(section, field)} is {value} in {name} and {asked[section][field]} in the config"
+        for section, fields in theirs.items()
+        for field, value in fields.items()
+        if field != "dropout"
+        and asked[section][field] != value
+        # A vocabulary left out is the data's, which is checked once they are prepared.
+        and not (field == "vocab_size" and not asked[section][field])
     ]
     require(
         not differing,
@@ -66,3 +95,7 @@ def require_same_architecture(source: ModelDirectory, config: Config, name: str)
         "they are there (with --init, leaving them out of [model] does so), or begin another run "
         "in another --run.dir.",
     )
+
+
+def _setting(section: str, field: str) -> str:
+    return field if section == "model" else f"{section}.{field}"

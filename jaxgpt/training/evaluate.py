@@ -2,14 +2,18 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxgpt import file_names
-from jaxgpt.config import ComputeConfig, MeshConfig, ModelConfig
+from jaxgpt.config import ComputeConfig, Config, MeshConfig, ModelConfig
 from jaxgpt.data.batches import eval_windows
+from jaxgpt.data.pair_batches import PairBatch, eval_batches, make_buckets
+from jaxgpt.data.pairs import PairSplit
 from jaxgpt.data.tokens import Dataset, open_dataset
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.mesh import make_mesh
@@ -17,11 +21,13 @@ from jaxgpt.devices.sharding import over_rows, placed, replicated, shardings
 from jaxgpt.errors import UserError, require
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import Tree
+from jaxgpt.seq2seq_config import Seq2SeqConfig
 from jaxgpt.storage import run_directory
 from jaxgpt.storage.model_directory import ModelDirectory
 from jaxgpt.system.directories import nearby
 from jaxgpt.training.compatibility import fit_vocabulary, require_same_tokenizer
-from jaxgpt.training.step import Compute, make_eval_step
+from jaxgpt.training.compute import Compute
+from jaxgpt.training.step import make_eval_step, make_pair_eval_step
 
 
 class Evaluator:
@@ -38,12 +44,16 @@ class Evaluator:
             out_shardings=replicated(mesh),
         )
 
-    def extent(self, tokens: int, limit: int | None = None) -> str:
-        """The part of a split of `tokens` ids that `mean_loss` takes, as a phrase."""
-        batches = math.ceil((tokens - 1) / (self.rows * self.model.context_length))
-        if limit is None or limit >= batches:
-            return "whole split"
-        return f"{limit} batch{'' if limit == 1 else 'es'}"
+    def extent(self, split: np.ndarray, limit: int | None = None) -> str:
+        """The part of `split` that `mean_loss` takes, as a phrase."""
+        positions = self.rows * self.model.context_length
+        return _extent(math.ceil((len(split) - 1) / positions), limit)
+
+    def figures(
+        self, params: Tree, split: np.ndarray, limit: int | None = None
+    ) -> dict[str, float]:
+        """The loss over `split`, or over at most `limit` batches of it."""
+        return {"val_loss": self.mean_loss(params, split, limit)}
 
     def mean_loss(self, params: Tree, tokens: np.ndarray, limit: int | None = None) -> float:
         """The mean loss over `tokens`, or over at most `limit` batches of them.
@@ -60,6 +70,57 @@ class Evaluator:
             unread, count = started, count + int(mask.sum())
         assert unread is not None
         return (total + float(unread)) / count
+
+
+class PairEvaluator:
+    """Mean loss per target token, and the share of targets that are exactly right."""
+
+    def __init__(
+        self, model: Seq2SeqConfig, compute: ComputeConfig, mesh: jax.sharding.Mesh, rows: int
+    ):
+        self.model, self.parts, self.rows = model, over_rows(mesh), rows
+        weights = shardings(abstract_params(model), mesh)
+        self.step = jax.jit(
+            make_pair_eval_step(model, Compute.on(mesh, model.decoder, compute)),
+            in_shardings=(weights, self.parts),
+            out_shardings=replicated(mesh),
+        )
+
+    def extent(self, split: PairSplit, limit: int | None = None) -> str:
+        """The part of `split` that `figures` takes, as a phrase."""
+        return _extent(sum(1 for _ in self._batches(split)), limit)
+
+    def figures(self, params: Tree, split: PairSplit, limit: int | None = None) -> dict[str, float]:
+        """The loss, and the share of exact matches, over `split` or `limit` batches of it."""
+        loss, right, tokens, pairs, unread = 0.0, 0, 0, 0, None
+        for batch in itertools.islice(self._batches(split), limit):
+            started = self.step(params, PairBatch(*(placed(x, self.parts) for x in batch)))
+            if unread is not None:
+                loss, right = loss + float(unread[0]), right + int(unread[1])
+            unread = started
+            tokens += int(batch.target_mask_bt.sum())
+            pairs += int(batch.target_mask_bt.any(axis=1).sum())
+        assert unread is not None
+        loss, right = loss + float(unread[0]), right + int(unread[1])
+        return {"val_loss": loss / tokens, "val_exact_match": right / pairs}
+
+    def _batches(self, split: PairSplit) -> Iterator[PairBatch]:
+        contexts = self.model.encoder.context_length, self.model.decoder.context_length
+        return eval_batches(make_buckets(split, self.rows, *contexts))
+
+
+def make_evaluator(config: Config, mesh: jax.sharding.Mesh, rows: int) -> Any:
+    """The evaluator of the models of `config`."""
+    model = config.architecture
+    if isinstance(model, Seq2SeqConfig):
+        return PairEvaluator(model, config.compute, mesh, rows)
+    return Evaluator(model, config.compute, mesh, rows)
+
+
+def _extent(batches: int, limit: int | None) -> str:
+    if limit is None or limit >= batches:
+        return "whole split"
+    return f"{limit} batch{'' if limit == 1 else 'es'}"
 
 
 def evaluate(directory: Path, data: Path | None, batch_size: int) -> str:

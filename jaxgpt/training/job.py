@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.config import Config
+from jaxgpt.data.pairs import PairDataset
 from jaxgpt.data.tokens import Dataset
 from jaxgpt.storage.model_directory import ModelDirectory
 
@@ -15,7 +16,7 @@ class Job:
     """The work of a loop, and the source of its first weights."""
 
     config: Config
-    dataset: Dataset
+    dataset: Dataset | PairDataset
     directory: Path
     source: ModelDirectory | None = None  # of the first weights; None if they are random
     resumed: bool = False  # whether `source` is the run's own checkpoint

@@ -18,13 +18,14 @@ from jaxgpt.errors import Failure, UserError, system_error
 from jaxgpt.file_names import TOKENIZER
 from jaxgpt.storage import run_directory
 from jaxgpt.system.signals import Signals, Stopped
-from jaxgpt.training.batches import Batches
+from jaxgpt.training.batches import batches, tokens_per_step
 from jaxgpt.training.checkpoints import Checkpoints
-from jaxgpt.training.evaluate import Evaluator
+from jaxgpt.training.compute import Compute
+from jaxgpt.training.evaluate import make_evaluator
 from jaxgpt.training.job import Job
 from jaxgpt.training.preview import preview
 from jaxgpt.training.progress import Passing, Progress, Say
-from jaxgpt.training.step import Compute, Metrics, State, evaluated, jitted_step
+from jaxgpt.training.step import Metrics, State, evaluated, jitted_step
 from jaxgpt.training.trackers import Track, trackers
 
 
@@ -40,14 +41,21 @@ class Loop:
         self.mesh = make_mesh(config.mesh, rows, config.model.model_dim)
         self.attention = Compute.on(self.mesh, config.model, config.compute).attention
         self.step, _ = jitted_step(config, self.mesh)
-        self.batch = Batches(job.dataset.train, config, self.mesh)
+        self.batch = batches(job.dataset, config, self.mesh)
         self.batch(0)  # the data may be too short
         file = job.dataset.path / TOKENIZER
         self.tokenizer = load_tokenizer(file) if file.exists() else None
-        self.evaluator = Evaluator(config.model, config.compute, self.mesh, rows)
+        self.evaluator = make_evaluator(config, self.mesh, rows)
         self.eval_limit = config.train.eval_batches or None
-        self.extent = self.evaluator.extent(len(job.dataset.val), self.eval_limit)
-        self.progress = Progress(config, list(self.mesh.devices.flat), say, passing, self.extent)
+        self.extent = self.evaluator.extent(job.dataset.val, self.eval_limit)
+        self.progress = Progress(
+            config,
+            list(self.mesh.devices.flat),
+            say,
+            passing,
+            self.extent,
+            tokens_per_step=tokens_per_step(job.dataset, config),
+        )
         self.checkpoints = Checkpoints(job, self.tokenizer, self.extent, say)
         self.trackers: Sequence[Track] = ()
         self.skipped = job.skipped  # steps in a row
@@ -135,7 +143,7 @@ class Loop:
         sample = ""
         if state is not None:
             self.progress.doing(step, "evaluating")
-            figures["val_loss"] = self.validate(state)
+            figures |= self.validate(state)
             if not math.isfinite(figures["val_loss"]):
                 raise self.nonfinite_error(step, "validation loss", figures["val_loss"])
             sample = preview(self.config, evaluated(state), self.tokenizer, self.mesh)
@@ -181,9 +189,12 @@ class Loop:
             f"lower optim.learning_rate, or skip such steps with --train.skip_nonfinite {more}."
         )
 
-    def validate(self, state: State) -> float:
-        """The validation loss of `state`, over at most train.eval_batches batches."""
-        return self.evaluator.mean_loss(evaluated(state), self.job.dataset.val, self.eval_limit)
+    def validate(self, state: State) -> dict[str, float]:
+        """The validation figures of `state`, over at most train.eval_batches batches."""
+        figures: dict[str, float] = self.evaluator.figures(
+            evaluated(state), self.job.dataset.val, self.eval_limit
+        )
+        return figures
 
     def save(self, state: State, step: int, val_loss: float | None) -> None:
         """Start to write a checkpoint of `state`."""

@@ -3,11 +3,13 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxgpt.config import Config, ModelConfig
 from jaxgpt.pytree import Tree
+from jaxgpt.seq2seq_config import Seq2SeqConfig
 from jaxgpt.storage.model_directory import Moments
 
 DECAYED = {  # optim.decay -> the last parts of the paths of parameters that decay
@@ -37,6 +39,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 def make_schedule(config: Config) -> optax.Schedule:
     """The learning rate of step 0, 1, ...; never zero, so that no step is wasted."""
     o, steps = config.optim, config.train.steps
+    warm = max(o.warmup_steps, 1)
     down = {
         "cosine": optax.cosine_decay_schedule(
             o.learning_rate, steps - o.warmup_steps, o.final_learning_rate / o.learning_rate
@@ -45,6 +48,7 @@ def make_schedule(config: Config) -> optax.Schedule:
             o.learning_rate, o.final_learning_rate, steps - o.warmup_steps
         ),
         "constant": optax.constant_schedule(o.learning_rate),
+        "inverse_sqrt": lambda count: o.learning_rate * jnp.sqrt(warm / (warm + count)),
     }[o.schedule]
     up = optax.linear_schedule(
         o.learning_rate / (o.warmup_steps + 1), o.learning_rate, o.warmup_steps
@@ -54,17 +58,24 @@ def make_schedule(config: Config) -> optax.Schedule:
 
 def decayed(config: Config, params: Tree) -> Tree:
     """Mask of the parameters that decay, by name: a stacked bias has two axes like a matrix."""
-    frozen, leaves = without_gradient(config.model), DECAYED[config.optim.decay]
+    frozen, leaves = without_gradient(config.architecture), DECAYED[config.optim.decay]
 
     def is_decayed(path: tuple, _: jax.Array) -> bool:
-        return path[0].key not in frozen and path[-1].key in leaves
+        name = "/".join(part.key for part in path)
+        return not name.startswith(tuple(frozen)) and path[-1].key in leaves
 
     return jax.tree_util.tree_map_with_path(is_decayed, params)
 
 
-def without_gradient(model: ModelConfig) -> set[str]:
-    """The parameters that get no gradient; torch's AdamW skips them, and they must not decay."""
-    frozen = {"final_norm": model.final_norm == "unused", "pos_embedding": model.positions_stored}
+def without_gradient(model: ModelConfig | Seq2SeqConfig) -> set[str]:
+    """The parameters that get no gradient, by the beginnings of their names.
+
+    torch's AdamW skips them, and they must not decay.
+    """
+    if isinstance(model, Seq2SeqConfig):
+        sides = {"encoder": model.encoder, "decoder": model.decoder}
+        return {f"{side}/{name}" for side, one in sides.items() for name in without_gradient(one)}
+    frozen = {"final_norm/": model.final_norm == "unused", "pos_embedding/": model.positions_stored}
     return {name for name, is_frozen in frozen.items() if is_frozen}
 
 

@@ -23,7 +23,7 @@ def preview(
     """
     sharded = mesh.size > mesh.shape["data"]
     tokens = config.train.sample_tokens
-    if not tokens or tokenizer is None or not first() or (sharded and together()):
+    if config.encoder or not tokens or tokenizer is None or not first() or (sharded and together()):
         return ""
     if not sharded:
         weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)

@@ -40,14 +40,17 @@ class Progress:
         say: Say,
         passing: Passing | None = None,
         evaluated_on: str = "",
+        *,
+        tokens_per_step: float,
     ):
         """Show the run on `devices`; an evaluation takes `evaluated_on` of the validation split."""
         self.say, self.passing, self.evaluated_on = say, passing, evaluated_on
         self.steps = config.train.steps
-        self.tokens_per_step = config.train.batch_size * config.model.context_length
+        self.tokens_per_step = tokens_per_step
         self.figures: dict[str, float] = {}
         self.utilization_per_speed = None  # without a data sheet of the device
-        if data_sheet := chip(devices[0].device_kind):
+        data_sheet = chip(devices[0].device_kind)
+        if data_sheet and config.encoder is None:
             peak = data_sheet.peak * len(devices)
             self.utilization_per_speed = flops.per_token(config.model) / peak
         self.start(0)
@@ -88,6 +91,8 @@ class Progress:
         parts = [f"loss {figures['loss']:.4f}"]
         if val is not None and "val_loss" in figures:
             parts.append(f"val {figures['val_loss']:.4f}{val}")
+        if val is not None and "val_exact_match" in figures:
+            parts.append(f"exact {figures['val_exact_match']:.2%}")
         parts += [f"lr {figures['learning_rate']:.2e}", f"norm {figures['gradient_norm']:.2f}"]
         if speed := figures.get("speed"):
             parts.append(f"{speed:,.0f} tokens/s")

@@ -1,7 +1,6 @@
 """A training run, from settings to a directory with checkpoints; it resumes where it stopped."""
 
 import contextlib
-import dataclasses
 import shlex
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def train(
     with alone_if_it_fails(), stops() as signals, lock:
         job = begin(settings, config_file, run, say)
         loop = Loop(job, say, passing, signals)
-        for parameter in undivided(abstract_params(job.config.model), loop.mesh):
+        for parameter in undivided(abstract_params(job.config.architecture), loop.mesh):
             say(f"{parameter}.")
         state = first_state(job, loop.mesh)
         done, steps = int(state.step), job.config.train.steps
@@ -90,7 +89,7 @@ def _required_init(settings: Sections) -> str:
 
 def _require_agreement(job: Job, done: int) -> None:
     """Require that all processes have the same code, data, settings and number of steps."""
-    sections: dict[str, Any] = dataclasses.asdict(job.config)
+    sections: dict[str, Any] = job.config.sections()
     sections["mesh"].pop("process")
     require_agreement({"code": code(), "step": done, "data": job.dataset.train_sha256, **sections})
 
@@ -99,10 +98,11 @@ def _announcement(job: Job, state: State, attention: str) -> list[str]:
     """The lines to show before the first step."""
     size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     train, val = len(job.dataset.train), len(job.dataset.val)
+    unit = "pairs" if job.config.encoder else "tokens"
     verb = "resuming from" if int(state.step) else "starting from"
     start = job.source.path if job.source else "random weights"
     return [
-        f"{size:,} parameters, {train:,} tokens to train on, {val:,} to validate",
+        f"{size:,} parameters, {train:,} {unit} to train on, {val:,} to validate",
         attention,
         f"{verb} {start}; compiling first, which takes a while",
     ]
@@ -110,7 +110,7 @@ def _announcement(job: Job, state: State, attention: str) -> list[str]:
 
 def _prepare_directory(job: Job, where: str) -> None:
     """Write the run's config.json, and drop the metrics of steps that are repeated."""
-    about = {"origin": where, **dataclasses.asdict(job.config)}
+    about = {"origin": where, **job.config.sections()}
     write_json(job.directory / file_names.CONFIG, about)
     checkpoint = job.source.path if job.source and job.resumed else None
     run_directory.rewind_metrics(job.directory, checkpoint)
@@ -124,6 +124,8 @@ def _to_torch(job: Job) -> str:
     to the run, where git ignores both if it ignores runs/.
     """
     config, file = job.config, job.origin.get("source")
+    if config.encoder:
+        return ""
     if config.model.positions_offset and not file:  # only OPT has rows before position 0
         return ""
     groups = (file or {}).get("settings", {}).get("optim", {}).get("decay", OptimConfig.decay)
@@ -151,7 +153,7 @@ def _ending(job: Job, done: int, extent: str) -> str:
         f"Done: {done} steps, loss {loss}, best validation loss {val_loss}{evaluated_on}.",
         f"  run       {run}: {', '.join(files)}",
         f"  evaluate  jaxgpt eval {quoted}",
-        f"  sample    jaxgpt sample {quoted}",
+        f"  sample    jaxgpt sample {quoted}" + (" --source TEXT" if job.config.encoder else ""),
     ]
     if command := _to_torch(job):
         lines.append(f"  export    {command}")

@@ -3,29 +3,34 @@
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxgpt import file_names
 from jaxgpt.config import Config
+from jaxgpt.data.pairs import PairDataset, open_pairs
 from jaxgpt.data.prepare import prepare
+from jaxgpt.data.prepare_pairs import prepare_pairs
 from jaxgpt.data.tokens import Dataset, open_dataset
 from jaxgpt.devices.distributed import first, wait
 from jaxgpt.errors import UserError, require
 from jaxgpt.pytree import flatten
-from jaxgpt.settings import Sections, build
+from jaxgpt.settings import Sections, build_run
+from jaxgpt.storage.config_sections import sections_of
 from jaxgpt.storage.model_directory import ModelDirectory, newest_whole
 from jaxgpt.system.json_files import read_json
 from jaxgpt.training import inherit
 from jaxgpt.training.compatibility import (
-    fit_vocabulary,
+    fit_vocabularies,
     require_same_architecture,
     require_same_characters,
     require_same_tokenizer,
 )
 from jaxgpt.training.job import Job
 from jaxgpt.training.progress import Say
+
+AnyData = Dataset | PairDataset
 
 
 def begin(settings: Sections, config_file: str | None, run: Path, say: Say) -> Job:
@@ -44,7 +49,7 @@ def begin(settings: Sections, config_file: str | None, run: Path, say: Say) -> J
     layers = [settings]
     if source:
         layers = [*_left_out(source, bool(stopped), settings, config_file, say), settings]
-    config: Config = build(Config, inherit.layered(*layers), config_file or f"--init {init}")
+    config = build_run(inherit.layered(*layers), config_file or f"--init {init}")
     option = f"--init {init}" if init and not stopped else ""
     with _blaming(option):
         if source:
@@ -57,9 +62,10 @@ def begin(settings: Sections, config_file: str | None, run: Path, say: Say) -> J
             require_same_tokenizer(
                 source.path / file_names.TOKENIZER, dataset.path / file_names.TOKENIZER
             )
-        if source and not stopped and "tokenizer" not in settings.get("data", {}):
+        named = "tokenizer" in settings.get("data", {})
+        if source and not stopped and isinstance(dataset, Dataset) and not named:
             require_same_characters(source, dataset, run)
-        config = dataclasses.replace(config, model=fit_vocabulary(config.model, dataset))
+        config = fit_vocabularies(config, dataset)
     job = Job(config, dataset, run, source, bool(stopped))
     for change in _changes(job):
         say(f"Changed since the run stopped: {change}")
@@ -105,7 +111,7 @@ def _left_out(
     """Layers of settings for those that `settings` leaves out."""
     layers: list[Sections] = []
     if settings.get("run", {}).get("init"):
-        layers.append({"model": dict(vars(source.config))})
+        layers.append(sections_of(source.config))
     if resumed:
         return [*layers, inherit.for_resuming(source, settings, bool(config_file))]
     layers.append(inherit.tokenizer_of(source))
@@ -122,7 +128,7 @@ def _changes(job: Job) -> list[str]:
     if job.source is None or not (job.resumed or job.config.run.go_on):
         return []
     about: Mapping[str, Any] = job.about if job.resumed else inherit.recorded(job.source)
-    sections = {**dataclasses.asdict(job.config), "data_sha256": job.dataset.train_sha256}
+    sections = {**job.config.sections(), "data_sha256": job.dataset.train_sha256}
     before, now = flatten(about), flatten(sections)
     return [
         f"{name.replace('/', '.')} was {before[name]} and is {value}"
@@ -131,13 +137,14 @@ def _changes(job: Job) -> list[str]:
     ]
 
 
-def _find_data(config: Config, run: Path, stopped: ModelDirectory | None) -> Dataset:
-    """The data of a run: a prepared directory, or its own from a text, prepared once."""
+def _find_data(config: Config, run: Path, stopped: ModelDirectory | None) -> AnyData:
+    """The data of a run: a prepared directory, or its own from a source, prepared once."""
     path, own = Path(config.data.path), run / file_names.DATA
+    open_data: Callable[[Path], AnyData] = open_pairs if config.encoder else open_dataset
     if (path / file_names.ABOUT).exists():
-        return open_dataset(path)
+        return open_data(path)
     if not first():
-        return open_dataset(own)
+        return open_data(own)
     if own.exists():
         require(
             (own / file_names.ABOUT).exists(),
@@ -148,7 +155,7 @@ def _find_data(config: Config, run: Path, stopped: ModelDirectory | None) -> Dat
         before = read_json(file).get("data") if file.exists() else None
         now = dataclasses.asdict(config.data)
         if before == now:
-            return open_dataset(own)
+            return open_data(own)
         require(
             not stopped,
             f"{run} was trained on the text of {before}, and the config says {now}. Leave it as it "
@@ -156,4 +163,13 @@ def _find_data(config: Config, run: Path, stopped: ModelDirectory | None) -> Dat
             f"{run}.",
         )
         shutil.rmtree(own)
-    return prepare([config.data.path], own, tokenizer=config.data.tokenizer)
+    return _prepared(config, own)
+
+
+def _prepared(config: Config, own: Path) -> AnyData:
+    """The data that `config` names, prepared in `own`."""
+    source, tokenizer = [config.data.path], config.data.tokenizer
+    if config.encoder is None:
+        return prepare(source, own, tokenizer=tokenizer)
+    targets = config.data.target_tokenizer or None
+    return prepare_pairs(source, own, tokenizer=tokenizer, target_tokenizer=targets)

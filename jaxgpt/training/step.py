@@ -1,6 +1,5 @@
 """The training step and the evaluation step, as pure functions of arrays."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,18 +8,15 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jaxgpt.config import ComputeConfig, Config, ModelConfig
-from jaxgpt.devices.sharding import Gather, on_each, over_rows, replicated, shardings
-from jaxgpt.model import GPT, assemble, cast, params_of
-from jaxgpt.model.attention import Attend, Memory, causal, keep_nothing
-from jaxgpt.model.attention_kernels import FORMS, KERNELS, pick
-from jaxgpt.model.block import Block
-from jaxgpt.model.linear import PRODUCT
+from jaxgpt.config import Config, ModelConfig
+from jaxgpt.data.pair_batches import PairBatch
+from jaxgpt.devices.sharding import over_rows, replicated, shardings
+from jaxgpt.model import build, cast, params_of
 from jaxgpt.pytree import Tree
+from jaxgpt.seq2seq_config import Seq2SeqConfig
+from jaxgpt.training.compute import Compute
+from jaxgpt.training.losses import cross_entropy, pair_logits, token_losses
 from jaxgpt.training.optimizer import make_optimizer, make_schedule
-
-# The checkpoint policy for each compute.remat: which forward results the backward pass reuses.
-SAVED = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT)}
 
 
 class State(NamedTuple):
@@ -57,7 +53,7 @@ class Metrics(NamedTuple):
 def init_state(config: Config, params: Tree | None = None) -> State:
     """The state before the first step, with `params` in float32, or else with random weights."""
     params = (
-        params_of(GPT(config.model, config.train.seed))
+        params_of(build(config.architecture, config.train.seed))
         if params is None
         else cast(params, "float32")
     )
@@ -71,7 +67,7 @@ def jitted_step(config: Config, mesh: Mesh) -> tuple[Any, State]:
     step = jax.jit(
         make_step(config, mesh),
         donate_argnums=0,
-        in_shardings=(where, over_rows(mesh, axis=1)),
+        in_shardings=(where, over_rows(mesh, axis=1)),  # of every array of a batch
         out_shardings=(where, replicated(mesh)),
     )
     return step, where
@@ -79,33 +75,43 @@ def jitted_step(config: Config, mesh: Mesh) -> tuple[Any, State]:
 
 def make_step(
     config: Config, mesh: Mesh | None = None
-) -> Callable[[State, jax.Array], tuple[State, Metrics]]:
-    """A function (state, ids (A, B, T + 1)) -> (state, metrics).
+) -> Callable[[State, Any], tuple[State, Metrics]]:
+    """A function (state, batch) -> (state, metrics).
 
-    It accumulates the gradients of A parts, computed one after the other.
+    The arrays of a batch, ids (A, B, T + 1) or those of a PairBatch, begin with an axis of A parts,
+    whose gradients are computed one after the other and accumulated.
     """
     optimizer, schedule, rate = make_optimizer(config), make_schedule(config), config.optim.ema
+    compute, smoothing = (
+        Compute.on(mesh, config.model, config.compute),
+        config.optim.label_smoothing,
+    )
 
-    compute = Compute.on(mesh, config.model, config.compute)
-
-    def loss(params: Tree, ids_bt: jax.Array, key: jax.Array) -> jax.Array:
+    def loss(params: Tree, part: Any, key: jax.Array) -> jax.Array:
         params = cast(params, config.compute.dtype)
-        return token_losses(config.model, params, ids_bt, key, compute).mean()
+        model = config.architecture
+        if not isinstance(model, Seq2SeqConfig):
+            return token_losses(model, params, part, key, compute, smoothing).mean()
+        logits_btv = pair_logits(model, params, part, key, compute)
+        losses_bt = cross_entropy(logits_btv, jnp.asarray(part.targets_bt), smoothing)
+        return jnp.sum(losses_bt, where=jnp.asarray(part.target_mask_bt))
 
-    def step(state: State, ids_abt: jax.Array) -> tuple[State, Metrics]:
+    def step(state: State, batch: Any) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
 
         def add_part(
-            sums: tuple[jax.Array, Tree], part: tuple[jax.Array, jax.Array]
+            sums: tuple[jax.Array, Tree], part: tuple[Any, jax.Array]
         ) -> tuple[tuple, None]:
-            ids_bt, i = part
-            new = jax.value_and_grad(loss)(state.params, ids_bt, jax.random.fold_in(key, i))
+            rows, i = part
+            new = jax.value_and_grad(loss)(state.params, rows, jax.random.fold_in(key, i))
             return jax.tree.map(jnp.add, sums, new), None
 
-        parts = ids_abt.shape[0]
+        parts = len(jax.tree.leaves(batch)[0])
         zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
-        sums, _ = jax.lax.scan(add_part, zeros, (ids_abt, jnp.arange(parts)))
-        mean_loss, gradients = jax.tree.map(lambda x: x / parts, sums)
+        sums, _ = jax.lax.scan(add_part, zeros, (batch, jnp.arange(parts)))
+        # Each part of a text has the mean of its losses, one of pairs the sum over its tokens.
+        count = batch.target_mask_bt.sum() if isinstance(batch, PairBatch) else parts
+        mean_loss, gradients = jax.tree.map(lambda x: x / count, sums)
         updates, moments = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         # A weighted sum would drift, by rounding, away from weights that do not change.
@@ -131,26 +137,6 @@ def keep_unless(finite: jax.Array, old: State, new: State) -> State:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Compute:
-    """How a step is computed: the settings of `[compute]`, a form of attention, the sharding."""
-
-    settings: ComputeConfig
-    attend: Attend = causal
-    gather: Gather | None = None  # where weights are sharded: each block's are gathered before use
-    attention: str = ""  # the form and the reason for it, to print
-
-    @staticmethod
-    def on(mesh: Mesh | None, model: ModelConfig, settings: ComputeConfig) -> "Compute":
-        """The best way to compute `model` on the devices of `mesh`."""
-        if mesh is None:
-            return Compute(settings)
-        name, why = pick(model, settings, mesh.devices.flat[0])
-        form = on_each(FORMS[name], mesh) if name in KERNELS else FORMS[name]
-        line = f"attention: {name}, {why}"
-        return Compute(settings, keep_nothing(form), Gather.on(mesh), line)
-
-
 def make_eval_step(
     config: ModelConfig, compute: Compute
 ) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:
@@ -163,42 +149,23 @@ def make_eval_step(
     return eval_step
 
 
-def token_losses(
-    config: ModelConfig,
-    params: Tree,
-    ids_bt: jax.Array,
-    dropout_key: jax.Array | None = None,
-    compute: Compute | None = None,
-) -> jax.Array:
-    """The loss (B, T) of every token of `ids_bt` (B, T + 1) given its prefix, except the first."""
-    compute = compute or Compute(ComputeConfig())
-    model = assemble(config, compute.gather.all_but_blocks(params) if compute.gather else params)
-    x_btd = hidden(model, ids_bt[:, :-1], dropout_key, compute)
+def make_pair_eval_step(
+    config: Seq2SeqConfig, compute: Compute
+) -> Callable[[Tree, PairBatch], tuple[jax.Array, jax.Array]]:
+    """A function (params, batch) -> the sum of its losses, and how many targets are exactly right.
 
-    def losses(x: jax.Array, targets: jax.Array) -> jax.Array:
-        logits = model.read_out(x).astype(jnp.float32)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    A target is if each of its tokens is the likeliest after those before it: that is when greedy
+    decoding writes it.
+    """
 
-    chunks = compute.settings.loss_chunks
-    if chunks == 1:
-        return losses(x_btd, ids_bt[:, 1:])
-    parts = [jnp.stack(jnp.split(x, chunks, axis=1)) for x in (x_btd, ids_bt[:, 1:])]
-    losses_cbt = jax.lax.map(lambda part: jax.checkpoint(losses)(*part), tuple(parts))
-    return jnp.concatenate(list(losses_cbt), axis=1)
+    def eval_step(params: Tree, batch: PairBatch) -> tuple[jax.Array, jax.Array]:
+        params = cast(params, compute.settings.dtype)
+        logits_btv = pair_logits(config, params, batch, None, compute)
+        mask_bt, targets_bt = jnp.asarray(batch.target_mask_bt), jnp.asarray(batch.targets_bt)
+        right_b = ((logits_btv.argmax(axis=-1) == targets_bt) | ~mask_bt).all(axis=1)
+        return (
+            jnp.sum(cross_entropy(logits_btv, targets_bt), where=mask_bt),
+            (right_b & mask_bt.any(axis=1)).sum(),
+        )
 
-
-def hidden(
-    model: GPT, tokens_bt: jax.Array, dropout_key: jax.Array | None, compute: Compute
-) -> jax.Array:
-    """The stream (B, T, D) after the last block."""
-    positions = jnp.arange(tokens_bt.shape[1])
-
-    def apply(block: Block, layer: jax.Array, x: jax.Array, memory: Memory | None) -> Any:
-        if compute.gather:
-            block, x = compute.gather.block(block), compute.gather.rows(x)
-        return block(x, layer, positions, compute.attend, dropout_key)[0], None
-
-    remat = compute.settings.remat
-    if remat != "none":
-        apply = jax.checkpoint(apply, prevent_cse=False, policy=SAVED[remat])
-    return model.run(model.embed(tokens_bt), apply, unroll=compute.settings.scan_unroll)[0]
+    return eval_step

@@ -18,7 +18,9 @@ from jaxgpt.config import (
 )
 from jaxgpt.errors import UserError
 from jaxgpt.pytree import flatten
-from jaxgpt.training.step import Compute, State, init_state, make_eval_step, make_step, token_losses
+from jaxgpt.training.compute import Compute
+from jaxgpt.training.losses import token_losses
+from jaxgpt.training.step import State, init_state, make_eval_step, make_step
 
 MODEL = ModelConfig(
     vocab_size=23, context_length=11, model_dim=14, num_blocks=2, num_heads=2, dropout=0.0

@@ -10,7 +10,7 @@ from convert.probing import losses as program
 from convert.probing.losses import altered_losses, losses, with_separate_parts
 from convert.probing.parts import GREATLY, QUERIES
 from jaxgpt.model import params_of
-from jaxgpt.training.step import token_losses
+from jaxgpt.training.losses import token_losses
 from tests.helpers import CONFIGS, PRIMES, random_model
 
 WINDOWS = np.random.default_rng(0).integers(0, PRIMES["vocab_size"], (8, 13)).astype(np.int32)

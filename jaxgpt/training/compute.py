@@ -1,0 +1,53 @@
+"""How a step is computed: the form of attention, what is recomputed, and the sharding."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxgpt.config import ComputeConfig, ModelConfig
+from jaxgpt.devices.sharding import Gather, on_each
+from jaxgpt.model.attention import Attend, causal, keep_nothing
+from jaxgpt.model.attention_kernels import FORMS, KERNELS, pick
+from jaxgpt.model.linear import PRODUCT
+from jaxgpt.model.stack import Stack
+
+# The checkpoint policy for each compute.remat: which forward results the backward pass reuses.
+SAVED = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT)}
+# (a block, its layer number, the stream) -> the stream after it
+Apply = Callable[[Any, jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How a step is computed: the settings of `[compute]`, a form of attention, the sharding."""
+
+    settings: ComputeConfig
+    attend: Attend = causal
+    gather: Gather | None = None  # where weights are sharded: each block's are gathered before use
+    attention: str = ""  # the form and the reason for it, to print
+
+    @staticmethod
+    def on(mesh: Mesh | None, model: ModelConfig, settings: ComputeConfig) -> "Compute":
+        """The best way to compute `model` on the devices of `mesh`."""
+        if mesh is None:
+            return Compute(settings)
+        name, why = pick(model, settings, mesh.devices.flat[0])
+        form = on_each(FORMS[name], mesh) if name in KERNELS else FORMS[name]
+        line = f"attention: {name}, {why}"
+        return Compute(settings, keep_nothing(form), Gather.on(mesh), line)
+
+    def run(self, stack: Stack, x_btd: jax.Array, apply: Apply) -> jax.Array:
+        """The stream after the blocks of `stack`, each of which `apply` runs."""
+
+        def gathered(block: Any, layer: jax.Array, x: jax.Array, _: Any) -> tuple[jax.Array, None]:
+            if self.gather:
+                block, x = self.gather.block(block), self.gather.rows(x)
+            return apply(block, layer, x), None
+
+        remat, step = self.settings.remat, gathered
+        if remat != "none":
+            step = jax.checkpoint(gathered, prevent_cse=False, policy=SAVED[remat])
+        return stack.run(x_btd, step, unroll=self.settings.scan_unroll)[0]

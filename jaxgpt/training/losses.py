@@ -1,0 +1,107 @@
+"""The losses that training and evaluation average.
+
+Shapes: B rows, T tokens, S time of a source, D model width, V vocabulary.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxgpt.config import ComputeConfig, ModelConfig
+from jaxgpt.data.pair_batches import PairBatch
+from jaxgpt.model import GPT, Seq2Seq, assemble
+from jaxgpt.model.attention import Memory, unordered
+from jaxgpt.pytree import Tree
+from jaxgpt.seq2seq_config import Seq2SeqConfig
+from jaxgpt.training.compute import Compute
+
+
+def token_losses(
+    config: ModelConfig,
+    params: Tree,
+    ids_bt: jax.Array,
+    dropout_key: jax.Array | None = None,
+    compute: Compute | None = None,
+    smoothing: float = 0.0,
+) -> jax.Array:
+    """The loss (B, T) of every token of `ids_bt` (B, T + 1) given its prefix, except the first."""
+    compute = compute or Compute(ComputeConfig())
+    model = assemble(config, compute.gather.all_but_blocks(params) if compute.gather else params)
+    x_btd = hidden(model, ids_bt[:, :-1], dropout_key, compute)
+
+    def losses(x: jax.Array, targets: jax.Array) -> jax.Array:
+        return cross_entropy(model.read_out(x), targets, smoothing)
+
+    chunks = compute.settings.loss_chunks
+    if chunks == 1:
+        return losses(x_btd, ids_bt[:, 1:])
+    parts = [jnp.stack(jnp.split(x, chunks, axis=1)) for x in (x_btd, ids_bt[:, 1:])]
+    losses_cbt = jax.lax.map(lambda part: jax.checkpoint(losses)(*part), tuple(parts))
+    return jnp.concatenate(list(losses_cbt), axis=1)
+
+
+def hidden(
+    model: GPT, tokens_bt: jax.Array, dropout_key: jax.Array | None, compute: Compute
+) -> jax.Array:
+    """The stream (B, T, D) after the last block."""
+    positions = jnp.arange(tokens_bt.shape[1])
+    return compute.run(
+        model,
+        model.embed(tokens_bt),
+        lambda block, layer, x: block(x, layer, positions, compute.attend, dropout_key)[0],
+    )
+
+
+def pair_logits(
+    config: Seq2SeqConfig,
+    params: Tree,
+    batch: PairBatch,
+    dropout_key: jax.Array | None = None,
+    compute: Compute | None = None,
+) -> jax.Array:
+    """The logits (B, T, V) of every target token, given its source and its prefix."""
+    compute = compute or Compute(ComputeConfig())
+    if gather := compute.gather:
+        params = {side: gather.all_but_blocks(part) for side, part in params.items()}
+    model: Seq2Seq = assemble(config, params)
+    for_encoder, for_decoder = (
+        (None, None) if dropout_key is None else jax.random.split(dropout_key)
+    )
+    memory_bsd = encoded(model, batch, for_encoder, compute)
+    mask_bs = jnp.asarray(batch.source_mask_bs)
+    positions, places = jnp.arange(batch.tokens_bt.shape[1]), jnp.arange(mask_bs.shape[1])
+
+    def apply(block: Any, layer: jax.Array, x: jax.Array) -> jax.Array:
+        # Each block's own, of its gathered weights; where remat says so, they are made again.
+        keys, values = block.cross_attn.keys_values(memory_bsd, layer, places)
+        memory = Memory(keys, values, mask_bs)
+        return block(x, layer, positions, compute.attend, for_decoder, memory)[0]
+
+    x_btd = compute.run(model.decoder, model.decoder.embed(jnp.asarray(batch.tokens_bt)), apply)
+    return model.decoder.read_out(x_btd)
+
+
+def encoded(
+    model: Seq2Seq, batch: PairBatch, dropout_key: jax.Array | None, compute: Compute
+) -> jax.Array:
+    """The memory (B, S, D): what the encoder makes of the sources."""
+    attend = unordered(jnp.asarray(batch.source_mask_bs))
+    positions = jnp.arange(batch.source_bs.shape[1])
+    x_bsd = compute.run(
+        model.encoder,
+        model.embed_source(jnp.asarray(batch.source_bs)),
+        lambda block, layer, x: block(x, layer, positions, attend, dropout_key)[0],
+    )
+    return model.encoder.normalise(x_bsd)
+
+
+def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """The loss of each of `targets`, with a share `smoothing` of it spread over all tokens."""
+    logits = logits.astype(jnp.float32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    if not smoothing:
+        return losses
+    of_all = jax.nn.logsumexp(logits, axis=-1) - logits.mean(axis=-1)
+    return (1 - smoothing) * losses + smoothing * of_all
