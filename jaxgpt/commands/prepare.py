@@ -28,8 +28,9 @@ def prepare(
     Args:
         text: Text files, folders, patterns, - for standard input, .jsonl or .parquet files, hf:NAME
             for a data set of the datasets library, nanoGPT's train.bin and val.bin, or python-docs,
-            which comes with Python. Pairs: .tsv files with source, tab, target on a line, the
-            built-in dates, or with a --field of two names any of these but text files.
+            which comes with Python. For pairs: .tsv files with source, tab, target on each line, or
+            the built-in dates; with a --field of two names also .jsonl and .parquet files, hf:NAME,
+            and standard input with lines as in .tsv files.
         out: The directory to write; must not exist, or be empty.
         tokenizer: char, byte, bpe, or a file or folder with a tokenizer, such as nanoGPT's
             meta.pkl, which is also used if it is next to its train.bin.

@@ -12,14 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt.data import encoding, progress
+from jaxgpt.data import encoding, progress, tokens
 from jaxgpt.data.kinds import data_kind
 from jaxgpt.data.pair_sources import fields_of, known_pair_bytes, pairs
 from jaxgpt.data.pairs import PairDataset, PairSplit, open_pairs
 from jaxgpt.data.prepare import prepare
 from jaxgpt.data.prepare_pairs import prepare_pairs
 from jaxgpt.data.tokenizer_files import load
-from jaxgpt.data.tokens import open_dataset
 from jaxgpt.errors import UserError
 
 Texts = list[tuple[str, str]]
@@ -119,6 +118,7 @@ def test_any_pairs_come_back(
     folder = tmp_path_factory.mktemp("any")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoding, "TOGETHER", together)
+        patch.setattr(tokens, "CHUNK", together)
         dataset = prepare_pairs(
             [tsv(folder / "in.tsv", texts)],
             folder / "out",
@@ -169,11 +169,9 @@ def test_long_pairs_may_be_left_out(tmp_path: Path) -> None:
 
 
 def test_offsets_may_need_more_than_four_bytes(tmp_path: Path) -> None:
-    from jaxgpt.data.tokens import open_tokens, write_tokens
-
     offsets = [0, 1 << 31, (1 << 32) + 5]
-    write_tokens(tmp_path / "offsets.bin", [np.array(offsets)], offsets[-1] + 1)
-    assert open_tokens(tmp_path / "offsets.bin")[0].tolist() == offsets
+    tokens.write_tokens(tmp_path / "offsets.bin", [np.array(offsets)], offsets[-1] + 1)
+    assert tokens.open_tokens(tmp_path / "offsets.bin")[0].tolist() == offsets
 
 
 # Where pairs come from
@@ -376,7 +374,7 @@ def test_each_kind_of_directory_says_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match="pairs holds pairs of source .* encoder-decoder is trained"
     ):
-        open_dataset(tmp_path / "pairs")
+        tokens.open_dataset(tmp_path / "pairs")
     with pytest.raises(
         UserError, match=r"text holds text, .* a decoder .*jaxgpt prepare FILE\.tsv"
     ):
