@@ -165,10 +165,10 @@ def test_a_page_does_what_it_says(
 
 @pytest.mark.parametrize("name", sorted(PAGES))
 def test_a_page_names_what_exists(name: str) -> None:
-    from jaxgpt.config import Config
+    from jaxgpt.settings import sections_of_a_run
 
     text = PAGES[name].read_text()
-    sections = get_type_hints(Config)
+    sections = sections_of_a_run()
     for section, field in re.findall(r"--([a-z]+)\.([a-z_-]+)", text):
         if section != "SECTION":
             assert field.replace("-", "_") in get_type_hints(sections[section]), field

@@ -17,7 +17,7 @@ from jaxgpt.__main__ import COMMANDS
 from jaxgpt.commands.options import Settings, metavar
 from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from jaxgpt.fields import explanations
-from jaxgpt.settings import read_settings, typed
+from jaxgpt.settings import read_settings, sections_of_a_run, typed
 from tests.helpers import settings, write_toml
 
 
@@ -122,13 +122,15 @@ def test_help_has_every_setting_with_its_values_its_default_and_its_sentence(
     monkeypatch.setenv("COLUMNS", "80")
     page = re.sub(r"[\s│]+", " ", " ".join(help_of(name, command)))
     before = 0
-    for section, cls in typing.get_type_hints(Config).items():
+    for section, cls in sections_of_a_run().items():
         assert page.index(f" {section} options ") > before
         before = page.index(f" {section} options ")
         for field in dataclasses.fields(cls):
             spelled = f"--{section}.{field.name}".replace("_", "-")
             words = [metavar(typing.get_type_hints(cls)[field.name]), explanations(cls)[field.name]]
-            if field.default != "":
+            if section == "encoder":
+                words.append("(default: the decoder's)")
+            elif field.default != "":
                 words.append(f"(default: {typed(field.default)})")
             assert " ".join([spelled, *words]) in page
             assert words[1][0].isupper()

@@ -13,6 +13,7 @@ from jaxgpt.config import ComputeConfig, ModelConfig
 from jaxgpt.data.pair_batches import PairBatch
 from jaxgpt.model import GPT, Seq2Seq, assemble
 from jaxgpt.model.attention import Memory, unordered
+from jaxgpt.model.attention_forms import sum_dtype
 from jaxgpt.pytree import Tree
 from jaxgpt.seq2seq_config import Seq2SeqConfig
 from jaxgpt.training.compute import Compute
@@ -99,7 +100,7 @@ def encoded(
 
 def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> jax.Array:
     """The loss of each of `targets`, with a share `smoothing` of it spread over all tokens."""
-    logits = logits.astype(jnp.float32)
+    logits = logits.astype(sum_dtype(logits))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     if not smoothing:
         return losses

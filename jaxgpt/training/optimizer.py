@@ -48,7 +48,9 @@ def make_schedule(config: Config) -> optax.Schedule:
             o.learning_rate, o.final_learning_rate, steps - o.warmup_steps
         ),
         "constant": optax.constant_schedule(o.learning_rate),
-        "inverse_sqrt": lambda count: o.learning_rate * jnp.sqrt(warm / (warm + count)),
+        "inverse_sqrt": lambda count: (
+            o.learning_rate * jnp.sqrt(warm / (warm + jnp.maximum(count, 0)))
+        ),
     }[o.schedule]
     up = optax.linear_schedule(
         o.learning_rate / (o.warmup_steps + 1), o.learning_rate, o.warmup_steps

@@ -29,12 +29,16 @@ MODELS = {
         "num_kv_heads": 2, "positions": "rotary", "qk_norm": "full_width", "norm_kind": "rms", "mlp_gated": True,
         "activation": "silu", "extra_norms": ["sandwich"], "window": [5, None, 5],
     },
+    "pair": SMALL | {"pair": True, "activation": "gelu", "extra_norms": ["sandwich"]},
 }  # fmt: skip
 # The axes data, fsdp and tensor of a mesh.
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
 ALONE = (1, 1, 1)
 NARROW = [(ALONE, "narrow"), ((1, 8, 1), "narrow")]
-CASES = [*((mesh, model) for model in ("gpt", "modern") for mesh in (ALONE, *MESHES)), *NARROW]
+CASES = [
+    *((mesh, model) for model in ("gpt", "modern", "pair") for mesh in (ALONE, *MESHES)),
+    *NARROW,
+]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def runs() -> dict[Any, dict[str, Any]]:
     return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
-@pytest.mark.parametrize("model", ["gpt", "modern"])
+@pytest.mark.parametrize("model", ["gpt", "modern", "pair"])
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_ten_steps_on_any_mesh_are_those_of_one_device(
     mesh: tuple[int, int, int], model: str, runs: dict[Any, dict[str, Any]]
@@ -63,7 +67,7 @@ def test_ten_steps_on_any_mesh_are_those_of_one_device(
     sizes = dict(zip(("data", "fsdp", "tensor", "rest"), (*mesh, 1), strict=True))
     require_divided(found, sizes)
     for name, (shape, part) in found["lies"].items():
-        if name.startswith("blocks/") and name.endswith("kernel"):
+        if "blocks/" in name and name.endswith("kernel"):
             assert math.prod(shape) == math.prod(part) * sizes["fsdp"] * sizes["tensor"], name
 
 
@@ -80,7 +84,7 @@ def require_divided(found: dict[str, Any], mesh: dict[str, int]) -> None:
     """No parameter lies whole where the table divides it, and none is gathered whole but those outside the blocks."""
     for name, (shape, part) in found["lies"].items():
         used = set()
-        table = LAYOUT[name][-len(shape) :]
+        table = LAYOUT[name.removeprefix("encoder/").removeprefix("decoder/")][-len(shape) :]
         for axes, whole, own in zip(table, shape, part, strict=True):
             ways = 1
             for axis in axes:
@@ -88,9 +92,7 @@ def require_divided(found: dict[str, Any], mesh: dict[str, int]) -> None:
                     ways *= mesh[axis]
                     used.add(axis)
             assert own == whole // ways, name
-    stacked = {
-        tuple(shape) for name, (shape, part) in found["lies"].items() if name.startswith("blocks/")
-    }
+    stacked = {tuple(shape) for name, (shape, part) in found["lies"].items() if "blocks/" in name}
     gathered = re.findall(r"= (?:\()?\w+\[([\d,]*)\][^=]*? all-gather", found["text"])
     if mesh["fsdp"] > 1:
         assert gathered

@@ -17,6 +17,7 @@ CONFIG = Config(
     model=ModelConfig(104),
     train=TrainConfig(steps=2000, batch_size=32),
 )
+TOKENS = 32 * 128
 FIGURES = {"loss": 2.5, "learning_rate": 1e-3, "gradient_norm": 0.5}
 
 
@@ -28,7 +29,9 @@ def shown(
     now = iter([100.0, 102.0, 102.0, 104.0, 104.0])
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(now))
     devices = [SimpleNamespace(device_kind=kind)] * 2
-    line = progress.Progress(CONFIG, devices, said.append, passing, "50 batches")
+    line = progress.Progress(
+        CONFIG, devices, said.append, passing, "50 batches", tokens_per_step=TOKENS
+    )
     line.doing(0, "compiling")
     for step in range(1, 21):
         if logged := step % 10 == 0:

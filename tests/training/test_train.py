@@ -209,6 +209,7 @@ def test_it_follows_torch_from_a_converted_checkpoint(steps: int, tmp_path: Path
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
 
+PAIRS = ("dates", "translation")  # of test_pairs
 TUTORIALS = {
     "lyrics_char": "gpt",
     "add_norm": "heads",
@@ -218,7 +219,9 @@ TUTORIALS = {
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem
+    "path",
+    [path for path in sorted((ROOT / "configs").glob("*.toml")) if path.stem not in PAIRS],
+    ids=lambda path: path.stem,
 )
 def test_every_shipped_config_trains_at_tiny_size_and_the_command_to_export_it_works(
     path: Path,
