@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from jaxgpt.config import Config
 from jaxgpt.devices.mesh import shape_of
 from jaxgpt.model.cache import elements as cache_elements
 from jaxgpt.planning.plan import Plan, changes, gpu_share
@@ -39,7 +40,7 @@ def ideal(plan: Plan) -> Ideal | None:
 
 def page(plan: Plan, name: str, other: Plan | None = None) -> str:
     """The text to print for the `plan` of the run `name`; `other` is a change of it that fits."""
-    mesh, train, length = plan.mesh, plan.config.train, plan.config.model.context_length
+    mesh, train, length = plan.mesh, plan.config.train, _length(plan.config)
     shape = " x ".join(f"{axis} {n}" for axis, n in shape_of(mesh).items())
     rows = train.batch_size // train.accumulate / (mesh.size // mesh.shape["tensor"])
     parts = f" in {train.accumulate} parts" if train.accumulate > 1 else ""
@@ -49,7 +50,7 @@ def page(plan: Plan, name: str, other: Plan | None = None) -> str:
         _line("parameters", f"{plan.size:,}"),
         _line(
             "a step",
-            f"{train.batch_size:,} x {length:,} tokens{parts}, {rows:g} a device at a time",
+            f"{train.batch_size:,} x {length} tokens{parts}, {rows:g} a device at a time",
         ),
         _line("attention", plan.attention.removeprefix("attention: ")),
         _line("to sample", _sampling(plan)),
@@ -58,10 +59,20 @@ def page(plan: Plan, name: str, other: Plan | None = None) -> str:
     return "\n".join([*head, *_memory(plan), *_work(plan), *_time(plan), "", verdict(plan, other)])
 
 
+def _length(config: Config) -> str:
+    """The tokens of a row: of a text, or of a source and a target."""
+    target = f"{config.model.context_length:,}"
+    return f"({config.encoder.context_length:,} + {target})" if config.encoder else target
+
+
 def _sampling(plan: Plan) -> str:
     """The memory that generation takes, in the dtype of the weights."""
-    model = plan.config.model
-    cache = _in_short(4 * cache_elements(model))
+    model, encoder = plan.config.model, plan.config.encoder
+    elements = cache_elements(model)
+    if encoder:  # the keys and values of cross-attention
+        width = model.num_kv_heads * model.head_dim
+        elements += 2 * model.num_blocks * encoder.context_length * width
+    cache = _in_short(4 * elements)
     return (
         f"{_in_short(4 * plan.size)} of weights, and for each text of {model.context_length:,} "
         f"tokens {cache} of cache"
@@ -113,7 +124,9 @@ def _time(plan: Plan) -> list[str]:
     if step is None or chip is None or not plan.text:
         return []
     longest = max(step)
-    tokens = plan.config.train.batch_size * plan.config.model.context_length
+    encoder = plan.config.encoder
+    context = plan.config.model.context_length + (encoder.context_length if encoder else 0)
+    tokens = plan.config.train.batch_size * context
     wide = ", which float32 does not reach" if plan.config.compute.dtype == "float32" else ""
     return [
         "",

@@ -13,22 +13,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxgpt.config import Config
+from jaxgpt.data.pairs import open_pairs
 from jaxgpt.data.tokens import open_dataset
 from jaxgpt.devices.chips import Chip, chip
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.mesh import make_mesh
-from jaxgpt.errors import UserError
+from jaxgpt.errors import require
 from jaxgpt.file_names import ABOUT
 from jaxgpt.model import flops
 from jaxgpt.planning.hlo import Traffic, collectives
 from jaxgpt.planning.topologies import devices_of
 from jaxgpt.settings import build_run
 from jaxgpt.system.stages import Stage, silent
-from jaxgpt.training.compatibility import fit_vocabulary
+from jaxgpt.training.batches import largest_batch
+from jaxgpt.training.compatibility import fit_vocabularies
 from jaxgpt.training.compute import Compute
 from jaxgpt.training.step import init_state, jitted_step, make_step
 
@@ -76,7 +77,7 @@ def plan(
     It is made for the devices of `topology`, or for those present.
     """
     config = build_run(settings, where)
-    config = dataclasses.replace(config, model=sized(config))
+    config = sized(config)
     if not topology:
         use_devices(config.mesh)
     devices = devices_of(topology) if topology else jax.devices()
@@ -92,16 +93,18 @@ def plan(
     return first, None
 
 
-def sized(config: Config) -> Any:
-    """The model config of `config`, with the vocabulary of its data where that is prepared."""
-    if (Path(config.data.path) / ABOUT).exists():
-        return fit_vocabulary(config.model, open_dataset(Path(config.data.path)))
-    if config.model.vocab_size:
-        return config.model
-    raise UserError(
-        f"model.vocab_size is left to the data, and {config.data.path} has not been prepared: "
-        "prepare it, or say --model.vocab_size N."
-    )
+def sized(config: Config) -> Config:
+    """`config` with the vocabularies of its data where these are prepared."""
+    path = Path(config.data.path)
+    if (path / ABOUT).exists():
+        return fit_vocabularies(config, open_pairs(path) if config.encoder else open_dataset(path))
+    for section, model in (("model", config.model), ("encoder", config.encoder)):
+        require(
+            model is None or model.vocab_size > 0,
+            f"{section}.vocab_size is left to the data, and {path} has not been prepared: prepare "
+            f"it, or say --{section}.vocab_size N.",
+        )
+    return config
 
 
 def compiled(config: Config, devices: list[Any]) -> Plan:
@@ -111,11 +114,10 @@ def compiled(config: Config, devices: list[Any]) -> Plan:
     mesh = make_mesh(config.mesh, rows, config.model.model_dim, devices)
     step, where = jitted_step(config, mesh)
     like = jax.eval_shape(lambda: init_state(config))
-    shape = (train.accumulate, rows, config.model.context_length + 1)
-    ids = jax.ShapeDtypeStruct(shape, jnp.int32)
-    operations, needed = _operations(config, like, ids)
+    batch = largest_batch(config)
+    operations, needed = _operations(config, like, batch)
     parameters = _bytes(like.params, where.params)
-    lowered, started = step.lower(like, ids), time.perf_counter()
+    lowered, started = step.lower(like, batch), time.perf_counter()
     memory, text = _compile(lowered, parameters, _bytes(like, where) - parameters)
     return Plan(
         config=config,
@@ -151,7 +153,7 @@ def _compile(lowered: Any, parameters: int, optimizer: int) -> tuple[Memory, str
     return Memory(parameters, optimizer, temporaries, code, total), program.as_text()
 
 
-def _operations(config: Config, like: Any, ids: jax.ShapeDtypeStruct) -> tuple[int, int]:
+def _operations(config: Config, like: Any, batch: Any) -> tuple[int, int]:
     """Operations of a step, and of the same step without recomputation.
 
     Attention counts without the blocks above the diagonal.
@@ -160,7 +162,7 @@ def _operations(config: Config, like: Any, ids: jax.ShapeDtypeStruct) -> tuple[i
     def counted(**settings: Any) -> int:
         compute = dataclasses.replace(config.compute, attention="chunked", **settings)
         changed = dataclasses.replace(config, compute=compute)
-        return flops.of_program(jax.make_jaxpr(make_step(changed))(like, ids).jaxpr)
+        return flops.of_program(jax.make_jaxpr(make_step(changed))(like, batch).jaxpr)
 
     return counted(), counted(remat="none", loss_chunks=1)
 
@@ -205,7 +207,8 @@ def smaller(config: Config, large: Plan) -> Iterator[Config]:
         mesh = dataclasses.replace(mesh, data=1, fsdp=-1)
         yield dataclasses.replace(config, mesh=mesh)
     if (compute.remat, compute.loss_chunks) != ("full", 1):
-        chunks = max(n for n in range(1, 17) if config.model.context_length % n == 0)
+        most = 1 if config.encoder else 16
+        chunks = max(n for n in range(1, most + 1) if config.model.context_length % n == 0)
         chunks = max(chunks, compute.loss_chunks)
         compute = dataclasses.replace(compute, remat="full", loss_chunks=chunks)
         if compute != config.compute:

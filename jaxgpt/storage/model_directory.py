@@ -16,7 +16,16 @@ from jaxgpt.data import tokenizer_files
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.devices.distributed import first, together
 from jaxgpt.errors import UserError, require
-from jaxgpt.file_names import CHECKPOINTS, CONFIG, MANIFEST, METRICS, STATE, TOKENIZER, WEIGHTS
+from jaxgpt.file_names import (
+    CHECKPOINTS,
+    CONFIG,
+    MANIFEST,
+    METRICS,
+    STATE,
+    TARGET_TOKENIZER,
+    TOKENIZER,
+    WEIGHTS,
+)
 from jaxgpt.model import abstract_params, assemble
 from jaxgpt.pytree import Tree, flatten, require_same, unflatten
 from jaxgpt.storage import arrays, run_directory
@@ -33,6 +42,7 @@ def save(
     about: Mapping[str, Any] | None = None,
     tokenizer: Tokenizer | None = None,
     *,
+    target_tokenizer: Tokenizer | None = None,
     state: Any = None,
     metrics: bytes | None = None,
 ) -> None:
@@ -43,8 +53,9 @@ def save(
             json_files.write_json(
                 partial / CONFIG, {**(about or {}), "format": FORMAT, **sections_of(config)}
             )
-            if tokenizer is not None:
-                tokenizer.save(partial / TOKENIZER)
+            for name, one in ((TOKENIZER, tokenizer), (TARGET_TOKENIZER, target_tokenizer)):
+                if one is not None:
+                    one.save(partial / name)
             if metrics is not None:
                 (partial / METRICS).write_bytes(metrics)
             atomic_files.require_room(

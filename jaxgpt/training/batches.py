@@ -23,6 +23,22 @@ def batches(
     return Batches(dataset.train, config, mesh)
 
 
+def largest_batch(config: Config) -> Any:
+    """Shapes and dtypes of the largest batch that a step of `config` can have."""
+    parts, length = config.train.accumulate, config.model.context_length
+    rows = config.train.batch_size // parts
+    if config.encoder is None:
+        return jax.ShapeDtypeStruct((parts, rows, length + 1), np.int32)
+    source, target = (parts, rows, config.encoder.context_length), (parts, rows, length)
+    return pair_batches.PairBatch(
+        jax.ShapeDtypeStruct(source, np.int32),
+        jax.ShapeDtypeStruct(source, bool),
+        jax.ShapeDtypeStruct(target, np.int32),
+        jax.ShapeDtypeStruct(target, np.int32),
+        jax.ShapeDtypeStruct(target, bool),
+    )
+
+
 def tokens_per_step(dataset: Dataset | PairDataset, config: Config) -> float:
     """The tokens of a step: of pairs the mean number, sources and targets, without padding."""
     if isinstance(dataset, PairDataset):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt import file_names
-from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.data.tokenizer_files import load as load_tokenizer
 from jaxgpt.devices.distributed import first, together
 from jaxgpt.pytree import Tree
 from jaxgpt.storage import model_directory, plots, run_directory
@@ -21,8 +21,15 @@ from jaxgpt.training.step import State, besides_weights, evaluated
 class Checkpoints:
     """Writes the checkpoints of `job`; `extent` says how much an evaluation takes."""
 
-    def __init__(self, job: Job, tokenizer: Tokenizer | None, extent: str, say: Say):
-        self.job, self.tokenizer, self.extent, self.say = job, tokenizer, extent, say
+    def __init__(self, job: Job, extent: str, say: Say):
+        self.job, self.extent, self.say = job, extent, say
+        self.tokenizer, self.target_tokenizer = (
+            load_tokenizer(file) if file.exists() else None
+            for file in (
+                job.dataset.path / name
+                for name in (file_names.TOKENIZER, file_names.TARGET_TOKENIZER)
+            )
+        )
         self.worker = Background()
 
     def save(self, state: State, about: dict[str, Any]) -> None:
@@ -33,6 +40,7 @@ class Checkpoints:
         about = {
             **config.sections(),
             **self.job.origin,
+            **self.job.marks,
             "data_sha256": self.job.dataset.train_sha256,
             **about,
         }
@@ -40,13 +48,13 @@ class Checkpoints:
         path = run_directory.checkpoint_of(directory, about["step"])
 
         def write() -> None:
-            save = model_directory.save
-            save(
+            model_directory.save(
                 path,
                 config.architecture,
                 weights,
                 about,
                 self.tokenizer,
+                target_tokenizer=self.target_tokenizer,
                 state=rest,
                 metrics=metrics,
             )

@@ -13,7 +13,7 @@ from jaxgpt import file_names
 from jaxgpt.config import ComputeConfig, Config, MeshConfig, ModelConfig
 from jaxgpt.data.batches import eval_windows
 from jaxgpt.data.pair_batches import PairBatch, eval_batches, make_buckets
-from jaxgpt.data.pairs import PairSplit
+from jaxgpt.data.pairs import PairSplit, open_pairs
 from jaxgpt.data.tokens import Dataset, open_dataset
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.mesh import make_mesh
@@ -132,13 +132,31 @@ def evaluate(directory: Path, data: Path | None, batch_size: int) -> str:
         raise UserError(
             f"--data: there is no prepared directory {data}. {nearby(data, [file_names.ABOUT])}"
         )
-    dataset = open_dataset(data or trained_on(opened, directory))
+    path = data or trained_on(opened, directory)
+    if isinstance(opened.config, Seq2SeqConfig):
+        return _evaluate_pairs(opened, path, batch_size)
+    dataset = open_dataset(path)
     require_same_tokenizer(opened.path / file_names.TOKENIZER, dataset.path / file_names.TOKENIZER)
     fit_vocabulary(opened.config, dataset)
     mesh = make_mesh(MeshConfig(), batch_size, opened.config.model_dim)
     weights = opened.sharded_params(shardings(abstract_params(opened.config), mesh))
     evaluator = Evaluator(opened.config, ComputeConfig(), mesh, batch_size)
     return f"{opened.path}: {losses(evaluator.mean_loss(weights, dataset.val), dataset)}"
+
+
+def _evaluate_pairs(opened: ModelDirectory, path: Path, batch_size: int) -> str:
+    """A line with the figures of an encoder-decoder over the validation split in `path`."""
+    dataset, config = open_pairs(path), opened.config
+    for name in (file_names.TOKENIZER, file_names.TARGET_TOKENIZER):
+        require_same_tokenizer(opened.path / name, dataset.path / name)
+    mesh = make_mesh(MeshConfig(), batch_size, config.decoder.model_dim)
+    weights = opened.sharded_params(shardings(abstract_params(config), mesh))
+    evaluator = PairEvaluator(config, ComputeConfig(), mesh, batch_size)
+    loss, right = evaluator.figures(weights, dataset.val).values()
+    return (
+        f"{opened.path}: loss {loss:.4f} per target token, {right:.2%} of the targets exactly "
+        f"right, over the whole validation split, {len(dataset.val):,} pairs of {dataset.path}"
+    )
 
 
 def losses(loss: float, dataset: Dataset) -> str:

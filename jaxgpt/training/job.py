@@ -32,6 +32,12 @@ class Job:
         return {name: self.about[name] for name in ("source", "fields") if name in self.about}
 
     @property
+    def marks(self) -> dict[str, int]:
+        """The ids that targets begin and end with; none for texts."""
+        pairs = self.dataset
+        return {"start": pairs.start, "end": pairs.end} if isinstance(pairs, PairDataset) else {}
+
+    @property
     def skipped(self) -> int:
         """The number of steps in a row that were skipped just before the run stopped."""
         return self.about.get("skipped", 0) if self.resumed else 0

@@ -10,12 +10,10 @@ from typing import Any
 
 import jax
 
-from jaxgpt.data.tokenizer_files import load as load_tokenizer
 from jaxgpt.devices.distributed import first, together
 from jaxgpt.devices.distributed import stopping as stopping_at
 from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.errors import Failure, UserError, system_error
-from jaxgpt.file_names import TOKENIZER
 from jaxgpt.storage import run_directory
 from jaxgpt.system.signals import Signals, Stopped
 from jaxgpt.training.batches import batches, tokens_per_step
@@ -43,8 +41,6 @@ class Loop:
         self.step, _ = jitted_step(config, self.mesh)
         self.batch = batches(job.dataset, config, self.mesh)
         self.batch(0)  # the data may be too short
-        file = job.dataset.path / TOKENIZER
-        self.tokenizer = load_tokenizer(file) if file.exists() else None
         self.evaluator = make_evaluator(config, self.mesh, rows)
         self.eval_limit = config.train.eval_batches or None
         self.extent = self.evaluator.extent(job.dataset.val, self.eval_limit)
@@ -56,7 +52,7 @@ class Loop:
             self.extent,
             tokens_per_step=tokens_per_step(job.dataset, config),
         )
-        self.checkpoints = Checkpoints(job, self.tokenizer, self.extent, say)
+        self.checkpoints = Checkpoints(job, self.extent, say)
         self.trackers: Sequence[Track] = ()
         self.skipped = job.skipped  # steps in a row
 
@@ -146,7 +142,7 @@ class Loop:
             figures |= self.validate(state)
             if not math.isfinite(figures["val_loss"]):
                 raise self.nonfinite_error(step, "validation loss", figures["val_loss"])
-            sample = preview(self.config, evaluated(state), self.tokenizer, self.mesh)
+            sample = preview(self.config, evaluated(state), self.checkpoints.tokenizer, self.mesh)
         if logged:
             self.record(step, figures, speed, sample)
         self.progress.step(step, logged, **figures)

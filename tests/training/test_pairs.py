@@ -224,7 +224,7 @@ def test_the_schedule_is_that_of_the_paper() -> None:
         assert float(schedule(step - 1)) == pytest.approx(paper, rel=2e-3), step
 
 
-@pytest.mark.parametrize("name", ["dates"])
+@pytest.mark.parametrize("name", ["dates", "translation"])
 def test_a_shipped_config_trains_at_tiny_size(
     name: str, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,7 +232,8 @@ def test_a_shipped_config_trains_at_tiny_size(
     path = ROOT / "configs" / f"{name}.toml"
     heads = tomllib.loads(path.read_text())["model"]["num_heads"]
     tiny = {
-        "data.path": "dates:60", "run.dir": tmp_path / "run", "model.context_length": 12,
+        "data.path": "dates:60", "model.vocab_size": 0, "compute.dtype": "float32", "run.dir": tmp_path / "run",
+        "model.context_length": 12,
         "encoder.context_length": 40, "model.model_dim": 8 * heads, "model.num_blocks": 1,
         "optim.warmup_steps": 1, "train.steps": 2, "train.batch_size": 4, "train.eval_batches": 1,
     }  # fmt: skip
