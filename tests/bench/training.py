@@ -56,9 +56,9 @@ Racers = dict[str, Callable[[], object]]  # each trains for STEPS steps, all on 
 class QuietLoop(Loop):
     """The loop alone: evaluation and checkpoints are not steps."""
 
-    def validate(self, state: State) -> float:
+    def validate(self, state: State) -> dict[str, float]:
         jax.block_until_ready(state)
-        return 0.0
+        return {"val_loss": 0.0}
 
     def save(self, state: State, step: int, val_loss: float | None) -> None:
         self.state = state._replace(step=0 * state.step)
