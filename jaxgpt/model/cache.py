@@ -7,11 +7,13 @@ Shapes: B rows, T positions, S slots, M heads of keys and values, H head width.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxgpt.model.attention import Memory
 from jaxgpt.model.attention_forms import Scale, attend_cached, chunked
 from jaxgpt.model.block import Block
 from jaxgpt.model.gpt import GPT
@@ -19,6 +21,7 @@ from jaxgpt.model.spec import Scores, make_spec
 from jaxgpt.model_config import ModelConfig
 
 KeysValues = tuple[jax.Array, jax.Array]
+Memories = tuple[Memory, ...]  # one for each layer, or none for a model without cross-attention
 
 
 class Cache(NamedTuple):
@@ -37,6 +40,7 @@ def prefill(
     tokens_bt: jax.Array,
     lengths_b: jax.Array,
     context: int,
+    memories: Memories = (),
 ) -> tuple[jax.Array, Cache]:
     """Logits (B, V) after the last token of each row, and a cache for `context` positions.
 
@@ -44,17 +48,20 @@ def prefill(
     passes through the last block.
     """
     x_btd, cached = model.embed(tokens_bt), []
+    memory_of = _by_layer(memories, len(blocks))
     positions = jnp.arange(tokens_bt.shape[1])
     slots = [slots_of(scores, context) for scores in model.spec.block.attention.scores]
     for layer, block in enumerate(blocks[:-1]):
-        x_btd, keys_values = block(x_btd, layer, positions, _attend_and_keep)
+        x_btd, keys_values = block(
+            x_btd, layer, positions, _attend_and_keep, memory=memory_of[layer]
+        )
         cached.append(_cached(keys_values, lengths_b, slots[layer]))
     last_block, last_b1 = blocks[-1], lengths_b[:, None] - 1
     keys_values = last_block.keys_values(x_btd, len(blocks) - 1, positions)
     cached.append(_cached(keys_values, lengths_b, slots[-1]))
     attend = functools.partial(_attend_one, cached=cached[-1], positions_b=lengths_b - 1)
     last_b1d = jnp.take_along_axis(x_btd, last_b1[..., None], axis=1)
-    x_b1d, _ = last_block(last_b1d, len(blocks) - 1, last_b1, attend)
+    x_b1d, _ = last_block(last_b1d, len(blocks) - 1, last_b1, attend, memory=memory_of[-1])
     return model.read_out(x_b1d)[:, 0], Cache(*zip(*cached, strict=True))
 
 
@@ -64,16 +71,25 @@ def decode(
     cache: Cache,
     tokens_b: jax.Array,
     positions_b: jax.Array,
+    memories: Memories = (),
 ) -> tuple[jax.Array, Cache]:
     """Logits (B, V) after one more token in each row, at its own position, and the new cache."""
     x_b1d, cached = model.embed(tokens_b[:, None], positions_b[:, None]), []
-    for layer, (block, keys_values) in enumerate(
-        zip(blocks, zip(*cache, strict=True), strict=True)
-    ):
+    layers = zip(blocks, zip(*cache, strict=True), _by_layer(memories, len(blocks)), strict=True)
+    for layer, (block, keys_values, memory) in enumerate(layers):
         attend = functools.partial(_attend_and_write, cached=keys_values, positions_b=positions_b)
-        x_b1d, written = block(x_b1d, layer, positions_b[:, None], attend)
+        x_b1d, written = block(x_b1d, layer, positions_b[:, None], attend, memory=memory)
         cached.append(written)
     return model.read_out(x_b1d)[:, 0], Cache(*zip(*cached, strict=True))
+
+
+def remember(model: GPT, memory_bsd: jax.Array, mask_bs: jax.Array) -> Memories:
+    """The keys and values of `memory_bsd` for the cross-attention of each block of `model`."""
+    stacked = model.memory(memory_bsd, mask_bs)
+    return tuple(
+        Memory(stacked.keys_bsmh[layer], stacked.values_bsmh[layer], mask_bs)
+        for layer in range(model.num_blocks)
+    )
 
 
 def slots_of(scores: Scores, context: int) -> int:
@@ -86,6 +102,10 @@ def elements(config: ModelConfig) -> int:
     all_scores = make_spec(config).block.attention.scores
     slots = sum(slots_of(scores, config.context_length) for scores in all_scores)
     return 2 * slots * config.num_kv_heads * config.head_dim
+
+
+def _by_layer(memories: Memories, layers: int) -> Sequence[Memory | None]:
+    return memories or [None] * layers
 
 
 def _attend_and_keep(
