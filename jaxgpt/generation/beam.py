@@ -76,10 +76,10 @@ def search(
         mesh, _ = make_groups(weights, *prompts.tokens_bs.shape)
         if mesh:
             weights = share(weights, mesh)
-        memories = () if read is None else programs.remember(weights, read, mesh)
+        cross = None if read is None else programs.remember(weights, read, mesh)
         rules = Rules(np.float64(beams.length_penalty), stops_v)
         size = Size(prompts.width, beams.count, padded_width(int(limits_b.max())))
-        conditions = Conditions(sampling, memories)
+        conditions = Conditions(sampling, cross)
         best, finite_b = beam_program.run(weights, texts, conditions, rules, size, mesh)
         best, finite_b = jax.tree.map(np.asarray, (best, finite_b))
     if not finite_b.all():

@@ -83,7 +83,7 @@ def _search_rows(
     model, blocks = weights.modules()
     prompts_bs, context = tokens_bs[:, : size.width], tokens_bs.shape[1]
     logits_bv, kv_cache = cache.prefill(
-        model, blocks, prompts_bs, lengths_b, context, conditions.memories
+        model, blocks, prompts_bs, lengths_b, context, conditions.cross
     )
 
     def for_beams(tree: Any) -> Any:
@@ -92,7 +92,7 @@ def _search_rows(
     choose = functools.partial(
         _choose, limits_b=limits_b, rules=rules, allowed_v=conditions.sampling.allowed_v
     )
-    memories, lengths_r = for_beams((conditions.memories, lengths_b))
+    cross, lengths_r = for_beams((conditions.cross, lengths_b))
     search, _ = choose(_begin(size, logits_bv), for_beams(logits_bv))
 
     def unfinished(carry: tuple[Search, Any, Any]) -> jax.Array:
@@ -102,7 +102,7 @@ def _search_rows(
         search, kv_cache, newest_r = carry
         # A row that has ended decodes on at its last position; the result is not used.
         positions_r = jnp.minimum(lengths_r + search.new - 1, context - 1)
-        logits_rv, kv_cache = cache.decode(model, blocks, kv_cache, newest_r, positions_r, memories)
+        logits_rv, kv_cache = cache.decode(model, blocks, kv_cache, newest_r, positions_r, cross)
         search, parents_bk = choose(search, logits_rv)
         rows_r = (jnp.arange(len(parents_bk))[:, None] * size.beams + parents_bk).reshape(-1)
         kv_cache = jax.tree.map(lambda leaf: leaf[rows_r], kv_cache)

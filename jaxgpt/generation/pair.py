@@ -57,11 +57,10 @@ class Pair:
 
     def target_ids(self) -> dict[str, Any]:
         """The keywords `start`, `end` and `allowed` of `translate`."""
-        marks = {"start": self.start, "end": self.end}
-        if self.target.tokenizer is None:
-            return marks
-        allowed = self.target.tokenizer.decodable(self.config.decoder.vocab_size)
-        return {**marks, "allowed": allowed | (np.arange(len(allowed)) == self.end)}
+        tokenizer, vocab_size = self.target.tokenizer, self.config.decoder.vocab_size
+        allowed = tokenizer.decodable(vocab_size) if tokenizer else np.ones(vocab_size, bool)
+        allowed[self.start], allowed[self.end] = False, True  # they may be the same id
+        return {"start": self.start, "end": self.end, "allowed": allowed}
 
 
 def _mark(

@@ -24,7 +24,7 @@ from jaxgpt.generation.encoded import Encoded
 from jaxgpt.generation.sampling import Sampling, choose
 from jaxgpt.model import GPT, cache
 from jaxgpt.model.block import Block
-from jaxgpt.model.cache import Cache, Memories
+from jaxgpt.model.cache import Cache, CrossCache
 from jaxgpt.model.precision import cast
 
 PIECE = 32  # the most tokens in one piece
@@ -57,7 +57,7 @@ class Conditions(NamedTuple):
     """What the next tokens depend on besides the weights and the text itself."""
 
     sampling: Sampling
-    memories: Memories = ()  # one for each layer of a model with cross-attention
+    cross: CrossCache | None = None  # of a model with cross-attention
 
 
 class Rows(NamedTuple):
@@ -93,10 +93,10 @@ def start_rows(tokens_bs: ArrayLike, lengths_b: ArrayLike, seed: ArrayLike) -> R
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def remember(weights: Weights, encoded: Encoded, mesh: Mesh | None) -> Memories:
+def remember(weights: Weights, encoded: Encoded, mesh: Mesh | None) -> CrossCache:
     """The keys and values of `encoded` for each layer, computed once for all tokens."""
 
-    def program(weights: Weights, encoded: Encoded) -> Memories:
+    def program(weights: Weights, encoded: Encoded) -> CrossCache:
         return cache.remember(weights.modules()[0], *encoded)
 
     return on_each_device(program, mesh, (SAME, BY_GROUP), BY_GROUP)(weights, encoded)
@@ -113,7 +113,7 @@ def prefill(
     ) -> tuple[Rows, Buffers, Cache]:
         prompts_bs, context = rows.tokens_bs[:, :width], rows.tokens_bs.shape[1]
         logits_bv, kv_cache = cache.prefill(
-            *weights.modules(), prompts_bs, rows.lengths_b, context, conditions.memories
+            *weights.modules(), prompts_bs, rows.lengths_b, context, conditions.cross
         )
         rows, buffers = _append(rows, _empty(weights, rows), 0, logits_bv, conditions.sampling)
         return rows, buffers, kv_cache
@@ -140,7 +140,7 @@ def cached_steps(
             rows, buffers, kv_cache = carry
             positions_b = rows.lengths_b - 1
             logits_bv, kv_cache = cache.decode(
-                *weights.modules(), kv_cache, _newest(rows), positions_b, conditions.memories
+                *weights.modules(), kv_cache, _newest(rows), positions_b, conditions.cross
             )
             return *_append(rows, buffers, i, logits_bv, conditions.sampling), kv_cache
 
@@ -177,7 +177,7 @@ def _windows_of_peer(
         rows, buffers, done = carry
         tokens_bs, prefix_b = _window_ahead(rows, peers.index())
         logits_bv, kv_cache = cache.prefill(
-            *weights.modules(), tokens_bs, prefix_b, context, conditions.memories
+            *weights.modules(), tokens_bs, prefix_b, context, conditions.cross
         )
         rows, buffers = _append(
             rows, buffers, done, peers.value_of(0, logits_bv), conditions.sampling
@@ -188,7 +188,7 @@ def _windows_of_peer(
             # A complete window still decodes at its last position; the result is not used.
             positions_b = jnp.minimum(prefix_b + i - 1, context - 1)
             logits_bv, kv_cache = cache.decode(
-                *weights.modules(), kv_cache, _newest(rows), positions_b, conditions.memories
+                *weights.modules(), kv_cache, _newest(rows), positions_b, conditions.cross
             )
             logits_bv = peers.value_of(i, logits_bv)
             return *_append(rows, buffers, done + i, logits_bv, conditions.sampling), kv_cache

@@ -54,10 +54,8 @@ def sample(
         if remark:
             _note(remark)
     model, rows = opened.model(), [ids or [codec.start]]
-    pieces = (
-        _searched(model, rows, options, beams) if beams.count > 1 else stream(model, rows, options)
-    )
     with Clock() as clock:
+        pieces = _pieces(model, rows, options, beams)
         writers = [Writer(codec, stop) for _ in range(options.samples)]
         tokens_b = _print_texts(codec.decode(ids), pieces, writers, clock)
     capacity = context + 1 - min(max(len(ids), 1), context)
@@ -85,12 +83,14 @@ def _remarks(opened: ModelDirectory, codec: TextCodec, tokenizer: Path | None) -
             )
 
 
-def _searched(
+def _pieces(
     model: GPT, rows: list[list[int]], options: SampleOptions, beams: Beams
 ) -> Iterator[Piece]:
-    """The likeliest text, in one piece; its log-probability is that of all tokens together."""
+    """The new text as it is drawn, or the one that several `beams` find in one piece."""
+    if beams.count == 1:
+        return stream(model, rows, options)
     (text,) = search(model, rows, options, beams)
-    yield Piece(np.array([text.ids]), np.array([[text.logprob]]))
+    return iter([Piece(np.array([text.ids]), np.array([[text.logprob]]))])
 
 
 def _print_texts(

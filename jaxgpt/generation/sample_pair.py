@@ -44,7 +44,7 @@ def sample_pair(
     with Clock() as clock:
         for text in texts:
             count, tokens = count + 1, tokens + len(text)
-            print(pair.target.decode(text), flush=True)
+            print(pair.target.decode(text).replace("\n", " "), flush=True)  # one line for each
         seconds = time.perf_counter() - clock.started - clock.compiling
     return (
         f"texts: {count}, tokens: {tokens}; compiling took {clock.compiling:.2f} s, the rest "

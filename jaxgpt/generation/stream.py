@@ -137,8 +137,8 @@ class Generation:
             if self.mesh:
                 self.weights = share(self.weights, self.mesh)
             if memory is not None:
-                memories = programs.remember(self.weights, memory, self.mesh)
-                self.conditions = Conditions(sampling, memories)
+                cross = programs.remember(self.weights, memory, self.mesh)
+                self.conditions = Conditions(sampling, cross)
 
     def prefill(self, prompts: Prompts, seed: int) -> Iterator[Computed]:
         """Read the prompts, and generate the first token."""

@@ -170,5 +170,5 @@ def read_prompt(prompt: str, file: Path | None, name: str = "prompt") -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        name = "Standard input" if standard else file
-        raise UserError(f"{name} is not UTF-8 text: {error}. iconv makes it so.") from None
+        where = "Standard input" if standard else file
+        raise UserError(f"{where} is not UTF-8 text: {error}. iconv makes it so.") from None

@@ -110,14 +110,14 @@ def test_a_pair_is_cached_with_the_keys_and_values_of_padded_sources(fields: Any
     with exactly(model.dtype):
         decoder, blocks = model.decoder, model.decoder.unstacked()
         memory_bsd = jax.jit(type(model).encode)(model, source, mask)
-        memories = cache.remember(decoder, memory_bsd, jnp.asarray(mask))
+        cross = cache.remember(decoder, memory_bsd, jnp.asarray(mask))
         prefill, decode = jax.jit(cache.prefill, static_argnums=4), jax.jit(cache.decode)
-        logits, kept = prefill(decoder, blocks, targets[:, :4], lengths, 17, memories)
+        logits, kept = prefill(decoder, blocks, targets[:, :4], lengths, 17, cross)
         for _ in range(13):
             expected = whole[np.arange(3), lengths - 1]
             np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-12 * scale)
             newest = targets[np.arange(3), lengths]
-            logits, kept = decode(decoder, blocks, kept, newest, lengths, memories)
+            logits, kept = decode(decoder, blocks, kept, newest, lengths, cross)
             lengths = lengths + 1  # in place, it could change before decode has read it
 
 
