@@ -10,6 +10,7 @@ The public names, each loaded when it is first used, so that the import costs no
     load_tokenizer  the tokenizer in a model directory, a run, or a file
     convert         the package that brings PyTorch checkpoints over and back
     generate        yields new ids after a prompt, in pieces as they are computed
+    translate       yields the ids that an encoder-decoder writes for each source
 
 For example:
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # for editors, which run nothing
     from jaxgpt.config import ModelConfig as ModelConfig
     from jaxgpt.errors import UserError as UserError
     from jaxgpt.generation.stream import generate as generate
+    from jaxgpt.generation.translate import translate as translate
     from jaxgpt.model import GPT as GPT
     from jaxgpt.model import Seq2Seq as Seq2Seq
     from jaxgpt.storage.model_directory import load as load
@@ -46,6 +48,7 @@ _HOMES = {
     "generate": "generation.stream",
     "load": "storage.model_directory",
     "load_tokenizer": "storage.model_directory",
+    "translate": "generation.translate",
 }
 __all__ = [
     "GPT",
@@ -56,6 +59,7 @@ __all__ = [
     "generate",
     "load",
     "load_tokenizer",
+    "translate",
 ]
 
 

@@ -17,8 +17,9 @@ from convert.rows.kinds import HEAD, POSITIONS, Alias, Row
 from convert.rows.move import to_torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.tokens import Dataset, open_tokens
-from jaxgpt.model import GPT, abstract_params, assemble, exactly, params_of
+from jaxgpt.model import GPT, Seq2Seq, abstract_params, assemble, exactly, params_of
 from jaxgpt.pytree import Tree, flatten, unflatten
+from jaxgpt.seq2seq_config import Seq2SeqConfig
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ROOT / "tests" / "programs"  # each runs in a process of its own
@@ -180,7 +181,19 @@ def tensors_of(name: str, tied: bool = False) -> dict[str, np.ndarray]:
 
 def random_model(dtype: str = "float64", **fields: object) -> GPT:
     """A model of sizes PRIMES with every tensor random at trained scale."""
-    config, random = ModelConfig(**{**PRIMES, "dropout": 0.0, **fields}), np.random.default_rng(0)  # type: ignore[arg-type]
+    return _random(ModelConfig(**{**PRIMES, "dropout": 0.0, **fields}), dtype)  # type: ignore[arg-type]
+
+
+def random_pair(dtype: str = "float64", **fields: object) -> Seq2Seq:
+    """An encoder-decoder with every tensor random at trained scale; `fields` are the decoder's."""
+    sizes = {**PRIMES, "vocab_size": 61, "context_length": 13, "num_blocks": 2}
+    encoder = ModelConfig(**sizes, dropout=0.0)  # type: ignore[arg-type]
+    decoder = ModelConfig(**{**PRIMES, "dropout": 0.0, "cross_attention": True, **fields})  # type: ignore[arg-type]
+    return _random(Seq2SeqConfig(encoder, decoder), dtype)
+
+
+def _random(config: ModelConfig | Seq2SeqConfig, dtype: str) -> Any:
+    random = np.random.default_rng(0)
 
     def leaf(shape: tuple[int, ...]) -> jax.Array:
         scale = shape[-2] ** -0.5 if len(shape) > 2 else 0.3

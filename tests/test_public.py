@@ -23,6 +23,7 @@ PACKAGES = {
         "generate",
         "load",
         "load_tokenizer",
+        "translate",
     ],
     convert: ["Loaded", "assert_same", "inspect", "probe", "to_flax", "to_torch"],
 }

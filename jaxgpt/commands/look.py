@@ -4,7 +4,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxgpt.commands.options import Directory, OptionalFile, Tokenizer, Unknown
+from jaxgpt.commands.options import Directory, OptionalFile, TargetTokenizer, Tokenizer, Unknown
 from jaxgpt.commands.shell import console, working
 
 UNLIMITED = 10**6  # columns: a pipe has as many as a table takes
@@ -15,31 +15,50 @@ def look(
     directory: Directory,
     /,
     *,
-    text: str,
+    text: str = "",
+    source: str = "",
     out: OptionalFile = None,
     layer: int = -1,
     head: Head = None,
     top: int = 5,
+    start: int = -1,
+    end: int = -1,
     tokenizer: Tokenizer = None,
+    target_tokenizer: TargetTokenizer = None,
     errors: Unknown = "strict",
 ) -> None:
     """Show attention over a text, and what the model expected at each token.
 
     Args:
-        text: The text to look at; ids, if there is no tokenizer.
-        out: A picture to write of every head of every layer, such as attention.png.
-        layer: The layer that the table shows; -1 is the last.
-        head: The head that the table shows; by default the mean of all.
+        text: The text to look at; ids, if there is no tokenizer. Of an encoder-decoder the target;
+            without one it writes its own.
+        source: The text that an encoder-decoder reads.
+        out: A picture to write, such as attention.png: every head of every layer, or for an
+            encoder-decoder where each token that it writes looks in the source.
+        layer: The layer that the tables show; -1 is the last.
+        head: The head that the tables show; by default the mean of all.
         top: Number of likeliest tokens to list.
+        start: The id that a text of an encoder-decoder begins with; -1 is that of the model.
+        end: The id that ends it; -1 is that of the model.
     """
     from jaxgpt.generation import inspect
+    from jaxgpt.generation.attention_map import map_table
+    from jaxgpt.generation.inspect_pair import look_pair
+    from jaxgpt.generation.pair import PairOptions
 
     with working(f"looking into {directory}"):
-        seen = inspect.look(directory, text, tokenizer, errors, out)
+        if source:
+            options = PairOptions(tokenizer, target_tokenizer, errors, start, end)
+            maps, seen = look_pair(directory, source, text, options, out)
+        else:
+            seen = inspect.look(directory, text, tokenizer, errors, out)
+            maps = [inspect.map_of(seen)]
     page = console()
     width = page.width if page.is_terminal else None
     page.width = width or UNLIMITED
-    page.print(inspect.attention_table(seen, layer, head, width))
-    page.print("", inspect.token_table(seen, top))
+    for each in maps:
+        page.print(map_table(each, layer, head, width), "")
+    page.print(inspect.token_table(seen, top))
     if out:
-        print(f"{out} shows all heads of all layers.")
+        shows = "where each token looks in the source" if source else "all heads of all layers"
+        print(f"{out} shows {shows}.")

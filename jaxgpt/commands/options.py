@@ -24,6 +24,8 @@ TOKENIZER = (
     "JSON, or nanoGPT's meta.pkl."
 )
 Tokenizer = Annotated[OptionalFile, tyro.conf.arg(help=TOKENIZER)]
+TARGETS = "Tokenizer of the targets of an encoder-decoder, where it is not that of the sources."
+TargetTokenizer = Annotated[OptionalFile, tyro.conf.arg(help=TARGETS)]
 UNKNOWN = "Treatment of characters that the tokenizer lacks: strict names them, skip drops them."
 Unknown = Annotated[Literal["strict", "skip"], tyro.conf.arg(help=UNKNOWN)]
 

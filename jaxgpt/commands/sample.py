@@ -1,11 +1,13 @@
-"""jaxgpt sample: text from a model, as it is generated."""
+"""jaxgpt sample: text from a model, after a prompt or for sources."""
 
 import sys
 from typing import Annotated, Literal
 
 import tyro
 
-from jaxgpt.commands.options import Directory, OptionalFile, Tokenizer, Unknown
+from jaxgpt.commands.options import Directory, OptionalFile, TargetTokenizer, Tokenizer, Unknown
+
+Temperature = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 
 
 def sample(
@@ -16,7 +18,7 @@ def sample(
     prompt_file: OptionalFile = None,
     tokens: int = 500,
     samples: int = 1,
-    temperature: float = 0.8,
+    temperature: Temperature = None,
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
@@ -24,11 +26,20 @@ def sample(
     stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     on_full: Literal["slide", "stop"] = "slide",
     context: int = 0,
+    source: str = "",
+    source_file: OptionalFile = None,
+    beams: int = 1,
+    length_penalty: float = 1.0,
+    start: int = -1,
+    end: int = -1,
     tokenizer: Tokenizer = None,
+    target_tokenizer: TargetTokenizer = None,
     errors: Unknown = "strict",
     stats: bool = False,
 ) -> None:
-    """Write text with a model; without a tokenizer, prompt and text are ids.
+    """Write text with a model; without a tokenizer, all text is ids.
+
+    A decoder continues a prompt. An encoder-decoder writes a text for each source.
 
     Args:
         prompt: The text to continue; - reads standard input.
@@ -36,6 +47,7 @@ def sample(
         tokens: Number of new tokens.
         samples: Number of texts.
         temperature: 0 always takes the likeliest token; 1 draws from the model's own probabilities.
+            Without it, 0.8 after a prompt, and 0 for sources and with beams.
         top_k: Draw only from the TOP_K likeliest tokens; 0 draws from all.
         top_p: Draw only from the likeliest tokens whose probabilities sum to TOP_P.
         min_p: Draw only from tokens with at least MIN_P times the probability of the likeliest.
@@ -44,12 +56,25 @@ def sample(
         on_full: Past the context, slide continues with the end of the text, stop ends.
         context: Number of tokens that the model sees at once; 0 is as many as it was made for.
             Models with rotary, ALiBi or no positions can see more.
+        source: The text that an encoder-decoder reads; - reads standard input, a source a line.
+        source_file: A file with a source on each line; the texts are written in their order.
+        beams: Number of texts that are continued together to find the likeliest; 1 does not search.
+        length_penalty: Beams compare log-probabilities divided by length to this power: more
+            prefers longer texts.
+        start: The id that a text of an encoder-decoder begins with; -1 is that of the model.
+        end: The id that ends it; -1 is that of the model.
         stats: Print how long it took.
     """
+    from jaxgpt.generation.beam import Beams
     from jaxgpt.generation.options import SampleOptions
+    from jaxgpt.generation.pair import PairOptions
     from jaxgpt.generation.sample import sample as print_texts
-    from jaxgpt.generation.text import read_prompt
+    from jaxgpt.generation.sample_pair import require_unused, sample_pair
+    from jaxgpt.generation.text import read_prompt, read_sources
 
+    sources = bool(source) or source_file is not None
+    if temperature is None:
+        temperature = 0.0 if sources or beams > 1 else 0.8
     options = SampleOptions(
         max_new_tokens=tokens,
         temperature=temperature,
@@ -61,7 +86,16 @@ def sample(
         on_full=on_full,
         context=context,
     )
-    text = read_prompt(prompt, prompt_file)
-    speed = print_texts(directory, text, options, tokenizer=tokenizer, errors=errors, stop=stop)
+    wanted = Beams(beams, length_penalty)
+    if sources:
+        require_unused(prompt=prompt, prompt_file=prompt_file, stop=stop)
+        texts = read_sources(source, source_file)
+        pair_options = PairOptions(tokenizer, target_tokenizer, errors, start, end)
+        speed = sample_pair(directory, texts, options, wanted, pair_options)
+    else:
+        text = read_prompt(prompt, prompt_file)
+        speed = print_texts(
+            directory, text, options, tokenizer=tokenizer, errors=errors, stop=stop, beams=wanted
+        )
     if stats:
         print(speed, file=sys.stderr)

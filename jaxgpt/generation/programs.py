@@ -20,10 +20,11 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jaxgpt.devices.peers import BY_GROUP, SAME, Peers, on_each_device
+from jaxgpt.generation.encoded import Encoded
 from jaxgpt.generation.sampling import Sampling, choose
 from jaxgpt.model import GPT, cache
 from jaxgpt.model.block import Block
-from jaxgpt.model.cache import Cache
+from jaxgpt.model.cache import Cache, CrossCache
 from jaxgpt.model.precision import cast
 
 PIECE = 32  # the most tokens in one piece
@@ -52,6 +53,13 @@ class Weights:
         return jax.tree.unflatten(self.structure, self.leaves)
 
 
+class Conditions(NamedTuple):
+    """What the next tokens depend on besides the weights and the text itself."""
+
+    sampling: Sampling
+    cross: CrossCache | None = None  # of a model with cross-attention
+
+
 class Rows(NamedTuple):
     """The texts generated so far."""
 
@@ -70,6 +78,7 @@ class Buffers(NamedTuple):
 
 
 # How these are sharded over a mesh.
+CONDITIONS_SPECS: Any = Conditions(SAME, BY_GROUP)  # type: ignore[arg-type]
 ROWS_SPECS: Any = Rows(BY_GROUP, BY_GROUP, SAME, BY_GROUP)  # type: ignore[arg-type]
 CACHE_SPECS: Any = Cache(BY_GROUP, BY_GROUP)  # type: ignore[arg-type]
 
@@ -83,20 +92,34 @@ def start_rows(tokens_bs: ArrayLike, lengths_b: ArrayLike, seed: ArrayLike) -> R
     return Rows(tokens_bs, jnp.asarray(lengths_b), jnp.int32(0), keys_b)
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def remember(weights: Weights, encoded: Encoded, mesh: Mesh | None) -> CrossCache:
+    """The keys and values of `encoded` for each layer, computed once for all tokens."""
+
+    def program(weights: Weights, encoded: Encoded) -> CrossCache:
+        return cache.remember(weights.modules()[0], *encoded)
+
+    return on_each_device(program, mesh, (SAME, BY_GROUP), BY_GROUP)(weights, encoded)
+
+
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def prefill(
-    weights: Weights, rows: Rows, sampling: Sampling, width: int, mesh: Mesh | None
+    weights: Weights, rows: Rows, conditions: Conditions, width: int, mesh: Mesh | None
 ) -> tuple[Rows, Buffers, Cache]:
     """Prefill the first `width` positions of the prompts, and choose the first new token."""
 
-    def program(weights: Weights, rows: Rows, sampling: Sampling) -> tuple[Rows, Buffers, Cache]:
+    def program(
+        weights: Weights, rows: Rows, conditions: Conditions
+    ) -> tuple[Rows, Buffers, Cache]:
         prompts_bs, context = rows.tokens_bs[:, :width], rows.tokens_bs.shape[1]
-        logits_bv, kv_cache = cache.prefill(*weights.modules(), prompts_bs, rows.lengths_b, context)
-        rows, buffers = _append(rows, _empty(weights, rows), 0, logits_bv, sampling)
+        logits_bv, kv_cache = cache.prefill(
+            *weights.modules(), prompts_bs, rows.lengths_b, context, conditions.cross
+        )
+        rows, buffers = _append(rows, _empty(weights, rows), 0, logits_bv, conditions.sampling)
         return rows, buffers, kv_cache
 
-    specs = (SAME, ROWS_SPECS, SAME), (ROWS_SPECS, BY_GROUP, CACHE_SPECS)
-    return on_each_device(program, mesh, *specs)(weights, rows, sampling)
+    specs = (SAME, ROWS_SPECS, CONDITIONS_SPECS), (ROWS_SPECS, BY_GROUP, CACHE_SPECS)
+    return on_each_device(program, mesh, *specs)(weights, rows, conditions)
 
 
 @functools.partial(jax.jit, static_argnums=5, donate_argnums=(1, 2))
@@ -104,41 +127,44 @@ def cached_steps(
     weights: Weights,
     rows: Rows,
     kv_cache: Cache,
-    sampling: Sampling,
+    conditions: Conditions,
     n: ArrayLike,
     mesh: Mesh | None,
 ) -> tuple[Rows, Buffers, Cache]:
     """Generate `n` tokens with the cache; no row may be longer than the context yet."""
 
     def program(
-        weights: Weights, rows: Rows, kv_cache: Cache, sampling: Sampling, n: jax.Array
+        weights: Weights, rows: Rows, kv_cache: Cache, conditions: Conditions, n: jax.Array
     ) -> tuple[Rows, Buffers, Cache]:
         def step(i: jax.Array, carry: tuple[Rows, Buffers, Cache]) -> tuple[Rows, Buffers, Cache]:
             rows, buffers, kv_cache = carry
             positions_b = rows.lengths_b - 1
             logits_bv, kv_cache = cache.decode(
-                *weights.modules(), kv_cache, _newest(rows), positions_b
+                *weights.modules(), kv_cache, _newest(rows), positions_b, conditions.cross
             )
-            return *_append(rows, buffers, i, logits_bv, sampling), kv_cache
+            return *_append(rows, buffers, i, logits_bv, conditions.sampling), kv_cache
 
         return jax.lax.fori_loop(0, n, step, (rows, _empty(weights, rows), kv_cache))
 
-    specs = (SAME, ROWS_SPECS, CACHE_SPECS, SAME, SAME), (ROWS_SPECS, BY_GROUP, CACHE_SPECS)
-    return on_each_device(program, mesh, *specs)(weights, rows, kv_cache, sampling, n)
+    specs = (
+        (SAME, ROWS_SPECS, CACHE_SPECS, CONDITIONS_SPECS, SAME),
+        (ROWS_SPECS, BY_GROUP, CACHE_SPECS),
+    )
+    return on_each_device(program, mesh, *specs)(weights, rows, kv_cache, conditions, n)
 
 
 @functools.partial(jax.jit, static_argnums=4, donate_argnums=1)
 def window_moves(
-    weights: Weights, rows: Rows, sampling: Sampling, n: ArrayLike, mesh: Mesh | None
+    weights: Weights, rows: Rows, conditions: Conditions, n: ArrayLike, mesh: Mesh | None
 ) -> tuple[Rows, Buffers]:
     """Generate `n` tokens, each from a window of its own, once a row is full."""
     program = functools.partial(_windows_of_peer, Peers.of(mesh))
-    specs = (SAME, ROWS_SPECS, SAME, SAME), (ROWS_SPECS, BY_GROUP)
-    return on_each_device(program, mesh, *specs)(weights, rows, sampling, n)
+    specs = (SAME, ROWS_SPECS, CONDITIONS_SPECS, SAME), (ROWS_SPECS, BY_GROUP)
+    return on_each_device(program, mesh, *specs)(weights, rows, conditions, n)
 
 
 def _windows_of_peer(
-    peers: Peers, weights: Weights, rows: Rows, sampling: Sampling, n: ArrayLike
+    peers: Peers, weights: Weights, rows: Rows, conditions: Conditions, n: ArrayLike
 ) -> tuple[Rows, Buffers]:
     """Generate `n` tokens in rounds with a token for each peer.
 
@@ -150,18 +176,22 @@ def _windows_of_peer(
     def one_round(carry: tuple[Rows, Buffers, jax.Array]) -> tuple[Rows, Buffers, jax.Array]:
         rows, buffers, done = carry
         tokens_bs, prefix_b = _window_ahead(rows, peers.index())
-        logits_bv, kv_cache = cache.prefill(*weights.modules(), tokens_bs, prefix_b, context)
-        rows, buffers = _append(rows, buffers, done, peers.value_of(0, logits_bv), sampling)
+        logits_bv, kv_cache = cache.prefill(
+            *weights.modules(), tokens_bs, prefix_b, context, conditions.cross
+        )
+        rows, buffers = _append(
+            rows, buffers, done, peers.value_of(0, logits_bv), conditions.sampling
+        )
 
         def step(i: jax.Array, carry: tuple[Rows, Buffers, Cache]) -> tuple[Rows, Buffers, Cache]:
             rows, buffers, kv_cache = carry
             # A complete window still decodes at its last position; the result is not used.
             positions_b = jnp.minimum(prefix_b + i - 1, context - 1)
             logits_bv, kv_cache = cache.decode(
-                *weights.modules(), kv_cache, _newest(rows), positions_b
+                *weights.modules(), kv_cache, _newest(rows), positions_b, conditions.cross
             )
             logits_bv = peers.value_of(i, logits_bv)
-            return *_append(rows, buffers, done + i, logits_bv, sampling), kv_cache
+            return *_append(rows, buffers, done + i, logits_bv, conditions.sampling), kv_cache
 
         tokens = jnp.minimum(peers.count, n - done)
         if peers.count > 1:

@@ -63,6 +63,9 @@ def crop_and_pad(rows: Sequence[Sequence[int]], context: int) -> Prompts:
     lengths_b = np.array([len(row) for row in cropped], np.int32)
     for i, row in enumerate(cropped):
         tokens_bs[i, : len(row)] = row
-    # A power of two, so that prompts of many lengths share one compiled program.
-    width = min(context, 1 << int(lengths_b.max() - 1).bit_length())
-    return Prompts(tokens_bs, lengths_b, width)
+    return Prompts(tokens_bs, lengths_b, min(context, padded_width(int(lengths_b.max()))))
+
+
+def padded_width(longest: int) -> int:
+    """The next power of two, so that rows of many lengths share one compiled program."""
+    return 1 << (longest - 1).bit_length()

@@ -12,10 +12,13 @@ import numpy as np
 
 from jaxgpt.devices.cpu import make_devices
 from jaxgpt.errors import require
+from jaxgpt.generation.beam import Beams, search
 from jaxgpt.generation.options import SampleOptions
+from jaxgpt.generation.pair import require_decoder
 from jaxgpt.generation.prompt import cropping_note
 from jaxgpt.generation.stream import NOTHING, Piece, stream
 from jaxgpt.generation.text import TextCodec, Writer
+from jaxgpt.model import GPT
 from jaxgpt.storage.model_directory import ModelDirectory
 
 BETWEEN = "\n---------------\n"  # separates two samples
@@ -29,13 +32,16 @@ def sample(
     tokenizer: Path | None,
     errors: Literal["strict", "skip"],
     stop: Sequence[str],
+    beams: Beams,
 ) -> str:
     """Print the texts that the model in `directory` generates after `prompt`; return the speed.
 
-    Remarks go to standard error. A text also ends before the first of the texts in `stop`.
+    Remarks go to standard error. A text also ends before the first of the texts in `stop`. More
+    than one of the `beams` searches for the likeliest text.
     """
     make_devices()
     opened = ModelDirectory(directory)
+    require_decoder(opened)
     codec = TextCodec.of(opened, tokenizer)
     require(
         codec.tokenizer is not None or not stop,
@@ -47,14 +53,16 @@ def sample(
     for remark in (cropping_note(len(ids), context), *_remarks(opened, codec, tokenizer)):
         if remark:
             _note(remark)
-    pieces = stream(opened.model(), ids or [codec.start], options)
+    model, rows = opened.model(), [ids or [codec.start]]
     with Clock() as clock:
+        pieces = _pieces(model, rows, options, beams)
         writers = [Writer(codec, stop) for _ in range(options.samples)]
         tokens_b = _print_texts(codec.decode(ids), pieces, writers, clock)
     capacity = context + 1 - min(max(len(ids), 1), context)
     cut_short = capacity < options.max_new_tokens and (tokens_b == capacity).any()
-    if options.on_full == "stop" and cut_short:
-        _note(f"The model sees {context} tokens, and --on-full stop ended the text there.")
+    if cut_short and (options.on_full == "stop" or beams.count > 1):
+        why = "beams end" if beams.count > 1 else "--on-full stop ended"
+        _note(f"The model sees {context} tokens, and {why} the text there.")
     return clock.summary()
 
 
@@ -73,6 +81,16 @@ def _remarks(opened: ModelDirectory, codec: TextCodec, tokenizer: Path | None) -
                 f"Of the model's {vocab_size} ids {unused} mean nothing to {tokenizer}: "
                 "they are left out."
             )
+
+
+def _pieces(
+    model: GPT, rows: list[list[int]], options: SampleOptions, beams: Beams
+) -> Iterator[Piece]:
+    """The new text as it is drawn, or the one that several `beams` find in one piece."""
+    if beams.count == 1:
+        return stream(model, rows, options)
+    (text,) = search(model, rows, options, beams)
+    return iter([Piece(np.array([text.ids]), np.array([[text.logprob]]))])
 
 
 def _print_texts(

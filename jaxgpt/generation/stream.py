@@ -16,11 +16,11 @@ from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 
 from jaxgpt.devices.peers import make_groups, share
-from jaxgpt.devices.sharding import replicated
 from jaxgpt.errors import UserError
 from jaxgpt.generation import programs
+from jaxgpt.generation.encoded import Encoded, encoded
 from jaxgpt.generation.options import SampleOptions
-from jaxgpt.generation.programs import NOTHING, PIECE, Buffers, Weights
+from jaxgpt.generation.programs import NOTHING, PIECE, Buffers, Conditions, Weights
 from jaxgpt.generation.prompt import Prompts, as_rows, crop_and_pad
 from jaxgpt.generation.sampling import NOT_FINITE, Sampling
 from jaxgpt.model import GPT, check_tokens, exactly
@@ -41,14 +41,22 @@ class Computed(NamedTuple):
     tokens: int  # the number of valid columns
 
 
-def generate(model: GPT, prompt: Any, *values: Any, **options: Any) -> Iterator[np.ndarray]:
+def generate(
+    model: GPT,
+    prompt: Any,
+    *values: Any,
+    memory: ArrayLike | None = None,
+    memory_mask: ArrayLike | None = None,
+    **options: Any,
+) -> Iterator[np.ndarray]:
     """The ids of `stream` alone: pieces (n,) for one prompt, (B, n) for several.
 
-    The arguments after `prompt` are the fields of SampleOptions.
+    The arguments after `prompt` are the fields of SampleOptions. A model with cross-attention takes
+    `memory` (B, S, D), of which `memory_mask` (B, S) says what is real: all of it without a mask.
     """
     chosen = SampleOptions(*values, **options)
     rows, several = as_rows(prompt, model.config.vocab_size)
-    pieces = stream(model, rows, chosen)
+    pieces = stream(model, rows, chosen, memory, memory_mask)
     if several or chosen.samples > 1:
         return (piece.ids for piece in pieces)
     return (piece.ids[0] for piece in pieces)
@@ -57,28 +65,37 @@ def generate(model: GPT, prompt: Any, *values: Any, **options: Any) -> Iterator[
 def _with_fields(own: inspect.Signature) -> inspect.Signature:
     """The signature `own` with the fields of SampleOptions in place of *values and **options."""
     fields = inspect.signature(SampleOptions).parameters.values()
-    return own.replace(parameters=[*list(own.parameters.values())[:2], *fields])
+    first, mid = list(own.parameters.values())[:2], list(own.parameters.values())[3:5]
+    return own.replace(parameters=[*first, *fields, *mid])
 
 
 generate.__signature__ = _with_fields(inspect.signature(generate))  # type: ignore[attr-defined]
 
 
-def stream(model: GPT, prompt: Any, options: SampleOptions) -> Iterator[Piece]:
+def stream(
+    model: GPT,
+    prompt: Any,
+    options: SampleOptions,
+    memory: ArrayLike | None = None,
+    memory_mask: ArrayLike | None = None,
+) -> Iterator[Piece]:
     """Pieces of new ids, with their log-probabilities, as they are computed.
 
     `prompt` is a list of ids, or a list of such lists; an empty one stands for id 0. Every prompt
-    gets `options.samples` adjacent rows. A row that has ended is padded with NOTHING, -1, while
-    others continue.
+    has a row of `memory`, as in `generate`, and gets `options.samples` adjacent rows. A row that
+    has ended is padded with NOTHING, -1, while others continue.
     """
-    vocab_size = model.config.vocab_size
+    vocab_size, samples = model.config.vocab_size, options.samples
     sampling, context = options.sampling(vocab_size), options.context_of(model.config)
-    rows = [row for row in as_rows(prompt, vocab_size)[0] for _ in range(options.samples)]
-    return _phases(model, crop_and_pad(rows, context), options, sampling)
+    rows = as_rows(prompt, vocab_size)[0]
+    read = encoded(model, len(rows), memory, memory_mask)
+    prompts = crop_and_pad([row for row in rows for _ in range(samples)], context)
+    if read is not None:
+        read = read.repeated(samples)
+    return _phases(Generation(model, prompts, sampling, read), prompts, options)
 
 
-def _phases(
-    model: GPT, prompts: Prompts, options: SampleOptions, sampling: Sampling
-) -> Iterator[Piece]:
+def _phases(generation: "Generation", prompts: Prompts, options: SampleOptions) -> Iterator[Piece]:
     """Prefill the prompts, take cached steps while they fit in the context, then move windows."""
     rows, context = prompts.tokens_bs.shape
     # The number of new tokens for which the model sees the whole text of each row.
@@ -88,7 +105,7 @@ def _phases(
         limits_b = np.minimum(limits_b, visible_b)
     tokens = int(limits_b.max())
     cached = min(int(visible_b.min()), tokens) - 1  # the first token comes from the prefill
-    generation, host = Generation(model, prompts, sampling), Host(limits_b, options.stop_ids)
+    host = Host(limits_b, options.stop_ids)
     for phase in (
         generation.prefill(prompts, options.seed),
         generation.cached_steps(cached),
@@ -112,20 +129,23 @@ def _piece_sizes(tokens: int) -> Iterator[int]:
 class Generation:
     """The state of a generation on its devices; each phase yields pieces as it starts them."""
 
-    def __init__(self, model: GPT, prompts: Prompts, sampling: Sampling):
-        self.dtype, self.sampling = model.dtype, sampling
+    def __init__(self, model: GPT, prompts: Prompts, sampling: Sampling, memory: Encoded | None):
+        self.dtype, self.conditions = model.dtype, Conditions(sampling)
         with exactly(self.dtype):
             self.weights = Weights.prepare(model, self.dtype)
             self.mesh, self.peer_mesh = make_groups(self.weights, *prompts.tokens_bs.shape)
             if self.mesh:
                 self.weights = share(self.weights, self.mesh)
+            if memory is not None:
+                cross = programs.remember(self.weights, memory, self.mesh)
+                self.conditions = Conditions(sampling, cross)
 
     def prefill(self, prompts: Prompts, seed: int) -> Iterator[Computed]:
         """Read the prompts, and generate the first token."""
         with exactly(self.dtype):
             rows = programs.start_rows(prompts.tokens_bs, prompts.lengths_b, np.uint32(seed))
             self.rows, buffers, self.cache = programs.prefill(
-                self.weights, rows, self.sampling, prompts.width, self.mesh
+                self.weights, rows, self.conditions, prompts.width, self.mesh
             )
         yield Computed(buffers, 1)
 
@@ -134,7 +154,7 @@ class Generation:
         for n in _piece_sizes(tokens):
             with exactly(self.dtype):
                 self.rows, buffers, self.cache = programs.cached_steps(
-                    self.weights, self.rows, self.cache, self.sampling, np.int32(n), self.mesh
+                    self.weights, self.rows, self.cache, self.conditions, np.int32(n), self.mesh
                 )
             yield Computed(buffers, n)
 
@@ -145,7 +165,7 @@ class Generation:
         for n in _piece_sizes(tokens):
             with exactly(self.dtype):
                 self.rows, buffers = programs.window_moves(
-                    self.weights, self.rows, self.sampling, np.int32(n), self.peer_mesh
+                    self.weights, self.rows, self.conditions, np.int32(n), self.peer_mesh
                 )
             yield Computed(buffers, n)
 
@@ -153,11 +173,14 @@ class Generation:
         """Give the weights and rows to all devices of `peer_mesh`."""
         mesh = self.peer_mesh
         assert mesh is not None
-        by_group = programs.Rows._make(NamedSharding(mesh, spec) for spec in programs.ROWS_SPECS)
+
+        def placed(parts: Any, specs: Any) -> Any:
+            return jax.device_put(parts, type(parts)(*(NamedSharding(mesh, s) for s in specs)))
+
         with exactly(self.dtype):
             self.weights = share(self.weights, mesh)
-            self.rows = jax.device_put(self.rows, by_group)
-            self.sampling = jax.device_put(self.sampling, replicated(mesh))
+            self.rows = placed(self.rows, programs.ROWS_SPECS)
+            self.conditions = placed(self.conditions, programs.CONDITIONS_SPECS)
 
 
 class Host:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxgpt.data.tokenizer import Tokenizer, Unencodable
 from jaxgpt.errors import UserError, require
-from jaxgpt.file_names import TOKENIZER
+from jaxgpt.file_names import TARGET_TOKENIZER, TOKENIZER
 from jaxgpt.storage.model_directory import ModelDirectory, load_tokenizer
 
 
@@ -24,14 +24,32 @@ class TextCodec:
     @staticmethod
     def of(opened: ModelDirectory, file: Path | None) -> "TextCodec":
         """The codec of the tokenizer in `file`, or else of the model directory's own, if any."""
-        own = opened.path / TOKENIZER
-        if file is None and not own.exists():
+        return TextCodec._read(opened, file or _own(opened, TOKENIZER), opened.config.vocab_size)
+
+    @staticmethod
+    def of_pair(
+        opened: ModelDirectory, file: Path | None, target_file: Path | None
+    ) -> "tuple[TextCodec, TextCodec]":
+        """The codecs of an encoder-decoder's sources and targets.
+
+        They are those of `file` and `target_file`, or else the model directory's own; one tokenizer
+        serves both where there is no other for the targets.
+        """
+        source = file or _own(opened, TOKENIZER)
+        target = target_file or file or _own(opened, TARGET_TOKENIZER) or source
+        sides = (source, opened.config.encoder), (target, opened.config.decoder)
+        first, second = (TextCodec._read(opened, path, side.vocab_size) for path, side in sides)
+        return first, second
+
+    @staticmethod
+    def _read(opened: ModelDirectory, file: Path | None, vocab_size: int) -> "TextCodec":
+        if file is None:
             return TextCodec(None, opened.path)
-        tokenizer = load_tokenizer(file or own)
+        tokenizer = load_tokenizer(file)
         require(
-            tokenizer.vocab_size <= opened.config.vocab_size,
-            f"The tokenizer {file or own} has {tokenizer.vocab_size} ids, but the model in "
-            f"{opened.path} has {opened.config.vocab_size}: it belongs to another model.",
+            tokenizer.vocab_size <= vocab_size,
+            f"The tokenizer {file} has {tokenizer.vocab_size} ids, but the model in "
+            f"{opened.path} has {vocab_size}: it belongs to another model.",
         )
         return TextCodec(tokenizer, opened.path)
 
@@ -61,6 +79,11 @@ class TextCodec:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`."""
         return self.tokenizer.decode(ids) if self.tokenizer else " ".join(map(str, ids))
+
+
+def _own(opened: ModelDirectory, name: str) -> Path | None:
+    path = opened.path / name
+    return path if path.exists() else None
 
 
 def _unencodable(tokenizer: Tokenizer, text: str, error: Unencodable) -> UserError:
@@ -122,22 +145,30 @@ class Writer:
         return "" if self.ended else self.pending + self.decoder.decode(b"", final=True)
 
 
-def read_prompt(prompt: str, file: Path | None) -> str:
+def read_sources(source: str, file: Path | None) -> list[str]:
+    """The source itself, or the lines of `file`; "-" as either means standard input."""
+    text = read_prompt(source, file, "source")
+    if file is None and source != "-":
+        return [text]
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def read_prompt(prompt: str, file: Path | None, name: str = "prompt") -> str:
     """The prompt itself, or the content of `file`; "-" as either means standard input."""
     require(
         not prompt or file is None,
-        "A prompt comes from --prompt or from --prompt-file, not from both.",
+        f"A {name} comes from --{name} or from --{name}-file, not from both.",
     )
     if file is None and prompt != "-":
         return prompt
     standard = prompt == "-" or str(file) == "-"
     require(
         not standard or sys.stdin is not None,
-        "Standard input is closed, and the prompt should come from there.",
+        f"Standard input is closed, and the {name} should come from there.",
     )
     content = sys.stdin.buffer.read() if standard or file is None else file.read_bytes()
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        name = "Standard input" if standard else file
-        raise UserError(f"{name} is not UTF-8 text: {error}. iconv makes it so.") from None
+        where = "Standard input" if standard else file
+        raise UserError(f"{where} is not UTF-8 text: {error}. iconv makes it so.") from None

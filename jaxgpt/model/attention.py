@@ -95,10 +95,28 @@ class Attention(nnx.Module):
 
     def across(self, x_btd: jax.Array, layer: ArrayLike, memory: Memory) -> jax.Array:
         """The output (B, T, D) of queries from `x_btd` for the keys and values of `memory`."""
-        (q_btmgh,) = self._products(x_btd, slice(0, self.spec.group), [])
-        q_btmgh = self._placed(q_btmgh, "q_norm", layer, jnp.arange(x_btd.shape[1]))
-        attend = partial(unordered(memory.mask_bs), q_btmgh, memory.keys_bsmh, memory.values_bsmh)
+        attend = partial(
+            unordered(memory.mask_bs),
+            self._queries(x_btd, layer),
+            memory.keys_bsmh,
+            memory.values_bsmh,
+        )
         return self._joined(self._with_scores_of(layer, attend)[0])
+
+    def weights_across(self, x_btd: jax.Array, layer: ArrayLike, memory: Memory) -> jax.Array:
+        """The weights (B, N, T, S) by which `across` mixes the values of `memory`."""
+
+        def attend(scale: attention_forms.Scale, scores: spec.Scores) -> tuple[jax.Array, None]:
+            parts = self._queries(x_btd, layer), memory.keys_bsmh, scale, scores, memory.mask_bs
+            return attention_forms.attention_weights(*parts), None
+
+        weights_bmgts, _ = self._with_scores_of(layer, attend)
+        return weights_bmgts.reshape(len(x_btd), -1, *weights_bmgts.shape[3:])
+
+    def _queries(self, x_btd: jax.Array, layer: ArrayLike) -> jax.Array:
+        """Queries (B, T, M, G, H) for a memory, which has no positions."""
+        (q_btmgh,) = self._products(x_btd, slice(0, self.spec.group), [])
+        return self._placed(q_btmgh, "q_norm", layer, jnp.arange(x_btd.shape[1]))
 
     def project(
         self, x_btd: jax.Array, layer: ArrayLike, positions: jax.Array

@@ -81,6 +81,20 @@ class Block(nnx.Module):
         update2, _ = mlp(normal if shared else self.norm2(x_btd))
         return x_btd + update1 + update2, extra
 
+    def cross_weights(
+        self, x_btd: jax.Array, layer: ArrayLike, positions: jax.Array, memory: Memory
+    ) -> jax.Array:
+        """The weights (B, N, T, S) of this block's cross-attention for the stream `x_btd`."""
+
+        def attention(x_btd: jax.Array) -> tuple[jax.Array, Any]:
+            mixed, extra = self.attn(x_btd, layer, positions, causal)
+            return self._dropped(mixed, "out_norm1", None), extra
+
+        x_btd, _ = residual(self.spec.placement, x_btd, self.norm1, attention)
+        normed = self.spec.placement in ("pre", "residual")
+        queries_btd = self.cross_norm(x_btd) if normed else x_btd
+        return self.cross_attn.weights_across(queries_btd, layer, memory)
+
     def _dropped(self, update: jax.Array, norm: str, key: jax.Array | None) -> jax.Array:
         """The `update` of the stream after its sandwich `norm`, if there is one, and dropout."""
         normed = getattr(self, norm)(update) if self.spec.sandwich else update

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgpt.model.attention import Memory
 from jaxgpt.model.attention_forms import Scale, attend_cached, chunked
 from jaxgpt.model.block import Block
 from jaxgpt.model.gpt import GPT
@@ -31,12 +32,29 @@ class Cache(NamedTuple):
     values_bmsh: tuple[jax.Array, ...]
 
 
+class CrossCache(NamedTuple):
+    """Keys and values of a memory for the cross-attention of each layer, computed once.
+
+    They have the axes of a Cache: in those of a Memory each step would transpose them.
+    """
+
+    keys_bmsh: tuple[jax.Array, ...]
+    values_bmsh: tuple[jax.Array, ...]
+    mask_bs: jax.Array
+
+    def memory(self, layer: int) -> Memory:
+        """The memory of `layer`."""
+        keys_bmsh, values_bmsh = self.keys_bmsh[layer], self.values_bmsh[layer]
+        return Memory(keys_bmsh.swapaxes(1, 2), values_bmsh.swapaxes(1, 2), self.mask_bs)
+
+
 def prefill(
     model: GPT,
     blocks: tuple[Block, ...],
     tokens_bt: jax.Array,
     lengths_b: jax.Array,
     context: int,
+    cross: CrossCache | None = None,
 ) -> tuple[jax.Array, Cache]:
     """Logits (B, V) after the last token of each row, and a cache for `context` positions.
 
@@ -44,17 +62,20 @@ def prefill(
     passes through the last block.
     """
     x_btd, cached = model.embed(tokens_bt), []
+    memories = _by_layer(cross, len(blocks))
     positions = jnp.arange(tokens_bt.shape[1])
     slots = [slots_of(scores, context) for scores in model.spec.block.attention.scores]
     for layer, block in enumerate(blocks[:-1]):
-        x_btd, keys_values = block(x_btd, layer, positions, _attend_and_keep)
+        x_btd, keys_values = block(
+            x_btd, layer, positions, _attend_and_keep, memory=memories[layer]
+        )
         cached.append(_cached(keys_values, lengths_b, slots[layer]))
     last_block, last_b1 = blocks[-1], lengths_b[:, None] - 1
     keys_values = last_block.keys_values(x_btd, len(blocks) - 1, positions)
     cached.append(_cached(keys_values, lengths_b, slots[-1]))
     attend = functools.partial(_attend_one, cached=cached[-1], positions_b=lengths_b - 1)
     last_b1d = jnp.take_along_axis(x_btd, last_b1[..., None], axis=1)
-    x_b1d, _ = last_block(last_b1d, len(blocks) - 1, last_b1, attend)
+    x_b1d, _ = last_block(last_b1d, len(blocks) - 1, last_b1, attend, memory=memories[-1])
     return model.read_out(x_b1d)[:, 0], Cache(*zip(*cached, strict=True))
 
 
@@ -64,16 +85,23 @@ def decode(
     cache: Cache,
     tokens_b: jax.Array,
     positions_b: jax.Array,
+    cross: CrossCache | None = None,
 ) -> tuple[jax.Array, Cache]:
     """Logits (B, V) after one more token in each row, at its own position, and the new cache."""
     x_b1d, cached = model.embed(tokens_b[:, None], positions_b[:, None]), []
-    for layer, (block, keys_values) in enumerate(
-        zip(blocks, zip(*cache, strict=True), strict=True)
-    ):
+    layers = zip(blocks, zip(*cache, strict=True), _by_layer(cross, len(blocks)), strict=True)
+    for layer, (block, keys_values, memory) in enumerate(layers):
         attend = functools.partial(_attend_and_write, cached=keys_values, positions_b=positions_b)
-        x_b1d, written = block(x_b1d, layer, positions_b[:, None], attend)
+        x_b1d, written = block(x_b1d, layer, positions_b[:, None], attend, memory=memory)
         cached.append(written)
     return model.read_out(x_b1d)[:, 0], Cache(*zip(*cached, strict=True))
+
+
+def remember(model: GPT, memory_bsd: jax.Array, mask_bs: jax.Array) -> CrossCache:
+    """The cross-attention cache of `model` for `memory_bsd`."""
+    stacked = model.memory(memory_bsd, mask_bs)
+    keys, values = (tuple(x.swapaxes(2, 3)) for x in (stacked.keys_bsmh, stacked.values_bsmh))
+    return CrossCache(keys, values, mask_bs)
 
 
 def slots_of(scores: Scores, context: int) -> int:
@@ -86,6 +114,10 @@ def elements(config: ModelConfig) -> int:
     all_scores = make_spec(config).block.attention.scores
     slots = sum(slots_of(scores, config.context_length) for scores in all_scores)
     return 2 * slots * config.num_kv_heads * config.head_dim
+
+
+def _by_layer(cross: CrossCache | None, layers: int) -> list[Memory | None]:
+    return [cross and cross.memory(layer) for layer in range(layers)]
 
 
 def _attend_and_keep(

@@ -1,6 +1,7 @@
 """Checks of what a model takes, on the host."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -63,12 +64,12 @@ def check_memory(
     if not config.cross_attention:
         require(memory is None, "This model has no cross-attention, so it takes no memory.")
         return
-    require(
-        memory is not None,
-        "This model attends to a memory: call model(tokens, memory=array) with an array (batch, "
-        f"length, {config.model_dim}), such as an encoder's output.",
-    )
-    shape, rows = np.asarray(memory).shape, len(np.asarray(tokens))
+    if memory is None:
+        raise UserError(
+            "This model attends to a memory: call model(tokens, memory=array) with an array "
+            f"(batch, length, {config.model_dim}), such as an encoder's output."
+        )
+    shape, rows = jnp.shape(memory), len(np.asarray(tokens))
     require(
         len(shape) == 3 and shape[0] == rows and shape[1] > 0 and shape[2] == config.model_dim,
         f"The memory must have the shape ({rows}, length, {config.model_dim}), but has {shape}.",

@@ -104,3 +104,40 @@ def draw_attention(weights_lnts: np.ndarray, names: Sequence[str], file: Path) -
     figure.suptitle(f"rows look at columns; the brighter, the more{named}", fontsize=8)
     with atomic_files.replaced_file(file) as partial:
         figure.savefig(partial, format=file.suffix[1:].lower(), dpi=130)
+
+
+def draw_alignment(
+    weights_nts: np.ndarray, written: Sequence[str], source: Sequence[str], file: Path
+) -> None:
+    """Write a figure of the attention of each `written` token to those of the `source`.
+
+    The first map is the mean of all heads, the others are one head each.
+    """
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    maps = [("mean of all heads", weights_nts.mean(axis=0))]
+    maps += [(f"head {head}", weights) for head, weights in enumerate(weights_nts)]
+    columns = math.ceil(len(maps) ** 0.5)
+    rows = math.ceil(len(maps) / columns)
+    cell = max(0.06, min(2 * LABEL, LARGEST / (columns * max(len(written), len(source)))))
+    width, height = (max(1.6, cell * len(names)) for names in (source, written))
+    figure = Figure(
+        figsize=((width + 0.9) * columns, (height + 0.9) * rows + 0.3), layout="constrained"
+    )
+    axes = figure.subplots(rows, columns, squeeze=False)
+    every = math.ceil(LABEL / cell)
+    below, left = (range(0, len(names), every) for names in (source, written))
+    for here, (title, weights) in zip(axes.flat, maps, strict=False):
+        here.imshow(weights, norm=PowerNorm(0.5, vmin=0, vmax=1), cmap="magma", aspect="auto")
+        here.set_title(title, fontsize=8)
+        here.set_xticks(
+            below, [source[i] for i in below], fontsize=7, rotation=90, parse_math=False
+        )
+        here.set_yticks(left, [written[i] for i in left], fontsize=7, parse_math=False)
+        here.tick_params(length=0)
+    for here in axes.flat[len(maps) :]:
+        here.set_axis_off()
+    figure.suptitle("rows: what is written; columns: where it looks in the source", fontsize=8)
+    with atomic_files.replaced_file(file) as partial:
+        figure.savefig(partial, format=file.suffix[1:].lower(), dpi=130)

@@ -11,9 +11,11 @@ from rich.console import Console
 
 import jaxgpt
 from jaxgpt.errors import UserError
-from jaxgpt.generation import inspect
+from jaxgpt.generation import inspect, inspect_pair
+from jaxgpt.generation.attention_map import map_table
+from jaxgpt.model import cache
 from jaxgpt.storage import plots
-from tests.helpers import CONFIGS, random_model
+from tests.helpers import CONFIGS, random_model, random_pair
 
 
 @pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
@@ -83,7 +85,7 @@ def test_tokens_are_shown_as_they_are(tmp_path: Path) -> None:
     seen = inspect.Seen(
         [0, 1, 2, 3], names, np.full((1, 1, 4, 4), 0.25), np.log(np.full((4, 4), 0.25))
     )
-    for table in (inspect.attention_table(seen, 0, None, 80), inspect.token_table(seen, 4)):
+    for table in (map_table(inspect.map_of(seen), 0, None, 80), inspect.token_table(seen, 4)):
         assert all(name in shown(table, 80) for name in names)
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     plots.draw_attention(seen.weights_lnts, names, tmp_path / "a.png")
@@ -101,20 +103,21 @@ def test_tables_say_what_they_show() -> None:
     logprobs = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.2, 0.3, 0.5]]))
     seen = inspect.Seen([0, 1, 2], ["M", "y", "␣"], weights, logprobs)
     rows = [
-        line.split() for line in shown(inspect.attention_table(seen, 0, None, 80), 80).splitlines()
+        line.split()
+        for line in shown(map_table(inspect.map_of(seen), 0, None, 80), 80).splitlines()
     ]
     assert rows[1:] == [["M", "y", "␣"], ["M", "100"], ["y", "50", "50"], ["␣", "67", "17", "17"]]
-    one = shown(inspect.attention_table(seen, -1, 1, 80), 80)
+    one = shown(map_table(inspect.map_of(seen), -1, 1, 80), 80)
     assert "head 1" in one
     assert ["␣", "100", "0", "0"] in [line.split() for line in one.splitlines()]
-    narrow = shown(inspect.attention_table(seen, 0, None, 8), 80).splitlines()
+    narrow = shown(map_table(inspect.map_of(seen), 0, None, 8), 80).splitlines()
     assert narrow[1:2] == ["The last 1 of 3 tokens: a pipe, or a picture (--out), has all."]
     assert [line.split() for line in narrow[2:]] == [["\N{OPEN BOX}"], ["\N{OPEN BOX}", "17"]]
     tokens = [line.split() for line in shown(inspect.token_table(seen, 2), 80).splitlines()]
     assert tokens[2] == ["y", "0.3000", "2", "M", "0.50"]
     assert tokens[3][:3] == ["␣", "0.8000", "1"]
     with pytest.raises(UserError, match="There is no head 2: they are 0 to 1"):
-        inspect.attention_table(seen, 0, 2, 80)
+        map_table(inspect.map_of(seen), 0, 2, 80)
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
@@ -124,13 +127,13 @@ def test_no_column_is_lost_without_a_word(width: int) -> None:
     names = [f"{i:02}" if i % 3 else "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 2 for i in range(length)]
     weights = np.broadcast_to(np.eye(length), (1, 1, length, length))
     seen = inspect.Seen([*range(length)], names, weights, np.zeros((length, length)))
-    rows = shown(inspect.attention_table(seen, 0, None, width), width).splitlines()
+    rows = shown(map_table(inspect.map_of(seen), 0, None, width), width).splitlines()
     assert all(cell_len(row) <= width for row in rows)
     (count,) = [int(row.split()[2]) for row in rows if "of 81 tokens" in row]
     table = rows[-count - 1 :]
     assert table[0].split() == names[-count:]
     assert [row.split()[-1] for row in table[1:]] == ["100"] * count
-    everything = shown(inspect.attention_table(seen, 0, None), 1000).splitlines()
+    everything = shown(map_table(inspect.map_of(seen), 0, None), 1000).splitlines()
     assert everything[1].split() == names
     assert len(everything) == 2 + length
 
@@ -141,3 +144,81 @@ def test_a_pipe_has_all_columns(
     monkeypatch.setattr("jaxgpt.generation.inspect.shown", lambda token: token * 20)
     outcome = command("jaxgpt", "look", model, "--text", "abcabcabcabcabca")
     assert outcome.out.splitlines()[1].split() == [letter * 20 for letter in "abcabcabcabcabca"]
+
+
+SEQUENTIAL = {name: fields for name, fields in CONFIGS.items() if "residual" not in fields}
+
+
+@pytest.mark.parametrize("fields", SEQUENTIAL.values(), ids=SEQUENTIAL)
+def test_weights_across_are_those_that_the_model_mixes_with(fields: dict[str, Any]) -> None:
+    """And each row of weights is one of shares; log-probabilities are the model's."""
+    pair = random_pair("float64", **fields)
+    source, tokens = [3, 1, 4, 1, 5], [9, 2, 6]
+    encoder, decoder, across, logprobs = inspect_pair.inside_pair(pair, source, tokens)
+    heads = pair.config.decoder.num_heads
+    shapes = (2, 5, 5, 5), (3, heads, 3, 3), (3, heads, 3, 5), (3, 103)
+    assert (encoder.shape, decoder.shape, across.shape, logprobs.shape) == shapes
+    for weights in (encoder, decoder, across):
+        np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-12)
+    assert encoder.min() > 0
+    assert not np.triu(decoder, k=1).any()
+    logits = np.asarray(pair(np.array([source]), np.array([tokens])))[0]
+    expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    np.testing.assert_allclose(logprobs, expected, atol=1e-10)
+    mixed = values_mixed_by(across, pair, source, tokens)
+    np.testing.assert_allclose(*mixed, rtol=0, atol=1e-12 * abs(mixed[1]).max())
+
+
+def values_mixed_by(
+    across: np.ndarray, pair: Any, source: list[int], tokens: list[int]
+) -> tuple[Any, Any]:
+    """The first layer's cross-attention with the weights `across`, and as the model computes it."""
+    block, mask = pair.decoder.unstacked()[0], jnp.ones((1, len(source)), bool)
+    computed: list[Any] = []
+
+    def watched(attention: Any, *parts: Any) -> Any:
+        computed.append(real(attention, *parts))
+        return computed[-1]
+
+    real = type(block.cross_attn).across
+    with jaxgpt.model.exactly(pair.dtype), pytest.MonkeyPatch.context() as patch:
+        memory_bsd = pair.encode(jnp.asarray([source]), mask)
+        memory = cache.remember(pair.decoder, memory_bsd, mask).memory(0)
+        patch.setattr(type(block.cross_attn), "across", watched)
+        block(pair.decoder.embed(jnp.asarray([tokens])), 0, jnp.arange(3), memory=memory)
+        weights = across[0].reshape(1, memory.values_bsmh.shape[2], -1, *across.shape[2:])
+        mixed_btmgh = jnp.einsum("bmgts,bsmh->btmgh", weights, memory.values_bsmh)
+        return np.asarray(block.cross_attn._joined(mixed_btmgh)), np.asarray(computed[0])
+
+
+def test_the_command_shows_an_encoder_decoder_and_draws_the_alignment(
+    pair: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
+) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    look, picture = ("jaxgpt", "look", pair, "--source", "abc"), tmp_path / "a.png"
+    outcome = command(*look, "--text", "ba", "--layer", "0", "--out", picture)
+    assert outcome.code == 0, outcome
+    lines = [line.split() for line in outcome.out.splitlines()]
+    titles = [i for i, line in enumerate(lines) if line[-2:] == ["in", "hundredths"]]
+    assert [" ".join(lines[i][:3]) for i in titles] == [
+        "encoder, layer 0,",
+        "decoder, layer 0,",
+        "from text to",
+    ]
+    encoder, decoder, across = (lines[i + 1 : i + 5] for i in titles)
+    assert [row[0] for row in encoder[1:]] == encoder[0] == ["a", "b", "c"]
+    assert [row[0] for row in decoder[1:]] == decoder[0] == ["[start]", "b", "a"]
+    assert [len(row) for row in decoder[1:]] == [2, 3, 4]
+    assert across[0] == ["a", "b", "c"]
+    assert [row[0] for row in across[1:]] == ["b", "a", "[end]"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    its_own = command("jaxgpt", "sample", pair, "--source", "abc").out.strip()
+    shown_text = command(*look).out.split("likeliest instead")[1].splitlines()[2:]
+    assert [line.split()[0] for line in shown_text if line][: len(its_own)] == [*its_own]
+    assert "The text has 16 tokens, and the decoder sees 16 at a time" in refused(
+        *look, "--text", "a" * 16
+    )
+    assert "needs a source to read" in refused("jaxgpt", "look", pair, "--text", "a")
+    assert "is a decoder that attends to a memory" in refused(
+        "jaxgpt", "look", pair.with_name("alone"), "--text", "1"
+    )

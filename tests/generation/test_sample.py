@@ -284,3 +284,70 @@ def test_a_stop_is_found_across_pieces_and_not_shown(
     pieces, ended = written(ByteTokenizer(), [*b"an E, an EN, then END and more"], stops, size)
     assert "".join(pieces) == text
     assert ended == (stops[0] != "nothing like it")
+
+
+def test_an_encoder_decoder_writes_a_line_for_each_source(
+    pair: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
+) -> None:
+    (tmp_path / "sources.txt").write_text("abc\r\nhgf\na\n")
+    sample = ("jaxgpt", "sample", pair)
+    lines = command(*sample, "--source-file", tmp_path / "sources.txt").out.splitlines()
+    assert len(lines) == 3
+    assert lines[0] == command(*sample, "--source", "abc").out.rstrip("\n")
+    assert lines[2] == command(*sample, "--source", "a", "--end", "10").out.rstrip("\n")
+    stats = command(*sample, "--source", "abc", "--beams", "3", "--stats").err
+    assert re.match(r"texts: 1, tokens: \d+; compiling took", stats)
+    two = command(*sample, "--source", "abc", "--samples", "2", "--temperature", "2").out
+    assert len(two.splitlines()) == 2
+    ids = command(
+        "jaxgpt",
+        "sample",
+        pair.with_name("bare"),
+        "--source",
+        "1 2 3",
+        "--start",
+        "9",
+        "--end",
+        "10",
+    )
+    assert ids.out.split() == [str(LETTERS.replace("\n", " ").index(letter)) for letter in lines[0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("model", ["--source", "abc"], "is a decoder, and reads no source"),
+        ("pair", ["--prompt", "abc"], "is an encoder-decoder, and needs a source to read: --source"),
+        ("pair", [], "needs a source to read"),
+        ("alone", ["--prompt", "1"], "is a decoder that attends to a memory from outside"),
+        ("pair", ["--source-file", "FILE"], "Line 2 of the sources is empty"),
+        ("pair", ["--source", "Z", "--errors", "skip"], "The source is empty"),
+        ("pair", ["--source", "a" * 15], "Source 1 has 15 tokens, but the encoder reads at most 14"),
+        ("pair", ["--source", "a", "--prompt", "b"], "--prompt is for decoders"),
+        ("pair", ["--source", "a", "--stop", "b"], "--stop is for decoders"),
+        ("pair", ["--source", "a", "--source-file", "FILE"], "from --source or from --source-file"),
+        ("pair", ["--source", "a", "--start", "11"], "has ids 0 to 10: give the right one by --start"),
+        ("pair", ["--source", "a", "--beams", "2", "--samples", "2"], "samples must be 1 with beams"),
+        ("bare", ["--source", "1"], "does not say with which id a text of its decoder starts"),
+        ("model", ["--prompt", "a", "--beams", "2", "--top-k", "2"], "top_k must be 0 with beams"),
+        ("model", ["--prompt", "a", "--beams", "0"], "beams must be positive"),
+    ],
+)  # fmt: skip
+def test_sources_and_beams_that_cannot_be_are_refused(
+    model: Path, pair: Path, tmp_path: Path, refused: Callable[..., str], name: str, options: list[str], message: str
+) -> None:  # fmt: skip
+    (tmp_path / "sources.txt").write_text("abc\n\na\n")
+    words = [str(tmp_path / "sources.txt") if word == "FILE" else word for word in options]
+    directory = model if name == "model" else pair.with_name(name)
+    assert message in refused("jaxgpt", "sample", directory, *words)
+
+
+def test_beams_continue_a_prompt(model: Path, command: Callable[..., Any]) -> None:
+    greedy = command(
+        "jaxgpt", "sample", model, "--prompt", "ab", "--tokens", "5", "--temperature", "0"
+    )
+    beams = command("jaxgpt", "sample", model, "--prompt", "ab", "--tokens", "50", "--beams", "3")
+    assert greedy.out.startswith("ab")
+    assert beams.out.startswith("ab")
+    assert len(beams.out) == 2 + 15 + 1
+    assert beams.err == "The model sees 16 tokens, and beams end the text there.\n"

@@ -12,7 +12,7 @@ import pytest
 from jaxgpt.model import cache, exactly
 from jaxgpt.model.attention import keep_nothing
 from jaxgpt.model.attention_forms import plain
-from tests.helpers import CONFIGS, PRIMES, random_model
+from tests.helpers import CONFIGS, PRIMES, random_model, random_pair
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,41 @@ def test_every_kind_of_attention_is_cached(
             logits, kept = cache.decode(model, blocks, kept, tokens[[0, 1], lengths], lengths)
             lengths += 1
         np.testing.assert_allclose(logits, whole[[0, 1], lengths - 1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [fields for fields in CONFIGS.values() if fields.get("residual", "sequential") == "sequential"],
+    ids=[
+        name
+        for name, fields in CONFIGS.items()
+        if fields.get("residual", "sequential") == "sequential"
+    ],
+)
+def test_a_pair_is_cached_with_the_keys_and_values_of_padded_sources(fields: Any) -> None:
+    """Cached decoding is the model on the whole target, at every position."""
+    model = random_pair("float64", **fields)
+    source, mask, targets = padded_sources()
+    whole = np.asarray(model(source, targets, mask))
+    scale = np.abs(whole).max()
+    lengths = np.array([1, 2, 4], np.int32)
+    with exactly(model.dtype):
+        decoder, blocks = model.decoder, model.decoder.unstacked()
+        memory_bsd = jax.jit(type(model).encode)(model, source, mask)
+        cross = cache.remember(decoder, memory_bsd, jnp.asarray(mask))
+        prefill, decode = jax.jit(cache.prefill, static_argnums=4), jax.jit(cache.decode)
+        logits, kept = prefill(decoder, blocks, targets[:, :4], lengths, 17, cross)
+        for _ in range(13):
+            expected = whole[np.arange(3), lengths - 1]
+            np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-12 * scale)
+            newest = targets[np.arange(3), lengths]
+            logits, kept = decode(decoder, blocks, kept, newest, lengths, cross)
+            lengths = lengths + 1  # in place, it could change before decode has read it
+
+
+def padded_sources() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sources of three lengths with their mask, and targets that fill the decoder's context."""
+    rng = np.random.default_rng(2)
+    mask = np.arange(13) < np.array([[13], [5], [1]])
+    source = rng.integers(61, size=(3, 13)).astype(np.int32)
+    return source, mask, rng.integers(PRIMES["vocab_size"], size=(3, 17)).astype(np.int32)

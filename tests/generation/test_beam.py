@@ -1,0 +1,107 @@
+"""Beam search: greedy with one beam, exhaustive with all, the same alone and among others."""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jaxgpt
+from jaxgpt.errors import UserError
+from jaxgpt.generation.beam import Beams, search
+from jaxgpt.generation.options import SampleOptions
+from jaxgpt.model import GPT
+from tests.helpers import random_model
+
+PROMPT = [2, 0]
+
+
+def options(tokens: int, **fields: Any) -> SampleOptions:
+    return SampleOptions(max_new_tokens=tokens, temperature=0, **fields)
+
+
+def logprobs(model: GPT, texts: list[list[int]]) -> list[float]:
+    """The log-probability of each of `texts` after PROMPT, by the whole model."""
+    sums = []
+    for text in texts:
+        logits = np.asarray(model(np.array([PROMPT + text])), np.float64)[0, len(PROMPT) - 1 : -1]
+        logp = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        sums.append(float(logp[np.arange(len(text)), text].sum()))
+    return sums
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0, 2.0, -1.0])
+def test_with_all_beams_the_text_is_the_likeliest_of_all(penalty: float) -> None:
+    """Texts of up to four ids of a vocabulary of four, of which id 3 ends one."""
+    model = random_model("float64", vocab_size=4, context_length=8, num_blocks=1)
+    texts = [
+        [*start, last]
+        for n in range(4)
+        for start in itertools.product(range(3), repeat=n)
+        for last in ([3] if n < 3 else range(4))
+    ]
+    sums = logprobs(model, texts)
+    scores = [total / len(text) ** penalty for total, text in zip(sums, texts, strict=True)]
+    best = int(np.argmax(scores))
+    (found,) = search(model, PROMPT, options(4, stop_ids=[3]), Beams(256, penalty))
+    assert found.ids == texts[best]
+    assert math.isclose(found.score, scores[best], rel_tol=1e-12)
+    assert math.isclose(found.logprob, sums[best], rel_tol=1e-12)
+
+
+def test_one_beam_is_greedy() -> None:
+    model = random_model("float64", num_blocks=2)
+    prompts = [[1, 2, 3], [4], [*range(10)], [*range(17)], []]
+    chosen = options(40, stop_ids=[*range(0, 103, 9)], on_full="stop")
+    greedy = np.concatenate([*jaxgpt.generate(model, prompts, **vars(chosen))], axis=1)
+    texts = search(model, prompts, chosen, Beams(1, 1.7))
+    for row, text in zip(greedy, texts, strict=True):
+        assert text.ids == row[row >= 0].tolist()
+    assert len({len(text.ids) for text in texts}) > 2  # some at a stop, some at the context's end
+
+
+def test_beams_find_likelier_texts_than_greed_and_forbidden_ids_stay_out() -> None:
+    model, allowed = random_model("float64", num_blocks=2), np.arange(103) % 5 > 0
+    prompts, chosen = [[i] for i in range(12)], options(12, allowed=allowed)
+    one, eight = (search(model, prompts, chosen, Beams(n, 0)) for n in (1, 8))
+    gains = [wide.logprob - narrow.logprob for wide, narrow in zip(eight, one, strict=True)]
+    assert np.median(gains) > 0.01
+    assert all(allowed[text.ids].all() and len(text.ids) == 12 for text in one + eight)
+
+
+def test_a_row_is_searched_alone_as_among_others() -> None:
+    model = random_model("float64", num_blocks=2)
+    prompts, chosen = [[1, 2, 3], [4], [*range(15)]], options(30, stop_ids=[*range(0, 103, 9)])
+    together = search(model, prompts, chosen, Beams(3))
+    for prompt, text in zip(prompts, together, strict=True):
+        (alone,) = search(model, prompt, chosen, Beams(3))
+        assert alone.ids == text.ids
+        assert math.isclose(alone.score, text.score, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": 0.5}, "temperature must be 0 with beams, but is 0.5"),
+        ({"top_k": 3}, "top_k must be 0"),
+        ({"top_p": 0.5}, "top_p must be 1"),
+        ({"min_p": 0.5}, "min_p must be 0"),
+        ({"samples": 2}, "samples must be 1"),
+    ],
+)
+def test_what_needs_chance_is_refused(fields: Any, message: str) -> None:
+    model = random_model("float32", num_blocks=1)
+    with pytest.raises(UserError, match=message):
+        search(model, [1], SampleOptions(**{"temperature": 0, **fields}), Beams(2))
+
+
+def test_wrong_beams_and_broken_weights_are_said() -> None:
+    with pytest.raises(UserError, match="beams must be positive, but is 0"):
+        Beams(0)
+    with pytest.raises(UserError, match="length_penalty must be a number"):
+        Beams(2, math.nan)
+    model = random_model("float32", num_blocks=1)
+    model.pos_embedding.embedding.set_value(model.pos_embedding.embedding[...].at[3].set(np.nan))
+    with pytest.raises(UserError, match="its weights are damaged"):
+        search(model, [1], options(5), Beams(2))
