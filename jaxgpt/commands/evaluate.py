@@ -4,15 +4,25 @@ from jaxgpt.commands.options import Directory, OptionalFile
 from jaxgpt.commands.shell import working
 
 
-def evaluate(directory: Directory, /, *, data: OptionalFile = None, batch_size: int = 32) -> None:
+def evaluate(
+    directory: Directory,
+    /,
+    *,
+    data: OptionalFile = None,
+    batch_size: int = 32,
+    bleu: bool = False,
+) -> None:
     """Compute loss, perplexity and bits per byte over the whole validation split.
+
+    Of an encoder-decoder: the loss, and how many targets greedy decoding writes exactly.
 
     Args:
         data: A prepared directory; by default the one that the model was trained on.
-        batch_size: Number of windows computed at a time.
+        batch_size: Number of windows, or pairs, computed at a time.
+        bleu: Write the targets of all pairs, and compare them by BLEU too; takes sacrebleu.
     """
     from jaxgpt.training.evaluate import evaluate as evaluate_model
 
     with working(f"evaluating {directory}"):
-        line = evaluate_model(directory, data, batch_size)
+        line = evaluate_model(directory, data, batch_size, bleu)
     print(line)

@@ -25,6 +25,7 @@ from jaxgpt.seq2seq_config import Seq2SeqConfig
 from jaxgpt.storage import run_directory
 from jaxgpt.storage.model_directory import ModelDirectory
 from jaxgpt.system.directories import nearby
+from jaxgpt.training.bleu import bleu
 from jaxgpt.training.compatibility import fit_vocabulary, require_same_tokenizer
 from jaxgpt.training.compute import Compute
 from jaxgpt.training.step import make_eval_step, make_pair_eval_step
@@ -123,7 +124,7 @@ def _extent(batches: int, limit: int | None) -> str:
     return f"{limit} batch{'' if limit == 1 else 'es'}"
 
 
-def evaluate(directory: Path, data: Path | None, batch_size: int) -> str:
+def evaluate(directory: Path, data: Path | None, batch_size: int, with_bleu: bool = False) -> str:
     """A line with the losses of the model in `directory` over the validation split of `data`."""
     use_devices(MeshConfig())
     require(batch_size > 0, f"--batch-size must be positive, but is {batch_size}.")
@@ -134,7 +135,9 @@ def evaluate(directory: Path, data: Path | None, batch_size: int) -> str:
         )
     path = data or trained_on(opened, directory)
     if isinstance(opened.config, Seq2SeqConfig):
-        return _evaluate_pairs(opened, path, batch_size)
+        line = _evaluate_pairs(opened, path, batch_size)
+        return f"{line}; {bleu(opened, open_pairs(path))}" if with_bleu else line
+    require(not with_bleu, f"--bleu is for encoder-decoders, and {opened.path} is a decoder.")
     dataset = open_dataset(path)
     require_same_tokenizer(opened.path / file_names.TOKENIZER, dataset.path / file_names.TOKENIZER)
     fit_vocabulary(opened.config, dataset)

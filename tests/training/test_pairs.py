@@ -224,6 +224,32 @@ def test_the_schedule_is_that_of_the_paper() -> None:
         assert float(schedule(step - 1)) == pytest.approx(paper, rel=2e-3), step
 
 
+def test_bleu_is_that_of_what_is_written(
+    data: Path, tmp_path: Path, command: Callable[..., Any], needs: Callable[[str], None]
+) -> None:
+    needs("sacrebleu")
+    import sacrebleu
+
+    run = run_of(data, tmp_path / "run", train={"steps": 4})
+    line = command("jaxgpt", "eval", run, "--bleu").out
+    dataset, model = open_pairs(data), jaxgpt.load(run)
+    tokenizer = jaxgpt.load_tokenizer(run)
+    pairs = [dataset.val[i] for i in range(len(dataset.val))]
+    allowed = tokenizer.decodable(51) | (np.arange(51) == dataset.end)
+    texts = jaxgpt.translate(
+        model,
+        [source for source, _ in pairs],
+        start=dataset.start,
+        end=dataset.end,
+        allowed=allowed,
+    )
+    targets = [tokenizer.decode(target) for _, target in pairs]
+    score = sacrebleu.corpus_bleu([tokenizer.decode(ids) for ids in texts], [targets]).score
+    assert f"BLEU {score:.2f}" in line
+    refused = command("jaxgpt", "eval", data, "--bleu")
+    assert refused.code == 2
+
+
 @pytest.mark.parametrize("name", ["dates", "translation"])
 def test_a_shipped_config_trains_at_tiny_size(
     name: str, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
