@@ -23,13 +23,14 @@ class Checkpoints:
 
     def __init__(self, job: Job, extent: str, say: Say):
         self.job, self.extent, self.say = job, extent, say
-        self.tokenizer, self.target_tokenizer = (
+        source, target = (
             load_tokenizer(file) if file.exists() else None
             for file in (
                 job.dataset.path / name
                 for name in (file_names.TOKENIZER, file_names.TARGET_TOKENIZER)
             )
         )
+        self.tokenizers = source, target
         self.worker = Background()
 
     def save(self, state: State, about: dict[str, Any]) -> None:
@@ -53,8 +54,8 @@ class Checkpoints:
                 config.architecture,
                 weights,
                 about,
-                self.tokenizer,
-                target_tokenizer=self.target_tokenizer,
+                self.tokenizers[0],
+                target_tokenizer=self.tokenizers[1],
                 state=rest,
                 metrics=metrics,
             )

@@ -142,7 +142,7 @@ class Loop:
             figures |= self.validate(state)
             if not math.isfinite(figures["val_loss"]):
                 raise self.nonfinite_error(step, "validation loss", figures["val_loss"])
-            sample = preview(self.config, evaluated(state), self.checkpoints.tokenizer, self.mesh)
+            sample = preview(self.job, evaluated(state), self.checkpoints.tokenizers, self.mesh)
         if logged:
             self.record(step, figures, speed, sample)
         self.progress.step(step, logged, **figures)

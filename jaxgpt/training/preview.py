@@ -1,33 +1,68 @@
 """Sample text of a model in training."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
 from jaxgpt.config import Config
+from jaxgpt.data.pairs import PairDataset
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.devices.distributed import first, together
 from jaxgpt.generation.stream import generate
-from jaxgpt.model import assemble
+from jaxgpt.generation.translate import translate
+from jaxgpt.model import GPT, assemble
 from jaxgpt.pytree import Tree
+from jaxgpt.training.job import Job
 
 TEMPERATURE = 0.8
+PAIRS = 3  # of the validation split
+Tokenizers = tuple[Tokenizer | None, Tokenizer | None]  # of sources, or of texts; of targets
 
 
-def preview(
-    config: Config, weights: Tree, tokenizer: Tokenizer | None, mesh: jax.sharding.Mesh
-) -> str:
-    """Text of train.sample_tokens tokens, generated on one device if each has all weights.
+def preview(job: Job, weights: Tree, tokenizers: Tokenizers, mesh: jax.sharding.Mesh) -> str:
+    """Text of at most train.sample_tokens tokens, generated on one device if it has all weights.
 
     It is empty in all processes but the first, without a tokenizer, and if the weights are sharded
     over several processes.
     """
     sharded = mesh.size > mesh.shape["data"]
-    tokens = config.train.sample_tokens
-    if config.encoder or not tokens or tokenizer is None or not first() or (sharded and together()):
+    tokenizer, config = tokenizers[0], job.config
+    if not config.train.sample_tokens or tokenizer is None:
+        return ""
+    if not first() or (sharded and together()):
         return ""
     if not sharded:
         weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
+    model = assemble(config.architecture, weights)
+    if isinstance(job.dataset, PairDataset):
+        return _targets(config, model, job.dataset, tokenizer, tokenizers[1] or tokenizer)
+    return _text(config, model, tokenizer)
+
+
+def _text(config: Config, model: GPT, tokenizer: Tokenizer) -> str:
     allowed = tokenizer.decodable(config.model.vocab_size)
-    model = assemble(config.model, weights)
+    tokens = config.train.sample_tokens
     pieces = generate(model, [tokenizer.start], tokens, TEMPERATURE, allowed=allowed)
     return tokenizer.decode(np.concatenate(list(pieces)))
+
+
+def _targets(
+    config: Config, model: Any, data: PairDataset, of_source: Tokenizer, of_target: Tokenizer
+) -> str:
+    """A line for each of the first pairs: its source, and what the model makes of it."""
+    sources = [data.val[i][0].tolist() for i in range(min(PAIRS, len(data.val)))]
+    allowed = of_target.decodable(config.model.vocab_size)
+    allowed |= np.arange(len(allowed)) == data.end
+    written = translate(
+        model,
+        sources,
+        start=data.start,
+        end=data.end,
+        allowed=allowed,
+        max_new_tokens=min(config.train.sample_tokens, config.model.context_length),
+    )
+    return "\n".join(
+        f"{of_source.decode(source)} -> {of_target.decode(ids)}"
+        for source, ids in zip(sources, written, strict=True)
+    )
