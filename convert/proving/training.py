@@ -3,23 +3,24 @@
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
 
-from jaxgpt.config import ModelConfig
-from jaxgpt.model import GPT, assemble, params_of
+from jaxgpt.model import assemble, params_of
 from jaxgpt.pytree import Tree
+from jaxgpt.seq2seq_config import AnyConfig
 
 from ..foreign.float64 import exact_module, in_float64
 from ..foreign.forward import logits_of
-from ..rows import move
-from ..rows.dialect import Dialect
+from ..rows import whole
+from ..rows.pair import AnyDialect
 from .difference import Difference
 from .exact_model import exact_model
+from .example import Example, logits_of_model
 from .tolerances import GRADIENT_FLOOR
 
 RATE = 1e-3  # the learning rate, and the floor of the parameters: a step is no longer than it
@@ -46,9 +47,9 @@ class Training:
 
 def compare_training(
     module: torch.nn.Module,
-    model: GPT,
-    tokens: np.ndarray,
-    dialect: Dialect,
+    model: Any,
+    example: Example | np.ndarray,
+    dialect: AnyDialect,
     steps: int,
     decay: float = 0.01,
 ) -> Training:
@@ -56,10 +57,11 @@ def compare_training(
 
     The loss is the mean cross-entropy; AdamW has torch's defaults, but for the learning rate.
     """
-    module, model = exact_module(module), exact_model(model)
-    tokens = _without_padding(tokens, module)
-    their_loss, their_gradients = _torch_training(module, tokens, steps, decay)
-    our_loss, our_gradients, params = flax_training(model, tokens, steps, decay)
+    example = Example.of(example)
+    module, model = exact_module(example.given_to(module)), exact_model(model)
+    example = example._replace(tokens=_without_padding(example.tokens, module))
+    their_loss, their_gradients = _torch_training(module, example.tokens, steps, decay)
+    our_loss, our_gradients, params = flax_training(model, example, steps, decay)
     after = {name: value.detach().numpy() for name, value in module.named_parameters()}
     largest = [np.abs(value).max() for value in their_gradients.values()]
     floor = GRADIENT_FLOOR * float(np.median(largest))
@@ -79,10 +81,10 @@ def compare_training(
 
 
 def _by_torch_name(
-    tree: Tree, config: ModelConfig, dialect: Dialect, names: list[str]
+    tree: Tree, config: AnyConfig, dialect: AnyDialect, names: list[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield those of `names` that `tree` has, with its arrays; a name may have a prefix."""
-    ours = move.to_torch(dialect, config, tree)
+    ours = whole.to_torch(dialect, config, tree)
     for name in names:
         for suffix, array in ours.items():
             if f".{name}".endswith(f".{suffix}"):
@@ -126,20 +128,20 @@ def _gradients(module: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def flax_training(
-    model: GPT, tokens: np.ndarray, steps: int, decay: float
+    model: Any, example: Example | np.ndarray, steps: int, decay: float
 ) -> tuple[float, Tree, Tree]:
     """Train a copy of `model`; return the first loss, its gradients, and the last parameters."""
     optimizer = optax.adamw(RATE, weight_decay=decay)
     with jax.enable_x64(True):
-        ids = jnp.asarray(tokens, jnp.int32)
+        batch = Example.of(example).on_device()
         params = params_of(model)
         state = optimizer.init(params)
         update = jax.jit(optimizer.update)
-        loss, first = _value_and_grad(params, model.config, ids)
+        loss, first = _value_and_grad(params, model.config, batch)
         gradients = first
         for step in range(steps):
             if step:
-                _, gradients = _value_and_grad(params, model.config, ids)
+                _, gradients = _value_and_grad(params, model.config, batch)
             updates, state = update(gradients, state, params)
             params = optax.apply_updates(params, updates)
     return float(loss), first, params
@@ -147,6 +149,7 @@ def flax_training(
 
 @functools.partial(jax.jit, static_argnums=1)
 @jax.value_and_grad
-def _value_and_grad(params: Tree, config: ModelConfig, ids: jax.Array) -> jax.Array:
-    logits = assemble(config, params).logits(ids[:, :-1])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, 1:]).mean()
+def _value_and_grad(params: Tree, config: AnyConfig, example: Example) -> jax.Array:
+    logits = logits_of_model(assemble(config, params), example.inputs)
+    following = example.tokens[:, 1:]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, following).mean()
