@@ -74,6 +74,7 @@ def directory_to_folder(
     arrays = whole.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
     with directories.new_directory(out) as partial:
         words |= _write_tokenizer(opened, partial)
+        words |= (opened.about.get("source") or {}).get("token_ids", {})
         kind = _dtype(opened.dtypes)
         words |= {"dtype": kind, "torch_dtype": kind}
         json_files.write_json(partial / hf_folder.CONFIG, words)

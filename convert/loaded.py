@@ -18,7 +18,7 @@ from .detect.report import Report
 from .extras.read_extras import Extras
 from .files import checkpoints
 from .rows import whole
-from .rows.pair import AnyDialect
+from .rows.pair import AnyDialect, Pair
 from .tokens import hf_tokenizer
 
 
@@ -77,12 +77,14 @@ class Loaded:
     ) -> None:
         """Write a model directory, with the tokenizer at `tokenizer` or that of the checkpoint."""
         stage("writing", 0)
-        container = {
+        container: dict[str, Any] = {
             "file": Path(self.source.path).name,
             "nested": self.source.nested,
             "prefix": self.source.prefix,
             "ignore_config": self.ignore_config,
         }
+        if isinstance(self.dialect, Pair):  # without its ids such a class cannot generate
+            container["token_ids"] = self.source.token_ids
         source = {**container, **self.dialect.written(), **self.extras.about}
         about = {"source": source, "fields": self.report.fields}
         chosen = hf_tokenizer.read(tokenizer) if tokenizer else self.tokenizer.tokenizer

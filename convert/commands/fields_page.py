@@ -8,7 +8,7 @@ import typing
 from typing import TYPE_CHECKING, Any
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.seq2seq_config import ENCODER
+from jaxgpt.seq2seq_config import ENCODER, as_options
 
 if TYPE_CHECKING:
     from ..detect.report import Report
@@ -25,8 +25,12 @@ def show(report: "Report", assumed: str) -> None:
         (caveats.FOUND, report.found),
         (assumed, report.assumed),
     ):
-        if fields:
-            print(f"{label}:\n  {briefly(fields)}")
+        options = as_options(fields)
+        of_encoder = options.pop("encoder", {})
+        if options:
+            print(f"{label}:\n  {briefly(options)}")
+        if of_encoder:
+            print(f"{label}, of the encoder:\n  {briefly(of_encoder)}")
     if report.assumption:
         print(f"warning: {report.assumption}. {caveats.SETTLING}", file=sys.stderr)
         rest = [field for field in report.assumed if field.removeprefix(ENCODER) in SELDOM]

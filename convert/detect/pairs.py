@@ -15,7 +15,7 @@ from ..rows.dialect import Dialect
 from ..rows.fields import OF_DECODERS
 from ..rows.fit import Fit, meanings
 from ..rows.kinds import EMBEDDING, Alias, Kind, Row
-from ..rows.pair import Pair
+from ..rows.pair import Pair, changed, without_embedding
 from ..rows.pattern import Match, Pattern, label_words
 from .one_side import Detected, detected_with, explained_by, fit_of
 from .refusals import Inputs, Stranger, require_supported_kinds
@@ -189,33 +189,17 @@ def _with_shared_embedding(pair: Pair, split: Split, inputs: Inputs) -> tuple[Pa
     theirs, ours = (_embedding(fit.dialect) for fit in (split.encoder, split.decoder))
     if theirs != ours and not same_bits(inputs.read(theirs), inputs.read(ours)):
         return pair, False
-    encoder = _changed(pair.encoder, _without_embedding)
-    claimed = _claimed(pair.decoder, [theirs])
-    copy = Alias(Pattern.parse(f"{theirs} : v d"), own=EMBEDDING)
-    decoder = pair.decoder if claimed else _changed(pair.decoder, lambda rows: (*rows, copy))
-    return replace(pair, encoder=encoder, decoder=decoder), True
+    decoder = pair.decoder
+    if not _claimed(decoder, [theirs]):
+        copy = Alias(Pattern.parse(f"{theirs} : v d"), own=EMBEDDING)
+        decoder = changed(decoder, lambda rows: (*rows, copy))
+    return replace(pair, encoder=without_embedding(pair.encoder), decoder=decoder), True
 
 
 def _embedding(dialect: Dialect) -> str:
     """The name of the token embedding in the settled `dialect`."""
     rows = (row for row in dialect.rows if isinstance(row, Row) and row.flax == EMBEDDING)
     return next(rows).torch.view().name
-
-
-def _without_embedding(rows: tuple[Kind, ...]) -> tuple[Kind, ...]:
-    """`rows` without those of the embedding and of its copies."""
-    return tuple(
-        row
-        for row in rows
-        if not (isinstance(row, Row) and row.flax == EMBEDDING)
-        and not (isinstance(row, Alias) and row.of == EMBEDDING)
-    )
-
-
-def _changed(dialect: Dialect, change: Callable[[tuple[Kind, ...]], tuple[Kind, ...]]) -> Dialect:
-    """`dialect` with the rows of each of its readings as `change` returns them."""
-    readings = tuple(replace(each, rows=change(each.rows)) for each in dialect.readings)
-    return replace(dialect, rows=change(dialect.rows), readings=readings)
 
 
 def why_no_pair(inputs: Inputs) -> str:

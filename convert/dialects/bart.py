@@ -125,10 +125,14 @@ def pair(name: str, architecture: str, usual: dict[str, Any], *extra: str) -> Pa
 PAIRS = (
     pair(
         "bart", "BartForConditionalGeneration",
-        {"norm": "post", "final_norm": False, "activation": "gelu"}, "layernorm_embedding",
+        {
+            "norm": "post", "final_norm": False, "activation": "gelu",
+            "extra_norms": ["embedding"],
+        },
+        "layernorm_embedding",
     ),
     pair(
-        "mbart", "MBartForConditionalGeneration", {"activation": "gelu"},
+        "mbart", "MBartForConditionalGeneration", {"activation": "gelu", "extra_norms": ["embedding"]},
         "layernorm_embedding", "layer_norm",
     ),
     pair(

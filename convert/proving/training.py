@@ -1,7 +1,7 @@
 """Trains both models side by side in float64: the loss, each gradient, each parameter."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import optax
 import torch
 
 from jaxgpt.model import assemble, params_of
-from jaxgpt.pytree import Tree
+from jaxgpt.pytree import Tree, flatten, unflatten
 from jaxgpt.seq2seq_config import AnyConfig
 
 from ..foreign.float64 import exact_module, in_float64
@@ -58,14 +58,17 @@ def compare_training(
     The loss is the mean cross-entropy; AdamW has torch's defaults, but for the learning rate.
     """
     example = Example.of(example)
-    module, model = exact_module(example.given_to(module)), exact_model(model)
     example = example._replace(tokens=_without_padding(example.tokens, module))
+    if example.source is not None:
+        example = example._replace(source=_without_padding(example.source, module))
+    module, model = exact_module(example.given_to(module)), exact_model(model)
     their_loss, their_gradients = _torch_training(module, example.tokens, steps, decay)
-    our_loss, our_gradients, params = flax_training(model, example, steps, decay)
+    trained = list(their_gradients)
+    frozen = _frozen(model.config, dialect, trained)
+    our_loss, our_gradients, params = flax_training(model, example, steps, decay, frozen)
     after = {name: value.detach().numpy() for name, value in module.named_parameters()}
     largest = [np.abs(value).max() for value in their_gradients.values()]
     floor = GRADIENT_FLOOR * float(np.median(largest))
-    trained = list(their_gradients)
     return Training(
         steps,
         Difference.of("loss", np.asarray(their_loss), np.asarray(our_loss)),
@@ -78,6 +81,17 @@ def compare_training(
             for name, ours in _by_torch_name(params, model.config, dialect, trained)
         ],
     )
+
+
+def _frozen(config: AnyConfig, dialect: AnyDialect, trained: Sequence[str]) -> set[str]:
+    """The Flax paths of which torch trains no tensor, such as a bias that is a buffer there."""
+    weights = list(whole.weights(dialect, config))
+    moving = {
+        weight.flax
+        for weight in weights
+        if any(f".{name}".endswith(f".{weight.torch}") for name in trained)
+    }
+    return {weight.flax for weight in weights} - moving
 
 
 def _by_torch_name(
@@ -128,9 +142,16 @@ def _gradients(module: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def flax_training(
-    model: Any, example: Example | np.ndarray, steps: int, decay: float
+    model: Any,
+    example: Example | np.ndarray,
+    steps: int,
+    decay: float,
+    frozen: Collection[str] = (),
 ) -> tuple[float, Tree, Tree]:
-    """Train a copy of `model`; return the first loss, its gradients, and the last parameters."""
+    """Train a copy of `model`; return the first loss, its gradients, and the last parameters.
+
+    Those at the paths `frozen` keep their values.
+    """
     optimizer = optax.adamw(RATE, weight_decay=decay)
     with jax.enable_x64(True):
         batch = Example.of(example).on_device()
@@ -143,7 +164,9 @@ def flax_training(
             if step:
                 _, gradients = _value_and_grad(params, model.config, batch)
             updates, state = update(gradients, state, params)
-            params = optax.apply_updates(params, updates)
+            moved = flatten(optax.apply_updates(params, updates))
+            kept = {path: value for path, value in flatten(params).items() if path in frozen}
+            params = unflatten({**moved, **kept})
     return float(loss), first, params
 
 

@@ -1,6 +1,6 @@
 """A pair: one class of encoder-decoder, as a dialect for each of its two sides."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from jaxgpt.seq2seq_config import ENCODER, AnyConfig, Seq2SeqConfig
 
 from .dialect import Container, Dialect
 from .hub import Hub
+from .kinds import EMBEDDING, Alias, Kind, Row
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,44 @@ def sides(dialect: AnyDialect, config: AnyConfig) -> tuple[Side, ...]:
         f"{dialect.name} is for {'decoders alone' if two else 'encoder-decoders'}.",
     )
     if isinstance(dialect, Pair) and isinstance(config, Seq2SeqConfig):
+        encoder, decoder = dialect.encoder, dialect.decoder
+        if config.encoder.shares_embedding:
+            encoder, decoder = _sharing(encoder, decoder)
         return (
-            Side(dialect.encoder, config.encoder, "encoder/", ENCODER),
-            Side(dialect.decoder, config.decoder, "decoder/"),
+            Side(encoder, config.encoder, "encoder/", ENCODER),
+            Side(decoder, config.decoder, "decoder/"),
         )
     assert isinstance(dialect, Dialect)
     assert isinstance(config, ModelConfig)
     return (Side(dialect, config),)
+
+
+def _sharing(encoder: Dialect, decoder: Dialect) -> tuple[Dialect, Dialect]:
+    """Both sides with the embedding as the decoder's alone, which writes that of the encoder too."""
+    own = [row for row in encoder.rows if isinstance(row, Row) and row.flax == EMBEDDING]
+    present = {row.torch.pieces for row in decoder.rows}
+    second = [row for row in own[:1] if row.torch.pieces not in present]
+    return without_embedding(encoder), changed(decoder, lambda rows: (*rows, *second))
+
+
+def without_embedding(dialect: Dialect) -> Dialect:
+    """`dialect` without rows of the token embedding and of its copies."""
+
+    def others(rows: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        return tuple(
+            row
+            for row in rows
+            if not (isinstance(row, Row) and row.flax == EMBEDDING)
+            and not (isinstance(row, Alias) and row.of == EMBEDDING)
+        )
+
+    return changed(dialect, others)
+
+
+def changed(dialect: Dialect, change: Callable[[tuple[Kind, ...]], tuple[Kind, ...]]) -> Dialect:
+    """`dialect` with the rows of each of its readings as `change` returns them."""
+    readings = tuple(replace(each, rows=change(each.rows)) for each in dialect.readings)
+    return replace(dialect, rows=change(dialect.rows), readings=readings)
 
 
 def of_decoder(dialect: AnyDialect, doing: str) -> Dialect:
