@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import Tree, flatten, require_same
+from jaxgpt.seq2seq_config import AnyConfig
 from jaxgpt.storage import model_directory
 from jaxgpt.system.stages import Stage, silent
 
@@ -23,8 +23,8 @@ from .dtypes import OF_WEIGHTS
 from .extras import read_extras
 from .files import checkpoints, statedict, torchfile
 from .loaded import Inspected, Loaded
-from .rows import fit, move
-from .rows.dialect import Dialect
+from .rows import move, whole
+from .rows.pair import AnyDialect
 from .write_plan import Written
 
 
@@ -90,7 +90,8 @@ def to_flax(
         ignore_config: Ignore a config in the file or next to it.
         weights_only: Leave out the optimiser and whatever else is stored with the weights.
         stage: Is told the progress.
-        **fields: Fields of ModelConfig that the weights do not show, such as `norm="post"`.
+        **fields: Fields of ModelConfig that the weights do not show, such as `norm="post"`; those
+            of an encoder as `encoder={"norm": "post"}`.
 
     Returns:
         The model, its parameters and config, and a report.
@@ -122,12 +123,12 @@ def loaded(
     """Read the weights of `inspected`; the arguments are those of `to_flax`."""
     target_dtype = _parse_dtype(dtype)
     source, detected = inspected.source, inspected.detected
-    config, sizes = detected.report.config, detected.fit.sizes
-    names = fit.torch_names(detected.dialect, sizes)
+    config = detected.report.config
+    names = whole.names(detected.dialect, config)
     _require_convertible(inspected, names)
 
     reader = _Reader(source, stage("reading", sum(source.tensors[name].size for name in names)))
-    params = move.to_flax(detected.dialect, config, reader.read, target_dtype, source.tensors)
+    params = whole.to_flax(detected.dialect, config, reader.read, target_dtype, source.tensors)
     if not allow_nonfinite:
         move.require_finite(reader.nonfinite, source.path)
     if target_dtype and not reader.nonfinite:
@@ -153,7 +154,8 @@ def _require_convertible(inspected: Inspected, names: Collection[str]) -> None:
     source = inspected.source
     dtypes = {name: tensor.dtype for name, tensor in source.tensors.items() if name in names}
     move.require_floats(dtypes, source.path)
-    move.require_one_dtype_per_row(inspected.detected.dialect, dtypes, source.path)
+    for side in whole.sides(inspected.detected.dialect, inspected.detected.report.config):
+        move.require_one_dtype_per_row(side.dialect, dtypes, source.path)
 
 
 @dataclass
@@ -172,7 +174,7 @@ class _Reader:
         return array
 
 
-def _require_parameters_of(config: ModelConfig, params: Tree, path: object) -> None:
+def _require_parameters_of(config: AnyConfig, params: Tree, path: object) -> None:
     """Raise UserError unless `params` has exactly the parameters of `config`.
 
     One field of ModelConfig, such as mlp_bias, covers several biases: a class that has only some of
@@ -189,7 +191,7 @@ def _require_parameters_of(config: ModelConfig, params: Tree, path: object) -> N
         )
 
 
-def to_torch(params: Tree, config: ModelConfig, dialect: str | Dialect) -> dict[str, Any]:
+def to_torch(params: Tree, config: AnyConfig, dialect: str | AnyDialect) -> dict[str, Any]:
     """The state dict of the torch class, in its order, for `load_state_dict(strict=True)`.
 
     Args:
@@ -204,7 +206,7 @@ def to_torch(params: Tree, config: ModelConfig, dialect: str | Dialect) -> dict[
     target = named(dialect) if isinstance(dialect, str) else dialect
     return {
         name: checkpoints.to_tensor(array)
-        for name, array in move.to_torch(target, config, params).items()
+        for name, array in whole.to_torch(target, config, params).items()
     }
 
 

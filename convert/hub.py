@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
+from jaxgpt.seq2seq_config import AnyConfig
 from jaxgpt.storage import model_directory
 from jaxgpt.system import atomic_files, directories, json_files
 from jaxgpt.system.stages import Stage, silent
@@ -21,12 +22,12 @@ from jaxgpt.system.stages import Stage, silent
 from .choose import folders_for
 from .dialects import named
 from .files import checkpoints, hf_folder
-from .names.class_config import config_words, lacking_biases
-from .rows import move
+from .names.class_config import lacking_biases
+from .names.folder_config import config_words
+from .rows import whole
 from .rows.dialect import Dialect
 from .rows.kinds import Alias, Filled, Kind, Row
-from .rows.order import in_module_order
-from .rows.resolve import express
+from .rows.pair import AnyDialect, Pair, sides
 from .tokens import hf_tokenizer
 from .write_plan import Written, reading
 
@@ -70,14 +71,15 @@ def directory_to_folder(
     if problems:
         raise UserError(f"{opened.path}: {'; '.join(problems)}. {_way_out(able)}")
     target = _as_written(target, opened.config)
-    arrays = move.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
+    arrays = whole.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
     with directories.new_directory(out) as partial:
         words |= _write_tokenizer(opened, partial)
+        words |= (opened.about.get("source") or {}).get("token_ids", {})
         kind = _dtype(opened.dtypes)
         words |= {"dtype": kind, "torch_dtype": kind}
         json_files.write_json(partial / hf_folder.CONFIG, words)
         write_weights(partial, arrays, tensor_bytes(target, opened.config, opened.dtypes), most)
-    return Written(opened.path, opened.config, target, move.filled(target, opened.config, paths))
+    return Written(opened.path, opened.config, target, whole.filled(target, opened.config, paths))
 
 
 def _write_tokenizer(opened: model_directory.ModelDirectory, folder: Path) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def _write_tokenizer(opened: model_directory.ModelDirectory, folder: Path) -> di
     return ids | dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eot)
 
 
-def _target(name: str, out: str | Path, able: Sequence[str]) -> Dialect:
+def _target(name: str, out: str | Path, able: Sequence[str]) -> AnyDialect:
     """The dialect `name`; `able` are those whose classes can hold the model."""
     if not name or named(name).hub is None:
         who = f"The dialect {name} has no class" if name else "Nothing says which class"
@@ -114,7 +116,15 @@ def _way_out(able: Sequence[str]) -> str:
     )
 
 
-def _as_written(dialect: Dialect, config: ModelConfig) -> Dialect:
+def _as_written(dialect: AnyDialect, config: AnyConfig) -> AnyDialect:
+    """The dialect or pair with every bias that the class has, and without a tied head."""
+    written = [_side_as_written(side.dialect, side.config) for side in sides(dialect, config)]
+    if isinstance(dialect, Pair):
+        return replace(dialect, encoder=written[0], decoder=written[1])
+    return written[0]
+
+
+def _side_as_written(dialect: Dialect, config: ModelConfig) -> Dialect:
     """The dialect with every bias that the class has, and without a tied head.
 
     Where a class may lack a whole module, such as the final norm, it lacks the bias as well.
@@ -146,19 +156,16 @@ def _dtype(dtypes: Mapping[str, np.dtype]) -> str:
 
 
 def tensor_bytes(
-    dialect: Dialect, config: ModelConfig, dtypes: Mapping[str, np.dtype]
+    dialect: AnyDialect, config: AnyConfig, dtypes: Mapping[str, np.dtype]
 ) -> dict[str, int]:
     """The size in bytes of each tensor of the file, in its order, without making any tensor."""
-    dialect, sizes = express(dialect, config, dtypes), move.sizes_of(config)
-    sizes_by_name: dict[str, int] = {}
-    for flax, torch in dialect.views:
-        stored = [dtypes[path] for path in map(flax.at, flax.places(sizes)) if path in dtypes]
-        kind = stored[0] if stored else dtypes[min(dtypes)]  # for a bias that is filled in
-        sizes_by_name |= {
-            torch.at(place): math.prod(torch.shape(sizes, place)) * kind.itemsize
-            for place in torch.places(sizes)
-        }
-    return {name: sizes_by_name[name] for name in in_module_order(list(dialect.tensors), sizes)}
+    dialect = whole.express(dialect, config, dtypes)
+    usual = dtypes[min(dtypes)]  # of a bias that is filled in
+    sizes = {
+        weight.torch: math.prod(weight.shape) * dtypes.get(weight.flax, usual).itemsize
+        for weight in whole.weights(dialect, config)
+    }
+    return {name: sizes[name] for name in whole.order_of(dialect, config)}
 
 
 def write_weights(

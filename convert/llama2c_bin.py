@@ -11,8 +11,8 @@ from jaxgpt.storage.model_directory import ModelDirectory
 from jaxgpt.system import atomic_files
 from jaxgpt.system.stages import Stage, silent
 
-from .dialects import named
-from .rows import move
+from .dialects import DIALECTS
+from .rows import whole
 from .write_plan import Written, reading
 
 SUFFIX = ".bin"
@@ -43,11 +43,11 @@ def directory_to_bin(
             f"{out} would be for llama2.c's program, and not for the dialect {dialect}: give it a "
             "name that ends in .pt or .safetensors, or leave out --dialect."
         )
-    opened, target = ModelDirectory(directory), named(DIALECT)
+    opened, target = ModelDirectory(directory), DIALECTS[DIALECT]
     config, paths = opened.config, set(opened.paths)
-    move.require_expressible(target, config, paths)
+    whole.require_expressible(target, config, paths)
     _require_what_the_program_computes(opened)
-    arrays = move.to_torch_lazily(target, config, paths, reading(opened, stage))
+    arrays = whole.to_torch_lazily(target, config, paths, reading(opened, stage))
     stage("writing", 0)
     with atomic_files.new_file(out) as partial, partial.open("wb") as file:
         file.write(_header(config).tobytes())
@@ -63,7 +63,7 @@ def directory_to_bin(
 def _require_what_the_program_computes(opened: ModelDirectory) -> None:
     """Require the fields that `run` does not read from the file, and weights that fit float32."""
     config = opened.config
-    unlike = {name: usual for name, (_, usual) in named(DIALECT).unlike(config).items()}
+    unlike = {name: usual for name, (_, usual) in DIALECTS[DIALECT].unlike(config).items()}
     if config.num_heads * config.head_dim != config.model_dim:
         unlike["head_dim"] = f"{config.model_dim / config.num_heads:g}"
     problems = [

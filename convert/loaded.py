@@ -4,20 +4,21 @@ import functools
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
-from jaxgpt.model import GPT, abstract_params, assemble
+from jaxgpt.model import abstract_params, assemble
 from jaxgpt.pytree import Tree, flatten
+from jaxgpt.seq2seq_config import AnyConfig, Seq2SeqConfig, field_of
 from jaxgpt.storage import model_directory
 from jaxgpt.system.stages import Stage, silent
 
-from .detect.detect import Detected
+from .detect.one_side import Detected
 from .detect.report import Report
 from .extras.read_extras import Extras
 from .files import checkpoints
-from .rows import fit
-from .rows.dialect import Dialect
+from .rows import whole
+from .rows.pair import AnyDialect, Pair
 from .tokens import hf_tokenizer
 
 
@@ -50,25 +51,25 @@ class Loaded:
         return self.detected.report
 
     @property
-    def dialect(self) -> Dialect:
+    def dialect(self) -> AnyDialect:
         """The dialect with its names as they are in this file."""
         return self.detected.dialect
 
     @functools.cached_property
-    def config(self) -> ModelConfig:
-        """The config with all fields of the report."""
+    def config(self) -> Any:
+        """The config with all fields of the report: a ModelConfig, or a Seq2SeqConfig of two."""
         return self.report.config
 
     @functools.cached_property
     def tokenizer(self) -> hf_tokenizer.FileTokenizer:
         """The tokenizer in the file or next to it, and what stands in the way of one."""
         return hf_tokenizer.of_checkpoint(
-            self.source.tokenizer, self.source.extras, self.config.vocab_size
+            self.source.tokenizer, self.source.extras, field_of(self.config, "vocab_size")
         )
 
     @functools.cached_property
-    def model(self) -> GPT:
-        """The model, ready to be called with token ids (B, T)."""
+    def model(self) -> Any:
+        """The model: a GPT, called with token ids (B, T), or a Seq2Seq, with source and tokens."""
         return assemble(self.config, model_directory.to_device(self.params))
 
     def save(
@@ -76,19 +77,22 @@ class Loaded:
     ) -> None:
         """Write a model directory, with the tokenizer at `tokenizer` or that of the checkpoint."""
         stage("writing", 0)
-        container = {
+        container: dict[str, Any] = {
             "file": Path(self.source.path).name,
             "nested": self.source.nested,
             "prefix": self.source.prefix,
             "ignore_config": self.ignore_config,
         }
+        if isinstance(self.dialect, Pair):  # without its ids such a class cannot generate
+            container["token_ids"] = self.source.token_ids
         source = {**container, **self.dialect.written(), **self.extras.about}
         about = {"source": source, "fields": self.report.fields}
         chosen = hf_tokenizer.read(tokenizer) if tokenizer else self.tokenizer.tokenizer
-        if chosen and chosen.vocab_size > self.config.vocab_size:
+        vocab_size = field_of(self.config, "vocab_size")
+        if chosen and chosen.vocab_size > vocab_size:
             raise UserError(
                 f"{tokenizer or self.source.tokenizer} has {chosen.vocab_size} ids, but the "
-                f"model's vocabulary is {self.config.vocab_size}: it is another model's. Name the "
+                f"model's vocabulary is {vocab_size}: it is another model's. Name the "
                 "right one with --tokenizer, or move this one away to go without."
             )
         model_directory.save(
@@ -114,7 +118,7 @@ class Inspected:
     @property
     def buffers(self) -> int:
         """The number of values in the file that are not trained: masks, and stored sinusoids."""
-        trained = fit.torch_names(self.detected.dialect, self.detected.fit.sizes)
+        trained = whole.names(self.detected.dialect, self.detected.report.config)
         masks = sum(
             tensor.size for name, tensor in self.source.tensors.items() if name not in trained
         )
@@ -126,11 +130,13 @@ class Inspected:
         return dict(Counter(str(tensor.dtype) for tensor in self.source.tensors.values()))
 
 
-def _sinusoids(config: ModelConfig) -> int:
+def _sinusoids(config: AnyConfig) -> int:
+    if isinstance(config, Seq2SeqConfig):
+        return _sinusoids(config.encoder) + _sinusoids(config.decoder)
     return config.position_rows * config.model_dim if config.positions_stored else 0
 
 
-def _parameters(config: ModelConfig) -> int:
+def _parameters(config: AnyConfig) -> int:
     return sum(leaf.size for leaf in flatten(abstract_params(config)).values()) - _sinusoids(config)
 
 

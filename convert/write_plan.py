@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.file_names import STATE
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import flatten
+from jaxgpt.seq2seq_config import AnyConfig
 from jaxgpt.storage.model_directory import ModelDirectory
 from jaxgpt.system.stages import Stage
 
@@ -20,8 +20,8 @@ from .dialects import named
 from .extras import write_extras
 from .extras.origin import Origin
 from .extras.torch_adamw import find
-from .rows import move
-from .rows.dialect import Dialect
+from .rows import whole
+from .rows.pair import AnyDialect
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Written:
     """The content written to a file or folder, to tell the user."""
 
     source: Path  # the model directory
-    config: ModelConfig
-    dialect: Dialect
+    config: AnyConfig
+    dialect: AnyDialect
     filled: list[str]  # biases that the class has and the model lacks
     extras: list[Any] = field(default_factory=list)  # the names of the extras in the file
     # Fields in which the model differs from the usual one of its class: (ours, usual).
@@ -42,7 +42,7 @@ class WritePlan:
     """The class, the names and the extras of a file that has not been written yet."""
 
     opened: ModelDirectory
-    dialect: Dialect  # of the class that will load the file
+    dialect: AnyDialect  # of the class that will load the file
     nested: str = ""  # the key of the state dict, "" at the root
     prefix: str = ""  # of all names
     extras: Mapping[Any, Any] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class WritePlan:
 
     @staticmethod
     def as_its_class(
-        opened: ModelDirectory, dialect: Dialect, origin: Origin | None
+        opened: ModelDirectory, dialect: AnyDialect, origin: Origin | None
     ) -> "WritePlan":
         """The plan for a file as programs of the class of `dialect` save it."""
         return WritePlan(
@@ -70,7 +70,7 @@ class WritePlan:
         )
 
     @staticmethod
-    def bare(opened: ModelDirectory, dialect: Dialect, origin: Origin | None) -> "WritePlan":
+    def bare(opened: ModelDirectory, dialect: AnyDialect, origin: Origin | None) -> "WritePlan":
         """The plan for a file with a state dict of the class of `dialect`, and nothing else."""
         return WritePlan(opened, dialect, certain=_certain(origin, dialect))
 
@@ -78,14 +78,14 @@ class WritePlan:
         """The tensors of the file by name, in the order of the class."""
         paths = set(self.opened.paths)
         read = reading(self.opened, stage)
-        arrays = move.to_torch_lazily(self.dialect, self.opened.config, paths, read)
+        arrays = whole.to_torch_lazily(self.dialect, self.opened.config, paths, read)
         return {self.prefix + name: array for name, array in arrays.items()}
 
     @property
     def result(self) -> Written:
         """The content that the file will have, to tell the user."""
         config = self.opened.config
-        filled = move.filled(self.dialect, config, set(self.opened.paths))
+        filled = whole.filled(self.dialect, config, set(self.opened.paths))
         unlike = self.dialect.unlike(config, self.certain)
         return Written(self.opened.path, config, self.dialect, filled, list(self.extras), unlike)
 
@@ -126,7 +126,7 @@ def _require_possible(opened: ModelDirectory, weights_only: bool) -> None:
         raise UserError(f"--optimizer asks for the optimiser's state, but {opened.path} has none.")
 
 
-def _certain(origin: Origin | None, dialect: Dialect) -> frozenset[str]:
+def _certain(origin: Origin | None, dialect: AnyDialect) -> frozenset[str]:
     return origin.certain_of(dialect) if origin else frozenset()
 
 

@@ -1,9 +1,13 @@
 """The fields of an encoder-decoder: those of each side."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from jaxgpt.errors import require
 from jaxgpt.model_config import ModelConfig
+
+ENCODER = "encoder."  # precedes the names of an encoder's fields
 
 
 @dataclass(frozen=True)
@@ -48,3 +52,37 @@ class Seq2SeqConfig:
             not any(encoder.by_layer("window")),
             "An encoder cannot have a window: each of its positions sees the whole source.",
         )
+
+
+AnyConfig = ModelConfig | Seq2SeqConfig
+
+
+def config_of(fields: Mapping[str, Any]) -> AnyConfig:
+    """The config with `fields`, of which those of an encoder are named `encoder.FIELD`."""
+    options = as_options(fields)
+    encoder = options.pop("encoder", None)
+    model = ModelConfig(**options)
+    return Seq2SeqConfig(ModelConfig(**encoder), model) if encoder else model
+
+
+def field_of(config: AnyConfig, name: str) -> Any:
+    """The value of the field `name`, which for an encoder is `encoder.FIELD`."""
+    if isinstance(config, ModelConfig):
+        return getattr(config, name)
+    encoder = name.startswith(ENCODER)
+    return getattr(config.encoder if encoder else config.decoder, name.removeprefix(ENCODER))
+
+
+def fields_of(config: AnyConfig) -> dict[str, Any]:
+    """All fields of `config` by name, those of an encoder as `encoder.FIELD`."""
+    if isinstance(config, ModelConfig):
+        return dict(vars(config))
+    encoder = {f"{ENCODER}{name}": value for name, value in vars(config.encoder).items()}
+    return {**vars(config.decoder), **encoder}
+
+
+def as_options(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields` as keywords of a function: those of an encoder as the dict `encoder`."""
+    decoder = {name: value for name, value in fields.items() if not name.startswith(ENCODER)}
+    encoder = {name.removeprefix(ENCODER): fields[name] for name in fields.keys() - decoder.keys()}
+    return {**decoder, "encoder": encoder} if encoder else decoder

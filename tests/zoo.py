@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from jaxgpt.seq2seq_config import fields_of
+
 BESIDE = Path(__file__).parents[2] / "shared"
 ZOO = Path(os.environ.get("JAXGPT_ZOO", BESIDE / "zoo"))
 FOLDERS = {
@@ -28,16 +30,18 @@ def _visible(facts: dict[str, Any]) -> bool:
 
 def _refused(facts: dict[str, Any]) -> bool:
     """Whether the entry is of a kind that is not supported."""
-    fields = facts["fields"] or {}
-    others = fields.get("cross_attention") or "encoder" in fields
-    return bool(facts.get("refuse") or facts.get("outside") or others)
+    return bool(facts.get("refuse") or facts.get("outside"))
 
 
 REFUSED = {name: facts for name, facts in ALL.items() if _visible(facts) and _refused(facts)}
 SOUND_OF_ALL = {
     name: facts for name, facts in ALL.items() if _visible(facts) and not _refused(facts)
 }
-SOUND = {name: facts for name, facts in SOUND_OF_ALL.items() if name in FACTS}
+SOUND = {
+    name: facts
+    for name, facts in SOUND_OF_ALL.items()
+    if name in FACTS and not facts["fields"].get("cross_attention")
+}
 
 needs_zoo = pytest.mark.skipif(not FACTS, reason=f"there are no checkpoints in {ZOO}")
 
@@ -49,6 +53,24 @@ def path_of(name: str) -> Path:
 
 def given(facts: dict[str, Any]) -> dict[str, Any]:
     """The fields that no one can read from the file, as the entry's facts have them."""
+    fields = facts["fields"]
+    prefix = "encoder."
+    own = {field: fields[field] for field in facts["undecidable"] if field in fields}
+    encoder = {
+        field.removeprefix(prefix): fields["encoder"][field.removeprefix(prefix)]
+        for field in facts["undecidable"]
+        if field.startswith(prefix)
+    }
+    return {**own, "encoder": encoder} if encoder else own
+
+
+def different(config: Any, facts: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The fields in which `config` is not what the entry's facts say: (ours, theirs)."""
+    known = fields_of(config)
+    theirs = {f"encoder.{name}": v for name, v in facts["fields"].get("encoder", {}).items()}
+    theirs |= facts["fields"]
     return {
-        field: facts["fields"][field] for field in facts["undecidable"] if field in facts["fields"]
+        name: (known[name], value)
+        for name, value in theirs.items()
+        if name in known and known[name] != value and not name.endswith("dropout")
     }

@@ -8,6 +8,7 @@ import typing
 from typing import TYPE_CHECKING, Any
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.seq2seq_config import ENCODER, as_options
 
 if TYPE_CHECKING:
     from ..detect.report import Report
@@ -24,14 +25,19 @@ def show(report: "Report", assumed: str) -> None:
         (caveats.FOUND, report.found),
         (assumed, report.assumed),
     ):
-        if fields:
-            print(f"{label}:\n  {briefly(fields)}")
+        options = as_options(fields)
+        of_encoder = options.pop("encoder", {})
+        if options:
+            print(f"{label}:\n  {briefly(options)}")
+        if of_encoder:
+            print(f"{label}, of the encoder:\n  {briefly(of_encoder)}")
     if report.assumption:
         print(f"warning: {report.assumption}. {caveats.SETTLING}", file=sys.stderr)
+        rest = [field for field in report.assumed if field.removeprefix(ENCODER) in SELDOM]
         for field in report.assumed:
-            if field not in SELDOM:
+            if field not in rest:
                 print(f"  --set {field}={choices(field)}", file=sys.stderr)
-        if rest := [field for field in report.assumed if field in SELDOM]:
+        if rest:
             print(f"  {caveats.LIKEWISE} {', '.join(rest)}", file=sys.stderr)
     for sentence in report.other_caveats:
         print(f"warning: {sentence}.", file=sys.stderr)
@@ -39,7 +45,7 @@ def show(report: "Report", assumed: str) -> None:
 
 def choices(field: str) -> str:
     """The values that `field` takes, as typed on a command line."""
-    hint = typing.get_type_hints(ModelConfig)[field]
+    hint = typing.get_type_hints(ModelConfig)[field.removeprefix(ENCODER)]
     options = [
         option
         for part in typing.get_args(hint) or (hint,)
@@ -59,7 +65,10 @@ def briefly(fields: dict[str, Any]) -> str:
     from ..detect import caveats
     from ..rows.fields import SELDOM, USUAL
 
-    usual = [name for name in fields if name in SELDOM and fields[name] == USUAL[name]]
+    plain = {name: name.removeprefix(ENCODER) for name in fields}
+    usual = [
+        name for name in fields if plain[name] in SELDOM and fields[name] == USUAL[plain[name]]
+    ]
     others = listed({name: value for name, value in fields.items() if name not in usual})
     if not (others and usual):
         return listed(fields)

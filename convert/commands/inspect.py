@@ -63,7 +63,8 @@ def _printable(value: int | str) -> str:
 
 def _print_structure(inspected: "Inspected") -> None:
     from ..detect.by_structure import described
+    from ..rows.pair import of_decoder
 
     print("names, as their structure explains them:")
-    for line in described(inspected.detected.dialect):
+    for line in described(of_decoder(inspected.detected.dialect, "--dialect auto")):
         print(f"  {_printable(line)}")

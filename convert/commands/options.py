@@ -8,6 +8,7 @@ import tyro
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
+from jaxgpt.seq2seq_config import ENCODER, as_options
 from jaxgpt.settings import parse
 
 FILE = "A PyTorch checkpoint, .pt, .pth, .bin or .safetensors, or a Hugging Face folder."
@@ -37,7 +38,12 @@ def model_fields(assignments: tuple[str, ...]) -> dict[str, Any]:
     """The fields of ModelConfig in the FIELD=VALUE words of `--set`, as typed values."""
     pairs = _pairs("--set", assignments, "activation=gelu")
     by_name = {name.replace("-", "_"): value for name, value in pairs}
-    return {name: parse(ModelConfig, name, value) for name, value in by_name.items()}
+    return as_options(
+        {
+            name: parse(ModelConfig, name.removeprefix(ENCODER), value)
+            for name, value in by_name.items()
+        }
+    )
 
 
 def torch_arguments(assignments: tuple[str, ...]) -> dict[str, Any]:

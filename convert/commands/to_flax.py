@@ -132,7 +132,7 @@ def _show(loaded: "Loaded", directory: Path, with_tokenizer: bool) -> None:
 def class_to_name(loaded: "Loaded") -> str:
     """The option of verify needed for a proof; "" if the file itself names its class."""
     reference, report = loaded.dialect.reference, loaded.report
-    if reference and not {*report.given, *report.assumed} - {"dropout"}:
+    if reference and not {*report.given, *report.assumed} - {"dropout", "encoder.dropout"}:
         return ""
     usual = reference and not loaded.dialect.unlike(loaded.config)
     return f" --torch {reference if usual else 'MODULE:CLASS'}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from jaxgpt.commands.shell import working
 from jaxgpt.errors import UserError, in_a_row
+from jaxgpt.seq2seq_config import field_of
 
 from .options import Directory, Out
 
@@ -66,7 +67,7 @@ def _require_consistent(
 
 
 def _show(written: "Written", out: Path) -> None:
-    sizes = ", ".join(str(getattr(written.config, field)) for field in SIZES)
+    sizes = ", ".join(str(field_of(written.config, field)) for field in SIZES)
     name = written.dialect.name
     print(f"{written.source} -> {out}, for the class GPT({sizes}) of dialect {name}")
     if written.extras:

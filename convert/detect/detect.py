@@ -1,51 +1,26 @@
 """Detects the dialect and the ModelConfig of a file, and reports the source of each field."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.errors import UserError, in_a_row
+from jaxgpt.errors import UserError, in_a_row, require
 from jaxgpt.settings import check
 
 from ..dialects import DIALECTS, named
-from ..names.stated import stated_fields
 from ..rows.dialect import Dialect
-from ..rows.fields import is_relevant, usual_of
-from ..rows.fit import Fit, fit, meanings
-from ..rows.resolve import settle
+from ..rows.fit import Fit, meanings
+from ..rows.pair import Pair
+from . import pairs
 from .by_structure import propose
 from .candidates import candidates, plausible
-from .caveats import other_caveats
-from .file_order import as_in_file
+from .one_side import Detected, detected_with, explained_by, fit_of
 from .partial import is_part
-from .refusals import (
-    Configs,
-    Inputs,
-    Shapes,
-    Stranger,
-    require_agreement,
-    require_all,
-    why_strange,
-)
-from .report import Report
-from .rotary import head_width, read_tables, with_tables
-from .shown import shown_fields
+from .refusals import Configs, Inputs, Shapes, Stranger, why_strange
 from .values import Evidence, weigh
-
-# Fields that give the sizes of axes.
-HEADS = {"num_heads": "head", "num_kv_heads": "kv", "head_dim": "k"}
-
-
-@dataclass(frozen=True)
-class Detected:
-    """The result of detection."""
-
-    dialect: Dialect  # settled for this file
-    fit: Fit
-    report: Report
 
 
 def detect(
@@ -59,99 +34,33 @@ def detect(
     """Detect the dialect of a file, or fit the dialect `name`, and its ModelConfig.
 
     `shapes` maps tensor names to shapes and `read` returns a tensor by name; `path` is for errors.
-    `given` are fields of ModelConfig that the caller sets, `configs` those stored with the tensors.
+    `given` are fields of ModelConfig that the caller sets, and under `encoder` a dict of those of
+    an encoder; `configs` those stored with the tensors.
     """
-    inputs = Inputs(shapes, read, path, given or {}, configs or {})
-    check(ModelConfig, inputs.given, "ModelConfig")
-    return _detected(inputs, lambda sized: _named(sized, name) if name else _of_registry(sized))
-
-
-def detect_as(dialect: Dialect, inputs: Inputs) -> Detected:
-    """Fit `dialect`, which need not be in the registry."""
-    return _detected(inputs, lambda sized: _as(sized, dialect))
-
-
-def _detected(
-    inputs: Inputs, fitting: Callable[[Inputs], tuple[Fit, Evidence, Dialect]]
-) -> Detected:
-    """Detect the fields of a file by its tensors and configs, with the dialect of `fitting`."""
-    path, shapes = inputs.path, inputs.shapes
-    fitted, evidence, dialect = fitting(inputs)
-    shown = shown_fields(fitted, evidence, dialect)
-    stated = stated_fields(inputs.configs, dialect, path, inputs.given, shown)
-    scaled = {name: statement.value for name, statement in stated.items()} | dict(inputs.given)
-    scaling = scaled.get("rotary_scaling")
-    rotation = read_tables(evidence.dialect, fitted.sizes, inputs.read, scaling)
-    if width := head_width(inputs, fitted, rotation):
-        inputs = replace(inputs, widths={"k": width})
-        fitted, evidence, dialect = fitting(inputs)
-    if problems := [*evidence.problems, *rotation.problems]:
-        raise UserError(f"{path}: {in_a_row(problems)}.")
-    evidence = with_tables(inputs, fitted, evidence, rotation)
-    shown = shown_fields(fitted, evidence, dialect)
-    if "u" in fitted.sizes and "context_length" not in {*shown, *stated, *inputs.given}:
-        shown["context_length"] = fitted.sizes["u"]
-    require_agreement(inputs, evidence, shown, stated)
-    read_fields = {field: value for field, (value, _) in stated.items()} | shown
-    given_fields = {
-        field: value for field, value in inputs.given.items() if field not in read_fields
-    }
-    known = {**read_fields, **given_fields}
-    usual = usual_of(dialect.unsaid, [flax for flax, _ in evidence.dialect.views])
-    if dialect.layout:
-        usual["rotary_layout"] = dialect.layout
-    unsaid = {field: value for field, value in usual.items() if field not in known}
-    fields = {**known, **unsaid}
-    assumed = {field: value for field, value in unsaid.items() if is_relevant(field, fields)}
-    require_all(inputs, fitted, fields)
-    report = Report(read_fields, given_fields, assumed)
+    fields = dict(given or {})
+    of_encoder = fields.pop("encoder", {})
+    inputs = Inputs(shapes, read, path, fields, configs or {})
+    check(ModelConfig, fields, "ModelConfig")
+    check(ModelConfig, of_encoder, "ModelConfig")
+    chosen = named(name) if name and name != "auto" else None
+    pair = chosen if chosen else pairs.pair_of(inputs) if not name else None
+    if isinstance(pair, Pair):
+        return pairs.detect_pair(pair, inputs, of_encoder)
+    require(
+        not of_encoder,
+        f"{path}: encoder.{next(iter(of_encoder), '')} was given, but the file is of a decoder "
+        "alone.",
+    )
+    if isinstance(chosen, Dialect):
+        return detected_with(inputs, lambda sized: explained_by(sized, chosen))
+    if name:
+        return detected_with(inputs, lambda sized: explained_by(sized, _proposed(sized)))
     try:
-        config = report.config
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    others = other_caveats(tuple(assumed), evidence, inputs.configs)
-    settled = as_in_file(replace(evidence.dialect, layout=config.rotary_layout), config, shapes)
-    return Detected(settled, fitted, replace(report, other_caveats=others))
-
-
-def _try(dialect: Dialect, inputs: Inputs) -> Fit:
-    """Settle and fit `dialect`, in the reading that explains most of the file."""
-    fits = []
-    for reading in (dialect, *dialect.readings):
-        fits.append(_try_reading(reading, inputs))
-        if not fits[-1].problems:
-            return fits[-1]
-    return min(fits, key=lambda fitted: len(fitted.problems) - fitted.claimed)
-
-
-def _try_reading(dialect: Dialect, inputs: Inputs) -> Fit:
-    """Settle and fit `dialect`, with the head counts that are stated or given."""
-    try:
-        unsettled = {*inputs.given, "context_length"}  # before the tensors show it
-        stated = stated_fields(inputs.configs, dialect, inputs.path, unsettled)
-    except UserError:
-        stated = {}  # raised again for the dialect that is chosen
-    stated.pop("head_dim", None)  # a wrong one would make every tensor look wrong
-    values = {**{field: value for field, (value, _) in stated.items()}, **inputs.given}
-    sizes = {axis: values[field] for field, axis in HEADS.items() if field in values}
-    sizes |= inputs.widths
-    if not dialect.grouped:
-        sizes |= {"group": 1}
-        sizes.pop("kv", None)
-    return fit(settle(dialect, inputs.shapes), inputs.shapes, sizes)
-
-
-def _named(inputs: Inputs, name: str) -> tuple[Fit, Evidence, Dialect]:
-    """The fit, evidence and dialect for `name`, which the caller chose; "auto" proposes one."""
-    return _as(inputs, _proposed(inputs) if name == "auto" else named(name))
-
-
-def _as(inputs: Inputs, dialect: Dialect) -> tuple[Fit, Evidence, Dialect]:
-    """The fit and the evidence for `dialect`; raises Stranger if it does not explain the file."""
-    fitted = _try(dialect, inputs)
-    if fitted.problems:
-        raise Stranger(why_strange(inputs, [fitted]))
-    return fitted, weigh(fitted.dialect, fitted.sizes, inputs.read), fitted.dialect
+        return detected_with(inputs, _of_registry)
+    except Stranger:
+        if why := pairs.why_no_pair(inputs):
+            raise Stranger(why) from None
+        raise
 
 
 def _proposed(inputs: Inputs) -> Dialect:
@@ -222,7 +131,7 @@ def _explaining(inputs: Inputs) -> dict[str, Fit]:
 
 
 def _fits(dialects: Iterable[Dialect], inputs: Inputs) -> dict[str, Fit]:
-    return {dialect.name: _try(dialect, inputs) for dialect in dialects}
+    return {dialect.name: fit_of(dialect, inputs) for dialect in dialects}
 
 
 def _best_marked(fits: Mapping[str, Fit], evidence: Evidence, inputs: Inputs) -> str:

@@ -10,6 +10,7 @@ from jaxgpt.errors import UserError, in_a_row
 
 from ..names.stated import Statement
 from ..names.unsupported import KINDS, reasons
+from ..rows.fields import OF_DECODERS
 from ..rows.fit import Fit, joint_width
 from ..rows.kinds import EMBEDDING, Row
 from .by_structure import propose
@@ -45,6 +46,14 @@ class Inputs:
     given: Mapping[str, Any]
     configs: Configs  # by name; stored with the tensors, in the file or in its folder
     widths: Mapping[str, int] = field(default_factory=dict)  # axis -> its size, told by values
+    side: str = ""  # what precedes the names of its fields: "encoder." for an encoder
+    # Fields that the other side shows, such as the vocabulary of a shared embedding.
+    known: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def irrelevant(self) -> tuple[str, ...]:
+        """The fields that mean nothing for this side."""
+        return OF_DECODERS if self.side else ()
 
 
 def require_supported_kinds(inputs: Inputs) -> set[str]:
@@ -137,18 +146,18 @@ def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:
         raise _question_of_heads(inputs, fitted, fields)
     if "positions" not in fields:
         raise Asked(
-            "positions",
+            f"{inputs.side}positions",
             f"{inputs.path}: it has no table of positions, and nothing else in it shows how the "
-            "model tells them apart. Say which with --set positions=rotary, alibi, none or "
-            "sinusoidal. Your class settles it: to-flax FILE DIR --torch module:Class; so can a "
-            "text that the model knows: jaxgpt-convert probe FILE --text TEXT.",
+            f"model tells them apart. Say which with --set {inputs.side}positions=rotary, alibi, "
+            "none or sinusoidal. Your class settles it: to-flax FILE DIR --torch module:Class; so "
+            "can a text that the model knows: jaxgpt-convert probe FILE --text TEXT.",
             ("rotary", "alibi", "none", "sinusoidal"),
         )
     if "context_length" not in fields:
         raise Asked(
-            "context_length",
+            f"{inputs.side}context_length",
             f"{inputs.path}: it has no table of positions, so that nothing shows how long the "
-            "context is: say it with --set context_length=N.",
+            f"context is: say it with --set {inputs.side}context_length=N.",
         )
     if fields["context_length"] > LONGEST:
         raise UserError(
@@ -157,10 +166,10 @@ def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:
     turned = fields.get("rotary_fraction", 1) * fitted.sizes["k"]
     if fields["positions"] == "rotary" and "rotary_fraction" not in inputs.given and turned % 2:
         raise Asked(
-            "rotary_fraction",
+            f"{inputs.side}rotary_fraction",
             f"{inputs.path}: heads are {fitted.sizes['k']} wide, of which the usual fraction of "
             f"this class, {fields['rotary_fraction']}, cannot rotate in pairs: say which does with "
-            "--set rotary_fraction=X.",
+            f"--set {inputs.side}rotary_fraction=X.",
         )
 
 
@@ -180,12 +189,13 @@ def _question_of_heads(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -
     counts = [n for n in range(group, whole + 1, group) if whole % n == 0]
     text = (
         f"{inputs.path}: queries are {width} wide, all heads together, and {why} among heads. "
-        f"Head counts that fit are {', '.join(map(str, counts))}: say which with --set num_heads=N."
+        f"Head counts that fit are {', '.join(map(str, counts))}: say which with --set "
+        f"{inputs.side}num_heads=N."
     )
     if group > 1:
         text += (
             f" Keys and values are {width // group} wide, so that {group} heads share each: "
-            f"num_kv_heads is then N / {group}, and --set num_kv_heads=N / {group} would do as "
-            "well."
+            f"num_kv_heads is then N / {group}, and --set {inputs.side}num_kv_heads=N / {group} "
+            "would do as well."
         )
-    return Asked("num_heads", text, counts)
+    return Asked(f"{inputs.side}num_heads", text, counts)

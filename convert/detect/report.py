@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxgpt.config import ModelConfig
+from jaxgpt.seq2seq_config import config_of, field_of
 
 from .caveats import assumption
 
@@ -39,11 +39,12 @@ class Report:
         return {"read": self.read, "given": self.given, "assumed": self.assumed, **by_class}
 
     @property
-    def config(self) -> ModelConfig:
-        return ModelConfig(**self.read, **self.given, **self.assumed, **self.found)
+    def config(self) -> Any:
+        """The ModelConfig, or the Seq2SeqConfig of an encoder-decoder."""
+        return config_of({**self.read, **self.given, **self.assumed, **self.found})
 
     @property
     def summary(self) -> str:
         """The sizes of the model and the names of the assumed fields, in two lines."""
-        sizes = ", ".join(f"{name}={getattr(self.config, name)}" for name in SIZES)
+        sizes = ", ".join(f"{name}={field_of(self.config, name)}" for name in SIZES)
         return f"GPT({sizes}),\n  assumed: {', '.join(self.assumed) or 'nothing'}"

@@ -15,12 +15,13 @@ from ..files.safefile import bits
 from ..rows.axes import Sizes
 from ..rows.buffers import form_of
 from ..rows.dialect import Dialect, is_ignored
-from ..rows.kinds import EMBEDDING, POSITIONS, Alias, Buffer, Kind, Row, Scaled
+from ..rows.kinds import POSITIONS, Alias, Buffer, Kind, Row, Scaled
 from ..rows.scaled import with_bits
 
 Read = Callable[[str], np.ndarray]
 # Sinusoids computed in float32 are off by 3e-4 at position 5,000. Training moves a table further.
 SINUSOID = 1e-3
+COPIED = "the token embedding, as which it is stored a second time"
 QKV_BIAS = "only qkv biased"  # a mark of Qwen2 among the classes with Llama's names
 
 
@@ -45,9 +46,13 @@ def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
             continue
         match row:
             case Alias():
-                row = _resolved(row, dialect, read)
-                if row.flax != EMBEDDING:
+                if not _is_copy(row, dialect, read):
+                    if row.is_copy:
+                        evidence.problems.append(f"{row.torch.view().name} is no copy of {COPIED}")
                     marks.add("untied")
+                    row = Row(row.own, row.torch)
+                else:
+                    row = Row(row.of, row.torch)
             case Buffer() if not row.is_table:
                 marks.add("mask")
                 row, problem = _mask(row, dialect, sizes, read)
@@ -56,7 +61,8 @@ def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
                 row = with_bits(row, read(row.torch.view().name))
                 evidence.read.update(positions="learned", positions_stored=False)
             case Row(flax) if flax.name == POSITIONS:
-                evidence.read.update(_positions(row, read))
+                layout = dialect.unsaid.get("sinusoidal_layout", "interleaved")
+                evidence.read.update(_positions(row, read, layout))
         rows.append(row)
     if _untouched(dialect, read):
         evidence.hints["final_norm"] = (
@@ -77,12 +83,15 @@ def _has_only_the_bias_of_qkv(dialect: Dialect) -> bool:
     return "blocks/attn/qkv/bias" in paths and "blocks/attn/out/bias" not in paths
 
 
-def _resolved(row: Alias, dialect: Dialect, read: Read) -> Row:
-    """The row of an alias: that of the other tensor if their bits agree, otherwise its own."""
+def _is_copy(row: Alias, dialect: Dialect, read: Read) -> bool:
+    """Whether the tensor of an alias has the bits of the other one."""
     original = rows_of(dialect, row.of.name)[0]
-    one, other = read(original.torch.view().name), read(row.torch.view().name)
-    same = one.dtype == other.dtype and np.array_equal(bits(one), bits(other))
-    return Row(row.of if same else row.own, row.torch)
+    return same_bits(read(original.torch.view().name), read(row.torch.view().name))
+
+
+def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays have the same dtype and the same bits."""
+    return one.dtype == other.dtype and np.array_equal(bits(one), bits(other))
 
 
 def _mask(row: Buffer, dialect: Dialect, sizes: Sizes, read: Read) -> tuple[Buffer, list[str]]:
@@ -99,11 +108,12 @@ def _mask(row: Buffer, dialect: Dialect, sizes: Sizes, read: Read) -> tuple[Buff
     return replace(row, form=form, dtype=dtype, written=True), problems
 
 
-def _positions(row: Row, read: Read) -> dict[str, Any]:
-    """The fields that the values of the position table show."""
+def _positions(row: Row, read: Read, layout: str) -> dict[str, Any]:
+    """The fields that the values of the position table show; `layout` is that of the class."""
     table = read(row.torch.view().name).astype(np.float64)
     table = table.reshape(max(table.shape[:-1]), table.shape[-1])
-    if np.abs(table - sinusoids(*table.shape)).max() < SINUSOID:
+    fixed = (sinusoids(*table.shape, order) for order in {"interleaved", layout})
+    if any(np.abs(table - each).max() < SINUSOID for each in fixed):
         return {"positions": "sinusoidal", "positions_stored": True}
     return {"positions": "learned", "positions_stored": False}
 

@@ -1,26 +1,31 @@
-"""The registry of dialects: the DIALECTS of every module of this package, by name."""
+"""The registry of dialects: the DIALECTS and PAIRS of every module of this package, by name."""
 
 import importlib
 import pkgutil
+from typing import Any
 
 from jaxgpt.errors import UserError, instead_of
 
 from ..rows.dialect import Dialect
+from ..rows.pair import AnyDialect, Pair
 
 
-def find_all() -> dict[str, Dialect]:
+def find_all(kind: str = "DIALECTS") -> dict[str, Any]:
+    """What the modules of this package declare as `kind`, by name."""
     modules = [
         importlib.import_module(f"{__name__}.{info.name}")
         for info in pkgutil.iter_modules(__path__)
     ]
-    declared = [dialect for module in modules for dialect in module.DIALECTS]
-    return {dialect.name: dialect for dialect in sorted(declared, key=lambda dialect: dialect.name)}
+    declared = [each for module in modules for each in getattr(module, kind, ())]
+    return {each.name: each for each in sorted(declared, key=lambda each: each.name)}
 
 
-DIALECTS = find_all()
+DIALECTS: dict[str, Dialect] = find_all()
+PAIRS: dict[str, Pair] = find_all("PAIRS")  # those of encoder-decoders
 
 
-def named(name: str) -> Dialect:
-    if name not in DIALECTS:
-        raise UserError(f"There is no dialect {name}. {instead_of(name, DIALECTS)}")
-    return DIALECTS[name]
+def named(name: str) -> AnyDialect:
+    registry: dict[str, AnyDialect] = {**DIALECTS, **PAIRS}
+    if name not in registry:
+        raise UserError(f"There is no dialect {name}. {instead_of(name, registry)}")
+    return registry[name]

@@ -1,9 +1,11 @@
 """Hugging Face's GPT-2, whose Conv1D matrices are stored as [in, out]."""
 
+from dataclasses import replace
+
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 from ..rows.hub import Hub
-from ..rows.kinds import ignored, linear, mask, norm, row, tied
+from ..rows.kinds import Kind, ignored, linear, mask, norm, row, tied
 
 BLOCK = "(transformer.|)h.{layer}"
 CLASS = {**USUAL, "activation": "gelu_tanh", "dropout": 0.1}
@@ -20,29 +22,48 @@ WORDS = (
     "tie_word_embeddings"
 )
 REPEATED = {"embd_pdrop": "resid_pdrop", "attn_pdrop": "resid_pdrop"}
-
-DIALECTS = (
-    Dialect(
-        name="gpt2",
-        about="Hugging Face's GPT2LMHeadModel",
-        rows=(
-            row("token_embedding/embedding : v d", "(transformer.|)wte.weight : v d"),
-            row("pos_embedding/embedding : t d", "(transformer.|)wpe.weight : t d"),
-            *norm("blocks/norm1", f"{BLOCK}.ln_1"),
-            mask(f"{BLOCK}.attn.bias : () () t t", written=False),
-            ignored(f"{BLOCK}.attn.masked_bias"),
-            *CONV,
-            *norm("blocks/norm2", f"{BLOCK}.ln_2"),
-            *norm("final_norm", "(transformer.|)ln_f"),
-            tied("lm_head.weight : v d"),
-        ),
-        unsaid=CLASS,
-        says={"model_type": {"gpt2": CLASS}},
-        hub=Hub(
-            "GPT2LMHeadModel",
-            f"{WORDS} n_inner activation_function scale_attn_weights "
-            "scale_attn_by_inverse_layer_idx",
-            REPEATED,
-        ),
+CROSS: tuple[Kind, ...] = (
+    *norm("blocks/cross_norm", f"{BLOCK}.ln_cross_attn"),
+    ignored(f"{BLOCK}.crossattention.bias"),
+    ignored(f"{BLOCK}.crossattention.masked_bias"),
+    *linear(
+        "blocks/cross_attn/qkv : layer d head qkv k",
+        f"{BLOCK}.crossattention.q_attn : d (q head k)",
+        conv=True,
+    ),
+    *linear(
+        "blocks/cross_attn/qkv : layer d head qkv k",
+        f"{BLOCK}.crossattention.c_attn : d (k_v head k)",
+        conv=True,
+    ),
+    *linear(
+        "blocks/cross_attn/out : layer head k d",
+        f"{BLOCK}.crossattention.c_proj : (head k) d",
+        conv=True,
     ),
 )
+GPT2 = Dialect(
+    name="gpt2",
+    about="Hugging Face's GPT2LMHeadModel",
+    rows=(
+        row("token_embedding/embedding : v d", "(transformer.|)wte.weight : v d"),
+        row("pos_embedding/embedding : t d", "(transformer.|)wpe.weight : t d"),
+        *norm("blocks/norm1", f"{BLOCK}.ln_1"),
+        mask(f"{BLOCK}.attn.bias : () () t t", written=False),
+        ignored(f"{BLOCK}.attn.masked_bias"),
+        *CONV,
+        *norm("blocks/norm2", f"{BLOCK}.ln_2"),
+        *norm("final_norm", "(transformer.|)ln_f"),
+        tied("lm_head.weight : v d"),
+    ),
+    unsaid=CLASS,
+    says={"model_type": {"gpt2": CLASS}},
+    hub=Hub(
+        "GPT2LMHeadModel",
+        f"{WORDS} n_inner activation_function scale_attn_weights "
+        "scale_attn_by_inverse_layer_idx add_cross_attention",
+        REPEATED,
+    ),
+)
+
+DIALECTS = (replace(GPT2, readings=(replace(GPT2, rows=(*GPT2.rows, *CROSS)),)),)

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.pytree import Tree
+from jaxgpt.seq2seq_config import AnyConfig
 from jaxgpt.storage.model_directory import Moments
 
 from ..files.torch_tensors import aliasing, to_array
-from ..rows import move
-from ..rows.dialect import Dialect
+from ..rows import whole
 from ..rows.kinds import Scaled
+from ..rows.pair import AnyDialect, sides
 from . import torch_adamw
 from .adamw_keys import GROUPS, MOMENTS, NUMBERS, STATE, STEP
 from .param_groups import Group, leaves, named
@@ -30,10 +30,10 @@ class Optimizer:
 
 
 def read(
-    stored: Mapping[Any, Any], dialect: Dialect, config: ModelConfig, order: Sequence[str]
+    stored: Mapping[Any, Any], dialect: AnyDialect, config: AnyConfig, order: Sequence[str]
 ) -> Optimizer:
     """The optimiser in `stored`, for a model whose tensors the file lists in `order`."""
-    if any(isinstance(row, Scaled) for row in dialect.rows):
+    if any(isinstance(row, Scaled) for side in sides(dialect, config) for row in side.dialect.rows):
         raise Unlike("it trained a table that the class multiplies by a factor")
     adamw = torch_adamw.parse(stored)
     shapes = _shapes(dialect, config)
@@ -52,20 +52,15 @@ def read(
         def moment(name: str) -> np.ndarray:
             return arrays[name] if name in arrays else np.zeros(shapes[name], dtype)
 
-        return move.to_flax(dialect, config, moment)
+        return whole.to_flax(dialect, config, moment)
 
     moments = Moments(adamw.step, adamw.step, **{own: tree(key) for key, own in MOMENTS.items()})
     return Optimizer(moments, groups, tuple(name for name in names if name not in by_name))
 
 
-def _shapes(dialect: Dialect, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def _shapes(dialect: AnyDialect, config: AnyConfig) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor of the torch class, by name."""
-    sizes = move.sizes_of(config)
-    return {
-        torch.at(place): torch.shape(sizes, place)
-        for _, torch in dialect.views
-        for place in torch.places(sizes)
-    }
+    return {weight.torch: weight.shape for weight in whole.weights(dialect, config)}
 
 
 def usual_settings() -> dict[str, Any]:
@@ -76,14 +71,14 @@ def usual_settings() -> dict[str, Any]:
     return {key: value for key, value in group.items() if key != NUMBERS}
 
 
-def write(optimizer: Optimizer, dialect: Dialect, config: ModelConfig) -> dict[str, Any]:
+def write(optimizer: Optimizer, dialect: AnyDialect, config: AnyConfig) -> dict[str, Any]:
     """The state dict for `load_state_dict` of an AdamW with the groups of `optimizer`.
 
     The groups have exactly their settings: torch's Adam would compute something else with
     `decoupled_weight_decay` among them.
     """
     moments = {
-        key: move.to_torch(dialect, config, getattr(optimizer.moments, own))
+        key: whole.to_torch(dialect, config, getattr(optimizer.moments, own))
         for key, own in MOMENTS.items()
     }
     names = [name for group in optimizer.groups for name in group.names]

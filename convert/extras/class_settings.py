@@ -5,11 +5,11 @@ from typing import Any
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError, in_a_row
 
-from ..rows.dialect import Dialect
 from ..rows.fields import FIELDS
+from ..rows.pair import AnyDialect
 
 
-def class_settings(config: ModelConfig, dialect: Dialect) -> dict[str, Any]:
+def class_settings(config: Any, dialect: AnyDialect) -> dict[str, Any]:
     """The settings with which the class of `dialect` computes the model of `config`.
 
     Raises UserError if no settings of the class do.
@@ -33,7 +33,7 @@ def class_settings(config: ModelConfig, dialect: Dialect) -> dict[str, Any]:
     return settings
 
 
-def _multiple(config: ModelConfig, dialect: Dialect) -> int:
+def _multiple(config: ModelConfig, dialect: AnyDialect) -> int:
     """A number whose next multiple from 8/3 of model_dim on is the width of the MLPs."""
     least = 8 * config.model_dim // 3
     if config.mlp_dim < least:
@@ -44,7 +44,7 @@ def _multiple(config: ModelConfig, dialect: Dialect) -> int:
     return config.mlp_dim
 
 
-def _require_derived(config: ModelConfig, dialect: Dialect, derived: ModelConfig) -> None:
+def _require_derived(config: ModelConfig, dialect: AnyDialect, derived: ModelConfig) -> None:
     """Require that `config` has the sizes of `derived`, which the class computes from others."""
     for field in FIELDS.values():
         size, usual = getattr(config, field), getattr(derived, field)

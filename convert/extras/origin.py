@@ -8,12 +8,14 @@ from jaxgpt.errors import UserError
 from jaxgpt.file_names import CONFIG
 from jaxgpt.storage.model_directory import ModelDirectory
 
-from ..dialects import DIALECTS
+from ..dialects import DIALECTS, PAIRS
 from ..rows.dialect import Dialect
+from ..rows.pair import AnyDialect, Pair
 from . import plain_values
 from .param_groups import Group
 
 STRUCTURE = Dialect("", "its structure alone", ())  # of files that no dialect describes
+STRUCTURES = Pair("", "its structure alone", STRUCTURE, STRUCTURE)
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,14 @@ class RecordedOptimizer:
 class Origin:
     """The file that a model came from."""
 
-    dialect: Dialect  # with the names in that file
+    dialect: AnyDialect  # with the names in that file
     nested: str  # the key of its state dict
     prefix: str  # of all names
     extras: Mapping[Any, Any]  # its plain values besides the weights
     optimizer: RecordedOptimizer | None
     certain: frozenset[str]  # fields of the model that were read from it, or given by the user
 
-    def certain_of(self, dialect: Dialect) -> frozenset[str]:
+    def certain_of(self, dialect: AnyDialect) -> frozenset[str]:
         """The fields that the class of `dialect` is certain to have: none for another class."""
         return self.certain if dialect.name == self.dialect.name else frozenset()
 
@@ -44,7 +46,7 @@ class Origin:
     def of(opened: ModelDirectory) -> "Origin | None":
         """The origin in the config.json of `opened`; None for a model that was trained here."""
         source = opened.about.get("source") or {}
-        if "rows" not in source:
+        if not {"rows", "sides"} & source.keys():
             return None
         try:
             return _parsed(source, opened.about.get("fields", {}))
@@ -55,7 +57,10 @@ class Origin:
 
 
 def _parsed(source: Mapping[str, Any], fields: Mapping[str, Any]) -> Origin:
-    usual = DIALECTS.get(source.get("dialect", ""), STRUCTURE)
+    name = source.get("dialect", "")
+    usual: AnyDialect = DIALECTS.get(name, STRUCTURE)
+    if "sides" in source:
+        usual = PAIRS.get(name, STRUCTURES)
     return Origin(
         dialect=usual.reread(source),
         nested=source["nested"],

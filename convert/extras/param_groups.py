@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxgpt.config import ModelConfig, OptimConfig
+from jaxgpt.config import OptimConfig
 from jaxgpt.errors import UserError, in_a_row
+from jaxgpt.seq2seq_config import AnyConfig
 from jaxgpt.training.optimizer import DECAYED
 
-from ..rows.dialect import Dialect
+from ..rows import whole
 from ..rows.kinds import POSITIONS
-from ..rows.move import sizes_of
-from ..rows.order import in_file_order
+from ..rows.pair import AnyDialect, sides
 from .adamw_keys import BY_GROUP, DECOUPLED, FIELDS, fields_of, settings_of
 from .torch_adamw import TorchAdamW, Unlike
 
@@ -34,21 +34,20 @@ class Group:
     settings: Mapping[str, Any]
 
 
-def leaves(dialect: Dialect, config: ModelConfig, order: Sequence[str] = ()) -> dict[str, str]:
+def leaves(dialect: AnyDialect, config: AnyConfig, order: Sequence[str] = ()) -> dict[str, str]:
     """The parameters in `order`, by default that of the file or the class, with the kind of each.
 
     A tied head is the embedding, and stored sinusoids are not parameters.
     """
-    sizes = sizes_of(config)
-    order = order or in_file_order(dialect, sizes)
+    order = order or whole.order_of(dialect, config)
     owners: dict[str, tuple[Any, ...]] = {
-        torch.at(place): (flax.name, *place.values())
-        for flax, torch in dialect.views
-        for place in torch.places(sizes)
+        weight.torch: (weight.flax, *weight.place.values())
+        for weight in whole.weights(dialect, config)
     }
     first = {owners[name]: name for name in reversed(order) if name in owners}
-    if config.positions_stored:
-        first.pop((POSITIONS,))
+    for side in sides(dialect, config):
+        if side.config.positions_stored:
+            first.pop((side.prefix + POSITIONS,), None)  # of a table of both sides, one has it
     parameters = set(first.values())
     return {name: owners[name][0].rpartition("/")[2] for name in order if name in parameters}
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError, in_a_row
+from jaxgpt.seq2seq_config import AnyConfig
 
-from ..rows.dialect import Dialect
+from ..rows.pair import AnyDialect
 from . import adamw, plain_values, recipe
 from .adamw import Optimizer
 from .param_groups import Leaves, as_settings, leaves
@@ -59,8 +59,8 @@ class Extras:
 
 def read(
     stored: Mapping[Any, Any],
-    dialect: Dialect,
-    config: ModelConfig,
+    dialect: AnyDialect,
+    config: AnyConfig,
     order: Sequence[str],
     path: object,
 ) -> Extras:
@@ -96,8 +96,8 @@ def _without(extras: Extras, names: Sequence[Any], why: str) -> Extras:
 def _optimizer(
     stored: Mapping[Any, Any],
     key: Any,
-    dialect: Dialect,
-    config: ModelConfig,
+    dialect: AnyDialect,
+    config: AnyConfig,
     order: Sequence[str],
 ) -> Optimizer:
     """The optimiser under `key`, at the step that the file counts."""

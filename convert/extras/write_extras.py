@@ -11,8 +11,8 @@ from jaxgpt.settings import build
 from jaxgpt.storage.model_directory import ModelDirectory, Moments
 from jaxgpt.training.optimizer import make_schedule
 
-from ..rows.dialect import Dialect
-from ..rows.resolve import express
+from ..rows.pair import AnyDialect
+from ..rows.whole import express
 from . import adamw
 from .class_settings import class_settings
 from .origin import Origin
@@ -58,7 +58,7 @@ def _plain(opened: ModelDirectory, origin: Origin) -> dict[Any, Any]:
 
 
 def as_the_class_does(
-    opened: ModelDirectory, dialect: Dialect, origin: Origin | None
+    opened: ModelDirectory, dialect: AnyDialect, origin: Origin | None
 ) -> dict[Any, Any]:
     """The extras that programs of the class of `dialect` save with the weights."""
     container = dialect.container
@@ -79,7 +79,7 @@ def as_the_class_does(
 
 
 def _sections(
-    opened: ModelDirectory, dialect: Dialect, origin: Origin | None
+    opened: ModelDirectory, dialect: AnyDialect, origin: Origin | None
 ) -> dict[Any, dict[Any, Any]]:
     """The nested settings of the file that the model came from, if it was of the same class."""
     if origin is None or origin.dialect.name != dialect.name:
@@ -89,7 +89,7 @@ def _sections(
 
 
 def _usual_groups(
-    opened: ModelDirectory, dialect: Dialect, origin: Origin | None
+    opened: ModelDirectory, dialect: AnyDialect, origin: Origin | None
 ) -> tuple[Group, ...]:
     """The groups in which programs of the class optimise, with the settings of the run."""
     optim, rate = _settings(opened, origin)
@@ -137,7 +137,7 @@ def _moments(opened: ModelDirectory) -> Moments | None:
 
 def _optimizer(
     opened: ModelDirectory,
-    dialect: Dialect,
+    dialect: AnyDialect,
     groups: Sequence[Group],
     moments: Moments | None,
     untouched: tuple[str, ...] = (),

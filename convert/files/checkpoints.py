@@ -46,6 +46,11 @@ class Checkpoint:
         return hf_folder.config_beside(self.path) if isinstance(self.path, Path) else {}
 
     @property
+    def token_ids(self) -> dict[str, Any]:
+        """The ids of special tokens in the config.json in the same folder, by its words."""
+        return {word: id_ for word, id_ in self.config.items() if str(word).endswith("_token_id")}
+
+    @property
     def configs(self) -> dict[str, Mapping[str, Any]]:
         """The configs in the file and in its folder, by the name that errors call them."""
         beside = (

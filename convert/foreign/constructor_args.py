@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
+from jaxgpt.seq2seq_config import ENCODER, AnyConfig, Seq2SeqConfig, field_of
 
 from ..names.config_words import FIELD, VALUES
+from ..names.pair_config import side_of, without_side
 from .config_objects import (
     CONFIGS,
     MEANING,
@@ -38,7 +39,7 @@ class Answers:
     Assumed fields are never passed, or running the class would prove nothing about them.
     """
 
-    config: ModelConfig
+    config: AnyConfig
     read: Mapping[str, Any]  # fields of `config` that the file shows
     beside: Mapping[str, Any]  # a config in the file or next to it, as written
     given: Mapping[str, Any]  # arguments that the user set
@@ -55,18 +56,31 @@ class Answers:
     @property
     def fields(self) -> set[str]:
         """Fields of ModelConfig that the class was passed, under whatever names."""
-        return {MEANING.get(word.lower(), word) for word in self.told}
+        told = [
+            (side_of(word), MEANING.get(without_side(word.lower()), word)) for word in self.told
+        ]
+        both = isinstance(self.config, Seq2SeqConfig)
+        encoder = {f"{ENCODER}{field}" for side, field in told if both and side != "decoder"}
+        return encoder | {field for side, field in told if not (both and side == "encoder")}
 
     def answer(self, word: str) -> Any:
         """The value for the parameter `word`, or LookupError if nothing determines it."""
-        self.told[word] = value = self._answer(word, MEANING.get(word.lower(), ""))
+        self.told[word] = value = self._answer(word, self._field(word))
         return value
 
-    def _answer(self, word: str, name: str) -> Any:
+    def _field(self, word: str) -> tuple[str, str]:
+        """What precedes the field that `word` means, and the field: `encoder.` for an encoder's."""
+        if not isinstance(self.config, Seq2SeqConfig):
+            return "", MEANING.get(word.lower(), "")
+        prefix = ENCODER if side_of(word.lower()) == "encoder" else ""
+        return prefix, MEANING.get(without_side(word.lower()), "")
+
+    def _answer(self, word: str, field: tuple[str, str]) -> Any:
+        prefix, name = field
         if word in self.given:
             return self.given[word]
         if name in SIZES and name not in self.unknown:
-            return getattr(self.config, name)
+            return field_of(self.config, prefix + name)
         if "drop" in word.lower():
             return 0.0
         if word == "device":
@@ -74,13 +88,13 @@ class Answers:
         if word in self.beside and "dtype" not in word:
             return self.beside[word]
         biases = {
-            getattr(self.config, part)
+            field_of(self.config, part)
             for part in ("qkv_bias", "attention_out_bias", "mlp_bias", "norm_bias")
         }
         if word in ("bias", "use_bias") and len(biases) == 1:
             return biases.pop()
-        if isinstance(self.read.get(name), (bool, int, float)) and name not in VALUES:
-            return self.read[name]
+        if isinstance(self.read.get(prefix + name), (bool, int, float)) and name not in VALUES:
+            return self.read[prefix + name]
         raise KeyError(word)
 
     def default(self, word: str, value: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from jaxgpt.errors import UserError, in_a_row
+from jaxgpt.model.positions import sinusoids
 
 from ..files import checkpoints
 from .config_objects import described, parameters
@@ -22,6 +23,7 @@ from .imports import at_home, find
 
 # Per parameter: float64 in torch, in a copy, here and on the device; and twice as it was read.
 BYTES = 40
+ROUNDED = 1e-6  # the most by which sinusoids rounded to float32 are off
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,19 @@ def _fill(
     }
     with blamed(f"Loading {source.path} into {about}"):
         module.load_state_dict(tensors, strict=False)
+    _sharpen(module, {*tensors})
     return names
+
+
+def _sharpen(module: torch.nn.Module, loaded: Collection[str]) -> None:
+    """Give tables of sinusoids that the class has made in float32 the precision of float64."""
+    for name, table in module.state_dict(keep_vars=True).items():
+        if name in loaded or table.requires_grad or table.ndim != 2 or table.shape[1] % 2:
+            continue
+        for layout in ("interleaved", "half"):
+            exact = torch.from_numpy(sinusoids(len(table), table.shape[1], layout))
+            if (table - exact).abs().max() < ROUNDED:
+                table.data = exact
 
 
 def _renamed(
@@ -182,10 +196,15 @@ def _unlike_shapes(
 
 
 def _unfilled(module: torch.nn.Module, filled: Collection[str]) -> Iterator[str]:
-    """Yield the names of parameters that are not among `filled`, nor tied to one that is."""
+    """Yield the names of parameters that are not among `filled`, nor tied to one that is.
+
+    Those that are never trained, such as sinusoids, the class has made itself.
+    """
     state = module.state_dict()
     loaded = {state[name].data_ptr() for name in filled if name in state}
-    for name, _ in module.named_parameters(remove_duplicate=False):
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
+            continue
         if name in state and name not in filled and state[name].data_ptr() not in loaded:
             yield name
 

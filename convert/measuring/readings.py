@@ -8,7 +8,7 @@ import torch
 
 from jaxgpt.errors import UserError
 
-from ..detect.detect import Detected, detect_as
+from ..detect.one_side import Detected, detect_as
 from ..detect.refusals import Asked, Inputs
 from ..dialects import DIALECTS
 from ..foreign.peer import Peer

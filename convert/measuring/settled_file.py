@@ -12,7 +12,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 
 from ..api import Inspected, inspect
-from ..detect.detect import Detected
+from ..detect.one_side import Detected
 from ..detect.refusals import Asked, Inputs
 from ..detect.report import Report
 from ..detect.tensor_names import folded, is_mask, matrices
@@ -24,6 +24,7 @@ from ..foreign.imports import folders
 from ..foreign.peer import Peer, build, build_of
 from ..names.config_words import as_written
 from ..rows.fields import is_relevant
+from ..rows.pair import of_decoder
 from .equations import uncapped
 from .readings import Reading, readings
 from .search_cap import capped
@@ -104,7 +105,8 @@ def _subject(
 ) -> Subject:
     names = {new: old for old, new in peer.names.items()}
     config = detected.report.config
-    return Subject(peer.module, names, detected.dialect, config, read, runs, solve)
+    dialect = of_decoder(detected.dialect, "Settling fields by running a class")
+    return Subject(peer.module, names, dialect, config, read, runs, solve)
 
 
 def _with_fields(reading: Reading, found: Settled) -> Detected:
@@ -125,11 +127,11 @@ def _with_fields(reading: Reading, found: Settled) -> Detected:
     }
     assumed = {n: v for n, v in old.assumed.items() if n not in everything}
     report = Report(old.read, given, assumed, found=ours)
-    dialect = detected.dialect
+    dialect = of_decoder(detected.dialect, "Settling fields by running a class")
     if everything["positions"] == "rotary":
         layout = found.fields["rotary_layout"]
         dialect = dataclasses.replace(dialect, layout=layout, backward=found.backward)
-    return Detected(dialect, detected.fit, report)
+    return Detected(dialect, report)
 
 
 def _equal(one: Any, other: Any) -> bool:

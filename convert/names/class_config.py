@@ -4,6 +4,7 @@ What is written is read again: where that gives another value, the class does no
 """
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from jaxgpt.config import ModelConfig
@@ -16,11 +17,17 @@ from .class_words import NULLABLE
 from .config_words import FIELD, VALUES, fits
 from .idioms import scale_of
 
+PRESENT = ("attention_out", "head_bias", "cross_attention")
 Supported = dict[str, list[Any]]  # field of ModelConfig -> the values that the class can have
 
 
-def config_words(dialect: Dialect, config: ModelConfig) -> tuple[dict[str, Any], list[str]]:
-    """The content of config.json, and the fields of the model that the class does not support."""
+def config_words(
+    dialect: Dialect, config: ModelConfig, irrelevant: Collection[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
+    """The content of config.json, and the fields of the model that the class does not support.
+
+    Leaves out the fields that are `irrelevant`.
+    """
     hub = dialect.hub
     assert hub is not None
     written, supported = _written(dialect, hub, config)
@@ -31,7 +38,8 @@ def config_words(dialect: Dialect, config: ModelConfig) -> tuple[dict[str, Any],
         f"{field} is {getattr(config, field)!r}, but {hub.architecture} has "
         f"{' or '.join(map(repr, values))}"
         for field, values in supported.items()
-        if is_relevant(field, vars(config))
+        if field not in irrelevant
+        and is_relevant(field, vars(config))
         and not any(_is_same(field, config, value) for value in values)
     ]
     return written, problems
@@ -100,7 +108,7 @@ def _as_the_class_is(dialect: Dialect, config: ModelConfig) -> dict[str, Any]:
         "final_norm": normed and config.norm != "post",
         "positions": implied.get("positions", _table(config)),
         **dialect.certain,
-        **{field: PRESENCE[field] in paths for field in ("attention_out", "head_bias")},
+        **{field: PRESENCE[field] in paths for field in PRESENT},
     }
 
 

@@ -12,8 +12,8 @@ SYNONYMS = {
     "context_window sequence_len",
     "model_dim": "n_embd n_embed n_emb d_model embed_dim embedding_dim model_dim emb_dim "
     "dim_embedding emb_size embed_size hidden_size dim",
-    "num_blocks": "n_layer num_layers num_blocks n_layers n_blocks num_hidden_layers",
-    "num_heads": "n_head num_heads n_heads heads nhead num_attention_heads",
+    "num_blocks": "n_layer num_layers num_blocks n_layers n_blocks num_hidden_layers layers",
+    "num_heads": "n_head num_heads n_heads heads nhead num_attention_heads attention_heads",
     "head_dim": "head_dim head_size",
     "num_kv_heads": "num_key_value_heads num_kv_heads n_kv_heads n_kv_head n_query_groups",
     "mlp_dim": "n_inner d_ff ff_dim ffn_dim dim_feedforward mlp_dim ff_hidden intermediate_size "
@@ -24,6 +24,7 @@ SYNONYMS = {
     "qkv_bias": "qkv_bias",
     "tied": "tie_word_embeddings tie_weights weight_tying",
     "attention_scale_by_layer": "scale_attn_by_inverse_layer_idx",
+    "cross_attention": "add_cross_attention",
     "activation": "activation_function activation act afn hidden_act hidden_activation",
     "attention_scale": "scale_attn_weights",
     "norm": "norm_first do_layer_norm_before",
@@ -59,7 +60,8 @@ SECTIONS = (
     "hyper_parameters",
     "data",
 )
-FRACTIONS, FLAGS = ("dropout", "norm_eps"), ("qkv_bias", "tied", "attention_scale_by_layer")
+FRACTIONS = ("dropout", "norm_eps")
+FLAGS = ("qkv_bias", "tied", "attention_scale_by_layer", "cross_attention")
 NUMBERS = (  # above 0
     "rotary_theta", "rotary_fraction", "embedding_scale", "logit_scale", "logit_softcap",
     "attention_softcap",

@@ -83,7 +83,8 @@ MLP = (
     "ffwd ffn ff mlp feed_forward feedforward feed_fwd linear_network vanilla_nn snn ff_gen fc "
     "feed_forward_network ffn_layer ff_layer position_wise_feed_forward feed_forward_layer ffw "
     "ffd feedfoward feedforward_network multi_layer_perceptron multilayer_perceptron swiglu "
-    "geglu glu swiglu_ffn mlp_layer feed_forward_block"
+    "geglu glu swiglu_ffn mlp_layer feed_forward_block positionwise_feedforward pos_ffn "
+    "positionwise_feed_forward position_wise_ffn ffn_block pos_wise_ffn positionwise_ffn"
 )
 PAIRS = (
     "net.0/net.2 net.0/net.3 layers.0/layers.2 layers.0/layers.3 0/2 0/3 ffn.0/ffn.2 ffn.0/ffn.3 "

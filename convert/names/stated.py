@@ -11,7 +11,6 @@ from .config_words import FIELD, Word, fits, meaning, words_in
 
 CLASS = "the class"  # prefix of a source that is only the default of a class
 NOTHING: Mapping[str, Any] = {}
-REFUSED = {"add_cross_attention": "attends to a second text (add_cross_attention)"}
 
 
 class Statement(NamedTuple):
@@ -43,7 +42,6 @@ def stated_fields(
     "n_layer": "x" it cannot be followed; a config of no known class would state nothing by that.
     """
     _require_known_class(configs, dialect, path)
-    _require_supported(words_in(configs), path)
     others = {where: config for where, config in configs.items() if not is_of(dialect, config)}
     words = list(words_in(others))
     stated = _implied_by_class(words, dialect)
@@ -105,16 +103,6 @@ def _of_class(
         )
         for field, (value, words) in fields.items()
     }
-
-
-def _require_supported(words: Iterable[Word], path: object) -> None:
-    """Raise UserError for a word that asks for something which ModelConfig lacks."""
-    for where, key, value in words:
-        if value is True and key in REFUSED:
-            raise UserError(
-                f"{path}: {where} says that the model {REFUSED[key]}, which has no counterpart "
-                "here."
-            )
 
 
 def _implied_by_class(words: Iterable[Word], dialect: Dialect) -> dict[str, Statement]:

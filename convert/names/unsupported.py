@@ -4,8 +4,6 @@ import re
 from collections.abc import Iterable
 
 SIGNS = {
-    r"multihead_attn|cross_?(attn|attention|mha|att)|encoder_attn|encdec_attn|(src|enc|inter)_att"
-    r"|encoder_decoder_att": "a decoder with cross-attention, which looks at a second text",
     r"kv_[ab]_proj|wkv_[ab]\b|q_a_proj|kv_down_proj": "a decoder with latent attention, "
     "as DeepSeek's",
     r"(^|\.)(experts?|block_sparse_moe|moe|router|shared_experts?)(\.|_)|\.fc1\.\d+\.weight": "a "

@@ -1,6 +1,5 @@
 """Other values of assumed fields with which a model would agree with its torch class."""
 
-import dataclasses
 import itertools
 import shlex
 from collections.abc import Collection, Iterator, Mapping
@@ -8,14 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError, in_a_row
-from jaxgpt.model import GPT, abstract_params, assemble, params_of
+from jaxgpt.model import abstract_params, assemble, params_of
 from jaxgpt.pytree import flatten
+from jaxgpt.seq2seq_config import (
+    ENCODER,
+    AnyConfig,
+    Seq2SeqConfig,
+    as_options,
+    config_of,
+    field_of,
+    fields_of,
+)
 from jaxgpt.settings import typed
 from jaxgpt.storage.model_directory import ModelDirectory
 
@@ -26,10 +32,11 @@ from ..foreign.forward import logits_of
 from ..foreign.peer import Peer
 from ..measuring.settled_file import Request, settled_with
 from ..probing.candidates import OPTIONS
-from ..rows.dialect import Dialect
+from ..rows.pair import AnyDialect
 from .difference import Difference
 from .exact_model import exact_model
-from .parity import compare, tokens_for
+from .example import Example, logits_of_model, tokens_for
+from .parity import compare
 from .prove import prove
 from .verdict import Agreement
 
@@ -40,8 +47,8 @@ PAIRS_UP_TO = 2e7  # parameters of the largest model in which two changes at onc
 
 def agreeing(
     module: torch.nn.Module,
-    model: GPT,
-    tokens: np.ndarray,
+    model: Any,
+    example: Example,
     fields: Collection[str],
 ) -> Agreement | None:
     """The first change of one or two of `fields` that reproduces the logits of `module`.
@@ -50,13 +57,14 @@ def agreeing(
     nearest.
     """
     exact = exact_model(model)
-    theirs = _their_logits(module, tokens[:1])
+    one = example.part(1, example.tokens.shape[1])
+    theirs = _their_logits(module, one)
     behind: list[tuple[float, dict[str, Any]]] = []
 
     def tried(changes: dict[str, Any]) -> Agreement | None:
-        gap = _logits_gap(exact, changes, theirs[:, :PREFIX], tokens[:1, :PREFIX])
+        gap = _logits_gap(exact, changes, theirs[:, :PREFIX], example.part(1, PREFIX))
         if gap and gap.same:
-            gap = _logits_gap(exact, changes, theirs, tokens[:1])
+            gap = _logits_gap(exact, changes, theirs, one)
         if gap:
             behind.append((gap.mean, changes))
         return Agreement(changes, gap.max) if gap and gap.same else None
@@ -73,12 +81,14 @@ def agreeing(
 
 
 def measured(
-    peer: Peer, inspected: api.Inspected, config: ModelConfig, fields: Collection[str]
+    peer: Peer, inspected: api.Inspected, config: AnyConfig, fields: Collection[str]
 ) -> Agreement | None:
     """Other values of `fields` with which the model would be that of `peer`, found by running it.
 
     None if `config` is another one in any other field as well, or if no values make them agree.
     """
+    if isinstance(config, Seq2SeqConfig) or config.cross_attention:
+        return None  # the class is not measured while it attends to something else
     dialect = inspected.detected.dialect.name
     sizes = {name: getattr(config, name) for name in ("num_heads", "context_length")}
     request = Request("", {}, sizes, dialect if dialect in DIALECTS else "auto")
@@ -100,42 +110,45 @@ def measured(
     return Agreement(changes, compare(peer.module, loaded.model, tokens).logits.max)
 
 
-def _changes(config: ModelConfig, fields: Collection[str]) -> Iterator[dict[str, Any]]:
+def _changes(config: AnyConfig, fields: Collection[str]) -> Iterator[dict[str, Any]]:
     """Other values of each of `fields` for which the parameter shapes stay the same."""
-    shapes = _shapes(config)
+    shapes = _shapes(config, {})
     for name, values in OPTIONS.items():
-        for value in values if name in fields else ():
-            if value != getattr(config, name) and _shapes(config, **{name: value}) == shapes:
-                yield {name: value}
+        for field in (name, f"{ENCODER}{name}"):
+            for value in values if field in fields else ():
+                changed = {field: value}
+                if value != field_of(config, field) and _shapes(config, changed) == shapes:
+                    yield changed
 
 
-def _shapes(config: ModelConfig, **changes: Any) -> dict[str, tuple[int, ...]] | None:
+def _shapes(config: AnyConfig, changes: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
     try:
-        params = abstract_params(dataclasses.replace(config, **changes))
+        params = abstract_params(config_of({**fields_of(config), **changes}))
     except UserError:
         return None
     return {path: leaf.shape for path, leaf in flatten(params).items()}
 
 
-def _their_logits(module: torch.nn.Module, tokens: np.ndarray) -> np.ndarray:
+def _their_logits(module: torch.nn.Module, example: Example) -> np.ndarray:
+    exact = exact_module(example.given_to(module))
     with torch.no_grad(), in_float64():
-        return logits_of(exact_module(module), torch.from_numpy(tokens)).numpy()
+        return logits_of(exact, torch.from_numpy(example.tokens)).numpy()
 
 
 def _logits_gap(
-    model: GPT,
+    model: Any,
     changes: dict[str, Any],
     theirs: np.ndarray,
-    tokens: np.ndarray,
+    example: Example,
 ) -> Difference | None:
     """Difference of the changed model's logits from `theirs`; None where they are non-finite."""
-    changed = assemble(dataclasses.replace(model.config, **changes), params_of(model))
+    changed = assemble(config_of({**fields_of(model.config), **changes}), params_of(model))
     with jax.enable_x64(True):
-        ours = np.asarray(jax.jit(GPT.logits)(changed, jnp.asarray(tokens, jnp.int32)))
+        ours = np.asarray(jax.jit(logits_of_model)(changed, example.on_device()))
     return Difference.of("logits", theirs, ours) if np.isfinite(ours).all() else None
 
 
-def other_class(ran: str, config: ModelConfig, dialect: Dialect) -> str:
+def other_class(ran: str, config: AnyConfig, dialect: AnyDialect) -> str:
     """Reasons why a class chosen by tensor names may be wrong; "" if there are none."""
     unlike = dialect.unlike(config)
     if not unlike:
@@ -164,7 +177,8 @@ def command(
     if ignore_config:
         words.append("--ignore-config")
     try:
-        detected = api.inspect(source, ignore_config=ignore_config, **fields).detected.dialect.name
+        found = api.inspect(source, ignore_config=ignore_config, **as_options(fields))
+        detected = found.detected.dialect.name
     except UserError:
         detected = ""
     if detected != inspected.detected.dialect.name:

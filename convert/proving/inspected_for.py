@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxgpt.config import ModelConfig
+from jaxgpt.seq2seq_config import AnyConfig, as_options, field_of
 
 from .. import api
 from ..detect.refusals import Asked
@@ -10,7 +10,7 @@ from ..files import checkpoints
 
 
 def inspected_for(
-    source: checkpoints.Checkpoint, config: ModelConfig, dialect: str | None, ignore_config: bool
+    source: checkpoints.Checkpoint, config: AnyConfig, dialect: str | None, ignore_config: bool
 ) -> api.Inspected:
     """Inspect `source`, taking fields that it leaves open from the directory's `config`.
 
@@ -19,8 +19,10 @@ def inspected_for(
     answers: dict[str, Any] = {}
     while True:
         try:
-            return api.inspect(source, dialect=dialect, ignore_config=ignore_config, **answers)
+            return api.inspect(
+                source, dialect=dialect, ignore_config=ignore_config, **as_options(answers)
+            )
         except Asked as asked:
             if asked.field in answers:
                 raise
-            answers[asked.field] = getattr(config, asked.field)
+            answers[asked.field] = field_of(config, asked.field)

@@ -8,17 +8,18 @@ import copy
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from jaxgpt.model import GPT, assemble, params_of
+from jaxgpt.model import assemble, params_of
 from jaxgpt.pytree import flatten, unflatten
 from jaxgpt.storage import model_directory
 
 from ..files import checkpoints
 from ..loaded import Inspected
-from ..rows import fit, move
+from ..rows import whole
 
 NOISE = 0.1  # standard deviation of the values that replace constant ones
 
@@ -28,7 +29,7 @@ class Pair:
     """A torch module and a jaxgpt model with the same weights."""
 
     module: torch.nn.Module
-    model: GPT
+    model: Any  # a GPT or a Seq2Seq
 
 
 def with_random_constants(pair: Pair, file: Inspected, names: Mapping[str, str]) -> Pair | None:
@@ -36,8 +37,8 @@ def with_random_constants(pair: Pair, file: Inspected, names: Mapping[str, str])
 
     `names` maps the names of the tensors in `file` to those in the module.
     """
-    dialect, sizes = file.detected.dialect, file.detected.fit.sizes
-    weights = {n: file.source.tensors[n].read() for n in fit.torch_names(dialect, sizes)}
+    dialect, config = file.detected.dialect, pair.model.config
+    weights = {n: file.source.tensors[n].read() for n in whole.names(dialect, config)}
     constant = [name for name, array in weights.items() if array.size > 1 and np.ptp(array) == 0]
     for name in constant:
         random = np.random.default_rng(zlib.crc32(name.encode()))
@@ -45,9 +46,9 @@ def with_random_constants(pair: Pair, file: Inspected, names: Mapping[str, str])
         weights[name] = (weights[name] + noise).astype(weights[name].dtype)
     # A file may have zeros in place of biases that the model lacks: they stay zeros.
     own = flatten(params_of(pair.model)).keys()
-    moved = flatten(move.to_flax(dialect, pair.model.config, weights.__getitem__))
+    moved = flatten(whole.to_flax(dialect, config, weights.__getitem__))
     params = unflatten({path: array for path, array in moved.items() if path in own})
-    theirs = move.to_torch(dialect, pair.model.config, params)
+    theirs = whole.to_torch(dialect, config, params)
     if all(np.array_equal(theirs[name], file.source.tensors[name].read()) for name in constant):
         return None
     module = copy.deepcopy(pair.module)

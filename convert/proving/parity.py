@@ -4,28 +4,27 @@ Both run in float64 on the CPU, where the two frameworks differ by 1e-12, and di
 by a million times that.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
-from jaxgpt.model import GPT, States, check_tokens
+from jaxgpt.model import Seq2Seq, States, check_tokens
 
 from ..foreign.float64 import exact_module, in_float64
 from ..foreign.forward import logits_of
 from ..rows.dialect import Dialect
+from ..rows.pair import AnyDialect, Pair
 from .difference import Difference
 from .exact_model import exact_model
+from .example import Example, decoder_of
 from .tolerances import TOLERANCE
 
-SPECIAL = 8  # ids at either end of a vocabulary, where padding and other special tokens are
+ENCODER_BLOCK = "encoder block"
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,21 @@ class Comparison:
         return next((stage.name for stage in self.stages if not stage.same), None)
 
 
-def assert_same(torch_module: torch.nn.Module, model: GPT, tokens: ArrayLike) -> None:
-    """Raise AssertionError unless both models give the same logits for the ids `tokens` (B, T)."""
-    result = compare(torch_module, model, np.asarray(tokens))
+def assert_same(
+    torch_module: torch.nn.Module,
+    model: Any,
+    tokens: ArrayLike,
+    *,
+    source: ArrayLike | None = None,
+    memory: ArrayLike | None = None,
+) -> None:
+    """Raise AssertionError unless both models give the same logits for the ids `tokens` (B, T).
+
+    An encoder-decoder also takes the ids `source` (B, S), and a decoder that attends to a memory
+    `memory` (B, S, D).
+    """
+    others = (None if each is None else np.asarray(each) for each in (source, memory))
+    result = compare(torch_module, model, Example(np.asarray(tokens), *others))
     if not result.logits.same:
         logits = result.logits
         raise AssertionError(
@@ -57,29 +68,21 @@ def assert_same(torch_module: torch.nn.Module, model: GPT, tokens: ArrayLike) ->
         )
 
 
-def tokens_for(config: ModelConfig, special: Collection[int] = ()) -> np.ndarray:
-    """Random ids of full length plus one, in more than one row, as a class may mix rows up.
-
-    They include the ids `special` and the first and last of the vocabulary, which a class may treat
-    as padding, and every id of a small vocabulary.
-    """
-    random, vocabulary = np.random.default_rng(0), config.vocab_size
-    rows = 4 if config.context_length * vocabulary < 2**25 else 2
-    shape = rows, config.context_length + 1
-    ends = {*range(min(SPECIAL, vocabulary)), *range(max(0, vocabulary - SPECIAL), vocabulary)}
-    first = [*ends, *(id_ for id_ in special if 0 <= id_ < vocabulary and id_ not in ends)]
-    others = random.permutation(np.setdiff1d(np.arange(vocabulary), first))
-    ids = np.resize(np.concatenate([first, others]), shape[0] * shape[1])
-    return random.permutation(ids).reshape(shape)
-
-
 def compare(
-    module: torch.nn.Module, model: GPT, tokens: np.ndarray, dialect: Dialect | None = None
+    module: torch.nn.Module,
+    model: Any,
+    example: Example | np.ndarray,
+    dialect: AnyDialect | None = None,
 ) -> Comparison:
-    """Compare logits, and the output of each block that `dialect` can name."""
-    check_tokens(tokens, model.config)
-    theirs = _torch_stages(exact_module(module), tokens, dialect)
-    ours = _flax_stages(exact_model(model), tokens)
+    """Compare logits, and the output of each block that `dialect` can name.
+
+    `example` may be its tokens alone.
+    """
+    example = Example.of(example)
+    decoder = model.decoder if isinstance(model, Seq2Seq) else model
+    check_tokens(example.tokens, decoder.config)
+    theirs = _torch_stages(exact_module(example.given_to(module)), example.tokens, dialect)
+    ours = _flax_stages(exact_model(model), example)
     if theirs["logits"].shape != ours["logits"].shape:
         raise UserError(
             f"The logits are {theirs['logits'].shape} in torch and {ours['logits'].shape} in "
@@ -99,13 +102,15 @@ def compare(
     return Comparison([*stages, logits], kl, top1)
 
 
-def compare_prefix(module: torch.nn.Module, tokens: np.ndarray) -> Difference | None:
+def compare_prefix(module: torch.nn.Module, example: Example | np.ndarray) -> Difference | None:
     """Compare the logits of a short prefix alone with those of the same tokens in a longer text.
 
     They are equal in every causal model, hence in ours. A class whose scale or positions depend on
     the length of its input differs. None if the class takes inputs of full length only.
     """
-    exact, length = exact_module(module), max(1, tokens.shape[1] // 3)
+    example = Example.of(example)
+    tokens = example.tokens
+    exact, length = exact_module(example.given_to(module)), max(1, tokens.shape[1] // 3)
     ids = torch.from_numpy(tokens[:1].astype(np.int64))
     with torch.no_grad(), in_float64():
         whole = logits_of(exact, ids)[:, :length].numpy()
@@ -117,7 +122,7 @@ def compare_prefix(module: torch.nn.Module, tokens: np.ndarray) -> Difference | 
 
 
 def _torch_stages(
-    module: torch.nn.Module, tokens: np.ndarray, dialect: Dialect | None
+    module: torch.nn.Module, tokens: np.ndarray, dialect: AnyDialect | None
 ) -> dict[str, np.ndarray]:
     stages: dict[str, np.ndarray] = {}
 
@@ -126,6 +131,11 @@ def _torch_stages(
         if isinstance(value, torch.Tensor):
             stages[name] = value.detach().numpy().copy()
 
+    if isinstance(dialect, Pair):
+        for layer, block in enumerate(_blocks(module, dialect.encoder)):
+            name = f"{ENCODER_BLOCK} {layer}"
+            block.register_forward_hook(lambda _, __, y, name=name: keep(name, y))
+        dialect = dialect.decoder
     for layer, block in enumerate(_blocks(module, dialect) if dialect else []):
         if layer == 0:
             block.register_forward_pre_hook(
@@ -150,17 +160,22 @@ def _blocks(module: torch.nn.Module, dialect: Dialect) -> list[torch.nn.Module]:
 
 
 @jax.jit
-def _states(model: GPT, ids: jax.Array) -> States:
-    return model.states(ids)
+def _states(model: Any, example: Example) -> tuple[States, jax.Array | None]:
+    """The states of the decoder, and the outputs of the encoder's blocks if there is one."""
+    decoder, memory, blocks = decoder_of(model, example)
+    return decoder.states(example.tokens, memory), blocks
 
 
-def _flax_stages(model: GPT, tokens: np.ndarray) -> dict[str, np.ndarray]:
+def _flax_stages(model: Any, example: Example) -> dict[str, np.ndarray]:
     with jax.enable_x64(True):
-        states = _states(model, jnp.asarray(tokens, jnp.int32))
-    blocks = {f"block {layer}": np.asarray(x) for layer, x in enumerate(states.blocks)}
+        states, encoder = _states(model, example.on_device())
+    of_encoder = () if encoder is None else encoder
+    blocks = {f"{ENCODER_BLOCK} {layer}": np.asarray(x) for layer, x in enumerate(of_encoder)}
+    decoder = {f"block {layer}": np.asarray(x) for layer, x in enumerate(states.blocks)}
     return {
-        "embedding": np.asarray(states.embedding),
         **blocks,
+        "embedding": np.asarray(states.embedding),
+        **decoder,
         "logits": np.asarray(states.logits),
     }
 

@@ -3,8 +3,9 @@
 from ..loaded import Loaded
 from ..measuring.settled_file import File
 from ..measuring.subject import Differs
+from .example import tokens_for
 from .other_weights import Pair, with_random_constants
-from .parity import compare, compare_prefix, tokens_for
+from .parity import compare, compare_prefix
 
 
 def prove(file: File, loaded: Loaded) -> None:

@@ -1,25 +1,26 @@
 """Trains both models side by side in float64: the loss, each gradient, each parameter."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
 
-from jaxgpt.config import ModelConfig
-from jaxgpt.model import GPT, assemble, params_of
-from jaxgpt.pytree import Tree
+from jaxgpt.model import assemble, params_of
+from jaxgpt.pytree import Tree, flatten, unflatten
+from jaxgpt.seq2seq_config import AnyConfig
 
 from ..foreign.float64 import exact_module, in_float64
 from ..foreign.forward import logits_of
-from ..rows import move
-from ..rows.dialect import Dialect
+from ..rows import whole
+from ..rows.pair import AnyDialect
 from .difference import Difference
 from .exact_model import exact_model
+from .example import Example, logits_of_model
 from .tolerances import GRADIENT_FLOOR
 
 RATE = 1e-3  # the learning rate, and the floor of the parameters: a step is no longer than it
@@ -46,9 +47,9 @@ class Training:
 
 def compare_training(
     module: torch.nn.Module,
-    model: GPT,
-    tokens: np.ndarray,
-    dialect: Dialect,
+    model: Any,
+    example: Example | np.ndarray,
+    dialect: AnyDialect,
     steps: int,
     decay: float = 0.01,
 ) -> Training:
@@ -56,14 +57,18 @@ def compare_training(
 
     The loss is the mean cross-entropy; AdamW has torch's defaults, but for the learning rate.
     """
-    module, model = exact_module(module), exact_model(model)
-    tokens = _without_padding(tokens, module)
-    their_loss, their_gradients = _torch_training(module, tokens, steps, decay)
-    our_loss, our_gradients, params = flax_training(model, tokens, steps, decay)
+    example = Example.of(example)
+    example = example._replace(tokens=_without_padding(example.tokens, module))
+    if example.source is not None:
+        example = example._replace(source=_without_padding(example.source, module))
+    module, model = exact_module(example.given_to(module)), exact_model(model)
+    their_loss, their_gradients = _torch_training(module, example.tokens, steps, decay)
+    trained = list(their_gradients)
+    frozen = _frozen(model.config, dialect, trained)
+    our_loss, our_gradients, params = flax_training(model, example, steps, decay, frozen)
     after = {name: value.detach().numpy() for name, value in module.named_parameters()}
     largest = [np.abs(value).max() for value in their_gradients.values()]
     floor = GRADIENT_FLOOR * float(np.median(largest))
-    trained = list(their_gradients)
     return Training(
         steps,
         Difference.of("loss", np.asarray(their_loss), np.asarray(our_loss)),
@@ -78,11 +83,22 @@ def compare_training(
     )
 
 
+def _frozen(config: AnyConfig, dialect: AnyDialect, trained: Sequence[str]) -> set[str]:
+    """The Flax paths of which torch trains no tensor, such as a bias that is a buffer there."""
+    weights = list(whole.weights(dialect, config))
+    moving = {
+        weight.flax
+        for weight in weights
+        if any(f".{name}".endswith(f".{weight.torch}") for name in trained)
+    }
+    return {weight.flax for weight in weights} - moving
+
+
 def _by_torch_name(
-    tree: Tree, config: ModelConfig, dialect: Dialect, names: list[str]
+    tree: Tree, config: AnyConfig, dialect: AnyDialect, names: list[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield those of `names` that `tree` has, with its arrays; a name may have a prefix."""
-    ours = move.to_torch(dialect, config, tree)
+    ours = whole.to_torch(dialect, config, tree)
     for name in names:
         for suffix, array in ours.items():
             if f".{name}".endswith(f".{suffix}"):
@@ -126,27 +142,37 @@ def _gradients(module: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def flax_training(
-    model: GPT, tokens: np.ndarray, steps: int, decay: float
+    model: Any,
+    example: Example | np.ndarray,
+    steps: int,
+    decay: float,
+    frozen: Collection[str] = (),
 ) -> tuple[float, Tree, Tree]:
-    """Train a copy of `model`; return the first loss, its gradients, and the last parameters."""
+    """Train a copy of `model`; return the first loss, its gradients, and the last parameters.
+
+    Those at the paths `frozen` keep their values.
+    """
     optimizer = optax.adamw(RATE, weight_decay=decay)
     with jax.enable_x64(True):
-        ids = jnp.asarray(tokens, jnp.int32)
+        batch = Example.of(example).on_device()
         params = params_of(model)
         state = optimizer.init(params)
         update = jax.jit(optimizer.update)
-        loss, first = _value_and_grad(params, model.config, ids)
+        loss, first = _value_and_grad(params, model.config, batch)
         gradients = first
         for step in range(steps):
             if step:
-                _, gradients = _value_and_grad(params, model.config, ids)
+                _, gradients = _value_and_grad(params, model.config, batch)
             updates, state = update(gradients, state, params)
-            params = optax.apply_updates(params, updates)
+            moved = flatten(optax.apply_updates(params, updates))
+            kept = {path: value for path, value in flatten(params).items() if path in frozen}
+            params = unflatten({**moved, **kept})
     return float(loss), first, params
 
 
 @functools.partial(jax.jit, static_argnums=1)
 @jax.value_and_grad
-def _value_and_grad(params: Tree, config: ModelConfig, ids: jax.Array) -> jax.Array:
-    logits = assemble(config, params).logits(ids[:, :-1])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, 1:]).mean()
+def _value_and_grad(params: Tree, config: AnyConfig, example: Example) -> jax.Array:
+    logits = logits_of_model(assemble(config, params), example.inputs)
+    following = example.tokens[:, 1:]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, following).mean()

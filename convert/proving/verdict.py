@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from jaxgpt.seq2seq_config import ENCODER, field_of
 from jaxgpt.storage.model_directory import ModelDirectory
 
 from ..detect.report import Report
@@ -36,7 +37,11 @@ class Standing:
         if not recorded and not trained_here:
             recorded = {"assumed": {**report.given, **report.assumed}}
         given, assumed = (
-            {name: getattr(opened.config, name) for name in recorded.get(how, {}) if name != OFF}
+            {
+                name: field_of(opened.config, name)
+                for name in recorded.get(how, {})
+                if name.removeprefix(ENCODER) != OFF
+            }
             for how in ("given", "assumed")
         )
         return Standing(given, assumed)

@@ -31,9 +31,12 @@ from .strides import stride
 # Axes indexed by labels: each label in order, and the axis that only its part has.
 LABELS: dict[str, dict[str, tuple[str, ...]]] = {
     "qkv": {"query": ("group",), "key": (), "value": ()},
+    "q": {"query": ("group",)},  # of a tensor that holds queries alone
+    "k_v": {"key": (), "value": ()},  # of one that holds keys and values
     "glu": {"gate": (), "up": ()},  # the two projections of a gated MLP
 }
 
+QKV = ("qkv", "q", "k_v")  # label axes that name the same parts
 Place = Mapping[str, int]  # axis -> index, for the axes that are spread over names
 Spelling = Mapping[str, Mapping[str, str]]  # label axis -> {label: its word}, in the class's order
 Dims = tuple[tuple[str, ...], ...]
@@ -95,11 +98,11 @@ class View:
         for keys and values; so does `(qkv head k)`. A view without `qkv` has `group` after `kv`.
         """
         own = [axis for label in self.labels for axis in _own(label, place[label])]
-        if "qkv" not in self.labels:
+        if not {*QKV} & {*self.labels}:
             own.append("group")
         inner = list(itertools.chain(*self.dims))
         heads = [i for i, axis in enumerate(inner) if whole_of(axis) == "head"]
-        in_place = bool(heads) and "qkv" in inner[heads[0] :]
+        in_place = bool(heads) and bool({*QKV} & {*inner[heads[0] :]})
         at_label, at_head = (own, []) if in_place else ([], own)
 
         def expand(axis: str) -> list[str]:
@@ -118,7 +121,8 @@ class View:
         widths = []
         for i, dim in enumerate(self.dims):
             labels = [axis for axis in dim if axis in LABELS]
-            rest = dict.fromkeys(self.labels, 0) | dict(place)
+            own = {a: n for a, n in place.items() if a in self.labels or a not in LABELS}
+            rest = dict.fromkeys(self.labels, 0) | own
             places = with_labels({a: n for a, n in rest.items() if a not in labels}, labels)
             widths.append([_product(sizes, self.axes(each)[i]) for each in places])
         return widths
@@ -230,10 +234,13 @@ def _product(sizes: Sizes, axes: Iterable[str]) -> int:
 
 
 def with_labels(place: Place, axes: Sequence[str]) -> Iterator[Place]:
-    """`place` with each combination of labels on those of `axes` that it lacks."""
+    """`place` with each combination of labels of the same parts on those of `axes` it lacks."""
     missing = tuple(dict.fromkeys(axis for axis in axes if axis not in place))
     for labels in every(missing, {}):
-        yield {**place, **labels}
+        combined = {**place, **labels}
+        parts = {list(LABELS[axis])[combined[axis]] for axis in QKV if axis in combined}
+        if len(parts) < 2:
+            yield combined
 
 
 def every(axes: tuple[str, ...], sizes: Sizes) -> Iterator[Place]:

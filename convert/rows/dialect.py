@@ -5,8 +5,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jaxgpt.config import ModelConfig
-
 from .axes import LABELS, Spelling, View
 from .fields import USUAL, is_relevant, usual_of
 from .hub import Hub
@@ -117,7 +115,7 @@ class Dialect:
 
     def unlike(
         self,
-        config: ModelConfig,
+        config: Any,
         known: Collection[str] = (),
     ) -> dict[str, tuple[Any, Any]]:
         """Fields that no tensor shows and that differ from the class: (value in `config`, usual).
@@ -132,7 +130,7 @@ class Dialect:
         return {
             field: (getattr(config, field), usual)
             for field, usual in usual_of(
-                self.unsaid, [] if config.qk_norm == "none" else views
+                self.unsaid, [] if config.qk_norm == "none" else views, vars(config)
             ).items()
             if field not in shown
             and is_relevant(field, vars(config))

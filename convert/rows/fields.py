@@ -43,6 +43,9 @@ USUAL: dict[str, Any] = {
     "logit_scale": 1.0,
     "logit_softcap": None,
 }
+ROOT_OF_WIDTH = "model_dim"  # an embedding_scale that is the root of the model's width
+# Of an encoder these mean nothing.
+OF_DECODERS = ("tied", "head_bias", "logit_scale", "logit_softcap", "cross_attention")
 # Those in which few classes differ from the usual value.
 SELDOM = (
     "attention_scale_by_layer", "norm_std", "norm_unit_offset", "residual", "rotary_fraction",
@@ -101,9 +104,18 @@ def norms_full_width(views: Collection[View]) -> bool:
     return any(view.name == path and ("kv",) in view.dims for view in views)
 
 
-def usual_of(unsaid: Mapping[str, Any], views: Collection[View]) -> dict[str, Any]:
-    """The usual values `unsaid` of a class, for a file with the parameters `views`."""
+def usual_of(
+    unsaid: Mapping[str, Any], views: Collection[View], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The usual values `unsaid` of a class, for a file with the parameters `views`.
+
+    `known` are the fields that are known already. Embeddings are scaled to fit sinusoids; where the
+    table of positions is learned, hardly any class does it.
+    """
     names, usual = {view.name for view in views}, dict(unsaid)
+    if usual.get("embedding_scale") == ROOT_OF_WIDTH:
+        learned = known.get("positions") == "learned"
+        usual["embedding_scale"] = 1.0 if learned else known.get("model_dim", 1) ** 0.5
     if ABSENT_NORMS["qk_norm"][1] in names and usual.get("qk_norm") == "none":
         usual["qk_norm"] = "before_rotary"
     # Of eight files in public repositories without a last norm, all have norms after the sums. That

@@ -3,11 +3,12 @@
 The set is closed; whatever reads rows matches on the kind, never on a name.
 """
 
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from .axes import View
+from .axes import QKV, Dims, View
 from .pattern import Pattern
 from .strides import stride
 
@@ -54,12 +55,18 @@ class Scaled(Row):
 class Alias:
     """A tensor that may be a copy of the parameter `of`, as in a tied head.
 
-    It is one if the bits agree, and otherwise the parameter `own`.
+    It is one if the bits agree, and otherwise the parameter `own`. One whose `own` is `of` must be
+    a copy, and is written only where the file had it.
     """
 
     torch: Pattern
     of: View = EMBEDDING
     own: View = HEAD
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the tensor cannot be anything but a copy."""
+        return self.of == self.own
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,11 @@ class Buffer:
 Kind = Row | Alias | Buffer
 
 
+def part_of(dims: Dims) -> str:
+    """The label axis in `dims` of a tensor that holds some of queries, keys and values, or ""."""
+    return next((axis for axis in itertools.chain(*dims) if axis in QKV[1:]), "")
+
+
 def row(flax: str, torch: str, kind: type[Row] = Row) -> Row:
     """The row of the views `flax` and `torch`, as text."""
     return kind(View.parse(flax), Pattern.parse(torch))
@@ -102,6 +114,11 @@ def shifted(flax: str, torch: str, by: int) -> Shifted:
 def tied(torch: str) -> Alias:
     """The row of the head's matrix `torch`, which may be the token embedding."""
     return Alias(Pattern.parse(torch))
+
+
+def copy_of_embedding(torch: str) -> Alias:
+    """The row of a copy `torch` of the token embedding, as old classes store beside it."""
+    return Alias(Pattern.parse(torch), own=EMBEDDING)
 
 
 def mask(torch: str, form: str = "lower", written: bool = True) -> Buffer:
@@ -136,7 +153,8 @@ def linear(flax: str, torch: str, bias: str = "", conv: bool = False) -> tuple[R
         return (kernel,)
     out = outer.dims[-1 if conv else 0]
     spread = {stride(word).axis for word in re.findall(r"{(\w+)}", outer.name)}
-    axes = [axis for axis in inner.formula.split() if axis in {*spread, *out}]
+    own = {*spread, *out, *(QKV if {*QKV} & {*out} else ())}
+    axes = [axis for axis in inner.formula.split() if axis in own]
     merged = out[0] if len(out) == 1 else f"({' '.join(out)})"
     return kernel, row(
         f"{inner.name}/bias : {' '.join(axes)}",

@@ -19,7 +19,7 @@ from .axes import Place, Sizes, View
 from .buffers import buffers
 from .dialect import Dialect
 from .fields import FIELDS, norms_full_width
-from .kinds import Scaled
+from .kinds import Scaled, part_of
 from .order import in_file_order
 from .regroup import Heads, Put, move, parts
 from .resolve import express, fillable
@@ -97,9 +97,9 @@ def to_flax(
     sizes, elements = sizes_of(config), _heads_in_files(dialect, config)
     uses: dict[str, list[tuple[View, Place, Put]]] = {name: [] for name in names}
     for flax, torch in {
-        flax.name: (flax, torch) for flax, torch in reversed(dialect.views)
+        (flax.name, part_of(torch.dims)): (flax, torch) for flax, torch in reversed(dialect.views)
     }.values():
-        # Of two rows with one Flax view, the dict keeps the first: a tied head is not read.
+        # Of two rows with the same values, the dict keeps the first: a tied head is not read.
         for place in flax.places(sizes):
             heads = Heads(elements, functools.partial(is_rotated, flax))
             for name, put in parts(torch, flax, sizes, place, heads):

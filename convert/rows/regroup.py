@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxgpt.errors import UserError
+
 from .axes import LABELS, Place, Sizes, View, every, with_labels
 
 
@@ -56,9 +58,13 @@ def parts(
             def put(piece: np.ndarray, whole: np.ndarray, at: Place = at) -> None:
                 values, axes = _at(*source.cut(piece, at, sizes), at)
                 room, order = _at(*target.cut(whole, at, sizes), at)
+                if () in target.dims:
+                    values, axes = _first(values, axes, order, source.at(at))
                 values, axes = _shared(values, axes, order)
                 if heads and heads.order is not None and heads.holds(at):
                     values = values.take(heads.order, axis=axes.index("k"))
+                if () in source.dims:
+                    values, axes = _repeated(values, axes, room, order)
                 room, order = _shared(room, order, axes)
                 room[...] = values.transpose([axes.index(axis) for axis in order])
 
@@ -68,10 +74,36 @@ def parts(
 def _at(array: np.ndarray, axes: list[str], place: Place) -> tuple[np.ndarray, list[str]]:
     """`array` at the indices of `place`, and the axes that are left."""
     index = tuple(place.get(axis, slice(None)) for axis in axes)
-    return array[index], [axis for axis in axes if axis not in place]
+    return array[(*index, ...)], [axis for axis in axes if axis not in place]
 
 
 def _shared(array: np.ndarray, axes: list[str], other: list[str]) -> tuple[np.ndarray, list[str]]:
     """`array` without the axes that `other` lacks, such as a group of one head."""
     lone = tuple(i for i, axis in enumerate(axes) if axis not in other)
     return array.squeeze(lone), [axis for axis in axes if axis in other]
+
+
+def _repeated(
+    array: np.ndarray, axes: list[str], like: np.ndarray, wanted: list[str]
+) -> tuple[np.ndarray, list[str]]:
+    """`array` with its values repeated along the axes that only `like` has.
+
+    Such is the one number that a norm has for all of its width.
+    """
+    new = [axis for axis in wanted if axis not in axes]
+    lengths = [like.shape[wanted.index(axis)] for axis in new]
+    return np.broadcast_to(array, (*lengths, *array.shape)), [*new, *axes]
+
+
+def _first(
+    array: np.ndarray, axes: list[str], other: list[str], name: str
+) -> tuple[np.ndarray, list[str]]:
+    """`array` cut to one value along the axes that `other` lacks, where all values are equal."""
+    lone = [axis for axis in axes if axis not in other]
+    first = array[tuple(slice(0, 1) if axis in lone else slice(None) for axis in axes)]
+    if not np.array_equal(array, np.broadcast_to(first, array.shape)):
+        raise UserError(
+            f"{name} has different values along {' and '.join(lone)}, where the torch class has "
+            "one for all. Files of that class cannot hold it."
+        )
+    return first, axes

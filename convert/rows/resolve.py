@@ -12,7 +12,7 @@ from jaxgpt.config import ModelConfig
 from .axes import Dims, every
 from .dialect import Dialect, is_ignored
 from .fields import norms_full_width
-from .kinds import EMBEDDING, Alias, Buffer, Filled, Kind, Row
+from .kinds import EMBEDDING, Alias, Buffer, Filled, Kind, Row, part_of
 from .pattern import Choice, Match, label_words
 
 Shape = tuple[int, ...]
@@ -109,8 +109,8 @@ def _present_rows(
 
 
 def _subject(row: Kind) -> object:
-    """What `row` is a row of: the Flax view of its parameter, or else the name of its tensor."""
-    return row.flax if isinstance(row, Row) else row.torch.pieces
+    """What `row` is a row of: a parameter by its Flax view or a part of it, or else a tensor."""
+    return (row.flax, part_of(row.torch.dims)) if isinstance(row, Row) else row.torch.pieces
 
 
 def _present(
@@ -123,10 +123,15 @@ def _present(
     if ignored := [row for row in alternatives if is_ignored(row)]:
         return ignored
     rivals = len(alternatives) > 1
-    for row in alternatives:
-        by_dims = isinstance(row, Buffer) or (isinstance(row, Row) and rivals)
-        if _is_there(row, dialect, shapes, by_dims):
-            return [row]
+    there = [
+        row
+        for row in alternatives
+        if _is_there(
+            row, dialect, shapes, isinstance(row, Buffer) or (isinstance(row, Row) and rivals)
+        )
+    ]
+    if there:  # of a vector and a single number, a tensor of one element is the number
+        return [max(there, key=lambda row: row.torch.dims.count(()))]
     required = all(isinstance(row, Row) and not row.torch.optional for row in alternatives)
     return alternatives[:1] if required else []
 
@@ -158,14 +163,15 @@ def express(dialect: Dialect, config: ModelConfig, paths: Collection[str]) -> Di
     for row in dialect.rows:
         row = replace(row, torch=row.torch.worded({}))
         if isinstance(row, Alias):
+            if row.is_copy:
+                continue
             row = Row(row.of if config.tied else row.own, row.torch)
         if isinstance(row, Row):
             in_model = any(row.flax.at(place) in paths for place in every(row.flax.spread, {}))
-            if (row.torch.optional and not in_model) or (
-                row.flax in flax and row.flax != EMBEDDING
-            ):
+            subject = (row.flax, part_of(row.torch.dims))
+            if (row.torch.optional and not in_model) or (subject in flax and row.flax != EMBEDDING):
                 continue
-            flax.add(row.flax)
+            flax.add(subject)
         if isinstance(row, Buffer) and not row.written:
             continue
         expressed.append(replace(row, torch=row.torch.required()))

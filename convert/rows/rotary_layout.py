@@ -9,6 +9,7 @@ import numpy as np
 from .axes import LABELS, Place, View
 
 ROTATED = ("query", "key")
+ATTENTION = "blocks/attn/"  # cross-attention rotates nothing
 NORMS = ("blocks/attn/q_norm/", "blocks/attn/k_norm/")
 
 
@@ -28,5 +29,5 @@ def is_rotated(flax: View, place: Place) -> bool:
     """Whether the part of `flax` at `place` is of queries or keys, or of their norms."""
     label = place.get("qkv")
     if label is not None:
-        return list(LABELS["qkv"])[label] in ROTATED
+        return flax.name.startswith(ATTENTION) and list(LABELS["qkv"])[label] in ROTATED
     return flax.name.startswith(NORMS)

@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.seq2seq_config import Seq2SeqConfig
+from jaxgpt.seq2seq_config import AnyConfig, Seq2SeqConfig
 from jaxgpt.settings import build
-
-AnyConfig = ModelConfig | Seq2SeqConfig
 
 
 def sections_of(config: AnyConfig) -> dict[str, dict[str, Any]]:

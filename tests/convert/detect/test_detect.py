@@ -90,9 +90,9 @@ def test_a_head_count_gives_each_key_a_whole_group() -> None:
 def test_only_two_norms_in_a_block_are_taken_for_norms_after_the_sums() -> None:
     rows = (each.flax for each in DIALECTS["nanogpt"].rows if isinstance(each, Row))
     views = [flax for flax in rows if not flax.name.startswith("final")]
-    assert usual_of(USUAL, views)["norm"] == "post"
+    assert usual_of(USUAL, views, {})["norm"] == "post"
     one = [flax for flax in views if not flax.name.startswith("blocks/norm2")]
-    assert usual_of(USUAL, one)["norm"] == USUAL["norm"] == "pre"
+    assert usual_of(USUAL, one, {})["norm"] == USUAL["norm"] == "pre"
 
 
 GROUPED = {
@@ -186,7 +186,7 @@ def test_a_config_is_read_before_anything_is_assumed() -> None:
         ({"activation": "relu"}, {"activation": "gelu"}, "activation = relu was given, but config.json: activa"),
         ({}, {"activation": "mish"}, "config.json says activation = 'mish'; there can be relu, gelu"),
         ({}, {"n_embd": 35, "d_model": 36}, "n_embd = 35, but config.json: d_model = 36"),
-        ({}, {"add_cross_attention": True}, "attends to a second text"),
+        ({}, {"add_cross_attention": True}, "cross_attention = True, but the tensors show False"),
     ],
 )  # fmt: skip
 def test_contradictions_and_typos_are_errors(given: dict, config: dict, message: str) -> None:

@@ -19,7 +19,8 @@ from convert.api import Loaded, to_flax  # noqa: E402
 from convert.foreign.forward import logits_of  # noqa: E402
 from convert.proving.difference import Difference  # noqa: E402
 from convert.proving.exact_model import exact_model  # noqa: E402
-from convert.proving.parity import compare, tokens_for  # noqa: E402
+from convert.proving.example import tokens_for  # noqa: E402
+from convert.proving.parity import compare  # noqa: E402
 from convert.proving.training import compare_training, flax_training  # noqa: E402
 from convert.proving.verify import verify  # noqa: E402
 from convert.rows import move  # noqa: E402

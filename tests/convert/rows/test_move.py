@@ -7,13 +7,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from convert.detect import detect as detecting
-from convert.detect import values
+from convert.detect import one_side, values
 from convert.detect.refusals import Inputs
 from convert.dialects import DIALECTS
 from convert.dtypes import OF_WEIGHTS
 from convert.names.parts import PAIRS
-from convert.rows.axes import View
+from convert.rows.axes import QKV, View
 from convert.rows.dialect import Dialect
 from convert.rows.fields import norms_full_width
 from convert.rows.fit import Fit, fit, meanings
@@ -145,7 +144,7 @@ def test_a_family_reads_every_modern_wording_of_its_own(
     tensors = to_torch(reworded(dialect.readings[reading], seed), config, params)
     held = {name: value.shape for name, value in tensors.items()}
     given = {"num_heads": 6, "num_kv_heads": config.num_kv_heads, "head_dim": 4}
-    found = detecting._try(dialect, Inputs(held, tensors.__getitem__, "w.pt", given, {}))
+    found = one_side.fit_of(dialect, Inputs(held, tensors.__getitem__, "w.pt", given, {}))
     assert not found.problems
     weighed = values.weigh(found.dialect, found.sizes, tensors.__getitem__)
     back = flatten(to_flax(weighed.dialect, config, tensors.__getitem__))
@@ -158,6 +157,7 @@ def axes_of(view: View) -> list[str]:
     """The axes of `view`; those of key heads and their groups are one, that of heads."""
     spread = [stride(word).axis for word in re.findall(r"{(\w+)}", view.name)]
     axes = [*spread, *itertools.chain(*view.dims)]
+    axes = ["qkv" if axis in QKV else axis for axis in axes]
     return ["head" if axis == "kv" else axis for axis in axes if axis != "group"]
 
 

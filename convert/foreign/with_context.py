@@ -1,0 +1,173 @@
+"""Calls a foreign module that attends to a second text or to given vectors, by what it calls them.
+
+Masks that it insists on are made in each of the usual forms, and taken if the result is causal and
+depends on all of the second text.
+"""
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from jaxgpt.errors import UserError
+
+from .forward import blamed
+
+TOKENS = (
+    "decoder_input_ids tgt trg target targets tgt_tokens tgt_ids trg_tokens dec_input dec_inputs "
+    "decoder_input decoder_inputs tgt_seq trg_seq y idx tokens x input_ids ids dec_x decoder_ids"
+)
+SOURCE = (
+    "src source src_tokens src_ids enc_input enc_inputs encoder_input encoder_inputs src_seq "
+    "input_ids x inputs enc_x encoder_ids source_ids input"
+)
+MEMORY = (
+    "memory encoder_hidden_states encoder_output encoder_outputs enc_output enc_out encoder_out "
+    "context enc_outputs encoder_states mem"
+)
+Mask = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of (target ids, what is attended to)
+
+
+def _future(tokens: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    return torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).tril()
+
+
+# Masks of the target and of the source: true where a position may be seen, or where it may not, or
+# what is added to scores; the last two are those of torch's own layers.
+FORMS: tuple[tuple[Mask, Mask], ...] = (
+    (
+        lambda t, s: torch.zeros(t.shape[1], t.shape[1]).masked_fill(~_future(t, s), -torch.inf),
+        lambda t, s: torch.zeros(s.shape[1], s.shape[1]),
+    ),
+    (lambda t, s: ~_future(t, s), lambda t, s: torch.zeros(s.shape[1], s.shape[1]).bool()),
+    (
+        lambda t, s: _future(t, s)[None, None].expand(len(t), 1, -1, -1),
+        lambda t, s: torch.ones(len(s), 1, 1, s.shape[1], dtype=torch.bool),
+    ),
+    (
+        lambda t, s: _future(t, s)[None].expand(len(t), -1, -1),
+        lambda t, s: torch.ones(len(s), 1, s.shape[1], dtype=torch.bool),
+    ),
+)
+
+
+class WithContext(torch.nn.Module):
+    """A module that takes ids alone, and gives `module` the same second argument for each row."""
+
+    def __init__(self, module: torch.nn.Module, other: torch.Tensor) -> None:
+        super().__init__()
+        self.module = module
+        self.other = other  # ids of sources (B, S), or a memory (B, S, D)
+        self.form: Any = None
+
+    def forward(self, ids: torch.Tensor) -> Any:
+        other = self.other[: len(ids)]
+        if self.form is None:
+            self.form = self._suitable(ids, other)
+        return self._called(ids, other, *self.form)
+
+    def _suitable(self, ids: torch.Tensor, other: torch.Tensor) -> tuple[Any, Any]:
+        """The form of masks, by its place in FORMS and how padding is said, that masks rightly."""
+        training = self.module.training
+        self.module.eval()
+        errors: list[Exception] = []
+        try:
+            with torch.no_grad():
+                for form in itertools.product(FORMS, (False, True)):
+                    try:
+                        if self._masks_rightly(ids, other, form):
+                            return form
+                    except UserError as error:
+                        errors.append(error)
+        finally:
+            self.module.train(training)
+        if errors:
+            raise errors[0]
+        name = type(self.module).__name__
+        raise UserError(
+            f"{name} masks neither the future nor a part of its second text in any form that is "
+            "known here. Wrap it in a module whose forward takes the source and the tokens alone, "
+            "and makes the masks that it was trained with."
+        )
+
+    def _masks_rightly(self, ids: torch.Tensor, other: torch.Tensor, form: Any) -> bool:
+        """Whether the result is causal, and depends on the last position of the other text."""
+        logits = _first_tensor(self._called(ids, other, *form))
+        if ids.shape[1] < 2 or not torch.isfinite(logits).all():
+            return bool(torch.isfinite(logits).all())
+        changed = ids.clone()
+        changed[:, -1] = ids[:, 0].where(ids[:, 0] != ids[:, -1], ids[:, -2])
+        later = _first_tensor(self._called(changed, other, *form))
+        causal = torch.allclose(logits[:, :-1], later[:, :-1], rtol=0, atol=1e-9)
+        moved = other.clone()
+        moved[:, -1] = other[:, 0]
+        elsewhere = _first_tensor(self._called(ids, moved, *form))
+        same = torch.equal(moved, other)
+        return causal and (same or not torch.equal(logits[:, 0], elsewhere[:, 0]))
+
+    def _called(
+        self, ids: torch.Tensor, other: torch.Tensor, masks: tuple[Mask, Mask], keeps: bool
+    ) -> Any:
+        asked = dict(inspect.signature(self.module.forward).parameters)
+        named = dict(self._named(asked, ids, other))
+        for word, parameter in asked.items():
+            if word in named or "mask" not in word.lower():
+                continue
+            if parameter.default is parameter.empty or _of_future(word):
+                named[word] = _mask(word, ids, other, masks, keeps)
+        with blamed(f"The forward of {type(self.module).__name__}"):
+            return self.module(**named)
+
+    def _named(
+        self, asked: Mapping[str, Any], ids: torch.Tensor, other: torch.Tensor
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the parameters for the tokens and for what they attend to."""
+        words = MEMORY if other.is_floating_point() else SOURCE
+        of_tokens = next((word for word in TOKENS.split() if word in asked), None)
+        of_other = next(
+            (word for word in words.split() if word in asked and word != of_tokens), None
+        )
+        if of_tokens is None or of_other is None:
+            first, second = [*asked, "", ""][:2]
+            source_first = not other.is_floating_point()
+            of_other, of_tokens = (first, second) if source_first else (second, first)
+        yield of_tokens, ids
+        yield of_other, other
+
+
+def _of_future(word: str) -> bool:
+    """Whether the mask `word` is that of the target, without which a class may not be causal."""
+    target = any(mark in word for mark in ("tgt", "trg", "target", "causal", "look_ahead"))
+    return target and not _of_padding(word)
+
+
+def _of_padding(word: str) -> bool:
+    return "pad" in word
+
+
+def _mask(
+    word: str,
+    ids: torch.Tensor,
+    other: torch.Tensor,
+    masks: tuple[Mask, Mask],
+    keeps: bool,
+) -> torch.Tensor:
+    """The mask `word`: of the future, of padding, of which there is none, or of the other text."""
+    if _of_padding(word):
+        like = ids if any(mark in word for mark in ("tgt", "trg", "target")) else other
+        return torch.full(like.shape[:2], keeps)
+    if _of_future(word) or "dec" in word:
+        return masks[0](ids, other)
+    return masks[1](ids, other)
+
+
+def _first_tensor(returned: Any) -> torch.Tensor:
+    """The logits in what a forward returned."""
+    returned = getattr(returned, "logits", returned)
+    if isinstance(returned, (tuple, list)):
+        returned = next(each for each in returned if isinstance(each, torch.Tensor))
+    if not isinstance(returned, torch.Tensor):
+        raise UserError(f"The torch module returned a {type(returned).__name__} and no logits.")
+    return returned

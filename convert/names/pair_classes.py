@@ -1,0 +1,74 @@
+"""Rows of classes of encoder-decoders whose names are known exactly."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..rows.dialect import Dialect
+from ..rows.kinds import EMBEDDING, POSITIONS, Kind, linear, row, tied
+from ..rows.pair import Pair
+from .pair_parts import norm
+
+
+@dataclass(frozen=True)
+class Side:
+    """The names of one side: of its block, and of the parts in it by their Flax paths."""
+
+    block: str
+    attention: Mapping[str, str]  # Flax path -> the module
+    norms: Mapping[str, str]
+    embedding: str
+    positions: str = ""  # of a table (1, T, D), if the file has one
+    final: str = ""  # the final norm, if there is one
+    head: str = ""
+
+
+@dataclass(frozen=True)
+class Names:
+    """What both sides of a class call the parts of modules."""
+
+    qkv: str  # the words of queries, keys and values
+    inside: str  # the matrix of one of them, with {qkv} for its word
+    out: str
+    up: str
+    down: str
+    norm: str = "weight bias"
+
+
+def rows(side: Side, names: Names) -> tuple[Kind, ...]:
+    """The rows of `side`; attention may have biases or not."""
+    listed: list[Kind] = []
+    for flax, module in side.attention.items():
+        inside = f"{side.block}.{module}"
+        listed += linear(
+            f"{flax}/qkv : layer d head qkv k", f"{inside}.{names.inside} : (head k) d", "?"
+        )
+        listed += linear(f"{flax}/out : layer head k d", f"{inside}.{names.out} : d (head k)", "?")
+    listed += linear("blocks/mlp/up : layer d f", f"{side.block}.{names.up} : f d")
+    listed += linear("blocks/mlp/down : layer f d", f"{side.block}.{names.down} : d f")
+    for flax, module in side.norms.items():
+        listed += norm(flax, f"{side.block}.{module}", words=names.norm)
+    if side.final:
+        listed += norm("final_norm", side.final, words=names.norm)
+    listed.append(row(EMBEDDING.text, f"{side.embedding}.weight : v d"))
+    if side.positions:
+        listed.append(row(f"{POSITIONS} : t d", f"{side.positions} : () t d"))
+    if side.head:
+        listed += [tied(f"{side.head}.weight : v d"), row("head/bias : v", f"{side.head}.bias : v")]
+    return tuple(listed)
+
+
+def pair(plain: Dialect, names: Names, encoder: Side, decoder: Side) -> Pair:
+    """The pair of the class of `plain`, which has everything but rows and words."""
+
+    def dialect(side: Side) -> Dialect:
+        return Dialect(
+            plain.name,
+            plain.about,
+            rows(side, names),
+            words={"qkv": (names.qkv,)},
+            unsaid=plain.unsaid,
+            container=plain.container,
+            beware=plain.beware,
+        )
+
+    return Pair(plain.name, plain.about, dialect(encoder), dialect(decoder))

@@ -1,0 +1,120 @@
+"""What both models are run on: tokens, and what they attend to besides."""
+
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.model import GPT, Seq2Seq
+from jaxgpt.model.attention import Memory, unordered
+from jaxgpt.model.block import Block
+from jaxgpt.seq2seq_config import AnyConfig, Seq2SeqConfig
+
+from ..foreign.with_context import WithContext
+
+MEMORY = 13  # the length of a memory
+SPECIAL = 8  # ids at either end of a vocabulary, where padding and other special tokens are
+
+
+class Example(NamedTuple):
+    """Ids of a batch, and the source of an encoder-decoder or the memory of a decoder."""
+
+    tokens: Any  # B T
+    source: Any = None  # B S
+    memory: Any = None  # B S D
+
+    @staticmethod
+    def of(tokens: "Example | Any") -> "Example":
+        return tokens if isinstance(tokens, Example) else Example(np.asarray(tokens))
+
+    @property
+    def inputs(self) -> "Example":
+        """The example without the last token of each row, which is only to be predicted."""
+        return self._replace(tokens=self.tokens[:, :-1])
+
+    def part(self, rows: int, length: int) -> "Example":
+        """The first `length` tokens of the first `rows`, with all of what they attend to."""
+        source, memory = (
+            None if each is None else each[:rows] for each in (self.source, self.memory)
+        )
+        return Example(self.tokens[:rows, :length], source, memory)
+
+    def on_device(self) -> "Example":
+        """The example as jax arrays, with ids of 32 bits."""
+        ids = (
+            None if each is None else jnp.asarray(each, jnp.int32)
+            for each in (self.tokens, self.source)
+        )
+        tokens, source = ids
+        return Example(tokens, source, self.memory)
+
+    def given_to(self, module: torch.nn.Module) -> torch.nn.Module:
+        """`module` as one that takes tokens alone."""
+        if self.source is not None:
+            return WithContext(module, torch.from_numpy(self.source.astype(np.int64)))
+        if self.memory is not None:
+            return WithContext(module, torch.from_numpy(self.memory))
+        return module
+
+
+def tokens_for(config: ModelConfig, special: Collection[int] = ()) -> np.ndarray:
+    """Random ids of full length plus one, in more than one row, as a class may mix rows up.
+
+    They include the ids `special` and the first and last of the vocabulary, which a class may treat
+    as padding, and every id of a small vocabulary.
+    """
+    random, vocabulary = np.random.default_rng(0), config.vocab_size
+    rows = 4 if config.context_length * vocabulary < 2**25 else 2
+    shape = rows, config.context_length + 1
+    ends = {*range(min(SPECIAL, vocabulary)), *range(max(0, vocabulary - SPECIAL), vocabulary)}
+    first = [*ends, *(id_ for id_ in special if 0 <= id_ < vocabulary and id_ not in ends)]
+    others = random.permutation(np.setdiff1d(np.arange(vocabulary), first))
+    ids = np.resize(np.concatenate([first, others]), shape[0] * shape[1])
+    return random.permutation(ids).reshape(shape)
+
+
+def example_for(config: AnyConfig, special: Collection[int] = ()) -> Example:
+    """An example of full length plus one, with the ids `special` among those of `tokens_for`."""
+    decoder = config.decoder if isinstance(config, Seq2SeqConfig) else config
+    tokens = tokens_for(decoder, special)
+    if isinstance(config, Seq2SeqConfig):
+        source = tokens_for(config.encoder, special)[:, :-1]
+        rows = min(len(source), len(tokens))
+        return Example(tokens[:rows], source[:rows])
+    if not decoder.cross_attention:
+        return Example(tokens)
+    shape = len(tokens), MEMORY, decoder.model_dim
+    return Example(tokens, memory=np.random.default_rng(1).standard_normal(shape))
+
+
+def decoder_of(model: Any, example: Example) -> tuple[GPT, Any, jax.Array | None]:
+    """The decoder of `model`, the memory that it attends to, and the encoder's blocks' outputs.
+
+    Traceable: `example` holds arrays.
+    """
+    if isinstance(model, Seq2Seq):
+        mask_bs = jnp.ones(example.source.shape, bool)
+        positions = jnp.arange(mask_bs.shape[1])
+
+        def apply(block: Block, layer: jax.Array, x: jax.Array, memory: Memory | None) -> Any:
+            x, _ = block(x, layer, positions, unordered(mask_bs))
+            return x, x
+
+        x_bsd, blocks = model.encoder.run(model.embed_source(example.source), apply)
+        memory_bsd = model.encoder.normalise(x_bsd)
+        return model.decoder, model.decoder.memory(memory_bsd, mask_bs), blocks
+    if example.memory is None:
+        return model, None, None
+    mask_bs = jnp.ones(example.memory.shape[:2], bool)
+    memory_bsd = example.memory.astype(model.dtype)
+    return model, model.memory(memory_bsd, mask_bs), None
+
+
+def logits_of_model(model: Any, example: Example) -> jax.Array:
+    """Logits (B, T, V), traceable and unchecked."""
+    decoder, memory, _ = decoder_of(model, example)
+    return decoder.logits(example.tokens, memory=memory)

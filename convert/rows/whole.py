@@ -1,0 +1,143 @@
+"""Moves whole models, decoders or encoder-decoders, along the rows of their dialects.
+
+`move` does it for one side; both sides of an encoder-decoder may have a row of the same tensor.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxgpt.errors import UserError
+from jaxgpt.pytree import Tree, flatten, unflatten
+from jaxgpt.seq2seq_config import AnyConfig
+
+from . import move
+from .axes import Place, Sizes, View
+from .move import Read
+from .order import in_file_order
+from .pair import AnyDialect, Pair, sides
+from .resolve import express as express_side
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor of a file that holds parameters, and the parameters that it holds."""
+
+    torch: str
+    flax: str  # a path, which may have places spread over several tensors
+    place: Place
+    shape: tuple[int, ...]  # of the tensor
+
+
+def to_flax(
+    dialect: AnyDialect,
+    config: AnyConfig,
+    read: Read,
+    dtype: np.dtype | None = None,
+    names: Iterable[str] = (),
+) -> Tree:
+    """Flax parameters from torch tensors; the arguments are those of `move.to_flax`."""
+    names = list(names)
+    flat: dict[str, np.ndarray] = {}
+    for side in sides(dialect, config):
+        tree = move.to_flax(side.dialect, side.config, read, dtype, names)
+        flat |= {side.prefix + path: array for path, array in flatten(tree).items()}
+    return unflatten(flat)
+
+
+def to_torch(dialect: AnyDialect, config: AnyConfig, params: Tree) -> dict[str, np.ndarray]:
+    """Torch tensors by name, buffers included, in the order of the file or of the class."""
+    arrays = flatten(params)
+    return to_torch_lazily(dialect, config, set(arrays), lambda path: np.asarray(arrays[path]))
+
+
+def to_torch_lazily(
+    dialect: AnyDialect, config: AnyConfig, paths: set[str], read: Read
+) -> dict[str, np.ndarray]:
+    """Torch tensors by name, from the parameters at `paths`; `read` returns one by its path."""
+    tensors: dict[str, np.ndarray] = {}
+    for side in sides(dialect, config):
+
+        def read_own(path: str, prefix: str = side.prefix) -> np.ndarray:
+            return read(prefix + path)
+
+        own = move.to_torch_lazily(side.dialect, side.config, side.own(paths), read_own)
+        _require_equal(tensors, own)
+        tensors |= own
+    return {name: tensors[name] for name in _ordered(dialect, list(tensors))}
+
+
+def _require_equal(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> None:
+    """Require that a tensor of both sides has the same values on both."""
+    for name in ours.keys() & theirs.keys():
+        if ours[name].tobytes() != theirs[name].tobytes():
+            raise UserError(
+                f"{name} serves both sides of this class, but the encoder and the decoder have "
+                "different values of it. Files of this class cannot hold the model."
+            )
+
+
+def _ordered(dialect: AnyDialect, names: list[str]) -> list[str]:
+    """`names` in the order of the file that the settled `dialect` is of, if it has them all."""
+    order = dialect.order if isinstance(dialect, Pair) else ()
+    return list(order) if sorted(order) == sorted(names) else names
+
+
+def order_of(dialect: AnyDialect, config: AnyConfig) -> list[str]:
+    """All names of the settled `dialect` in the order of its file, or else of its class."""
+    names = dict.fromkeys(
+        name
+        for side in sides(dialect, config)
+        for name in in_file_order(side.dialect, move.sizes_of(side.config))
+    )
+    return _ordered(dialect, list(names))
+
+
+def express(dialect: AnyDialect, config: AnyConfig, paths: Iterable[str]) -> AnyDialect:
+    """The dialect as its class writes the model of `config`, with the parameters at `paths`."""
+    paths = set(paths)
+    expressed = [
+        express_side(side.dialect, side.config, side.own(paths)) for side in sides(dialect, config)
+    ]
+    if isinstance(dialect, Pair):
+        return dataclasses.replace(dialect, encoder=expressed[0], decoder=expressed[1])
+    return expressed[0]
+
+
+def weights(dialect: AnyDialect, config: AnyConfig) -> Iterator[Weight]:
+    """Yield the tensors of the settled `dialect` that hold parameters, side by side."""
+    for side in sides(dialect, config):
+        sizes = move.sizes_of(side.config)
+        for flax, torch in side.dialect.views:
+            for place in torch.places(sizes):
+                shape = torch.shape(sizes, place)
+                yield Weight(torch.at(place), side.prefix + flax.name, place, shape)
+
+
+def names(dialect: AnyDialect, config: AnyConfig) -> set[str]:
+    """The names of the tensors that hold parameters, without buffers."""
+    return {weight.torch for weight in weights(dialect, config)}
+
+
+def views(dialect: AnyDialect, config: AnyConfig) -> Iterator[tuple[View, View, Sizes]]:
+    """Yield the Flax view and the torch view of each row, and the sizes of its side."""
+    for side in sides(dialect, config):
+        for flax, torch in side.dialect.views:
+            yield flax, torch, move.sizes_of(side.config)
+
+
+def filled(dialect: AnyDialect, config: AnyConfig, paths: set[str]) -> list[str]:
+    """The Flax paths of biases that the class has and the model lacks, written as zeros."""
+    return [
+        side.prefix + path
+        for side in sides(dialect, config)
+        for path in move.filled(side.dialect, side.config, side.own(paths))
+    ]
+
+
+def require_expressible(dialect: AnyDialect, config: AnyConfig, paths: set[str]) -> None:
+    """Require that files of `dialect` have a place for every parameter and choice of the model."""
+    for side in sides(dialect, config):
+        move.require_expressible(side.dialect, side.config, side.own(paths))
