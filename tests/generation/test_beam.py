@@ -4,12 +4,14 @@ import itertools
 import math
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxgpt
 from jaxgpt.errors import UserError
 from jaxgpt.generation.beam import Beams, search
+from jaxgpt.generation.beam_program import Best, Rules, Search, _can_win
 from jaxgpt.generation.options import SampleOptions
 from jaxgpt.model import GPT
 from tests.helpers import random_model
@@ -57,7 +59,19 @@ def test_with_all_beams_the_text_is_the_likeliest_of_all(penalty: float) -> None
         assert found.ids == texts[best]
         assert math.isclose(found.score, scores[best], rel_tol=1e-12)
         assert math.isclose(found.logprob, sums[best], rel_tol=1e-12)
-    print(sorted(len(found.ids) for found in results))
+
+
+@pytest.mark.parametrize(
+    ("penalty", "limit", "wins"),
+    [(1.0, 4, True), (1.0, 2, False), (0.0, 4, False), (-1.0, 4, False), (-1.0, 1, True)],
+)
+def test_a_beam_can_win_until_no_length_helps_it(penalty: float, limit: int, wins: bool) -> None:
+    """Two beams have -5 and -7 after one token; the score of the text that has ended is `ended`."""
+    sums, ended = jnp.array([[-5.0, -7.0]]), -2.0 if penalty >= 0 else -6.0
+    best = Best(jnp.zeros((1, 4), int), jnp.ones(1, int), jnp.full(1, ended), jnp.full(1, ended))
+    state = Search(jnp.zeros((1, 2, 4), int), sums, jnp.array([1]), best, 1, jnp.ones(1, bool))  # type: ignore[arg-type]
+    rules = Rules(np.float32(penalty), np.zeros(4, bool))
+    assert bool(_can_win(state, jnp.array([limit]), rules)[0]) == wins
 
 
 def test_one_beam_is_greedy() -> None:
