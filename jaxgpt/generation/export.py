@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 
+from jaxgpt.config import ModelConfig
 from jaxgpt.errors import require
 from jaxgpt.file_names import TOKENIZER
 from jaxgpt.model import GPT, cache, cast, exactly
@@ -36,6 +37,11 @@ def export(directory: Path, file: Path, batch_size: int) -> None:
         f"--batch-size must be positive, and less than 2**31, but is {batch_size}.",
     )
     opened = model_directory.ModelDirectory(directory)
+    require(
+        isinstance(opened.config, ModelConfig) and not opened.config.cross_attention,
+        f"{opened.path} attends to a source, and jaxgpt export writes the programs of decoders "
+        "that have none: to use it elsewhere, take it to PyTorch with jaxgpt-convert to-torch.",
+    )
     about = {
         "model": vars(opened.config),
         "batch_size": batch_size,

@@ -54,3 +54,11 @@ def test_grouped_queries_and_rings_of_windows_are_exported() -> None:
         np.testing.assert_allclose(logits, whole[[0, 1], lengths - 1], atol=1e-4)
         logits, cache = decode(cache, ids[[0, 1], lengths], lengths)
         lengths += 1
+
+
+def test_a_model_with_a_source_is_refused(
+    pair: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    for name in ("pair", "alone"):
+        message = refused("jaxgpt", "export", pair.with_name(name), "--out", tmp_path / "a.zip")
+        assert "attends to a source, and jaxgpt export writes the programs of decoders" in message
