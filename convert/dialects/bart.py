@@ -132,7 +132,8 @@ PAIRS = (
         "layernorm_embedding",
     ),
     pair(
-        "mbart", "MBartForConditionalGeneration", {"activation": "gelu", "extra_norms": ["embedding"]},
+        "mbart", "MBartForConditionalGeneration",
+        {"activation": "gelu", "extra_norms": ["embedding"]},
         "layernorm_embedding", "layer_norm",
     ),
     pair(

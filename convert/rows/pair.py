@@ -113,7 +113,7 @@ def sides(dialect: AnyDialect, config: AnyConfig) -> tuple[Side, ...]:
 
 
 def _sharing(encoder: Dialect, decoder: Dialect) -> tuple[Dialect, Dialect]:
-    """Both sides with the embedding as the decoder's alone, which writes that of the encoder too."""
+    """Both sides, with the embedding as the decoder's, which writes that of the encoder too."""
     own = [row for row in encoder.rows if isinstance(row, Row) and row.flax == EMBEDDING]
     present = {row.torch.pieces for row in decoder.rows}
     second = [row for row in own[:1] if row.torch.pieces not in present]
