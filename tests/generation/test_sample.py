@@ -311,6 +311,10 @@ def test_an_encoder_decoder_writes_a_line_for_each_source(
         "10",
     )
     assert ids.out.split() == [str(LETTERS.replace("\n", " ").index(letter)) for letter in lines[0]]
+    bare = model_directory.ModelDirectory(pair.with_name("bare"))
+    marks = {"start": 9, "end": 10}
+    model_directory.save(tmp_path / "marked", bare.config, bare.params(), marks)
+    assert command("jaxgpt", "sample", tmp_path / "marked", "--source", "1 2 3").out == ids.out
 
 
 @pytest.mark.parametrize(
