@@ -6,6 +6,7 @@ what they print, and a `text` block titled "Output" is what the Python block bef
 steps, so measured figures are not compared; words, names and whole numbers are.
 """
 
+import functools
 import importlib
 import re
 import shlex
@@ -22,7 +23,7 @@ from tests.helpers import ROOT
 
 README = ROOT / "README.md"
 PAGES = {str(file.relative_to(ROOT)): file for file in [README, *ROOT.glob("docs/**/*.md")]}
-QUICKSTART = "jaxgpt train configs/quickstart.toml"
+RUNS = {name: f"jaxgpt train configs/{name}.toml" for name in ("quickstart", "dates")}
 SHORT = {"steps": 4, "batch_size": 2, "eval_batches": 2, "sample_tokens": 4, "log_every": 2}
 # Figures that the machine, the number of steps, or the text that comes with this Python decides.
 MEASURED = re.compile(
@@ -106,17 +107,21 @@ def require_shown(shown: str, printed: str, where: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of configs/quickstart.toml after a few steps, trained once for all pages."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function from a name in RUNS to the run after a few steps, trained once for all pages."""
     from jaxgpt.__main__ import main
 
-    run = tmp_path_factory.mktemp("quickstart") / "run"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.chdir(ROOT)
-        patch.setattr(sys, "argv", [*Command(QUICKSTART, "", 0).words, f"--run.dir={run}"])
-        main()
-    assert stop.value.code == 0
-    return run
+    @functools.cache
+    def run_of(name: str) -> Path:
+        run = tmp_path_factory.mktemp(name) / "run"
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+            patch.chdir(ROOT)
+            patch.setattr(sys, "argv", [*Command(RUNS[name], "", 0).words, f"--run.dir={run}"])
+            main()
+        assert stop.value.code == 0
+        return run
+
+    return run_of
 
 
 @pytest.fixture
@@ -132,7 +137,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_page_does_what_it_says(
     name: str,
     folder: Path,
-    request: pytest.FixtureRequest,
+    trained: Callable[[str], Path],
     command: Callable[..., Any],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -140,9 +145,10 @@ def test_a_page_does_what_it_says(
     text = "".join(block.text for block in page if block.language == "python" or block.commands)
     if "torch" in text:
         pytest.importorskip("torch", reason="torch is not installed")
-    if "runs/quickstart" in text and all(one.line != QUICKSTART for one in commands(page)):
-        shutil.copytree(request.getfixturevalue("quickstart"), folder / "runs" / "quickstart")
-        capsys.readouterr()  # the first page that asks for this run has it trained
+    for run, line in RUNS.items():
+        if f"runs/{run}" in text and all(one.line != line for one in commands(page)):
+            shutil.copytree(trained(run), folder / "runs" / run)
+    capsys.readouterr()  # the first page that asks for a run has it trained
     scope: dict[str, Any] = {}
     printed = ""
     for block in page:
