@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from .dialects import DIALECTS
+from .dialects import DIALECTS, PAIRS
 from .rows.dialect import Dialect
 from .rows.kinds import Row
 
@@ -23,6 +23,23 @@ def dialect_table() -> str:
         (
             (f"`{dialect.name}`", dialect.about, str(dialect.unsaid["dropout"]), _heads(dialect))
             for dialect in DIALECTS.values()
+        ),
+    )
+
+
+def pair_table() -> str:
+    """The table of the dialects of encoder-decoders: whose class each is, and what it computes."""
+    return _markdown(
+        ("dialect", "class", "positions", "norms", "MLP"),
+        (
+            (
+                f"`{pair.name}`",
+                pair.about,
+                _positions(pair.decoder),
+                _norms(pair.decoder),
+                _mlp(pair.decoder),
+            )
+            for pair in PAIRS.values()
         ),
     )
 
@@ -98,4 +115,4 @@ def _mlp(dialect: Dialect) -> str:
 
 
 if __name__ == "__main__":
-    print(dialect_table(), architecture_table(), sep="\n\n")
+    print(dialect_table(), architecture_table(), pair_table(), sep="\n\n")

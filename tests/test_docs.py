@@ -221,11 +221,12 @@ def test_the_tree_in_the_readme_is_the_folders() -> None:
 
 
 def test_the_tables_of_dialects_are_the_registry() -> None:
-    from convert.dialect_tables import architecture_table, dialect_table
+    from convert.dialect_tables import architecture_table, dialect_table, pair_table
 
     page = (ROOT / "docs" / "bridge.md").read_text()
     assert dialect_table() in page
     assert architecture_table() in page
+    assert pair_table() in page
 
 
 def test_every_public_name_has_an_entry_in_the_api_pages() -> None:

@@ -15,7 +15,7 @@ from ..rows.dialect import Dialect
 from ..rows.fields import OF_DECODERS
 from ..rows.fit import Fit, meanings
 from ..rows.kinds import EMBEDDING, Alias, Kind, Row
-from ..rows.pair import Pair, changed, without_embedding
+from ..rows.pair import Pair, changed, is_embedding, without_embedding
 from ..rows.pattern import Match, Pattern, label_words
 from .one_side import Detected, detected_with, explained_by, fit_of
 from .refusals import Inputs, Stranger, require_supported_kinds
@@ -143,7 +143,11 @@ def detect_pair(pair: Pair, inputs: Inputs, of_encoder: Mapping[str, Any]) -> De
     encoder, decoder, _ = _sides(pair, inputs)
     ours = detected_with(decoder, lambda sized: explained_by(sized, pair.decoder))
     alike = {name: value for name, value in inputs.given.items() if name not in OWN}
-    usual = replace(pair.encoder, unsaid={**pair.encoder.unsaid, **alike})
+    readings = [
+        replace(each, unsaid={**each.unsaid, **alike}, readings=())
+        for each in (pair.encoder, *pair.encoder.readings)
+    ]
+    usual = replace(readings[0], readings=tuple(readings[1:]))
     encoder = replace(
         encoder,
         given=of_encoder,
@@ -189,10 +193,14 @@ def _with_shared_embedding(pair: Pair, split: Split, inputs: Inputs) -> tuple[Pa
     theirs, ours = (_embedding(fit.dialect) for fit in (split.encoder, split.decoder))
     if theirs != ours and not same_bits(inputs.read(theirs), inputs.read(ours)):
         return pair, False
-    decoder = pair.decoder
-    if not _claimed(decoder, [theirs]):
-        copy = Alias(Pattern.parse(f"{theirs} : v d"), own=EMBEDDING)
-        decoder = changed(decoder, lambda rows: (*rows, copy))
+    tables = [row.torch.view().name for row in split.encoder.dialect.rows if is_embedding(row)]
+    claimed = _claimed(pair.decoder, tables)
+    copies = [
+        Alias(Pattern.parse(f"{name} : v d"), own=EMBEDDING)
+        for name in tables
+        if name not in claimed
+    ]
+    decoder = changed(pair.decoder, lambda rows: (*rows, *copies))
     return replace(pair, encoder=without_embedding(pair.encoder), decoder=decoder), True
 
 

@@ -35,6 +35,19 @@ class ScaledEmbedding:
         return {"scale_embedding": config.embedding_scale != 1}
 
 
+@dataclass(frozen=True)
+class SharedTable:
+    """Whether both sides have one embedding: `share_encoder_decoder_embeddings`."""
+
+    words: tuple[str, ...] = ("share_encoder_decoder_embeddings",)
+
+    def read(self, config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {"shares_embedding": bool(config.get(self.words[0], True))}
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        return {self.words[0]: config.shares_embedding}
+
+
 def attention(block: str, flax: str, module: str) -> tuple[Kind, ...]:
     """The rows of the attention `module` with its norm."""
     inside = f"{block}.{module}"
@@ -85,7 +98,7 @@ def dialect(plain: Dialect, side: str, *extra: str) -> Dialect:
     )
     shared: tuple[Kind, ...] = (
         row("token_embedding/embedding : v d", f"{SHARED} : v d"),
-        *(copy_of_embedding(f"{OWN.format(side=each)} : v d") for each in ("encoder", "decoder")),
+        copy_of_embedding(f"{OWN.format(side=side)} : v d"),
     )
     own = (row("token_embedding/embedding : v d", f"{OWN.format(side=side)} : v d"),)
     one = replace(plain, rows=(*shared, *rest))
@@ -96,7 +109,12 @@ def _reading_as_encoder(dialect: Dialect) -> Dialect:
     """`dialect` with a config.json read as about an encoder, which has no head to tie."""
     hub = dialect.hub
     assert hub is not None
-    return replace(dialect, hub=replace(hub, words=hub.words.replace(" tie_word_embeddings", "")))
+    words = hub.words.replace(" tie_word_embeddings", "")
+    if dialect.name == "marian":
+        return replace(dialect, hub=replace(hub, words=words, idioms=(*hub.idioms, SharedTable())))
+    usual = {**dialect.unsaid, "shares_embedding": True}
+    hub = replace(hub, words=words)
+    return replace(dialect, says={"model_type": {dialect.name: usual}}, hub=hub)
 
 
 def pair(name: str, architecture: str, usual: dict[str, Any], *extra: str) -> Pair:

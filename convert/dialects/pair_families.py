@@ -63,12 +63,16 @@ def encoder(plain: Dialect, blocks: str, style: Style) -> Dialect:
     return with_gated(replace(plain, rows=(*plain.rows, *own)), blocks, "ffn")
 
 
-def family(name: str, about: str, style: Style, **usual: str) -> Pair:
-    """The family of encoder-decoders with q, k and v stored in `style`; `usual` as in `unsaid`."""
+def family(name: str, about: str, style: Style, first: str = "", **usual: str) -> Pair:
+    """The family of encoder-decoders with q, k and v stored in `style`; `usual` as in `unsaid`.
+
+    `first` is the module around both sides that is written.
+    """
+    outer = pairs.around(first)
     words = {"qkv": pairs.QKV} if style is pairs.separate else {}
     outside = {
-        "encoder": pairs.side_norm("encoder"),
-        "decoder": (*pairs.side_norm("decoder"), *pairs.side_head()),
+        "encoder": pairs.side_norm("encoder", outer),
+        "decoder": (*pairs.side_norm("decoder", outer), *pairs.side_head()),
     }
     one, two = (
         make(
@@ -82,7 +86,7 @@ def family(name: str, about: str, style: Style, **usual: str) -> Pair:
                 family=True,
                 grouped=style is not pairs.of_torch,
             ),
-            pairs.blocks_of(side, f"{side}.layers."),
+            pairs.blocks_of(side, f"{side}.layers.", outer),
             style,
         )
         for make, side in ((encoder, "encoder"), (decoder, "decoder"))
@@ -113,7 +117,11 @@ def alone(name: str, about: str, style: Style, first: str, **usual: str) -> Dial
 TORCH = {"norm": "post", "activation": "relu"}  # the defaults of torch's layers
 PAIRS = (
     family(
-        "torch-transformer", "nn.Transformer in a wrapper of one's own", pairs.of_torch, **TORCH
+        "torch-transformer",
+        "nn.Transformer in a wrapper of one's own",
+        pairs.of_torch,
+        "transformer.",
+        **TORCH,
     ),
     family("pair-separate", "encoder-decoders with a matrix each for q, k and v", pairs.separate),
     family("pair-fused", "encoder-decoders with one matrix for q, k and v", pairs.fused),

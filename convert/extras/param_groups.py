@@ -41,13 +41,13 @@ def leaves(dialect: AnyDialect, config: AnyConfig, order: Sequence[str] = ()) ->
     """
     order = order or whole.order_of(dialect, config)
     owners: dict[str, tuple[Any, ...]] = {
-        weight.torch: (weight.flax, *weight.place.values())
+        weight.torch: (weight.flax, weight.part, *weight.place.values())
         for weight in whole.weights(dialect, config)
     }
     first = {owners[name]: name for name in reversed(order) if name in owners}
     for side in sides(dialect, config):
         if side.config.positions_stored:
-            first.pop((side.prefix + POSITIONS,), None)  # of a table of both sides, one has it
+            first.pop((side.prefix + POSITIONS, ""), None)  # of a table of both sides, one has it
     parameters = set(first.values())
     return {name: owners[name][0].rpartition("/")[2] for name in order if name in parameters}
 

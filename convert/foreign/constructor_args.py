@@ -63,6 +63,13 @@ class Answers:
         encoder = {f"{ENCODER}{field}" for side, field in told if both and side != "decoder"}
         return encoder | {field for side, field in told if not (both and side == "encoder")}
 
+    @property
+    def for_both(self) -> set[str]:
+        """Fields that the class was passed once for both sides of an encoder-decoder."""
+        words = [word for word in self.told if side_of(word) is None]
+        both = isinstance(self.config, Seq2SeqConfig)
+        return {MEANING.get(word.lower(), word) for word in words if both}
+
     def answer(self, word: str) -> Any:
         """The value for the parameter `word`, or LookupError if nothing determines it."""
         self.told[word] = value = self._answer(word, self._field(word))

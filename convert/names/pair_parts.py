@@ -125,8 +125,16 @@ NUMBERED = (TWO[0], ("blocks/cross_norm", NORM2, "norm2"), ("blocks/norm2", THRE
 NAMED = (TWO[0], ("blocks/cross_norm", CROSS_NORM, "norm_cross"), TWO[1])
 
 
-def blocks_of(side: str, first: str) -> str:
-    """The prefix of the names in a block of `side`; `first` is the list that is written."""
+def around(first: str) -> str:
+    """The module around both sides; `first` is the one that is written."""
+    return f"({'|'.join(dict.fromkeys([first, '', 'transformer.', 'model.', 'core.']))})"
+
+
+def blocks_of(side: str, first: str, outer: str) -> str:
+    """The prefix of the names in a block of `side`; `first` is the list that is written.
+
+    `outer` is the choice of the module around both sides.
+    """
     stem = SIDES[side].split()[1]
     modules = f"{side} transformer_{side} {side}.{side} {side}_stack"
     lists = [
@@ -135,14 +143,15 @@ def blocks_of(side: str, first: str) -> str:
         *(f"{start}_{word}." for start in (side, stem) for word in LISTS.split()),
         *(f"{side}. {side}s. {side}.blks.block".split()),
     ]
-    return f"(transformer.|model.|core.|){choice(' '.join(lists), first)}{{layer}}"
+    return f"{outer}{choice(' '.join(lists), first)}{{layer}}"
 
 
 def side_embeddings(side: str) -> tuple[Kind, ...]:
     """The rows of the embedding and the optional positions of `side`, which both may share."""
-    starts = [f"{start}{mark}" for start in SIDES[side].split() for mark in "_."]
+    first, *others = (f"{start}{mark}" for start in SIDES[side].split() for mark in "._")
     # Choices in another order are independent of one another.
-    token, position = f"(model.|transformer.|)({'|'.join(starts)})", f"({'|'.join(starts[::-1])})"
+    token = f"(|model.|transformer.)({'|'.join([first, *others])})"
+    position = f"({'|'.join([first, *others[::-1]])})"
     own, tables = f"{OWN} {parts.TOKEN}", choice(f"{OWN_TABLE} {parts.TABLE}", "pos_emb.pe")
     learned = choice(parts.POSITION, "pos_embedding")
     return (
@@ -157,11 +166,10 @@ def side_embeddings(side: str) -> tuple[Kind, ...]:
     )
 
 
-def side_norm(side: str) -> tuple[Row, ...]:
+def side_norm(side: str, outer: str) -> tuple[Row, ...]:
     """The rows of the optional final norm of `side`."""
     words = " ".join(f"{side}{mark}{word}" for mark in "._" for word in parts.FINAL.split())
-    inside = f"(transformer.|model.|core.|){choice(words, f'{side}.norm')}"
-    return norm("final_norm", inside, "?")
+    return norm("final_norm", f"{outer}{choice(words, f'{side}.norm')}", "?")
 
 
 def side_head() -> tuple[Kind, ...]:

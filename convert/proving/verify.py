@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.seq2seq_config import ENCODER
+
 from ..foreign.constructor_args import MEANING
 from ..foreign.peer import Peer, hindrance
 from . import alternatives
@@ -93,6 +95,8 @@ def _judged(page: Page, sides: Sides, peer: Peer, by_user: bool) -> Page:
         page = _with_defaults(page, peer.answers.defaults)
     report, answers = sides.inspected.detected.report, peer.answers
     set_by_user = {MEANING.get(word.lower(), word) for word in answers.given}
+    # An argument for both sides, of which the user set the field of one.
+    set_by_user |= {f"{ENCODER}{field}" for field in answers.for_both & page.given.keys()}
     # An argument that the file itself records counts as read, not as passed by us.
     page = page.judged(answers.fields - report.read.keys(), set_by_user)
     if sides.origin.get("dialect") in (None, sides.inspected.detected.dialect.name):

@@ -103,6 +103,8 @@ def sides(dialect: AnyDialect, config: AnyConfig) -> tuple[Side, ...]:
         encoder, decoder = dialect.encoder, dialect.decoder
         if config.encoder.shares_embedding:
             encoder, decoder = _sharing(encoder, decoder)
+        else:
+            encoder, decoder = _apart(encoder, decoder)
         return (
             Side(encoder, config.encoder, "encoder/", ENCODER),
             Side(decoder, config.decoder, "decoder/"),
@@ -113,25 +115,40 @@ def sides(dialect: AnyDialect, config: AnyConfig) -> tuple[Side, ...]:
 
 
 def _sharing(encoder: Dialect, decoder: Dialect) -> tuple[Dialect, Dialect]:
-    """Both sides, with the embedding as the decoder's, which writes that of the encoder too."""
+    """Both sides with the embedding as the decoder's, which writes that of the encoder too."""
     own = [row for row in encoder.rows if isinstance(row, Row) and row.flax == EMBEDDING]
     present = {row.torch.pieces for row in decoder.rows}
-    second = [row for row in own[:1] if row.torch.pieces not in present]
+    second = [
+        replace(row, torch=row.torch.worded({}))
+        for row in own[:1]
+        if row.torch.pieces not in present
+    ]
     return without_embedding(encoder), changed(decoder, lambda rows: (*rows, *second))
+
+
+def _apart(encoder: Dialect, decoder: Dialect) -> tuple[Dialect, Dialect]:
+    """The first readings of both sides in which each has an embedding of its own."""
+    ways = zip((encoder, *encoder.readings), (decoder, *decoder.readings), strict=False)
+    return next((pair for pair in ways if _table(pair[0]) != _table(pair[1])), (encoder, decoder))
+
+
+def _table(dialect: Dialect) -> Any:
+    """The pattern of the first row of the embedding."""
+    rows = (row for row in dialect.rows if isinstance(row, Row) and row.flax == EMBEDDING)
+    return next(rows).torch.pieces
 
 
 def without_embedding(dialect: Dialect) -> Dialect:
     """`dialect` without rows of the token embedding and of its copies."""
 
-    def others(rows: tuple[Kind, ...]) -> tuple[Kind, ...]:
-        return tuple(
-            row
-            for row in rows
-            if not (isinstance(row, Row) and row.flax == EMBEDDING)
-            and not (isinstance(row, Alias) and row.of == EMBEDDING)
-        )
+    return changed(dialect, lambda rows: tuple(row for row in rows if not is_embedding(row)))
 
-    return changed(dialect, others)
+
+def is_embedding(row: Kind) -> bool:
+    """Whether `row` is of the token embedding or of a copy of it."""
+    if isinstance(row, Alias):
+        return row.of == EMBEDDING
+    return isinstance(row, Row) and row.flax == EMBEDDING
 
 
 def changed(dialect: Dialect, change: Callable[[tuple[Kind, ...]], tuple[Kind, ...]]) -> Dialect:

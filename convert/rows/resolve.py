@@ -161,6 +161,8 @@ def express(dialect: Dialect, config: ModelConfig, paths: Collection[str]) -> Di
     flax = set()
     dialect = _holding(dialect, config, paths)
     for row in dialect.rows:
+        # A file may repeat the embedding, as a tied head or for the other side.
+        repeats = isinstance(row, Alias) or (_is_embedding(row) and not row.torch.choices)
         row = replace(row, torch=row.torch.worded({}))
         if isinstance(row, Alias):
             if row.is_copy:
@@ -169,7 +171,7 @@ def express(dialect: Dialect, config: ModelConfig, paths: Collection[str]) -> Di
         if isinstance(row, Row):
             in_model = any(row.flax.at(place) in paths for place in every(row.flax.spread, {}))
             subject = (row.flax, part_of(row.torch.dims))
-            if (row.torch.optional and not in_model) or (subject in flax and row.flax != EMBEDDING):
+            if (row.torch.optional and not in_model) or (subject in flax and not repeats):
                 continue
             flax.add(subject)
         if isinstance(row, Buffer) and not row.written:
@@ -177,6 +179,10 @@ def express(dialect: Dialect, config: ModelConfig, paths: Collection[str]) -> Di
         expressed.append(replace(row, torch=row.torch.required()))
     words = {axis: spellings[:1] for axis, spellings in dialect.words.items()}
     return replace(dialect, rows=tuple(expressed), words=words)
+
+
+def _is_embedding(row: Kind) -> bool:
+    return isinstance(row, Row) and row.flax == EMBEDDING
 
 
 def _holding(dialect: Dialect, config: ModelConfig, paths: Collection[str]) -> Dialect:

@@ -14,7 +14,8 @@ from jaxgpt.pytree import Tree, flatten, unflatten
 from jaxgpt.seq2seq_config import AnyConfig
 
 from . import move
-from .axes import Place, Sizes, View
+from .axes import Place
+from .kinds import part_of
 from .move import Read
 from .order import in_file_order
 from .pair import AnyDialect, Pair, sides
@@ -27,6 +28,7 @@ class Weight:
 
     torch: str
     flax: str  # a path, which may have places spread over several tensors
+    part: str  # the label axis of the part of it in this tensor, "" for all
     place: Place
     shape: tuple[int, ...]  # of the tensor
 
@@ -113,19 +115,13 @@ def weights(dialect: AnyDialect, config: AnyConfig) -> Iterator[Weight]:
         for flax, torch in side.dialect.views:
             for place in torch.places(sizes):
                 shape = torch.shape(sizes, place)
-                yield Weight(torch.at(place), side.prefix + flax.name, place, shape)
+                part = part_of(torch.dims)
+                yield Weight(torch.at(place), side.prefix + flax.name, part, place, shape)
 
 
 def names(dialect: AnyDialect, config: AnyConfig) -> set[str]:
     """The names of the tensors that hold parameters, without buffers."""
     return {weight.torch for weight in weights(dialect, config)}
-
-
-def views(dialect: AnyDialect, config: AnyConfig) -> Iterator[tuple[View, View, Sizes]]:
-    """Yield the Flax view and the torch view of each row, and the sizes of its side."""
-    for side in sides(dialect, config):
-        for flax, torch in side.dialect.views:
-            yield flax, torch, move.sizes_of(side.config)
 
 
 def filled(dialect: AnyDialect, config: AnyConfig, paths: set[str]) -> list[str]:

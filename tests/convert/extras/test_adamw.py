@@ -15,6 +15,7 @@ from convert.dialects import DIALECTS
 from convert.extras.adamw import Optimizer, read, write
 from convert.extras.param_groups import Group, leaves, named, usual_groups
 from convert.extras.torch_adamw import TorchAdamW, TorchGroup, TorchMoments, Unlike, find
+from convert.proving.example import Example
 from convert.rows.dialect import Dialect
 from convert.rows.kinds import Scaled
 from convert.rows.resolve import express
@@ -150,7 +151,7 @@ def steps_here(
         update = jax.jit(adamw.update)
         for ids in batches:
             loss, gradients = training._value_and_grad(
-                weights, config.model, jnp.asarray(ids, jnp.int32)
+                weights, config.model, Example(jnp.asarray(ids, jnp.int32))
             )
             updates, state = update(gradients, state, weights)
             weights = optax.apply_updates(weights, updates)
