@@ -212,7 +212,6 @@ def test_two_lengths_in_a_config_are_settled_by_the_tensors() -> None:
         ("value_embeds.1.weight", "value embeddings"),
         ("blocks.0.attn.q_proj.lora_A.weight", "a LoRA adapter"),
         ("blocks.0.attn.q_proj.qweight", "quantised weights"),
-        ("decoder.layers.0.src_attn.linears.0.weight", "cross-attention"),
         ("embeddings.token_type_embeddings.weight", "an encoder of the BERT family"),
         ("blocks.0.attn.kv_a_proj.weight", "latent attention"),
         ("mlp_bank", "modded-nanogpt"),
