@@ -5,17 +5,22 @@ from dataclasses import replace
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 from ..rows.hub import Hub
-from ..rows.kinds import Kind, ignored, linear, mask, norm, row, tied
+from ..rows.kinds import Kind, Row, ignored, linear, mask, norm, row, tied
 
 BLOCK = "(transformer.|)h.{layer}"
 CLASS = {**USUAL, "activation": "gelu_tanh", "dropout": 0.1}
+
+
+def conv(flax: str, torch: str) -> tuple[Row, ...]:
+    """The rows of a Conv1D in a block."""
+    return linear(flax, f"{BLOCK}.{torch}", conv=True)
+
+
 CONV = (
-    *linear(
-        "blocks/attn/qkv : layer d head qkv k", f"{BLOCK}.attn.c_attn : d (qkv head k)", conv=True
-    ),
-    *linear("blocks/attn/out : layer head k d", f"{BLOCK}.attn.c_proj : (head k) d", conv=True),
-    *linear("blocks/mlp/up : layer d f", f"{BLOCK}.mlp.c_fc : d f", conv=True),
-    *linear("blocks/mlp/down : layer f d", f"{BLOCK}.mlp.c_proj : f d", conv=True),
+    *conv("blocks/attn/qkv : layer d head qkv k", "attn.c_attn : d (qkv head k)"),
+    *conv("blocks/attn/out : layer head k d", "attn.c_proj : (head k) d"),
+    *conv("blocks/mlp/up : layer d f", "mlp.c_fc : d f"),
+    *conv("blocks/mlp/down : layer f d", "mlp.c_proj : f d"),
 )
 WORDS = (
     "vocab_size n_positions n_embd n_layer n_head layer_norm_epsilon resid_pdrop "
@@ -24,23 +29,10 @@ WORDS = (
 REPEATED = {"embd_pdrop": "resid_pdrop", "attn_pdrop": "resid_pdrop"}
 CROSS: tuple[Kind, ...] = (
     *norm("blocks/cross_norm", f"{BLOCK}.ln_cross_attn"),
-    ignored(f"{BLOCK}.crossattention.bias"),
-    ignored(f"{BLOCK}.crossattention.masked_bias"),
-    *linear(
-        "blocks/cross_attn/qkv : layer d head qkv k",
-        f"{BLOCK}.crossattention.q_attn : d (q head k)",
-        conv=True,
-    ),
-    *linear(
-        "blocks/cross_attn/qkv : layer d head qkv k",
-        f"{BLOCK}.crossattention.c_attn : d (k_v head k)",
-        conv=True,
-    ),
-    *linear(
-        "blocks/cross_attn/out : layer head k d",
-        f"{BLOCK}.crossattention.c_proj : (head k) d",
-        conv=True,
-    ),
+    ignored(f"{BLOCK}.crossattention.(bias|masked_bias)"),
+    *conv("blocks/cross_attn/qkv : layer d head qkv k", "crossattention.q_attn : d (q head k)"),
+    *conv("blocks/cross_attn/qkv : layer d head qkv k", "crossattention.c_attn : d (k_v head k)"),
+    *conv("blocks/cross_attn/out : layer head k d", "crossattention.c_proj : (head k) d"),
 )
 GPT2 = Dialect(
     name="gpt2",
@@ -65,5 +57,4 @@ GPT2 = Dialect(
         REPEATED,
     ),
 )
-
 DIALECTS = (replace(GPT2, readings=(replace(GPT2, rows=(*GPT2.rows, *CROSS)),)),)
