@@ -9,6 +9,7 @@ import tyro
 
 from jaxgpt.commands.shell import working
 from jaxgpt.errors import UserError, in_a_row
+from jaxgpt.seq2seq_config import Seq2SeqConfig
 from jaxgpt.settings import typed
 from jaxgpt.system import directories
 
@@ -123,7 +124,8 @@ def _show(loaded: "Loaded", directory: Path, with_tokenizer: bool) -> None:
         print(f"Not read, because it holds the same weights: {aside}.")
     if with_tokenizer:
         _print_tokenizer(loaded.tokenizer)
-    _print_extras(loaded.extras, directory)
+    data = "PAIRS" if isinstance(loaded.config, Seq2SeqConfig) else "TEXT"
+    _print_extras(loaded.extras, directory, data)
     from ..detect import caveats
 
     fields_page.show(loaded.report, caveats.ASSUMED)
@@ -147,13 +149,13 @@ def _print_tokenizer(tokenizer: "FileTokenizer") -> None:
         print(f"warning: {tokenizer.problem.rstrip('.')}. {without}", file=sys.stderr)
 
 
-def _print_extras(extras: "Extras", directory: Path) -> None:
-    """Print how to resume training from `directory`, and which extras were left out."""
+def _print_extras(extras: "Extras", directory: Path, data: str) -> None:
+    """Print how to train on from `directory` with `data`, and which extras were left out."""
     if extras.optimizer:
         updates = extras.optimizer.moments.updates
         print(f"Its optimiser, AdamW after {updates:,} updates, goes along.")
     model = shlex.quote(str(directory))
-    print(f"Fine-tune it: jaxgpt train --init {model} --data.path TEXT --run.dir OUT")
+    print(f"Fine-tune it: jaxgpt train --init {model} --data.path {data} --run.dir OUT")
     settings = [
         f"{section}.{name} {typed(value)}"
         for section, fields in extras.recipe.settings.items()

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxgpt.errors import require
+from jaxgpt.model_config import ModelConfig
 
 from ..files import checkpoints
 from ..tokens.encode_text import require_known, spell
@@ -48,6 +49,11 @@ def probe(
     options = {"dialect": dialect, "ignore_config": ignore_config}
     models = Models(checkpoints.opened(weights), options, fields)
     config, source, assumed = models.config, models.source, models.assumed
+    require(
+        isinstance(config, ModelConfig) and not config.cross_attention,
+        f"{source.path} holds a decoder that attends to an encoder or another memory, which a text "
+        "alone does not give. Name its class: jaxgpt-convert verify FILE DIR --torch MODULE:CLASS.",
+    )
     space = Space(options_of(assumed, config, models.candidates), FIRST, GROUPS, ALIKE, models.used)
     if not space.options:
         return Ranking([], {}, {}, models.asked, 0, math.inf, "")

@@ -182,6 +182,19 @@ def test_a_dialect_for_the_other_kind_of_file_is_refused(
     assert "is an encoder-decoder" in capsys.readouterr().err
 
 
+def test_a_text_cannot_settle_a_pair(module: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(module.state_dict(), "w.pt")
+    Path("text.txt").write_text("a text")
+    set_ = [
+        word
+        for name, value in FIELDS.items()
+        if name != "encoder"
+        for word in ("--set", f"{name}={value}")
+    ]
+    assert exit_code("probe", "w.pt", "--text", "text.txt", *set_) == 2
+    assert "attends to an encoder" in capsys.readouterr().err
+
+
 def tiny_decoder() -> tuple[Any, ModelConfig]:
     config = ModelConfig(vocab_size=5, context_length=4, model_dim=6, num_blocks=1, num_heads=2)
     flat = flatten(abstract_params(config))
