@@ -86,10 +86,10 @@ def _parameters(dialect: Dialect, optional: bool = True) -> set[str]:
 def _positions(dialect: Dialect) -> str:
     """The kind of positions, and the usual rotary layout."""
     if POSITION_TABLE in _parameters(dialect, optional=False):
-        return "learned"
+        return "a table"
     unstored = dialect.unsaid.get("positions", "asked for")
     layout = f", {dialect.layout}" if unstored == "rotary" and dialect.layout else ""
-    stored = "learned, or " if POSITION_TABLE in _parameters(dialect) else ""
+    stored = "a table, or " if POSITION_TABLE in _parameters(dialect) else ""
     return stored + unstored + layout
 
 
