@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from jaxgpt.commands.shell import working
 from jaxgpt.errors import UserError, in_a_row
-from jaxgpt.seq2seq_config import field_of
+from jaxgpt.seq2seq_config import Seq2SeqConfig, field_of
 
 from .options import Directory, Out
 
@@ -69,7 +69,9 @@ def _require_consistent(
 def _show(written: "Written", out: Path) -> None:
     sizes = ", ".join(str(field_of(written.config, field)) for field in SIZES)
     name = written.dialect.name
-    print(f"{written.source} -> {out}, for the class GPT({sizes}) of dialect {name}")
+    pair = isinstance(written.config, Seq2SeqConfig)
+    cls = "an encoder-decoder" if pair else f"the class GPT({sizes})"
+    print(f"{written.source} -> {out}, for {cls} of dialect {name}")
     if written.extras:
         names = in_a_row([", ".join(map(str, written.extras))])
         print(f"With the extras {names}.")

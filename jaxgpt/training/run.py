@@ -124,8 +124,6 @@ def _to_torch(job: Job) -> str:
     to the run, where git ignores both if it ignores runs/.
     """
     config, file = job.config, job.origin.get("source")
-    if config.encoder:
-        return ""
     if config.model.positions_offset and not file:  # only OPT has rows before position 0
         return ""
     groups = (file or {}).get("settings", {}).get("optim", {}).get("decay", OptimConfig.decay)

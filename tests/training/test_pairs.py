@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import tomllib
 from collections.abc import Callable
@@ -267,6 +268,9 @@ def test_a_shipped_config_trains_at_tiny_size(
     assert outcome.code == 0, outcome
     assert "step 2/2" in outcome.out
     assert " exact " in outcome.out
+    (export,) = re.findall(r"^  export +(.*)$", outcome.out, re.MULTILINE)
+    assert command(*export.split()).code == 0
+    assert (tmp_path / "run.pt").exists() or (tmp_path / "run.safetensors").exists()
 
 
 @pytest.mark.parametrize(
