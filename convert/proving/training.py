@@ -1,7 +1,7 @@
 """Trains both models side by side in float64: the loss, each gradient, each parameter."""
 
 import functools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def compare_training(
     module, model = exact_module(example.given_to(module)), exact_model(model)
     their_loss, their_gradients = _torch_training(module, example.tokens, steps, decay)
     trained = list(their_gradients)
-    frozen = _frozen(model.config, dialect, trained)
+    frozen = _frozen(model.config, dialect, module, trained)
     our_loss, our_gradients, params = flax_training(model, example, steps, decay, frozen)
     after = {name: value.detach().numpy() for name, value in module.named_parameters()}
     largest = [np.abs(value).max() for value in their_gradients.values()]
@@ -83,14 +83,17 @@ def compare_training(
     )
 
 
-def _frozen(config: AnyConfig, dialect: AnyDialect, trained: Sequence[str]) -> set[str]:
-    """The Flax paths of which torch trains no tensor, such as a bias that is a buffer there."""
+def _frozen(
+    config: AnyConfig, dialect: AnyDialect, module: torch.nn.Module, trained: Collection[str]
+) -> set[str]:
+    """The Flax paths whose tensors the `module` holds and trains none of, such as a buffer."""
+    resting = module.state_dict().keys() - {*trained}
+
+    def among(names: Collection[str], weight: str) -> bool:
+        return any(f".{name}".endswith(f".{weight}") for name in names)
+
     weights = list(whole.weights(dialect, config))
-    moving = {
-        weight.flax
-        for weight in weights
-        if any(f".{name}".endswith(f".{weight.torch}") for name in trained)
-    }
+    moving = {weight.flax for weight in weights if not among(resting, weight.torch)}
     return {weight.flax for weight in weights} - moving
 
 
