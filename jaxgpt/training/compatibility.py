@@ -36,13 +36,20 @@ def fit_vocabularies(config: Config, dataset: Dataset | PairDataset) -> Config:
     if not isinstance(dataset, PairDataset):
         return dataclasses.replace(config, model=fit_vocabulary(config.model, dataset))
     assert config.encoder is not None
+    encoder, decoder = fit_both(config.encoder, config.model, dataset)
+    return dataclasses.replace(config, encoder=encoder, model=decoder)
+
+
+def fit_both(
+    encoder: ModelConfig, decoder: ModelConfig, dataset: PairDataset
+) -> tuple[ModelConfig, ModelConfig]:
+    """Both sides with the vocabularies of `dataset`, or their own, as `fit_vocabulary` has them."""
     source, target = dataset.source_vocab_size, dataset.target_vocab_size
-    if config.encoder.shares_embedding:  # the target's ids are the source's, and start and end
+    if encoder.shares_embedding:  # the target's ids are the source's, and start and end
         source = target
-    return dataclasses.replace(
-        config,
-        model=_fitted(config.model, target, "model", dataset.path),
-        encoder=_fitted(config.encoder, source, "encoder", dataset.path),
+    return (
+        _fitted(encoder, source, "encoder", dataset.path),
+        _fitted(decoder, target, "model", dataset.path),
     )
 
 

@@ -13,7 +13,7 @@ from jaxgpt import file_names
 from jaxgpt.config import ComputeConfig, Config, MeshConfig, ModelConfig
 from jaxgpt.data.batches import eval_windows
 from jaxgpt.data.pair_batches import PairBatch, eval_batches, make_buckets
-from jaxgpt.data.pairs import PairSplit, open_pairs
+from jaxgpt.data.pairs import PairDataset, PairSplit, open_pairs
 from jaxgpt.data.tokens import Dataset, open_dataset
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.mesh import make_mesh
@@ -26,7 +26,7 @@ from jaxgpt.storage import run_directory
 from jaxgpt.storage.model_directory import ModelDirectory
 from jaxgpt.system.directories import nearby
 from jaxgpt.training.bleu import bleu
-from jaxgpt.training.compatibility import fit_vocabulary, require_same_tokenizer
+from jaxgpt.training.compatibility import fit_both, fit_vocabulary, require_same_tokenizer
 from jaxgpt.training.compute import Compute
 from jaxgpt.training.step import make_eval_step, make_pair_eval_step
 
@@ -135,8 +135,9 @@ def evaluate(directory: Path, data: Path | None, batch_size: int, with_bleu: boo
         )
     path = data or trained_on(opened, directory)
     if isinstance(opened.config, Seq2SeqConfig):
-        line = _evaluate_pairs(opened, path, batch_size)
-        return f"{line}; {bleu(opened, open_pairs(path))}" if with_bleu else line
+        pairs = open_pairs(path)
+        line = _evaluate_pairs(opened, pairs, batch_size)
+        return f"{line}; {bleu(opened, pairs)}" if with_bleu else line
     require(not with_bleu, f"--bleu is for encoder-decoders, and {opened.path} is a decoder.")
     dataset = open_dataset(path)
     require_same_tokenizer(opened.path / file_names.TOKENIZER, dataset.path / file_names.TOKENIZER)
@@ -147,11 +148,12 @@ def evaluate(directory: Path, data: Path | None, batch_size: int, with_bleu: boo
     return f"{opened.path}: {losses(evaluator.mean_loss(weights, dataset.val), dataset)}"
 
 
-def _evaluate_pairs(opened: ModelDirectory, path: Path, batch_size: int) -> str:
-    """A line with the figures of an encoder-decoder over the validation split in `path`."""
-    dataset, config = open_pairs(path), opened.config
+def _evaluate_pairs(opened: ModelDirectory, dataset: PairDataset, batch_size: int) -> str:
+    """A line with the figures of an encoder-decoder over the validation split of `dataset`."""
+    config = opened.config
     for name in (file_names.TOKENIZER, file_names.TARGET_TOKENIZER):
         require_same_tokenizer(opened.path / name, dataset.path / name)
+    fit_both(config.encoder, config.decoder, dataset)
     mesh = make_mesh(MeshConfig(), batch_size, config.decoder.model_dim)
     weights = opened.sharded_params(shardings(abstract_params(config), mesh))
     evaluator = PairEvaluator(config, ComputeConfig(), mesh, batch_size)

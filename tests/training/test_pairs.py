@@ -24,6 +24,7 @@ from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.errors import UserError
 from jaxgpt.model import assemble, exactly, params_of
 from jaxgpt.pytree import flatten
+from jaxgpt.storage import model_directory
 from jaxgpt.training.batches import batches
 from jaxgpt.training.evaluate import make_evaluator
 from jaxgpt.training.losses import cross_entropy, pair_logits
@@ -247,8 +248,20 @@ def test_bleu_is_that_of_what_is_written(
     targets = [tokenizer.decode(target) for _, target in pairs]
     score = sacrebleu.corpus_bleu([tokenizer.decode(ids) for ids in texts], [targets]).score
     assert f"BLEU {score:.2f}" in line
-    refused = command("jaxgpt", "eval", data, "--bleu")
-    assert refused.code == 2
+    assert command("jaxgpt", "eval", data, "--bleu").code == 2
+
+
+def test_data_with_other_ids_are_not_evaluated(
+    data: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    run = run_of(data, tmp_path / "run", train={"steps": 4})
+    (tmp_path / "other.tsv").write_text("a source\tits target\n" * 20)
+    prepare_pairs([str(tmp_path / "other.tsv")], tmp_path / "other")
+    model = jaxgpt.load(run)
+    model_directory.save(tmp_path / "bare", model.config, params_of(model))  # without a tokenizer
+    outcome = command("jaxgpt", "eval", tmp_path / "bare", "--data", tmp_path / "other")
+    assert outcome.code == 2, outcome
+    assert "has a vocabulary of" in outcome.err
 
 
 @pytest.mark.parametrize("name", ["dates", "translation"])
