@@ -255,7 +255,8 @@ def test_data_with_other_ids_are_not_evaluated(
     data: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     run = run_of(data, tmp_path / "run", train={"steps": 4})
-    (tmp_path / "other.tsv").write_text("a source\tits target\n" * 20)
+    lines = (f"{chr(0x4E00 + i)}\t{chr(0x4E00 + i)}\n" for i in range(60))
+    (tmp_path / "other.tsv").write_text("".join(lines))
     prepare_pairs([str(tmp_path / "other.tsv")], tmp_path / "other")
     model = jaxgpt.load(run)
     model_directory.save(tmp_path / "bare", model.config, params_of(model))  # without a tokenizer
