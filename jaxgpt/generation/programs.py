@@ -42,15 +42,24 @@ class Weights:
     structure: Any
 
     @staticmethod
-    @functools.partial(jax.jit, static_argnums=1)
     def prepare(model: GPT, dtype: jnp.dtype) -> "Weights":
         """The weights of `model`, cast to `dtype`."""
         model = cast(model, dtype)
-        return Weights(*jax.tree.flatten((model, model.unstacked())))
+        return Weights(*jax.tree.flatten((model, _blocks(model))))
 
     def modules(self) -> tuple[GPT, tuple[Block, ...]]:
         """The model, and its blocks."""
         return jax.tree.unflatten(self.structure, self.leaves)
+
+
+@jax.jit
+def _blocks(model: GPT) -> tuple[Block, ...]:
+    """The blocks of `model` as separate modules, without the projections of a memory."""
+    blocks = model.unstacked()
+    if model.spec.block.cross is not None:
+        for block in blocks:
+            block.cross_attn.keep_queries()
+    return blocks
 
 
 class Conditions(NamedTuple):

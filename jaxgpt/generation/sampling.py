@@ -34,10 +34,20 @@ def choose(
     ids_b = jax.lax.cond(
         sampling.temperature > 0,
         lambda: jax.vmap(jax.random.categorical)(keys_b, cut_off(allowed_bv, sampling)),
-        lambda: allowed_bv.argmax(axis=-1),
+        lambda: likeliest(allowed_bv),
     )
     logp_b = jnp.take_along_axis(jax.nn.log_softmax(logits_bv), ids_b[:, None], axis=-1)[:, 0]
     return jnp.where(finite_b, ids_b, NOT_FINITE).astype(jnp.int32), logp_b
+
+
+def likeliest(logits_bv: jax.Array) -> jax.Array:
+    """The id (B,) of each row's greatest logit, the first of several.
+
+    On a CPU two reductions that are vectorised take a tenth of the time of argmax, which is not.
+    """
+    greatest_bv = logits_bv == logits_bv.max(axis=-1, keepdims=True)
+    last = logits_bv.shape[-1] - 1  # also where a logit is NaN, which equals nothing
+    return jnp.where(greatest_bv, jnp.arange(last + 1), last).min(axis=-1)
 
 
 def cut_off(logits_bv: jax.Array, sampling: Sampling) -> jax.Array:

@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.devices.peers import BY_GROUP, SAME, make_groups, on_each_device, share
 from jaxgpt.errors import UserError, require
 from jaxgpt.generation.beam import Beams, search
 from jaxgpt.generation.options import SampleOptions
@@ -119,12 +121,22 @@ def encode(
     model: Seq2Seq, source_bs: np.ndarray, mask_bs: np.ndarray
 ) -> tuple[jax.Array, np.ndarray]:
     """The memory (B, S, D) that the encoder makes of the sources, on its device, and the mask."""
+    mesh, _ = make_groups(model, *source_bs.shape)
     with exactly(model.dtype):
-        return _encode(model, source_bs, mask_bs, model.dtype), mask_bs
+        weights = share(model, mesh) if mesh else model
+        return _encode(weights, source_bs, mask_bs, model.dtype, mesh), mask_bs
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@functools.partial(jax.jit, static_argnums=(3, 4))
 def _encode(
-    model: Seq2Seq, source_bs: jax.Array, mask_bs: jax.Array, dtype: jnp.dtype
+    model: Seq2Seq,
+    source_bs: jax.Array,
+    mask_bs: jax.Array,
+    dtype: jnp.dtype,
+    mesh: Mesh | None,
 ) -> jax.Array:
-    return cast(model, dtype).encode(source_bs, mask_bs)
+    def program(model: Seq2Seq, source_bs: jax.Array, mask_bs: jax.Array) -> jax.Array:
+        return cast(model, dtype).encode(source_bs, mask_bs)
+
+    on_each = on_each_device(program, mesh, (SAME, BY_GROUP, BY_GROUP), BY_GROUP)
+    return on_each(model, source_bs, mask_bs)

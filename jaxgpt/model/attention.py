@@ -113,6 +113,14 @@ class Attention(nnx.Module):
         weights_bmgts, _ = self._with_scores_of(layer, attend)
         return weights_bmgts.reshape(len(x_btd), -1, *weights_bmgts.shape[3:])
 
+    def keep_queries(self) -> None:
+        """Drop the projections to keys and values: then only `across` works, and copies no slices
+        of the kernel.
+        """
+        self.qkv.kernel.set_value(self.qkv.kernel[:, :, : self.spec.group])
+        if self.qkv.bias is not None:
+            self.qkv.bias.set_value(self.qkv.bias[:, : self.spec.group])
+
     def _queries(self, x_btd: jax.Array, layer: ArrayLike) -> jax.Array:
         """Queries (B, T, M, G, H) for a memory, which has no positions."""
         (q_btmgh,) = self._products(x_btd, slice(0, self.spec.group), [])
