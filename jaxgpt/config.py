@@ -139,7 +139,7 @@ class TrainConfig:
 class ComputeConfig:
     """Means of the computation, which change its result by rounding alone."""
 
-    attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = setting(
+    attention: Literal["auto", "xla", "chunked", "tiled", "cudnn", "splash"] = setting(
         "auto", "Implementation of attention; auto takes the fastest on the device."
     )
     dtype: Literal["float32", "bfloat16"] = setting(

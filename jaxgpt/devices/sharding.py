@@ -158,7 +158,9 @@ def on_each(attend: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.A
     def divided(
         q_btmgh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, scale: jax.Array, scores: Any
     ) -> jax.Array:
-        heads = "tensor" if k_btmh.shape[2] % mesh.shape["tensor"] == 0 else None
+        # Biases differ from head to head, and every device has those of all heads.
+        divides = k_btmh.shape[2] % mesh.shape["tensor"] == 0 and scores.slopes is None
+        heads = "tensor" if divides else None
         parts, whole = PartitionSpec(ROWS, None, heads), PartitionSpec()
         own = jax.shard_map(
             lambda *arrays: attend(*arrays, scores),

@@ -21,8 +21,9 @@ from jaxgpt.generation import beam_program, programs
 from jaxgpt.generation.beam_program import Rules, Size, Texts
 from jaxgpt.generation.encoded import encoded
 from jaxgpt.generation.options import SampleOptions
-from jaxgpt.generation.programs import Conditions, Weights
+from jaxgpt.generation.programs import Conditions
 from jaxgpt.generation.prompt import as_rows, crop_and_pad, padded_width
+from jaxgpt.generation.weights import Weights
 from jaxgpt.model import GPT, exactly
 
 

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jaxgpt.devices.peers import BY_GROUP, SAME, on_each_device
-from jaxgpt.generation.programs import CONDITIONS_SPECS, Conditions, Weights
+from jaxgpt.generation.programs import CONDITIONS_SPECS, Conditions
+from jaxgpt.generation.weights import Weights
 from jaxgpt.model import cache
 from jaxgpt.model.attention_forms import sum_dtype
 

@@ -11,7 +11,6 @@ Shapes: B rows, S context, V vocabulary.
 """
 
 import functools
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -22,44 +21,12 @@ from jax.typing import ArrayLike
 from jaxgpt.devices.peers import BY_GROUP, SAME, Peers, on_each_device
 from jaxgpt.generation.encoded import Encoded
 from jaxgpt.generation.sampling import Sampling, choose
-from jaxgpt.model import GPT, cache
-from jaxgpt.model.block import Block
+from jaxgpt.generation.weights import Weights
+from jaxgpt.model import cache
 from jaxgpt.model.cache import Cache, CrossCache
-from jaxgpt.model.precision import cast
 
 PIECE = 32  # the most tokens in one piece
 NOTHING = -1  # stands for an id after the end of a row
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["leaves"], meta_fields=["structure"]
-)
-@dataclass(frozen=True)
-class Weights:
-    """A model and its blocks as separate modules, flat: each call of a program takes them anew."""
-
-    leaves: list[jax.Array]
-    structure: Any
-
-    @staticmethod
-    def prepare(model: GPT, dtype: jnp.dtype) -> "Weights":
-        """The weights of `model`, cast to `dtype`."""
-        model = cast(model, dtype)
-        return Weights(*jax.tree.flatten((model, _blocks(model))))
-
-    def modules(self) -> tuple[GPT, tuple[Block, ...]]:
-        """The model, and its blocks."""
-        return jax.tree.unflatten(self.structure, self.leaves)
-
-
-@jax.jit
-def _blocks(model: GPT) -> tuple[Block, ...]:
-    """The blocks of `model` as separate modules, without the projections of a memory."""
-    blocks = model.unstacked()
-    if model.spec.block.cross is not None:
-        for block in blocks:
-            block.cross_attn.keep_queries()
-    return blocks
 
 
 class Conditions(NamedTuple):

@@ -20,9 +20,10 @@ from jaxgpt.errors import UserError
 from jaxgpt.generation import programs
 from jaxgpt.generation.encoded import Encoded, encoded
 from jaxgpt.generation.options import SampleOptions
-from jaxgpt.generation.programs import NOTHING, PIECE, Buffers, Conditions, Weights
+from jaxgpt.generation.programs import NOTHING, PIECE, Buffers, Conditions
 from jaxgpt.generation.prompt import Prompts, as_rows, crop_and_pad
 from jaxgpt.generation.sampling import NOT_FINITE, Sampling
+from jaxgpt.generation.weights import Weights
 from jaxgpt.model import GPT, check_tokens, exactly
 from jaxgpt.model.attention_forms import sum_dtype
 

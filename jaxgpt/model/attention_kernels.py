@@ -3,6 +3,7 @@
 Shapes: B batch, T time, M heads of keys and values, G queries for each, H head width, N = M * G.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from jaxgpt.config import ComputeConfig, ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model.attention_forms import Form, Scale, chunked, plain
 from jaxgpt.model.spec import Scores
+from jaxgpt.model.tiled_attention import tiled
 
 
 def cudnn(
@@ -60,7 +62,6 @@ def splash(
 
 
 SPLASH_BLOCK = 128  # the number of lanes of a TPU's vector unit
-SHORT = 128  # below this context length a kernel would mostly work on padding
 
 
 def _splash_kernel(length: int, heads: int, group: int, scores: Scores) -> Callable[..., Any]:
@@ -105,8 +106,10 @@ class Kernel:
     platform: str
     device: str  # the devices that have it, for the error message
     dtypes: tuple[str, ...]
-    widest_head: int
+    widest_head: float
     caps: bool  # whether it bounds scores
+    biases: bool  # whether it has ALiBi's
+    shortest: int  # the context length from which it is the fastest form
 
     def refuses(self, device: Any, dtype: str, model: ModelConfig) -> str:
         """The reason why the kernel cannot be used, or an empty string."""
@@ -122,7 +125,7 @@ class Kernel:
             return (
                 f"takes heads as wide as {self.widest_head}, and model.head_dim is {model.head_dim}"
             )
-        if model.positions == "alibi":
+        if model.positions == "alibi" and not self.biases:
             return "has no biases of scores, and model.positions is alibi"
         if model.attention_softcap is not None and not self.caps:
             return f"does not bound scores, and attention_softcap is {model.attention_softcap}"
@@ -142,8 +145,29 @@ KERNELS = {
         ("bfloat16",),
         128,
         caps=False,
+        biases=False,
+        shortest=128,
     ),
-    "splash": Kernel(splash, "tpu", "a TPU", ("float32", "bfloat16"), 256, caps=True),
+    "splash": Kernel(
+        splash,
+        "tpu",
+        "a TPU",
+        ("float32", "bfloat16"),
+        256,
+        caps=True,
+        biases=False,
+        shortest=128,
+    ),
+    "tiled": Kernel(
+        tiled,
+        "cpu",
+        "a CPU",
+        ("float32", "bfloat16"),
+        math.inf,
+        caps=True,
+        biases=True,
+        shortest=512,
+    ),
 }
 FORMS: dict[str, Form] = {"xla": plain, "chunked": chunked} | {
     name: each.form for name, each in KERNELS.items()
@@ -172,6 +196,6 @@ def pick(model: ModelConfig, compute: ComputeConfig, device: Any) -> tuple[str, 
         return "chunked", f"as there is no kernel for {device.device_kind}"
     if refusals[name]:
         return "chunked", f"as {name} {refusals[name]}"
-    if model.context_length < SHORT:
+    if model.context_length < KERNELS[name].shortest:
         return "chunked", f"as {model.context_length} positions are too few to gain by {name}"
-    return name, f"which {device.device_kind} has, for {dtype} and heads of {model.head_dim}"
+    return name, f"for {device.device_kind}, {dtype} and heads of {model.head_dim}"

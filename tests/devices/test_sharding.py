@@ -29,14 +29,16 @@ MODELS = {
         "num_kv_heads": 2, "positions": "rotary", "qk_norm": "full_width", "norm_kind": "rms", "mlp_gated": True,
         "activation": "silu", "extra_norms": ["sandwich"], "window": [5, None, 5],
     },
+    "tiled": SMALL | {"positions": "alibi", "attention": "tiled"},
     "pair": SMALL | {"pair": True, "activation": "gelu", "extra_norms": ["sandwich"]},
 }  # fmt: skip
 # The axes data, fsdp and tensor of a mesh.
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
 ALONE = (1, 1, 1)
+COMPARED = ["gpt", "modern", "tiled", "pair"]
 NARROW = [(ALONE, "narrow"), ((1, 8, 1), "narrow")]
 CASES = [
-    *((mesh, model) for model in ("gpt", "modern", "pair") for mesh in (ALONE, *MESHES)),
+    *((mesh, model) for model in COMPARED for mesh in (ALONE, *MESHES)),
     *NARROW,
 ]
 
@@ -54,7 +56,7 @@ def runs() -> dict[Any, dict[str, Any]]:
     return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
-@pytest.mark.parametrize("model", ["gpt", "modern", "pair"])
+@pytest.mark.parametrize("model", COMPARED)
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_ten_steps_on_any_mesh_are_those_of_one_device(
     mesh: tuple[int, int, int], model: str, runs: dict[Any, dict[str, Any]]

@@ -11,13 +11,14 @@ import pytest
 
 from jaxgpt.config import ComputeConfig, ModelConfig
 from jaxgpt.errors import UserError
-from jaxgpt.model.attention_forms import Form, attention_weights, chunked
+from jaxgpt.model.attention_forms import Form, attention_weights
 from jaxgpt.model.attention_kernels import FORMS, pick, splash
 from jaxgpt.model.flops import of_program
 from jaxgpt.model.spec import Scores
 
 # The kernel for TPUs runs anywhere, interpreted; the one for GPUs does not: `test_plan` compiles it.
-RUN = {"xla": FORMS["xla"], "chunked": chunked, "splash": functools.partial(splash, interpret=True)}
+EXACT = {name: FORMS[name] for name in ("xla", "chunked", "tiled")}
+RUN = EXACT | {"splash": functools.partial(splash, interpret=True)}
 LENGTHS = (1, 2, 63, 65, 127, 128, 129, 300, 511, 513, 1024, 1025)
 HEADS = (32, 42, 64, 128)
 CASES = sorted(
@@ -109,7 +110,7 @@ def test_outputs_and_gradients_are_those_of_plain_attention(
         )
 
 
-@pytest.mark.parametrize("form", ["xla", "chunked"])
+@pytest.mark.parametrize("form", EXACT)
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 128, 300, 1025])
 def test_in_float64_nothing_but_rounding_is_left(form: str, length: int) -> None:
     with jax.enable_x64(True):
@@ -151,14 +152,14 @@ RULES = {
     "alibi": Scores(slopes=(0.5, 0.25, 0.125, 0.06, 0.03, 0.01)),
     "all": Scores(1.5, (0.5, 0.25, 0.125, 0.06, 0.03, 0.01), 70),
 }
-DONE = {form: list(RULES) for form in ("xla", "chunked")}
+DONE = {form: list(RULES) for form in EXACT}
 DONE["splash"] = [name for name, rule in RULES.items() if rule.slopes is None]
 
 
 @pytest.mark.parametrize("length", [5, 129, 700])
 @pytest.mark.parametrize(("form", "rule"), [(f, r) for f, rules in DONE.items() for r in rules])
 def test_grouped_queries_windows_caps_and_slopes(form: str, rule: str, length: int) -> None:
-    exact = form != "splash"  # a kernel computes in float32
+    exact = form in EXACT  # splash computes in float32
     with jax.enable_x64(exact):
         dtype = "float64" if exact else "float32"
         parts = [2 * part for part in random_parts(length, 16, dtype, group=3)]
@@ -168,14 +169,27 @@ def test_grouped_queries_windows_caps_and_slopes(form: str, rule: str, length: i
         np.testing.assert_allclose(mine, other, rtol=0, atol=atol)
 
 
-def test_a_window_computes_less() -> None:
+@pytest.mark.parametrize("form", ["chunked", "tiled"])
+def test_a_window_computes_less(form: str) -> None:
     """The work of a window grows with the window, not with the text."""
-    q, k, v, _ = random_parts(1024, 16, "float32")
+    q, k, v, _ = random_parts(2048, 16, "float32")
 
     def flops(rule: Scores) -> float:
-        return of_program(jax.make_jaxpr(lambda *x: chunked(*x, 1.0, rule))(q, k, v).jaxpr)
+        return of_program(jax.make_jaxpr(lambda *x: FORMS[form](*x, 1.0, rule))(q, k, v).jaxpr)
 
     assert flops(Scores(window=64)) < 0.4 * flops(PLAIN)
+
+
+def test_the_memory_of_tiles_grows_with_the_length_alone() -> None:
+    def temporaries(length: int) -> int:
+        def gradients(*parts: jax.Array) -> Any:
+            *qkv, weight = parts
+            return jax.vjp(lambda *qkv: FORMS["tiled"](*qkv, 0.25, PLAIN), *qkv)[1](weight)
+
+        step = jax.jit(gradients).lower(*random_parts(length, 16, "float32")).compile()
+        return step.memory_analysis().temp_size_in_bytes  # type: ignore[union-attr]
+
+    assert temporaries(4096) < 4.5 * temporaries(1024)
 
 
 GPU = {"platform": "gpu", "device_kind": "NVIDIA H200", "compute_capability": "9.0"}
@@ -205,7 +219,9 @@ def picked(
         (TPU, "float32", {}, "splash", "TPU v5 lite"),
         (TPU, "bfloat16", {"head": 42}, "splash", "heads of 42"),
         (TPU, "bfloat16", {"head": 264}, "chunked", "heads as wide as 256"),
-        (CPU, "float32", {}, "chunked", "no kernel for cpu"),
+        (CPU, "float32", {}, "tiled", "for cpu"),
+        (CPU, "bfloat16", {}, "tiled", "for cpu"),
+        (CPU, "float32", {"length": 256}, "chunked", "256 positions"),
     ],
 )
 def test_auto_goes_by_device_dtype_head_size_and_length(
@@ -229,7 +245,7 @@ def test_what_every_device_can_do_may_be_asked_of_it(device: dict[str, str], for
             "bfloat16",
             "cudnn",
             64,
-            "cudnn, which needs an NVIDIA GPU .* the device is cpu.* auto, xla, chunked.$",
+            "cudnn, which needs an NVIDIA GPU .* the device is cpu.* auto, xla, chunked, tiled.$",
         ),
         (CPU, "float32", "splash", 64, "splash, which needs a TPU, and the device is cpu"),
         (GPU, "float32", "cudnn", 64, "computes in bfloat16, and compute.dtype is float32"),

@@ -9,7 +9,15 @@ import jax
 import numpy as np
 import optax
 
-from jaxgpt.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, RunConfig
+from jaxgpt.config import (
+    ComputeConfig,
+    Config,
+    DataConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+)
 from jaxgpt.data.pair_batches import PairBatch
 from jaxgpt.devices.mesh import make_mesh, sizes
 from jaxgpt.devices.sharding import over_rows, placed
@@ -32,14 +40,20 @@ def drawn(model: Any, step: int) -> Any:
 
 def steps(axes: list[int], fields: dict[str, Any]) -> dict[str, Any]:
     wanted = MeshConfig(*axes)
-    pair = fields.pop("pair", False)
+    pair, attention = fields.pop("pair", False), fields.pop("attention", "auto")
     common = {"context_length": 11, "num_heads": 4, "qkv_bias": True, **fields}
     model = ModelConfig(num_blocks=3, cross_attention=pair, **common)
     encoder = ModelConfig(num_blocks=2, **{**common, "vocab_size": 16}) if pair else None
     # With the usual eps of 1e-8 AdamW makes much of rounding where a gradient is near 0.
     optim = OptimConfig(warmup_steps=0, eps=1e-6)
     config = Config(
-        DataConfig("x"), RunConfig("x"), model=model, encoder=encoder, optim=optim, mesh=wanted
+        DataConfig("x"),
+        RunConfig("x"),
+        model=model,
+        encoder=encoder,
+        optim=optim,
+        compute=ComputeConfig(attention=attention),
+        mesh=wanted,
     )
     mesh = make_mesh(wanted, 8, model.model_dim, jax.devices()[: math.prod(sizes(wanted))])
     parts = over_rows(mesh, axis=1)

@@ -1,0 +1,43 @@
+"""Weights as the compiled programs of generation take them."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxgpt.model import GPT
+from jaxgpt.model.block import Block
+from jaxgpt.model.precision import cast
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["leaves"], meta_fields=["structure"]
+)
+@dataclass(frozen=True)
+class Weights:
+    """A model and its blocks as separate modules, flat: each call of a program takes them anew."""
+
+    leaves: list[jax.Array]
+    structure: Any
+
+    @staticmethod
+    def prepare(model: GPT, dtype: jnp.dtype) -> "Weights":
+        """The weights of `model`, cast to `dtype`."""
+        model = cast(model, dtype)
+        return Weights(*jax.tree.flatten((model, _blocks(model))))
+
+    def modules(self) -> tuple[GPT, tuple[Block, ...]]:
+        """The model, and its blocks."""
+        return jax.tree.unflatten(self.structure, self.leaves)
+
+
+@jax.jit
+def _blocks(model: GPT) -> tuple[Block, ...]:
+    """The blocks of `model` as separate modules, without the projections of a memory."""
+    blocks = model.unstacked()
+    if model.spec.block.cross is not None:
+        for block in blocks:
+            block.cross_attn.keep_queries()
+    return blocks
