@@ -4,6 +4,7 @@ Independent of dialects and models.
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -197,12 +198,16 @@ def _require_same_bits(path: Path, arrays: Mapping[str, np.ndarray], stage: Stag
     """Read the file back and compare, before anyone relies on it."""
     written = read(path)
     passed = stage("checking", sum(array.size for array in arrays.values()))
-    for name, array in arrays.items():
-        passed(array.size)
-        tensor = written.tensors[name.removeprefix(written.prefix)]
+
+    def check(name: str) -> None:
+        array, tensor = arrays[name], written.tensors[name.removeprefix(written.prefix)]
         alike = (tensor.shape, tensor.dtype) == (array.shape, array.dtype)
         if not (alike and np.array_equal(safefile.bits(tensor.read()), safefile.bits(array))):
             raise RuntimeError(
                 f"{path}: {name} was not read back as it was written; the disk or a library is at "
                 "fault."
             )
+
+    with ThreadPoolExecutor(2) as threads:
+        for name, _ in zip(arrays, threads.map(check, arrays), strict=True):
+            passed(arrays[name].size)

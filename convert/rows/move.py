@@ -4,8 +4,9 @@ Independent of file formats.
 """
 
 import functools
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import ml_dtypes
 import numpy as np
@@ -21,7 +22,7 @@ from .dialect import Dialect
 from .fields import FIELDS, norms_full_width
 from .kinds import Scaled, part_of
 from .order import in_file_order
-from .regroup import Heads, Put, move, parts
+from .regroup import COPIES, Heads, Put, move, parts
 from .resolve import express, fillable
 from .rotary_layout import is_rotated, order
 from .scaled import factor, times, undone
@@ -105,13 +106,26 @@ def to_flax(
             for name, put in parts(torch, flax, sizes, place, heads):
                 uses.setdefault(name, []).append((flax, place, put))
     flat: dict[str, np.ndarray] = {}
-    for name, wanted in uses.items():
-        piece = read(name) if wanted else np.empty(0)
-        for flax, place, put in wanted:
-            if flax.at(place) not in flat:
-                flat[flax.at(place)] = np.empty(flax.shape(sizes, place), dtype or piece.dtype)
-            with np.errstate(over="ignore"):  # the caller checks the result
+
+    def copy(piece: np.ndarray, wanted: list[tuple[View, Place, Put]]) -> None:
+        with np.errstate(over="ignore"):  # the caller checks the result
+            for flax, place, put in wanted:
                 put(piece, flat[flax.at(place)])
+
+    with ThreadPoolExecutor(COPIES) as threads:
+        jobs: deque[Future[None]] = deque()
+        for name, wanted in uses.items():
+            if not wanted:
+                continue
+            piece = read(name)
+            for flax, place, _ in wanted:
+                if flax.at(place) not in flat:
+                    flat[flax.at(place)] = np.empty(flax.shape(sizes, place), dtype or piece.dtype)
+            jobs.append(threads.submit(copy, piece, wanted))
+            if len(jobs) > COPIES:
+                jobs.popleft().result()
+        for job in jobs:
+            job.result()
     for row in _scaled_rows(dialect):
         flat[row.flax.name] = times(flat[row.flax.name], factor(row, sizes))
     return unflatten(flat)

@@ -9,6 +9,7 @@ import hashlib
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +94,16 @@ def size(directory: Path) -> int:
 
 def write_manifest(directory: Path) -> None:
     """Write the sizes and checksums of all files in `directory`."""
-    entries = {
-        str(file.relative_to(directory)): {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+    files = [
+        file
         for file in sorted(directory.rglob("*"))
         if file.is_file() and file != directory / MANIFEST
+    ]
+    with ThreadPoolExecutor() as threads:
+        digests = threads.map(_sha256, files)
+    entries = {
+        str(file.relative_to(directory)): {"bytes": file.stat().st_size, "sha256": digest}
+        for file, digest in zip(files, digests, strict=True)
     }
     write_json(directory / MANIFEST, {"files": entries})
 
@@ -108,8 +115,9 @@ def check_manifest(directory: Path) -> None:
         isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values()),
         f"{directory / MANIFEST} is not a manifest that this program wrote.",
     )
-    problems = [_problem(directory, name, entry) for name, entry in (entries or {}).items()]
-    problems = [problem for problem in problems if problem]
+    with ThreadPoolExecutor() as threads:
+        checked = threads.map(lambda item: _problem(directory, *item), (entries or {}).items())
+        problems = [problem for problem in checked if problem]
     require(
         not problems,
         f"{directory} does not match its {MANIFEST}: {'; '.join(problems)}. The files were changed "
