@@ -10,7 +10,7 @@ from convert.rows.regroup import BLOCK, _copy
 SHAPE = (BLOCK + 1, 3, 2 * BLOCK, 5)
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(4)), ids=str)
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)
 def test_a_transposed_copy_has_every_number(order: tuple[int, ...]) -> None:
     values = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE).transpose(order)
     room = np.full((2, *values.shape), -1, np.float32)[0]
