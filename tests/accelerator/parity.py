@@ -1,0 +1,120 @@
+"""Models of every kind in float32 on the device, against the same in float64 on the CPU.
+
+Logits, and every gradient of the loss. A difference is relative to the largest value of its tensor.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from convert.dialects import DIALECTS
+from jaxgpt.config import ModelConfig
+from jaxgpt.data.pair_batches import PairBatch
+from jaxgpt.model import assemble, exactly, params_of
+from jaxgpt.pytree import Tree, flatten
+from jaxgpt.training.losses import cross_entropy, pair_logits
+from tests.accelerator import RIGHT, WRONG, Row
+from tests.accelerator.settings import Settings
+from tests.helpers import CONFIGS, PRIMES, config_of, random_model, random_pair
+
+LIMIT = 2e-5
+PAIR = "encoder-decoder"
+
+
+def measure(settings: Settings) -> Iterator[Row]:
+    for name, fields in list(kinds().items())[: settings.sizes.kinds]:
+        if settings.is_over:
+            yield {"kind": name, "logits": None, "gradients": None, "note": "no time was left"}
+            continue
+        logits, gradients, largest = differences(name, fields)
+        same = max(logits, gradients) < LIMIT
+        yield {
+            "kind": name,
+            "logits": logits,
+            "gradients": gradients,
+            "largest of": largest,
+            "verdict": RIGHT if same else WRONG,
+        }
+
+
+def kinds() -> dict[str, dict[str, Any]]:
+    """Fields of models by name: between them every choice, and whatever else a dialect has."""
+    named: dict[str, dict[str, Any]] = {PAIR: {}, **CONFIGS}
+    seen = {ModelConfig(**{**PRIMES, **fields}) for fields in CONFIGS.values()}
+    for name, dialect in DIALECTS.items():
+        if (config := config_of(dialect)) not in seen:
+            seen.add(config)
+            named[f"as dialect {name}"] = vars(config)
+    return named
+
+
+def differences(name: str, fields: dict[str, Any]) -> tuple[float, float, str]:
+    """The largest differences of logits and of gradients, and the parameter of the latter."""
+    model = random_pair("float32") if name == PAIR else random_model("float32", **fields)
+    params = jax.tree.map(np.asarray, params_of(model))
+    batch = pair_batch() if name == PAIR else text_batch(model.config)
+    (logits, gradients), (exact, exact_gradients) = (
+        computed(model.config, params, batch, dtype, device)
+        for dtype, device in (("float32", jax.devices()[0]), ("float64", jax.devices("cpu")[0]))
+    )
+    by_name = {
+        path: difference(gradient, exact_gradients[path]) for path, gradient in gradients.items()
+    }
+    largest = max(by_name, key=by_name.__getitem__)
+    return difference(logits, exact), by_name[largest], largest
+
+
+def text_batch(config: ModelConfig) -> np.ndarray:
+    """Random ids (B, T + 1) that fill the context."""
+    shape = 2, config.context_length + 1
+    return np.random.default_rng(1).integers(config.vocab_size, size=shape, dtype=np.int32)
+
+
+def pair_batch() -> PairBatch:
+    """Random pairs for `random_pair`, of which some positions are padding."""
+    model = random_pair("float32").config
+    rng = np.random.default_rng(1)
+    source = 2, model.encoder.context_length
+    target = 2, model.decoder.context_length
+    mask_bs, mask_bt = np.ones(source, bool), np.ones(target, bool)
+    mask_bs[1, 5:], mask_bt[1, 7:] = False, False
+    return PairBatch(
+        rng.integers(model.encoder.vocab_size, size=source, dtype=np.int32),
+        mask_bs,
+        *(rng.integers(model.decoder.vocab_size, size=target, dtype=np.int32) for _ in range(2)),
+        mask_bt,
+    )
+
+
+def computed(
+    config: Any, params: Tree, batch: Any, dtype: str, device: jax.Device
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The logits of `batch` and the gradients of its loss, computed in `dtype` on `device`."""
+    with exactly(jnp.dtype(dtype)), jax.default_device(device):
+        there = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+        logits, gradients = jax.device_get(jax.jit(partial(both, config))(there, batch))
+    return logits, flatten(gradients)
+
+
+def both(config: Any, params: Tree, batch: Any) -> tuple[jax.Array, Tree]:
+    """The logits of `batch`, and the gradients of its loss."""
+
+    def loss(params: Tree) -> tuple[jax.Array, jax.Array]:
+        if isinstance(batch, PairBatch):
+            logits, mask = pair_logits(config, params, batch), batch.target_mask_bt
+            losses = cross_entropy(logits, jnp.asarray(batch.targets_bt))
+            return jnp.sum(losses, where=mask) / mask.sum(), logits
+        logits = assemble(config, params).logits(batch[:, :-1])
+        return cross_entropy(logits, batch[:, 1:]).mean(), logits
+
+    gradients, logits = jax.grad(loss, has_aux=True)(params)
+    return logits, gradients
+
+
+def difference(ours: np.ndarray, exact: np.ndarray) -> float:
+    """The largest difference, as a share of the largest value."""
+    return float(np.abs(ours.astype("float64") - exact).max() / max(np.abs(exact).max(), 1e-30))
