@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.accelerator import SECTIONS, page, runner
+from tests.helpers import TEXT
 
 pytest.importorskip("torch", reason="torch is not installed")
 
@@ -15,7 +16,8 @@ pytest.importorskip("torch", reason="torch is not installed")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     """The exit code and the folder of a run at toy size."""
     out = tmp_path_factory.mktemp("accelerator")
-    return runner.run_all(out, "python-docs"), out
+    (out / "wood.txt").write_text(TEXT)
+    return runner.run_all(out, str(out / "wood.txt")), out
 
 
 def test_every_section_has_its_figures(done: tuple[int, Path]) -> None:

@@ -176,6 +176,11 @@ def on_each(attend: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.A
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _gather(x: jax.Array, whole: NamedSharding, divided: NamedSharding) -> jax.Array:
+    """Gather `x`, from the sharding `divided` to `whole`.
+
+    Without the first constraint, the compiler would gather what `x` is a cast of, in float32.
+    """
+    x = jax.lax.with_sharding_constraint(x, divided)
     return jax.lax.with_sharding_constraint(x, whole)
 
 

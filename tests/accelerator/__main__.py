@@ -7,6 +7,7 @@ needs the device is then marked as not measured. The exit code is 1 if a section
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -21,6 +22,8 @@ def main() -> int:
     parser.add_argument("--text", default="python-docs", help="the text of the CPU recipe")
     parser.add_argument("--toy", action="store_true", help="toy size, whatever the device is")
     arguments = parser.parse_args()
+    # As Ctrl-C does, so that the process of the section ends too: it has the device.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return run_all(arguments.out, arguments.text, "toy" if arguments.toy else "")
 
 

@@ -40,7 +40,7 @@ def findings(plan: Plan) -> dict[str, Finding]:
         "float32 products": program.float32_products(),
         "copies into another layout": program.relayouts(),
         "other copies": program.other_copies(),
-        "float32 weights in the loop over layers": program.carried(
+        "weights converted in the loop over layers": program.carried(
             model.num_blocks,
             {shape for name in kernels for shape in (stored[name], leaves[name].shape)},
         ),

@@ -50,7 +50,7 @@ def run_all(out: Path, text: str, size: str = "") -> int:
         if name == "device":
             platform = platform_of(result)
             size = size or ("toy" if platform == "cpu" else "full")
-    print(write(out, results, SIZES[size]))
+    print(write(out, results, SIZES[size or "toy"]))
     return int(any(result.error for result in results))
 
 

@@ -39,7 +39,13 @@ FULL = Sizes(
     rows=(8, 16, 32, 64),
     timed=20,
     train={"eval_batches": 0, "eval_every": 1000, "sample_tokens": 0},
-    killed={"steps": 300, "save_every": 20, "eval_every": 300, "eval_batches": 2},
+    killed={
+        "steps": 300,
+        "save_every": 20,
+        "eval_every": 300,
+        "eval_batches": 2,
+        "sample_tokens": 0,
+    },
     new=256,
     texts=(1, 32),
     backend="inductor",
@@ -57,9 +63,16 @@ TOY = Sizes(
     rows=(2, 4),
     timed=2,
     train={"steps": 4, "batch_size": 2, "eval_batches": 2, "sample_tokens": 0},
-    killed={"steps": 300, "batch_size": 2, "save_every": 20, "eval_every": 300, "eval_batches": 1},
+    killed={
+        "steps": 90,
+        "batch_size": 2,
+        "save_every": 15,
+        "eval_every": 90,
+        "eval_batches": 1,
+        "sample_tokens": 0,
+    },
     new=8,
-    texts=(1, 2),
+    texts=(2,),
     backend="eager",
 )
 
