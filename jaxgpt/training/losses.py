@@ -113,7 +113,8 @@ def _forward(
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     wide = logits.astype(sum_dtype(logits))
     log_sums = jax.nn.logsumexp(wide, axis=-1)
-    likely = jnp.take_along_axis(wide, targets[..., None], axis=-1)[..., 0]
+    # Taken from the logits as they are, since what is taken from is stored.
+    likely = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0].astype(wide.dtype)
     if smoothing:
         likely = (1 - smoothing) * likely + smoothing * wide.mean(axis=-1)
     return log_sums - likely, (logits, targets, log_sums)

@@ -17,7 +17,7 @@ from jaxgpt.model import exactly as precise
 from jaxgpt.model.attention_kernels import FORMS, KERNELS
 from jaxgpt.model.spec import Scores
 from tests.accelerator import RIGHT, WRONG, Row
-from tests.accelerator.settings import Settings
+from tests.accelerator.settings import LATE, Settings
 from tests.model.test_attention_forms import (
     PLAIN,
     RULES,
@@ -36,7 +36,7 @@ def measure(settings: Settings) -> Iterator[Row]:
             row: Row = {"form": form, "dtype": dtype}
             notes, differences = [], []
             for name, rule, sizes in cases(settings):
-                note = "no time was left" if settings.is_over else refusal(form, dtype, rule, sizes)
+                note = LATE if settings.left < 0 else refusal(form, dtype, rule, sizes)
                 if note:
                     row[name] = None
                     notes.append(note)

@@ -1,10 +1,10 @@
 """What a section is called with and what it yields, at two sizes: that of the device, and a toy."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -13,6 +13,8 @@ from jaxgpt.config import Config
 from jaxgpt.settings import build_run, read_settings
 from tests.helpers import ROOT
 
+Item = TypeVar("Item")
+LATE = "no time was left"
 TEXT = "python-docs"  # comes with Python, so that nothing has to be fetched
 
 
@@ -89,8 +91,20 @@ class Settings:
     since: float = field(default_factory=time.monotonic)
 
     @property
-    def is_over(self) -> bool:
-        return time.monotonic() - self.since > self.seconds
+    def left(self) -> float:
+        """The seconds that are left."""
+        return self.seconds - (time.monotonic() - self.since)
+
+    def timely(self, items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
+        """`items`, each with whether there is time for it, if it takes no longer than those before.
+
+        An item takes as long as the body of the loop over them.
+        """
+        longest = 0.0
+        for item in items:
+            start = time.monotonic()
+            yield item, self.left > longest
+            longest = max(longest, time.monotonic() - start)
 
 
 def gpt2(settings: Settings, rows: int, **compute: Any) -> Config:

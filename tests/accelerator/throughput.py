@@ -19,7 +19,7 @@ from jaxgpt.model import flops
 from jaxgpt.model.attention_kernels import FORMS, KERNELS
 from jaxgpt.training.step import State, init_state, jitted_step
 from tests.accelerator import Row
-from tests.accelerator.settings import Settings, gpt2, random_ids, seconds_each
+from tests.accelerator.settings import LATE, Settings, gpt2, random_ids, seconds_each
 
 REMATS = ("none", "dots", "full")
 NOTHING = dict.fromkeys(("ms a step", "tokens/s", "MFU", "temporaries, GiB"))
@@ -33,15 +33,15 @@ def measure(settings: Settings) -> Iterator[Row]:
     }
     forms = [name for name in reversed(FORMS) if not refusals.get(name)]
     start = init_state(base)
-    for config in configs(settings, forms):
+    for config, in_time in settings.timely(configs(settings, forms)):
         row: Row = {
             "rows": config.train.batch_size,
             "attention": config.compute.attention,
             "remat": config.compute.remat,
             "unroll": config.compute.scan_unroll,
         }
-        if settings.is_over:
-            yield row | NOTHING | {"note": "no time was left"}
+        if not in_time:
+            yield row | NOTHING | {"note": LATE}
             continue
         try:
             yield row | figures(config, start, settings.sizes.timed)

@@ -16,7 +16,7 @@ from jaxgpt.model import flops
 from jaxgpt.optional import installed
 from tests.accelerator import Row
 from tests.accelerator.runner import read
-from tests.accelerator.settings import Settings, gpt2, random_ids, seconds_each
+from tests.accelerator.settings import LATE, Settings, gpt2, random_ids, seconds_each
 
 FIGURES = ("ms a step", "tokens/s", "MFU", "jaxgpt / torch")
 OF_TORCH = {"cpu": "cpu", "gpu": "cuda"}  # by jax's names of platforms
@@ -25,10 +25,9 @@ OF_TORCH = {"cpu": "cpu", "gpu": "cuda"}  # by jax's names of platforms
 def measure(settings: Settings) -> Iterator[Row]:
     jax.config.update("jax_platforms", "cpu")  # the device is for torch
     note = obstacle(settings.platform)
-    for rows in settings.sizes.rows:
-        late = "no time was left" if settings.is_over else note
-        if late:
-            yield {"rows": rows} | dict.fromkeys(FIGURES) | {"note": late}
+    for rows, in_time in settings.timely(settings.sizes.rows):
+        if note or not in_time:
+            yield {"rows": rows} | dict.fromkeys(FIGURES) | {"note": note or LATE}
             continue
         yield {"rows": rows} | figures(settings, gpt2(settings, rows))
 
