@@ -35,7 +35,7 @@ def test_every_section_has_its_figures(done: tuple[int, Path]) -> None:
 def test_what_needs_the_device_is_marked_as_not_measured(done: tuple[int, Path]) -> None:
     rows = {name: runner.read(done[1], name) for name in SECTIONS}
     timed = [row for row in rows["throughput"] if row["tokens/s"] is not None]
-    assert {row["attention"] for row in timed} == {"xla", "chunked"}
+    assert {row["attention"] for row in timed} == {"xla", "chunked", "tiled"}
     assert all(row["MFU"] is None for row in rows["throughput"] + rows["torch_speed"])
     kernels = [row for row in rows["attention"] if row["form"] in ("cudnn", "splash")]
     assert kernels
