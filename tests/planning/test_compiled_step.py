@@ -25,7 +25,7 @@ MOST = {
     "h100:1": {"copies into another layout": 0, "other copies": 3700, "scatters": 80},
     "h200:8": {"copies into another layout": 80, "other copies": 3700, "scatters": 80},
     "v5e:1x1": {"copies into another layout": 300, "other copies": 800, "scatters": 80},
-    "v6e:1x1": {"copies into another layout": 300, "other copies": 800, "scatters": 80},
+    "v6e:1x1": {"copies into another layout": 2100, "other copies": 2600, "scatters": 80},
     "v5e:2x4": {"copies into another layout": 450, "other copies": 950, "scatters": 80},
 }
 SEVERAL = ("h200:8", "v5e:2x4")
