@@ -133,6 +133,8 @@ class Gather:
 
     def all_but_blocks(self, params: Any) -> Any:
         outside = {name: part for name, part in params.items() if name != "blocks"}
+        # Without this the compiler would gather what they are a cast of, in float32.
+        outside = jax.lax.with_sharding_constraint(outside, shardings(outside, self.mesh))
         return params | self._whole(outside)
 
     def block(self, block: Any) -> Any:
@@ -176,11 +178,6 @@ def on_each(attend: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.A
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _gather(x: jax.Array, whole: NamedSharding, divided: NamedSharding) -> jax.Array:
-    """Gather `x`, from the sharding `divided` to `whole`.
-
-    Without the first constraint, the compiler would gather what `x` is a cast of, in float32.
-    """
-    x = jax.lax.with_sharding_constraint(x, divided)
     return jax.lax.with_sharding_constraint(x, whole)
 
 
