@@ -7,13 +7,17 @@ DEMO ?=
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test slow lint docs clean
+.PHONY: demo test slow accelerator lint docs clean
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# On a GPU or a TPU all that only it can show, in less than ten minutes; elsewhere a test of the script.
+accelerator: $(READY)
+	$(BIN)/python -m tests.accelerator
 
 demo: $(READY)
 	rm -rf runs/demo

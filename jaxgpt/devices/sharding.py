@@ -133,6 +133,8 @@ class Gather:
 
     def all_but_blocks(self, params: Any) -> Any:
         outside = {name: part for name, part in params.items() if name != "blocks"}
+        # Without this the compiler would gather what they are a cast of, in float32.
+        outside = jax.lax.with_sharding_constraint(outside, shardings(outside, self.mesh))
         return params | self._whole(outside)
 
     def block(self, block: Any) -> Any:

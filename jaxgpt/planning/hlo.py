@@ -43,34 +43,45 @@ def collectives(text: str) -> dict[str, Traffic]:
 
     The bytes that a device receives are those of a ring algorithm.
     """
-    computations = dict(_computations(text))
     traffic: dict[str, Traffic] = defaultdict(lambda: Traffic(0, 0.0))
-    entry = re.search(r"^ENTRY %?([\w.-]+) ", text, re.MULTILINE)
-    assert entry
+    for kind, one, times in communication(text):
+        before = traffic[kind]
+        traffic[kind] = Traffic(
+            before.times + times, before.received + times * _received(one, kind)
+        )
+    return dict(traffic)
 
-    def walk(name: str, times: int) -> None:
+
+def communication(text: str) -> Iterator[tuple[str, Instruction, int]]:
+    """Each collective in the program `text`: its kind, its line, and how often a run has it."""
+    computations = dict(computations_of(text))
+
+    def walk(name: str, times: int) -> Iterator[tuple[str, Instruction, int]]:
         for one in computations[name]:
             kind = one.opcode.removesuffix("-start")
             if kind in KINDS:
-                before = traffic[kind]
-                traffic[kind] = Traffic(
-                    before.times + times, before.received + times * _received(one, kind)
-                )
+                yield kind, one, times
             # On TPU a started collective is named again in the fusions that overlap with it, and at
             # its end.
             if one.opcode.endswith(("-done", "-update")) or (
                 one.opcode == "fusion" and STARTS not in one.name
             ):
                 continue
-            rounds = _rounds(one, computations) if one.opcode == "while" else 1
-            for called in _called(one):
-                walk(called, times * rounds)
+            count = rounds(one, computations) if one.opcode == "while" else 1
+            for inner in called(one):
+                yield from walk(inner, times * count)
 
-    walk(entry[1], 1)
-    return dict(traffic)
+    yield from walk(entry_of(text), 1)
 
 
-def _computations(text: str) -> Iterator[tuple[str, list[Instruction]]]:
+def entry_of(text: str) -> str:
+    """The name of the computation that the program `text` starts with."""
+    entry = re.search(r"^ENTRY %?([\w.-]+) ", text, re.MULTILINE)
+    assert entry
+    return entry[1]
+
+
+def computations_of(text: str) -> Iterator[tuple[str, list[Instruction]]]:
     """Name and instructions of each computation in the program `text`."""
     name = ""
     body: list[Instruction] = []
@@ -84,13 +95,13 @@ def _computations(text: str) -> Iterator[tuple[str, list[Instruction]]]:
             body.append(Instruction(parsed[1], shape, operation[1], rest))
 
 
-def _called(one: Instruction) -> list[str]:
+def called(one: Instruction) -> list[str]:
     """The names of the computations that `one` runs."""
     names = [single or several for single, several in CALLED.findall(one.rest)]
     return [name.strip().removeprefix("%") for joined in names for name in joined.split(",")]
 
 
-def _rounds(one: Instruction, computations: dict[str, list[Instruction]]) -> int:
+def rounds(one: Instruction, computations: dict[str, list[Instruction]]) -> int:
     """Iterations of a loop: the compiler's trip count, or the limit that counting from 0 meets."""
     if trip_count := re.search(r'known_trip_count":\{"n":"(\d+)"', one.rest):
         return int(trip_count[1])
@@ -103,7 +114,7 @@ def _rounds(one: Instruction, computations: dict[str, list[Instruction]]) -> int
 
 def _received(one: Instruction, kind: str) -> float:
     """The bytes that one device receives when `one`, a collective of this `kind`, runs once."""
-    size, n = _bytes(one.shape), _group(one.rest)
+    size, n = size_of(one.shape), _group(one.rest)
     if kind == "collective-permute":
         return size / (2 if one.opcode.endswith("-start") else 1)
     if kind == "all-gather" and one.opcode.endswith("-start"):
@@ -114,7 +125,7 @@ def _received(one: Instruction, kind: str) -> float:
     return size * share * (n - 1) / n
 
 
-def _bytes(shape: str) -> float:
+def size_of(shape: str) -> float:
     """The bytes of all arrays in `shape`, which may be a tuple."""
     arrays = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shape)
     return sum(

@@ -3,11 +3,11 @@
 Shapes: B rows, T tokens, S time of a source, D model width, V vocabulary.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxgpt.config import ComputeConfig, ModelConfig
 from jaxgpt.data.pair_batches import PairBatch
@@ -100,9 +100,39 @@ def encoded(
 
 def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> jax.Array:
     """The loss of each of `targets`, with a share `smoothing` of it spread over all tokens."""
-    logits = logits.astype(sum_dtype(logits))
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    if not smoothing:
-        return losses
-    of_all = jax.nn.logsumexp(logits, axis=-1) - logits.mean(axis=-1)
-    return (1 - smoothing) * losses + smoothing * of_all
+    return _cross_entropy(smoothing, logits, targets)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _cross_entropy(smoothing: float, logits: jax.Array, targets: jax.Array) -> jax.Array:
+    return _forward(smoothing, logits, targets)[0]
+
+
+def _forward(
+    smoothing: float, logits: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    wide = logits.astype(sum_dtype(logits))
+    log_sums = jax.nn.logsumexp(wide, axis=-1)
+    # Taken from the logits as they are, since what is taken from is stored.
+    likely = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0].astype(wide.dtype)
+    if smoothing:
+        likely = (1 - smoothing) * likely + smoothing * wide.mean(axis=-1)
+    return log_sums - likely, (logits, targets, log_sums)
+
+
+def _backward(
+    smoothing: float, residuals: tuple[jax.Array, ...], gradient: jax.Array
+) -> tuple[jax.Array, None]:
+    """The gradient by the logits, in one pass over them.
+
+    Autodiff would store their exponentials in float32, and add to them at the targets by a scatter.
+    """
+    logits, targets, log_sums = residuals
+    wide = logits.astype(log_sums.dtype)
+    at_target = jnp.arange(logits.shape[-1]) == targets[..., None]
+    wanted = (1 - smoothing) * at_target + smoothing / logits.shape[-1]
+    by_logits = (jnp.exp(wide - log_sums[..., None]) - wanted) * gradient[..., None]
+    return by_logits.astype(logits.dtype), None
+
+
+_cross_entropy.defvjp(_forward, _backward)
