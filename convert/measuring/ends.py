@@ -20,7 +20,7 @@ def entrances(s: Subject) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
     seen, c = s.pairs_of_tokens, s.config
     first = s.torch_name("blocks/attn/qkv/kernel")
     last = min((use.at for use in seen.products(first or "")), default=2**62)
-    vectors = s.params["token_embedding/embedding"][seen.ids]
+    vectors = s.table[s.ids]
     tables = _tables(s)
     values = seen.ordered_values(c.model_dim, last)
     for x in values:
@@ -33,7 +33,7 @@ def entrances(s: Subject) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
                 fields = {"embedding_scale": scale, **_table_fields(name)}
                 yield from ((fields | extra, y) for extra, y in _normalised(s, ours, values))
                 return
-    raise Parted("the embedding", "no sum of scaled embeddings and positions is what it computes")
+    raise Parted(s.embedding, "no sum of scaled embeddings and positions is what it computes")
 
 
 def _tables(s: Subject) -> dict[str, torch.Tensor]:
@@ -77,18 +77,38 @@ def exit_fields(s: Subject, norm: Norm, x: torch.Tensor) -> dict[str, Any]:
     head_input = seen.input_of(name or "", c.model_dim)
     if head_input is None:
         raise Parted("the head", "what it multiplies is hidden")
-    last = f"block {c.num_blocks - 1}"
-    streams: dict[Any, torch.Tensor] = {"unused" if "final_norm/scale" in s.params else False: x}
-    if s.has_norm("final_norm"):
-        streams[True] = norm(x, s.norm_params("final_norm"))
+    streams = _streams(s, norm, x)
     chosen = _chosen(streams, head_input)
     if chosen is None:
-        raise UnknownExit(last, "neither the stream after it nor its final norm goes into the head")
-    kernel = s.params["token_embedding/embedding"].T if c.tied else s.params["head/kernel"]
+        raise UnknownExit(
+            s.last_block, "neither the stream after it nor its final norm goes into the head"
+        )
+    kernel = s.table.T if c.tied else s.params["head/kernel"]
     logits = streams[chosen] @ kernel
     if (bias := s.param("head/bias")) is not None:
         logits = logits + bias
     return {"final_norm": chosen, **_logit_fields(logits, seen.logits)}
+
+
+def memory_of(s: Subject, norm: Norm, x: torch.Tensor) -> tuple[dict[str, Any], torch.Tensor]:
+    """The field of an encoder's final norm, and the memory, for the stream `x` after its blocks."""
+    assert s.decoder is not None
+    inputs, streams = s.decoder.cross_inputs(0), _streams(s, norm, x)
+    for final in (True, "unused", False):
+        if final in streams and any(same(streams[final], each) for each in inputs):
+            return {"final_norm": final}, streams[final]
+    raise UnknownExit(
+        s.last_block,
+        "neither the stream after it nor its final norm is what cross-attention gets",
+    )
+
+
+def _streams(s: Subject, norm: Norm, x: torch.Tensor) -> dict[Any, torch.Tensor]:
+    """What may leave this side, by the value of final_norm; `x` leaves its last block."""
+    streams: dict[Any, torch.Tensor] = {"unused" if "final_norm/scale" in s.params else False: x}
+    if s.has_norm("final_norm"):
+        streams[True] = norm(x, s.norm_params("final_norm"))
+    return streams
 
 
 def _chosen(streams: dict[Any, torch.Tensor], head_input: torch.Tensor) -> Any:

@@ -7,20 +7,25 @@ from typing import Any
 import torch
 
 from jaxgpt.errors import UserError
+from jaxgpt.seq2seq_config import ENCODER, as_options
 
 from ..detect.one_side import Detected, detect_as
+from ..detect.pairs import detect_pair
 from ..detect.refusals import Asked, Inputs
-from ..dialects import DIALECTS
+from ..dialects import DIALECTS, PAIRS
 from ..foreign.peer import Peer
+from ..foreign.with_context import Caller
 from ..rows.axes import LABELS
 from ..rows.dialect import Dialect, labelled
 from ..rows.kinds import Row
+from ..rows.pair import AnyDialect, Pair
 from .roles import proposals
-from .trace import Seen
+from .trace import Seen, Trace
 from .trace_reader import Reader
 
 LARGE = 2**40  # no value has so many numbers: none is recorded
 ROWS, LENGTH = 4, 3
+HEADS = f"{ENCODER}num_heads"
 SHORT = 8  # tokens of a context that stands in for one that the user must say
 
 
@@ -44,7 +49,9 @@ def readings(
         yield from _detections(dialect, inputs, hints, {})
         if (swapped := _gate_and_up_swapped(dialect)) is not None:
             yield from _detections(swapped, inputs, hints, {})
-    if named in (None, "auto"):
+    pairs = [each for pair in _known_pairs(named) for each in _of_pair(pair, inputs, hints)]
+    yield from pairs
+    if named in (None, "auto") and not pairs:
         for dialect, counts in _proposed(inputs, peer):
             for sizes in counts:
                 if all(hints.get(name, size) == size for name, size in sizes.items()):
@@ -62,26 +69,58 @@ def _known(named: str | None) -> list[Dialect]:
     )
 
 
+def _known_pairs(named: str | None) -> list[Pair]:
+    """The pairs that may have written the file, those of one class first."""
+    if named:
+        return [PAIRS[named]] if named in PAIRS else []
+    return sorted(PAIRS.values(), key=lambda pair: (pair.family, pair.name))
+
+
+def _of_pair(pair: Pair, inputs: Inputs, hints: Mapping[str, int]) -> Iterator[Reading]:
+    """What is detected with `pair`, with each number of heads that its encoder may have."""
+    for reading in _detections(pair, inputs, hints, {}):
+        assumed = reading.detected.report.assumed
+        if HEADS not in assumed:
+            yield reading
+            continue
+        like, width = assumed[HEADS], reading.detected.report.config.encoder
+        joint = width.num_heads * width.head_dim
+        counts = [hints[HEADS]] if HEADS in hints else [like, *(n for n in range(1, joint + 1) if joint % n == 0)]
+        for count in dict.fromkeys(counts):
+            stand_ins = {**reading.stand_ins, HEADS: count}
+            yield from _detections(pair, inputs, hints, stand_ins, reading.missing)
+
+
+def _detected(dialect: AnyDialect, inputs: Inputs, stand_ins: Mapping[str, Any]) -> Detected:
+    """What is detected with `dialect`, and with `stand_ins` as if they were given."""
+    given = as_options({**inputs.given, **stand_ins})
+    of_encoder = given.pop("encoder", {})
+    inputs = dataclasses.replace(inputs, given=given)
+    if isinstance(dialect, Pair):
+        return detect_pair(dialect, inputs, of_encoder)
+    return detect_as(dialect, inputs)
+
+
 def _detections(
-    dialect: Dialect,
+    dialect: AnyDialect,
     inputs: Inputs,
     hints: Mapping[str, int],
     stand_ins: dict[str, Any],
     missing: Asked | None = None,
 ) -> Iterator[Reading]:
     """What is detected with `dialect`, for each value of what it asks for."""
-    given = {**inputs.given, **stand_ins}
     try:
-        detected = detect_as(dialect, dataclasses.replace(inputs, given=given))
+        detected = _detected(dialect, inputs, stand_ins)
         yield Reading(detected, stand_ins, missing)
         return
     except Asked as problem:
         asked = problem
     except UserError:
         return
-    if asked.field in given:
+    if asked.field in {**inputs.given, **stand_ins}:
         return
-    if asked.field == "context_length" and asked.field not in hints:
+    plain = asked.field.removeprefix(ENCODER)
+    if plain == "context_length" and asked.field not in hints:
         missing = asked
     for value in _values(asked, hints):
         yield from _detections(dialect, inputs, hints, {**stand_ins, asked.field: value}, missing)
@@ -92,7 +131,7 @@ def _values(asked: Asked, hints: Mapping[str, int]) -> Sequence[Any]:
     if asked.field in hints:
         return [hints[asked.field]]
     stand_ins: dict[str, Sequence[Any]] = {"positions": ["none"], "context_length": [SHORT]}
-    return stand_ins.get(asked.field, asked.candidates)
+    return stand_ins.get(asked.field.removeprefix(ENCODER), asked.candidates)
 
 
 def _gate_and_up_swapped(dialect: Dialect) -> Dialect | None:
@@ -112,8 +151,8 @@ def _gate_and_up_swapped(dialect: Dialect) -> Dialect | None:
 
 def _proposed(inputs: Inputs, peer: Peer) -> Iterator[tuple[Dialect, list[dict[str, int]]]]:
     """The dialects whose roles a run of the class shows, and head counts that fit them."""
-    names = {new: old for old, new in peer.names.items()}
+    names, run = {new: old for old, new in peer.names.items()}, Caller(peer.module)
     ids = torch.arange(ROWS * LENGTH).reshape(ROWS, LENGTH) % 5
     ids[1] = ids[0]
-    seen = Seen.of(peer.module, ids, names, LARGE)
+    seen = Seen.of(Trace(peer.module, names, LARGE), run, ids, LARGE)
     yield from proposals(Reader(seen, inputs.shapes, inputs.read))

@@ -3,7 +3,7 @@
 from ..loaded import Loaded
 from ..measuring.settled_file import File
 from ..measuring.subject import Differs
-from .example import tokens_for
+from .example import example_for
 from .other_weights import Pair, with_random_constants
 from .parity import compare, compare_prefix
 
@@ -20,7 +20,7 @@ def prove(file: File, loaded: Loaded) -> None:
 def _first_difference(file: File, loaded: Loaded) -> str | None:
     """The first stage that differs; with constant tensors varied where there are any."""
     module, inspected = file.peer.module, file.inspected
-    tokens = tokens_for(loaded.config)[:, :-1]
+    tokens = example_for(loaded.config, hidden=file.hidden).inputs
     dialect = inspected.detected.dialect
     if first := compare(module, loaded.model, tokens, dialect).first_difference:
         return first

@@ -157,6 +157,27 @@ def changed(dialect: Dialect, change: Callable[[tuple[Kind, ...]], tuple[Kind, .
     return replace(dialect, rows=change(dialect.rows), readings=readings)
 
 
+def rotating(dialect: AnyDialect, rotations: Mapping[str, tuple[str, bool]]) -> AnyDialect:
+    """`dialect` with the rotary layout of each side, and whether it rotates by minus the angle.
+
+    `rotations` are by what precedes the fields of the side.
+    """
+    if isinstance(dialect, Pair):
+        encoder, decoder = (
+            _rotating(side, rotations.get(prefix))
+            for prefix, side in ((ENCODER, dialect.encoder), ("", dialect.decoder))
+        )
+        return replace(dialect, encoder=encoder, decoder=decoder)
+    return _rotating(dialect, rotations.get(""))
+
+
+def _rotating(dialect: Dialect, rotation: tuple[str, bool] | None) -> Dialect:
+    if rotation is None:
+        return dialect
+    layout, backward = rotation
+    return replace(dialect, layout=layout, backward=backward)
+
+
 def of_decoder(dialect: AnyDialect, doing: str) -> Dialect:
     """`dialect`, which must not be of encoder-decoders, for what `doing` names."""
     if isinstance(dialect, Pair):
