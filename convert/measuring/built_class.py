@@ -61,6 +61,23 @@ def hints(peer: Peer, request: Request) -> dict[str, int]:
     }
 
 
+def heads_of_parts(module: torch.nn.Module) -> dict[str, int]:
+    """The numbers of heads that the parts of an encoder-decoder have as attributes, by side."""
+    found: dict[str, int] = {}
+    for name, part in module.named_modules():
+        sides = (side_of(f"{each}_") for each in name.split("."))
+        side = next(filter(None, sides), None)
+        field = f"{ENCODER}num_heads" if side == "encoder" else "num_heads"
+        for word, value in vars(part).items():
+            if side and _says_heads(word) and isinstance(value, int) and value > 0:
+                found.setdefault(field, value)
+    return found
+
+
+def _says_heads(word: str) -> bool:
+    return word == "h" or MEANING.get(word.lower()) == "num_heads"
+
+
 def _meanings(word: str) -> Iterator[str]:
     """Yield the fields that `word` means: of both sides, if it does not say which."""
     word = word.lower()

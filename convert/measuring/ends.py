@@ -8,6 +8,7 @@ import torch
 
 from jaxgpt.model.positions import sinusoids
 
+from ..foreign.forward import are_log_probabilities
 from .measured_fields import factor, near
 from .norm import Norm, measured, round_number, same
 from .subject import Parted, Subject, UnknownExit
@@ -76,7 +77,10 @@ def exit_fields(s: Subject, norm: Norm, x: torch.Tensor) -> dict[str, Any]:
     name = s.torch_name("token_embedding/embedding" if c.tied else "head/kernel")
     head_input = seen.input_of(name or "", c.model_dim)
     if head_input is None:
-        raise Parted("the head", "what it multiplies is hidden")
+        raise Parted(
+            "the head",
+            "its forward multiplies nothing with it: wrap the class in a module that returns logits",
+        )
     streams = _streams(s, norm, x)
     chosen = _chosen(streams, head_input)
     if chosen is None:
@@ -131,6 +135,8 @@ def _logit_fields(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, Any]:
     """The scale and the cap with which `ours` become `theirs`."""
     if ours.shape != theirs.shape:
         raise Parted("the logits", f"they are {tuple(theirs.shape)}, here {tuple(ours.shape)}")
+    if are_log_probabilities(theirs):
+        return _fields_before_softmax(ours, theirs)
     ratio = float((ours * theirs).sum() / (ours**2).sum())
     if same(ratio * ours, theirs):
         return {"logit_scale": _exact(ratio), "logit_softcap": None}
@@ -155,6 +161,15 @@ def _logit_fields(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, Any]:
     if not same(cap * torch.tanh(scale * ours / cap), theirs):
         raise Parted("the logits", "no scale and no cap of the head's outputs gives them")
     return {"logit_scale": scale, "logit_softcap": cap}
+
+
+def _fields_before_softmax(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, Any]:
+    """The scale with which the log_softmax of `ours` is `theirs`."""
+    one, two = (each - each.mean(-1, keepdim=True) for each in (ours, theirs))
+    scale = _exact(float((one * two).sum() / (one**2).sum()))
+    if not same((scale * ours).log_softmax(-1), theirs):
+        raise Parted("the logits", "no scale of the head's outputs gives its probabilities")
+    return {"logit_scale": scale, "logit_softcap": None}
 
 
 def _exact(ratio: float) -> float:

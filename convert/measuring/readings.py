@@ -10,15 +10,17 @@ from jaxgpt.errors import UserError
 from jaxgpt.seq2seq_config import ENCODER, as_options
 
 from ..detect.one_side import Detected, detect_as
-from ..detect.pairs import detect_pair
+from ..detect.pairs import detect_pair, pair_of
 from ..detect.refusals import Asked, Inputs
 from ..dialects import DIALECTS, PAIRS
 from ..foreign.peer import Peer
 from ..foreign.with_context import Caller
+from ..probing.candidates import by_likelihood
 from ..rows.axes import LABELS
 from ..rows.dialect import Dialect, labelled
 from ..rows.kinds import Row
 from ..rows.pair import AnyDialect, Pair
+from .built_class import heads_of_parts
 from .roles import proposals
 from .trace import Seen, Trace
 from .trace_reader import Reader
@@ -45,17 +47,22 @@ def readings(
     inputs: Inputs, peer: Peer, named: str | None, hints: Mapping[str, int]
 ) -> Iterator[Reading]:
     """The ways to read the file, those by names first."""
+    pairs, some = _known_pairs(named, inputs), False
+    for pair in pairs:
+        for reading in _of_pair(pair, inputs, {**heads_of_parts(peer.module), **hints}, hints):
+            some = True
+            yield reading
+    if some:
+        return
     for dialect in _known(named):
         yield from _detections(dialect, inputs, hints, {})
         if (swapped := _gate_and_up_swapped(dialect)) is not None:
             yield from _detections(swapped, inputs, hints, {})
-    pairs = [each for pair in _known_pairs(named) for each in _of_pair(pair, inputs, hints)]
-    yield from pairs
-    if named in (None, "auto") and not pairs:
-        for dialect, counts in _proposed(inputs, peer):
+    if named in (None, "auto"):
+        for proposal, counts in _proposed(inputs, peer):
             for sizes in counts:
                 if all(hints.get(name, size) == size for name, size in sizes.items()):
-                    yield from _detections(dialect, inputs, hints, sizes)
+                    yield from _detections(proposal, inputs, hints, sizes)
 
 
 def _known(named: str | None) -> list[Dialect]:
@@ -69,26 +76,35 @@ def _known(named: str | None) -> list[Dialect]:
     )
 
 
-def _known_pairs(named: str | None) -> list[Pair]:
+def _known_pairs(named: str | None, inputs: Inputs) -> list[Pair]:
     """The pairs that may have written the file, those of one class first."""
     if named:
         return [PAIRS[named]] if named in PAIRS else []
-    return sorted(PAIRS.values(), key=lambda pair: (pair.family, pair.name))
+    try:
+        pair = pair_of(inputs)
+    except UserError:  # several fit
+        return sorted(PAIRS.values(), key=lambda pair: (pair.family, pair.name))
+    return [pair] if pair else []
 
 
-def _of_pair(pair: Pair, inputs: Inputs, hints: Mapping[str, int]) -> Iterator[Reading]:
-    """What is detected with `pair`, with each number of heads that its encoder may have."""
-    for reading in _detections(pair, inputs, hints, {}):
-        assumed = reading.detected.report.assumed
-        if HEADS not in assumed:
-            yield reading
-            continue
-        like, width = assumed[HEADS], reading.detected.report.config.encoder
-        joint = width.num_heads * width.head_dim
-        counts = [hints[HEADS]] if HEADS in hints else [like, *(n for n in range(1, joint + 1) if joint % n == 0)]
-        for count in dict.fromkeys(counts):
-            stand_ins = {**reading.stand_ins, HEADS: count}
-            yield from _detections(pair, inputs, hints, stand_ins, reading.missing)
+def _of_pair(pair: Pair, inputs: Inputs, *knowledge: Mapping[str, int]) -> Iterator[Reading]:
+    """What is detected with `pair`, with each number of heads that its encoder may have.
+
+    What is likeliest comes first in `knowledge`, each of which are sizes of the class.
+    """
+    for sizes in knowledge:
+        for reading in _detections(pair, inputs, sizes, {}):
+            assumed = reading.detected.report.assumed
+            if HEADS not in assumed:
+                yield reading
+                continue
+            encoder = reading.detected.report.config.encoder
+            width = encoder.num_heads * encoder.head_dim
+            fitting = by_likelihood([n for n in range(1, width + 1) if width % n == 0])
+            counts = [sizes[HEADS]] if HEADS in sizes else [assumed[HEADS], *fitting]
+            for count in dict.fromkeys(counts):
+                stand_ins = {**reading.stand_ins, HEADS: count}
+                yield from _detections(pair, inputs, sizes, stand_ins, reading.missing)
 
 
 def _detected(dialect: AnyDialect, inputs: Inputs, stand_ins: Mapping[str, Any]) -> Detected:

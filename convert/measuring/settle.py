@@ -12,6 +12,7 @@ import torch
 
 from jaxgpt.rotary_scaling import amplitude
 
+from ..foreign.forward import LOG_PROBABILITIES, are_log_probabilities
 from . import block, ends
 from .attention import Rotation
 from .measured_fields import (
@@ -31,6 +32,7 @@ class Settled:
 
     fields: dict[str, Any]
     backward: dict[str, bool]  # by what precedes the fields of the side
+    notes: list[str] = dataclasses.field(default_factory=list)  # what users should know of it
     memory: torch.Tensor | None = None  # that an encoder gives in texts of two tokens
 
 
@@ -69,8 +71,10 @@ def _settled(
     for layer in range(1, s.config.num_blocks):
         rotation, x = block.next_block(s, form, rotation, x, layer)
         rotations.append(rotation)
-    memory = None
+    memory, notes = None, []
     if s.decoder is None:
+        if are_log_probabilities(s.pairs_of_tokens.logits):
+            notes.append(LOG_PROBABILITIES)
         fields |= ends.exit_fields(s, form.norm, x)
     else:
         final, memory = ends.memory_of(s, form.norm, x)
@@ -82,11 +86,12 @@ def _settled(
     fields |= _form_fields(form)
     if form.sandwich:
         fields["extra_norms"] = ["sandwich", *fields["extra_norms"]]
+    fields["window"] = None
     if s.decoder is None:
         fields["window"] = one_value(windows(s, form, rotations))
     elif fields["positions"] == "alibi":
         raise Parted(s.block(0), "its scores fall with the distance, as no encoder's do here")
-    return Settled(fields, {s.prefix: is_backward(rotations)}, memory)
+    return Settled(fields, {s.prefix: is_backward(rotations)}, notes, memory)
 
 
 def _form_fields(form: BlockForm) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A file read with its own class: the dialect and the fields with which both compute the same."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from jaxgpt.errors import UserError
@@ -75,21 +76,22 @@ def settled_with(peer: Peer, source: Checkpoint, request: Request) -> File:
 def _agreeing(inputs: Inputs, peer: Peer, source: Checkpoint, request: Request) -> File:
     furthest: Parted | None = None
     callers = Callers()
-    remaining = list(readings(inputs, peer, request.dialect, hints(peer, request)))
+    remaining: Iterable[Reading] = readings(inputs, peer, request.dialect, hints(peer, request))
     for solve in (uncapped, capped):  # a cap takes a search: first all that need none
-        trials, remaining = remaining, []
-        for reading in trials:
+        unknown: list[Reading] = []
+        for reading in remaining:
             try:
                 found = _settled(peer, reading.detected, inputs, callers, solve)
                 hidden = callers.of(peer, reading.detected)[1]
-                detected = _with_fields(reading, found, hidden)
+                detected = _with_fields(reading, found, [*hidden.caveats, *found.notes])
                 if reading.missing:
                     raise reading.missing
                 return File(Inspected(source, detected), peer, hidden)
             except Parted as parted:
                 furthest = furthest_of(furthest, parted)
                 if isinstance(parted, UnknownScores):
-                    remaining.append(reading)
+                    unknown.append(reading)
+        remaining = unknown
     if furthest:
         raise Differs.first_in(furthest.where, furthest.why, source.path)
     # No dialect fits, or something was asked for that the class does not say.
@@ -114,10 +116,11 @@ def _settled(
     encoder = settle(first)
     decoder = settle(dataclasses.replace(last, memory=encoder.memory))
     fields = {f"{both[0].field_prefix}{name}": value for name, value in encoder.fields.items()}
-    return Settled({**decoder.fields, **fields}, {**encoder.backward, **decoder.backward})
+    backward = {**encoder.backward, **decoder.backward}
+    return Settled({**decoder.fields, **fields}, backward, decoder.notes)
 
 
-def _with_fields(reading: Reading, found: Settled, hidden: Hidden) -> Detected:
+def _with_fields(reading: Reading, found: Settled, notes: list[str]) -> Detected:
     """What was detected, with the fields of the class in place of assumed ones and stand-ins."""
     detected, old = reading.detected, reading.detected.report
     counted = {n: v for n, v in reading.stand_ins.items() if n not in found.fields}
@@ -134,7 +137,7 @@ def _with_fields(reading: Reading, found: Settled, hidden: Hidden) -> Detected:
         if name not in known and is_relevant_in(name, everything)
     }
     assumed = {n: v for n, v in old.assumed.items() if n not in everything}
-    report = Report(old.read, given, assumed, list(hidden.caveats), found=ours)
+    report = Report(old.read, given, assumed, notes, found=ours)
     rotations = {
         prefix: (found.fields[f"{prefix}rotary_layout"], backward)
         for prefix, backward in found.backward.items()
