@@ -75,6 +75,16 @@ def second_weights(mixed: torch.Tensor, v: torch.Tensor) -> torch.Tensor | None:
     return torch.where(usable, share, torch.zeros_like(share))
 
 
+def heads_seen(mixed: torch.Tensor, v: torch.Tensor) -> int:
+    """The number of heads whose values (B, T, W) are mixed with weights of their own."""
+    step, change = v[:, 1] - v[:, 0], mixed[:, 1] - v[:, 0]
+    usable = step.abs() > 1e-3 * step.abs().mean()
+    share = change / torch.where(usable, step, torch.ones_like(step))
+    both = usable[:, 1:] & usable[:, :-1]
+    unlike = both & ((share[:, 1:] - share[:, :-1]).abs() > 1e-7)
+    return 1 + int(unlike.any(0).sum())
+
+
 def sees_itself(mixed: torch.Tensor, v: torch.Tensor) -> bool:
     """Whether the first position sees its own value alone."""
     first = v[:, 0, :, None].expand_as(mixed[:, 0])

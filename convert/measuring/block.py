@@ -6,11 +6,19 @@ from collections.abc import Iterator
 
 import torch
 
-from .attention import Heads, Rotation, across, difference, second_weights, sees_itself
+from .attention import (
+    Heads,
+    Rotation,
+    across,
+    difference,
+    heads_seen,
+    second_weights,
+    sees_itself,
+)
 from .joins import CROSS_PLACE, Entrance, after_mlp, join, joined, update
 from .mlp import activation_of
 from .norm import measured, same
-from .subject import BlockForm, Parted, Subject, UnknownScores, furthest_of
+from .subject import BlockForm, OtherHeads, Parted, Subject, UnknownScores, furthest_of
 
 SCORES = "its scores are no rotated, scaled or capped products"
 NO_NORM = "its attention has an input that no norm makes of the stream"
@@ -134,6 +142,9 @@ def _mixture(s: Subject, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         share = second_weights(split, v)
         if share is not None and (s.decoder is not None or sees_itself(split, v)):
             return split, share
+        seen = heads_seen(mixed, v.flatten(2)) if c.num_heads == c.num_kv_heads else 0
+        if share is None and s.of_pair and c.model_dim % max(seen, 1) == 0 < seen:
+            raise OtherHeads(s.block(layer), f"{s.prefix}num_heads", seen)
     raise Parted(s.block(layer), "its attention gives no mixture of its values, head by head")
 
 

@@ -1,6 +1,7 @@
 """The ways in which a file may be read: by dialects with its names, or by roles that runs show."""
 
 import dataclasses
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -44,12 +45,23 @@ class Reading:
 
 
 def readings(
-    inputs: Inputs, peer: Peer, named: str | None, hints: Mapping[str, int]
+    inputs: Inputs,
+    peer: Peer,
+    named: str | None,
+    hints: Mapping[str, int],
+    right: Mapping[str, int],
 ) -> Iterator[Reading]:
-    """The ways to read the file, those by names first."""
+    """The ways to read the file, those by names first.
+
+    `hints` are sizes of the class by their fields; `right` has those that measurements of the
+    readings so far have shown.
+    """
     pairs, some = _known_pairs(named, inputs), False
     for pair in pairs:
-        for reading in _of_pair(pair, inputs, {**heads_of_parts(peer.module), **hints}, hints):
+        sizes = [ChainMap({}, right, hints)]  # type: ignore[list-item]
+        if heads := heads_of_parts(peer.module):
+            sizes.insert(0, ChainMap({}, right, hints, heads))  # type: ignore[list-item]
+        for reading in _of_pair(pair, inputs, *sizes):
             some = True
             yield reading
     if some:
@@ -103,6 +115,8 @@ def _of_pair(pair: Pair, inputs: Inputs, *knowledge: Mapping[str, int]) -> Itera
             fitting = by_likelihood([n for n in range(1, width + 1) if width % n == 0])
             counts = [sizes[HEADS]] if HEADS in sizes else [assumed[HEADS], *fitting]
             for count in dict.fromkeys(counts):
+                if sizes.get(HEADS, count) != count:
+                    continue
                 stand_ins = {**reading.stand_ins, HEADS: count}
                 yield from _detections(pair, inputs, sizes, stand_ins, reading.missing)
 
@@ -139,6 +153,8 @@ def _detections(
     if plain == "context_length" and asked.field not in hints:
         missing = asked
     for value in _values(asked, hints):
+        if hints.get(asked.field, value) != value:  # measured by now
+            continue
         yield from _detections(dialect, inputs, hints, {**stand_ins, asked.field: value}, missing)
 
 

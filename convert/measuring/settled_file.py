@@ -24,7 +24,7 @@ from .readings import Reading, readings
 from .runs import Runs
 from .search_cap import capped
 from .settle import Settled, settle
-from .subject import Differs, Parted, Solve, Subject, UnknownScores, furthest_of
+from .subject import Differs, OtherHeads, Parted, Solve, Subject, UnknownScores, furthest_of
 from .trace import Seen
 
 
@@ -76,7 +76,9 @@ def settled_with(peer: Peer, source: Checkpoint, request: Request) -> File:
 def _agreeing(inputs: Inputs, peer: Peer, source: Checkpoint, request: Request) -> File:
     furthest: Parted | None = None
     callers = Callers()
-    remaining: Iterable[Reading] = readings(inputs, peer, request.dialect, hints(peer, request))
+    right: dict[str, int] = {}  # numbers of heads that measurements have shown
+    sizes = hints(peer, request)
+    remaining: Iterable[Reading] = readings(inputs, peer, request.dialect, sizes, right)
     for solve in (uncapped, capped):  # a cap takes a search: first all that need none
         unknown: list[Reading] = []
         for reading in remaining:
@@ -89,6 +91,8 @@ def _agreeing(inputs: Inputs, peer: Peer, source: Checkpoint, request: Request) 
                 return File(Inspected(source, detected), peer, hidden)
             except Parted as parted:
                 furthest = furthest_of(furthest, parted)
+                if isinstance(parted, OtherHeads):
+                    right[parted.field] = parted.heads
                 if isinstance(parted, UnknownScores):
                     unknown.append(reading)
         remaining = unknown

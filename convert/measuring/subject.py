@@ -11,7 +11,7 @@ import torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.pytree import flatten
-from jaxgpt.seq2seq_config import ENCODER
+from jaxgpt.seq2seq_config import ENCODER, Seq2SeqConfig
 
 from ..rows import move
 from ..rows.dialect import Dialect
@@ -52,6 +52,14 @@ class UnknownScores(Parted):
     """The scores of a block are made in another way than those that were tried."""
 
     part = 1
+
+
+class OtherHeads(Parted):
+    """The attention of a side has another number of heads."""
+
+    def __init__(self, where: str, field: str, heads: int):
+        super().__init__(where, f"its attention mixes values in {heads} heads")
+        self.field, self.heads = field, heads
 
 
 class UnknownExit(Parted):
@@ -143,6 +151,11 @@ class Subject:
     @property
     def last_block(self) -> str:
         return self.block(self.config.num_blocks - 1)
+
+    @property
+    def of_pair(self) -> bool:
+        """Whether this is a side of an encoder-decoder."""
+        return isinstance(self.runs.config, Seq2SeqConfig)
 
     @property
     def prefix(self) -> str:

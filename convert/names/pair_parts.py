@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from ..rows.kinds import EMBEDDING, POSITIONS, Kind, Row, linear, mask, optional, row, tied
 from . import parts
+from .modern_parts import head_norms
 from .parts import choice
 
 SELF = (
@@ -62,13 +63,17 @@ def separate(flax: str, inside: str) -> tuple[Row, ...]:
     return linear(f"{flax}/qkv : layer d head qkv k", f"{inside}.{{qkv}} : (head k) d", "?")
 
 
+def all_fused(flax: str, inside: str) -> tuple[Row, ...]:
+    """The rows of one matrix, in cross-attention too."""
+    one = f"{inside}.{choice(parts.FUSED, 'qkv')}"
+    return linear(f"{flax}/qkv : layer d head qkv k", f"{one} : (qkv head k) d", "?")
+
+
 def fused(flax: str, inside: str) -> tuple[Row, ...]:
     """The rows of one matrix; or, of cross-attention, one for queries and one for the rest."""
-    one = f"{inside}.{choice(parts.FUSED, 'qkv')}"
     query, rest = f"{inside}.{choice(QUERY, 'q_proj')}", f"{inside}.{choice(KEY_VALUE, 'kv_proj')}"
-    whole = linear(f"{flax}/qkv : layer d head qkv k", f"{one} : (qkv head k) d", "?")
     if flax == SELF_PATH:
-        return whole
+        return all_fused(flax, inside)
     return (
         *linear(f"{flax}/qkv : layer d head qkv k", f"{query} : (q head k) d", "?"),
         *linear(f"{flax}/qkv : layer d head qkv k", f"{rest} : (k_v head k) d", "?"),
@@ -92,7 +97,7 @@ def attention(flax: str, inside: str, style: Style) -> tuple[Kind, ...]:
     """The rows of the attention module `inside`, with the parameters at `flax`."""
     outs = choice(f"{parts.OUT} {OUT}", "out_proj")
     out = linear(f"{flax}/out : layer head k d", f"{inside}.{outs} : d (head k)")
-    return (*style(flax, inside), *optional(out))
+    return (*style(flax, inside), *optional(out), *head_norms(flax, inside))
 
 
 def norms(blocks: str, *named: tuple[str, str, str]) -> tuple[Row, ...]:
