@@ -79,7 +79,8 @@ def exit_fields(s: Subject, norm: Norm, x: torch.Tensor) -> dict[str, Any]:
     if head_input is None:
         raise Parted(
             "the head",
-            "its forward multiplies nothing with it: wrap the class in a module that returns logits",
+            "its forward multiplies nothing with it: wrap the class in a module whose forward "
+            "returns logits",
         )
     streams = _streams(s, norm, x)
     chosen = _chosen(streams, head_input)

@@ -29,6 +29,11 @@ from .trace_reader import Reader
 LARGE = 2**40  # no value has so many numbers: none is recorded
 ROWS, LENGTH = 4, 3
 HEADS = f"{ENCODER}num_heads"
+OF_TWO_TEXTS = (
+    "No dialect knows the names of these tensors, and what they are is found by running the class "
+    "on one text alone. If it takes two, a source and a target, rename its tensors as a known "
+    "encoder-decoder has them, or describe the class in a file of convert/dialects."
+)
 SHORT = 8  # tokens of a context that stands in for one that the user must say
 
 
@@ -186,5 +191,8 @@ def _proposed(inputs: Inputs, peer: Peer) -> Iterator[tuple[Dialect, list[dict[s
     names, run = {new: old for old, new in peer.names.items()}, Caller(peer.module)
     ids = torch.arange(ROWS * LENGTH).reshape(ROWS, LENGTH) % 5
     ids[1] = ids[0]
-    seen = Seen.of(Trace(peer.module, names, LARGE), run, ids, LARGE)
+    try:
+        seen = Seen.of(Trace(peer.module, names, LARGE), run, ids, LARGE)
+    except UserError as error:
+        raise UserError(f"{inputs.path}: {error} {OF_TWO_TEXTS}") from None
     yield from proposals(Reader(seen, inputs.shapes, inputs.read))

@@ -59,14 +59,16 @@ Style = Callable[[str, str], tuple[Row, ...]]  # the rows of queries, keys and v
 
 
 def separate(flax: str, inside: str) -> tuple[Row, ...]:
-    """The rows of a matrix each for queries, keys and values."""
-    return linear(f"{flax}/qkv : layer d head qkv k", f"{inside}.{{qkv}} : (head k) d", "?")
+    """The rows of a matrix each for queries, keys and values, and of norms of their heads."""
+    rows = linear(f"{flax}/qkv : layer d head qkv k", f"{inside}.{{qkv}} : (head k) d", "?")
+    return (*rows, *head_norms(flax, inside))
 
 
 def all_fused(flax: str, inside: str) -> tuple[Row, ...]:
     """The rows of one matrix, in cross-attention too."""
     one = f"{inside}.{choice(parts.FUSED, 'qkv')}"
-    return linear(f"{flax}/qkv : layer d head qkv k", f"{one} : (qkv head k) d", "?")
+    rows = linear(f"{flax}/qkv : layer d head qkv k", f"{one} : (qkv head k) d", "?")
+    return (*rows, *head_norms(flax, inside))
 
 
 def fused(flax: str, inside: str) -> tuple[Row, ...]:
@@ -77,6 +79,7 @@ def fused(flax: str, inside: str) -> tuple[Row, ...]:
     return (
         *linear(f"{flax}/qkv : layer d head qkv k", f"{query} : (q head k) d", "?"),
         *linear(f"{flax}/qkv : layer d head qkv k", f"{rest} : (k_v head k) d", "?"),
+        *head_norms(flax, inside),
     )
 
 
@@ -97,7 +100,7 @@ def attention(flax: str, inside: str, style: Style) -> tuple[Kind, ...]:
     """The rows of the attention module `inside`, with the parameters at `flax`."""
     outs = choice(f"{parts.OUT} {OUT}", "out_proj")
     out = linear(f"{flax}/out : layer head k d", f"{inside}.{outs} : d (head k)")
-    return (*style(flax, inside), *optional(out), *head_norms(flax, inside))
+    return (*style(flax, inside), *optional(out))
 
 
 def norms(blocks: str, *named: tuple[str, str, str]) -> tuple[Row, ...]:

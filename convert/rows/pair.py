@@ -26,6 +26,9 @@ class Pair:
     decoder: Dialect
     family: bool = False  # covers many classes of one structure
     order: tuple[str, ...] = ()  # the tensors of one file
+    # The modules of the class in the order in which it has them, where that is not the encoder and
+    # what belongs to it, and then the decoder.
+    modules: tuple[str, ...] = ()
     # Words of a config.json that both sides have, as encoder_layers and decoder_layers; and those
     # of the encoder that have another form for the decoder alone, as decoder_vocab_size.
     by_side: str = ""

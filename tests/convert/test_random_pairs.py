@@ -1,4 +1,4 @@
-"""Random encoder-decoders, of random settings, layouts and names: brought over rightly, asked about, or assumed openly."""
+"""Random encoder-decoders, of random names and settings: brought over rightly, asked about, or assumed openly."""
 
 import random
 from typing import Any
@@ -42,7 +42,9 @@ WORDS: dict[str, list[tuple[str, ...]]] = {
         ("ffn", "linear1", "linear2"), ("feed_forward", "fc1", "fc2"), ("mlp", "up_proj", "down_proj"),
         ("pos_ffn", "w_1", "w_2"),
     ],
-    "norm1 norm2 norm3": [("norm1", "norm2", "norm3"), ("ln1", "ln2", "ln3"), ("layer_norm1", "layer_norm2", "layer_norm3")],
+    "norm1 norm2 norm3": [
+        ("norm1", "norm2", "norm3"), ("ln1", "ln2", "ln3"), ("layer_norm1", "layer_norm2", "layer_norm3"),
+    ],
     "final": [("norm",), ("ln_f",), ("layer_norm",)],
     "embedding positions": [
         ("embedding", "pos_embedding"), ("token_embedding", "position_embedding"), ("tok_emb", "pos_emb"),
@@ -117,22 +119,23 @@ def outcome(seed: int) -> str:
     """How the file of a random class ended without its class: right, asked, refused or assumed."""
     wanted, module, r = random_pair(seed)
     given = some_given(wanted, r)
-    while True:
+    loaded = None
+    while loaded is None:
+        missing, said, problem = "", [], ""
         try:
             loaded = convert.to_flax(module.state_dict(), **as_options(given))
-            break
         except Asked as asked:
-            assert asked.field not in given
-            if r.random() < 0.1:
-                return "asked"
-            given[asked.field] = field_of(wanted, asked.field)
+            missing = asked.field
         except UserError as error:
-            given_away = [
-                name for name in given if f"{name.removeprefix(ENCODER)} = " in str(error)
-            ]
-            assert given_away, error  # it says what the tensors show of a field that was set
-            for name in given_away:
-                del given[name]
+            problem = str(error)
+            said = [name for name in given if f"{name.removeprefix(ENCODER)} = " in problem]
+        if missing and r.random() < 0.1:
+            return "asked"
+        if missing:
+            assert missing not in given
+            given[missing] = field_of(wanted, missing)
+        assert said or not problem, problem  # it says what the tensors show of a field that was set
+        given = {name: value for name, value in given.items() if name not in said}
     wrong = {
         name
         for name, value in fields_of(wanted).items()
