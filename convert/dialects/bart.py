@@ -135,6 +135,7 @@ def pair(name: str, architecture: str, usual: dict[str, Any], *extra: str) -> Pa
         plain.about,
         _reading_as_encoder(encoder),
         decoder,
+        modules=("model.shared",),
         by_side="layers attention_heads ffn_dim",
         of_decoder="vocab_size" if name == "marian" else "",
     )

@@ -53,8 +53,8 @@ def readings(
     inputs: Inputs,
     peer: Peer,
     named: str | None,
-    hints: Mapping[str, int],
-    right: Mapping[str, int],
+    hints: dict[str, int],
+    right: dict[str, int],
 ) -> Iterator[Reading]:
     """The ways to read the file, those by names first.
 
@@ -63,10 +63,10 @@ def readings(
     """
     pairs, some = _known_pairs(named, inputs), False
     for pair in pairs:
-        sizes = [ChainMap({}, right, hints)]  # type: ignore[list-item]
+        knowledge = [ChainMap(right, hints)]
         if heads := heads_of_parts(peer.module):
-            sizes.insert(0, ChainMap({}, right, hints, heads))  # type: ignore[list-item]
-        for reading in _of_pair(pair, inputs, *sizes):
+            knowledge.insert(0, ChainMap(right, hints, heads))
+        for reading in _of_pair(pair, inputs, *knowledge):
             some = True
             yield reading
     if some:
