@@ -151,6 +151,8 @@ def detect_pair(pair: Pair, inputs: Inputs, of_encoder: Mapping[str, Any]) -> De
     encoder, decoder, _ = _sides(pair, inputs)
     ours = detected_with(decoder, lambda sized: explained_by(sized, pair.decoder))
     alike = {name: value for name, value in inputs.given.items() if name not in OWN}
+    if alike.get("positions") == "learned":  # whether an encoder has a table, its tensors show
+        del alike["positions"]
     readings = [
         replace(each, unsaid={**each.unsaid, **alike}, readings=())
         for each in (pair.encoder, *pair.encoder.readings)

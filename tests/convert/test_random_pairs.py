@@ -164,7 +164,8 @@ def require_same(module: Any, model: Any, config: Seq2SeqConfig, seed: int) -> N
         convert.assert_same(module, model, tokens, source=source)
 
 
-@pytest.mark.parametrize("seed", range(4))
+# In 116 the decoder alone has a table of positions, and it is said to.
+@pytest.mark.parametrize("seed", [0, 1, 2, 116])
 def test_a_random_pair_is_right_or_asked_about_or_assumed_openly(seed: int) -> None:
     outcome(seed)
 
