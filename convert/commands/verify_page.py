@@ -29,6 +29,8 @@ def show(page: Page) -> None:
         print(_compared(page), end="")
         agreement = f"KL divergence {page.kl:.2e}, top-1 agreement {page.top1:.2%}"
         print(f"{agreement}; float64 on CPU, tolerance {page.tolerance}")
+    for note in page.notes:
+        print(f"Note: {note}.")
     for line in [*_training(page), *_fields_of(page), *_ways_out(page)]:
         print(line)
 

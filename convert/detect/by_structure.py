@@ -44,7 +44,10 @@ def propose(shapes: Mapping[str, tuple[int, ...]]) -> Proposal:
     )
     if len(lists) != 1:
         problems.append(
-            f"more than one list of blocks: {in_a_row(lists, ', ')}"
+            f"more than one list of blocks, {in_a_row(lists, ' and ')}, as an encoder-decoder has; "
+            "by structure, decoders alone are found. Leave out --dialect auto, rename the tensors "
+            "as a known encoder-decoder has them, or describe the class in a file of "
+            "convert/dialects"
             if lists
             else "no list of blocks"
         )

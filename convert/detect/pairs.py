@@ -11,6 +11,7 @@ from ..dialects import PAIRS
 from ..names.pair_config import configs_of_side
 from ..names.unsupported import reasons
 from ..rows import whole
+from ..rows.axes import LABELS
 from ..rows.dialect import Dialect
 from ..rows.fields import OF_DECODERS
 from ..rows.fit import Fit, meanings
@@ -87,19 +88,26 @@ def _matchers(
     dialect: Dialect, wanted: Callable[[Kind], bool] = lambda row: True
 ) -> Iterator[Callable[[str], Match | None]]:
     """Yield a matcher of names for each row that is `wanted`, in all readings of `dialect`."""
-    seen: set[Pattern] = set()
+    seen: set[tuple[Pattern, Any]] = set()
     for reading in (dialect, *dialect.readings):
         words = label_words(reading.spellings)
         for row in filter(wanted, reading.rows):
-            if row.torch not in seen or "glu" in reading.words:
-                seen.add(row.torch)
+            labelled = any(row.torch.has(axis) for axis in LABELS)
+            key = row.torch, words if labelled else ()
+            if key not in seen:
+                seen.add(key)
                 yield row.torch.matcher(words)
 
 
 def _claimed(dialect: Dialect, names: Iterable[str]) -> list[str]:
     """Those of `names` that a row of `dialect` may be of."""
-    matchers = list(_matchers(dialect))
-    return [name for name in names if any(matcher(name) for matcher in matchers)]
+    names, known = list(names), dialect.claims
+    if any(name not in known for name in names):
+        matchers = list(_matchers(dialect))
+        for name in names:
+            if name not in known:
+                known[name] = any(matcher(name) for matcher in matchers)
+    return [name for name in names if known[name]]
 
 
 def _sides(pair: Pair, inputs: Inputs) -> tuple[Inputs, Inputs, list[str]]:
@@ -143,6 +151,8 @@ def detect_pair(pair: Pair, inputs: Inputs, of_encoder: Mapping[str, Any]) -> De
     encoder, decoder, _ = _sides(pair, inputs)
     ours = detected_with(decoder, lambda sized: explained_by(sized, pair.decoder))
     alike = {name: value for name, value in inputs.given.items() if name not in OWN}
+    if alike.get("positions") == "learned":  # whether an encoder has a table, its tensors show
+        del alike["positions"]
     readings = [
         replace(each, unsaid={**each.unsaid, **alike}, readings=())
         for each in (pair.encoder, *pair.encoder.readings)

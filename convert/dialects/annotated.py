@@ -50,4 +50,5 @@ DECODER = Side(
     head="generator.proj",
 )
 
-PAIRS = (pair(CLASS, NAMES, ENCODER, DECODER),)
+MODULES = "encoder decoder src_embed tgt_embed generator"
+PAIRS = (pair(CLASS, NAMES, ENCODER, DECODER, MODULES),)

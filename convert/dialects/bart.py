@@ -124,7 +124,7 @@ def pair(name: str, architecture: str, usual: dict[str, Any], *extra: str) -> Pa
         name,
         f"Hugging Face's {architecture}",
         rows=(),
-        words={"qkv": ("query=q key=k value=v",)},
+        words={"qkv": ("key=k value=v query=q",)},
         unsaid=unsaid,
         says={"model_type": {name: unsaid}},
         hub=Hub(architecture, WORDS, idioms=(ScaledEmbedding(),)),
@@ -135,6 +135,7 @@ def pair(name: str, architecture: str, usual: dict[str, Any], *extra: str) -> Pa
         plain.about,
         _reading_as_encoder(encoder),
         decoder,
+        modules=("model.shared",),
         by_side="layers attention_heads ffn_dim",
         of_decoder="vocab_size" if name == "marian" else "",
     )

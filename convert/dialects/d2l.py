@@ -25,6 +25,7 @@ ENCODER = Side(
     {"blocks/attn": "attention"},
     {"blocks/norm1": "addnorm1.ln", "blocks/norm2": "addnorm2.ln"},
     embedding="encoder.embedding",
+    order="attention addnorm1 ffn addnorm2",
 )
 DECODER = Side(
     "decoder.blks.block{layer}",
@@ -35,6 +36,7 @@ DECODER = Side(
         "blocks/norm2": "addnorm3.ln",
     },
     embedding="decoder.embedding",
+    order="attention1 addnorm1 attention2 addnorm2 ffn addnorm3",
     head="decoder.dense",
 )
 

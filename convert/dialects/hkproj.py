@@ -52,4 +52,5 @@ DECODER = Side(
     head="projection_layer.proj",
 )
 
-PAIRS = (pair(CLASS, NAMES, ENCODER, DECODER),)
+MODULES = "encoder decoder src_embed tgt_embed src_pos tgt_pos projection_layer"
+PAIRS = (pair(CLASS, NAMES, ENCODER, DECODER, MODULES),)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ..names import pair_parts as pairs
 from ..names import parts
-from ..names.modern_parts import with_gated
+from ..names.modern_parts import rotary, with_gated
 from ..names.pair_parts import CROSS, CROSS_PATH, NAMED, NUMBERED, SELF, SELF_PATH, TWO, Style
 from ..rows.dialect import Dialect
 from ..rows.fields import ROOT_OF_WIDTH, USUAL
@@ -33,6 +33,14 @@ def with_readings(first: Dialect, others: Sequence[Dialect]) -> Dialect:
 
 def decoder(plain: Dialect, blocks: str, style: Style) -> Dialect:
     """The family `plain`, which has the rows outside of `blocks`, with those of decoder blocks."""
+    if style is pairs.fused:
+        styles = (pairs.fused, pairs.all_fused)
+        first, second = (_decoder(plain, blocks, each) for each in styles)
+        return with_readings(first, [second])
+    return _decoder(plain, blocks, style)
+
+
+def _decoder(plain: Dialect, blocks: str, style: Style) -> Dialect:
     inside, across = (
         f"{blocks}.{parts.choice(f'{words} {more}'.strip(), first)}"
         for words, more, first in ((SELF, parts.ATTENTION, "self_attn"), (CROSS, "", "cross_attn"))
@@ -42,6 +50,7 @@ def decoder(plain: Dialect, blocks: str, style: Style) -> Dialect:
         *pairs.attention(CROSS_PATH, across, style),
         *parts.mlp(blocks, "ffn", "up", "down"),
         *pairs.masks(inside),
+        *rotary(blocks, "self_attn"),
     )
     one, two = (
         with_gated(
@@ -59,6 +68,7 @@ def encoder(plain: Dialect, blocks: str, style: Style) -> Dialect:
         *pairs.attention(SELF_PATH, inside, style),
         *parts.mlp(blocks, "ffn", "up", "down"),
         *pairs.norms(blocks, *TWO),
+        *rotary(blocks, "self_attn"),
     )
     return with_gated(replace(plain, rows=(*plain.rows, *own)), blocks, "ffn")
 

@@ -12,6 +12,13 @@ from jaxgpt.errors import UserError
 
 TARGETS = ("targets", "target", "labels", "label", "y")  # parameters for the ids to predict
 
+NORMALISED = 1e-9  # how far the sum of probabilities may be from 1
+
+LOG_PROBABILITIES = (
+    "the class returns probabilities or their logarithms; compared with them is the log_softmax of "
+    "the logits, which this model returns"
+)
+
 
 @contextlib.contextmanager
 def blamed(doing: str, way_out: str = "") -> Iterator[None]:
@@ -32,7 +39,8 @@ def logits_of(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     """Logits (B, T, V) from whatever the forward of `module` returns for `ids`.
 
     That may be logits, a tuple of logits and loss, or an object or mapping with logits; with batch
-    and time flattened; or for the last position only, unless targets are passed.
+    and time flattened; or for the last position only, unless targets are passed. Of probabilities,
+    the result is their logarithm.
     """
     ids = _as_a_loader_gives(ids, module)
     words = inspect.signature(module.forward).parameters
@@ -49,7 +57,18 @@ def logits_of(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
             f"{tuple(ids.shape)}, but returned {shape or type(logits).__name__}; wrap it in a "
             "module that returns them alone."
         )
-    return logits
+    return logits.log() if are_probabilities(logits) else logits
+
+
+def are_probabilities(logits: torch.Tensor) -> bool:
+    """Whether a class ends with a softmax, by what it returned."""
+    values = logits.detach()
+    return bool((values >= 0).all()) and bool(((values.sum(-1) - 1).abs() < NORMALISED).all())
+
+
+def are_log_probabilities(logits: torch.Tensor) -> bool:
+    """Whether a class ends with a log_softmax, by what it returned."""
+    return bool((logits.detach().logsumexp(-1).abs() < NORMALISED).all())
 
 
 def _as_a_loader_gives(ids: torch.Tensor, module: torch.nn.Module) -> torch.Tensor:

@@ -6,14 +6,15 @@ depends on all of the second text.
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from jaxgpt.errors import UserError
 
-from .forward import blamed
+from .encode_decode import run
+from .forward import blamed, logits_of
 
 TOKENS = (
     "decoder_input_ids tgt trg target targets tgt_tokens tgt_ids trg_tokens dec_input dec_inputs "
@@ -27,6 +28,7 @@ MEMORY = (
     "memory encoder_hidden_states encoder_output encoder_outputs enc_output enc_out encoder_out "
     "context enc_outputs encoder_states mem"
 )
+ROLES = {"tokens": TOKENS, "source": SOURCE, "memory": MEMORY}
 Mask = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of (target ids, what is attended to)
 
 
@@ -56,11 +58,11 @@ FORMS: tuple[tuple[Mask, Mask], ...] = (
 class WithContext(torch.nn.Module):
     """A module that takes ids alone, and gives `module` the same second argument for each row."""
 
-    def __init__(self, module: torch.nn.Module, other: torch.Tensor) -> None:
+    def __init__(self, module: torch.nn.Module, other: torch.Tensor, form: Any = None) -> None:
         super().__init__()
         self.module = module
         self.other = other  # ids of sources (B, S), or a memory (B, S, D)
-        self.form: Any = None
+        self.form = form  # that of the masks, if it is known
 
     def forward(self, ids: torch.Tensor) -> Any:
         other = self.other[: len(ids)]
@@ -110,31 +112,50 @@ class WithContext(torch.nn.Module):
     def _called(
         self, ids: torch.Tensor, other: torch.Tensor, masks: tuple[Mask, Mask], keeps: bool
     ) -> Any:
-        asked = dict(inspect.signature(self.module.forward).parameters)
-        named = dict(self._named(asked, ids, other))
-        for word, parameter in asked.items():
-            if word in named or "mask" not in word.lower():
-                continue
-            if parameter.default is parameter.empty or _of_future(word):
-                named[word] = _mask(word, ids, other, masks, keeps)
-        with blamed(f"The forward of {type(self.module).__name__}"):
-            return self.module(**named)
+        def call(function: Callable[..., Any], values: Mapping[str, torch.Tensor]) -> Any:
+            asked = dict(inspect.signature(function).parameters)
+            named = _named(asked, values)
+            for word, parameter in asked.items():
+                if word in named or "mask" not in word.lower():
+                    continue
+                if parameter.default is parameter.empty or _of_future(word):
+                    named[word] = _mask(word, ids, other, masks, keeps)
+            whole = function == self.module.forward
+            return self.module(**named) if whole else function(**named)
 
-    def _named(
-        self, asked: Mapping[str, Any], ids: torch.Tensor, other: torch.Tensor
-    ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the parameters for the tokens and for what they attend to."""
-        words = MEMORY if other.is_floating_point() else SOURCE
-        of_tokens = next((word for word in TOKENS.split() if word in asked), None)
-        of_other = next(
-            (word for word in words.split() if word in asked and word != of_tokens), None
-        )
-        if of_tokens is None or of_other is None:
-            first, second = [*asked, "", ""][:2]
-            source_first = not other.is_floating_point()
-            of_other, of_tokens = (first, second) if source_first else (second, first)
-        yield of_tokens, ids
-        yield of_other, other
+        with blamed(f"The forward of {type(self.module).__name__}"):
+            return run(self.module, call, ids, other)
+
+
+class Caller:
+    """Runs a module on ids, and on what they attend to; the form of its masks is found once."""
+
+    def __init__(self, module: torch.nn.Module):
+        self.module = module
+        self._form: Any = None
+
+    def __call__(self, ids: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+        """The logits for `ids`, which attend to the sources or the memory `other`."""
+        if other is None:
+            return logits_of(self.module, ids)
+        context = WithContext(self.module, other, self._form)
+        logits = logits_of(context, ids)
+        self._form = context.form
+        return logits
+
+
+def _named(asked: Mapping[str, Any], values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The names among the parameters `asked` of `values`, which are by role."""
+    named: dict[str, torch.Tensor] = {}
+    for role in values:
+        words = (word for word in ROLES[role].split() if word in asked and word not in named)
+        word = next(words, None)
+        if word is not None:
+            named[word] = values[role]
+    if len(named) < len(values):  # by their order: a memory comes last
+        order = [role for role in ("source", "tokens", "memory") if role in values]
+        return dict(zip(asked, (values[role] for role in order), strict=False))
+    return named
 
 
 def _of_future(word: str) -> bool:

@@ -64,8 +64,6 @@ def pairs(layout: str, width: int) -> tuple[torch.Tensor, torch.Tensor]:
 def second_weights(mixed: torch.Tensor, v: torch.Tensor) -> torch.Tensor | None:
     """The weight (B, M, G) of the second value at the second position; None if it is no mixture."""
     v = v[:, :, :, None]
-    if not same(mixed[:, 0], v[:, 0].expand_as(mixed[:, 0])):
-        return None
     step, change = v[:, 1] - v[:, 0], mixed[:, 1] - v[:, 0]
     sizes = (step**2).sum(-1)
     share = (change * step).sum(-1) / sizes
@@ -75,6 +73,22 @@ def second_weights(mixed: torch.Tensor, v: torch.Tensor) -> torch.Tensor | None:
     if not bool(usable.any()) or float(gap.abs().max()) > within:
         return None
     return torch.where(usable, share, torch.zeros_like(share))
+
+
+def heads_seen(mixed: torch.Tensor, v: torch.Tensor) -> int:
+    """The number of heads whose values (B, T, W) are mixed with weights of their own."""
+    step, change = v[:, 1] - v[:, 0], mixed[:, 1] - v[:, 0]
+    usable = step.abs() > 1e-3 * step.abs().mean()
+    share = change / torch.where(usable, step, torch.ones_like(step))
+    both = usable[:, 1:] & usable[:, :-1]
+    unlike = both & ((share[:, 1:] - share[:, :-1]).abs() > 1e-7)
+    return 1 + int(unlike.any(0).sum())
+
+
+def sees_itself(mixed: torch.Tensor, v: torch.Tensor) -> bool:
+    """Whether the first position sees its own value alone."""
+    first = v[:, 0, :, None].expand_as(mixed[:, 0])
+    return same(mixed[:, 0], first)
 
 
 def measured_scores(heads: Heads, share: torch.Tensor) -> Measured | None:
@@ -116,6 +130,17 @@ def difference(heads: Heads, rotation: Rotation) -> torch.Tensor:
     if rotation.softcap is not None:
         one, two = (rotation.softcap * torch.tanh(x / rotation.softcap) for x in (one, two))
     return one - two + rotation.slopes
+
+
+def across(heads: Heads, rotation: Rotation) -> torch.Tensor:
+    """The mixture (B, T, M, G, h) of the values of a memory, which has no positions."""
+    q, k = heads.q, heads.k
+    if heads.norms:
+        q, k = heads.norms[0](q), heads.norms[1](k)
+    scores = rotation.scale * torch.einsum("btmgh,bsmh->bmgts", q, k)
+    if rotation.softcap is not None:
+        scores = rotation.softcap * torch.tanh(scores / rotation.softcap)
+    return torch.einsum("bmgts,bsmh->btmgh", scores.softmax(-1), heads.v)
 
 
 def rotated(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:

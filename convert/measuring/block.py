@@ -3,26 +3,28 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 
-from .attention import Heads, Rotation, difference, second_weights
-from .mlp import activation_of, hidden_layer, mlp_input
-from .norm import Norm, measured, same
-from .subject import BlockForm, Parted, Subject, UnknownScores, furthest_of
+from .attention import (
+    Heads,
+    Rotation,
+    across,
+    difference,
+    heads_seen,
+    second_weights,
+    sees_itself,
+)
+from .joins import CROSS_PLACE, Entrance, after_mlp, join, joined, update
+from .mlp import activation_of
+from .norm import measured, same
+from .subject import BlockForm, OtherHeads, Parted, Subject, UnknownScores, furthest_of
 
 SCORES = "its scores are no rotated, scaled or capped products"
 NO_NORM = "its attention has an input that no norm makes of the stream"
+NO_MEMORY = "its cross-attention gives no mixture of the memory, by scores like those before it"
+SELF, CROSS = "blocks/attn", "blocks/cross_attn"
 Tensor = torch.Tensor
-
-
-class Entrance(NamedTuple):
-    """The input of a block's attention, and how it comes from the stream."""
-
-    y: Tensor
-    placements: tuple[str, ...]
-    norm: Norm | None  # None where the stream enters as it is
 
 
 def first_blocks(s: Subject, x: Tensor) -> Iterator[tuple[BlockForm, Rotation, Tensor]]:
@@ -31,7 +33,7 @@ def first_blocks(s: Subject, x: Tensor) -> Iterator[tuple[BlockForm, Rotation, T
     Without weights, LayerNorm and RMSNorm of a stream whose mean is 0 are the same; only a later
     block or the final norm shows which one it is.
     """
-    problem: Parted | None = Parted("block 0", NO_NORM)
+    problem: Parted | None = Parted(s.block(0), NO_NORM)
     for entrance in _entrances(s, x):
         try:
             yield _measured(s, x, entrance)
@@ -53,18 +55,19 @@ def next_block(
     )
     seen = s.gets("attn/qkv", layer, s.config.model_dim)
     if seen is not None and not same(y, seen):
-        raise Parted(f"block {layer - 1}", "what leaves it is not what the next block gets")
+        raise Parted(s.block(layer - 1), "what leaves it is not what the next block gets")
     products = _products(s, y, layer)
     mixed, share = _mixture(s, products[2], layer)
     rotation = _rotation(s, _heads(s, form, products, layer), share, before, layer)
-    joined = _joined(s, form, x, y, mixed, layer)
-    return rotation, _after_mlp(s, form, x, joined, layer)
+    first = joined(s, form, (x, y), update(s, "blocks/attn", mixed, layer), layer)
+    second = _across(s, form, rotation, first, layer)
+    return rotation, after_mlp(s, form, second, layer)
 
 
 def _entrances(s: Subject, x: Tensor) -> Iterator[Entrance]:
     y = s.gets("attn/qkv", 0, s.config.model_dim)
     if y is None:
-        raise Parted("block 0", "what it multiplies with its queries, keys and values is hidden")
+        raise Parted(s.block(0), "what it multiplies with its queries, keys and values is hidden")
     if same(x, y):
         yield Entrance(y, ("post", "output"), None)
     if s.has_norm("blocks/norm1"):
@@ -76,14 +79,42 @@ def _measured(s: Subject, x: Tensor, entrance: Entrance) -> tuple[BlockForm, Rot
     """The form of block 0 whose attention has the input `entrance`."""
     products = _products(s, entrance.y, 0)
     mixed, share = _mixture(s, products[2], 0)
-    form, joined = _join(s, x, entrance, mixed)
-    form = dataclasses.replace(form, activation=activation_of(s, joined[1]))
+    form, first = join(s, x, entrance, mixed)
+    form, rotation = _scored(s, form, products, share)
+    second = _across(s, form, rotation, first, 0)
+    form = dataclasses.replace(form, activation=activation_of(s, second[1]))
+    return form, rotation, after_mlp(s, form, second, 0)
+
+
+def _scored(
+    s: Subject, form: BlockForm, products: list[Tensor], share: Tensor
+) -> tuple[BlockForm, Rotation]:
+    """The form with the place of the norms of queries and keys, and the rotation of block 0."""
     for place in _places(s):
         form = dataclasses.replace(form, qk_norm=place)
         with contextlib.suppress(Parted):
-            rotation = _rotation(s, _heads(s, form, products, 0), share, None, 0)
-            return form, rotation, _after_mlp(s, form, x, joined, 0)
-    raise UnknownScores("block 0", SCORES)
+            return form, _rotation(s, _heads(s, form, products, 0), share, None, 0)
+    raise UnknownScores(s.block(0), SCORES)
+
+
+def _across(
+    s: Subject, form: BlockForm, rotation: Rotation, first: tuple[Tensor, Tensor], layer: int
+) -> tuple[Tensor, Tensor]:
+    """The stream after cross-attention, and the input of the MLP; `first` if there is none."""
+    if not s.config.cross_attention or s.memory is None:
+        return first
+    y = first[1]
+    if not any(same(y, each) for each in s.cross_inputs(layer)):
+        raise Parted(s.block(layer), "its cross-attention gets what no order of norms gives")
+    q = _products(s, y, layer, CROSS)[0]
+    _, k, v = _products(s, s.memory, layer, CROSS)
+    mixed = across(_heads(s, form, [q, k, v], layer, CROSS), rotation)
+    if s.config.attention_out:
+        width = s.config.num_heads * s.config.head_dim
+        seen = s.gets("cross_attn/out", layer, width)
+        if seen is None or not same(mixed.flatten(2), seen):
+            raise Parted(s.block(layer), NO_MEMORY)
+    return joined(s, form, first, update(s, CROSS, mixed, layer), layer, CROSS_PLACE)
 
 
 def _places(s: Subject) -> tuple[str, ...]:
@@ -96,10 +127,10 @@ def _places(s: Subject) -> tuple[str, ...]:
     return ("none",) if s.config.norm_weight else ("none", "before_rotary")
 
 
-def _products(s: Subject, y: Tensor, layer: int) -> list[Tensor]:
-    """Queries (B, T, M, G, h), keys and values (B, T, M, h) of block `layer`."""
+def _products(s: Subject, y: Tensor, layer: int, path: str = SELF) -> list[Tensor]:
+    """Queries (B, T, M, G, h), keys and values (B, T, M, h) of the attention at `path`."""
     group = s.config.num_heads // s.config.num_kv_heads
-    q, k, v = s.linear("blocks/attn/qkv", layer, y).split([group, 1, 1], dim=3)
+    q, k, v = s.linear(f"{path}/qkv", layer, y).split([group, 1, 1], dim=3)
     return [q, k[:, :, :, 0], v[:, :, :, 0]]
 
 
@@ -109,9 +140,12 @@ def _mixture(s: Subject, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
     for mixed in _mixtures(s, layer, c.num_heads * c.head_dim):
         split = mixed.reshape(*mixed.shape[:2], c.num_kv_heads, -1, c.head_dim)
         share = second_weights(split, v)
-        if share is not None:
+        if share is not None and (s.decoder is not None or sees_itself(split, v)):
             return split, share
-    raise Parted(f"block {layer}", "its attention gives no mixture of its values, head by head")
+        seen = heads_seen(mixed, v.flatten(2)) if c.num_heads == c.num_kv_heads else 0
+        if share is None and s.of_pair and c.model_dim % max(seen, 1) == 0 < seen:
+            raise OtherHeads(s.block(layer), f"{s.prefix}num_heads", seen)
+    raise Parted(s.block(layer), "its attention gives no mixture of its values, head by head")
 
 
 def heads_of(s: Subject, form: BlockForm, y: Tensor, layer: int) -> Heads:
@@ -119,10 +153,12 @@ def heads_of(s: Subject, form: BlockForm, y: Tensor, layer: int) -> Heads:
     return _heads(s, form, _products(s, y, layer), layer)
 
 
-def _heads(s: Subject, form: BlockForm, products: list[Tensor], layer: int) -> Heads:
-    """The heads of block `layer` after their norms, before they rotate."""
+def _heads(
+    s: Subject, form: BlockForm, products: list[Tensor], layer: int, path: str = SELF
+) -> Heads:
+    """The heads of the attention at `path` after their norms, before they rotate."""
     (q, k, v), norm = products, form.norm
-    norms = [s.norm_params(f"blocks/attn/{name}", layer) for name in ("q_norm", "k_norm")]
+    norms = [s.norm_params(f"{path}/{name}", layer) for name in ("q_norm", "k_norm")]
     if form.qk_norm == "full_width":
         flat = [(_flat(scale), _flat(bias)) for scale, bias in norms]
         q = norm(q.flatten(2), flat[0]).reshape(q.shape)
@@ -157,94 +193,10 @@ def _rotation(
     for rotation in s.solve(heads, share, before):
         if _gives(rotation, heads, share):
             return rotation
-    raise UnknownScores(f"block {layer}", SCORES)
+    raise UnknownScores(s.block(layer), SCORES)
 
 
 def _gives(rotation: Rotation, heads: Heads, share: Tensor) -> bool:
     usable = torch.isfinite(share) & (share > 0) & (share < 1)
     gap = (torch.sigmoid(difference(heads, rotation)) - share).abs()
     return float(torch.where(usable, gap, torch.zeros_like(gap)).max()) < 1e-8
-
-
-def _update(s: Subject, mixed: Tensor, layer: int) -> Tensor:
-    """The output of attention, before any norm of it."""
-    if not s.config.attention_out:
-        return mixed.flatten(2)
-    return s.linear("blocks/attn/out", layer, mixed.flatten(2, 3))
-
-
-def _join(
-    s: Subject, x: Tensor, entrance: Entrance, mixed: Tensor
-) -> tuple[BlockForm, tuple[Tensor, Tensor]]:
-    """The form of block 0, and (stream after attention, input of the MLP)."""
-    z, update = mlp_input(s, 0), _update(s, mixed, 0)
-    for placement in entrance.placements:
-        norms = [entrance.norm] if entrance.norm else []
-        if placement == "post":
-            norms = measured(x + update, z, s.norm_params("blocks/norm1", 0), s.config.norm_weight)
-        if placement == "output":
-            norms = measured(update, z - x, s.norm_params("blocks/norm1", 0), s.config.norm_weight)
-        for each in norms:
-            for residual, sandwich in _orders(s, placement):
-                form = BlockForm(each, placement, residual, sandwich)
-                joined = _joined(s, form, x, entrance.y, mixed, 0)
-                if same(joined[1], z):
-                    return form, joined
-    raise Parted("block 0", "its MLP gets what no order of norms and sums gives")
-
-
-def _orders(s: Subject, placement: str) -> Iterator[tuple[str, bool]]:
-    """The residuals that a block may have, each with and without norms of its updates."""
-    stored, weights = "sandwich" in s.config.extra_norms, s.config.norm_weight
-    if not stored:
-        yield "sequential", False
-    if placement != "pre":
-        return
-    if stored or not weights:
-        yield "sequential", True
-    if stored:
-        return
-    one_norm = "blocks/norm2/scale" not in s.params
-    if not weights or not one_norm:
-        yield "parallel", False
-    if not weights or one_norm:
-        yield "parallel_one_norm", False
-
-
-def _joined(
-    s: Subject, form: BlockForm, x: Tensor, y: Tensor, mixed: Tensor, layer: int
-) -> tuple[Tensor, Tensor]:
-    """The stream after attention, and the input of the MLP."""
-    update = _update(s, mixed, layer)
-    if form.sandwich:
-        update = form.norm(update, s.norm_params("blocks/out_norm1", layer))
-    one, two = (s.norm_params(f"blocks/norm{n}", layer) for n in (1, 2))
-    if form.residual != "sequential":
-        return x + update, y if form.residual == "parallel_one_norm" else form.norm(x, two)
-    match form.placement:
-        case "post":
-            x = form.norm(x + update, one)
-            return x, x
-        case "output":
-            x = x + form.norm(update, one)
-            return x, x
-        case "residual":
-            x = form.norm(y + update, two)
-            return x, x
-    return x + update, form.norm(x + update, two)
-
-
-def _after_mlp(
-    s: Subject, form: BlockForm, x: Tensor, joined: tuple[Tensor, Tensor], layer: int
-) -> Tensor:
-    """The stream after block `layer`."""
-    stream, z = joined
-    if not same(z, mlp_input(s, layer)):
-        raise Parted(f"block {layer}", "its MLP does not get what that of block 0 gets")
-    update = s.linear("blocks/mlp/down", layer, hidden_layer(s, form.activation, z, layer))
-    if form.sandwich:
-        update = form.norm(update, s.norm_params("blocks/out_norm2", layer))
-    two = s.norm_params("blocks/norm2", layer)
-    if form.placement == "post":
-        return form.norm(stream + update, two)
-    return stream + (form.norm(update, two) if form.placement == "output" else update)

@@ -8,6 +8,7 @@ import torch
 
 from jaxgpt.model.positions import sinusoids
 
+from ..foreign.forward import are_log_probabilities
 from .measured_fields import factor, near
 from .norm import Norm, measured, round_number, same
 from .subject import Parted, Subject, UnknownExit
@@ -20,7 +21,7 @@ def entrances(s: Subject) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
     seen, c = s.pairs_of_tokens, s.config
     first = s.torch_name("blocks/attn/qkv/kernel")
     last = min((use.at for use in seen.products(first or "")), default=2**62)
-    vectors = s.params["token_embedding/embedding"][seen.ids]
+    vectors = s.table[s.ids]
     tables = _tables(s)
     values = seen.ordered_values(c.model_dim, last)
     for x in values:
@@ -33,7 +34,7 @@ def entrances(s: Subject) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
                 fields = {"embedding_scale": scale, **_table_fields(name)}
                 yield from ((fields | extra, y) for extra, y in _normalised(s, ours, values))
                 return
-    raise Parted("the embedding", "no sum of scaled embeddings and positions is what it computes")
+    raise Parted(s.embedding, "no sum of scaled embeddings and positions is what it computes")
 
 
 def _tables(s: Subject) -> dict[str, torch.Tensor]:
@@ -76,19 +77,43 @@ def exit_fields(s: Subject, norm: Norm, x: torch.Tensor) -> dict[str, Any]:
     name = s.torch_name("token_embedding/embedding" if c.tied else "head/kernel")
     head_input = seen.input_of(name or "", c.model_dim)
     if head_input is None:
-        raise Parted("the head", "what it multiplies is hidden")
-    last = f"block {c.num_blocks - 1}"
-    streams: dict[Any, torch.Tensor] = {"unused" if "final_norm/scale" in s.params else False: x}
-    if s.has_norm("final_norm"):
-        streams[True] = norm(x, s.norm_params("final_norm"))
+        raise Parted(
+            "the head",
+            "its forward multiplies nothing with it: wrap the class in a module whose forward "
+            "returns logits",
+        )
+    streams = _streams(s, norm, x)
     chosen = _chosen(streams, head_input)
     if chosen is None:
-        raise UnknownExit(last, "neither the stream after it nor its final norm goes into the head")
-    kernel = s.params["token_embedding/embedding"].T if c.tied else s.params["head/kernel"]
+        raise UnknownExit(
+            s.last_block, "neither the stream after it nor its final norm goes into the head"
+        )
+    kernel = s.table.T if c.tied else s.params["head/kernel"]
     logits = streams[chosen] @ kernel
     if (bias := s.param("head/bias")) is not None:
         logits = logits + bias
     return {"final_norm": chosen, **_logit_fields(logits, seen.logits)}
+
+
+def memory_of(s: Subject, norm: Norm, x: torch.Tensor) -> tuple[dict[str, Any], torch.Tensor]:
+    """The field of an encoder's final norm, and the memory, for the stream `x` after its blocks."""
+    assert s.decoder is not None
+    inputs, streams = s.decoder.cross_inputs(0), _streams(s, norm, x)
+    for final in (True, "unused", False):
+        if final in streams and any(same(streams[final], each) for each in inputs):
+            return {"final_norm": final}, streams[final]
+    raise UnknownExit(
+        s.last_block,
+        "neither the stream after it nor its final norm is what cross-attention gets",
+    )
+
+
+def _streams(s: Subject, norm: Norm, x: torch.Tensor) -> dict[Any, torch.Tensor]:
+    """What may leave this side, by the value of final_norm; `x` leaves its last block."""
+    streams: dict[Any, torch.Tensor] = {"unused" if "final_norm/scale" in s.params else False: x}
+    if s.has_norm("final_norm"):
+        streams[True] = norm(x, s.norm_params("final_norm"))
+    return streams
 
 
 def _chosen(streams: dict[Any, torch.Tensor], head_input: torch.Tensor) -> Any:
@@ -111,6 +136,8 @@ def _logit_fields(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, Any]:
     """The scale and the cap with which `ours` become `theirs`."""
     if ours.shape != theirs.shape:
         raise Parted("the logits", f"they are {tuple(theirs.shape)}, here {tuple(ours.shape)}")
+    if are_log_probabilities(theirs):
+        return _fields_before_softmax(ours, theirs)
     ratio = float((ours * theirs).sum() / (ours**2).sum())
     if same(ratio * ours, theirs):
         return {"logit_scale": _exact(ratio), "logit_softcap": None}
@@ -135,6 +162,15 @@ def _logit_fields(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, Any]:
     if not same(cap * torch.tanh(scale * ours / cap), theirs):
         raise Parted("the logits", "no scale and no cap of the head's outputs gives them")
     return {"logit_scale": scale, "logit_softcap": cap}
+
+
+def _fields_before_softmax(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, Any]:
+    """The scale with which the log_softmax of `ours` is `theirs`."""
+    one, two = (each - each.mean(-1, keepdim=True) for each in (ours, theirs))
+    scale = _exact(float((one * two).sum() / (one**2).sum()))
+    if not same((scale * ours).log_softmax(-1), theirs):
+        raise Parted("the logits", "no scale of the head's outputs gives its probabilities")
+    return {"logit_scale": scale, "logit_softcap": None}
 
 
 def _exact(ratio: float) -> float:

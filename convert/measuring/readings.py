@@ -1,26 +1,39 @@
 """The ways in which a file may be read: by dialects with its names, or by roles that runs show."""
 
 import dataclasses
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from jaxgpt.errors import UserError
+from jaxgpt.seq2seq_config import ENCODER, as_options
 
 from ..detect.one_side import Detected, detect_as
+from ..detect.pairs import detect_pair, pair_of
 from ..detect.refusals import Asked, Inputs
-from ..dialects import DIALECTS
+from ..dialects import DIALECTS, PAIRS
 from ..foreign.peer import Peer
+from ..foreign.with_context import Caller
+from ..probing.candidates import by_likelihood
 from ..rows.axes import LABELS
 from ..rows.dialect import Dialect, labelled
 from ..rows.kinds import Row
+from ..rows.pair import AnyDialect, Pair
+from .built_class import heads_of_parts
 from .roles import proposals
-from .trace import Seen
+from .trace import Seen, Trace
 from .trace_reader import Reader
 
 LARGE = 2**40  # no value has so many numbers: none is recorded
 ROWS, LENGTH = 4, 3
+HEADS = f"{ENCODER}num_heads"
+OF_TWO_TEXTS = (
+    "No dialect knows the names of these tensors, and what they are is found by running the class "
+    "on one text alone. If it takes two, a source and a target, rename its tensors as a known "
+    "encoder-decoder has them, or describe the class in a file of convert/dialects."
+)
 SHORT = 8  # tokens of a context that stands in for one that the user must say
 
 
@@ -37,18 +50,36 @@ class Reading:
 
 
 def readings(
-    inputs: Inputs, peer: Peer, named: str | None, hints: Mapping[str, int]
+    inputs: Inputs,
+    peer: Peer,
+    named: str | None,
+    hints: dict[str, int],
+    right: dict[str, int],
 ) -> Iterator[Reading]:
-    """The ways to read the file, those by names first."""
+    """The ways to read the file, those by names first.
+
+    `hints` are sizes of the class by their fields; `right` has those that measurements of the
+    readings so far have shown.
+    """
+    pairs, some = _known_pairs(named, inputs), False
+    for pair in pairs:
+        knowledge = [ChainMap(right, hints)]
+        if heads := heads_of_parts(peer.module):
+            knowledge.insert(0, ChainMap(right, hints, heads))
+        for reading in _of_pair(pair, inputs, *knowledge):
+            some = True
+            yield reading
+    if some:
+        return
     for dialect in _known(named):
         yield from _detections(dialect, inputs, hints, {})
         if (swapped := _gate_and_up_swapped(dialect)) is not None:
             yield from _detections(swapped, inputs, hints, {})
     if named in (None, "auto"):
-        for dialect, counts in _proposed(inputs, peer):
+        for proposal, counts in _proposed(inputs, peer):
             for sizes in counts:
                 if all(hints.get(name, size) == size for name, size in sizes.items()):
-                    yield from _detections(dialect, inputs, hints, sizes)
+                    yield from _detections(proposal, inputs, hints, sizes)
 
 
 def _known(named: str | None) -> list[Dialect]:
@@ -62,28 +93,73 @@ def _known(named: str | None) -> list[Dialect]:
     )
 
 
+def _known_pairs(named: str | None, inputs: Inputs) -> list[Pair]:
+    """The pairs that may have written the file, those of one class first."""
+    if named:
+        return [PAIRS[named]] if named in PAIRS else []
+    try:
+        pair = pair_of(inputs)
+    except UserError:  # several fit
+        return sorted(PAIRS.values(), key=lambda pair: (pair.family, pair.name))
+    return [pair] if pair else []
+
+
+def _of_pair(pair: Pair, inputs: Inputs, *knowledge: Mapping[str, int]) -> Iterator[Reading]:
+    """What is detected with `pair`, with each number of heads that its encoder may have.
+
+    What is likeliest comes first in `knowledge`, each of which are sizes of the class.
+    """
+    for sizes in knowledge:
+        for reading in _detections(pair, inputs, sizes, {}):
+            assumed = reading.detected.report.assumed
+            if HEADS not in assumed:
+                yield reading
+                continue
+            encoder = reading.detected.report.config.encoder
+            width = encoder.num_heads * encoder.head_dim
+            fitting = by_likelihood([n for n in range(1, width + 1) if width % n == 0])
+            counts = [sizes[HEADS]] if HEADS in sizes else [assumed[HEADS], *fitting]
+            for count in dict.fromkeys(counts):
+                if sizes.get(HEADS, count) != count:
+                    continue
+                stand_ins = {**reading.stand_ins, HEADS: count}
+                yield from _detections(pair, inputs, sizes, stand_ins, reading.missing)
+
+
+def _detected(dialect: AnyDialect, inputs: Inputs, stand_ins: Mapping[str, Any]) -> Detected:
+    """What is detected with `dialect`, and with `stand_ins` as if they were given."""
+    given = as_options({**inputs.given, **stand_ins})
+    of_encoder = given.pop("encoder", {})
+    inputs = dataclasses.replace(inputs, given=given)
+    if isinstance(dialect, Pair):
+        return detect_pair(dialect, inputs, of_encoder)
+    return detect_as(dialect, inputs)
+
+
 def _detections(
-    dialect: Dialect,
+    dialect: AnyDialect,
     inputs: Inputs,
     hints: Mapping[str, int],
     stand_ins: dict[str, Any],
     missing: Asked | None = None,
 ) -> Iterator[Reading]:
     """What is detected with `dialect`, for each value of what it asks for."""
-    given = {**inputs.given, **stand_ins}
     try:
-        detected = detect_as(dialect, dataclasses.replace(inputs, given=given))
+        detected = _detected(dialect, inputs, stand_ins)
         yield Reading(detected, stand_ins, missing)
         return
     except Asked as problem:
         asked = problem
     except UserError:
         return
-    if asked.field in given:
+    if asked.field in {**inputs.given, **stand_ins}:
         return
-    if asked.field == "context_length" and asked.field not in hints:
+    plain = asked.field.removeprefix(ENCODER)
+    if plain == "context_length" and asked.field not in hints:
         missing = asked
     for value in _values(asked, hints):
+        if hints.get(asked.field, value) != value:  # measured by now
+            continue
         yield from _detections(dialect, inputs, hints, {**stand_ins, asked.field: value}, missing)
 
 
@@ -92,7 +168,7 @@ def _values(asked: Asked, hints: Mapping[str, int]) -> Sequence[Any]:
     if asked.field in hints:
         return [hints[asked.field]]
     stand_ins: dict[str, Sequence[Any]] = {"positions": ["none"], "context_length": [SHORT]}
-    return stand_ins.get(asked.field, asked.candidates)
+    return stand_ins.get(asked.field.removeprefix(ENCODER), asked.candidates)
 
 
 def _gate_and_up_swapped(dialect: Dialect) -> Dialect | None:
@@ -112,8 +188,11 @@ def _gate_and_up_swapped(dialect: Dialect) -> Dialect | None:
 
 def _proposed(inputs: Inputs, peer: Peer) -> Iterator[tuple[Dialect, list[dict[str, int]]]]:
     """The dialects whose roles a run of the class shows, and head counts that fit them."""
-    names = {new: old for old, new in peer.names.items()}
+    names, run = {new: old for old, new in peer.names.items()}, Caller(peer.module)
     ids = torch.arange(ROWS * LENGTH).reshape(ROWS, LENGTH) % 5
     ids[1] = ids[0]
-    seen = Seen.of(peer.module, ids, names, LARGE)
+    try:
+        seen = Seen.of(Trace(peer.module, names, LARGE), run, ids, LARGE)
+    except UserError as error:
+        raise UserError(f"{inputs.path}: {error} {OF_TWO_TEXTS}") from None
     yield from proposals(Reader(seen, inputs.shapes, inputs.read))

@@ -12,6 +12,7 @@ import torch
 
 from jaxgpt.rotary_scaling import amplitude
 
+from ..foreign.forward import LOG_PROBABILITIES, are_log_probabilities
 from . import block, ends
 from .attention import Rotation
 from .measured_fields import (
@@ -27,10 +28,12 @@ from .windows import windows
 
 @dataclasses.dataclass(frozen=True)
 class Settled:
-    """The fields of a class, and whether its pairs rotate by minus the angle."""
+    """The fields of a class, and whether its pairs rotate by minus the angle, by side."""
 
     fields: dict[str, Any]
-    backward: bool
+    backward: dict[str, bool]  # by what precedes the fields of the side
+    notes: list[str] = dataclasses.field(default_factory=list)  # what users should know of it
+    memory: torch.Tensor | None = None  # that an encoder gives in texts of two tokens
 
 
 def settle(s: Subject) -> Settled:
@@ -41,7 +44,7 @@ def settle(s: Subject) -> Settled:
             return _with_embedding(s, fields, x)
         except Parted as parted:
             problem = furthest_of(problem, parted)
-    raise problem or Parted("the embedding", "its norm gives nothing that the class computes")
+    raise problem or Parted(s.embedding, "its norm gives nothing that the class computes")
 
 
 def _with_embedding(s: Subject, fields: dict[str, Any], x: torch.Tensor) -> Settled:
@@ -68,16 +71,27 @@ def _settled(
     for layer in range(1, s.config.num_blocks):
         rotation, x = block.next_block(s, form, rotation, x, layer)
         rotations.append(rotation)
-    fields |= ends.exit_fields(s, form.norm, x)
+    memory, notes = None, []
+    if s.decoder is None:
+        if are_log_probabilities(s.pairs_of_tokens.logits):
+            notes.append(LOG_PROBABILITIES)
+        fields |= ends.exit_fields(s, form.norm, x)
+    else:
+        final, memory = ends.memory_of(s, form.norm, x)
+        fields |= final
     try:
         fields |= _attention_fields(s, rotations, table)
     except Inexpressible as error:
-        raise Parted("block 0", str(error)) from None
+        raise Parted(s.block(0), str(error)) from None
     fields |= _form_fields(form)
     if form.sandwich:
         fields["extra_norms"] = ["sandwich", *fields["extra_norms"]]
-    fields["window"] = one_value(windows(s, form, rotations))
-    return Settled(fields, is_backward(rotations))
+    fields["window"] = None
+    if s.decoder is None:
+        fields["window"] = one_value(windows(s, form, rotations))
+    elif fields["positions"] == "alibi":
+        raise Parted(s.block(0), "its scores fall with the distance, as no encoder's do here")
+    return Settled(fields, {s.prefix: is_backward(rotations)}, notes, memory)
 
 
 def _form_fields(form: BlockForm) -> dict[str, Any]:

@@ -1,49 +1,31 @@
 """A file read with its own class: the dialect and the fields with which both compute the same."""
 
-import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-import torch
-
-from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
+from jaxgpt.seq2seq_config import Seq2SeqConfig, field_of
 
 from ..api import Inspected, inspect
 from ..detect.one_side import Detected
-from ..detect.refusals import Asked, Inputs
+from ..detect.refusals import Inputs
 from ..detect.report import Report
-from ..detect.tensor_names import folded, is_mask, matrices
 from ..files.checkpoints import Checkpoint
-from ..foreign.config_objects import MEANING, SIZES
-from ..foreign.constructor_args import Answers
 from ..foreign.float64 import float64_by_default
-from ..foreign.imports import folders
-from ..foreign.peer import Peer, build, build_of
-from ..names.config_words import as_written
-from ..rows.fields import is_relevant
-from ..rows.pair import of_decoder
+from ..foreign.padding import Hidden, hidden_ids
+from ..foreign.peer import Peer
+from ..foreign.with_context import Caller
+from ..rows.fields import is_relevant_in
+from ..rows.pair import rotating, sides
+from .built_class import Request, flat, hints, peer_of
 from .equations import uncapped
 from .readings import Reading, readings
+from .runs import Runs
 from .search_cap import capped
 from .settle import Settled, settle
-from .subject import Differs, Parted, Solve, Subject, UnknownScores, furthest_of
+from .subject import Differs, OtherHeads, Parted, Solve, Subject, UnknownScores, furthest_of
 from .trace import Seen
-
-Read = Callable[[str], np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What the user asked for: a class, its arguments, fields that are known, how to read."""
-
-    torch: Any  # "module:Class" or a module
-    torch_args: Mapping[str, Any]
-    fields: Mapping[str, Any]
-    dialect: str | None = None
-    ignore_config: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +34,30 @@ class File:
 
     inspected: Inspected
     peer: Peer
+    hidden: Hidden  # ids that the class hides
+
+
+@dataclasses.dataclass
+class Callers:
+    """How a class is called, the ids that it hides, and its recorded runs; for all readings."""
+
+    made: dict[tuple[int, int, bool, bool], Seen] = dataclasses.field(default_factory=dict)
+    known: dict[tuple[bool, bool], tuple[Caller, Hidden]] = dataclasses.field(default_factory=dict)
+
+    def of(self, peer: Peer, detected: Detected) -> tuple[Caller, Hidden]:
+        """The caller for a class as it is read in `detected`, and the ids that it hides."""
+        config = detected.report.config
+        key = isinstance(config, Seq2SeqConfig), field_of(config, "cross_attention")
+        if key not in self.known:
+            run = Caller(peer.module)
+            hidden = hidden_ids(peer, detected.dialect, config, run)
+            self.known[key] = run, hidden
+        return self.known[key]
 
 
 def settled(source: Checkpoint, request: Request) -> File:
     """Build the class, load `source` into it, and find the fields with which it agrees."""
-    return settled_with(_peer(source, request), source, request)
+    return settled_with(peer_of(source, request), source, request)
 
 
 def settled_with(peer: Peer, source: Checkpoint, request: Request) -> File:
@@ -65,7 +66,7 @@ def settled_with(peer: Peer, source: Checkpoint, request: Request) -> File:
         {name: tensor.shape for name, tensor in source.tensors.items()},
         lambda name: source.tensors[name].read(),
         source.path,
-        request.fields,
+        flat(request.fields),
         {} if request.ignore_config else source.configs,
     )
     with float64_by_default():
@@ -74,21 +75,27 @@ def settled_with(peer: Peer, source: Checkpoint, request: Request) -> File:
 
 def _agreeing(inputs: Inputs, peer: Peer, source: Checkpoint, request: Request) -> File:
     furthest: Parted | None = None
-    runs: dict[tuple[int, int], Seen] = {}
-    remaining = list(readings(inputs, peer, request.dialect, _hints(peer, request)))
+    callers = Callers()
+    right: dict[str, int] = {}  # numbers of heads that measurements have shown
+    sizes = hints(peer, request)
+    remaining: Iterable[Reading] = readings(inputs, peer, request.dialect, sizes, right)
     for solve in (uncapped, capped):  # a cap takes a search: first all that need none
-        trials, remaining = remaining, []
-        for reading in trials:
+        unknown: list[Reading] = []
+        for reading in remaining:
             try:
-                found = settle(_subject(peer, reading.detected, inputs.read, runs, solve))
-                detected = _with_fields(reading, found)
+                found = _settled(peer, reading.detected, inputs, callers, solve)
+                hidden = callers.of(peer, reading.detected)[1]
+                detected = _with_fields(reading, found, [*hidden.caveats, *found.notes])
                 if reading.missing:
                     raise reading.missing
-                return File(Inspected(source, detected), peer)
+                return File(Inspected(source, detected), peer, hidden)
             except Parted as parted:
                 furthest = furthest_of(furthest, parted)
+                if isinstance(parted, OtherHeads):
+                    right[parted.field] = parted.heads
                 if isinstance(parted, UnknownScores):
-                    remaining.append(reading)
+                    unknown.append(reading)
+        remaining = unknown
     if furthest:
         raise Differs.first_in(furthest.where, furthest.why, source.path)
     # No dialect fits, or something was asked for that the class does not say.
@@ -96,20 +103,28 @@ def _agreeing(inputs: Inputs, peer: Peer, source: Checkpoint, request: Request) 
     raise UserError(f"{source.path}: running its class does not show which tensor is used where.")
 
 
-def _subject(
-    peer: Peer,
-    detected: Detected,
-    read: Read,
-    runs: dict[tuple[int, int], Seen],
-    solve: Solve,
-) -> Subject:
-    names = {new: old for old, new in peer.names.items()}
+def _settled(
+    peer: Peer, detected: Detected, inputs: Inputs, callers: Callers, solve: Solve
+) -> Settled:
+    """The fields of the class as it is read in `detected`; of both sides, where there are two."""
     config = detected.report.config
-    dialect = of_decoder(detected.dialect, "Settling fields by running a class")
-    return Subject(peer.module, names, dialect, config, read, runs, solve)
+    names = {new: old for old, new in peer.names.items()}
+    run, hidden = callers.of(peer, detected)
+    runs = Runs(peer.module, names, config, run, hidden, callers.made)
+    both = sides(detected.dialect, config)
+    last = Subject(runs, both[-1].dialect, both[-1].config, inputs.read, solve)
+    if len(both) == 1:
+        memory = runs.pairs_of_tokens.other if last.config.cross_attention else None
+        return settle(dataclasses.replace(last, memory=memory))
+    first = Subject(runs, both[0].dialect, both[0].config, inputs.read, solve, decoder=last)
+    encoder = settle(first)
+    decoder = settle(dataclasses.replace(last, memory=encoder.memory))
+    fields = {f"{both[0].field_prefix}{name}": value for name, value in encoder.fields.items()}
+    backward = {**encoder.backward, **decoder.backward}
+    return Settled({**decoder.fields, **fields}, backward, decoder.notes)
 
 
-def _with_fields(reading: Reading, found: Settled) -> Detected:
+def _with_fields(reading: Reading, found: Settled, notes: list[str]) -> Detected:
     """What was detected, with the fields of the class in place of assumed ones and stand-ins."""
     detected, old = reading.detected, reading.detected.report
     counted = {n: v for n, v in reading.stand_ins.items() if n not in found.fields}
@@ -118,98 +133,24 @@ def _with_fields(reading: Reading, found: Settled) -> Detected:
     everything = {**found.fields, **counted, **known}
     for name, value in known.items():
         theirs = found.fields.get(name, value)
-        if is_relevant(name, everything) and not _equal(theirs, value):
+        if is_relevant_in(name, everything) and not _equal(theirs, value):
             raise Parted("the fields", f"{name} is {theirs!r} in the class and {value!r} otherwise")
     ours = {
         name: value
         for name, value in {**found.fields, **counted}.items()
-        if name not in known and is_relevant(name, everything)
+        if name not in known and is_relevant_in(name, everything)
     }
     assumed = {n: v for n, v in old.assumed.items() if n not in everything}
-    report = Report(old.read, given, assumed, found=ours)
-    dialect = of_decoder(detected.dialect, "Settling fields by running a class")
-    if everything["positions"] == "rotary":
-        layout = found.fields["rotary_layout"]
-        dialect = dataclasses.replace(dialect, layout=layout, backward=found.backward)
-    return Detected(dialect, report)
+    report = Report(old.read, given, assumed, notes, found=ours)
+    rotations = {
+        prefix: (found.fields[f"{prefix}rotary_layout"], backward)
+        for prefix, backward in found.backward.items()
+        if everything[f"{prefix}positions"] == "rotary"
+    }
+    return Detected(rotating(detected.dialect, rotations), report)
 
 
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, (int, float)):
         return abs(one - other) <= 1e-9 * abs(other)
     return bool(one == other)
-
-
-def _hints(peer: Peer, request: Request) -> dict[str, int]:
-    """Sizes that the class was built with, by their fields."""
-    words: dict[str, Any] = {**peer.answers.defaults, **peer.answers.told, **request.torch_args}
-    for module in (peer.module, *peer.module.children()):
-        config = getattr(module, "config", None)
-        own = {**(vars(config) if hasattr(config, "__dict__") else {}), **vars(module)}
-        words = {**own, **words}
-    hints = {MEANING.get(str(word).lower()): value for word, value in words.items()}
-    return {
-        name: value
-        for name, value in hints.items()
-        if name and isinstance(value, int) and not isinstance(value, bool) and value > 0
-    }
-
-
-def _peer(source: Checkpoint, request: Request) -> Peer:
-    """The class with the weights of `source`."""
-    shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
-    read = _read(source, request)
-    known = {**_sizes(shapes), **read, **request.fields}
-    known = {name: value for name, value in known.items() if name in SIZES}
-    written = {} if request.ignore_config else as_written(source.configs)
-    config = ModelConfig(**{**PLACEHOLDERS, **known})
-    answers = Answers(config, read, written, request.torch_args, SIZES - known.keys())
-    weights = {name for name, shape in shapes.items() if not is_mask(name, shape)}
-    if isinstance(request.torch, torch.nn.Module):
-        return build_of(copy.deepcopy(request.torch), answers, source, weights)
-    home = folders(request.torch)
-    return build(request.torch, answers, source, weights, home)
-
-
-def _read(source: Checkpoint, request: Request) -> dict[str, Any]:
-    """The fields that the file shows, if a dialect knows its names."""
-    stand_ins: dict[str, Any] = {}
-    how: dict[str, Any] = {"dialect": request.dialect, "ignore_config": request.ignore_config}
-    while True:
-        try:
-            report = inspect(source, **how, **request.fields, **stand_ins).detected.report
-            return {name: v for name, v in report.read.items() if name not in stand_ins}
-        except Asked as asked:
-            if asked.field in stand_ins or asked.field == "num_heads":
-                return {}
-            stand_ins[asked.field] = {"positions": "none", "context_length": 32}.get(asked.field)
-        except UserError:
-            return {}
-
-
-PLACEHOLDERS = {"vocab_size": 2, "num_heads": 1}
-
-
-def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """The sizes that names and shapes show without any dialect."""
-    _, lists, _ = folded(dict(shapes), "layer", lambda block: len(block) > 2)
-    stems = tuple(lists)
-    outside = {
-        n: s for n, s in matrices(dict(shapes)).items() if not (stems and n.startswith(stems))
-    }
-    sizes: dict[str, int] = {}
-    if len(lists) == 1:
-        sizes["num_blocks"] = len(next(iter(lists.values())))
-        (stem,) = stems
-        vectors = [s[0] for n, s in shapes.items() if n.startswith(f"{stem}0.") and len(s) == 1]
-        widths = {s[-1] for s in outside.values()}
-        common = [width for width in vectors if width in widths] or sorted(widths)
-        if common:
-            sizes["model_dim"] = max(common, key=common.count)
-    tables = [shape for shape in outside.values() if sizes.get("model_dim") in shape]
-    if tables:
-        first = next(iter(tables))
-        sizes["vocab_size"] = max(first)
-        if first[-1] != sizes["model_dim"] and first[0] == sizes["model_dim"]:
-            sizes["vocab_size"] = first[1]
-    return sizes

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,14 @@ import torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.pytree import flatten
+from jaxgpt.seq2seq_config import ENCODER, Seq2SeqConfig
 
 from ..rows import move
 from ..rows.dialect import Dialect
 from .attention import Heads, Rotation
 from .norm import Norm
-from .trace import TWINS, Seen
-
-MOST_TEXTS = 512
+from .runs import Runs
+from .trace import Seen
 
 
 class Differs(UserError):
@@ -42,15 +42,24 @@ class Parted(Exception):
     @property
     def progress(self) -> tuple[int, int]:
         """How far the class and the model agree."""
-        block, _, layer = self.where.partition(" ")
+        block, _, layer = self.where.replace("encoder ", "").partition(" ")
         stage = 1 + int(layer) if block == "block" else 0 if layer == "embedding" else 10**9
-        return stage, self.part
+        after = 0 if "encoder" in self.where else 10**6
+        return after + stage, self.part
 
 
 class UnknownScores(Parted):
     """The scores of a block are made in another way than those that were tried."""
 
     part = 1
+
+
+class OtherHeads(Parted):
+    """The attention of a side has another number of heads."""
+
+    def __init__(self, where: str, field: str, heads: int):
+        super().__init__(where, f"its attention mixes values in {heads} heads")
+        self.field, self.heads = field, heads
 
 
 class UnknownExit(Parted):
@@ -71,13 +80,13 @@ Solve = Callable[[Heads, torch.Tensor, Rotation | None], Iterator[Rotation]]
 class Subject:
     """A module with the weights of a file, in the roles that a dialect gives them."""
 
-    module: torch.nn.Module
-    names: Mapping[str, str]  # names of the tensors in the module -> those in the file
+    runs: Runs
     dialect: Dialect
     config: ModelConfig  # its sizes and the fields that tensors show are right
     read: Callable[[str], np.ndarray]
-    runs: dict[tuple[int, int], Seen]  # by length and number of texts
     solve: Solve  # the rotations that may give some weights
+    decoder: "Subject | None" = None  # that of an encoder
+    memory: torch.Tensor | None = None  # what a decoder attends to in texts of two tokens
 
     @functools.cached_property
     def params(self) -> dict[str, torch.Tensor]:
@@ -103,35 +112,64 @@ class Subject:
 
     def torch_name(self, path: str, layer: int = 0) -> str | None:
         """A tensor of the file that is part of the parameter at `path`."""
+        return next(self.torch_names(path, layer), None)
+
+    def torch_names(self, path: str, layer: int = 0) -> Iterator[str]:
+        """Yield the tensors of the file that are part of the parameter at `path`."""
         sizes = move.sizes_of(self.config)
         for flax, torch_view in self.dialect.views:
             if flax.name == path:
                 for place in torch_view.places(sizes):
                     if place.get("layer", layer) == layer:
-                        return torch_view.at(place)
-        return None
+                        yield torch_view.at(place)
 
-    def texts(self, length: int, rows: int) -> torch.Tensor:
-        """Random ids (rows, length); the first rows are the same."""
-        random = np.random.default_rng(0)
-        ids = torch.from_numpy(random.integers(0, self.config.vocab_size, (rows, length)))
-        ids[1:TWINS] = ids[0]
-        return ids
-
-    def seen(self, length: int, rows: int) -> Seen:
-        """The recorded run of the module on random texts."""
-        if (length, rows) not in self.runs:
-            texts, width = self.texts(length, rows), self.config.model_dim
-            self.runs[length, rows] = Seen.of(self.module, texts, self.names, width)
-        return self.runs[length, rows]
+    def cross_inputs(self, layer: int) -> list[torch.Tensor]:
+        """What the class multiplies with the matrices of cross-attention in `layer`."""
+        names = dict.fromkeys(self.torch_names("blocks/cross_attn/qkv/kernel", layer))
+        seen, width = self.pairs_of_tokens, self.config.model_dim
+        return [each for name in names for each in seen.inputs_of(name, width)]
 
     @property
     def pairs_of_tokens(self) -> Seen:
-        """The recorded run on texts of two tokens, enough of them to solve for all angles."""
-        heads, width = self.config.num_heads, self.config.head_dim
-        equations = 4 * (3 * width + heads + 4)
-        rows = min(MOST_TEXTS, 16 + -(-equations // heads))
-        return self.seen(2, 1 << (rows - 1).bit_length())
+        """The recorded run on texts of two tokens."""
+        return self.runs.pairs_of_tokens
+
+    @property
+    def ids(self) -> torch.Tensor:
+        """The texts of two tokens that this side gets."""
+        seen = self.pairs_of_tokens
+        return seen.ids if self.decoder is None or seen.other is None else seen.other
+
+    @property
+    def table(self) -> torch.Tensor:
+        """The token embedding, which may be that of the decoder."""
+        path = "token_embedding/embedding"
+        if path not in self.params and self.decoder is not None:
+            return self.decoder.table
+        return self.params[path]
+
+    @property
+    def last_block(self) -> str:
+        return self.block(self.config.num_blocks - 1)
+
+    @property
+    def of_pair(self) -> bool:
+        """Whether this is a side of an encoder-decoder."""
+        return isinstance(self.runs.config, Seq2SeqConfig)
+
+    @property
+    def prefix(self) -> str:
+        """What precedes the names of the fields of this side."""
+        return "" if self.decoder is None else ENCODER
+
+    @property
+    def embedding(self) -> str:
+        """What users read of the stage before the blocks."""
+        return "the embedding" if self.decoder is None else "the encoder embedding"
+
+    def block(self, layer: int) -> str:
+        """What users read of block `layer`."""
+        return f"block {layer}" if self.decoder is None else f"encoder block {layer}"
 
     def gets(self, path: str, layer: int, width: int) -> torch.Tensor | None:
         """What the matrix of `path` in `layer` multiplies in texts of two tokens."""

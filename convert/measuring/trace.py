@@ -4,7 +4,7 @@ A weight is followed through views, casts and sums of weights alone, so that it 
 whether a class has modules, bare parameters, or builds its matrices anew.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..foreign.float64 import in_float64
-from ..foreign.forward import logits_of
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot")
 LOOKUPS = ("embedding", "index", "index_select", "gather")
+# (ids, what they attend to or None) -> logits.
+Run = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 TWINS = 2  # the first rows of a batch are the same text, which tells batch and time apart
 
 
@@ -70,25 +71,30 @@ class Trace(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Seen:
-    """The recorded run of a module on `ids` (B, T), of which the first rows are the same."""
+    """The recorded run of a module on `ids` (B, T), of which the first rows are the same.
+
+    That is also true of `other`: the sources (B, S) or the memory (B, S, D) that it attends to.
+    """
 
     ids: torch.Tensor
+    other: torch.Tensor | None
     uses: list[Use]
     values: list[tuple[int, torch.Tensor]]
     logits: torch.Tensor
 
     @staticmethod
-    def of(module: torch.nn.Module, ids: torch.Tensor, names: Mapping[str, str], width: int) -> Any:
-        """Run `module` on `ids` and record it."""
-        trace = Trace(module, names, width)
+    def of(
+        trace: Trace, run: Run, ids: torch.Tensor, width: int, other: torch.Tensor | None = None
+    ) -> "Seen":
+        """Record by `trace` what `run` computes for `ids` and `other`; streams have `width`."""
         with torch.no_grad(), in_float64(), trace:
-            logits = logits_of(module, ids)
+            logits = run(ids, other)
         values = [
             (at, value)
             for at, value in trace.values
             if value.numel() == ids.numel() * width and value.dtype == torch.float64
         ]
-        return Seen(ids, trace.uses, values, logits.detach())
+        return Seen(ids, other, trace.uses, values, logits.detach())
 
     def products(self, name: str) -> list[Use]:
         """The products with the matrix `name`, or with one made of it."""
@@ -96,6 +102,10 @@ class Seen:
 
     def input_of(self, name: str, width: int) -> torch.Tensor | None:
         """What the last product with the matrix `name` multiplies, as (B, T, `width`)."""
+        return next(self.inputs_of(name, width), None)
+
+    def inputs_of(self, name: str, width: int) -> Iterator[torch.Tensor]:
+        """Yield what each product with the matrix `name` multiplies, that of the last one first."""
         for use in reversed(self.products(name)):
             for value in use.inputs:
                 for rows in (value, value.mT if value.ndim > 1 else value):
@@ -103,8 +113,7 @@ class Seen:
                         rows.shape[-1] == width
                         and (ordered := self.in_order(rows, width)) is not None
                     ):
-                        return ordered
-        return None
+                        yield ordered
 
     def in_order(self, value: torch.Tensor, width: int) -> torch.Tensor | None:
         """`value` as (B, T, `width`), whether batch or time came first; None for other shapes."""

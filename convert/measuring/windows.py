@@ -16,13 +16,13 @@ def windows(s: Subject, form: BlockForm, rotations: list[Rotation]) -> list[int 
     length = min(s.config.context_length, LONGEST)
     if not s.config.attention_out or length < 3:
         return [None] * s.config.num_blocks
-    seen = s.seen(length, ROWS)
+    seen = s.runs.seen(length, ROWS)
     c, found = s.config, []
     for layer, rotation in enumerate(rotations):
         y = s.observed(seen, "blocks/attn/qkv/kernel", layer, c.model_dim)
         mixed = s.observed(seen, "blocks/attn/out/kernel", layer, c.num_heads * c.head_dim)
         if y is None or mixed is None:
-            raise Parted(f"block {layer}", "what its attention gets is hidden in longer texts")
+            raise Parted(s.block(layer), "what its attention gets is hidden in longer texts")
         found.append(_window(s, form, rotation, (y, mixed), layer))
     return found
 
@@ -58,5 +58,5 @@ def _window(
         return None
     window = int(wrong[0])
     if window < 1 or bool((gaps(window) > SAME).any()):
-        raise Parted(f"block {layer}", f"its attention is another one from position {window} on")
+        raise Parted(s.block(layer), f"its attention is another one from position {window} on")
     return window

@@ -149,7 +149,6 @@ def with_norms(plain: Dialect, inside: str, blocks: str, module: str) -> Dialect
     wide as all queries must not be taken for that of the one head.
     """
     wide = (("q_norm", "kv group k", "(head k)"), ("k_norm", "kv () k", "(kv k)"))
-    narrow = (("q_norm", "k", "k"), ("k_norm", "k", "k"))
     is_qkv = [
         isinstance(each, Row) and each.flax.name.startswith("blocks/attn/qkv/")
         for each in plain.rows
@@ -157,20 +156,30 @@ def with_norms(plain: Dialect, inside: str, blocks: str, module: str) -> Dialect
     end = len(is_qkv) - is_qkv[::-1].index(True)
     first, second = (
         with_gated(replace(plain, rows=rows), blocks, module)
-        for each in (wide, narrow)
+        for each in (wide, NARROW)
         for rows in [(*plain.rows[:end], *_norms(inside, each), *plain.rows[end:])]
     )
     others = (*first.readings, replace(second, readings=()), *second.readings)
     return replace(first, readings=others)
 
 
-def _norms(inside: str, norms: Sequence[tuple[str, str, str]]) -> tuple[Row, ...]:
+NARROW = (("q_norm", "k", "k"), ("k_norm", "k", "k"))
+
+
+def head_norms(flax: str, inside: str) -> tuple[Row, ...]:
+    """The rows of optional norms of each head's queries and keys, in the attention at `flax`."""
+    return _norms(inside, NARROW, flax)
+
+
+def _norms(
+    inside: str, norms: Sequence[tuple[str, str, str]], flax: str = "blocks/attn"
+) -> tuple[Row, ...]:
     """The rows of `norms`: the name, the Flax axes and the torch axes of each."""
     words = {"q_norm": QUERY_NORM, "k_norm": KEY_NORM}
     leaves = zip(("scale", "bias"), parts.NORM_WORDS.split(), strict=True)
     rows = [
         row(
-            f"blocks/attn/{name}/{leaf} : layer {axes}",
+            f"{flax}/{name}/{leaf} : layer {axes}",
             f"{inside}.{parts.choice(words[name], name)}.{word} : {dims}",
         )
         for leaf, word in leaves

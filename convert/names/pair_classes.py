@@ -20,6 +20,7 @@ class Side:
     positions: str = ""  # of a table (1, T, D), if the file has one
     final: str = ""  # the final norm, if there is one
     head: str = ""
+    order: str = ""  # the modules in a block, where they are not attention, MLP and norms
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,16 @@ def rows(side: Side, names: Names) -> tuple[Kind, ...]:
     listed += linear("blocks/mlp/down : layer f d", f"{side.block}.{names.down} : d f")
     for flax, module in side.norms.items():
         listed += norm(flax, f"{side.block}.{module}", words=names.norm)
+    if side.order:
+        modules = [f"{side.block}.{module}." for module in side.order.split()]
+        listed.sort(
+            key=lambda each: [str(each.torch.pieces[0]).startswith(m) for m in modules].index(True)
+        )
+        listed.insert(0, row(EMBEDDING.text, f"{side.embedding}.weight : v d"))
     if side.final:
         listed += norm("final_norm", side.final, words=names.norm)
-    listed.append(row(EMBEDDING.text, f"{side.embedding}.weight : v d"))
+    if not side.order:
+        listed.append(row(EMBEDDING.text, f"{side.embedding}.weight : v d"))
     if side.positions:
         listed.append(row(f"{POSITIONS} : t d", f"{side.positions} : () t d"))
     if side.head:
@@ -57,8 +65,11 @@ def rows(side: Side, names: Names) -> tuple[Kind, ...]:
     return tuple(listed)
 
 
-def pair(plain: Dialect, names: Names, encoder: Side, decoder: Side) -> Pair:
-    """The pair of the class of `plain`, which has everything but rows and words."""
+def pair(plain: Dialect, names: Names, encoder: Side, decoder: Side, modules: str = "") -> Pair:
+    """The pair of the class of `plain`, which has everything but rows and words.
+
+    `modules` are those of the class, in its order.
+    """
 
     def dialect(side: Side) -> Dialect:
         return Dialect(
@@ -71,4 +82,6 @@ def pair(plain: Dialect, names: Names, encoder: Side, decoder: Side) -> Pair:
             beware=plain.beware,
         )
 
-    return Pair(plain.name, plain.about, dialect(encoder), dialect(decoder))
+    return Pair(
+        plain.name, plain.about, dialect(encoder), dialect(decoder), modules=tuple(modules.split())
+    )

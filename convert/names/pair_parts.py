@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from ..rows.kinds import EMBEDDING, POSITIONS, Kind, Row, linear, mask, optional, row, tied
 from . import parts
+from .modern_parts import head_norms
 from .parts import choice
 
 SELF = (
@@ -58,20 +59,27 @@ Style = Callable[[str, str], tuple[Row, ...]]  # the rows of queries, keys and v
 
 
 def separate(flax: str, inside: str) -> tuple[Row, ...]:
-    """The rows of a matrix each for queries, keys and values."""
-    return linear(f"{flax}/qkv : layer d head qkv k", f"{inside}.{{qkv}} : (head k) d", "?")
+    """The rows of a matrix each for queries, keys and values, and of norms of their heads."""
+    rows = linear(f"{flax}/qkv : layer d head qkv k", f"{inside}.{{qkv}} : (head k) d", "?")
+    return (*rows, *head_norms(flax, inside))
+
+
+def all_fused(flax: str, inside: str) -> tuple[Row, ...]:
+    """The rows of one matrix, in cross-attention too."""
+    one = f"{inside}.{choice(parts.FUSED, 'qkv')}"
+    rows = linear(f"{flax}/qkv : layer d head qkv k", f"{one} : (qkv head k) d", "?")
+    return (*rows, *head_norms(flax, inside))
 
 
 def fused(flax: str, inside: str) -> tuple[Row, ...]:
     """The rows of one matrix; or, of cross-attention, one for queries and one for the rest."""
-    one = f"{inside}.{choice(parts.FUSED, 'qkv')}"
     query, rest = f"{inside}.{choice(QUERY, 'q_proj')}", f"{inside}.{choice(KEY_VALUE, 'kv_proj')}"
-    whole = linear(f"{flax}/qkv : layer d head qkv k", f"{one} : (qkv head k) d", "?")
     if flax == SELF_PATH:
-        return whole
+        return all_fused(flax, inside)
     return (
         *linear(f"{flax}/qkv : layer d head qkv k", f"{query} : (q head k) d", "?"),
         *linear(f"{flax}/qkv : layer d head qkv k", f"{rest} : (k_v head k) d", "?"),
+        *head_norms(flax, inside),
     )
 
 

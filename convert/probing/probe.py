@@ -52,7 +52,9 @@ def probe(
     require(
         isinstance(config, ModelConfig) and not config.cross_attention,
         f"{source.path} holds a decoder that attends to an encoder or another memory, which a text "
-        "alone does not give. Name its class: jaxgpt-convert verify FILE DIR --torch MODULE:CLASS.",
+        "alone does not give. Its class settles all fields: jaxgpt-convert to-flax FILE DIR "
+        "--torch MODULE:CLASS. Without the class, set them one by one with --set, and compare the "
+        "loss that jaxgpt eval prints for pairs that the model knows.",
     )
     space = Space(options_of(assumed, config, models.candidates), FIRST, GROUPS, ALIKE, models.used)
     if not space.options:

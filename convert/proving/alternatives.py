@@ -26,16 +26,16 @@ from jaxgpt.settings import typed
 from jaxgpt.storage.model_directory import ModelDirectory
 
 from .. import api
-from ..dialects import DIALECTS
+from ..dialects import DIALECTS, PAIRS
 from ..foreign.float64 import exact_module, in_float64
 from ..foreign.forward import logits_of
 from ..foreign.peer import Peer
 from ..measuring.settled_file import Request, settled_with
 from ..probing.candidates import OPTIONS
 from ..rows.pair import AnyDialect
-from .difference import Difference
+from .difference import Difference, of_logits
 from .exact_model import exact_model
-from .example import Example, logits_of_model, tokens_for
+from .example import Example, example_for, logits_of_model
 from .parity import compare
 from .prove import prove
 from .verdict import Agreement
@@ -87,11 +87,12 @@ def measured(
 
     None if `config` is another one in any other field as well, or if no values make them agree.
     """
-    if isinstance(config, Seq2SeqConfig) or config.cross_attention:
-        return None  # the class is not measured while it attends to something else
     dialect = inspected.detected.dialect.name
-    sizes = {name: getattr(config, name) for name in ("num_heads", "context_length")}
-    request = Request("", {}, sizes, dialect if dialect in DIALECTS else "auto")
+    prefixes = (ENCODER, "") if isinstance(config, Seq2SeqConfig) else ("",)
+    names = [prefix + name for name in ("num_heads", "context_length") for prefix in prefixes]
+    sizes = as_options({name: field_of(config, name) for name in names})
+    registered = dialect in DIALECTS or dialect in PAIRS
+    request = Request("", {}, sizes, dialect if registered else "auto")
     try:
         file = settled_with(peer, inspected.source, request)
         loaded = api.loaded(file.inspected, weights_only=True)
@@ -100,14 +101,14 @@ def measured(
         return None
     wanted = loaded.config
     changes = {
-        name: getattr(wanted, name)
+        name: field_of(wanted, name)
         for name in file.inspected.detected.report.found
-        if getattr(wanted, name) != getattr(config, name)
+        if field_of(wanted, name) != field_of(config, name)
     }
     if not changes or changes.keys() - {*fields}:
         return None
-    tokens = tokens_for(wanted)[:, :-1]
-    return Agreement(changes, compare(peer.module, loaded.model, tokens).logits.max)
+    example = example_for(wanted, hidden=file.hidden).inputs
+    return Agreement(changes, compare(peer.module, loaded.model, example).logits.max)
 
 
 def _changes(config: AnyConfig, fields: Collection[str]) -> Iterator[dict[str, Any]]:
@@ -145,7 +146,7 @@ def _logits_gap(
     changed = assemble(config_of({**fields_of(model.config), **changes}), params_of(model))
     with jax.enable_x64(True):
         ours = np.asarray(jax.jit(logits_of_model)(changed, example.on_device()))
-    return Difference.of("logits", theirs, ours) if np.isfinite(ours).all() else None
+    return of_logits(theirs, ours) if np.isfinite(ours).all() else None
 
 
 def other_class(ran: str, config: AnyConfig, dialect: AnyDialect) -> str:

@@ -4,8 +4,23 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from ..foreign.forward import are_log_probabilities
 from .tolerances import TOLERANCE
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """The logarithms of the probabilities that `logits` stand for."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def of_logits(theirs: np.ndarray, ours: np.ndarray) -> "Difference":
+    """The difference of logits; of their log_softmax if a class returns that."""
+    if are_log_probabilities(torch.from_numpy(theirs)):
+        ours = log_softmax(ours)
+    return Difference.of("logits", theirs, ours)
 
 
 @dataclass(frozen=True)

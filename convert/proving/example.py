@@ -14,6 +14,7 @@ from jaxgpt.model.attention import Memory, unordered
 from jaxgpt.model.block import Block
 from jaxgpt.seq2seq_config import AnyConfig, Seq2SeqConfig
 
+from ..foreign.padding import Hidden
 from ..foreign.with_context import WithContext
 
 MEMORY = 13  # the length of a memory
@@ -61,11 +62,13 @@ class Example(NamedTuple):
         return module
 
 
-def tokens_for(config: ModelConfig, special: Collection[int] = ()) -> np.ndarray:
+def tokens_for(
+    config: ModelConfig, special: Collection[int] = (), hidden: Collection[int] = ()
+) -> np.ndarray:
     """Random ids of full length plus one, in more than one row, as a class may mix rows up.
 
     They include the ids `special` and the first and last of the vocabulary, which a class may treat
-    as padding, and every id of a small vocabulary.
+    as padding, and every id of a small vocabulary; none of those that are `hidden`.
     """
     random, vocabulary = np.random.default_rng(0), config.vocab_size
     rows = 4 if config.context_length * vocabulary < 2**25 else 2
@@ -73,16 +76,20 @@ def tokens_for(config: ModelConfig, special: Collection[int] = ()) -> np.ndarray
     ends = {*range(min(SPECIAL, vocabulary)), *range(max(0, vocabulary - SPECIAL), vocabulary)}
     first = [*ends, *(id_ for id_ in special if 0 <= id_ < vocabulary and id_ not in ends)]
     others = random.permutation(np.setdiff1d(np.arange(vocabulary), first))
-    ids = np.resize(np.concatenate([first, others]), shape[0] * shape[1])
+    ids = np.concatenate([first, others])
+    ids = np.resize(ids[~np.isin(ids, list(hidden))], shape[0] * shape[1])
     return random.permutation(ids).reshape(shape)
 
 
-def example_for(config: AnyConfig, special: Collection[int] = ()) -> Example:
+def example_for(
+    config: AnyConfig, special: Collection[int] = (), hidden: Hidden | None = None
+) -> Example:
     """An example of full length plus one, with the ids `special` among those of `tokens_for`."""
+    hidden = hidden or Hidden()
     decoder = config.decoder if isinstance(config, Seq2SeqConfig) else config
-    tokens = tokens_for(decoder, special)
+    tokens = tokens_for(decoder, special, hidden.tokens)
     if isinstance(config, Seq2SeqConfig):
-        source = tokens_for(config.encoder, special)[:, :-1]
+        source = tokens_for(config.encoder, special, hidden.source)[:, :-1]
         rows = min(len(source), len(tokens))
         return Example(tokens[:rows], source[:rows])
     if not decoder.cross_attention:

@@ -20,6 +20,7 @@ from jaxgpt.storage import model_directory
 from ..files import checkpoints
 from ..loaded import Inspected
 from ..rows import whole
+from .example import Example
 
 NOISE = 0.1  # standard deviation of the values that replace constant ones
 
@@ -30,6 +31,7 @@ class Pair:
 
     module: torch.nn.Module
     model: Any  # a GPT or a Seq2Seq
+    example: Example  # what both are run on
 
 
 def with_random_constants(pair: Pair, file: Inspected, names: Mapping[str, str]) -> Pair | None:
@@ -58,4 +60,5 @@ def with_random_constants(pair: Pair, file: Inspected, names: Mapping[str, str])
         if name in theirs
     }
     module.load_state_dict(tensors, strict=False)
-    return Pair(module, assemble(pair.model.config, model_directory.to_device(params)))
+    model = assemble(pair.model.config, model_directory.to_device(params))
+    return Pair(module, model, pair.example)

@@ -4,7 +4,7 @@ Both run in float64 on the CPU, where the two frameworks differ by 1e-12, and di
 by a million times that.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -16,10 +16,10 @@ from jaxgpt.errors import UserError
 from jaxgpt.model import Seq2Seq, States, check_tokens
 
 from ..foreign.float64 import exact_module, in_float64
-from ..foreign.forward import logits_of
+from ..foreign.forward import LOG_PROBABILITIES, are_log_probabilities, logits_of
 from ..rows.dialect import Dialect
 from ..rows.pair import AnyDialect, Pair
-from .difference import Difference
+from .difference import Difference, log_softmax, of_logits
 from .exact_model import exact_model
 from .example import Example, decoder_of
 from .tolerances import TOLERANCE
@@ -34,6 +34,7 @@ class Comparison:
     stages: list[Difference]  # in the order of the computation; the last is the logits
     kl: float  # mean KL divergence, in nats
     top1: float  # share of the positions at which both find the same token likeliest
+    notes: list[str] = field(default_factory=list)  # what was compared with what
 
     @property
     def logits(self) -> Difference:
@@ -84,11 +85,8 @@ def compare(
     theirs = _torch_stages(exact_module(example.given_to(module)), example.tokens, dialect)
     ours = _flax_stages(exact_model(model), example)
     if theirs["logits"].shape != ours["logits"].shape:
-        raise UserError(
-            f"The logits are {theirs['logits'].shape} in torch and {ours['logits'].shape} in "
-            "jaxgpt."
-        )
-    logits = Difference.of("logits", theirs["logits"], ours["logits"])
+        raise UserError(_unlike_shapes(theirs["logits"], ours["logits"], decoder.config.model_dim))
+    logits = of_logits(theirs["logits"], ours["logits"])
     stages = [
         Difference.of(name, theirs[name], value)
         for name, value in ours.items()
@@ -99,7 +97,20 @@ def compare(
     stages = [stage for stage in stages if stage.same or not logits.same]
     rows = [_agreement(*pair) for pair in zip(theirs["logits"], ours["logits"], strict=True)]
     kl, top1 = (float(value) for value in np.mean(rows, axis=0))
-    return Comparison([*stages, logits], kl, top1)
+    ends_so = are_log_probabilities(torch.from_numpy(theirs["logits"]))
+    return Comparison([*stages, logits], kl, top1, [LOG_PROBABILITIES] if ends_so else [])
+
+
+def _unlike_shapes(theirs: np.ndarray, ours: np.ndarray, width: int) -> str:
+    """The error for logits of another shape, `theirs` of the class."""
+    text = f"The logits are {theirs.shape} in torch and {ours.shape} in jaxgpt."
+    if theirs.shape[-1] != width:
+        return text
+    return (
+        f"{text} The class returns the stream before its head, which is {width} wide, and has no "
+        "head as one of its modules that could be applied to it. Wrap the class in a module whose "
+        "forward returns logits."
+    )
 
 
 def compare_prefix(module: torch.nn.Module, example: Example | np.ndarray) -> Difference | None:
@@ -182,12 +193,7 @@ def _flax_stages(model: Any, example: Example) -> dict[str, np.ndarray]:
 
 def _agreement(theirs: np.ndarray, ours: np.ndarray) -> tuple[float, float]:
     """KL divergence and top-1 agreement of one row; one at a time, as logits are large."""
-    p, q = _log_softmax(theirs), _log_softmax(ours)
+    p, q = log_softmax(theirs), log_softmax(ours)
     kl = np.mean(np.sum(np.exp(p) * (p - q), axis=-1))
     # Rounding can make a KL of zero negative.
     return np.maximum(0.0, kl), np.mean(p.argmax(-1) == q.argmax(-1))
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -3,7 +3,7 @@
 from ..loaded import Loaded
 from ..measuring.settled_file import File
 from ..measuring.subject import Differs
-from .example import tokens_for
+from .example import example_for
 from .other_weights import Pair, with_random_constants
 from .parity import compare, compare_prefix
 
@@ -20,14 +20,15 @@ def prove(file: File, loaded: Loaded) -> None:
 def _first_difference(file: File, loaded: Loaded) -> str | None:
     """The first stage that differs; with constant tensors varied where there are any."""
     module, inspected = file.peer.module, file.inspected
-    tokens = tokens_for(loaded.config)[:, :-1]
+    example = example_for(loaded.config, hidden=file.hidden)
+    tokens = example.inputs
     dialect = inspected.detected.dialect
     if first := compare(module, loaded.model, tokens, dialect).first_difference:
         return first
     short = compare_prefix(module, tokens)
     if short and not short.same:
         return short.name
-    pair = with_random_constants(Pair(module, loaded.model), inspected, file.peer.names)
+    pair = with_random_constants(Pair(module, loaded.model, example), inspected, file.peer.names)
     if not pair:
         return None
     first = compare(pair.module, pair.model, tokens, dialect).first_difference

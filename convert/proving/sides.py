@@ -17,7 +17,9 @@ from .. import api
 from ..files import checkpoints
 from ..foreign.constructor_args import Answers
 from ..foreign.imports import folders
+from ..foreign.padding import Hidden, hidden_ids
 from ..foreign.peer import Peer, build
+from ..foreign.with_context import Caller
 from ..names.config_words import as_written
 from ..rows import whole
 from ..rows.dialect import Dialect
@@ -93,12 +95,18 @@ class Sides:
     def model(self) -> Any:
         return assemble(self.opened.config, to_device(self.opened.params()))
 
-    def example(self) -> Example:
-        """Token ids that include those that a config names, such as padding."""
+    def hidden(self, peer: Peer) -> Hidden:
+        """The ids that an encoder-decoder hides as padding."""
+        dialect, config = self.inspected.detected.dialect, self.inspected.detected.report.config
+        return hidden_ids(peer, dialect, config, Caller(peer.module))
+
+    def example(self, hidden: Hidden) -> Example:
+        """Token ids that include those that a config names, such as padding, but none `hidden`."""
         source = self.inspected.source
         words = {**source.extras, **(source.config or {})}
         named = [value for word, value in words.items() if str(word).endswith("token_id")]
-        return example_for(self.opened.config, [id_ for id_ in named if isinstance(id_, int)])
+        special = [id_ for id_ in named if isinstance(id_, int)]
+        return example_for(self.opened.config, special, hidden)
 
     def build(self, named: str, torch_args: Mapping[str, Any], by_user: bool) -> Peer:
         """Build the class `named` with the weights of the file; `by_user` is whose choice it is."""

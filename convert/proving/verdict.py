@@ -76,6 +76,7 @@ class Page:
     doubt: str = ""
     defaults: dict[str, Any] = field(default_factory=dict)  # arguments of the class, in doubt
     hint: str = ""  # how to obtain a proof
+    notes: list[str] = field(default_factory=list)  # what was compared with what, as sentences
     # Fields that no file shows: proven by running the class, set by the user, assumed.
     proven: dict[str, Any] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)

@@ -59,10 +59,13 @@ def verify(
 
 def _compared(page: Page, sides: Sides, peer: Peer, train_steps: int) -> tuple[Page, Pair]:
     """The page with all comparisons, and the pair of models that was compared last."""
-    pair, example = Pair(peer.module, sides.model()), sides.example()
+    hidden = sides.hidden(peer)
+    pair = Pair(peer.module, sides.model(), sides.example(hidden))
+    example = pair.example
     dialect = sides.inspected.detected.dialect
     result = compare(pair.module, pair.model, example.inputs, dialect)
     page = dataclasses.replace(page, stages=result.stages, kl=result.kl, top1=result.top1)
+    page = dataclasses.replace(page, notes=[*hidden.caveats, *result.notes])
     if train_steps:
         training = compare_training(pair.module, pair.model, example, dialect, train_steps)
         page = dataclasses.replace(page, training=training)
@@ -135,7 +138,7 @@ def _advised(
     if named:
         agreement = alternatives.measured(named, sides.inspected, sides.opened.config, fields)
     agreement = agreement or alternatives.agreeing(
-        pair.module, pair.model, sides.example().inputs, fields
+        pair.module, pair.model, pair.example.inputs, fields
     )
     if agreement is None:
         return page

@@ -78,6 +78,11 @@ class Dialect:
         )
 
     @functools.cached_property
+    def claims(self) -> dict[str, bool]:
+        """Names of tensors that were matched with all rows before, and whether a row fits them."""
+        return {}
+
+    @functools.cached_property
     def spelling(self) -> Spelling:
         """The spelling of each label axis, of which a settled dialect has one."""
         return {axis: labelled(axis, spellings[0]) for axis, spellings in self.words.items()}

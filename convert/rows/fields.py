@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from jaxgpt.seq2seq_config import ENCODER
+
 from .axes import View
 
 # The axes that size a model -> their fields of ModelConfig; `head` counts the heads of queries.
@@ -125,6 +127,17 @@ def usual_of(
     if two <= names and not others & names:
         usual["norm"] = "post"
     return usual
+
+
+def is_relevant_in(field: str, fields: Mapping[str, Any]) -> bool:
+    """Whether `field` means anything in a model of one or two sides, an encoder's as encoder.X."""
+    prefix = ENCODER if field.startswith(ENCODER) else ""
+    own = {
+        name.removeprefix(prefix): value
+        for name, value in fields.items()
+        if name.startswith(ENCODER) == bool(prefix)
+    }
+    return is_relevant(field.removeprefix(prefix), own)
 
 
 def is_relevant(field: str, fields: Mapping[str, Any]) -> bool:

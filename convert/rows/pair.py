@@ -26,6 +26,9 @@ class Pair:
     decoder: Dialect
     family: bool = False  # covers many classes of one structure
     order: tuple[str, ...] = ()  # the tensors of one file
+    # The modules of the class in the order in which it has them, where that is not the encoder and
+    # what belongs to it, and then the decoder.
+    modules: tuple[str, ...] = ()
     # Words of a config.json that both sides have, as encoder_layers and decoder_layers; and those
     # of the encoder that have another form for the decoder alone, as decoder_vocab_size.
     by_side: str = ""
@@ -155,6 +158,27 @@ def changed(dialect: Dialect, change: Callable[[tuple[Kind, ...]], tuple[Kind, .
     """`dialect` with the rows of each of its readings as `change` returns them."""
     readings = tuple(replace(each, rows=change(each.rows)) for each in dialect.readings)
     return replace(dialect, rows=change(dialect.rows), readings=readings)
+
+
+def rotating(dialect: AnyDialect, rotations: Mapping[str, tuple[str, bool]]) -> AnyDialect:
+    """`dialect` with the rotary layout of each side, and whether it rotates by minus the angle.
+
+    `rotations` are by what precedes the fields of the side.
+    """
+    if isinstance(dialect, Pair):
+        encoder, decoder = (
+            _rotating(side, rotations.get(prefix))
+            for prefix, side in ((ENCODER, dialect.encoder), ("", dialect.decoder))
+        )
+        return replace(dialect, encoder=encoder, decoder=decoder)
+    return _rotating(dialect, rotations.get(""))
+
+
+def _rotating(dialect: Dialect, rotation: tuple[str, bool] | None) -> Dialect:
+    if rotation is None:
+        return dialect
+    layout, backward = rotation
+    return replace(dialect, layout=layout, backward=backward)
 
 
 def of_decoder(dialect: AnyDialect, doing: str) -> Dialect:

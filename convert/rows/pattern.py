@@ -91,11 +91,14 @@ class Pattern:
         """The function that `match` is, for many names and the same words of label axes."""
         choices = self.choices
         start, end = self.ends
+        regex: re.Pattern[str] | None = None
 
         def match(name: str) -> Match | None:
+            nonlocal regex
             if not (name.startswith(start) and name.endswith(end)):
                 return None  # most names: without a regular expression, which is slow to compile
-            found = _regex(self.pieces, words).fullmatch(name)
+            regex = regex or _regex(self.pieces, words)
+            found = regex.fullmatch(name)
             if found is None:
                 return None
             groups = found.groupdict()

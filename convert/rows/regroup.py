@@ -139,6 +139,7 @@ def _first(
     if not np.array_equal(array, np.broadcast_to(first, array.shape)):
         raise UserError(
             f"{name} has different values along {' and '.join(lone)}, where the torch class has "
-            "one for all. Files of that class cannot hold it."
+            "one for all. Files of that class cannot hold it; name a class that has a value for "
+            "each with --dialect, such as a newer version of the same class."
         )
     return first, axes

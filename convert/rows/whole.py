@@ -82,9 +82,18 @@ def _require_equal(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarr
 
 
 def _ordered(dialect: AnyDialect, names: list[str]) -> list[str]:
-    """`names` in the order of the file that the settled `dialect` is of, if it has them all."""
-    order = dialect.order if isinstance(dialect, Pair) else ()
-    return list(order) if sorted(order) == sorted(names) else names
+    """`names` in the order of the file that the settled `dialect` is of, or else of its class."""
+    if not isinstance(dialect, Pair):
+        return names
+    if sorted(dialect.order) == sorted(names):
+        return list(dialect.order)
+    modules = dialect.modules
+
+    def place(name: str) -> int:
+        inside = (i for i, module in enumerate(modules) if name.startswith(f"{module}."))
+        return next(inside, len(modules))
+
+    return sorted(names, key=place)
 
 
 def order_of(dialect: AnyDialect, config: AnyConfig) -> list[str]:

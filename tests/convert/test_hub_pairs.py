@@ -69,6 +69,9 @@ def test_transformers_opens_what_is_written(
     )
     for key, value in again.state_dict().items():
         assert torch.equal(value, theirs[key]), key
+    ours = convert.to_torch(loaded.params, loaded.config, name)
+    order = [key for key, _ in model.named_parameters() if key in ours]
+    assert [key for key in ours if key in order] == order  # an optimiser numbers them so
     texts = jaxgpt.translate(
         jaxgpt.load(tmp_path / "ours"), source.tolist(), start=2, end=2, max_new_tokens=8
     )

@@ -1,5 +1,6 @@
 """Encoder-decoders there and back: torch's own nn.Transformer, and the classes of others."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,41 @@ def test_rows_are_there_and_back_bit_for_bit(pair: Pair) -> None:
         assert back[path].tobytes() == value.tobytes(), path
 
 
+# The first tensors of each module of a block, and of each module of the class, in the class's order.
+ORDERS = {
+    "hkproj": [
+        "encoder.layers.0.self_attention_block.w_q.weight", "encoder.layers.0.feed_forward_block.linear_1.weight",
+        "encoder.layers.0.residual_connections.0.norm.alpha", "encoder.norm.alpha",
+        "decoder.layers.0.self_attention_block.w_q.weight", "decoder.layers.0.cross_attention_block.w_q.weight",
+        "decoder.norm.alpha", "src_embed.embedding.weight", "tgt_embed.embedding.weight",
+        "projection_layer.proj.weight",
+    ],
+    "annotated": [
+        "encoder.layers.1.sublayer.1.norm.a_2", "encoder.norm.a_2", "decoder.layers.0.self_attn.linears.0.weight",
+        "decoder.norm.b_2", "src_embed.0.lut.weight", "tgt_embed.0.lut.weight", "generator.proj.weight",
+    ],
+    "d2l": [
+        "encoder.embedding.weight", "encoder.blks.block0.attention.W_q.weight",
+        "encoder.blks.block0.addnorm1.ln.weight", "encoder.blks.block0.ffn.dense1.weight",
+        "encoder.blks.block0.addnorm2.ln.weight", "encoder.blks.block1.attention.W_q.weight",
+        "decoder.embedding.weight", "decoder.blks.block0.attention1.W_q.weight",
+        "decoder.blks.block0.addnorm1.ln.weight", "decoder.blks.block0.attention2.W_q.weight",
+        "decoder.blks.block0.addnorm2.ln.weight", "decoder.blks.block0.ffn.dense1.weight",
+        "decoder.blks.block0.addnorm3.ln.weight", "decoder.dense.weight",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_tensors_are_written_in_the_order_of_the_class(name: str) -> None:
+    """A torch optimiser numbers its state so."""
+    config = config_of(PAIRS[name])
+    flat = flatten(abstract_params(config))
+    params = unflatten({path: np.ones(leaf.shape, np.float32) for path, leaf in flat.items()})
+    written = [*to_torch(PAIRS[name], config, params)]
+    assert [key for key in written if key in ORDERS[name]] == ORDERS[name]
+
+
 def test_what_has_one_number_for_a_norm_cannot_take_a_vector() -> None:
     state = {name: torch.from_numpy(value) for name, value in scalar_norms().items()}
     loaded = convert.to_flax(state, num_heads=3)
@@ -262,8 +298,37 @@ def test_what_has_one_number_for_a_norm_cannot_take_a_vector() -> None:
     back = convert.to_torch(loaded.params, loaded.config, loaded.dialect)
     assert all(torch.equal(back[name], value) for name, value in state.items())
     scale[0, 0] += 1
-    with pytest.raises(UserError, match="different values along d"):
+    with pytest.raises(UserError, match="different values along d.*with --dialect"):
         convert.to_torch(loaded.params, loaded.config, loaded.dialect)
+    newer = convert.to_torch(loaded.params, loaded.config, "hkproj")
+    assert newer["encoder.layers.0.residual_connections.0.norm.alpha"].shape == (12,)
+    again = convert.to_flax(newer, num_heads=3)
+    np.testing.assert_array_equal(again.params["encoder"]["blocks"]["norm1"]["scale"], scale)
+
+
+def test_norms_of_queries_and_keys_and_rotary_tables_are_read() -> None:
+    config = config_of(PAIRS["pair-separate"])
+    sides = (
+        dataclasses.replace(side, qk_norm="before_rotary", positions="rotary")
+        for side in (config.encoder, config.decoder)
+    )
+    config = Seq2SeqConfig(*sides)
+    rng = np.random.default_rng(0)
+    flat = flatten(abstract_params(config))
+    params = {n: rng.standard_normal(leaf.shape).astype(np.float32) for n, leaf in flat.items()}
+    tensors = to_torch(PAIRS["pair-separate"], config, unflatten(params))
+    assert "decoder.layers.0.cross_attn.q_norm.weight" in tensors
+    for side, heads in (("encoder", 2), ("decoder", 3)):
+        width = 12 // heads
+        angles = 10000.0 ** (-np.arange(0, width, 2) / width)
+        for layer in range(2):
+            tensors[f"{side}.layers.{layer}.self_attn.rope.inv_freq"] = angles.astype(np.float32)
+    state = {name: torch.from_numpy(value) for name, value in tensors.items()}
+    loaded = convert.to_flax(state, context_length=11)
+    assert loaded.report.read["positions"] == loaded.report.read["encoder.positions"] == "rotary"
+    assert loaded.report.read["encoder.num_heads"] == 2  # as wide as a norm
+    back = convert.to_torch(loaded.params, loaded.config, loaded.dialect)
+    assert all(torch.equal(state[name], value) for name, value in back.items())
 
 
 def scalar_norms() -> dict[str, np.ndarray]:

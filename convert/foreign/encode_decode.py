@@ -1,0 +1,72 @@
+"""Runs a whole encoder-decoder whose class leaves a part of that to its caller.
+
+Some classes have methods `encode` and `decode` and no forward; and in some, forward ends before the
+head.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+ENCODE, DECODE = ("encode",), ("decode",)
+# (function, what it takes by role) -> what it returns.
+Call = Callable[[Callable[..., Any], dict[str, torch.Tensor]], Any]
+
+
+def run(module: torch.nn.Module, call: Call, tokens: torch.Tensor, other: torch.Tensor) -> Any:
+    """What `module` returns for `tokens` and the source or memory `other`, with its head applied.
+
+    `call` passes to a function what it takes, by the roles tokens, source and memory.
+    """
+    memory = other.is_floating_point()
+    with _children_that_run(module) as ran:
+        encode, decode = (_method(module, names) for names in (ENCODE, DECODE))
+        if encode and decode and type(module).forward is torch.nn.Module.forward:
+            made = call(encode, {"source": other})
+            returned = call(decode, {"tokens": tokens, "memory": _first(made)})
+        else:
+            role = "memory" if memory else "source"
+            returned = call(module.forward, {"tokens": tokens, role: other})
+    return _through_head(module, ran, returned)
+
+
+def _method(module: torch.nn.Module, names: tuple[str, ...]) -> Callable[..., Any] | None:
+    methods = (getattr(module, name, None) for name in names)
+    return next((each for each in methods if callable(each)), None)
+
+
+def _first(returned: Any) -> Any:
+    return returned[0] if isinstance(returned, (tuple, list)) else returned
+
+
+@contextlib.contextmanager
+def _children_that_run(module: torch.nn.Module) -> Iterator[set[str]]:
+    """Collect the names of the children of `module` that run inside of the block."""
+    ran: set[str] = set()
+    hooks = [
+        child.register_forward_pre_hook(lambda _, __, name=name: ran.add(name))
+        for name, child in module.named_children()
+    ]
+    try:
+        yield ran
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _through_head(module: torch.nn.Module, ran: set[str], returned: Any) -> Any:
+    """`returned`, or what the one child makes of it that has not run, if that takes it."""
+    x = _first(returned)
+    idle = [
+        child
+        for name, child in module.named_children()
+        if name not in ran and any(True for _ in child.parameters())
+    ]
+    if len(idle) != 1 or not isinstance(x, torch.Tensor) or x.ndim != 3:
+        return returned
+    try:
+        return idle[0](x)
+    except (RuntimeError, TypeError, NotImplementedError):  # it is no head of this
+        return returned

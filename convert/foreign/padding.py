@@ -1,0 +1,105 @@
+"""Finds the ids that a class hides as padding, by what its result depends on."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.seq2seq_config import AnyConfig, Seq2SeqConfig
+
+from ..rows import whole
+from ..rows.pair import AnyDialect
+from .float64 import in_float64
+from .peer import Peer
+from .with_context import Caller
+
+ENDS = 8  # ids at either end of a vocabulary, where padding is
+CLOSE = 1e-12  # of the largest logit
+EMBEDDING = "token_embedding/embedding"
+
+
+class Hidden(NamedTuple):
+    """The ids that a class hides, in a source and among the tokens."""
+
+    source: frozenset[int] = frozenset()
+    tokens: frozenset[int] = frozenset()
+
+    @property
+    def caveats(self) -> list[str]:
+        """The sentence on the ids that are hidden in a source; none if there are none."""
+        if not self.source:
+            return []
+        ids = ", ".join(map(str, sorted(self.source)))
+        return [
+            f"the class hides id {ids} in a source as padding; this model hides what source_mask "
+            "says, so give it one where a source is padded"
+        ]
+
+
+def hidden_ids(peer: Peer, dialect: AnyDialect, config: AnyConfig, run: Caller) -> Hidden:
+    """The ids that an encoder-decoder hides when they are in its source or tokens."""
+    if not isinstance(config, Seq2SeqConfig):
+        return Hidden()
+    tables = {w.flax: peer.names[w.torch] for w in whole.weights(dialect, config)}
+    state = peer.module.state_dict(keep_vars=True)
+    decoder = f"decoder/{EMBEDDING}"
+    target = state[tables[decoder]]
+    source = state[tables.get(f"encoder/{EMBEDDING}", tables[decoder])]
+    one, two = _candidates(config.encoder), _candidates(config.decoder)
+    plain = _plain(config.decoder, two).expand(max(len(one), 1), -1)
+    others = _plain(config.encoder, one).expand(max(len(two), 1), -1)
+    with torch.no_grad(), in_float64():
+        in_source = _unseen(lambda ids: run(plain, ids), source, _texts(config.encoder, one), one)
+        in_tokens = _unseen(
+            lambda ids: run(ids, others)[:, 2:], target, _texts(config.decoder, two), two
+        )
+        return Hidden(frozenset(in_source), frozenset(in_tokens))
+
+
+def _candidates(config: ModelConfig) -> list[int]:
+    size = config.vocab_size
+    ends = max(0, min(ENDS, (size - 3) // 2))
+    return [*range(ends), *range(size - ends, size)]
+
+
+def _plain(config: ModelConfig, candidates: list[int]) -> torch.Tensor:
+    """A text (1, T) of ids that are no candidates."""
+    first = len(candidates) // 2
+    length = min(4, config.context_length)
+    return (first + torch.arange(length) % (config.vocab_size - len(candidates)))[None]
+
+
+def _texts(config: ModelConfig, candidates: list[int]) -> torch.Tensor:
+    """A text for each of the `candidates`, which is its second token."""
+    texts = _plain(config, candidates).repeat(len(candidates), 1)
+    texts[:, 1] = torch.tensor(candidates)
+    return texts
+
+
+def _unseen(
+    run: Callable[[torch.Tensor], torch.Tensor],
+    table: torch.Tensor,
+    texts: torch.Tensor,
+    candidates: list[int],
+) -> Iterator[int]:
+    """Yield the `candidates` whose vectors in `table` do not matter in their `texts`."""
+    if not candidates or texts.shape[1] < 3:
+        return
+    before, stored = run(texts), table.data
+    others = torch.ones(before.shape[-1], dtype=torch.bool)
+    others[[each for each in candidates if each < len(others)]] = False  # a tied head has them too
+    noise = torch.zeros_like(stored)
+    noise[candidates] = torch.randn(len(candidates), stored.shape[1], generator=_seeded())
+    try:
+        table.data = stored + noise
+        after = run(texts)
+    finally:
+        table.data = stored
+    gaps = (after - before)[..., others].abs().flatten(1).amax(1)
+    within = CLOSE * float(before.abs().max())
+    yield from (each for each, gap in zip(candidates, gaps, strict=True) if float(gap) <= within)
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
