@@ -66,7 +66,8 @@ class QuietLoop(Loop):
 
 def ours(config: Config = CONFIG) -> Racers:
     use_devices(MeshConfig())
-    dataset = Dataset(Path("-"), config.model.vocab_size, TOKENS, TOKENS, 0, "")
+    tokens = TOKENS % config.model.vocab_size
+    dataset = Dataset(Path("-"), config.model.vocab_size, tokens, tokens, 0, "")
     loop = QuietLoop(Job(config, dataset, Path(tempfile.mkdtemp())), lambda line: None)
     loop.state = init_state(config)
     bare_state = [jax.device_put(init_state(config), replicated(loop.mesh))]
@@ -106,17 +107,25 @@ def theirs() -> Racers:
     return {"torch": in_torch(plain, fused=False), "fast torch": in_torch(fast, fused=True)}
 
 
-def in_torch(module: torch.nn.Module, fused: bool) -> Callable[[], object]:
+def in_torch(
+    module: torch.nn.Module,
+    fused: bool,
+    config: Config = CONFIG,
+    called: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Callable[[], object]:
+    """Training of `module` as `config` says; where it is compiled, that is what is `called`."""
     module.train()
-    optimizer = torch.optim.AdamW(module.parameters(), lr=CONFIG.optim.learning_rate, fused=fused)
-    sizes = {"batch_size": CONFIG.train.batch_size, "context_length": CONFIG.model.context_length}
-    made = [batch(TOKENS, seed=CONFIG.train.seed, step=step, **sizes) for step in range(STEPS)]
+    called = module if called is None else called
+    optimizer = torch.optim.AdamW(module.parameters(), lr=config.optim.learning_rate, fused=fused)
+    sizes = {"batch_size": config.train.batch_size, "context_length": config.model.context_length}
+    tokens = TOKENS % config.model.vocab_size
+    made = [batch(tokens, seed=config.train.seed, step=step, **sizes) for step in range(STEPS)]
     batches = [torch.from_numpy(ids.astype(np.int64)) for ids in made]
 
     def train() -> None:
         for ids in batches:
             optimizer.zero_grad()
-            logits = module(ids[:, :-1])
+            logits = called(ids[:, :-1])
             torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
             optimizer.step()
 
@@ -135,6 +144,26 @@ def stable(make: Callable[[], Racers], line: Connection) -> None:
         line.send(time.perf_counter() - start)
 
 
+def speeds(
+    makers: Iterable[Callable[[], Racers]], count: int, tokens: int = STEPS * TOKENS_PER_STEP
+) -> dict[str, list[float]]:
+    """The tokens/s of each racer in each of `count` rounds of `tokens`."""
+    processes = multiprocessing.get_context("spawn")
+    lines: dict[str, Connection] = {}
+    for make in makers:
+        line, end = processes.Pipe()
+        processes.Process(target=stable, args=(make, end), daemon=True).start()
+        lines |= dict.fromkeys(line.recv(), line)
+    figures: dict[str, list[float]] = {name: [] for name in lines}
+    for _ in range(count):
+        for name, line in lines.items():
+            line.send(name)
+            figures[name].append(tokens / line.recv())
+    for line in lines.values():
+        line.send("")
+    return figures
+
+
 def race(
     makers: Iterable[Callable[[], Racers]],
     pairs: list[tuple[str, str]],
@@ -142,25 +171,14 @@ def race(
     tokens: int = STEPS * TOKENS_PER_STEP,
 ) -> None:
     """Print the speeds of `count` rounds of `tokens`, and the ratios of each of `pairs`."""
-    processes = multiprocessing.get_context("spawn")
-    lines: dict[str, Connection] = {}
-    for make in makers:
-        line, end = processes.Pipe()
-        processes.Process(target=stable, args=(make, end), daemon=True).start()
-        lines |= dict.fromkeys(line.recv(), line)
-    speeds: dict[str, list[float]] = {name: [] for name in lines}
+    figures = speeds(makers, count, tokens)
     for i in range(count):
-        for name, line in lines.items():
-            line.send(name)
-            speeds[name].append(tokens / line.recv())
         print(
             f"round {i + 1}: "
-            + ", ".join(f"{name} {speed[-1]:,.0f} tokens/s" for name, speed in speeds.items())
+            + ", ".join(f"{name} {each[i]:,.0f} tokens/s" for name, each in figures.items())
         )
-    for line in lines.values():
-        line.send("")
     for name, other in pairs:
-        ratios = [a / b for a, b in zip(speeds[name], speeds[other], strict=True)]
+        ratios = [a / b for a, b in zip(figures[name], figures[other], strict=True)]
         print(
             f"{name} / {other}: median {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}"
         )
