@@ -166,7 +166,7 @@ KERNELS = {
         math.inf,
         caps=True,
         biases=True,
-        shortest=512,
+        shortest=256,
     ),
 }
 FORMS: dict[str, Form] = {"xla": plain, "chunked": chunked} | {

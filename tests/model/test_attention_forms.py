@@ -221,7 +221,7 @@ def picked(
         (TPU, "bfloat16", {"head": 264}, "chunked", "heads as wide as 256"),
         (CPU, "float32", {}, "tiled", "for cpu"),
         (CPU, "bfloat16", {}, "tiled", "for cpu"),
-        (CPU, "float32", {"length": 256}, "chunked", "256 positions"),
+        (CPU, "float32", {"length": 128}, "chunked", "128 positions"),
     ],
 )
 def test_auto_goes_by_device_dtype_head_size_and_length(
