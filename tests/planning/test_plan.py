@@ -74,7 +74,7 @@ def test_for_the_devices_at_hand_it_has_what_the_compiler_says() -> None:
     )  # the batch; what comes out lies where it went in
     assert f"{found.size:,}" in text
     assert "16 x 256 tokens" in text
-    assert "chunked, as there is no kernel for cpu" in text
+    assert "tiled, for cpu" in text
     assert text.endswith(verdict(found, None))
     assert "ideal step" not in text  # no data sheet says what this CPU can do
 

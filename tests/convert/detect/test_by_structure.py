@@ -484,7 +484,7 @@ BLOCK = "blocks.{layer}."
         ),
         (
             {"encoder.N.a": (9, 9), "encoder.N.b": (9, 9), "encoder.N.c": (9, 9)},
-            "than one list of blocks: blocks., enc",
+            "than one list of blocks, blocks. and enc",
         ),
         ({"blocks.1.more": (1,)}, "blocks.1 is not one more of the same"),
         (
