@@ -24,7 +24,8 @@ NONE = (
 MOST = {
     "h100:1": {"copies into another layout": 0, "other copies": 3700, "scatters": 80},
     "h200:8": {"copies into another layout": 80, "other copies": 3700, "scatters": 80},
-    "v5e:1x1": {"copies into another layout": 300, "other copies": 800, "scatters": 80},
+    # 755 MB of other copies by the compiler of jax 0.10.2, and 840 by that of jax 0.12
+    "v5e:1x1": {"copies into another layout": 300, "other copies": 880, "scatters": 80},
     "v6e:1x1": {"copies into another layout": 2100, "other copies": 2600, "scatters": 80},
     "v5e:2x4": {"copies into another layout": 450, "other copies": 950, "scatters": 80},
 }
