@@ -49,7 +49,7 @@ CONFIG = Config(
     compute=ComputeConfig(scan_unroll=6),
 )
 TOKENS_PER_STEP = CONFIG.train.batch_size * CONFIG.model.context_length
-TOKENS = np.random.default_rng(0).integers(0, CONFIG.model.vocab_size, 100_000, dtype=np.uint8)
+TOKENS = np.random.default_rng(0).integers(0, CONFIG.model.vocab_size, 100_000, dtype=np.uint16)
 Racers = dict[str, Callable[[], object]]  # each trains for STEPS steps, all on the same batches
 
 
