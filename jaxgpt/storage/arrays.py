@@ -35,7 +35,7 @@ def write(folder: Path, tree: Any) -> None:
     handler = ocp.PyTreeCheckpointHandler(
         type_handler_registry=types,
         multiprocessing_options=processes,
-        use_compression=False,  # of weights it saves a few percent, and takes longer than writing
+        use_compression=False,  # it makes weights a few percent smaller, and saving slower
     )
     tree = tree if together() else jax.tree.map(np.asarray, tree)
     args = ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=PIECE)

@@ -7,6 +7,7 @@ between the commands; each is a new process.
 """
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -73,7 +74,8 @@ def measured(count: int) -> list[Line]:
             times["to-flax"].append(seconds("-m", "convert", "to-flax", str(file), str(model)))
             times["to-torch"].append(seconds("-m", "convert", "to-torch", str(model), str(out)))
             times["jaxgpt.load"].append(seconds("-c", LOAD, str(model)))
-            subprocess.run(["rm", "-rf", str(model), str(out)], check=True)
+            shutil.rmtree(model)
+            out.unlink()
     return [Line(work, each, statistics.median(least)) for work, each in times.items()]
 
 
