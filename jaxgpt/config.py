@@ -143,7 +143,9 @@ class ComputeConfig:
         "auto", "Implementation of attention; auto takes the fastest on the device."
     )
     dtype: Literal["float32", "bfloat16"] = setting(
-        "float32", "Precision of the computation; weights and optimiser stay float32."
+        "float32",
+        "Precision of the computation; weights and optimiser stay float32. A CPU computes in "
+        "float32, which is faster there.",
     )
     remat: Literal["none", "dots", "full"] = setting(
         "none", "What the backward pass recomputes: nothing, all but matrix products, or all."

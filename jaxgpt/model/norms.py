@@ -34,7 +34,10 @@ class Norm(nnx.Module):
         eps = epsilon(x.dtype) if self.spec.eps == "dtype" else self.spec.eps
         x = NORMALISE[self.spec.kind](flat, eps).reshape(x.shape)
         if self.spec.scale:
-            x = x * (1 + self.scale[...] if self.spec.unit_offset else self.scale[...])
+            scale = 1 + self.scale[...] if self.spec.unit_offset else self.scale[...]
+            # Without the axes of size 1 that `x * scale` inserts: where the batch is one text, XLA
+            # takes fifteen times as long for their gradient on a CPU.
+            x = x * jnp.broadcast_to(scale, x.shape)
         return x + self.bias[...] if self.spec.bias else x
 
 
@@ -60,7 +63,7 @@ def _normalise_backward(
     eps: float, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array]:
     normal, inverse_std = residuals
-    along = (gradient * normal).mean(axis=-1, keepdims=True, dtype=inverse_std.dtype)
+    along = _mean_product(gradient, normal, inverse_std.dtype)
     level = gradient.mean(axis=-1, keepdims=True, dtype=inverse_std.dtype)
     return (((gradient - level - normal * along) * inverse_std).astype(gradient.dtype),)
 
@@ -82,7 +85,7 @@ def _unit_rms_backward(
     eps: float, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array]:
     normal, inverse = residuals
-    along = (gradient * normal).mean(axis=-1, keepdims=True, dtype=inverse.dtype)
+    along = _mean_product(gradient, normal, inverse.dtype)
     return (((gradient - normal * along) * inverse).astype(gradient.dtype),)
 
 
@@ -96,6 +99,15 @@ def _divided(
     inverse = jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + eps)
     normal = (x * inverse).astype(dtype)
     return normal, (normal, inverse)
+
+
+def _mean_product(a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The mean (..., 1) of `a * b` over the last axis, computed in `dtype`.
+
+    As a sum of products XLA takes seven times as long on a CPU where the batch is a single text.
+    """
+    summed = jnp.einsum("...d,...d->...", a, b, preferred_element_type=dtype)
+    return summed[..., None] / a.shape[-1]
 
 
 def unbiased(x_btd: jax.Array, eps: float) -> jax.Array:

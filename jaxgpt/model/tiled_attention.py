@@ -129,7 +129,7 @@ def _backward_of_unit(tiling: Tiling, scores: Scores, parts: tuple[Any, ...]) ->
     """The gradients of a unit."""
     unit, out_gth, logs_gt, gradient_gth = parts
     dtype = logs_gt.dtype
-    along_gt = (out_gth.astype(dtype) * gradient_gth).sum(axis=-1)
+    along_gt = jnp.einsum("gth,gth->gt", out_gth, gradient_gth, preferred_element_type=dtype)
 
     def step(carry: Any, starts: jax.Array) -> tuple[Any, None]:
         tile = _Tile(starts, tiling, scores)

@@ -52,7 +52,7 @@ def page(plan: Plan, name: str, other: Plan | None = None) -> str:
             "a step",
             f"{train.batch_size:,} x {length} tokens{parts}, {rows:g} a device at a time",
         ),
-        _line("attention", plan.attention.removeprefix("attention: ")),
+        *(_line(setting, choice) for setting, choice in plan.choices),
         _line("to sample", _sampling(plan)),
         _line("compiled in", f"{plan.seconds:.0f} s" if plan.text else "not: it is too large"),
     ]

@@ -50,7 +50,7 @@ class Plan:
 
     config: Config
     mesh: Mesh
-    attention: str
+    choices: tuple[tuple[str, str], ...]  # what was chosen for the devices, and why
     size: int  # parameters
     memory: Memory
     limit: float  # bytes available on a device
@@ -122,7 +122,7 @@ def compiled(config: Config, devices: list[Any]) -> Plan:
     return Plan(
         config=config,
         mesh=mesh,
-        attention=Compute.on(mesh, config.model, config.compute).attention,
+        choices=Compute.on(mesh, config.model, config.compute).choices,
         size=sum(leaf.size for leaf in jax.tree.leaves(like.params)),
         memory=memory,
         limit=_limit(devices),

@@ -27,17 +27,21 @@ class Compute:
     settings: ComputeConfig
     attend: Attend = causal
     gather: Gather | None = None  # where weights are sharded: each block's are gathered before use
-    attention: str = ""  # the form and the reason for it, to print
+    choices: tuple[tuple[str, str], ...] = ()  # what was chosen for the device and why, to print
 
     @staticmethod
     def on(mesh: Mesh | None, model: ModelConfig, settings: ComputeConfig) -> "Compute":
         """The best way to compute `model` on the devices of `mesh`."""
         if mesh is None:
             return Compute(settings)
-        name, why = pick(model, settings, mesh.devices.flat[0])
+        device, choices = mesh.devices.flat[0], []
+        if device.platform == "cpu" and settings.dtype == "bfloat16":
+            settings = dataclasses.replace(settings, dtype="float32")
+            choices.append(("dtype", "float32, as bfloat16 takes longer on a CPU"))
+        name, why = pick(model, settings, device)
         form = on_each(FORMS[name], mesh) if name in KERNELS else FORMS[name]
-        line = f"attention: {name}, {why}"
-        return Compute(settings, keep_nothing(form), Gather.on(mesh), line)
+        choices.append(("attention", f"{name}, {why}"))
+        return Compute(settings, keep_nothing(form), Gather.on(mesh), tuple(choices))
 
     def run(self, stack: Stack, x_btd: jax.Array, apply: Apply) -> jax.Array:
         """The stream after the blocks of `stack`, each of which `apply` runs."""

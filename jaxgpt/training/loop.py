@@ -37,7 +37,7 @@ class Loop:
         self.job, self.config, self.say = job, config, say
         self.signals = signals or Signals()
         self.mesh = make_mesh(config.mesh, rows, config.model.model_dim)
-        self.attention = Compute.on(self.mesh, config.model, config.compute).attention
+        self.choices = Compute.on(self.mesh, config.model, config.compute).choices
         self.step, _ = jitted_step(config, self.mesh)
         self.batch = batches(job.dataset, config, self.mesh)
         self.batch(0)  # the data may be too short

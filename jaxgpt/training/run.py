@@ -2,6 +2,7 @@
 
 import contextlib
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def train(
             had = f"{run} has had {done} steps, and train.steps is {steps}"
             say(f"{had}: there is nothing left to do.")
         else:
-            for line in _announcement(job, state, loop.attention):
+            for line in _announcement(job, state, loop.choices):
                 say(line)
             if first():
                 _prepare_directory(job, where)
@@ -94,7 +95,7 @@ def _require_agreement(job: Job, done: int) -> None:
     require_agreement({"code": code(), "step": done, "data": job.dataset.train_sha256, **sections})
 
 
-def _announcement(job: Job, state: State, attention: str) -> list[str]:
+def _announcement(job: Job, state: State, choices: Iterable[tuple[str, str]]) -> list[str]:
     """The lines to show before the first step."""
     size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     train, val = len(job.dataset.train), len(job.dataset.val)
@@ -103,7 +104,7 @@ def _announcement(job: Job, state: State, attention: str) -> list[str]:
     start = job.source.path if job.source else "random weights"
     return [
         f"{size:,} parameters, {train:,} {unit} to train on, {val:,} to validate",
-        attention,
+        *(f"{setting}: {choice}" for setting, choice in choices),
         f"{verb} {start}; compiling first, which takes a while",
     ]
 

@@ -88,7 +88,7 @@ def make_step(
     )
 
     def loss(params: Tree, part: Any, key: jax.Array) -> jax.Array:
-        params = cast(params, config.compute.dtype)
+        params = cast(params, compute.settings.dtype)
         model = config.architecture
         if not isinstance(model, Seq2SeqConfig):
             return token_losses(model, params, part, key, compute, smoothing).mean()

@@ -4,9 +4,9 @@ the least that it can take.
     python -m tests.bench [ROUNDS] [--only TEXT] [--json FILE]
 
 Every framework, and every mode of PyTorch, has a process of its own. Rounds alternate, so that a machine that slows
-down slows all of them; a row has the median and the range of the rounds' ratios, against the mode whose median is best.
-Training also says its share of the greatest rate of products that either library reaches here, and generation how many
-bytes of weights it reads each second, beside the rate of a copy.
+down slows all of them; a row has the median and the range of the rounds' ratios, against the float32 mode whose median
+is best, and against the best of any dtype. Training also says its share of the greatest rate of products that either
+library reaches here, and generation how many bytes of weights it reads each second, beside the rate of a copy.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="work whose name has TEXT in it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     given = parser.parse_args()
-    print("| work | tokens/s | against | ratio (range) | |\n|---|---|---|---|---|")
+    print("| work | tokens/s | of float32 PyTorch | of any PyTorch | |\n|---|---|---|---|---|")
     rows: list[table.Row | conversion.Line] = []
     for name, run in table.races(given.rounds).items():
         if given.only in name:

@@ -51,24 +51,29 @@ class Row:
     """One line of the table."""
 
     work: str
-    ours: float  # tokens/s
-    other: str
-    ratios: list[float]
+    figures: dict[str, list[float]]  # tokens/s in each round: ours, and of each mode of PyTorch
     note: str = ""
 
     def __str__(self) -> str:
-        spread = f"{min(self.ratios):.2f} to {max(self.ratios):.2f}"
-        ratio = f"{statistics.median(self.ratios):.2f} ({spread})"
-        return f"| {self.work} | {self.ours:,.0f} | {self.other} | {ratio} | {self.note} |"
+        every = self.against(list(self.figures))
+        single = self.against([name for name in self.figures if "bf16" not in name])
+        ours = statistics.median(self.figures["jaxgpt"])
+        return f"| {self.work} | {ours:,.0f} | {single} | {every} | {self.note} |"
+
+    def against(self, names: list[str]) -> str:
+        """The ratio of our speed to the fastest of the modes in `names`."""
+        others = {name: self.figures[name] for name in names if name != "jaxgpt"}
+        best = max(others, key=lambda name: statistics.median(others[name]))
+        ratios = [a / b for a, b in zip(self.figures["jaxgpt"], others[best], strict=True)]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        return f"{statistics.median(ratios):.2f} ({spread}; {best})"
 
 
-def row(work: str, figures: dict[str, list[float]], note: Callable[[float], str] = str) -> Row:
-    """The line of a race: ours against the fastest of the others."""
-    medians = {name: statistics.median(each) for name, each in figures.items()}
-    mine = medians.pop("jaxgpt")
-    best = max(medians, key=lambda name: medians[name])
-    ratios = [a / b for a, b in zip(figures["jaxgpt"], figures[best], strict=True)]
-    return Row(work, mine, best, ratios, note(mine))
+def row(
+    work: str, figures: dict[str, list[float]], note: Callable[[float], str] = lambda _: ""
+) -> Row:
+    """The line of a race, with what `note` says of our speed."""
+    return Row(work, figures, note(statistics.median(figures["jaxgpt"])))
 
 
 def our_training(config: Config) -> Racers:
