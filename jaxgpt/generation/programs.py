@@ -24,6 +24,7 @@ from jaxgpt.generation.sampling import Sampling, choose
 from jaxgpt.generation.weights import Weights
 from jaxgpt.model import cache
 from jaxgpt.model.cache import Cache, CrossCache
+from jaxgpt.model.extend import Text, extend
 
 PIECE = 32  # the most tokens in one piece
 NOTHING = -1  # stands for an id after the end of a row
@@ -57,6 +58,7 @@ class Buffers(NamedTuple):
 CONDITIONS_SPECS: Any = Conditions(SAME, BY_GROUP)  # type: ignore[arg-type]
 ROWS_SPECS: Any = Rows(BY_GROUP, BY_GROUP, SAME, BY_GROUP)  # type: ignore[arg-type]
 CACHE_SPECS: Any = Cache(BY_GROUP, BY_GROUP)  # type: ignore[arg-type]
+TEXT_SPECS: Any = Text(BY_GROUP, SAME, BY_GROUP)  # type: ignore[arg-type]
 
 
 @jax.jit
@@ -79,23 +81,52 @@ def remember(weights: Weights, encoded: Encoded, mesh: Mesh | None) -> CrossCach
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
-def prefill(
-    weights: Weights, rows: Rows, conditions: Conditions, width: int, mesh: Mesh | None
-) -> tuple[Rows, Buffers, Cache]:
-    """Prefill the first `width` positions of the prompts, and choose the first new token."""
+def read(
+    weights: Weights, text: Text, cross: CrossCache | None, context: int, mesh: Mesh | None
+) -> Cache:
+    """A cache for `context` positions with the `text`, which is the beginning of each row."""
 
-    def program(
-        weights: Weights, rows: Rows, conditions: Conditions
-    ) -> tuple[Rows, Buffers, Cache]:
-        prompts_bs, context = rows.tokens_bs[:, :width], rows.tokens_bs.shape[1]
-        logits_bv, kv_cache = cache.prefill(
-            *weights.modules(), prompts_bs, rows.lengths_b, context, conditions.cross
-        )
-        rows, buffers = _append(rows, _empty(weights, rows), 0, logits_bv, conditions.sampling)
-        return rows, buffers, kv_cache
+    def program(weights: Weights, text: Text, cross: CrossCache | None) -> Cache:
+        model, blocks = weights.modules()
+        return cache.read(model, blocks, text.tokens_bt, text.lengths_b, context, cross)
 
-    specs = (SAME, ROWS_SPECS, CONDITIONS_SPECS), (ROWS_SPECS, BY_GROUP, CACHE_SPECS)
-    return on_each_device(program, mesh, *specs)(weights, rows, conditions)
+    specs = (SAME, TEXT_SPECS, BY_GROUP), CACHE_SPECS
+    return on_each_device(program, mesh, *specs)(weights, text, cross)
+
+
+@functools.partial(jax.jit, static_argnums=4, donate_argnums=1)
+def read_on(
+    weights: Weights, kv_cache: Cache, text: Text, cross: CrossCache | None, mesh: Mesh | None
+) -> Cache:
+    """The cache with the `text`, which continues each row."""
+
+    def program(weights: Weights, kv_cache: Cache, text: Text, cross: CrossCache | None) -> Cache:
+        return extend(*weights.modules(), kv_cache, text, cross)
+
+    specs = (SAME, CACHE_SPECS, TEXT_SPECS, BY_GROUP), CACHE_SPECS
+    return on_each_device(program, mesh, *specs)(weights, kv_cache, text, cross)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def empty(weights: Weights, rows: int, context: int, mesh: Mesh | None) -> Cache:
+    """A cache for `context` positions of `rows` texts of which nothing has been read."""
+
+    def program(weights: Weights) -> Cache:
+        own = rows // (mesh.shape["groups"] if mesh else 1)
+        return cache.empty(weights.modules()[0], own, context, weights.leaves[0].dtype)
+
+    return on_each_device(program, mesh, (SAME,), CACHE_SPECS)(weights)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def repeated(kv_cache: Cache, rows: int, mesh: Mesh | None) -> Cache:
+    """The cache of a single text as that of `rows` texts that begin with it."""
+
+    def program(kv_cache: Cache) -> Cache:
+        own = rows // (mesh.shape["groups"] if mesh else 1)
+        return jax.tree.map(lambda x: jnp.repeat(x, own, axis=0), kv_cache)
+
+    return on_each_device(program, mesh, (SAME,), CACHE_SPECS)(kv_cache)
 
 
 @functools.partial(jax.jit, static_argnums=5, donate_argnums=(1, 2))

@@ -18,6 +18,11 @@ class Prompts(NamedTuple):
     lengths_b: np.ndarray  # number of tokens of each row
     width: int  # number of positions to prefill
 
+    def shared(self) -> int:
+        """The number of tokens that all rows begin with, besides the last one of any row."""
+        same_s = (self.tokens_bs == self.tokens_bs[0]).all(axis=0)[: self.lengths_b.min() - 1]
+        return len(same_s) if same_s.all() else int(same_s.argmin())
+
 
 def as_rows(prompt: Any, vocab_size: int) -> tuple[list[list[int]], bool]:
     """Normalise `prompt` to a list of rows; also return whether it was a list of rows.

@@ -1,4 +1,4 @@
-"""Streams of generated ids: prefill of the prompts, cached steps, then moves of the window.
+"""Streams of generated ids: the prompts are read, then come cached steps, then moves of the window.
 
 Each phase computes pieces of 1, 2, 4, ... up to PIECE tokens, so that the first ones come soon.
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.typing import ArrayLike
 
 from jaxgpt.devices.peers import make_groups, share
@@ -22,6 +22,7 @@ from jaxgpt.generation.encoded import Encoded, encoded
 from jaxgpt.generation.options import SampleOptions
 from jaxgpt.generation.programs import NOTHING, PIECE, Buffers, Conditions
 from jaxgpt.generation.prompt import Prompts, as_rows, crop_and_pad
+from jaxgpt.generation.reading import Reader
 from jaxgpt.generation.sampling import NOT_FINITE, Sampling
 from jaxgpt.generation.weights import Weights
 from jaxgpt.model import GPT, check_tokens, exactly
@@ -97,7 +98,7 @@ def stream(
 
 
 def _phases(generation: "Generation", prompts: Prompts, options: SampleOptions) -> Iterator[Piece]:
-    """Prefill the prompts, take cached steps while they fit in the context, then move windows."""
+    """Read the prompts, take cached steps while they fit in the context, then move windows."""
     rows, context = prompts.tokens_bs.shape
     # The number of new tokens for which the model sees the whole text of each row.
     visible_b = context + 1 - prompts.lengths_b
@@ -105,13 +106,10 @@ def _phases(generation: "Generation", prompts: Prompts, options: SampleOptions) 
     if options.on_full == "stop":
         limits_b = np.minimum(limits_b, visible_b)
     tokens = int(limits_b.max())
-    cached = min(int(visible_b.min()), tokens) - 1  # the first token comes from the prefill
+    cached = min(int(visible_b.min()), tokens)
     host = Host(limits_b, options.stop_ids)
-    for phase in (
-        generation.prefill(prompts, options.seed),
-        generation.cached_steps(cached),
-        generation.window_moves(tokens - 1 - cached),
-    ):
+    generation.read(prompts, options.seed)
+    for phase in (generation.cached_steps(cached), generation.window_moves(tokens - cached)):
         for piece in host.overlapped(phase):
             yield piece
             if host.ended_b.all():
@@ -122,9 +120,9 @@ def _piece_sizes(tokens: int) -> Iterator[int]:
     """Sizes of pieces whose sum is `tokens`."""
     size = 1
     while tokens > 0:
-        size = min(2 * size, PIECE)
         yield min(size, tokens)
         tokens -= size
+        size = min(2 * size, PIECE)
 
 
 class Generation:
@@ -141,14 +139,14 @@ class Generation:
                 cross = programs.remember(self.weights, memory, self.mesh)
                 self.conditions = Conditions(sampling, cross)
 
-    def prefill(self, prompts: Prompts, seed: int) -> Iterator[Computed]:
-        """Read the prompts, and generate the first token."""
+    def read(self, prompts: Prompts, seed: int) -> None:
+        """Fill the cache with the prompts."""
         with exactly(self.dtype):
-            rows = programs.start_rows(prompts.tokens_bs, prompts.lengths_b, np.uint32(seed))
-            self.rows, buffers, self.cache = programs.prefill(
-                self.weights, rows, self.conditions, prompts.width, self.mesh
-            )
-        yield Computed(buffers, 1)
+            tokens_bs, lengths_b = prompts.tokens_bs, prompts.lengths_b
+            rows = programs.start_rows(tokens_bs, lengths_b, np.uint32(seed))
+            self.rows = _placed(rows, programs.ROWS_SPECS, self.mesh)
+            reader = Reader(self.weights, self.conditions.cross, self.mesh)
+            self.cache = reader.read(prompts)
 
     def cached_steps(self, tokens: int) -> Iterator[Computed]:
         """Generate `tokens` tokens, after which some row fills the context."""
@@ -174,14 +172,17 @@ class Generation:
         """Give the weights and rows to all devices of `peer_mesh`."""
         mesh = self.peer_mesh
         assert mesh is not None
-
-        def placed(parts: Any, specs: Any) -> Any:
-            return jax.device_put(parts, type(parts)(*(NamedSharding(mesh, s) for s in specs)))
-
         with exactly(self.dtype):
             self.weights = share(self.weights, mesh)
-            self.rows = placed(self.rows, programs.ROWS_SPECS)
-            self.conditions = placed(self.conditions, programs.CONDITIONS_SPECS)
+            self.rows = _placed(self.rows, programs.ROWS_SPECS, mesh)
+            self.conditions = _placed(self.conditions, programs.CONDITIONS_SPECS, mesh)
+
+
+def _placed(parts: Any, specs: Any, mesh: Mesh | None) -> Any:
+    """The arrays of `parts`, each sharded over `mesh` as `specs` has it."""
+    if mesh is None:
+        return parts
+    return jax.device_put(parts, type(parts)(*(NamedSharding(mesh, spec) for spec in specs)))
 
 
 class Host:

@@ -59,6 +59,28 @@ def unordered(
     return _attend_block(scaled_btmgh, k_bsmh, v_bsmh, mask_bs, scores)
 
 
+def scattered(
+    q_btmgh: jax.Array,
+    k_bsmh: jax.Array,
+    v_bsmh: jax.Array,
+    distance_bts: jax.Array,
+    scale: Scale,
+    scores: Scores,
+) -> jax.Array:
+    """Attention to keys in any order: each lies `distance_bts` before a query.
+
+    Keys at a negative distance are hidden.
+    """
+    scaled_btmgh = q_btmgh * jnp.asarray(scale, q_btmgh.dtype)
+    raw_bmgts, distance_b11ts = _products(scaled_btmgh, k_bsmh), distance_bts[:, None, None]
+    seen_b11ts = distance_b11ts >= 0
+    if scores.window is not None:
+        seen_b11ts &= distance_b11ts < scores.window
+    scores_bmgts = _biased(_capped(raw_bmgts, scores), distance_b11ts, scores)
+    weights_bmgts = jax.nn.softmax(jnp.where(seen_b11ts, scores_bmgts, -jnp.inf))
+    return _mix(weights_bmgts.astype(v_bsmh.dtype), v_bsmh)
+
+
 def attend_cached(
     q_bmgh: jax.Array,
     own_bmh: tuple[jax.Array, jax.Array],

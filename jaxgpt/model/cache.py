@@ -61,8 +61,48 @@ def prefill(
     Padding is on the right of each row and is never attended to. Only the last position of each row
     passes through the last block.
     """
+    x_btd, cache = _read(model, blocks, tokens_bt, lengths_b, context, cross)
+    last_b1 = lengths_b[:, None] - 1
+    attend = functools.partial(
+        _attend_one, cached=(cache.keys_bmsh[-1], cache.values_bmsh[-1]), positions_b=lengths_b - 1
+    )
+    last_b1d = jnp.take_along_axis(x_btd, last_b1[..., None], axis=1)
+    memory = by_layer(cross, len(blocks))[-1]
+    x_b1d, _ = blocks[-1](last_b1d, len(blocks) - 1, last_b1, attend, memory=memory)
+    return model.read_out(x_b1d)[:, 0], cache
+
+
+def read(
+    model: GPT,
+    blocks: tuple[Block, ...],
+    tokens_bt: jax.Array,
+    lengths_b: jax.Array,
+    context: int,
+    cross: CrossCache | None = None,
+) -> Cache:
+    """A cache for `context` positions with the first `lengths_b` tokens of each row."""
+    return _read(model, blocks, tokens_bt, lengths_b, context, cross)[1]
+
+
+def empty(model: GPT, rows: int, context: int, dtype: jnp.dtype) -> Cache:
+    """A cache for `context` positions of `rows` texts of which nothing has been read."""
+    attention = model.spec.block.attention
+    heads, width = attention.kv_heads, attention.width
+    shapes = [(rows, heads, slots_of(each, context), width) for each in attention.scores]
+    return Cache(*(tuple(jnp.zeros(shape, dtype) for shape in shapes) for _ in range(2)))
+
+
+def _read(
+    model: GPT,
+    blocks: tuple[Block, ...],
+    tokens_bt: jax.Array,
+    lengths_b: jax.Array,
+    context: int,
+    cross: CrossCache | None,
+) -> tuple[jax.Array, Cache]:
+    """The stream before the last block, and the cache of all blocks."""
     x_btd, cached = model.embed(tokens_bt), []
-    memories = _by_layer(cross, len(blocks))
+    memories = by_layer(cross, len(blocks))
     positions = jnp.arange(tokens_bt.shape[1])
     slots = [slots_of(scores, context) for scores in model.spec.block.attention.scores]
     for layer, block in enumerate(blocks[:-1]):
@@ -70,13 +110,9 @@ def prefill(
             x_btd, layer, positions, _attend_and_keep, memory=memories[layer]
         )
         cached.append(_cached(keys_values, lengths_b, slots[layer]))
-    last_block, last_b1 = blocks[-1], lengths_b[:, None] - 1
-    keys_values = last_block.keys_values(x_btd, len(blocks) - 1, positions)
+    keys_values = blocks[-1].keys_values(x_btd, len(blocks) - 1, positions)
     cached.append(_cached(keys_values, lengths_b, slots[-1]))
-    attend = functools.partial(_attend_one, cached=cached[-1], positions_b=lengths_b - 1)
-    last_b1d = jnp.take_along_axis(x_btd, last_b1[..., None], axis=1)
-    x_b1d, _ = last_block(last_b1d, len(blocks) - 1, last_b1, attend, memory=memories[-1])
-    return model.read_out(x_b1d)[:, 0], Cache(*zip(*cached, strict=True))
+    return x_btd, Cache(*zip(*cached, strict=True))
 
 
 def decode(
@@ -89,7 +125,7 @@ def decode(
 ) -> tuple[jax.Array, Cache]:
     """Logits (B, V) after one more token in each row, at its own position, and the new cache."""
     x_b1d, cached = model.embed(tokens_b[:, None], positions_b[:, None]), []
-    layers = zip(blocks, zip(*cache, strict=True), _by_layer(cross, len(blocks)), strict=True)
+    layers = zip(blocks, zip(*cache, strict=True), by_layer(cross, len(blocks)), strict=True)
     for layer, (block, keys_values, memory) in enumerate(layers):
         attend = functools.partial(_attend_and_write, cached=keys_values, positions_b=positions_b)
         x_b1d, written = block(x_b1d, layer, positions_b[:, None], attend, memory=memory)
@@ -116,7 +152,7 @@ def elements(config: ModelConfig) -> int:
     return 2 * slots * config.num_kv_heads * config.head_dim
 
 
-def _by_layer(cross: CrossCache | None, layers: int) -> list[Memory | None]:
+def by_layer(cross: CrossCache | None, layers: int) -> list[Memory | None]:
     return [cross and cross.memory(layer) for layer in range(layers)]
 
 
@@ -152,6 +188,12 @@ def _attend_and_write(
     return mixed_b1mgh, (write(cached[0], own[0]), write(cached[1], own[1]))
 
 
+def positions_of(newest_b: jax.Array, slots: int) -> jax.Array:
+    """The newest position (B, S) of each slot, up to `newest_b`; negative in slots without one."""
+    newest_b1 = newest_b[:, None]
+    return newest_b1 - (newest_b1 - jnp.arange(slots)) % slots
+
+
 def _distances(positions_b: jax.Array, slots: int) -> jax.Array:
     """How far (B, S) each slot's position lies before that of the row; 0 in slots without one."""
     distance_bs = (positions_b[:, None] - jnp.arange(slots)) % slots
@@ -165,8 +207,7 @@ def _cached(keys_values: KeysValues, lengths_b: jax.Array, slots: int) -> KeysVa
         time = x_btmh.shape[1]
         if time <= slots:
             return jnp.pad(x_btmh.swapaxes(1, 2), ((0, 0), (0, 0), (0, slots - time), (0, 0)))
-        last_b1 = lengths_b[:, None] - 1
-        positions_bs = jnp.maximum(last_b1 - (last_b1 - jnp.arange(slots)) % slots, 0)
+        positions_bs = jnp.maximum(positions_of(lengths_b - 1, slots), 0)
         return jnp.take_along_axis(x_btmh, positions_bs[..., None, None], axis=1).swapaxes(1, 2)
 
     return stored(keys_values[0]), stored(keys_values[1])

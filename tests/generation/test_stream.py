@@ -16,10 +16,11 @@ import pytest
 
 import jaxgpt
 from jaxgpt.errors import UserError
-from jaxgpt.generation import programs
+from jaxgpt.generation import programs, reading
 from jaxgpt.generation import stream as streaming
 from jaxgpt.generation.options import SampleOptions
 from jaxgpt.model import GPT, exactly
+from jaxgpt.model.extend import Text
 from tests.helpers import EIGHT, LYRIC_SIZES, PRIMES, PROGRAMS, ROOT, random_model
 
 CONTEXT = PRIMES["context_length"]
@@ -109,10 +110,42 @@ def test_devices_that_share_the_work_change_no_text() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     printed = json.loads(done.stdout)
     assert printed["offsets"] == [0] * 8  # one memory, read by all
-    one, three, four = [None, [1, 8]], [[3, 1], [3, 2]], [[4, 1], [4, 1], [4, 2]]
-    # Groups, and devices in each: for the prefill, with a cache, past the window.
+    one, three, four = [None, None, [1, 8]], [[3, 1], [3, 1], [3, 2]], [[4, 1], [4, 1], [4, 2]]
+    # Groups, and devices in each: to read the prompts, with a cache, past the window.
     assert printed["meshes"] == [*one, *three, *four]
     assert printed["texts"] == texts_of_some_kinds()
+
+
+def test_prompts_that_are_read_by_pieces_and_share_a_beginning_give_the_same_texts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, start = random_model("float64", num_blocks=2), [*range(11)]
+    kinds = {
+        "long": [*range(CONTEXT - 2)],
+        "alike": [start, start, start],
+        "beginning": [[*start, 5], [*start, 6, 7, 8, 9, 10], start],
+        "apart": [[1, *start], [2, *start]],
+    }
+    whole = {name: text(model, prompt, 8, seed=3) for name, prompt in kinds.items()}
+    read: list[tuple[int, ...]] = []
+
+    def noted(name: str) -> None:
+        program = getattr(programs, name)
+
+        def called(*arguments: Any) -> Any:
+            read.extend(part.tokens_bt.shape for part in arguments if isinstance(part, Text))
+            return program(*arguments)
+
+        monkeypatch.setattr(programs, name, called)
+
+    monkeypatch.setattr(reading, "PIECE", 4)
+    noted("read")
+    noted("read_on")
+    for name, prompt in kinds.items():
+        np.testing.assert_array_equal(text(model, prompt, 8, seed=3), whole[name])
+    prefix = [(1, 4), (1, 4), (1, 2)]  # ten tokens of one row
+    long, apart = [*prefix[:2], *prefix[1:]], [(2, 4)] * 3
+    assert read == [*long, *prefix, *prefix, (3, 4), (3, 1), *apart]
 
 
 def test_the_seed_decides_and_samples_differ(model: GPT) -> None:
@@ -144,13 +177,10 @@ def test_no_piece_waits_for_a_program_that_may_have_to_be_compiled(
             programs, name, lambda *arguments: begun.append(name) or program(*arguments)
         )
 
-    for name in ("cached_steps", "window_moves"):
-        noted(name)
+    noted("window_moves")
     pieces, done = jaxgpt.generate(model, [*range(10)], 20), 0
     for piece in pieces:
         done += len(piece)
-        if done == 1:
-            assert not begun
         if done == CONTEXT + 1 - 10:  # the last that sees the whole text
             assert "window_moves" not in begun
     assert done == 20
@@ -158,16 +188,16 @@ def test_no_piece_waits_for_a_program_that_may_have_to_be_compiled(
 
 
 def test_nothing_is_compiled_anew_for_another_prompt_or_temperature(model: GPT) -> None:
-    text(model, [1, 2, 3, 4, 5], 30)
+    text(model, [1, 2, 3, 4, 5, 6], 30)
     before = [
         program._cache_size()
-        for program in (programs.prefill, programs.cached_steps, programs.window_moves)
+        for program in (programs.read, programs.cached_steps, programs.window_moves)
     ]
     text(model, [*range(8)], 33, temperature=0.3, top_k=5, top_p=0.9, min_p=0.1, seed=4)
     text(model, [*range(7)], 2, temperature=0)
     assert before == [
         program._cache_size()
-        for program in (programs.prefill, programs.cached_steps, programs.window_moves)
+        for program in (programs.read, programs.cached_steps, programs.window_moves)
     ]
 
 

@@ -12,6 +12,7 @@ import pytest
 from jaxgpt.model import cache, exactly
 from jaxgpt.model.attention import keep_nothing
 from jaxgpt.model.attention_forms import plain
+from jaxgpt.model.extend import Text, extend
 from tests.helpers import CONFIGS, PRIMES, random_model, random_pair
 
 
@@ -89,6 +90,42 @@ def test_every_kind_of_attention_is_cached(
             logits, kept = cache.decode(model, blocks, kept, tokens[[0, 1], lengths], lengths)
             lengths += 1
         np.testing.assert_allclose(logits, whole[[0, 1], lengths - 1], rtol=0, atol=1e-12)
+
+
+WINDOWS = {
+    f"{positions}, window {window}": {
+        "positions": positions,
+        "window": window,
+        "num_blocks": 2,
+        "num_heads": 2,
+        "head_dim": 6,
+    }
+    for positions in ("learned", "rotary", "alibi")
+    for window in (3, 4, 9, [4, None], [None, 5])
+}
+
+
+@pytest.mark.parametrize("fields", [*CONFIGS.values(), *WINDOWS.values()], ids=[*CONFIGS, *WINDOWS])
+def test_prompts_read_by_pieces_are_prompts_read_at_once(fields: Any) -> None:
+    """Rows end in different pieces, one before any; padding reaches past the context."""
+    model, context = random_model(**fields), PRIMES["context_length"]
+    draw = np.random.default_rng(1).integers
+    tokens = draw(0, PRIMES["vocab_size"], (4, context)).astype(np.int32)
+    whole, rows = np.asarray(model(tokens)), np.arange(4)
+    lengths = np.array([0, 3, 7, context - 1], np.int32)
+    with exactly(model.dtype):
+        blocks, read_on = model.unstacked(), jax.jit(extend)
+        kept = jax.jit(cache.read, static_argnums=4)(model, blocks, tokens[:, :2], lengths, context)
+        for start in range(2, context - 1, 5):
+            piece = np.pad(tokens, ((0, 0), (0, 5)))[:, start : start + 5]
+            kept = read_on(model, blocks, kept, Text(piece, np.int32(start), lengths))
+        for _ in range(2):
+            logits, kept = jax.jit(cache.decode)(
+                model, blocks, kept, tokens[rows, lengths], lengths
+            )
+            expected = whole[rows, lengths]
+            np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-12 * np.abs(whole).max())
+            lengths = np.minimum(lengths + 1, context - 1)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("program", ["_blocks", "prefill", "cached_steps"])
+@pytest.mark.parametrize("program", ["_blocks", "empty", "cached_steps"])
 def test_a_signal_while_something_compiles(program: str, number: int, model: Path) -> None:
     environment = {
         **os.environ,
