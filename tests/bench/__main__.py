@@ -1,5 +1,5 @@
-"""All races in one table: training and generation against the fastest that PyTorch has here, and conversion against
-the least that it can take.
+"""All races in one table: training, generation, batches and saving against the fastest that PyTorch has here, and
+conversion against the least that it can take.
 
     python -m tests.bench [ROUNDS] [--only TEXT] [--json FILE]
 
@@ -25,7 +25,9 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="work whose name has TEXT in it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     given = parser.parse_args()
-    print("| work | tokens/s | of float32 PyTorch | of any PyTorch | |\n|---|---|---|---|---|")
+    print(
+        "| work | tokens/s or bytes/s | of float32 PyTorch | of any PyTorch | |\n|---|---|---|---|---|"
+    )
     rows: list[table.Row | conversion.Line] = []
     for name, run in table.races(given.rounds).items():
         if given.only in name:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from jaxgpt.devices.cpu import keep_memory, make_devices
 from jaxgpt.model import abstract_params
 from jaxgpt.model.flops import of_program
 from jaxgpt.training.step import init_state, make_step
-from tests.bench import modern, pairs
+from tests.bench import disk, modern, pairs
 from tests.bench.torch_gpt import Gpt
 from tests.bench.training import CONFIG, STEPS, Racers, in_torch, ours, speeds
 
@@ -153,6 +154,13 @@ def pair(count: int) -> Row:
     return row("training of an encoder-decoder", speeds(makers, count, pairs.TOKENS))
 
 
+def on_disk(name: str, count: int) -> Row:
+    amount, makers = disk.RACES[name]
+    with tempfile.TemporaryDirectory() as folder:
+        racers = [functools.partial(make, folder) for make in makers]
+        return row(name, speeds(racers, count, amount))
+
+
 def best(run: Callable[[], object], count: int = 5) -> float:
     """The least seconds that `run` took."""
     times = []
@@ -187,4 +195,5 @@ def races(count: int) -> dict[str, Callable[[], Row]]:
         "training of the block of Llama": functools.partial(blocks, count),
         "training of an encoder-decoder": functools.partial(pair, count),
         **{name: functools.partial(generate, name, count, copy) for name in GENERATION},
+        **{name: functools.partial(on_disk, name, count) for name in disk.RACES},
     }
