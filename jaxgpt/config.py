@@ -7,13 +7,13 @@ from typing import Any, Literal
 from jaxgpt.errors import (
     divisors,
     require,
-    require_below_one,
     require_not_negative,
     require_positive,
 )
 from jaxgpt.fields import explained, require_choices, setting
 from jaxgpt.mesh_config import MeshConfig as MeshConfig
 from jaxgpt.model_config import ModelConfig as ModelConfig
+from jaxgpt.optim_config import OptimConfig as OptimConfig
 from jaxgpt.seq2seq_config import Seq2SeqConfig
 
 
@@ -38,63 +38,6 @@ class DataConfig:
     def __post_init__(self) -> None:
         takes = "a directory from jaxgpt prepare, a text file, or python-docs"
         require(bool(self.path), f"path is missing: --data.path takes {takes}.")
-
-
-@explained
-@dataclass(frozen=True)
-class OptimConfig:
-    """AdamW and its schedule."""
-
-    learning_rate: float = setting(1e-3, "Highest learning rate, reached when warm-up ends.")
-    schedule: Literal["cosine", "linear", "constant", "inverse_sqrt"] = setting(
-        "cosine",
-        "How the learning rate falls from there to final_learning_rate; inverse_sqrt, by the root "
-        "of the step, goes on below it.",
-    )
-    warmup_steps: int = setting(
-        -1, "Steps in which the learning rate rises; -1 is a fifth of train.steps, at most 100."
-    )
-    final_learning_rate: float = setting(
-        -1.0,
-        "Learning rate of the last step; -1 is 1e-4, or a tenth of a learning_rate below that.",
-    )
-    beta1: float = setting(0.9, "Decay of AdamW's mean of gradients.")
-    beta2: float = setting(0.99, "Decay of AdamW's mean of squared gradients.")
-    eps: float = setting(1e-8, "Number that AdamW adds to the root of the mean square.")
-    weight_decay: float = setting(
-        0.1, "Fraction of a weight, times the learning rate, by which each step shrinks it."
-    )
-    decay: Literal["matrices", "kernels", "all"] = setting(
-        "matrices",
-        "Weights that decay: matrices, kernels (without embeddings), or all, as in torch's AdamW.",
-    )
-    clip_norm: float = setting(
-        1.0, "Norm of the gradient above which it is scaled down; 0 never scales."
-    )
-    label_smoothing: float = setting(
-        0.0, "Share of each target's probability that training spreads over all tokens."
-    )
-    ema: float = setting(
-        0.0, "Decay of an average of the weights, which is evaluated and saved instead; 0 has none."
-    )
-
-    def __post_init__(self) -> None:
-        require_choices(self)
-        require_positive(self, "learning_rate", "eps")
-        if self.final_learning_rate == -1:
-            usual = 1e-4 if self.learning_rate >= 1e-4 else self.learning_rate / 10
-            object.__setattr__(self, "final_learning_rate", usual)
-        require_not_negative(self, "final_learning_rate", "weight_decay", "clip_norm")
-        require_below_one(self, "beta1", "beta2", "ema", "label_smoothing")
-        require(
-            self.warmup_steps >= -1,
-            f"warmup_steps must be at least 0, or -1, but is {self.warmup_steps}.",
-        )
-        require(
-            self.final_learning_rate <= self.learning_rate,
-            f"final_learning_rate {self.final_learning_rate} is above learning_rate "
-            f"{self.learning_rate}.",
-        )
 
 
 @explained
@@ -191,7 +134,7 @@ class Config:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     encoder: ModelConfig | None = None  # if there is one, `model` is the decoder
     data: DataConfig = dataclasses.field(kw_only=False)
-    optim: OptimConfig = OptimConfig()
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: TrainConfig = TrainConfig()
     compute: ComputeConfig = ComputeConfig()
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)

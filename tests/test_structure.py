@@ -17,7 +17,7 @@ TOPICS = {
     "jaxgpt": [
         "__main__", "convert", "commands", "planning", "training", "generation",
         "storage", "data", "devices", "model", "system", "settings", "pytree", "config",
-        "mesh_config", "seq2seq_config", "model_config", "model_rules", "rotary_scaling",
+        "mesh_config", "optim_config", "seq2seq_config", "model_config", "model_rules", "rotary_scaling",
         "fields", "optional", "file_names", "errors",
     ],
 }  # fmt: skip

@@ -25,7 +25,10 @@ def test_logits_and_a_training_step_are_those_of_plain_torch(fields: dict[str, A
     torch = pytest.importorskip("torch", reason="torch is not installed")
     model = random_model(**fields)
     # With a large eps an update shows how large the gradient is, and not only its sign.
-    optim = OptimConfig(0.1, "constant", 0, eps=0.1, weight_decay=0.1, decay="all", clip_norm=0.0)
+    optim = OptimConfig(
+        learning_rate=0.1, schedule="constant", warmup_steps=0, eps=0.1, weight_decay=0.1,
+        decay="all", clip_norm=0.0,
+    )  # fmt: skip
     optimizer = make_optimizer(
         Config(DataConfig("x"), RunConfig("x"), model=model.config, optim=optim)
     )

@@ -82,7 +82,8 @@ def test_three_steps_are_those_of_torch(norm: str, activation: str) -> None:
     counted = np.arange(8) < np.array([[8], [3], [5]])
     both = config_of(norm, activation)
     optim = OptimConfig(
-        0.01, "constant", 0, eps=1e-3, beta2=0.95, weight_decay=0.1, decay="all", clip_norm=0.0
+        learning_rate=0.01, schedule="constant", warmup_steps=0, eps=1e-3, beta2=0.95,
+        weight_decay=0.1, decay="all", clip_norm=0.0,
     )  # fmt: skip
     config = Config(
         DataConfig("x"), RunConfig("x"), model=both.decoder, encoder=both.encoder, optim=optim
@@ -218,7 +219,9 @@ def test_smoothing_is_that_of_torch() -> None:
 def test_the_schedule_is_that_of_the_paper() -> None:
     """model_dim^-0.5 * min(step^-0.5, step * warmup^-1.5), given its peak."""
     width, warmup = 512, 400
-    optim = OptimConfig((width * warmup) ** -0.5, "inverse_sqrt", warmup - 1)
+    optim = OptimConfig(
+        learning_rate=(width * warmup) ** -0.5, schedule="inverse_sqrt", warmup_steps=warmup - 1
+    )
     config = Config(DataConfig("x"), RunConfig("x"), optim=optim, train=TrainConfig(steps=4000))
     schedule = make_schedule(config)
     for step in (1, 7, warmup - 1, warmup, warmup + 1, 1000, 3999):
