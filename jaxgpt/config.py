@@ -1,6 +1,7 @@
 """The settings of a run: sections of fields, each with its default and a sentence of help."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -118,6 +119,15 @@ class RunConfig:
     )
     tensorboard: bool = setting(False, "Whether metrics are written to DIR/tensorboard as well.")
     wandb: str = setting("", "Project of Weights & Biases that gets the metrics as well.")
+    profile: str = setting(
+        "", "Steps FIRST:LAST whose trace is written to DIR/profile, as in 10:15, both included."
+    )
+
+    @property
+    def profiled(self) -> tuple[int, int]:
+        """The first and the last step of `profile`."""
+        start, _, last = self.profile.partition(":")
+        return int(start), int(last)
 
     def __post_init__(self) -> None:
         require(bool(self.dir), "dir is missing: --run.dir OUT says where to write the run.")
@@ -125,6 +135,13 @@ class RunConfig:
             bool(self.init) or not self.go_on,
             "go_on needs --init DIR: the model directory to resume from.",
         )
+        if self.profile:
+            require(
+                bool(re.fullmatch(r"[0-9]+:[0-9]+", self.profile))
+                and 1 <= self.profiled[0] <= self.profiled[1],
+                "profile takes the first and the last step to trace, counted from 1, as in 10:15, "
+                f"but got {self.profile!r}.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +170,11 @@ class Config:
         if self.optim.warmup_steps == -1:
             usual = min(100, self.train.steps // 5)
             object.__setattr__(self, "optim", dataclasses.replace(self.optim, warmup_steps=usual))
+        require(
+            not self.run.profile or self.run.profiled[1] <= self.train.steps,
+            f"run.profile {self.run.profile} names steps after the last one: train.steps is "
+            f"{self.train.steps}.",
+        )
         require(
             self.optim.warmup_steps < self.train.steps,
             f"optim.warmup_steps {self.optim.warmup_steps} must be fewer than steps "

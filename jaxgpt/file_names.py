@@ -15,6 +15,7 @@ DIR/config.json         every setting, resolved
 DIR/metrics.jsonl       a line for each logged step
 DIR/loss.png            the same as a picture, where matplotlib is installed
 DIR/checkpoints/NAME/   model directories with all that resuming needs: the best and the newest
+DIR/profile/            the trace of the steps of run.profile
 DIR/data/               the prepared directory of this run, where data.path named a text
 DIR/.lock               locked while the run is trained
 
@@ -46,6 +47,7 @@ MANIFEST = "manifest.json"
 
 PICTURE = "loss.png"
 CHECKPOINTS = "checkpoints"
+PROFILE = "profile"
 DATA = "data"
 LOCK = ".lock"
 

@@ -22,6 +22,7 @@ from jaxgpt.training.compute import Compute
 from jaxgpt.training.evaluate import make_evaluator
 from jaxgpt.training.job import Job
 from jaxgpt.training.preview import preview
+from jaxgpt.training.profile import Profile
 from jaxgpt.training.progress import Passing, Progress, Say
 from jaxgpt.training.step import Metrics, State, evaluated, jitted_step
 from jaxgpt.training.trackers import Track, trackers
@@ -53,6 +54,7 @@ class Loop:
             tokens_per_step=tokens_per_step(job.dataset, config),
         )
         self.checkpoints = Checkpoints(job, self.extent, say)
+        self.profile = Profile(config.run, job.directory, say)
         self.trackers: Sequence[Track] = ()
         self.skipped = job.skipped  # steps in a row
 
@@ -66,6 +68,7 @@ class Loop:
                 if first():
                     opened = trackers(self.config, self.job.directory, int(state.step))
                     self.trackers = stack.enter_context(opened)
+                stack.enter_context(self.profile.ended())
                 self.signals.held = True
                 if self.signals.caught:
                     raise Stopped(self.signals.caught)
@@ -111,7 +114,9 @@ class Loop:
         unread: tuple[int, Metrics] | None = None
         self.progress.doing(start - 1, "compiling")
         for step in range(start, t.steps + 1):
-            state, metrics = self.step(state, self.batch(step - 1))
+            with self.profile.before(step, state):
+                state, metrics = self.step(state, self.batch(step - 1))
+            self.profile.after(step, state)
             if unread:
                 self.process(*unread)
                 if step == start + 1:  # the time of the first step included compiling
