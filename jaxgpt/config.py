@@ -176,6 +176,10 @@ class Config:
             f"{self.train.steps}.",
         )
         require(
+            not self.run.go_on or self.optim.name == "adamw",
+            "run.go_on resumes the state of AdamW: set --optim.name adamw, or leave run.go_on out.",
+        )
+        require(
             self.optim.warmup_steps < self.train.steps,
             f"optim.warmup_steps {self.optim.warmup_steps} must be fewer than steps "
             f"{self.train.steps}: set --optim.warmup_steps lower, or leave it out.",

@@ -10,8 +10,13 @@ from jaxgpt.fields import explained, require_choices, setting
 @explained
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its schedule."""
+    """The optimiser and its schedule."""
 
+    name: Literal["adamw", "muon"] = setting(
+        "adamw",
+        "Optimiser: AdamW for all parameters, or Muon for the kernels of the blocks and AdamW for "
+        "the rest.",
+    )
     learning_rate: float = setting(1e-3, "Highest learning rate, reached when warm-up ends.")
     schedule: Literal["cosine", "linear", "constant", "inverse_sqrt"] = setting(
         "cosine",
@@ -28,6 +33,12 @@ class OptimConfig:
     beta1: float = setting(0.9, "Decay of AdamW's mean of gradients.")
     beta2: float = setting(0.99, "Decay of AdamW's mean of squared gradients.")
     eps: float = setting(1e-8, "Number that AdamW adds to the root of the mean square.")
+    muon_learning_rate: float = setting(
+        0.02,
+        "Learning rate of Muon's kernels when learning_rate is at its highest; the two rise and "
+        "fall together.",
+    )
+    muon_momentum: float = setting(0.95, "Decay of Muon's mean of gradients.")
     weight_decay: float = setting(
         0.1, "Fraction of a weight, times the learning rate, by which each step shrinks it."
     )
@@ -47,12 +58,19 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
-        require_positive(self, "learning_rate", "eps")
+        require_positive(self, "learning_rate", "eps", "muon_learning_rate")
         if self.final_learning_rate == -1:
             usual = 1e-4 if self.learning_rate >= 1e-4 else self.learning_rate / 10
             object.__setattr__(self, "final_learning_rate", usual)
         require_not_negative(self, "final_learning_rate", "weight_decay", "clip_norm")
-        require_below_one(self, "beta1", "beta2", "ema", "label_smoothing")
+        require_below_one(self, "beta1", "beta2", "muon_momentum", "ema", "label_smoothing")
+        for field in ("muon_learning_rate", "muon_momentum"):
+            value = getattr(self, field)
+            require(
+                self.name == "muon" or value == getattr(OptimConfig, field),
+                f"{field} is {value}, but name is {self.name}, which has no use for it: set "
+                "--optim.name muon, or leave it out.",
+            )
         require(
             self.warmup_steps >= -1,
             f"warmup_steps must be at least 0, or -1, but is {self.warmup_steps}.",

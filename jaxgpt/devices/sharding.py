@@ -97,8 +97,8 @@ def _used(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 def _table(name: str, shape: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
     """The mesh axes that LAYOUT lists for each axis of a parameter."""
-    if not shape:  # step counters
-        return ()
+    if not shape or name.endswith("/ns_coeffs"):  # step counters, and three constants of Muon
+        return ((),) * len(shape)
     tables = [table for end, table in LAYOUT.items() if f"/{name}".endswith(f"/{end}")]
     if not tables:
         raise KeyError(f"LAYOUT does not say how {name} {shape} is sharded")

@@ -6,7 +6,7 @@ A run directory is read as the best of its checkpoints.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ from jaxgpt.model import abstract_params, assemble
 from jaxgpt.pytree import Tree, flatten, require_same, unflatten
 from jaxgpt.storage import arrays, run_directory
 from jaxgpt.storage.config_sections import AnyConfig, config_of, sections_of
+from jaxgpt.storage.moments import Moments as Moments
+from jaxgpt.storage.moments import read_moments
 from jaxgpt.system import atomic_files, directories, json_files
 
 FORMAT = 2  # of parameters and config; 1 kept queries, keys and values in arrays of their own
@@ -82,15 +84,6 @@ def _new_directory(path: Path) -> Iterator[Path]:
         arrays.wait_for_processes(f"begin {path}")
         yield partial
         arrays.wait_for_processes(f"end {path}")
-
-
-class Moments(NamedTuple):
-    """AdamW's moments of one set of parameters."""
-
-    step: int  # of the run, for the schedule and the order of the data
-    updates: int  # the count of AdamW itself, for its bias correction
-    mu: Tree
-    nu: Tree
 
 
 class ModelDirectory:
@@ -160,15 +153,9 @@ class ModelDirectory:
 
     def moments(self) -> Moments | None:
         """AdamW's moments, wherever they are in the state; None in a directory without state."""
-        folder = self.path / STATE
-        if not folder.is_dir():
+        if not (self.path / STATE).is_dir():
             return None
-        state = arrays.read(folder, arrays.stored(folder))
-        (adam,) = _adams(state)
-        for moment in ("mu", "nu"):
-            expected = abstract_params(self.config)
-            require_same(expected, adam[moment], f"{folder}, its {moment},")
-        return Moments(int(state["step"]), int(adam["count"]), adam["mu"], adam["nu"])
+        return read_moments(self.path, self.config, self.about)
 
 
 def _require_directory(path: Path) -> None:
@@ -184,14 +171,6 @@ def _require_directory(path: Path) -> None:
     raise UserError(
         f"{path} is not a directory: it should be a model directory or a run. {suggestion}"
     )
-
-
-def _adams(tree: Any) -> list[dict[str, Any]]:
-    """The states of AdamW within `tree`."""
-    if isinstance(tree, dict) and {"count", "mu", "nu"} <= tree.keys():
-        return [tree]
-    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
-    return [adam for part in parts for adam in _adams(part)]
 
 
 def newest_whole(run: Path, say: Callable[[str], None]) -> ModelDirectory | None:

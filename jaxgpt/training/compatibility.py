@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from jaxgpt.config import Config, ModelConfig
+from jaxgpt.config import Config, ModelConfig, OptimConfig, TrainConfig
 from jaxgpt.data.pairs import PairDataset
 from jaxgpt.data.tokens import Dataset
 from jaxgpt.errors import UserError, require
@@ -12,6 +12,7 @@ from jaxgpt.storage.config_sections import sections_of
 from jaxgpt.storage.model_directory import ModelDirectory
 
 KINDS = {1: "a decoder", 2: "an encoder-decoder"}  # by how many sections describe it
+SECTIONS = {"optim": OptimConfig, "train": TrainConfig}
 ROUNDED_UP = 128  # ids more than the tokenizer has: people round up to a multiple of 64 or 128
 
 
@@ -102,6 +103,20 @@ def require_same_architecture(source: ModelDirectory, config: Config, name: str)
         "they are there (with --init, leaving them out of [model] does so), or begin another run "
         "in another --run.dir.",
     )
+
+
+def require_same_optimizer(stopped: ModelDirectory, config: Config, run: Path) -> None:
+    """Require that the run resumes with the optimiser of its checkpoint."""
+    for section, field in (("optim", "name"),):
+        now = getattr(getattr(config, section), field)
+        # Checkpoints of versions without the setting have what is its default now.
+        before = stopped.about[section].get(field, getattr(SECTIONS[section], field))
+        require(
+            now == before,
+            f"{section}.{field} is {now}, but {stopped.path} was saved with {before}, and cannot "
+            f"resume with another. Set --{section}.{field} {before}, or begin another run in "
+            f"another --run.dir with --init {run}.",
+        )
 
 
 def _setting(section: str, field: str) -> str:

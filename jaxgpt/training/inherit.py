@@ -84,11 +84,14 @@ def possible(sections: Sections, settings: Sections) -> dict[str, dict[str, Any]
     optim, train = both.get("optim", {}), both.get("train", {})
     steps = train.get("steps", TrainConfig.steps)
     rate = optim.get("learning_rate", OptimConfig.learning_rate)
+    muon = optim.get("name") == "muon"
     batch, parts = train.get("batch_size", TrainConfig.batch_size), train.get("accumulate", 1)
     wrong = {
         ("optim", "warmup_steps"): optim.get("warmup_steps", 0) >= steps,
         ("optim", "final_learning_rate"): optim.get("final_learning_rate", 0) > rate,
         ("train", "accumulate"): parts > 0 and batch % parts != 0,
+        ("optim", "muon_learning_rate"): not muon,
+        ("optim", "muon_momentum"): not muon,
     }
     left = layered(sections)
     for (section, field), impossible in wrong.items():

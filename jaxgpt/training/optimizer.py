@@ -1,4 +1,4 @@
-"""AdamW and its learning-rate schedule in optax, with decay chosen by the names of parameters."""
+"""The optimiser and its learning-rate schedule in optax; what decays is chosen by name."""
 
 import functools
 
@@ -11,6 +11,7 @@ from jaxgpt.config import Config, ModelConfig
 from jaxgpt.pytree import Tree
 from jaxgpt.seq2seq_config import Seq2SeqConfig
 from jaxgpt.storage.model_directory import Moments
+from jaxgpt.training.muon import muon_beside
 
 DECAYED = {  # optim.decay -> the last parts of the paths of parameters that decay
     "matrices": ("kernel", "embedding"),
@@ -20,19 +21,21 @@ DECAYED = {  # optim.decay -> the last parts of the paths of parameters that dec
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """AdamW as `config.optim` describes it, after gradient clipping."""
-    o = config.optim
-    adamw = optax.adamw(
-        make_schedule(config),
+    """The optimiser that `config.optim` describes, after gradient clipping."""
+    o, schedule = config.optim, make_schedule(config)
+    rule = optax.adamw(
+        schedule,
         b1=o.beta1,
         b2=o.beta2,
         eps=o.eps,
         weight_decay=o.weight_decay,
         mask=functools.partial(decayed, config),
     )
+    if o.name == "muon":
+        rule = muon_beside(rule, o, schedule)
     # The state has one structure, whatever is clipped or decayed: a run can resume with another.
     return optax.chain(
-        optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity(), adamw
+        optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity(), rule
     )
 
 

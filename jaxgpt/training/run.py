@@ -131,8 +131,9 @@ def _to_torch(job: Job) -> str:
     torch = installed("torch")
     name = job.directory.resolve().name + (".pt" if torch else ".safetensors")
     words = ["jaxgpt-convert", "to-torch", str(job.directory), str(job.directory.parent / name)]
-    # torch's optimisers have neither an average nor these groups.
-    if config.optim.ema or config.optim.decay not in ("all", groups) or not torch:
+    # torch's AdamW has neither an average, nor these groups, nor the state of Muon.
+    other = config.optim.name != "adamw" or config.optim.ema
+    if other or config.optim.decay not in ("all", groups) or not torch:
         words.append("--weights-only")
     return shlex.join(words)
 

@@ -25,6 +25,7 @@ from jaxgpt.training.compatibility import (
     fit_vocabularies,
     require_same_architecture,
     require_same_characters,
+    require_same_optimizer,
     require_same_tokenizer,
 )
 from jaxgpt.training.job import Job
@@ -54,6 +55,8 @@ def begin(settings: Sections, config_file: str | None, run: Path, say: Say) -> J
     with _blaming(option):
         if source:
             require_same_architecture(source, config, str(run) if stopped else init)
+    if stopped:
+        require_same_optimizer(stopped, config, run)
     dataset = _find_data(config, run, stopped)
     if first():
         wait("the first has begun")

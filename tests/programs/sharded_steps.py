@@ -41,17 +41,17 @@ def drawn(model: Any, step: int) -> Any:
 def steps(axes: list[int], fields: dict[str, Any]) -> dict[str, Any]:
     wanted = MeshConfig(*axes)
     pair, attention = fields.pop("pair", False), fields.pop("attention", "auto")
+    # With the usual eps of 1e-8 AdamW makes much of rounding where a gradient is near 0.
+    settings = {"warmup_steps": 0, "eps": 1e-6, **fields.pop("optim", {})}
     common = {"context_length": 11, "num_heads": 4, "qkv_bias": True, **fields}
     model = ModelConfig(num_blocks=3, cross_attention=pair, **common)
     encoder = ModelConfig(num_blocks=2, **{**common, "vocab_size": 16}) if pair else None
-    # With the usual eps of 1e-8 AdamW makes much of rounding where a gradient is near 0.
-    optim = OptimConfig(warmup_steps=0, eps=1e-6)
     config = Config(
         DataConfig("x"),
         RunConfig("x"),
         model=model,
         encoder=encoder,
-        optim=optim,
+        optim=OptimConfig(**settings),
         compute=ComputeConfig(attention=attention),
         mesh=wanted,
     )
@@ -68,11 +68,16 @@ def steps(axes: list[int], fields: dict[str, Any]) -> dict[str, Any]:
     lies = {}
     for name, leaf in flatten(state.params).items():
         lies[name] = [leaf.shape, leaf.addressable_shards[0].data.shape]
-    mu = optax.tree.get(state.optimizer, "mu")
-    assert all(
-        a.sharding == b.sharding
-        for a, b in zip(jax.tree.leaves(mu), jax.tree.leaves(state.params), strict=True)
-    )
+    moments = [mu for _, mu in optax.tree.get_all_with_path(state.optimizer, "mu")]
+    shards = {
+        jax.tree_util.keystr(path): leaf.sharding
+        for mu in moments
+        for path, leaf in jax.tree_util.tree_leaves_with_path(mu)
+    }
+    assert shards == {
+        jax.tree_util.keystr(path): leaf.sharding
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
+    }
     weights = {name: np.asarray(leaf).tolist() for name, leaf in flatten(state.params).items()}
     return {"losses": losses, "weights": weights, "lies": lies, "text": program.as_text()}
 

@@ -1,0 +1,48 @@
+"""AdamW's moments in the state of a checkpoint."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxgpt.errors import require
+from jaxgpt.file_names import STATE
+from jaxgpt.model import abstract_params
+from jaxgpt.pytree import Tree, require_same
+from jaxgpt.storage import arrays
+from jaxgpt.storage.config_sections import AnyConfig
+
+INSTEAD = (
+    "Take the weights alone: with jaxgpt-convert to-torch --weights-only, or without --run.go_on."
+)
+
+
+class Moments(NamedTuple):
+    """AdamW's moments of one set of parameters."""
+
+    step: int  # of the run, for the schedule and the order of the data
+    updates: int  # the count of AdamW itself, for its bias correction
+    mu: Tree
+    nu: Tree
+
+
+def read_moments(path: Path, config: AnyConfig, about: Mapping[str, Any]) -> Moments:
+    """The moments in the state of the model directory `path`, wherever they are in it."""
+    require(
+        about.get("optim", {}).get("name", "adamw") == "adamw",
+        f"{path} was trained with Muon, which has no mean of squared gradients for the kernels of "
+        "the blocks: its state is not AdamW's, and cannot be written or resumed as such. "
+        f"{INSTEAD}",
+    )
+    state = arrays.read(path / STATE, arrays.stored(path / STATE))
+    (adam,) = _adams(state)
+    for moment in ("mu", "nu"):
+        require_same(abstract_params(config), adam[moment], f"{path / STATE}, its {moment},")
+    return Moments(int(state["step"]), int(adam["count"]), adam["mu"], adam["nu"])
+
+
+def _adams(tree: Any) -> list[dict[str, Any]]:
+    """The states of AdamW within `tree`."""
+    if isinstance(tree, dict) and {"count", "mu", "nu"} <= tree.keys():
+        return [tree]
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return [adam for part in parts for adam in _adams(part)]
