@@ -65,6 +65,17 @@ class TrainConfig:
     skip_nonfinite: int = setting(
         0, "Consecutive steps that may be skipped because loss or gradient is non-finite."
     )
+    lora_rank: int = setting(
+        0, "Rank of adapters of init's kernels, trained instead of all parameters; 0 has none."
+    )
+    lora_alpha: float = setting(
+        16.0, "The product of two adapters is scaled by lora_alpha / lora_rank."
+    )
+
+    @property
+    def lora_scale(self) -> float:
+        """The number that products of adapters are multiplied by."""
+        return self.lora_alpha / self.lora_rank
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "batch_size", "accumulate")
@@ -74,6 +85,13 @@ class TrainConfig:
             self.batch_size % self.accumulate == 0,
             f"batch_size {self.batch_size} does not divide into accumulate {self.accumulate} "
             "parts.",
+        )
+        require_not_negative(self, "lora_rank")
+        require_positive(self, "lora_alpha")
+        require(
+            self.lora_rank > 0 or self.lora_alpha == TrainConfig.lora_alpha,
+            f"lora_alpha is {self.lora_alpha}, but there are no adapters to scale: set "
+            "--train.lora_rank, or leave it out.",
         )
         require(0 <= self.seed < 2**32, f"seed must lie in [0, 2**32), but is {self.seed}.")
 
@@ -175,6 +193,8 @@ class Config:
             f"run.profile {self.run.profile} names steps after the last one: train.steps is "
             f"{self.train.steps}.",
         )
+        if self.train.lora_rank:
+            self._require_adapters_possible()
         require(
             not self.run.go_on or self.optim.name == "adamw",
             "run.go_on resumes the state of AdamW: set --optim.name adamw, or leave run.go_on out.",
@@ -197,4 +217,20 @@ class Config:
             self.model.context_length % self.compute.loss_chunks == 0,
             f"compute.loss_chunks {self.compute.loss_chunks} does not divide model.context_length "
             f"{self.model.context_length}; these do: {divisors(self.model.context_length)}.",
+        )
+
+    def _require_adapters_possible(self) -> None:
+        """Require settings of a run that can train adapters."""
+        require(
+            bool(self.run.init),
+            "train.lora_rank trains adapters of a model that exists: name it with --init DIR.",
+        )
+        require(
+            self.optim.name == "adamw",
+            "train.lora_rank trains adapters with AdamW, and leaves no matrices to optim.name "
+            f"{self.optim.name}: set --optim.name adamw.",
+        )
+        require(
+            not self.run.go_on,
+            "train.lora_rank begins with a fresh optimiser, of adapters: leave run.go_on out.",
         )

@@ -4,7 +4,7 @@ A model directory:
 
 DIR/config.json      {"model": every field of ModelConfig, ...}
 DIR/tokenizer.json   the tokenizer, where there is one
-DIR/weights/         the parameters
+DIR/weights/         the parameters; in the checkpoints of a run with adapters, the adapters alone
 DIR/state/           the rest of the training state, in the checkpoints of a run
 DIR/metrics.jsonl    the metrics logged up to then, in the checkpoints of a run
 DIR/manifest.json    size and sha256 of every file above
@@ -15,6 +15,7 @@ DIR/config.json         every setting, resolved
 DIR/metrics.jsonl       a line for each logged step
 DIR/loss.png            the same as a picture, where matplotlib is installed
 DIR/checkpoints/NAME/   model directories with all that resuming needs: the best and the newest
+DIR/base/               the frozen model, a model directory, of a run that trains adapters
 DIR/profile/            the trace of the steps of run.profile
 DIR/data/               the prepared directory of this run, where data.path named a text
 DIR/.lock               locked while the run is trained
@@ -47,6 +48,7 @@ MANIFEST = "manifest.json"
 
 PICTURE = "loss.png"
 CHECKPOINTS = "checkpoints"
+BASE = "base"
 PROFILE = "profile"
 DATA = "data"
 LOCK = ".lock"

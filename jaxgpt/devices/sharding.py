@@ -11,6 +11,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgpt.devices.mesh import ROWS
+from jaxgpt.model.lora import A, B
+from jaxgpt.model.matrices import matrix_of
 
 # The mesh axes that shard each axis of a parameter, as far as they divide its size. A mesh axis may
 # be listed for two axes of a parameter: it shards the first, or the second where it does not divide
@@ -60,6 +62,13 @@ LAYOUT |= {
     )
     for name, axes in LAYOUT.items()
     if own in name
+}
+# Adapters are sharded like the axes of their kernel that they have, and not along their rank.
+LAYOUT |= {
+    f"{name}/{part}": (*(each for i, each in enumerate(axes) if i not in missing), ())
+    for name, axes in LAYOUT.items()
+    if (matrix := matrix_of(name))
+    for part, missing in ((A, matrix.outputs), (B, matrix.inputs))
 }
 
 

@@ -23,7 +23,7 @@ def ideal(plan: Plan) -> Ideal | None:
     """The ideal step of `plan`; None for a device without a data sheet."""
     if plan.chip is None:
         return None
-    train, state = plan.config.train, plan.memory.parameters + plan.memory.optimizer
+    train, memory = plan.config.train, plan.memory
     width = {"float32": 4, "bfloat16": 2}[plan.config.compute.dtype]
     weights = (
         plan.size
@@ -31,7 +31,10 @@ def ideal(plan: Plan) -> Ideal | None:
         / plan.mesh.shape["tensor"]
         * (3 if plan.config.compute.remat == "full" else 2)
     )
-    moved = 2 * state + train.accumulate * (2 * plan.memory.temporaries + weights)
+    parameters = memory.parameters * (1 if train.lora_rank else 2)  # a base is not written
+    moved = (
+        parameters + 2 * memory.optimizer + train.accumulate * (2 * memory.temporaries + weights)
+    )
     received = sum(traffic.received for traffic in plan.traffic.values())
     return Ideal(
         plan.operations / plan.chip.peak, moved / plan.chip.bandwidth, received / plan.chip.links
@@ -47,7 +50,7 @@ def page(plan: Plan, name: str, other: Plan | None = None) -> str:
     head = [
         f"{name}: {mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {shape}",
         "",
-        _line("parameters", f"{plan.size:,}"),
+        _line("parameters", f"{plan.size:,}{_adapters(plan)}"),
         _line(
             "a step",
             f"{train.batch_size:,} x {length} tokens{parts}, {rows:g} a device at a time",
@@ -63,6 +66,13 @@ def _length(config: Config) -> str:
     """The tokens of a row: of a text, or of a source and a target."""
     target = f"{config.model.context_length:,}"
     return f"({config.encoder.context_length:,} + {target})" if config.encoder else target
+
+
+def _adapters(plan: Plan) -> str:
+    """The parameters of adapters, if there are any."""
+    if not plan.adapters:
+        return ""
+    return f" frozen, and {plan.adapters:,} in adapters of rank {plan.config.train.lora_rank}"
 
 
 def _sampling(plan: Plan) -> str:

@@ -37,7 +37,7 @@ from jaxgpt.training.step import init_state, jitted_step, make_step
 class Memory(NamedTuple):
     """Bytes on each device."""
 
-    parameters: int
+    parameters: int  # with adapters, and the base that they are added to
     optimizer: int  # with the average of the weights, if there is one
     temporaries: int
     program: int
@@ -51,7 +51,8 @@ class Plan:
     config: Config
     mesh: Mesh
     choices: tuple[tuple[str, str], ...]  # what was chosen for the devices, and why
-    size: int  # parameters
+    size: int  # parameters, without adapters
+    adapters: int  # parameters that alone are trained, if there are any
     memory: Memory
     limit: float  # bytes available on a device
     operations: float  # floating-point operations of a device in a step
@@ -116,14 +117,15 @@ def compiled(config: Config, devices: list[Any]) -> Plan:
     like = jax.eval_shape(lambda: init_state(config))
     batch = largest_batch(config)
     operations, needed = _operations(config, like, batch)
-    parameters = _bytes(like.params, where.params)
+    parameters = _bytes((like.params, like.base), (where.params, where.base))
     lowered, started = step.lower(like, batch), time.perf_counter()
     memory, text = _compile(lowered, parameters, _bytes(like, where) - parameters)
     return Plan(
         config=config,
         mesh=mesh,
         choices=Compute.on(mesh, config.model, config.compute).choices,
-        size=sum(leaf.size for leaf in jax.tree.leaves(like.params)),
+        size=_size(like.base or like.params),
+        adapters=_size(like.params) if like.base else 0,
         memory=memory,
         limit=_limit(devices),
         operations=operations / mesh.size,
@@ -174,6 +176,11 @@ def _bytes(tree: Any, where: Any) -> int:
         math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf, sharding in parts
     )
+
+
+def _size(tree: Any) -> int:
+    """The number of elements in `tree`."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def _asked(message: str) -> int:

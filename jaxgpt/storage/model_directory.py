@@ -26,12 +26,13 @@ from jaxgpt.file_names import (
     TOKENIZER,
     WEIGHTS,
 )
-from jaxgpt.model import abstract_params, assemble
-from jaxgpt.pytree import Tree, flatten, require_same, unflatten
+from jaxgpt.model import assemble
+from jaxgpt.pytree import Tree, require_same
 from jaxgpt.storage import arrays, run_directory
 from jaxgpt.storage.config_sections import AnyConfig, config_of, sections_of
 from jaxgpt.storage.moments import Moments as Moments
 from jaxgpt.storage.moments import read_moments
+from jaxgpt.storage.weights import Adapted, Weights, open_weights, stored_params
 from jaxgpt.system import atomic_files, directories, json_files
 
 FORMAT = 2  # of parameters and config; 1 kept queries, keys and values in arrays of their own
@@ -48,8 +49,11 @@ def save(
     state: Any = None,
     metrics: bytes | None = None,
 ) -> None:
-    """Write a model directory atomically; config.json gets `about` and the model's fields."""
-    require_same(abstract_params(config), params, "What was to be saved")
+    """Write a model directory atomically; config.json gets `about` and the model's fields.
+
+    `params` are adapters if `about` has the settings of a run that trains them.
+    """
+    require_same(stored_params(config, about or {}), params, "What was to be saved")
     with _new_directory(Path(directory)) as partial:
         if first():
             json_files.write_json(
@@ -101,12 +105,14 @@ class ModelDirectory:
             raise UserError(f"{where} has no section model; {self.path} is not a model directory.")
         self._require_format()
         self.config = config_of(self.about, where)
-        stored = arrays.stored(self.path / WEIGHTS)
-        require_same(abstract_params(self.config), stored, str(self.path / WEIGHTS))
-        self.dtypes: dict[str, np.dtype] = {
-            path: np.dtype(leaf.dtype) for path, leaf in flatten(stored).items()
-        }
+        self.weights = open_weights(self.path, self.config, self.about)
+        self.dtypes: dict[str, np.dtype] = self.weights.dtypes
         self.paths = list(self.dtypes)
+
+    @property
+    def stored(self) -> Weights:
+        """The weights that the directory itself stores: adapters, where it has a base."""
+        return self.weights.adapters if isinstance(self.weights, Adapted) else self.weights
 
     def _require_format(self) -> None:
         """Refuse a directory that another version of jaxgpt wrote."""
@@ -121,15 +127,15 @@ class ModelDirectory:
 
     def read(self, path: str) -> np.ndarray:
         """The parameter `path`, on the host as stored."""
-        return flatten(arrays.read(self.path / WEIGHTS, unflatten({path: 0})))[path]
+        return self.weights.read(path)
 
     def params(self) -> Tree:
         """The parameters, on the host as stored."""
-        return arrays.read(self.path / WEIGHTS, unflatten(dict.fromkeys(self.paths, 0)))
+        return self.weights.params()
 
     def sharded_params(self, shardings: Tree) -> Tree:
         """The parameters in float32, sharded."""
-        return arrays.read_sharded(self.path / WEIGHTS, abstract_params(self.config), shardings)
+        return self.weights.sharded(shardings)
 
     def model(self) -> Any:
         """The model, in the dtype of its weights."""

@@ -10,6 +10,7 @@ from jaxgpt.model import abstract_params
 from jaxgpt.pytree import Tree, require_same
 from jaxgpt.storage import arrays
 from jaxgpt.storage.config_sections import AnyConfig
+from jaxgpt.storage.weights import rank_of
 
 INSTEAD = (
     "Take the weights alone: with jaxgpt-convert to-torch --weights-only, or without --run.go_on."
@@ -32,6 +33,11 @@ def read_moments(path: Path, config: AnyConfig, about: Mapping[str, Any]) -> Mom
         f"{path} was trained with Muon, which has no mean of squared gradients for the kernels of "
         "the blocks: its state is not AdamW's, and cannot be written or resumed as such. "
         f"{INSTEAD}",
+    )
+    require(
+        rank_of(about) == 0,
+        f"{path} was trained by adapters: its optimiser has moments of those, and not of the "
+        f"parameters that they are merged into. {INSTEAD}",
     )
     state = arrays.read(path / STATE, arrays.stored(path / STATE))
     (adam,) = _adams(state)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import UserError
-from jaxgpt.file_names import CHECKPOINTS, CONFIG, LOCK, MANIFEST, METRICS
+from jaxgpt.file_names import BASE, CHECKPOINTS, CONFIG, LOCK, MANIFEST, METRICS
 from jaxgpt.system import atomic_files, directories, json_files, locks
 
 MARK = "jaxgpt train\n"  # the content of the lock
@@ -184,7 +184,7 @@ def _state(run: Path, saved: list[Path], steps: int) -> str:
     if locks.is_locked(run / LOCK):
         return "running"
     damaged = []
-    for checkpoint in saved:
+    for checkpoint in [*saved, *run.glob(BASE)]:
         try:
             directories.check_manifest(checkpoint)
         except UserError:

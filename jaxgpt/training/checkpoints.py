@@ -12,6 +12,8 @@ from jaxgpt.data.tokenizer_files import load as load_tokenizer
 from jaxgpt.devices.distributed import first, together
 from jaxgpt.pytree import Tree
 from jaxgpt.storage import model_directory, plots, run_directory
+from jaxgpt.storage.weights import fingerprint
+from jaxgpt.system import directories
 from jaxgpt.system.worker import Background
 from jaxgpt.training.job import Job
 from jaxgpt.training.progress import Say
@@ -33,6 +35,21 @@ class Checkpoints:
         self.tokenizers = source, target
         self.worker = Background()
 
+    def write_base(self, params: Tree) -> None:
+        """Write the frozen model that a run trains adapters of, once, for all its checkpoints."""
+        path = self.job.directory / file_names.BASE
+        if first() and path.exists():  # of a run that died before its first checkpoint
+            directories.discard(path)
+        source, target = self.tokenizers
+        model_directory.save(
+            path,
+            self.job.config.architecture,
+            on_devices(params) if together() else on_host(params),
+            {**self.job.origin, **self.job.marks},
+            source,
+            target_tokenizer=target,
+        )
+
     def save(self, state: State, about: dict[str, Any]) -> None:
         """Start to write `state`; `about` goes into its config.json, with step and val_loss."""
         copied = on_devices if together() else on_host
@@ -45,6 +62,8 @@ class Checkpoints:
             "data_sha256": self.job.dataset.train_sha256,
             **about,
         }
+        if state.base is not None:
+            about["base_sha256"] = fingerprint(directory / file_names.BASE)
         metrics = (directory / file_names.METRICS).read_bytes() if first() else None
         path = run_directory.checkpoint_of(directory, about["step"])
 

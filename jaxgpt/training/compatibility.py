@@ -106,8 +106,8 @@ def require_same_architecture(source: ModelDirectory, config: Config, name: str)
 
 
 def require_same_optimizer(stopped: ModelDirectory, config: Config, run: Path) -> None:
-    """Require that the run resumes with the optimiser of its checkpoint."""
-    for section, field in (("optim", "name"),):
+    """Require that the run resumes with the optimiser, and the adapters, of its checkpoint."""
+    for section, field in (("optim", "name"), ("train", "lora_rank"), ("train", "lora_alpha")):
         now = getattr(getattr(config, section), field)
         # Checkpoints of versions without the setting have what is its default now.
         before = stopped.about[section].get(field, getattr(SECTIONS[section], field))

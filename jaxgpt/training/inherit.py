@@ -84,7 +84,7 @@ def possible(sections: Sections, settings: Sections) -> dict[str, dict[str, Any]
     optim, train = both.get("optim", {}), both.get("train", {})
     steps = train.get("steps", TrainConfig.steps)
     rate = optim.get("learning_rate", OptimConfig.learning_rate)
-    muon = optim.get("name") == "muon"
+    muon = optim.get("name") == "muon" and not train.get("lora_rank")
     batch, parts = train.get("batch_size", TrainConfig.batch_size), train.get("accumulate", 1)
     wrong = {
         ("optim", "warmup_steps"): optim.get("warmup_steps", 0) >= steps,
@@ -92,6 +92,8 @@ def possible(sections: Sections, settings: Sections) -> dict[str, dict[str, Any]
         ("train", "accumulate"): parts > 0 and batch % parts != 0,
         ("optim", "muon_learning_rate"): not muon,
         ("optim", "muon_momentum"): not muon,
+        ("optim", "name"): bool(train.get("lora_rank")),
+        ("train", "lora_alpha"): not train.get("lora_rank"),
     }
     left = layered(sections)
     for (section, field), impossible in wrong.items():

@@ -14,7 +14,9 @@ from jaxgpt.devices.distributed import first, together
 from jaxgpt.devices.distributed import stopping as stopping_at
 from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.errors import Failure, UserError, system_error
+from jaxgpt.pytree import Tree
 from jaxgpt.storage import run_directory
+from jaxgpt.storage.weights import jitted_merge
 from jaxgpt.system.signals import Signals, Stopped
 from jaxgpt.training.batches import batches, tokens_per_step
 from jaxgpt.training.checkpoints import Checkpoints
@@ -39,7 +41,9 @@ class Loop:
         self.signals = signals or Signals()
         self.mesh = make_mesh(config.mesh, rows, config.model.model_dim)
         self.choices = Compute.on(self.mesh, config.model, config.compute).choices
-        self.step, _ = jitted_step(config, self.mesh)
+        self.step, where = jitted_step(config, self.mesh)
+        if where.base:
+            self.merge = jitted_merge(where.base, config.train.lora_scale)
         self.batch = batches(job.dataset, config, self.mesh)
         self.batch(0)  # the data may be too short
         self.evaluator = make_evaluator(config, self.mesh, rows)
@@ -144,10 +148,11 @@ class Loop:
         sample = ""
         if state is not None:
             self.progress.doing(step, "evaluating")
-            figures |= self.validate(state)
+            weights = self.whole(state)
+            figures |= self.validate(weights)
             if not math.isfinite(figures["val_loss"]):
                 raise self.nonfinite_error(step, "validation loss", figures["val_loss"])
-            sample = preview(self.job, evaluated(state), self.checkpoints.tokenizers, self.mesh)
+            sample = preview(self.job, weights, self.checkpoints.tokenizers, self.mesh)
         if logged:
             self.record(step, figures, speed, sample)
         self.progress.step(step, logged, **figures)
@@ -190,10 +195,15 @@ class Loop:
             f"lower optim.learning_rate, or skip such steps with --train.skip_nonfinite {more}."
         )
 
-    def validate(self, state: State) -> dict[str, float]:
-        """The validation figures of `state`, over at most train.eval_batches batches."""
+    def whole(self, state: State) -> Tree:
+        """The weights of `state` to evaluate, with adapters merged into their base."""
+        weights = evaluated(state)
+        return weights if state.base is None else self.merge(state.base, weights)
+
+    def validate(self, weights: Tree) -> dict[str, float]:
+        """The validation figures of `weights`, over at most train.eval_batches batches."""
         figures: dict[str, float] = self.evaluator.figures(
-            evaluated(state), self.job.dataset.val, self.eval_limit
+            weights, self.job.dataset.val, self.eval_limit
         )
         return figures
 

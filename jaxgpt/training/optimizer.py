@@ -66,8 +66,8 @@ def decayed(config: Config, params: Tree) -> Tree:
     frozen, leaves = without_gradient(config.architecture), DECAYED[config.optim.decay]
 
     def is_decayed(path: tuple, _: jax.Array) -> bool:
-        name = "/".join(part.key for part in path)
-        return not name.startswith(tuple(frozen)) and path[-1].key in leaves
+        parts = [part.key for part in path]  # which end in kernel/a for an adapter
+        return not "/".join(parts).startswith(tuple(frozen)) and any(x in leaves for x in parts)
 
     return jax.tree_util.tree_map_with_path(is_decayed, params)
 

@@ -71,6 +71,8 @@ def train(
                 say(line)
             if first():
                 _prepare_directory(job, where)
+            if state.base and not job.resumed:
+                loop.checkpoints.write_base(state.base)
             loop.train(state)
         if first():
             say(_ending(job, max(done, steps), loop.extent))
@@ -97,13 +99,15 @@ def _require_agreement(job: Job, done: int) -> None:
 
 def _announcement(job: Job, state: State, choices: Iterable[tuple[str, str]]) -> list[str]:
     """The lines to show before the first step."""
-    size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    size = sum(leaf.size for leaf in jax.tree.leaves(state.base or state.params))
+    trained = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    adapters = f" and {trained:,} in adapters, which alone are trained" if state.base else ""
     train, val = len(job.dataset.train), len(job.dataset.val)
     unit = "pairs" if job.config.encoder else "tokens"
     verb = "resuming from" if int(state.step) else "starting from"
     start = job.source.path if job.source else "random weights"
     return [
-        f"{size:,} parameters, {train:,} {unit} to train on, {val:,} to validate",
+        f"{size:,} parameters{adapters}, {train:,} {unit} to train on, {val:,} to validate",
         *(f"{setting}: {choice}" for setting, choice in choices),
         f"{verb} {start}; compiling first, which takes a while",
     ]
@@ -131,8 +135,8 @@ def _to_torch(job: Job) -> str:
     torch = installed("torch")
     name = job.directory.resolve().name + (".pt" if torch else ".safetensors")
     words = ["jaxgpt-convert", "to-torch", str(job.directory), str(job.directory.parent / name)]
-    # torch's AdamW has neither an average, nor these groups, nor the state of Muon.
-    other = config.optim.name != "adamw" or config.optim.ema
+    # torch's AdamW has neither an average, nor these groups, nor the state of Muon or of adapters.
+    other = config.optim.name != "adamw" or config.optim.ema or config.train.lora_rank
     if other or config.optim.decay not in ("all", groups) or not torch:
         words.append("--weights-only")
     return shlex.join(words)

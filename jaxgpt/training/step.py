@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxgpt.config import Config, ModelConfig
 from jaxgpt.data.pair_batches import PairBatch
 from jaxgpt.devices.sharding import over_rows, replicated, shardings
-from jaxgpt.model import build, cast, params_of
+from jaxgpt.model import build, cast, lora, params_of
 from jaxgpt.pytree import Tree
 from jaxgpt.seq2seq_config import Seq2SeqConfig
 from jaxgpt.training.compute import Compute
@@ -26,10 +26,11 @@ class State(NamedTuple):
     params: Tree
     optimizer: optax.OptState
     ema: Tree | None  # the moving average of the weights, where optim.ema asks for one
+    base: Tree | None = None  # the frozen parameters that `params` are adapters of, if they are
 
 
 def evaluated(state: State) -> Tree:
-    """The weights to evaluate and to export: their moving average, where there is one."""
+    """The weights to evaluate and to store: their moving average, where there is one."""
     return state.params if state.ema is None else state.ema
 
 
@@ -38,7 +39,7 @@ def besides_weights(state: State) -> dict[str, Any]:
     return {
         name: value
         for name, value in state._asdict().items()
-        if value is not None and value is not evaluated(state)
+        if name != "base" and value is not None and value is not evaluated(state)
     }
 
 
@@ -51,14 +52,20 @@ class Metrics(NamedTuple):
 
 
 def init_state(config: Config, params: Tree | None = None) -> State:
-    """The state before the first step, with `params` in float32, or else with random weights."""
+    """The state before the first step, with `params` in float32, or else with random weights.
+
+    With train.lora_rank they are the base, and what is trained is adapters.
+    """
     params = (
         params_of(build(config.architecture, config.train.seed))
         if params is None
         else cast(params, "float32")
     )
+    base = None
+    if rank := config.train.lora_rank:
+        base, params = params, lora.init(params, rank, config.train.seed)
     ema = jax.tree.map(jnp.copy, params) if config.optim.ema else None
-    return State(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params), ema)
+    return State(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params), ema, base)
 
 
 def jitted_step(config: Config, mesh: Mesh) -> tuple[Any, State]:
@@ -87,7 +94,9 @@ def make_step(
         config.optim.label_smoothing,
     )
 
-    def loss(params: Tree, part: Any, key: jax.Array) -> jax.Array:
+    def loss(params: Tree, base: Tree | None, part: Any, key: jax.Array) -> jax.Array:
+        if base is not None:
+            params = lora.merge(base, params, config.train.lora_scale)
         params = cast(params, compute.settings.dtype)
         model = config.architecture
         if not isinstance(model, Seq2SeqConfig):
@@ -103,7 +112,8 @@ def make_step(
             sums: tuple[jax.Array, Tree], part: tuple[Any, jax.Array]
         ) -> tuple[tuple, None]:
             rows, i = part
-            new = jax.value_and_grad(loss)(state.params, rows, jax.random.fold_in(key, i))
+            part_key = jax.random.fold_in(key, i)
+            new = jax.value_and_grad(loss)(state.params, state.base, rows, part_key)
             return jax.tree.map(jnp.add, sums, new), None
 
         parts = len(jax.tree.leaves(batch)[0])
@@ -120,7 +130,8 @@ def make_step(
         )
         metrics = Metrics(mean_loss, optax.tree.norm(gradients), jnp.asarray(schedule(state.step)))
         finite = jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
-        return keep_unless(finite, state, State(state.step + 1, params, moments, ema)), metrics
+        new = State(state.step + 1, params, moments, ema, state.base)
+        return keep_unless(finite, state, new), metrics
 
     return step
 

@@ -7,6 +7,7 @@ from jaxgpt.config import Config
 from jaxgpt.devices.sharding import shardings
 from jaxgpt.errors import require
 from jaxgpt.storage.model_directory import ModelDirectory
+from jaxgpt.storage.weights import Adapted
 from jaxgpt.training.job import Job
 from jaxgpt.training.optimizer import resumed
 from jaxgpt.training.step import State, besides_weights, init_state
@@ -19,12 +20,16 @@ def first_state(job: Job, mesh: jax.sharding.Mesh) -> State:
     where = shardings(like, mesh)
     if source is None:
         return jax.jit(lambda: init_state(config), out_shardings=where)()
-    weights = source.sharded_params(where.params)
     if not job.resumed:
+        weights = source.sharded_params(where.base or where.params)
         state = jax.jit(lambda params: init_state(config, params), out_shardings=where)(weights)
         if config.run.go_on:
             return jax.device_put(_with_optimizer_of(source, state, config), where)
         return state
+    base = None
+    if isinstance(source.weights, Adapted):
+        base = source.weights.base.sharded(where.base)
+    weights = source.stored.sharded(where.params)
     averaged = bool(source.about.get("optim", {}).get("ema"))
     require(
         averaged == bool(config.optim.ema),
@@ -33,7 +38,8 @@ def first_state(job: Job, mesh: jax.sharding.Mesh) -> State:
         f"begin another run with --init {source.path}.",
     )
     rest = source.state(besides_weights(like), besides_weights(where))
-    return State(**{"params": weights, "ema": weights if averaged else None, **rest})
+    ema = weights if averaged else None
+    return State(**{"params": weights, "ema": ema, "base": base, **rest})
 
 
 def _with_optimizer_of(source: ModelDirectory, state: State, config: Config) -> State:

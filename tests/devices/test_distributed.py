@@ -144,6 +144,20 @@ def test_four_processes_that_share_the_weights_are_one(alone: Path, of_four: Pat
     require_same(of_four, alone, 10)
 
 
+def test_adapters_of_two_processes_are_those_of_one(
+    config: Path, alone: Path, tmp_path: Path
+) -> None:
+    """And their frozen model, which both hold a part of, is in the run as a whole."""
+    options = "--run.init", alone, "--train.lora_rank", 2
+    one = trained(1, config, tmp_path / "one", *options)
+    two = trained(2, config, tmp_path / "two", *options, "--mesh.fsdp", DEVICES)
+    require_same(two, one, 10)
+    base, init = (model_directory.ModelDirectory(path) for path in (two / "base", alone))
+    for name in init.paths:
+        np.testing.assert_array_equal(base.read(name), init.read(name))
+    trained(2, config, two, *options, "--mesh.fsdp", DEVICES, "--train.steps", 12)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_four_saved_others_go_on_with(
     count: int, config: Path, alone: Path, of_four: Path, tmp_path: Path

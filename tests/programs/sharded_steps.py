@@ -17,6 +17,7 @@ from jaxgpt.config import (
     ModelConfig,
     OptimConfig,
     RunConfig,
+    TrainConfig,
 )
 from jaxgpt.data.pair_batches import PairBatch
 from jaxgpt.devices.mesh import make_mesh, sizes
@@ -43,15 +44,17 @@ def steps(axes: list[int], fields: dict[str, Any]) -> dict[str, Any]:
     pair, attention = fields.pop("pair", False), fields.pop("attention", "auto")
     # With the usual eps of 1e-8 AdamW makes much of rounding where a gradient is near 0.
     settings = {"warmup_steps": 0, "eps": 1e-6, **fields.pop("optim", {})}
+    train = TrainConfig(lora_rank=fields.pop("lora", 0))
     common = {"context_length": 11, "num_heads": 4, "qkv_bias": True, **fields}
     model = ModelConfig(num_blocks=3, cross_attention=pair, **common)
     encoder = ModelConfig(num_blocks=2, **{**common, "vocab_size": 16}) if pair else None
     config = Config(
         DataConfig("x"),
-        RunConfig("x"),
+        RunConfig("x", init="y"),
         model=model,
         encoder=encoder,
         optim=OptimConfig(**settings),
+        train=train,
         compute=ComputeConfig(attention=attention),
         mesh=wanted,
     )

@@ -196,6 +196,12 @@ def test_its_weights_can_be_fine_tuned_but_its_state_not_resumed_by_adamw(
     assert any("muon" not in line for line in said)
     config = json.loads((tmp_path / "tuned" / "config.json").read_text())
     assert config["optim"]["muon_learning_rate"] == 0.02
+    sections["run"] = {"dir": str(tmp_path / "adapted"), "init": str(run)}
+    del sections["optim"]  # which AdamW of adapters has no use for either
+    sections["train"] = {"steps": 2, "eval_every": 2, "lora_rank": 2}
+    train({**sections, "model": {}}, None, said.append)
+    config = json.loads((tmp_path / "adapted" / "config.json").read_text())
+    assert (config["optim"]["name"], config["optim"]["muon_momentum"]) == ("adamw", 0.95)
 
 
 def test_a_plan_counts_one_moment_of_a_matrix_and_two_of_the_rest() -> None:
