@@ -122,7 +122,7 @@ def compiled(config: Config, devices: list[Any]) -> Plan:
     return Plan(
         config=config,
         mesh=mesh,
-        choices=Compute.on(mesh, config.model, config.compute).choices,
+        choices=Compute.on(mesh, config.model, config.compute, config.data.pack).choices,
         size=sum(leaf.size for leaf in jax.tree.leaves(like.params)),
         memory=memory,
         limit=_limit(devices),

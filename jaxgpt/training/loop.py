@@ -16,7 +16,7 @@ from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.errors import Failure, UserError, system_error
 from jaxgpt.storage import run_directory
 from jaxgpt.system.signals import Signals, Stopped
-from jaxgpt.training.batches import batches, tokens_per_step
+from jaxgpt.training.batches import batches, split_of
 from jaxgpt.training.checkpoints import Checkpoints
 from jaxgpt.training.compute import Compute
 from jaxgpt.training.evaluate import make_evaluator
@@ -37,20 +37,22 @@ class Loop:
         self.job, self.config, self.say = job, config, say
         self.signals = signals or Signals()
         self.mesh = make_mesh(config.mesh, rows, config.model.model_dim)
-        self.choices = Compute.on(self.mesh, config.model, config.compute).choices
+        compute = Compute.on(self.mesh, config.model, config.compute, config.data.pack)
+        self.choices = compute.choices
         self.step, _ = jitted_step(config, self.mesh)
         self.batch = batches(job.dataset, config, self.mesh)
         self.batch(0)  # the data may be too short
         self.evaluator = make_evaluator(config, self.mesh, rows)
         self.eval_limit = config.train.eval_batches or None
-        self.extent = self.evaluator.extent(job.dataset.val, self.eval_limit)
+        self.val = split_of(job.dataset, "val", config)
+        self.extent = self.evaluator.extent(self.val, self.eval_limit)
         self.progress = Progress(
             config,
             list(self.mesh.devices.flat),
             say,
             passing,
             self.extent,
-            tokens_per_step=tokens_per_step(job.dataset, config),
+            tokens_per_step=self.batch.tokens_per_step,
         )
         self.checkpoints = Checkpoints(job, self.extent, say)
         self.trackers: Sequence[Track] = ()
@@ -188,7 +190,7 @@ class Loop:
     def validate(self, state: State) -> dict[str, float]:
         """The validation figures of `state`, over at most train.eval_batches batches."""
         figures: dict[str, float] = self.evaluator.figures(
-            evaluated(state), self.job.dataset.val, self.eval_limit
+            evaluated(state), self.val, self.eval_limit
         )
         return figures
 

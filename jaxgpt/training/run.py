@@ -98,8 +98,7 @@ def _require_agreement(job: Job, done: int) -> None:
 def _announcement(job: Job, state: State, choices: Iterable[tuple[str, str]]) -> list[str]:
     """The lines to show before the first step."""
     size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    train, val = len(job.dataset.train), len(job.dataset.val)
-    unit = "pairs" if job.config.encoder else "tokens"
+    unit, train, val = job.sizes
     verb = "resuming from" if int(state.step) else "starting from"
     start = job.source.path if job.source else "random weights"
     return [

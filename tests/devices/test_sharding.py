@@ -30,12 +30,13 @@ MODELS = {
         "activation": "silu", "extra_norms": ["sandwich"], "window": [5, None, 5],
     },
     "tiled": SMALL | {"positions": "alibi", "attention": "tiled"},
+    "packed": SMALL | {"pack": "restart", "attention": "tiled", "window": [5, None, 5]},
     "pair": SMALL | {"pair": True, "activation": "gelu", "extra_norms": ["sandwich"]},
 }  # fmt: skip
 # The axes data, fsdp and tensor of a mesh.
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
 ALONE = (1, 1, 1)
-COMPARED = ["gpt", "modern", "tiled", "pair"]
+COMPARED = ["gpt", "modern", "tiled", "packed", "pair"]
 NARROW = [(ALONE, "narrow"), ((1, 8, 1), "narrow")]
 CASES = [
     *((mesh, model) for model in COMPARED for mesh in (ALONE, *MESHES)),
