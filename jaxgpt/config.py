@@ -35,8 +35,14 @@ class DataConfig:
     target_tokenizer: str = setting(
         "", "Tokenizer of the targets of pairs, if it is not that of the sources."
     )
+    pack: Literal["off", "restart", "continue"] = setting(
+        "off",
+        "Whether windows hold whole documents that see none of each other: off; restart, with "
+        "positions from 0 in each; or continue, with those of the window.",
+    )
 
     def __post_init__(self) -> None:
+        require_choices(self)
         takes = "a directory from jaxgpt prepare, a text file, or python-docs"
         require(bool(self.path), f"path is missing: --data.path takes {takes}.")
 
@@ -208,6 +214,11 @@ class Config:
             self.encoder is None or self.compute.loss_chunks == 1,
             "compute.loss_chunks is for texts: the batches of an encoder-decoder have several "
             "lengths.",
+        )
+        require(
+            self.encoder is None or self.data.pack == "off",
+            f"data.pack is {self.data.pack}, but that is for texts: each row of an encoder-decoder "
+            "is one pair. Leave it out.",
         )
         require(
             self.encoder is not None or not self.model.cross_attention,

@@ -27,12 +27,21 @@ DIR/tokenizer.json           the tokenizer, where the ids come from text
 DIR/data.json                the sources and settings, for people
 DIR/manifest.json            size and sha256 of every file above
 
+While a data set is being streamed to it, .DIR.unfinished/ next to it has instead:
+
+stream.json, tokenizer.json, .lock, and the ids so far
+
 A prepared directory of pairs, besides:
 
 DIR/train.bin, DIR/val.bin       the ids of each source and its target
 DIR/train.offsets.bin, ...       where each source and each target begins
 DIR/target_tokenizer.json        the tokenizer of the targets, if it is not that of the sources
 DIR/data.json                    also the ids that each target begins and ends with
+
+A prepared directory of prompts and answers, besides:
+
+DIR/train.answers.bin, ...   1 for each id that counts in the loss, else 0
+DIR/train.offsets.bin, ...   where each example begins
 
 Names in the folders of other programs, from which tokenizers are read: vocab.json with merges.txt,
 meta.pkl. Those of weights in Hugging Face folders are in `convert/files/hf_folder.py`.
@@ -55,7 +64,9 @@ LOCK = ".lock"
 
 SPLITS = {"train": "train.bin", "val": "val.bin"}  # nanoGPT's have the same names
 ABOUT = "data.json"
-OFFSETS = {"train": "train.offsets.bin", "val": "val.offsets.bin"}  # of pairs
+STREAM = "stream.json"
+OFFSETS = {"train": "train.offsets.bin", "val": "val.offsets.bin"}  # of pairs and examples
+ANSWERS = {"train": "train.answers.bin", "val": "val.answers.bin"}
 TARGET_TOKENIZER = "target_tokenizer.json"
 
 VOCABULARY, MERGES = "vocab.json", "merges.txt"  # GPT-2's

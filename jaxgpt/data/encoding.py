@@ -42,12 +42,32 @@ def _sample(pieces: Iterator[Piece]) -> Iterator[str]:
             return
 
 
-def joined(pieces: Iterator[Piece]) -> Iterator[Piece]:
-    """The pieces with documents separated by text, for tokenizers without an end-of-text id."""
-    separator = ""
+def joined(pieces: Iterator[Piece], separator: str = "") -> Iterator[Piece]:
+    """The pieces with documents separated by text, for tokenizers without an end-of-text id.
+
+    `separator` is that from a document before them.
+    """
     for piece in pieces:
         yield piece._replace(text=separator + piece.text, start=piece.start - len(separator))
         separator = piece.end or ""
+
+
+def ids_of(
+    pieces: Iterator[Piece], tokenizer: Tokenizer, after_text: bool = False
+) -> Iterator[np.ndarray]:
+    """Ids of all documents, with an end of text between any two where the tokenizer has one.
+
+    With `after_text` there is one before the first, too: that of a record before them.
+    """
+    ended = after_text
+    if tokenizer.eot is None:
+        pieces = joined(pieces, "\n" if after_text else "")
+    for group in groups(pieces, lambda piece: len(piece.text)):
+        for piece, ids in zip(group, encoded(group, tokenizer), strict=True):
+            if ended and tokenizer.eot is not None:
+                yield np.array([tokenizer.eot])
+            yield ids
+            ended = piece.end is not None
 
 
 def groups(items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[list[Item]]:

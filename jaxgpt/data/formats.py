@@ -42,7 +42,7 @@ def from_file(path: Path, reading: Reading) -> Iterator[Piece]:
         f"{path} has ids and not text in it, by its name. nanoGPT's train.bin and val.bin are "
         "taken together, as their folder or as these two files, and nothing else with them.",
     )
-    with _opened(path) as stream:
+    with opened(path) as stream:
         if path.suffix in RECORDS:
             yield from from_records(RECORDS[path.suffix](stream, path, reading), reading)
         else:
@@ -56,7 +56,7 @@ def pairs_from_file(path: Path, reading: Reading) -> Iterator[Pair]:
         f"{path} has no pairs of source and target, by its name: these come from files that end in "
         f"{', '.join(PAIR_RECORDS)}.",
     )
-    with _opened(path) as stream:
+    with opened(path) as stream:
         yield from pairs_from_records(PAIR_RECORDS[path.suffix](stream, path, reading), reading)
 
 
@@ -87,7 +87,7 @@ def pairs_from_records(records: Records, reading: Reading) -> Iterator[Pair]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
     """The opened file, which is named if it cannot be read."""
     try:
         with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""The two kinds of prepared directory: text, and pairs of a source and a target."""
+"""The kinds of prepared directory: text, pairs of a source and a target, prompts and answers."""
 
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,32 +18,34 @@ class Kind(NamedTuple):
 
 KINDS = {
     "text": Kind("text", "a decoder", "jaxgpt prepare TEXT... --out DIR"),
+    "answers": Kind("prompts and answers", "a decoder", "jaxgpt prepare FILE.jsonl --out DIR"),
     "pairs": Kind(
         "pairs of source and target", "an encoder-decoder", "jaxgpt prepare FILE.tsv --out DIR"
     ),
 }
 
 
-def data_kind(path: Path) -> Literal["text", "pairs"]:
+def data_kind(path: Path) -> Literal["text", "answers", "pairs"]:
     """What the prepared directory `path` holds."""
     require(
         (path / ABOUT).is_file(),
         f"{path} is not a prepared directory, for it has no {ABOUT}. `jaxgpt prepare TEXT... "
-        f"--out {path}` makes it, from text, from pairs, or from nanoGPT's train.bin and val.bin.",
+        f"--out {path}` makes it, from text, pairs, prompts and answers, or from "
+        "nanoGPT's train.bin and val.bin.",
     )
     kind = read_json(path / ABOUT).get("kind", "text")
-    if kind == "text" or kind == "pairs":
+    if kind == "text" or kind == "answers" or kind == "pairs":
         return kind
     raise UserError(
         f"{path / ABOUT} says that the data are {kind!r}; there are: {', '.join(KINDS)}. {DAMAGED}"
     )
 
 
-def require_kind(path: Path, needed: Literal["text", "pairs"]) -> None:
-    """Require that the prepared directory `path` holds the kind `needed`."""
+def require_model(path: Path, needed: Literal["text", "pairs"]) -> None:
+    """Require that the data in `path` are for a model that is trained on the kind `needed`."""
     here, other = KINDS[data_kind(path)], KINDS[needed]
     require(
-        here == other,
+        here.model == other.model,
         f"{path} holds {here.content}, on which {here.model} is trained. What is asked for here is "
         f"{other.content}, for {other.model}: `{other.command}` makes it.",
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.data.kinds import require_kind
+from jaxgpt.data.kinds import require_model
 from jaxgpt.data.tokens import open_tokens
 from jaxgpt.errors import require
 from jaxgpt.file_names import ABOUT, OFFSETS, SPLITS, TARGET_TOKENIZER, TOKENIZER
@@ -75,7 +75,7 @@ class PairDataset:
 
 def open_pairs(path: Path, verify: bool = True) -> PairDataset:
     """Open the pairs in `path`; `verify` compares the sha256 of every file first."""
-    require_kind(path, "pairs")
+    require_model(path, "pairs")
     if verify:
         check_manifest(path)
     about = read_json(path / ABOUT)

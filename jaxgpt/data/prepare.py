@@ -1,5 +1,6 @@
 """Prepared directories from text: token files, a tokenizer, and the split for validation."""
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,20 +8,21 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.data import nanogpt_ids
-from jaxgpt.data.encoding import encoded, groups, joined, tokenizer_for
-from jaxgpt.data.formats import Piece
+from jaxgpt.data.encoding import ids_of, tokenizer_for
 from jaxgpt.data.sources import documents, known_bytes, reader
+from jaxgpt.data.streamed import Streaming, is_stream, write_stream
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokens import (
     HEADER_BYTES,
     Dataset,
+    Whole,
     ids_in_chunks,
     open_dataset,
     write_tokens,
 )
 from jaxgpt.errors import require
 from jaxgpt.file_names import ABOUT, SPLITS, TOKENIZER
-from jaxgpt.system.directories import new_directory
+from jaxgpt.system.directories import new_directory, resumable_directory
 from jaxgpt.system.json_files import write_json
 
 Splits = dict[str, dict[str, Any]]  # name -> header of its token file
@@ -35,6 +37,7 @@ def prepare(
     field: str = "text",
     val: float = 0.1,
     errors: str = "strict",
+    max_tokens: int | None = None,
 ) -> Dataset:
     """Write the text of `sources` as a prepared directory at `out`, and open it.
 
@@ -42,15 +45,27 @@ def prepare(
     or fewer where there are very many distinct words), or a file or folder with a tokenizer. The
     last `val` of the ids, a fraction, is for validation. nanoGPT's train.bin and val.bin, named as
     their folder or as the two files, keep their own split and take the characters of a meta.pkl in
-    the same folder.
+    the same folder. `max_tokens` takes no more than the first ids. One data set of the datasets
+    library is a stream, which an interrupted process leaves so that another one resumes it.
     """
     require_sources(sources, val)
+    require(
+        max_tokens is None or max_tokens > 0,
+        f"max_tokens must be positive, but is {max_tokens}.",
+    )
     about: dict[str, Any] = {"version": 1, "sources": list(sources)}
-    with new_directory(out) as partial:
+    texts = {"field": field, "errors": errors, "val": val, "max_tokens": max_tokens}
+    used: Tokenizer | None
+    with (resumable_directory if is_stream(sources) else new_directory)(out) as partial:
         if files := nanogpt_ids.find(sources):
             used, splits = nanogpt_ids.take(files, partial, tokenizer)
+        elif is_stream(sources):
+            about |= texts
+            settings = field, errors, tokenizer, vocab_size, max_tokens
+            used, whole = write_stream(Streaming(sources[0], partial, *settings))
+            splits = _split(whole, partial, used, val)
         else:
-            about |= {"field": field, "errors": errors, "val": val}
+            about |= texts
             with reader(
                 sources,
                 partial,
@@ -59,7 +74,8 @@ def prepare(
                 known_bytes(sources),
             ) as read:
                 used = tokenizer_for(tokenizer, read, vocab_size)
-                splits = _split(_ids(read("encoding"), used), partial, used, val)
+                whole = _write_whole(ids_of(read("encoding"), used), partial, used, max_tokens)
+                splits = _split(whole, partial, used, val)
         if used:
             used.save(partial / TOKENIZER)
         about |= {
@@ -76,26 +92,28 @@ def require_sources(sources: Sequence[str], val: float) -> None:
     require(0 < val < 1, f"val is a part of the text, between 0 and 1, but is {val}.")
 
 
-def _ids(pieces: Iterator[Piece], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    """Ids of all documents, with an end of text between any two where the tokenizer has one."""
-    ended = False
-    separated = pieces if tokenizer.eot is not None else joined(pieces)
-    for group in groups(separated, lambda piece: len(piece.text)):
-        for piece, ids in zip(group, encoded(group, tokenizer), strict=True):
-            if ended:
-                yield np.array([tokenizer.eot])
-            yield ids
-            ended = tokenizer.eot is not None and piece.end is not None
+def _write_whole(
+    ids: Iterable[np.ndarray], partial: Path, tokenizer: Tokenizer, most: int | None
+) -> Whole:
+    """Write the first `most` ids to one file: where they are cut depends on their number."""
+    file = partial / "whole.bin"
+    header = write_tokens(file, _first(ids, most or sys.maxsize), tokenizer.vocab_size)
+    dtype = np.dtype(header["dtype"]).newbyteorder("<")
+    return Whole(file, dtype, HEADER_BYTES, header["count"])
 
 
-def _split(ids: Iterable[np.ndarray], partial: Path, tokenizer: Tokenizer, val: float) -> Splits:
-    """Write train.bin and val.bin; return their headers.
+def _first(ids: Iterable[np.ndarray], most: int) -> Iterator[np.ndarray]:
+    """The first `most` of `ids`."""
+    for chunk in ids:
+        yield chunk[:most]
+        most -= len(chunk)
+        if most <= 0:
+            return
 
-    The position of the cut depends on the number of ids, so all are first written to one file.
-    """
-    whole = partial / "whole.bin"
-    header = write_tokens(whole, ids, tokenizer.vocab_size)
-    count, dtype = header["count"], np.dtype(header["dtype"]).newbyteorder("<")
+
+def _split(whole: Whole, partial: Path, tokenizer: Tokenizer, val: float) -> Splits:
+    """Write train.bin and val.bin, in place of `whole`; return their headers."""
+    file, dtype, skip, count = whole
     cut = int((1 - val) * count)
     require(
         min(cut, count - cut) > 1,
@@ -105,9 +123,9 @@ def _split(ids: Iterable[np.ndarray], partial: Path, tokenizer: Tokenizer, val: 
     )
     splits = {}
     for name, first, last in (("train", 0, cut), ("val", cut, count)):
-        chunks = ids_in_chunks(whole, dtype, HEADER_BYTES, first, last)
+        chunks = ids_in_chunks(file, dtype, skip, first, last)
         splits[name] = write_tokens(
             partial / SPLITS[name], chunks, tokenizer.vocab_size, tokenizer.text_bytes
         )
-    whole.unlink()
+    file.unlink()
     return splits

@@ -15,7 +15,7 @@ from jaxgpt.data.prepare import require_sources
 from jaxgpt.data.records import SIDES
 from jaxgpt.data.sources import reader
 from jaxgpt.data.tokenizer import Tokenizer
-from jaxgpt.data.tokens import HEADER_BYTES, ids_in_chunks, narrowest, write_tokens
+from jaxgpt.data.tokens import HEADER_BYTES, ids_in_chunks, narrowest, offsets_of, write_tokens
 from jaxgpt.errors import require
 from jaxgpt.file_names import ABOUT, OFFSETS, SPLITS, TARGET_TOKENIZER, TOKENIZER
 from jaxgpt.system.directories import new_directory
@@ -156,20 +156,10 @@ def _split(folder: Path, tokenizers: Tokenizers, val: float) -> Splits:
         splits[name] = {
             "ids": write_tokens(folder / SPLITS[name], ids, vocab_size),
             "offsets": write_tokens(
-                folder / OFFSETS[name], _offsets(ids_in_chunks(*lengths)), total + 1
+                folder / OFFSETS[name], offsets_of(ids_in_chunks(*lengths)), total + 1
             ),
         }
         first_id += total
     ids_file.unlink()
     lengths_file.unlink()
     return splits
-
-
-def _offsets(lengths: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Where each text begins, and where the last ends."""
-    total = 0
-    yield np.zeros(1, np.int64)
-    for chunk in lengths:
-        ends = total + np.cumsum(chunk)
-        total = int(ends[-1])
-        yield ends

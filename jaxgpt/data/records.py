@@ -14,6 +14,7 @@ from jaxgpt.system.json_files import parse_json
 
 SIDES = ("source", "target")  # of a pair, and the names of the columns of a .tsv file
 TAB_SEPARATED = ".tsv"
+JSON_LINES = (".jsonl", ".ndjson")
 Records = Iterator[tuple[str, Any]]  # each with its place in the file, for messages
 
 
@@ -147,8 +148,7 @@ def _parquet(stream: BinaryIO, path: Path, reading: Reading) -> Records:
 
 # The formats with many documents in a file, by suffix; all other files are one document.
 RECORDS: dict[str, Callable[[BinaryIO, Path, Reading], Records]] = {
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
+    **dict.fromkeys(JSON_LINES, _json_lines),
     ".parquet": _parquet,
 }
 PAIR_RECORDS = {TAB_SEPARATED: tab_separated, **RECORDS}  # the formats with pairs

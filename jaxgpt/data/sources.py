@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from jaxgpt.data.formats import Piece, from_bytes, from_file, from_records
 from jaxgpt.data.progress import with_progress
@@ -115,6 +115,12 @@ def files_of(source: str) -> list[Path]:
 
 def hugging_face(source: str) -> Records:
     """The records of a data set of the datasets library."""
+    for number, record in enumerate(stream_of(source), 1):
+        yield f"{source} record {number}", record
+
+
+def stream_of(source: str) -> Any:
+    """The data set that `source` names, an IterableDataset, of which nothing is stored."""
     name, config, split, *rest = [*source.removeprefix("hf:").split(":"), "", ""]
     require(
         bool(name) and not any(rest),
@@ -122,13 +128,9 @@ def hugging_face(source: str) -> Records:
     )
     datasets = need("datasets", source)
     try:
-        dataset = datasets.load_dataset(
-            name, config or None, split=split or "train", streaming=True
-        )
+        return datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
     except (OSError, ValueError) as error:  # the library's errors are these or derive from them
         raise UserError(f"{source} cannot be opened: {' '.join(str(error).split())}") from None
-    for number, record in enumerate(dataset, 1):
-        yield f"{source} record {number}", record
 
 
 def _python_docs() -> Records:

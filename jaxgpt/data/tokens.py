@@ -5,20 +5,40 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgpt.data.kinds import require_kind
+from jaxgpt.data.kinds import data_kind, require_model
 from jaxgpt.data.progress import with_progress
 from jaxgpt.errors import UserError, require
-from jaxgpt.file_names import SPLITS
+from jaxgpt.file_names import ANSWERS, OFFSETS, SPLITS
 from jaxgpt.system.directories import check_manifest
 
 MAGIC = b"jaxgpt tokens\n"
 HEADER_BYTES = 512  # magic line, JSON object, spaces; a multiple of 64, so that ids are aligned
 HEADER_FIELDS = {"version", "dtype", "count", "vocab_size", "text_bytes", "sha256"}
 CHUNK = 1 << 20  # ids read at once
+
+
+class Whole(NamedTuple):
+    """A file with all ids, until they are split."""
+
+    file: Path
+    dtype: np.dtype
+    skip: int  # bytes before the ids
+    length: int  # of all ids
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Which ids of a split are an example, and which of these are answers."""
+
+    offsets: np.ndarray  # where each example begins, and the number of ids
+    answers: np.ndarray  # 1 for each id that counts in the loss
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
 
 
 @dataclass(frozen=True)
@@ -31,11 +51,12 @@ class Dataset:
     val: np.ndarray
     val_bytes: int  # of the UTF-8 text, 0 where unknown
     train_sha256: str  # of the ids, to compare the data of two directories
+    examples: dict[str, Examples] | None = None  # of each split; None for text
 
 
 def open_dataset(path: Path, verify: bool = True) -> Dataset:
     """Open the prepared directory `path`; `verify` compares the sha256 of every file first."""
-    require_kind(path, "text")
+    require_model(path, "text")
     if verify:
         check_manifest(path)
     train, header = open_tokens(path / SPLITS["train"])
@@ -45,7 +66,26 @@ def open_dataset(path: Path, verify: bool = True) -> Dataset:
         sizes[0] == sizes[1],
         f"{path}: train.bin has {sizes[0]} different ids, but val.bin {sizes[1]}.",
     )
-    return Dataset(path, sizes[0], train, val, val_header["text_bytes"], header["sha256"])
+    known = path, sizes[0], train, val, val_header["text_bytes"]
+    if data_kind(path) == "text":
+        return Dataset(*known, header["sha256"])
+    examples, digests = {}, [header["sha256"]]
+    for name, ids in (("train", train), ("val", val)):
+        examples[name], sha256 = _open_examples(path, name, len(ids))
+        digests += sha256 if name == "train" else []
+    return Dataset(*known, hashlib.sha256("".join(digests).encode()).hexdigest(), examples)
+
+
+def _open_examples(path: Path, name: str, count: int) -> tuple[Examples, list[str]]:
+    """The examples of the split `name` of `count` ids, and the sha256 of both files."""
+    offsets, offsets_header = open_tokens(path / OFFSETS[name])
+    answers, answers_header = open_tokens(path / ANSWERS[name])
+    require(
+        len(answers) == count == int(offsets[-1]),
+        f"{path / ANSWERS[name]}, {OFFSETS[name]} and {SPLITS[name]} do not belong together: they "
+        f"are for {len(answers)}, {offsets[-1]} and {count} ids. Prepare it again.",
+    )
+    return Examples(offsets, answers), [offsets_header["sha256"], answers_header["sha256"]]
 
 
 def write_tokens(
@@ -86,6 +126,16 @@ def write_tokens(
         file.seek(0)
         file.write((MAGIC + json.dumps(header).encode()).ljust(HEADER_BYTES))
     return header
+
+
+def offsets_of(lengths: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Where each text of these `lengths` begins, and where the last ends."""
+    total = 0
+    yield np.zeros(1, np.int64)
+    for chunk in lengths:
+        ends = total + np.cumsum(chunk)
+        total = int(ends[-1])
+        yield ends
 
 
 def narrowest(vocab_size: int) -> np.dtype:

@@ -167,20 +167,25 @@ def on_each(attend: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.A
         return attend
 
     def divided(
-        q_btmgh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, scale: jax.Array, scores: Any
+        q_btmgh: jax.Array,
+        k_btmh: jax.Array,
+        v_btmh: jax.Array,
+        scale: jax.Array,
+        scores: Any,
+        segments_bt: jax.Array | None = None,
     ) -> jax.Array:
         # Biases differ from head to head, and every device has those of all heads.
         divides = k_btmh.shape[2] % mesh.shape["tensor"] == 0 and scores.slopes is None
         heads = "tensor" if divides else None
         parts, whole = PartitionSpec(ROWS, None, heads), PartitionSpec()
         own = jax.shard_map(
-            lambda *arrays: attend(*arrays, scores),
+            lambda q, k, v, scale, segments: attend(q, k, v, scale, scores, segments),
             mesh=mesh,
-            in_specs=(parts, parts, parts, whole),
+            in_specs=(parts, parts, parts, whole, PartitionSpec(ROWS)),
             out_specs=parts,
             check_vma=False,
         )
-        return own(q_btmgh, k_btmh, v_btmh, scale)
+        return own(q_btmgh, k_btmh, v_btmh, scale, segments_bt)
 
     return divided
 

@@ -22,7 +22,8 @@ from jaxgpt.model.positions import rotate
 
 INIT_STD = 0.02
 # (queries (B, T, M, G, H), keys and values (B, T, M, H), scale, Scores) -> the weighted sums of the
-# values, of the shape of the queries, and any other output that the caller wants.
+# values, of the shape of the queries, and any other output that the caller wants. One made of a
+# form also takes segments (B, T).
 Attend = Callable[..., tuple[jax.Array, Any]]
 
 
@@ -32,6 +33,13 @@ def keep_nothing(form: attention_forms.Form) -> Attend:
 
 
 causal = keep_nothing(attention_forms.chunked)
+
+
+def within(attend: Attend, segments_bt: jax.Array | None) -> Attend:
+    """`attend` for rows of several texts, each a segment that sees no other, if there are any."""
+    if segments_bt is None:
+        return attend
+    return lambda *parts: attend(*parts, segments_bt)
 
 
 class Memory(NamedTuple):

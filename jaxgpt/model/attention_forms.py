@@ -11,22 +11,34 @@ import jax.numpy as jnp
 
 from jaxgpt.model.spec import Scores
 
-# (queries (B, T, M, G, H), keys and values (B, T, M, H), scale, Scores) -> the weighted sums of the
-# values, of the shape of the queries.
+# (queries (B, T, M, G, H), keys and values (B, T, M, H), scale, Scores, and of rows with several
+# texts their segments (B, T)) -> the weighted sums of the values, of the shape of the queries.
 Form = Callable[..., jax.Array]
 Scale = jax.Array | float  # the factor of the scores; an array where it depends on the layer
+Segments = tuple[jax.Array, jax.Array] | None  # of the queries (B, T) and of the keys (B, S)
 
 
 def plain(
-    q_btmgh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, scale: Scale, scores: Scores
+    q_btmgh: jax.Array,
+    k_btmh: jax.Array,
+    v_btmh: jax.Array,
+    scale: Scale,
+    scores: Scores,
+    segments_bt: jax.Array | None = None,
 ) -> jax.Array:
     """Textbook attention: all scores at once."""
-    weights_bmgts = attention_weights(q_btmgh, k_btmh, scale, scores)
+    segments = None if segments_bt is None else (segments_bt, segments_bt)
+    weights_bmgts = attention_weights(q_btmgh, k_btmh, scale, scores, segments=segments)
     return _mix(weights_bmgts.astype(v_btmh.dtype), v_btmh)
 
 
 def chunked(
-    q_btmgh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, scale: Scale, scores: Scores
+    q_btmgh: jax.Array,
+    k_btmh: jax.Array,
+    v_btmh: jax.Array,
+    scale: Scale,
+    scores: Scores,
+    segments_bt: jax.Array | None = None,
 ) -> jax.Array:
     """Attention by blocks of queries, each with the keys that its window and the causal mask let
     it see.
@@ -39,10 +51,12 @@ def chunked(
     blocks = []
     for start in range(0, length, width):
         first = max(0, start + 1 - (scores.window or length))
-        keys = slice(first, start + width)
-        queries_btmgh = scaled_btmgh[:, start : start + width]
-        parts = queries_btmgh, k_btmh[:, keys], v_btmh[:, keys]
-        blocks.append(_attend_block(*parts, None, scores))
+        queries, keys = slice(start, start + width), slice(first, start + width)
+        parts = scaled_btmgh[:, queries], k_btmh[:, keys], v_btmh[:, keys]
+        segments = None
+        if segments_bt is not None:
+            segments = segments_bt[:, queries], segments_bt[:, keys]
+        blocks.append(_attend_block(*parts, None, segments, scores))
     return jnp.concatenate(blocks, axis=1)
 
 
@@ -56,7 +70,7 @@ def unordered(
 ) -> jax.Array:
     """Attention of every query to all keys for which `mask_bs` is true, wherever they lie."""
     scaled_btmgh = q_btmgh * jnp.asarray(scale, q_btmgh.dtype)
-    return _attend_block(scaled_btmgh, k_bsmh, v_bsmh, mask_bs, scores)
+    return _attend_block(scaled_btmgh, k_bsmh, v_bsmh, mask_bs, None, scores)
 
 
 def scattered(
@@ -113,11 +127,12 @@ def attention_weights(
     scale: Scale,
     scores: Scores,
     mask_bs: jax.Array | None = None,
+    segments: Segments = None,
 ) -> jax.Array:
     """Weights (B, M, G, T, S) of each key for each query.
 
     A query sees the keys for which `mask_bs` is true. Without it the queries are the last positions
-    of the text, and see those before them.
+    of the text, and see those before them, of their own segment where there are `segments`.
     """
     scaled_btmgh = q_btmgh * jnp.asarray(scale, q_btmgh.dtype)
     scores_bmgts = _capped(_products(scaled_btmgh, k_bsmh), scores)
@@ -125,10 +140,13 @@ def attention_weights(
         return jax.nn.softmax(jnp.where(mask_bs[:, None, None, None], scores_bmgts, -jnp.inf))
     t, s = scores_bmgts.shape[-2:]
     distance_ts = jnp.arange(s - t, s)[:, None] - jnp.arange(s)
-    seen_ts = distance_ts >= 0
+    seen = distance_ts >= 0
     if scores.window is not None:
-        seen_ts &= distance_ts < scores.window
-    return jax.nn.softmax(jnp.where(seen_ts, _biased(scores_bmgts, distance_ts, scores), -jnp.inf))
+        seen &= distance_ts < scores.window
+    if segments is not None:
+        of_queries_bt, of_keys_bs = segments
+        seen = seen & (of_queries_bt[:, None, None, :, None] == of_keys_bs[:, None, None, None])
+    return jax.nn.softmax(jnp.where(seen, _biased(scores_bmgts, distance_ts, scores), -jnp.inf))
 
 
 def _capped(raw: jax.Array, scores: Scores) -> jax.Array:
@@ -148,15 +166,16 @@ def _mix(weights_bmgts: jax.Array, v_bsmh: jax.Array) -> jax.Array:
     return jnp.einsum("bmgts,bsmh->btmgh", weights_bmgts, v_bsmh)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _attend_block(
     q_btmgh: jax.Array,
     k_bsmh: jax.Array,
     v_bsmh: jax.Array,
     mask_bs: jax.Array | None,
+    segments: Segments,
     scores: Scores,
 ) -> jax.Array:
-    return _forward(q_btmgh, k_bsmh, v_bsmh, mask_bs, scores)[0]
+    return _forward(q_btmgh, k_bsmh, v_bsmh, mask_bs, segments, scores)[0]
 
 
 def _forward(
@@ -164,9 +183,11 @@ def _forward(
     k_bsmh: jax.Array,
     v_bsmh: jax.Array,
     mask_bs: jax.Array | None,
+    segments: Segments,
     scores: Scores,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    weights_bmgts = attention_weights(q_btmgh, k_bsmh, 1.0, scores, mask_bs).astype(v_bsmh.dtype)
+    weights_bmgts = attention_weights(q_btmgh, k_bsmh, 1.0, scores, mask_bs, segments)
+    weights_bmgts = weights_bmgts.astype(v_bsmh.dtype)
     return _mix(weights_bmgts, v_bsmh), (q_btmgh, k_bsmh, v_bsmh, weights_bmgts)
 
 
@@ -187,6 +208,7 @@ def _backward(
         jnp.einsum("bmgts,btmgh->bsmh", by_scores, q_btmgh),
         jnp.einsum("bmgts,btmgh->bsmh", weights_bmgts, gradient_btmgh),
         None,  # of the mask
+        None,  # of the segments
     )
 
 

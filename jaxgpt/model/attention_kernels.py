@@ -20,9 +20,17 @@ from jaxgpt.model.tiled_attention import tiled
 
 
 def cudnn(
-    q_btmgh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, scale: Scale, scores: Scores
+    q_btmgh: jax.Array,
+    k_btmh: jax.Array,
+    v_btmh: jax.Array,
+    scale: Scale,
+    scores: Scores,
+    segments_bt: None = None,
 ) -> jax.Array:
-    """cuDNN's fused attention, for NVIDIA GPUs; scores are never written to memory."""
+    """cuDNN's fused attention, for NVIDIA GPUs; scores are never written to memory.
+
+    It has no segments: `pick` does not choose it for rows of several texts.
+    """
     q_btnh = q_btmgh.reshape(*q_btmgh.shape[:2], -1, q_btmgh.shape[-1])
     q_btnh = q_btnh * jnp.asarray(scale, q_btnh.dtype)
     mixed_btnh = jax.nn.dot_product_attention(
@@ -41,6 +49,8 @@ def splash(
     v_btmh: jax.Array,
     scale: Scale,
     scores: Scores,
+    segments_bt: jax.Array | None = None,
+    *,
     interpret: bool = False,
 ) -> jax.Array:
     """The splash kernel, for TPUs.
@@ -54,14 +64,25 @@ def splash(
     kernel = _splash_kernel(length, q_bmgth.shape[1] if group == 1 else group, group, scores)(
         interpret=interpret
     )
+    segments = None if segments_bt is None else _splash_segments(segments_bt, length)
     if group == 1:  # one kernel for all heads, instead of one for each head of keys
-        mixed_bmgth = jax.vmap(kernel)(q_bmgth[:, :, 0], k_bmth, v_bmth)[:, :, None]
+        mixed_bmth = jax.vmap(kernel)(q_bmgth[:, :, 0], k_bmth, v_bmth, segments)
+        mixed_bmgth = mixed_bmth[:, :, None]
     else:
-        mixed_bmgth = jax.vmap(jax.vmap(kernel))(q_bmgth, k_bmth, v_bmth)
+        by_head = jax.vmap(kernel, in_axes=(0, 0, 0, None))
+        mixed_bmgth = jax.vmap(by_head)(q_bmgth, k_bmth, v_bmth, segments)
     return jnp.moveaxis(mixed_bmgth, -2, 1)[:, : q_btmgh.shape[1]]
 
 
 SPLASH_BLOCK = 128  # the number of lanes of a TPU's vector unit
+
+
+def _splash_segments(segments_bt: jax.Array, length: int) -> Any:
+    """The segments of queries and keys, padded to `length`, as splash takes them."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
+
+    padded_bt = jnp.pad(segments_bt, [(0, 0), (0, length - segments_bt.shape[1])])
+    return SegmentIds(padded_bt, padded_bt)
 
 
 def _splash_kernel(length: int, heads: int, group: int, scores: Scores) -> Callable[..., Any]:
@@ -109,9 +130,10 @@ class Kernel:
     widest_head: float
     caps: bool  # whether it bounds scores
     biases: bool  # whether it has ALiBi's
+    segments: bool  # whether rows may have several texts
     shortest: int  # the context length from which it is the fastest form
 
-    def refuses(self, device: Any, dtype: str, model: ModelConfig) -> str:
+    def refuses(self, device: Any, dtype: str, model: ModelConfig, pack: str) -> str:
         """The reason why the kernel cannot be used, or an empty string."""
         capability = getattr(device, "compute_capability", "") if device.platform == "gpu" else ""
         fits = device.platform == self.platform and (
@@ -129,6 +151,8 @@ class Kernel:
             return "has no biases of scores, and model.positions is alibi"
         if model.attention_softcap is not None and not self.caps:
             return f"does not bound scores, and attention_softcap is {model.attention_softcap}"
+        if pack != "off" and not self.segments:
+            return f"does not keep the documents of a row apart, and data.pack is {pack}"
         return ""
 
 
@@ -146,6 +170,7 @@ KERNELS = {
         128,
         caps=False,
         biases=False,
+        segments=False,
         shortest=128,
     ),
     "splash": Kernel(
@@ -156,6 +181,7 @@ KERNELS = {
         256,
         caps=True,
         biases=False,
+        segments=True,
         shortest=128,
     ),
     "tiled": Kernel(
@@ -166,6 +192,7 @@ KERNELS = {
         math.inf,
         caps=True,
         biases=True,
+        segments=True,
         shortest=256,
     ),
 }
@@ -174,13 +201,17 @@ FORMS: dict[str, Form] = {"xla": plain, "chunked": chunked} | {
 }
 
 
-def pick(model: ModelConfig, compute: ComputeConfig, device: Any) -> tuple[str, str]:
-    """The name of the form to use on `device`, and the reason for it.
+def pick(
+    model: ModelConfig, compute: ComputeConfig, device: Any, pack: str = "off"
+) -> tuple[str, str]:
+    """The name of the form to use on `device`, and the reason for it; `pack` is data.pack.
 
     Raises if `compute.attention` names a form that cannot be used there.
     """
     dtype = compute.dtype
-    refusals = {name: kernel.refuses(device, dtype, model) for name, kernel in KERNELS.items()}
+    refusals = {
+        name: kernel.refuses(device, dtype, model, pack) for name, kernel in KERNELS.items()
+    }
     setting, possible = compute.attention, [name for name in FORMS if not refusals.get(name)]
     if setting != "auto":
         if setting not in possible:

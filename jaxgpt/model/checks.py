@@ -78,6 +78,18 @@ def check_memory(
         check_mask(mask, shape[:2], rows)
 
 
+def check_segments(tokens: ArrayLike, segments: ArrayLike | None) -> None:
+    """Refuse segments that are not a whole number for each token."""
+    if segments is None:
+        return
+    numbers, shape = np.asarray(segments), np.shape(tokens)
+    require(
+        numbers.shape == shape and np.issubdtype(numbers.dtype, np.integer),
+        f"The segments must be whole numbers of shape {shape}, one for each token, but are "
+        f"{numbers.dtype} {numbers.shape}.",
+    )
+
+
 def check_mask(mask: ArrayLike, shape: tuple[int, ...], rows: int) -> None:
     """Refuse a mask for anything else than `rows` of `shape`, and rows that are all padding."""
     mask = np.asarray(mask)

@@ -14,11 +14,17 @@ from jax.typing import ArrayLike
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import spec
-from jaxgpt.model.attention import INIT_STD, Memory, causal
+from jaxgpt.model.attention import INIT_STD, Memory, causal, within
 from jaxgpt.model.backbone import Backbone
 from jaxgpt.model.block import Block
-from jaxgpt.model.checks import check_memory, check_tokens, require_vocabulary
+from jaxgpt.model.checks import (
+    check_memory,
+    check_segments,
+    check_tokens,
+    require_vocabulary,
+)
 from jaxgpt.model.linear import product
+from jaxgpt.model.positions import restarting
 from jaxgpt.model.precision import cast, dtype_of, exactly
 
 
@@ -75,34 +81,43 @@ class GPT(Backbone):
         tokens: ArrayLike,
         memory: ArrayLike | None = None,
         memory_mask: ArrayLike | None = None,
+        segments: ArrayLike | None = None,
     ) -> jax.Array:
         """Logits of `tokens`, with ids checked on the host and products at full precision.
 
         A model with cross-attention takes `memory` (B, S, D), of which `memory_mask` (B, S) says
-        what is real: all of it without a mask.
+        what is real: all of it without a mask. Rows of several texts take `segments` (B, T), a
+        number for each text: none sees another, and positions count from 0 in each.
         """
         check_tokens(tokens, self.config)
         check_memory(tokens, memory, memory_mask, self.config)
+        check_segments(tokens, segments)
         with exactly(self.dtype):
             if memory is not None:
                 memory = jnp.asarray(memory, self.dtype)
                 mask = np.ones(memory.shape[:2], bool) if memory_mask is None else memory_mask
                 memory_mask = jnp.asarray(mask, bool)
-            return _logits(self, jnp.asarray(tokens, jnp.int32), self.dtype, memory, memory_mask)
+            if segments is not None:
+                segments = jnp.asarray(segments, jnp.int32)
+            ids = jnp.asarray(tokens, jnp.int32)
+            return _logits(self, ids, self.dtype, memory, memory_mask, segments)
 
     def logits(
         self,
         tokens_bt: jax.Array,
         dropout_key: jax.Array | None = None,
         memory: Memory | None = None,
+        segments_bt: jax.Array | None = None,
     ) -> jax.Array:
         """Logits (B, T, V), traceable and unchecked; dropout is on when a key is given."""
-        positions = jnp.arange(tokens_bt.shape[1])
+        places = None if segments_bt is None else restarting(segments_bt)
+        positions = jnp.arange(tokens_bt.shape[1]) if places is None else places
+        attend = within(causal, segments_bt)
 
         def apply(block: Block, layer: jax.Array, x: jax.Array, memory: Memory | None) -> Any:
-            return block(x, layer, positions, causal, dropout_key, memory)
+            return block(x, layer, positions, attend, dropout_key, memory)
 
-        x_btd, _ = self.run(self.embed(tokens_bt), apply, memory)
+        x_btd, _ = self.run(self.embed(tokens_bt, places), apply, memory)
         return self.read_out(x_btd)
 
     def states(self, tokens_bt: jax.Array, memory: Memory | None = None) -> States:
@@ -128,8 +143,9 @@ def _logits(
     dtype: jnp.dtype,
     memory_bsd: jax.Array | None,
     mask_bs: jax.Array | None,
+    segments_bt: jax.Array | None,
 ) -> jax.Array:
-    model = cast(model, dtype)
-    if memory_bsd is None or mask_bs is None:
-        return model.logits(tokens_bt)
-    return model.logits(tokens_bt, memory=model.memory(memory_bsd, mask_bs))
+    model, memory = cast(model, dtype), None
+    if memory_bsd is not None and mask_bs is not None:
+        memory = model.memory(memory_bsd, mask_bs)
+    return model.logits(tokens_bt, memory=memory, segments_bt=segments_bt)

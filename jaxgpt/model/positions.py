@@ -22,6 +22,13 @@ def sinusoids(length: int, width: int, layout: str = "interleaved") -> np.ndarra
     return pairs.reshape(length, -1)[:, :width]
 
 
+def restarting(segments_bt: jax.Array) -> jax.Array:
+    """Positions (B, T) that count from 0 in each segment, a run of equal numbers."""
+    where_t = jnp.arange(segments_bt.shape[1])
+    new = jnp.diff(segments_bt, axis=1, prepend=segments_bt[:, :1]) != 0
+    return where_t - jax.lax.cummax(jnp.where(new, where_t, 0), axis=1)
+
+
 def rotate(rotary: Rotary, x: jax.Array, layer: ArrayLike, positions: jax.Array) -> jax.Array:
     """Heads `x` (B, T, ..., H) rotated to `positions`, which are (T,) or (B, T)."""
     half = rotary.width // 2

@@ -7,6 +7,7 @@ Shapes: B batch, T time, M heads of keys and values, G queries for each, H head 
 units, which are computed one after the other; Q and S positions of the queries and keys of a tile.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from jaxgpt.model.attention_forms import Scale, sum_dtype
 from jaxgpt.model.spec import Scores
 
 ROWS = KEYS = 128  # of a tile: its scores take 64 KiB in float32
+Step = Callable[[Any, jax.Array], tuple[Any, None]]  # (sums so far, starts of a tile) -> new sums
 
 
 class Tiling(NamedTuple):
@@ -55,10 +57,16 @@ class Unit(NamedTuple):
     k_th: jax.Array
     v_th: jax.Array
     slopes_g: jax.Array
+    segments_t: jax.Array | None  # of a row with several texts
 
 
 def tiled(
-    q_btmgh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, scale: Scale, scores: Scores
+    q_btmgh: jax.Array,
+    k_btmh: jax.Array,
+    v_btmh: jax.Array,
+    scale: Scale,
+    scores: Scores,
+    segments_bt: jax.Array | None = None,
 ) -> jax.Array:
     """Causal attention that computes one tile of scores after the other."""
     batch, length, heads, group, _ = q_btmgh.shape
@@ -73,8 +81,11 @@ def tiled(
     slopes = scores.slopes or [0.0] * (heads * group)
     slopes_mg = jnp.asarray(slopes, sum_dtype(q_btmgh)).reshape(heads, group)
     scaled_btmgh = q_btmgh * jnp.asarray(scale, q_btmgh.dtype)
-    slopes_ug = jnp.tile(slopes_mg, (batch, 1))
-    units = Unit(by_unit(scaled_btmgh), by_unit(k_btmh), by_unit(v_btmh), slopes_ug)
+    slopes_ug, segments_ut = jnp.tile(slopes_mg, (batch, 1)), None
+    if segments_bt is not None:
+        padded_bt = jnp.pad(segments_bt, [(0, 0), (0, tiling.padding)])
+        segments_ut = jnp.repeat(padded_bt, heads, axis=0)
+    units = Unit(by_unit(scaled_btmgh), by_unit(k_btmh), by_unit(v_btmh), slopes_ug, segments_ut)
     out_ugth = _attend(units, tiling, scores)
     out_bmgth = out_ugth.reshape(batch, heads, *out_ugth.shape[1:])
     return jnp.moveaxis(out_bmgth, -2, 1)[:, :length]
@@ -99,7 +110,7 @@ def _forward_of_unit(tiling: Tiling, scores: Scores, unit: Unit) -> tuple[jax.Ar
     def step(carry: Any, starts: jax.Array) -> tuple[Any, None]:
         tile = _Tile(starts, tiling, scores)
         q_gqh, k_sh, v_sh = tile.parts(unit)
-        scores_gqs, _ = tile.scores(q_gqh, k_sh, unit.slopes_g)
+        scores_gqs, _ = tile.scores(q_gqh, k_sh, unit)
         sums_gqh, totals_gq, greatest_gq = map(tile.queries, carry)
         greater_gq = jnp.maximum(greatest_gq, scores_gqs.max(axis=-1))
         # A row that has seen no key yet has none but -inf: 0 instead keeps its weights at 0.
@@ -112,10 +123,11 @@ def _forward_of_unit(tiling: Tiling, scores: Scores, unit: Unit) -> tuple[jax.Ar
         new = sums_gqh, totals_gq, greater_gq
         return tuple(map(tile.with_queries, carry, new)), None
 
+    meeting = _skipping(step, unit, tiling)
     zeros_gt = jnp.zeros(unit.q_gth.shape[:2], dtype)
     start = jnp.zeros(unit.q_gth.shape, dtype), zeros_gt, zeros_gt - jnp.inf
     (sums, totals, greatest), _ = jax.lax.scan(
-        step, start, jnp.asarray(tiling.tiles(scores.window))
+        meeting, start, jnp.asarray(tiling.tiles(scores.window))
     )
     return (sums / totals[..., None]).astype(unit.q_gth.dtype), greatest + jnp.log(totals)
 
@@ -134,7 +146,7 @@ def _backward_of_unit(tiling: Tiling, scores: Scores, parts: tuple[Any, ...]) ->
     def step(carry: Any, starts: jax.Array) -> tuple[Any, None]:
         tile = _Tile(starts, tiling, scores)
         q_gqh, k_sh, v_sh = tile.parts(unit)
-        scores_gqs, by_raw = tile.scores(q_gqh, k_sh, unit.slopes_g)
+        scores_gqs, by_raw = tile.scores(q_gqh, k_sh, unit)
         weights_gqs = jnp.exp(scores_gqs - tile.queries(logs_gt)[..., None])
         gradient_gqh = tile.queries(gradient_gth)
         by_weights_gqs = _products(gradient_gqh, v_sh, (2, 1), dtype)
@@ -149,14 +161,30 @@ def _backward_of_unit(tiling: Tiling, scores: Scores, parts: tuple[Any, ...]) ->
         by_v = tile.add_to_keys(by_v, _products(gradient_gqh, weights_gqs, rows, dtype))
         return (tile.with_queries(by_q, by_q_gqh), by_k, by_v), None
 
+    meeting = _skipping(step, unit, tiling)
     zeros_ht = jnp.zeros(unit.k_th.T.shape, dtype)
     start = jnp.zeros(unit.q_gth.shape, dtype), zeros_ht, zeros_ht
-    (by_q, by_k, by_v), _ = jax.lax.scan(step, start, jnp.asarray(tiling.tiles(scores.window)))
+    (by_q, by_k, by_v), _ = jax.lax.scan(meeting, start, jnp.asarray(tiling.tiles(scores.window)))
     by_q, by_k, by_v = (x.astype(unit.q_gth.dtype) for x in (by_q, by_k.T, by_v.T))
-    return Unit(by_q, by_k, by_v, jnp.zeros_like(unit.slopes_g))
+    return Unit(by_q, by_k, by_v, jnp.zeros_like(unit.slopes_g), None)
 
 
 _attend.defvjp(_forward, _backward)
+
+
+def _skipping(step: Step, unit: Unit, tiling: Tiling) -> Step:
+    """`step`, skipped at tiles whose queries and keys have no segment in common."""
+    segments_t = unit.segments_t
+    if segments_t is None:
+        return step
+
+    def only_where_they_meet(carry: Any, starts: jax.Array) -> tuple[Any, None]:
+        of_queries = jax.lax.dynamic_slice_in_dim(segments_t, starts[0], tiling.queries)
+        of_keys = jax.lax.dynamic_slice_in_dim(segments_t, starts[1], tiling.keys)
+        meet = (of_keys.max() >= of_queries.min()) & (of_keys.min() <= of_queries.max())
+        return jax.lax.cond(meet, step, lambda carry, _: (carry, None), carry, starts)
+
+    return only_where_they_meet
 
 
 class _Tile(NamedTuple):
@@ -189,21 +217,24 @@ class _Tile(NamedTuple):
         return self.queries(unit.q_gth), self.keys(unit.k_th), self.keys(unit.v_th)
 
     def scores(
-        self, q_gqh: jax.Array, k_sh: jax.Array, slopes_g: jax.Array
+        self, q_gqh: jax.Array, k_sh: jax.Array, unit: Unit
     ) -> tuple[jax.Array, jax.Array | float]:
         """The scores (G, Q, S), -inf where hidden; and their derivatives by the products."""
         by_raw: jax.Array | float = 1.0
-        scores_gqs = _products(q_gqh, k_sh, (2, 1), slopes_g.dtype)
+        scores_gqs = _products(q_gqh, k_sh, (2, 1), unit.slopes_g.dtype)
         if cap := self.how.softcap:
             bounded = jnp.tanh(scores_gqs / cap)
             scores_gqs, by_raw = cap * bounded, 1 - jnp.square(bounded)
         queries_q1 = (self.starts[0] + jnp.arange(self.tiling.queries))[:, None]
         distance_qs = queries_q1 - (self.starts[1] + jnp.arange(self.tiling.keys))
         if self.how.slopes is not None:
-            scores_gqs -= slopes_g[:, None, None] * distance_qs
+            scores_gqs -= unit.slopes_g[:, None, None] * distance_qs
         seen_qs = distance_qs >= 0
         if self.how.window is not None:
             seen_qs &= distance_qs < self.how.window
+        if unit.segments_t is not None:
+            of_queries_q = self.queries(unit.segments_t[None])[0]
+            seen_qs &= of_queries_q[:, None] == self.keys(unit.segments_t)
         return jnp.where(seen_qs, scores_gqs, -jnp.inf), by_raw
 
 

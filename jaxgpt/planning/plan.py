@@ -123,7 +123,7 @@ def compiled(config: Config, devices: list[Any]) -> Plan:
     return Plan(
         config=config,
         mesh=mesh,
-        choices=Compute.on(mesh, config.model, config.compute).choices,
+        choices=Compute.on(mesh, config.model, config.compute, config.data.pack).choices,
         size=_size(like.base or like.params),
         adapters=_size(like.params) if like.base else 0,
         memory=memory,

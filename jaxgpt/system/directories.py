@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import instead_of, require
-from jaxgpt.file_names import MANIFEST
+from jaxgpt.file_names import LOCK, MANIFEST
 from jaxgpt.system.atomic_files import PARTIAL, errors_naming, sync
 from jaxgpt.system.json_files import read_json, write_json
+from jaxgpt.system.locks import locked
 
 
 @contextlib.contextmanager
@@ -35,15 +36,36 @@ def new_directory(path: str | Path, partial: Path | None = None) -> Iterator[Pat
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(mode=0o700)
             yield partial
-            write_manifest(partial)
-            for file in [*partial.rglob("*"), partial]:
-                sync(file)
-            partial.chmod(0o755)  # a temporary folder is private, this one is no longer temporary
-            partial.rename(path)
-            sync(path.parent)
+            _complete(partial, path)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+@contextlib.contextmanager
+def resumable_directory(path: str | Path) -> Iterator[Path]:
+    """Make a folder to fill, as `new_directory` does, that an interrupted process leaves as it is.
+
+    Until it is complete it is a hidden folder next to `path`, locked by the process that fills it.
+    """
+    path = Path(path)
+    require_vacant(path)
+    partial = path.with_name(f".{path.name}.unfinished")
+    taken = f"{path} is being written by another process: wait for it, or choose another name."
+    with errors_naming(path), locked(partial / LOCK, "", taken):
+        yield partial
+        (partial / LOCK).unlink()
+        _complete(partial, path)
+
+
+def _complete(partial: Path, path: Path) -> None:
+    """Add a manifest to `partial` and give it its name."""
+    write_manifest(partial)
+    for file in [*partial.rglob("*"), partial]:
+        sync(file)
+    partial.chmod(0o755)  # a temporary folder is private, this one is no longer temporary
+    partial.rename(path)
+    sync(path.parent)
 
 
 def partial_of(path: Path) -> Path:

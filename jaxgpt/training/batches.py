@@ -1,35 +1,52 @@
 """The batches of a run as arrays sharded over the rows."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxgpt.config import Config
-from jaxgpt.data import pair_batches
+from jaxgpt.data import pair_batches, windows
 from jaxgpt.data.batches import batch
-from jaxgpt.data.pairs import PairDataset
+from jaxgpt.data.pairs import PairDataset, PairSplit
 from jaxgpt.data.tokens import Dataset
 from jaxgpt.devices.sharding import over_rows, placed
 
 
 def batches(
     dataset: Dataset | PairDataset, config: Config, mesh: jax.sharding.Mesh
-) -> Callable[[int], Any]:
+) -> "PairBatches | WindowBatches | Batches":
     """The function from the index of a step, from 0, to its batch."""
     if isinstance(dataset, PairDataset):
         return PairBatches(dataset, config, mesh)
-    return Batches(dataset.train, config, mesh)
+    split = windows.split_of(dataset, "train", config.model.context_length, config.data.pack)
+    if isinstance(split, windows.Windows):
+        return WindowBatches(split, config, mesh)
+    return Batches(split, config, mesh)
+
+
+def split_of(
+    dataset: Dataset | PairDataset, name: str, config: Config
+) -> np.ndarray | windows.Windows | PairSplit:
+    """The split `name` as the batches of a run read it."""
+    if isinstance(dataset, PairDataset):
+        pairs: PairSplit = getattr(dataset, name)
+        return pairs
+    return windows.split_of(dataset, name, config.model.context_length, config.data.pack)
 
 
 def largest_batch(config: Config) -> Any:
     """Shapes and dtypes of the largest batch that a step of `config` can have."""
     parts, length = config.train.accumulate, config.model.context_length
     rows = config.train.batch_size // parts
+    target = (parts, rows, length)
     if config.encoder is None:
-        return jax.ShapeDtypeStruct((parts, rows, length + 1), np.int32)
-    source, target = (parts, rows, config.encoder.context_length), (parts, rows, length)
+        if config.data.pack == "off":
+            return jax.ShapeDtypeStruct((parts, rows, length + 1), np.int32)
+        ids = jax.ShapeDtypeStruct(target, np.int32)
+        places = ids if config.data.pack == "restart" else None
+        return windows.TextBatch(ids, ids, jax.ShapeDtypeStruct(target, bool), ids, places)
+    source = (parts, rows, config.encoder.context_length)
     return pair_batches.PairBatch(
         jax.ShapeDtypeStruct(source, np.int32),
         jax.ShapeDtypeStruct(source, bool),
@@ -39,12 +56,12 @@ def largest_batch(config: Config) -> Any:
     )
 
 
-def tokens_per_step(dataset: Dataset | PairDataset, config: Config) -> float:
-    """The tokens of a step: of pairs the mean number, sources and targets, without padding."""
-    if isinstance(dataset, PairDataset):
-        ids, pairs = len(dataset.train.ids), len(dataset.train)
-        return config.train.batch_size * (ids + pairs) / pairs
-    return config.train.batch_size * config.model.context_length
+def parted(batch: Any, parts: int, sharding: jax.sharding.NamedSharding) -> Any:
+    """The arrays of `batch`, (A * B, ...), as sharded ones of (A, B, ...) with A `parts`."""
+    return jax.tree.map(
+        lambda x: placed(x.reshape(parts, -1, *x.shape[1:]), sharding),
+        batch,
+    )
 
 
 class PairBatches:
@@ -55,12 +72,28 @@ class PairBatches:
         contexts = config.encoder.context_length, config.model.context_length
         self.train, self.sharding = config.train, over_rows(mesh, axis=1)
         self.buckets = pair_batches.make_buckets(dataset.train, config.train.batch_size, *contexts)
+        ids, pairs = len(dataset.train.ids), len(dataset.train)
+        self.tokens_per_step = config.train.batch_size * (ids + pairs) / pairs
 
     def __call__(self, step: int) -> pair_batches.PairBatch:
         """The batch of the step with the index `step`, from 0."""
         whole = pair_batches.batch(self.buckets, seed=self.train.seed, step=step)
-        parts = (x.reshape(self.train.accumulate, -1, x.shape[1]) for x in whole)
-        return pair_batches.PairBatch(*(placed(part, self.sharding) for part in parts))
+        return parted(whole, self.train.accumulate, self.sharding)
+
+
+class WindowBatches:
+    """The batch of each step, a TextBatch of documents with a leading axis of parts."""
+
+    def __init__(self, split: windows.Windows, config: Config, mesh: jax.sharding.Mesh):
+        self.split, self.train, self.sharding = split, config.train, over_rows(mesh, axis=1)
+        positions = config.train.batch_size * config.model.context_length
+        self.tokens_per_step = positions * (1 - split.padding_share)
+
+    def __call__(self, step: int) -> windows.TextBatch:
+        """The batch of the step with the index `step`, from 0."""
+        train = self.train
+        whole = self.split.batch(seed=train.seed, step=step, batch_size=train.batch_size)
+        return parted(whole, train.accumulate, self.sharding)
 
 
 class Batches:
@@ -72,6 +105,7 @@ class Batches:
         self.tokens, self.seed = tokens, train.seed
         self.shape = (train.accumulate, rows, length + 1)
         self.parts = over_rows(mesh, axis=1)
+        self.tokens_per_step = train.batch_size * length
 
     def __call__(self, step: int) -> jax.Array:
         """The batch of the step with the index `step`, from 0."""

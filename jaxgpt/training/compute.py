@@ -30,15 +30,17 @@ class Compute:
     choices: tuple[tuple[str, str], ...] = ()  # what was chosen for the device and why, to print
 
     @staticmethod
-    def on(mesh: Mesh | None, model: ModelConfig, settings: ComputeConfig) -> "Compute":
-        """The best way to compute `model` on the devices of `mesh`."""
+    def on(
+        mesh: Mesh | None, model: ModelConfig, settings: ComputeConfig, pack: str = "off"
+    ) -> "Compute":
+        """The best way to compute `model` on the devices of `mesh`; `pack` is data.pack."""
         if mesh is None:
             return Compute(settings)
         device, choices = mesh.devices.flat[0], []
         if device.platform == "cpu" and settings.dtype == "bfloat16":
             settings = dataclasses.replace(settings, dtype="float32")
             choices.append(("dtype", "float32, as bfloat16 takes longer on a CPU"))
-        name, why = pick(model, settings, device)
+        name, why = pick(model, settings, device, pack)
         form = on_each(FORMS[name], mesh) if name in KERNELS else FORMS[name]
         choices.append(("attention", f"{name}, {why}"))
         return Compute(settings, keep_nothing(form), Gather.on(mesh), tuple(choices))

@@ -10,11 +10,12 @@ import jax
 import numpy as np
 
 from jaxgpt import file_names
-from jaxgpt.config import ComputeConfig, Config, MeshConfig, ModelConfig
-from jaxgpt.data.batches import eval_windows
+from jaxgpt.config import ComputeConfig, Config, DataConfig, MeshConfig, ModelConfig
 from jaxgpt.data.pair_batches import PairBatch, eval_batches, make_buckets
 from jaxgpt.data.pairs import PairDataset, PairSplit, open_pairs
 from jaxgpt.data.tokens import Dataset, open_dataset
+from jaxgpt.data.windows import Windows, eval_batch_count, split_of
+from jaxgpt.data.windows import eval_batches as text_batches
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.devices.sharding import over_rows, placed, replicated, shardings
@@ -30,45 +31,39 @@ from jaxgpt.training.compatibility import fit_both, fit_vocabulary, require_same
 from jaxgpt.training.compute import Compute
 from jaxgpt.training.step import make_eval_step, make_pair_eval_step
 
+Split = np.ndarray | Windows
+
 
 class Evaluator:
-    """Mean loss of `model` over consecutive windows, in batches of `rows` sharded over `mesh`."""
+    """Mean loss of `model` over a split, in batches of `rows` sharded over `mesh`."""
 
-    def __init__(
-        self, model: ModelConfig, compute: ComputeConfig, mesh: jax.sharding.Mesh, rows: int
-    ):
+    def __init__(self, model: ModelConfig, compute: Compute, mesh: jax.sharding.Mesh, rows: int):
         self.model, self.parts, self.rows = model, over_rows(mesh), rows
-        weights = shardings(abstract_params(model), mesh)
         self.step = jax.jit(
-            make_eval_step(model, Compute.on(mesh, model, compute)),
-            in_shardings=(weights, self.parts, self.parts),
+            make_eval_step(model, compute),
+            in_shardings=(shardings(abstract_params(model), mesh), self.parts),
             out_shardings=replicated(mesh),
         )
 
-    def extent(self, split: np.ndarray, limit: int | None = None) -> str:
+    def extent(self, split: Split, limit: int | None = None) -> str:
         """The part of `split` that `mean_loss` takes, as a phrase."""
-        positions = self.rows * self.model.context_length
-        return _extent(math.ceil((len(split) - 1) / positions), limit)
+        return _extent(eval_batch_count(split, self.rows, self.model.context_length), limit)
 
-    def figures(
-        self, params: Tree, split: np.ndarray, limit: int | None = None
-    ) -> dict[str, float]:
+    def figures(self, params: Tree, split: Split, limit: int | None = None) -> dict[str, float]:
         """The loss over `split`, or over at most `limit` batches of it."""
         return {"val_loss": self.mean_loss(params, split, limit)}
 
-    def mean_loss(self, params: Tree, tokens: np.ndarray, limit: int | None = None) -> float:
-        """The mean loss over `tokens`, or over at most `limit` batches of them.
+    def mean_loss(self, params: Tree, split: Split, limit: int | None = None) -> float:
+        """The mean loss over `split`, or over at most `limit` batches of it.
 
         Each sum is read after the next batch has started, so that the device never waits.
         """
         total, count, unread = 0.0, 0, None
-        windows = eval_windows(
-            tokens, batch_size=self.rows, context_length=self.model.context_length
-        )
-        for ids, mask in itertools.islice(windows, limit):
-            started = self.step(params, placed(ids, self.parts), placed(mask, self.parts))
+        batches = text_batches(split, self.rows, self.model.context_length)
+        for batch in itertools.islice(batches, limit):
+            started = self.step(params, jax.tree.map(lambda x: placed(x, self.parts), batch))
             total += 0.0 if unread is None else float(unread)
-            unread, count = started, count + int(mask.sum())
+            unread, count = started, count + int(batch.target_mask_bt.sum())
         assert unread is not None
         return (total + float(unread)) / count
 
@@ -115,7 +110,8 @@ def make_evaluator(config: Config, mesh: jax.sharding.Mesh, rows: int) -> Any:
     model = config.architecture
     if isinstance(model, Seq2SeqConfig):
         return PairEvaluator(model, config.compute, mesh, rows)
-    return Evaluator(model, config.compute, mesh, rows)
+    compute = Compute.on(mesh, model, config.compute, config.data.pack)
+    return Evaluator(model, compute, mesh, rows)
 
 
 def _extent(batches: int, limit: int | None) -> str:
@@ -144,8 +140,11 @@ def evaluate(directory: Path, data: Path | None, batch_size: int, with_bleu: boo
     fit_vocabulary(opened.config, dataset)
     mesh = make_mesh(MeshConfig(), batch_size, opened.config.model_dim)
     weights = opened.sharded_params(shardings(abstract_params(opened.config), mesh))
-    evaluator = Evaluator(opened.config, ComputeConfig(), mesh, batch_size)
-    return f"{opened.path}: {losses(evaluator.mean_loss(weights, dataset.val), dataset)}"
+    pack = opened.about.get("data", {}).get("pack", DataConfig.pack)
+    compute = Compute.on(mesh, opened.config, ComputeConfig(), pack)
+    split = split_of(dataset, "val", opened.config.context_length, pack)
+    evaluator = Evaluator(opened.config, compute, mesh, batch_size)
+    return f"{opened.path}: {losses(evaluator.mean_loss(weights, split), dataset)}"
 
 
 def _evaluate_pairs(opened: ModelDirectory, dataset: PairDataset, batch_size: int) -> str:
@@ -166,6 +165,12 @@ def _evaluate_pairs(opened: ModelDirectory, dataset: PairDataset, batch_size: in
 
 def losses(loss: float, dataset: Dataset) -> str:
     """The mean `loss` over a validation split, in nats, with what follows from it."""
+    if dataset.examples is not None:
+        return (
+            f"loss {loss:.4f} per token of the answers, perplexity {math.exp(min(loss, 700)):.3f}, "
+            f"over the whole validation split, {len(dataset.examples['val']):,} examples of "
+            f"{dataset.path}"
+        )
     tokens = len(dataset.val)
     per_byte = (tokens - 1) / dataset.val_bytes if dataset.val_bytes else math.nan
     return (

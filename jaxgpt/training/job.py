@@ -38,6 +38,15 @@ class Job:
         return {"start": pairs.start, "end": pairs.end} if isinstance(pairs, PairDataset) else {}
 
     @property
+    def sizes(self) -> tuple[str, int, int]:
+        """The unit of the data, and the number of them to train on and to validate."""
+        data = self.dataset
+        if isinstance(data, Dataset) and data.examples is not None:
+            return "examples", len(data.examples["train"]), len(data.examples["val"])
+        unit = "pairs" if isinstance(data, PairDataset) else "tokens"
+        return unit, len(data.train), len(data.val)
+
+    @property
     def skipped(self) -> int:
         """The number of steps in a row that were skipped just before the run stopped."""
         return self.about.get("skipped", 0) if self.resumed else 0

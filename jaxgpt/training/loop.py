@@ -18,7 +18,7 @@ from jaxgpt.pytree import Tree
 from jaxgpt.storage import run_directory
 from jaxgpt.storage.weights import jitted_merge
 from jaxgpt.system.signals import Signals, Stopped
-from jaxgpt.training.batches import batches, tokens_per_step
+from jaxgpt.training.batches import batches, split_of
 from jaxgpt.training.checkpoints import Checkpoints
 from jaxgpt.training.compute import Compute
 from jaxgpt.training.evaluate import make_evaluator
@@ -40,7 +40,8 @@ class Loop:
         self.job, self.config, self.say = job, config, say
         self.signals = signals or Signals()
         self.mesh = make_mesh(config.mesh, rows, config.model.model_dim)
-        self.choices = Compute.on(self.mesh, config.model, config.compute).choices
+        compute = Compute.on(self.mesh, config.model, config.compute, config.data.pack)
+        self.choices = compute.choices
         self.step, where = jitted_step(config, self.mesh)
         if where.base:
             self.merge = jitted_merge(where.base, config.train.lora_scale)
@@ -48,14 +49,15 @@ class Loop:
         self.batch(0)  # the data may be too short
         self.evaluator = make_evaluator(config, self.mesh, rows)
         self.eval_limit = config.train.eval_batches or None
-        self.extent = self.evaluator.extent(job.dataset.val, self.eval_limit)
+        self.val = split_of(job.dataset, "val", config)
+        self.extent = self.evaluator.extent(self.val, self.eval_limit)
         self.progress = Progress(
             config,
             list(self.mesh.devices.flat),
             say,
             passing,
             self.extent,
-            tokens_per_step=tokens_per_step(job.dataset, config),
+            tokens_per_step=self.batch.tokens_per_step,
         )
         self.checkpoints = Checkpoints(job, self.extent, say)
         self.profile = Profile(config.run, job.directory, say)
@@ -202,9 +204,7 @@ class Loop:
 
     def validate(self, weights: Tree) -> dict[str, float]:
         """The validation figures of `weights`, over at most train.eval_batches batches."""
-        figures: dict[str, float] = self.evaluator.figures(
-            weights, self.job.dataset.val, self.eval_limit
-        )
+        figures: dict[str, float] = self.evaluator.figures(weights, self.val, self.eval_limit)
         return figures
 
     def save(self, state: State, step: int, val_loss: float | None) -> None:

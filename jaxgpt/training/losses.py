@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from jaxgpt.config import ComputeConfig, ModelConfig
 from jaxgpt.data.pair_batches import PairBatch
+from jaxgpt.data.windows import TextBatch
 from jaxgpt.model import GPT, Seq2Seq, assemble
-from jaxgpt.model.attention import Memory, unordered
+from jaxgpt.model.attention import Memory, unordered, within
 from jaxgpt.model.attention_forms import sum_dtype
 from jaxgpt.pytree import Tree
 from jaxgpt.seq2seq_config import Seq2SeqConfig
@@ -22,36 +23,43 @@ from jaxgpt.training.compute import Compute
 def token_losses(
     config: ModelConfig,
     params: Tree,
-    ids_bt: jax.Array,
+    batch: jax.Array | TextBatch,
     dropout_key: jax.Array | None = None,
     compute: Compute | None = None,
     smoothing: float = 0.0,
 ) -> jax.Array:
-    """The loss (B, T) of every token of `ids_bt` (B, T + 1) given its prefix, except the first."""
+    """The loss (B, T) of every target of `batch` given its prefix.
+
+    The targets of ids (B, T + 1) are all of them, except the first.
+    """
     compute = compute or Compute(ComputeConfig())
+    if not isinstance(batch, TextBatch):
+        batch = TextBatch(batch[:, :-1], batch[:, 1:], None)
+    targets_bt = jnp.asarray(batch.targets_bt)
     model = assemble(config, compute.gather.all_but_blocks(params) if compute.gather else params)
-    x_btd = hidden(model, ids_bt[:, :-1], dropout_key, compute)
+    x_btd = hidden(model, batch, dropout_key, compute)
 
     def losses(x: jax.Array, targets: jax.Array) -> jax.Array:
         return cross_entropy(model.read_out(x), targets, smoothing)
 
     chunks = compute.settings.loss_chunks
     if chunks == 1:
-        return losses(x_btd, ids_bt[:, 1:])
-    parts = [jnp.stack(jnp.split(x, chunks, axis=1)) for x in (x_btd, ids_bt[:, 1:])]
+        return losses(x_btd, targets_bt)
+    parts = [jnp.stack(jnp.split(x, chunks, axis=1)) for x in (x_btd, targets_bt)]
     losses_cbt = jax.lax.map(lambda part: jax.checkpoint(losses)(*part), tuple(parts))
     return jnp.concatenate(list(losses_cbt), axis=1)
 
 
 def hidden(
-    model: GPT, tokens_bt: jax.Array, dropout_key: jax.Array | None, compute: Compute
+    model: GPT, batch: TextBatch, dropout_key: jax.Array | None, compute: Compute
 ) -> jax.Array:
     """The stream (B, T, D) after the last block."""
-    positions = jnp.arange(tokens_bt.shape[1])
+    places, attend = batch.positions_bt, within(compute.attend, batch.segments_bt)
+    positions = jnp.arange(batch.tokens_bt.shape[1]) if places is None else places
     return compute.run(
         model,
-        model.embed(tokens_bt),
-        lambda block, layer, x: block(x, layer, positions, compute.attend, dropout_key)[0],
+        model.embed(jnp.asarray(batch.tokens_bt), places),
+        lambda block, layer, x: block(x, layer, positions, attend, dropout_key)[0],
     )
 
 

@@ -102,8 +102,7 @@ def _announcement(job: Job, state: State, choices: Iterable[tuple[str, str]]) ->
     size = sum(leaf.size for leaf in jax.tree.leaves(state.base or state.params))
     trained = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     adapters = f" and {trained:,} in adapters, which alone are trained" if state.base else ""
-    train, val = len(job.dataset.train), len(job.dataset.val)
-    unit = "pairs" if job.config.encoder else "tokens"
+    unit, train, val = job.sizes
     verb = "resuming from" if int(state.step) else "starting from"
     start = job.source.path if job.source else "random weights"
     return [

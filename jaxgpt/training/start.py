@@ -9,8 +9,10 @@ from typing import Any
 
 from jaxgpt import file_names
 from jaxgpt.config import Config
+from jaxgpt.data.answers import recognise
 from jaxgpt.data.pairs import PairDataset, open_pairs
 from jaxgpt.data.prepare import prepare
+from jaxgpt.data.prepare_answers import prepare_answers
 from jaxgpt.data.prepare_pairs import prepare_pairs
 from jaxgpt.data.tokens import Dataset, open_dataset
 from jaxgpt.devices.distributed import first, wait
@@ -155,8 +157,8 @@ def _find_data(config: Config, run: Path, stopped: ModelDirectory | None) -> Any
             "away, or choose another --run.dir.",
         )
         file = (stopped.path if stopped else run) / file_names.CONFIG
-        before = read_json(file).get("data") if file.exists() else None
-        now = dataclasses.asdict(config.data)
+        before = _prepared_from(read_json(file).get("data", {})) if file.exists() else None
+        now = _prepared_from(dataclasses.asdict(config.data))
         if before == now:
             return open_data(own)
         require(
@@ -169,10 +171,16 @@ def _find_data(config: Config, run: Path, stopped: ModelDirectory | None) -> Any
     return _prepared(config, own)
 
 
+def _prepared_from(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of data that preparing depends on; how batches are made of it does not."""
+    return {name: value for name, value in data.items() if name != "pack"}
+
+
 def _prepared(config: Config, own: Path) -> AnyData:
     """The data that `config` names, prepared in `own`."""
     source, tokenizer = [config.data.path], config.data.tokenizer
     if config.encoder is None:
-        return prepare(source, own, tokenizer=tokenizer)
+        make = prepare_answers if recognise(source) else prepare
+        return make(source, own, tokenizer=tokenizer)
     targets = config.data.target_tokenizer or None
     return prepare_pairs(source, own, tokenizer=tokenizer, target_tokenizer=targets)

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from jaxgpt.config import Config, ModelConfig
 from jaxgpt.data.pair_batches import PairBatch
+from jaxgpt.data.windows import TextBatch
 from jaxgpt.devices.sharding import over_rows, replicated, shardings
 from jaxgpt.model import build, cast, lora, params_of
 from jaxgpt.pytree import Tree
@@ -17,6 +18,8 @@ from jaxgpt.seq2seq_config import Seq2SeqConfig
 from jaxgpt.training.compute import Compute
 from jaxgpt.training.losses import cross_entropy, pair_logits, token_losses
 from jaxgpt.training.optimizer import make_optimizer, make_schedule
+
+MASKED = (PairBatch, TextBatch)  # batches that say which of their targets count
 
 
 class State(NamedTuple):
@@ -85,12 +88,12 @@ def make_step(
 ) -> Callable[[State, Any], tuple[State, Metrics]]:
     """A function (state, batch) -> (state, metrics).
 
-    The arrays of a batch, ids (A, B, T + 1) or those of a PairBatch, begin with an axis of A parts,
-    whose gradients are computed one after the other and accumulated.
+    The arrays of a batch, ids (A, B, T + 1) or those of a TextBatch or a PairBatch, begin with an
+    axis of A parts, whose gradients are computed one after the other and accumulated.
     """
     optimizer, schedule, rate = make_optimizer(config), make_schedule(config), config.optim.ema
     compute, smoothing = (
-        Compute.on(mesh, config.model, config.compute),
+        Compute.on(mesh, config.model, config.compute, config.data.pack),
         config.optim.label_smoothing,
     )
 
@@ -99,10 +102,13 @@ def make_step(
             params = lora.merge(base, params, config.train.lora_scale)
         params = cast(params, compute.settings.dtype)
         model = config.architecture
-        if not isinstance(model, Seq2SeqConfig):
-            return token_losses(model, params, part, key, compute, smoothing).mean()
-        logits_btv = pair_logits(model, params, part, key, compute)
-        losses_bt = cross_entropy(logits_btv, jnp.asarray(part.targets_bt), smoothing)
+        if isinstance(model, Seq2SeqConfig):
+            logits_btv = pair_logits(model, params, part, key, compute)
+            losses_bt = cross_entropy(logits_btv, jnp.asarray(part.targets_bt), smoothing)
+        else:
+            losses_bt = token_losses(model, params, part, key, compute, smoothing)
+        if not isinstance(part, MASKED):
+            return losses_bt.mean()
         return jnp.sum(losses_bt, where=jnp.asarray(part.target_mask_bt))
 
     def step(state: State, batch: Any) -> tuple[State, Metrics]:
@@ -119,8 +125,8 @@ def make_step(
         parts = len(jax.tree.leaves(batch)[0])
         zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
         sums, _ = jax.lax.scan(add_part, zeros, (batch, jnp.arange(parts)))
-        # Each part of a text has the mean of its losses, one of pairs the sum over its tokens.
-        count = batch.target_mask_bt.sum() if isinstance(batch, PairBatch) else parts
+        # Each part of ids has the mean of its losses, one with a mask the sum over its targets.
+        count = batch.target_mask_bt.sum() if isinstance(batch, MASKED) else parts
         mean_loss, gradients = jax.tree.map(lambda x: x / count, sums)
         updates, moments = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -148,14 +154,13 @@ def keep_unless(finite: jax.Array, old: State, new: State) -> State:
     )
 
 
-def make_eval_step(
-    config: ModelConfig, compute: Compute
-) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:
-    """A function (params, ids (B, T + 1), mask (B, T)) -> the sum of the losses under the mask."""
+def make_eval_step(config: ModelConfig, compute: Compute) -> Callable[[Tree, TextBatch], jax.Array]:
+    """A function (params, batch) -> the sum of the losses of the targets that count."""
 
-    def eval_step(params: Tree, ids_bt: jax.Array, mask_bt: jax.Array) -> jax.Array:
+    def eval_step(params: Tree, batch: TextBatch) -> jax.Array:
         params = cast(params, compute.settings.dtype)
-        return jnp.sum(token_losses(config, params, ids_bt, None, compute), where=mask_bt)
+        losses_bt = token_losses(config, params, batch, None, compute)
+        return jnp.sum(losses_bt, where=jnp.asarray(batch.target_mask_bt))
 
     return eval_step
 

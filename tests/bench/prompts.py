@@ -1,6 +1,6 @@
 """Seconds until the first token of eight prompts of 500 tokens, GPT-2 with 124 M weights, and what they have in common.
 
-    python -m tests.bench.prompts [ROUNDS]
+python -m tests.bench.prompts [ROUNDS]
 """
 
 import statistics

@@ -32,12 +32,13 @@ MODELS = {
     "muon": SMALL | {"num_kv_heads": 2, "mlp_gated": True, "optim": {"name": "muon"}},
     "lora": SMALL | {"mlp_gated": True, "lora": 2},
     "tiled": SMALL | {"positions": "alibi", "attention": "tiled"},
+    "packed": SMALL | {"pack": "restart", "attention": "tiled", "window": [5, None, 5]},
     "pair": SMALL | {"pair": True, "activation": "gelu", "extra_norms": ["sandwich"]},
 }  # fmt: skip
 # The axes data, fsdp and tensor of a mesh.
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
 ALONE = (1, 1, 1)
-COMPARED = ["gpt", "modern", "muon", "lora", "tiled", "pair"]
+COMPARED = ["gpt", "modern", "muon", "lora", "tiled", "packed", "pair"]
 NARROW = [(ALONE, "narrow"), ((1, 8, 1), "narrow")]
 CASES = [
     *((mesh, model) for model in COMPARED for mesh in (ALONE, *MESHES)),

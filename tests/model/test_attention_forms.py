@@ -200,11 +200,16 @@ CPU = {"platform": "cpu", "device_kind": "cpu"}
 
 
 def picked(
-    device: dict[str, str], dtype: str, attention: str = "auto", length: int = 1024, head: int = 64
+    device: dict[str, str],
+    dtype: str,
+    attention: str = "auto",
+    length: int = 1024,
+    head: int = 64,
+    pack: str = "off",
 ) -> Any:
     model = ModelConfig(10, length, 2 * head, 1, 2)
     compute = ComputeConfig(attention=attention, dtype=dtype)
-    return pick(model, compute, SimpleNamespace(**device))
+    return pick(model, compute, SimpleNamespace(**device), pack)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +219,9 @@ def picked(
         (GPU, "float32", {}, "chunked", "compute.dtype is float32"),
         (GPU, "bfloat16", {"head": 136}, "chunked", "model.head_dim is 136"),
         (GPU, "bfloat16", {"length": 64}, "chunked", "64 positions"),
+        (GPU, "bfloat16", {"pack": "restart"}, "chunked", "cudnn does not keep the documents"),
+        (TPU, "bfloat16", {"pack": "restart"}, "splash", "TPU v5 lite"),
+        (CPU, "float32", {"pack": "continue"}, "tiled", "for cpu"),
         (OLD, "bfloat16", {}, "chunked", "the device is Tesla V100"),
         (AMD, "bfloat16", {}, "chunked", "the device is AMD Instinct"),
         (TPU, "float32", {}, "splash", "TPU v5 lite"),
@@ -225,7 +233,7 @@ def picked(
     ],
 )
 def test_auto_goes_by_device_dtype_head_size_and_length(
-    device: dict[str, str], dtype: str, sizes: dict[str, int], form: str, why: str
+    device: dict[str, str], dtype: str, sizes: dict[str, Any], form: str, why: str
 ) -> None:
     found = picked(device, dtype, **sizes)
     assert (found[0], why in found[1]) == (form, True)

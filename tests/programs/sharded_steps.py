@@ -19,16 +19,23 @@ from jaxgpt.config import (
     RunConfig,
     TrainConfig,
 )
+from jaxgpt.data.packing import cut, documents
 from jaxgpt.data.pair_batches import PairBatch
+from jaxgpt.data.windows import make_windows
 from jaxgpt.devices.mesh import make_mesh, sizes
 from jaxgpt.devices.sharding import over_rows, placed
 from jaxgpt.pytree import flatten
 from jaxgpt.training.step import init_state, jitted_step
 
 
-def drawn(model: Any, step: int) -> Any:
-    """The batch of a step: ids of a text, or pairs of which some is padding."""
-    rng = np.random.default_rng(step)
+def drawn(config: Config, step: int) -> Any:
+    """The batch of a step: ids of a text, packed documents, or pairs of which some is padding."""
+    rng, model = np.random.default_rng(step), config.architecture
+    if config.data.pack == "restart":
+        ids = rng.integers(0, 26, 400)
+        spans = cut(documents(ids, eot=0), 11)
+        batch = make_windows(ids, spans, 11, "restart").batch(seed=0, step=step, batch_size=8)
+        return jax.tree.map(lambda x: x[None], batch)
     if isinstance(model, ModelConfig):
         return rng.integers(0, model.vocab_size, (1, 8, 12)).astype(np.int32)
     source, target = (
@@ -45,11 +52,12 @@ def steps(axes: list[int], fields: dict[str, Any]) -> dict[str, Any]:
     # With the usual eps of 1e-8 AdamW makes much of rounding where a gradient is near 0.
     settings = {"warmup_steps": 0, "eps": 1e-6, **fields.pop("optim", {})}
     train = TrainConfig(lora_rank=fields.pop("lora", 0))
+    pack = fields.pop("pack", "off")
     common = {"context_length": 11, "num_heads": 4, "qkv_bias": True, **fields}
     model = ModelConfig(num_blocks=3, cross_attention=pair, **common)
     encoder = ModelConfig(num_blocks=2, **{**common, "vocab_size": 16}) if pair else None
     config = Config(
-        DataConfig("x"),
+        DataConfig("x", pack=pack),
         RunConfig("x", init="y"),
         model=model,
         encoder=encoder,
@@ -62,10 +70,10 @@ def steps(axes: list[int], fields: dict[str, Any]) -> dict[str, Any]:
     parts = over_rows(mesh, axis=1)
     step, where = jitted_step(config, mesh)
     state, losses = jax.jit(lambda: init_state(config), out_shardings=where)(), []
-    shapes = jax.eval_shape(lambda: (state, drawn(config.architecture, 0)))
+    shapes = jax.eval_shape(lambda: (state, drawn(config, 0)))
     program = step.lower(*shapes).compile()
     for i in range(10):
-        batch = jax.tree.map(lambda x: placed(x, parts), drawn(config.architecture, i))
+        batch = jax.tree.map(lambda x: placed(x, parts), drawn(config, i))
         state, metrics = program(state, batch)
         losses.append(float(metrics.loss))
     lies = {}

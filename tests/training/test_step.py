@@ -17,6 +17,7 @@ from jaxgpt.config import (
     RunConfig,
     TrainConfig,
 )
+from jaxgpt.data.windows import TextBatch
 from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.errors import UserError
 from jaxgpt.pytree import flatten
@@ -172,7 +173,8 @@ def test_evaluation_sums_what_the_mask_shows() -> None:
     params, batch = start(BASE).params, ids()[0]
     losses = token_losses(MODEL, params, batch, None)
     mask = np.random.default_rng(0).random((8, 11)) < 0.5
-    found = make_eval_step(MODEL, Compute(ComputeConfig()))(params, batch, jnp.asarray(mask))
+    text = TextBatch(batch[:, :-1], batch[:, 1:], mask)
+    found = make_eval_step(MODEL, Compute(ComputeConfig()))(params, text)
     assert float(found) == pytest.approx(float(losses[mask].sum()), rel=1e-6)
 
 

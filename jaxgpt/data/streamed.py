@@ -1,0 +1,134 @@
+"""Ids of a data set that is read as a stream and never stored, resumed where reading stopped.
+
+In a folder that outlives the process are the tokenizer, once it is chosen or learnt, the ids so
+far, and how far the stream has been read. That is replaced after the ids are on the disk, so that
+ids beyond its count are cut off.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxgpt.data import encoding
+from jaxgpt.data.encoding import ids_of, tokenizer_for
+from jaxgpt.data.formats import Piece, from_records
+from jaxgpt.data.progress import with_progress
+from jaxgpt.data.records import Reading
+from jaxgpt.data.sources import documents, stream_of
+from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.data.tokenizer_files import load
+from jaxgpt.data.tokens import Whole, narrowest
+from jaxgpt.errors import require
+from jaxgpt.file_names import LOCK, STREAM, TOKENIZER
+from jaxgpt.system.atomic_files import replaced_file, sync
+from jaxgpt.system.json_files import read_json, write_json
+
+
+class Place(NamedTuple):
+    """How far a stream has been read."""
+
+    ids: int = 0  # written
+    records: int = 0  # read
+    library: dict[str, Any] | None = None  # the state of the library
+
+
+class Streaming(NamedTuple):
+    """What is made of a stream, and where it is written."""
+
+    source: str
+    folder: Path
+    field: str
+    errors: str
+    tokenizer: str
+    vocab_size: int
+    max_tokens: int | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the ids depend on."""
+        return {name: value for name, value in self._asdict().items() if name != "folder"}
+
+    def place(self) -> Place:
+        """Where a process with the same settings stopped, or the start of an emptied folder."""
+        file = self.folder / STREAM
+        if file.exists():
+            saved = read_json(file)
+            if saved.get("settings") == self.settings:
+                return Place(**saved["place"])
+        for path in self.folder.iterdir():
+            if path.name != LOCK:
+                path.unlink()
+        return Place()
+
+    def save(self, place: Place) -> None:
+        """Replace the place from which a later process resumes."""
+        write_json(self.folder / STREAM, {"settings": self.settings, "place": place._asdict()})
+
+
+def is_stream(sources: Sequence[str]) -> bool:
+    """Whether `sources` are one data set of the datasets library."""
+    return len(sources) == 1 and sources[0].startswith("hf:")
+
+
+def write_stream(what: Streaming) -> tuple[Tokenizer, Whole]:
+    """Write the ids of a stream, from where an earlier process stopped; with its tokenizer."""
+    place, used = what.place(), what.folder / TOKENIZER
+    if not used.exists():
+        made = tokenizer_for(
+            what.tokenizer,
+            lambda name: with_progress(
+                documents([what.source], what.field, what.errors), name, _bytes, None
+            ),
+            what.vocab_size,
+        )
+        with replaced_file(used) as partial:
+            made.save(partial)
+        what.save(place)
+    if place.records:
+        print(f"{what.source}: resuming after record {place.records:,}", file=sys.stderr)
+    tokenizer = load(used)
+    whole = Whole(what.folder / "whole.bin", narrowest(tokenizer.vocab_size), 0, place.ids)
+    whole.file.touch()
+    os.truncate(whole.file, place.ids * whole.dtype.itemsize)
+    count = _encode(what, place, tokenizer, whole)
+    require(count > 0, f"{what.source} is empty: there is no text in it.")
+    (what.folder / STREAM).unlink()
+    return tokenizer, whole._replace(length=count)
+
+
+def _encode(what: Streaming, place: Place, tokenizer: Tokenizer, whole: Whole) -> int:
+    """Append the ids of what is left of a stream; return the number of all."""
+    dataset = stream_of(what.source)
+    if place.library is not None:
+        dataset.load_state_dict(place.library)
+    most, reading = what.max_tokens or sys.maxsize, Reading((what.field,), what.errors)
+    count, group, size = place.ids, list[Piece](), 0
+    for number, record in enumerate(dataset, place.records + 1):
+        pieces = [*from_records(iter([(f"{what.source} record {number}", record)]), reading)]
+        group += pieces
+        size += sum(len(piece.text) for piece in pieces)
+        if size >= encoding.TOGETHER:
+            count = _append(whole, group, tokenizer, count, most)
+            what.save(Place(count, number, dataset.state_dict()))
+            if count >= most:
+                return count
+            group, size = [], 0
+    return _append(whole, group, tokenizer, count, most)
+
+
+def _append(whole: Whole, group: list[Piece], tokenizer: Tokenizer, count: int, most: int) -> int:
+    """Append the ids of `group` to the `count` before it, up to `most` in all; the new number."""
+    chunks = ids_of(iter(group), tokenizer, after_text=count > 0)
+    ids = np.concatenate([np.empty(0, np.int64), *chunks])[: most - count]
+    with whole.file.open("ab") as file:
+        file.write(ids.astype(whole.dtype).tobytes())
+    sync(whole.file)
+    return count + len(ids)
+
+
+def _bytes(piece: Piece) -> int:
+    return len(piece.text.encode())
