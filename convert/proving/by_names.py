@@ -1,4 +1,4 @@
-"""Matches numbers whose values and gradients do not say which is which, by the names around them."""
+"""Matches numbers by their names, where values and gradients do not say which is which."""
 
 import itertools
 import re

@@ -1,8 +1,8 @@
 """Which number of a JAX function's parameters is which number of a torch module's.
 
-Numbers correspond if their values are equal, wherever they are: transposed, reshaped, stacked, split
-or fused. Among numbers with equal values, such as the ones of norms, the gradients decide, and what
-they leave open goes by the names.
+Numbers correspond if their values are equal, wherever they are: transposed, reshaped, stacked,
+split or fused. Among numbers with equal values, such as the ones of norms, the gradients decide,
+and what they leave open goes by the names.
 """
 
 import itertools

@@ -66,8 +66,8 @@ def _lines(training: Training) -> list[str]:
         lines.append(
             f"the logits agree, but {len(wrong)} of {len(training.gradients)} gradients differ; "
             f"nearest to the loss that of {last.name}, by up to {last.max:.3g} (largest "
-            f"{last.scale:.3g}). Look there first, as what lies before it in the model differs with "
-            f"it: {in_a_row((item.name for item in wrong), ', ')}."
+            f"{last.scale:.3g}). Look there first, as what lies before it in the model differs "
+            f"with it: {in_a_row((item.name for item in wrong), ', ')}."
         )
     moved = [item for item in training.parameters if not item.same]
     if moved and not wrong:
