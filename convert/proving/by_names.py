@@ -15,6 +15,9 @@ def matched(
     Near are names that begin as a pair in `sure` does, such as the weight beside a bias. The rest
     goes by order, the layers of one name in torch together, as they are in an array of all layers.
     """
+    if len(torch) == len(jax) == 1:
+        yield from zip(*torch.values(), *jax.values(), strict=False)
+        return
     known = [(_parts(one), _parts(other)) for one, other in sure]
     templates = list(dict.fromkeys(map(_template, torch)))
     ranked = sorted(
