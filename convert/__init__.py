@@ -6,8 +6,9 @@ The public names, each loaded when it is first used, so that the import costs no
     Loaded       what to_flax returns: model, params, config, and a report on each field
     to_torch     a state_dict for load_state_dict(strict=True), from parameters and their config
     inspect      says what to_flax would do with a file, without reading all of it
+    verify       runs the class of a file beside a model directory, and reports where they differ
     probe        ranks what a file leaves open by the loss on a text
-    assert_same  compares a torch module of yours with a model on the same tokens, for test suites
+    assert_same  compares a torch module with a model of ours or any JAX function, for test suites
 
 For example:
 
@@ -30,17 +31,19 @@ if TYPE_CHECKING:  # for editors, which run nothing
     from .api import to_torch as to_torch
     from .probing.probe import probe as probe
     from .proving.by_class import to_flax as to_flax
-    from .proving.parity import assert_same as assert_same
+    from .proving.same import assert_same as assert_same
+    from .proving.verify import verify as verify
 
 _HOMES = {
     "Loaded": "loaded",
-    "assert_same": "proving.parity",
+    "assert_same": "proving.same",
     "inspect": "api",
     "probe": "probing.probe",
     "to_flax": "proving.by_class",
     "to_torch": "api",
+    "verify": "proving.verify",
 }
-__all__ = ["Loaded", "assert_same", "inspect", "probe", "to_flax", "to_torch"]
+__all__ = ["Loaded", "assert_same", "inspect", "probe", "to_flax", "to_torch", "verify"]
 
 
 def __getattr__(name: str) -> Any:
@@ -50,5 +53,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names and the module's own attributes: what completion offers."""
-    return [*__all__, *(name for name in globals() if name.startswith("__"))]
+    """The public names, which is what `help` and completion show."""
+    return [*__all__]

@@ -8,9 +8,15 @@ The public names, each loaded when it is first used, so that the import costs no
     UserError       raised where the input is wrong; says what is, and the way out
     load            the model in a model directory or a run
     load_tokenizer  the tokenizer in a model directory, a run, or a file
+    save            writes a model, however it was built or trained, as a model directory
     convert         the package that brings PyTorch checkpoints over and back
     generate        yields new ids after a prompt, in pieces as they are computed
     translate       yields the ids that an encoder-decoder writes for each source
+    score           log-probabilities of the ids of a text, each given those before it
+    look            logits, hidden states of every layer and attention, by one call
+    compiled_step   the training step and its first state, for a loop of your own
+    params_of       the parameters of a model, a nested dict of arrays
+    assemble        the model with the parameters of such a dict
 
 For example:
 
@@ -31,12 +37,18 @@ if TYPE_CHECKING:  # for editors, which run nothing
     from jaxgpt import convert as convert
     from jaxgpt.config import ModelConfig as ModelConfig
     from jaxgpt.errors import UserError as UserError
+    from jaxgpt.generation.inside import look as look
     from jaxgpt.generation.stream import generate as generate
+    from jaxgpt.generation.stream import score as score
     from jaxgpt.generation.translate import translate as translate
     from jaxgpt.model import GPT as GPT
     from jaxgpt.model import Seq2Seq as Seq2Seq
+    from jaxgpt.model import assemble as assemble
+    from jaxgpt.model import params_of as params_of
     from jaxgpt.storage.model_directory import load as load
     from jaxgpt.storage.model_directory import load_tokenizer as load_tokenizer
+    from jaxgpt.storage.models import save as save
+    from jaxgpt.training.own_loop import compiled_step as compiled_step
 
 __version__ = "0.1.0"
 
@@ -45,9 +57,15 @@ _HOMES = {
     "Seq2Seq": "model",
     "ModelConfig": "config",
     "UserError": "errors",
+    "assemble": "model",
+    "compiled_step": "training.own_loop",
     "generate": "generation.stream",
     "load": "storage.model_directory",
     "load_tokenizer": "storage.model_directory",
+    "look": "generation.inside",
+    "params_of": "model",
+    "save": "storage.models",
+    "score": "generation.stream",
     "translate": "generation.translate",
 }
 __all__ = [
@@ -55,10 +73,16 @@ __all__ = [
     "ModelConfig",
     "Seq2Seq",
     "UserError",
+    "assemble",
+    "compiled_step",
     "convert",
     "generate",
     "load",
     "load_tokenizer",
+    "look",
+    "params_of",
+    "save",
+    "score",
     "translate",
 ]
 
@@ -72,5 +96,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names and the module's own attributes: what completion offers."""
-    return [*__all__, *(name for name in globals() if name.startswith("__"))]
+    """The public names, which is what `help` and completion show."""
+    return [*__all__]

@@ -1,7 +1,8 @@
-"""Fields of a dataclass of settings: a default, and the sentence that explains it."""
+"""Fields of a dataclass of settings, and what `help` shows of a class."""
 
 import dataclasses
 import functools
+import inspect
 import typing
 from typing import Any, Literal, TypeVar
 
@@ -77,3 +78,11 @@ def suggesting(section: type[Section]) -> type[Section]:
 
     section.__init__ = checked  # type: ignore
     return section
+
+
+def signed(cls: type[Section]) -> type[Section]:
+    """Let `help` and completion show the arguments of `cls`, which a metaclass hides from them."""
+    own = inspect.signature(cls.__init__)
+    parameters = list(own.parameters.values())[1:]
+    cls.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return cls

@@ -43,7 +43,7 @@ def verify(
 
     _require_consistent(torch, torch_args, train_steps)
     options: dict[str, Any] = {
-        "dialect": dialect, "torch_class": torch, "torch_args": torch_arguments(torch_args),
+        "dialect": dialect, "torch": torch, "torch_args": torch_arguments(torch_args),
     }  # fmt: skip
     with working(f"running {file} and {directory} in float64"):
         page = compare(file, directory, train_steps, **options)

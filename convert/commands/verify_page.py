@@ -12,11 +12,11 @@ from jaxgpt.errors import in_a_row
 
 from ..foreign.config_objects import ABSENT
 from ..proving.difference import Difference
-from ..proving.verdict import Page
+from ..proving.verdict import Verification
 from .fields_page import briefly, listed
 
 
-def show(page: Page) -> None:
+def show(page: Verification) -> None:
     """Print the result of `verify`."""
     print(_verdict(page))
     if explanation := _explanation(page):
@@ -35,7 +35,7 @@ def show(page: Page) -> None:
         print(line)
 
 
-def _verdict(page: Page) -> str:
+def _verdict(page: Verification) -> str:
     """The first line: the verdict in capitals, and what it means."""
     if page.verdict == "differs":
         where = page.first_difference or ", ".join(page.fields)
@@ -50,7 +50,7 @@ def _verdict(page: Page) -> str:
     return "UNPROVEN: the numbers are equal, but no class was run."
 
 
-def _explanation(page: Page) -> str:
+def _explanation(page: Verification) -> str:
     """The meaning of a first difference; "" where its name says enough."""
     first = page.first_difference or ""
     if first.startswith("block "):
@@ -65,7 +65,7 @@ def _explanation(page: Page) -> str:
     return ""
 
 
-def _compared(page: Page) -> str:
+def _compared(page: Verification) -> str:
     """The table of compared stages and groups of quantities, as text."""
     table = Table(box=None, pad_edge=False)
     for header in ("", "compared", "max |diff|", "mean", "max |value|", ""):
@@ -82,7 +82,7 @@ def _compared(page: Page) -> str:
     return captured.get()
 
 
-def _groups(page: Page) -> list[tuple[str, list[Difference]]]:
+def _groups(page: Verification) -> list[tuple[str, list[Difference]]]:
     """Labelled groups of rows: successive blocks with the same verdict, gradients, parameters."""
 
     def kind(item: Difference) -> tuple[bool, bool]:
@@ -100,7 +100,7 @@ def _groups(page: Page) -> list[tuple[str, list[Difference]]]:
     return groups + _training_groups(page)
 
 
-def _training_groups(page: Page) -> list[tuple[str, list[Difference]]]:
+def _training_groups(page: Verification) -> list[tuple[str, list[Difference]]]:
     if not page.training:
         return []
     training = page.training
@@ -117,7 +117,7 @@ def _worst(items: list[Difference]) -> Difference:
     return max(items, key=lambda item: math.inf if math.isnan(item.relative) else item.relative)
 
 
-def _training(page: Page) -> list[str]:
+def _training(page: Verification) -> list[str]:
     """The worst of each group, by name, and the first that differs."""
     lines = []
     for label, items in _training_groups(page)[1:]:
@@ -129,7 +129,7 @@ def _training(page: Page) -> list[str]:
     return lines
 
 
-def _fields_of(page: Page) -> list[str]:
+def _fields_of(page: Verification) -> list[str]:
     """Lines on how each field that no file shows is known, unless the verdict has said so."""
     lines = []
     if page.proven:
@@ -146,7 +146,7 @@ def _fields_of(page: Page) -> list[str]:
     return lines
 
 
-def _ways_out(page: Page) -> list[str]:
+def _ways_out(page: Verification) -> list[str]:
     lines = []
     if page.weights:
         names = in_a_row(page.weights, ", ")
@@ -163,7 +163,7 @@ def _ways_out(page: Page) -> list[str]:
     return lines
 
 
-def _proofs(page: Page) -> list[str]:
+def _proofs(page: Verification) -> list[str]:
     """Ways to prove two models that are equal under assumptions."""
     lines = []
     if page.proven and page.assumed:

@@ -13,10 +13,16 @@ from jaxgpt.file_names import MANIFEST
 from jaxgpt.system.json_files import read_json
 
 INDEX = ".index.json"  # ends the name of the file that lists shards
-SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
-WEIGHTS = (f"{SAFETENSORS}{INDEX}", SAFETENSORS, f"{TORCH}{INDEX}", TORCH)  # the first is read
+SAFETENSORS, TORCH, FLAX = "model.safetensors", "pytorch_model.bin", "flax_model.msgpack"
+WEIGHTS = (
+    f"{SAFETENSORS}{INDEX}",
+    SAFETENSORS,
+    f"{TORCH}{INDEX}",
+    TORCH,
+    FLAX,
+)  # the first is read
 CONFIG, TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
-SUFFIXES = (".pt", ".pth", ".safetensors", ".bin")
+SUFFIXES = (".pt", ".pth", ".safetensors", ".bin", ".msgpack")
 MOST = 64 * 2**20  # bytes of JSON; an index of ten thousand tensors has one MiB
 
 

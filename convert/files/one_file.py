@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxgpt.errors import UserError, in_a_row
 
-from . import llmc, safefile, torchfile
+from . import flax_msgpack, llmc, safefile, torchfile
 from .contents import Contents
 from .statedict import choose
 from .torch_tensors import described
@@ -26,6 +26,8 @@ def open_file(path: Path) -> Contents:
         return safefile.load(path)
     if llmc.is_llmc(head):
         return llmc.load(path)
+    if flax_msgpack.is_msgpack(head):
+        return flax_msgpack.load(path)
     raise UserError(f"{path} ({path.stat().st_size} bytes) {unknown(path, head)}")
 
 
@@ -57,4 +59,4 @@ def unknown(path: Path, head: bytes) -> str:
             f"pickle can run any code; this one names {in_a_row(names, ', ') or 'nothing'}. "
             f"{RESAVE}"
         )
-    return f"is not a torch or safetensors checkpoint: it begins with {head[:24]!r}."
+    return f"is not a torch, safetensors or Flax checkpoint: it begins with {head[:24]!r}."

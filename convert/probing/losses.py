@@ -166,7 +166,7 @@ def _token_losses(config: ModelConfig, params: Tree, knobs: Knobs, ids_bt: jax.A
     model = assemble(config, params)
     positions = jnp.arange(ids_bt.shape[1] - 1) * knobs.stretch
 
-    def apply(block: Block, layer: jax.Array, x: jax.Array, memory: None) -> tuple[jax.Array, None]:
+    def apply(block: Block, layer: jax.Array, x: jax.Array, _: Any) -> tuple[jax.Array, None]:
         return block(x, layer, positions, _attend(knobs, layer))[0], None
 
     x_btd, _ = model.run(model.embed(ids_bt[:, :-1]), apply)

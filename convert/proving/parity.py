@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 
 from jaxgpt.errors import UserError
 from jaxgpt.model import Seq2Seq, States, check_tokens
@@ -22,7 +21,6 @@ from ..rows.pair import AnyDialect, Pair
 from .difference import Difference, log_softmax, of_logits
 from .exact_model import exact_model
 from .example import Example, decoder_of
-from .tolerances import TOLERANCE
 
 ENCODER_BLOCK = "encoder block"
 
@@ -43,30 +41,6 @@ class Comparison:
     @property
     def first_difference(self) -> str | None:
         return next((stage.name for stage in self.stages if not stage.same), None)
-
-
-def assert_same(
-    torch_module: torch.nn.Module,
-    model: Any,
-    tokens: ArrayLike,
-    *,
-    source: ArrayLike | None = None,
-    memory: ArrayLike | None = None,
-) -> None:
-    """Raise AssertionError unless both models give the same logits for the ids `tokens` (B, T).
-
-    An encoder-decoder also takes the ids `source` (B, S), and a decoder that attends to a memory
-    `memory` (B, S, D).
-    """
-    others = (None if each is None else np.asarray(each) for each in (source, memory))
-    result = compare(torch_module, model, Example(np.asarray(tokens), *others))
-    if not result.logits.same:
-        logits = result.logits
-        raise AssertionError(
-            f"The torch module and the jaxgpt model differ: logits by up to {logits.max:.3g} "
-            f"(mean {logits.mean:.3g}, largest logit {logits.scale:.3g}, tolerance {TOLERANCE:g} "
-            f"of it); KL {result.kl:.3g}, top-1 agreement {result.top1:.2%}."
-        )
 
 
 def compare(
@@ -95,7 +69,7 @@ def compare(
     # If the logits agree, a stage that differs is another quantity in the torch class, such as a
     # sum before its norm.
     stages = [stage for stage in stages if stage.same or not logits.same]
-    rows = [_agreement(*pair) for pair in zip(theirs["logits"], ours["logits"], strict=True)]
+    rows = [agreement(*pair) for pair in zip(theirs["logits"], ours["logits"], strict=True)]
     kl, top1 = (float(value) for value in np.mean(rows, axis=0))
     ends_so = are_log_probabilities(torch.from_numpy(theirs["logits"]))
     return Comparison([*stages, logits], kl, top1, [LOG_PROBABILITIES] if ends_so else [])
@@ -191,7 +165,7 @@ def _flax_stages(model: Any, example: Example) -> dict[str, np.ndarray]:
     }
 
 
-def _agreement(theirs: np.ndarray, ours: np.ndarray) -> tuple[float, float]:
+def agreement(theirs: np.ndarray, ours: np.ndarray) -> tuple[float, float]:
     """KL divergence and top-1 agreement of one row; one at a time, as logits are large."""
     p, q = log_softmax(theirs), log_softmax(ours)
     kl = np.mean(np.sum(np.exp(p) * (p - q), axis=-1))

@@ -129,4 +129,5 @@ class Sides:
     def names_another_class(self, peer: Peer) -> bool:
         """Whether the file's own config names code or a class that is not that of `peer`."""
         config, class_name = self.inspected.source.config or {}, type(peer.module).__name__
-        return "auto_map" in config or class_name not in config.get("architectures", [class_name])
+        written = config.get("architectures") or [class_name]  # null in a config never saved
+        return "auto_map" in config or class_name not in written

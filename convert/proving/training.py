@@ -58,11 +58,12 @@ def compare_training(
     The loss is the mean cross-entropy; AdamW has torch's defaults, but for the learning rate.
     """
     example = Example.of(example)
-    example = example._replace(tokens=_without_padding(example.tokens, module))
+    example = example._replace(tokens=without_padding(example.tokens, module))
     if example.source is not None:
-        example = example._replace(source=_without_padding(example.source, module))
+        example = example._replace(source=without_padding(example.source, module))
     module, model = exact_module(example.given_to(module)), exact_model(model)
-    their_loss, their_gradients = _torch_training(module, example.tokens, steps, decay)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=decay)
+    their_loss, their_gradients = torch_training(module, example.tokens, steps, optimizer)
     trained = list(their_gradients)
     frozen = _frozen(model.config, dialect, module, trained)
     our_loss, our_gradients, params = flax_training(model, example, steps, decay, frozen)
@@ -109,7 +110,7 @@ def _by_torch_name(
                 break
 
 
-def _without_padding(tokens: np.ndarray, module: torch.nn.Module) -> np.ndarray:
+def without_padding(tokens: np.ndarray, module: torch.nn.Module) -> np.ndarray:
     """Replace each padding_idx in `tokens`: torch does not train that row of an embedding."""
     for part in module.modules():
         if isinstance(part, torch.nn.Embedding) and part.padding_idx is not None:
@@ -119,12 +120,11 @@ def _without_padding(tokens: np.ndarray, module: torch.nn.Module) -> np.ndarray:
     return tokens
 
 
-def _torch_training(
-    module: torch.nn.Module, tokens: np.ndarray, steps: int, decay: float
+def torch_training(
+    module: torch.nn.Module, tokens: np.ndarray, steps: int, optimizer: torch.optim.Optimizer
 ) -> tuple[float, dict[str, np.ndarray]]:
     """Train `module` for `steps` steps; return the first loss and its gradients."""
     ids = torch.from_numpy(tokens.astype(np.int64))
-    optimizer = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=decay)
     first: tuple[float, dict[str, np.ndarray]] | None = None
     for _ in range(steps):
         optimizer.zero_grad()

@@ -57,8 +57,12 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Page:
-    """The complete result of `verify`, from which its page and its JSON are made."""
+class Verification:
+    """The complete result of `verify`, from which its page and its JSON are made.
+
+    `verdict` is the result in a word, `first_difference` the name of the first quantity that
+    differs, and `as_dict()` everything as JSON values.
+    """
 
     # In the order of the computation; the last is the logits.
     stages: list[Difference] = field(default_factory=list)
@@ -115,7 +119,7 @@ class Page:
             return "differs"
         return "unproven" if self.assumed or self.doubt or not self.ran else "proven"
 
-    def judged(self, passed: Collection[str], set_by_user: Collection[str]) -> "Page":
+    def judged(self, passed: Collection[str], set_by_user: Collection[str]) -> "Verification":
         """The page after the file's own class has run: given and assumed fields may be proven.
 
         Of the arguments of the class, those in `passed` were passed by us, so that running it does

@@ -17,7 +17,7 @@ from .other_weights import Pair, with_random_constants
 from .parity import compare, compare_prefix
 from .sides import Sides
 from .training import compare_training
-from .verdict import Page, Standing
+from .verdict import Standing, Verification
 
 CHOSEN = (
     "The class that ran was chosen by tensor names: if another one wrote the file, run that one "
@@ -31,33 +31,47 @@ def verify(
     train_steps: int = 0,
     *,
     dialect: str | None = None,
-    torch_class: str = "",
+    torch: str = "",
     torch_args: Mapping[str, Any] | None = None,
-) -> Page:
-    """Compare the class of `file` with the model in `directory`.
+) -> Verification:
+    """The verdict on whether `file` and the model in `directory` compute the same function.
 
-    The class is `torch_class`, whose code is run because the user named it, or else that of the
-    file's dialect. Where there is neither, only the tensors are compared.
+    The class of the file runs beside the model in float64: `torch`, or else that of the file's
+    dialect. Where there is neither, only the tensors are compared. Importing and running `torch`
+    runs its code.
+
+    Args:
+        file: A checkpoint file, or a Hugging Face folder.
+        directory: A model directory, or a run.
+        train_steps: Compare also every gradient, and the parameters after this many steps of AdamW.
+        dialect: The class that wrote the file, where several fit.
+        torch: The class of the file, as "module:Class" or "path/to/model.py:Class".
+        torch_args: Arguments of that class.
+
+    Returns:
+        The verification: its `verdict` is "proven", "unproven" or "differs".
     """
     sides = Sides.read(file, directory, dialect)
     standing = Standing.of(sides.opened, sides.inspected.detected.report)
-    page = Page(given=standing.given, assumed=standing.assumed)
+    page = Verification(given=standing.given, assumed=standing.assumed)
     if different := sides.different_sizes():
         return dataclasses.replace(page, fields=different)
     page = dataclasses.replace(page, weights=sides.unequal_weights())
-    named = torch_class or sides.inspected.detected.dialect.reference
-    if not torch_class and (hint := hindrance(named, sides.inspected.parameters)):
+    named = torch or sides.inspected.detected.dialect.reference
+    if not torch and (hint := hindrance(named, sides.inspected.parameters)):
         return dataclasses.replace(page, hint=hint)
-    peer = sides.build(named, torch_args or {}, bool(torch_class))
+    peer = sides.build(named, torch_args or {}, bool(torch))
     page = dataclasses.replace(page, ran=peer.about)
     page, pair = _compared(page, sides, peer, train_steps)
-    page = _judged(page, sides, peer, bool(torch_class))
+    page = _judged(page, sides, peer, bool(torch))
     if page.verdict == "differs":
-        return _advised(page, sides, pair, Path(directory), peer if torch_class else None)
+        return _advised(page, sides, pair, Path(directory), peer if torch else None)
     return page
 
 
-def _compared(page: Page, sides: Sides, peer: Peer, train_steps: int) -> tuple[Page, Pair]:
+def _compared(
+    page: Verification, sides: Sides, peer: Peer, train_steps: int
+) -> tuple[Verification, Pair]:
     """The page with all comparisons, and the pair of models that was compared last."""
     hidden = sides.hidden(peer)
     pair = Pair(peer.module, sides.model(), sides.example(hidden))
@@ -79,7 +93,7 @@ def _compared(page: Page, sides: Sides, peer: Peer, train_steps: int) -> tuple[P
     return page, pair
 
 
-def _judged(page: Page, sides: Sides, peer: Peer, by_user: bool) -> Page:
+def _judged(page: Verification, sides: Sides, peer: Peer, by_user: bool) -> Verification:
     """The page with the fields that running the class has proven, and what remains in doubt.
 
     A class that was chosen by tensor names proves no field: it does what was assumed or given.
@@ -108,7 +122,7 @@ def _judged(page: Page, sides: Sides, peer: Peer, by_user: bool) -> Page:
     return dataclasses.replace(page, inherited=Standing.of(sides.opened, report).assumed)
 
 
-def _with_defaults(page: Page, defaults: Mapping[str, Any]) -> Page:
+def _with_defaults(page: Verification, defaults: Mapping[str, Any]) -> Verification:
     """The page in doubt: the class may have had other arguments than `defaults` in training."""
     listed = ", ".join(f"{word} = {value!r}" for word, value in defaults.items())
     doubt = f"the class was built with {listed}, its defaults, for training too"
@@ -116,12 +130,12 @@ def _with_defaults(page: Page, defaults: Mapping[str, Any]) -> Page:
 
 
 def _advised(
-    page: Page,
+    page: Verification,
     sides: Sides,
     pair: Pair,
     directory: Path,
     named: Peer | None,
-) -> Page:
+) -> Verification:
     """Add to the `page` of two models that differ what would make them agree.
 
     Other values of fields that the user set are tried only for a class that the user `named`.

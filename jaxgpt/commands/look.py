@@ -51,7 +51,7 @@ def look(
             options = PairOptions(tokenizer, target_tokenizer, errors, start, end)
             maps, seen = look_pair(directory, source, text, options, out)
         else:
-            seen = inspect.look(directory, text, tokenizer, errors, out)
+            seen = inspect.look_at(directory, text, tokenizer, errors, out)
             maps = [inspect.map_of(seen)]
     page = console()
     width = page.width if page.is_terminal else None

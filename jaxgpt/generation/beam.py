@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from jaxgpt.devices.peers import make_groups, share
 from jaxgpt.errors import UserError, require, whole

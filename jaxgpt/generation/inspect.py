@@ -3,19 +3,16 @@
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 from rich.text import Text as Cell
 
 from jaxgpt.errors import require
 from jaxgpt.generation.attention_map import AttentionMap
+from jaxgpt.generation.inside import look
 from jaxgpt.generation.pair import require_decoder
 from jaxgpt.generation.text import TextCodec
-from jaxgpt.model import GPT, cast, check_tokens, exactly
-from jaxgpt.model.attention_forms import Scale, attention_weights, chunked, sum_dtype
-from jaxgpt.model.spec import Scores
+from jaxgpt.model import GPT
 from jaxgpt.storage import model_directory, plots
 
 
@@ -28,7 +25,7 @@ class Seen(NamedTuple):
     logprobs_tv: np.ndarray  # of each id as the token after t
 
 
-def look(
+def look_at(
     directory: Path,
     text: str,
     tokenizer: Path | None,
@@ -72,42 +69,24 @@ def shown(token: str) -> str:
 
 def inside(model: GPT, ids: list[int]) -> tuple[np.ndarray, ...]:
     """Attention weights (L, N, T, T) and next-token log-probabilities (T, V) for `ids`."""
-    check_tokens(np.array([ids]), model.config)
-
-    @jax.jit
-    def run(model: GPT, tokens_bt: jax.Array) -> tuple[jax.Array, jax.Array]:
-        positions = jnp.arange(tokens_bt.shape[1])
-        x, weights = model.run(
-            model.embed(tokens_bt),
-            lambda block, layer, x, _: block(x, layer, positions, attend_and_watch),
-        )
-        return widened(weights), jax.nn.log_softmax(widened(model.read_out(x)[0]))
-
-    with exactly(model.dtype):
-        return finite(*run(cast(model, model.dtype), jnp.asarray([ids])))
+    computed = look(model, [ids])
+    return finite(computed.attention[:, 0], log_softmax(computed.logits[0]))
 
 
-def attend_and_watch(
-    q: jax.Array, k: jax.Array, v: jax.Array, scale: Scale, scores: Scores
-) -> tuple[jax.Array, jax.Array]:
-    """Causal attention, as an Attend whose other output is the weights (N, T, T) of row 0."""
-    weights_mgts = attention_weights(q, k, scale, scores)[0]
-    return chunked(q, k, v, scale, scores), jnp.concatenate(weights_mgts)
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """The logarithms of the probabilities that `logits` stand for."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def widened(x: jax.Array) -> jax.Array:
-    """`x` in a dtype fit for sums."""
-    return x.astype(sum_dtype(x))
-
-
-def finite(*arrays: jax.Array) -> tuple[np.ndarray, ...]:
-    """The `arrays` on the host; one with numbers that are not finite is refused."""
+def finite(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The `arrays`; one with numbers that are not finite is refused."""
     require(
         all(bool(np.isfinite(array).all()) for array in arrays),
         "The model's attention or logits for this text are not finite numbers: "
         "its weights are damaged.",
     )
-    return tuple(map(np.asarray, arrays))
+    return arrays
 
 
 def map_of(seen: Seen) -> AttentionMap:

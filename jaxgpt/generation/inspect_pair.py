@@ -4,21 +4,17 @@ Shapes: L layers, N heads, T tokens of the target, S tokens of the source, V voc
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.errors import require
 from jaxgpt.generation.attention_map import AttentionMap
-from jaxgpt.generation.inspect import Seen, attend_and_watch, finite, names_of_ids, widened
+from jaxgpt.generation.inside import look
+from jaxgpt.generation.inspect import Seen, finite, log_softmax, names_of_ids
 from jaxgpt.generation.pair import Pair, PairOptions, require_pair
 from jaxgpt.generation.translate import checked_sources, translate
-from jaxgpt.model import Seq2Seq, cast, exactly
-from jaxgpt.model.attention import unordered
-from jaxgpt.model.attention_forms import Scale, attention_weights
-from jaxgpt.model.spec import Scores
+from jaxgpt.model import Seq2Seq
 from jaxgpt.storage import model_directory, plots
 
 
@@ -94,34 +90,6 @@ def inside_pair(model: Seq2Seq, source: list[int], tokens: list[int]) -> tuple[n
     T, S), and log-probabilities (T, V) of the token after each of `tokens`.
     """
 
-    @jax.jit
-    def run(model: Seq2Seq, source_bs: jax.Array, tokens_bt: jax.Array) -> tuple[jax.Array, ...]:
-        mask_bs = jnp.ones(source_bs.shape, bool)
-
-        def attend(
-            q: jax.Array, k: jax.Array, v: jax.Array, scale: Scale, scores: Scores
-        ) -> tuple[jax.Array, jax.Array]:
-            weights_mgts = attention_weights(q, k, scale, scores, mask_bs)[0]
-            mixed, _ = unordered(mask_bs)(q, k, v, scale, scores)
-            return mixed, jnp.concatenate(weights_mgts)
-
-        places = jnp.arange(source_bs.shape[1])
-        x, encoder = model.encoder.run(
-            model.embed_source(source_bs),
-            lambda block, layer, x, _: block(x, layer, places, attend),
-        )
-        memory = model.decoder.memory(model.encoder.normalise(x), mask_bs)
-        positions = jnp.arange(tokens_bt.shape[1])
-
-        def apply(block: Any, layer: jax.Array, x: jax.Array, memory: Any) -> Any:
-            across = block.cross_weights(x, layer, positions, memory)[0]
-            x, own = block(x, layer, positions, attend_and_watch, memory=memory)
-            return x, (own, across)
-
-        x, (decoder, across) = model.decoder.run(model.decoder.embed(tokens_bt), apply, memory)
-        logprobs = jax.nn.log_softmax(widened(model.decoder.read_out(x)[0]))
-        return widened(encoder), widened(decoder), widened(across), logprobs
-
-    with exactly(model.dtype):
-        ids = jnp.asarray([source]), jnp.asarray([tokens])
-        return finite(*run(cast(model, model.dtype), *ids))
+    computed = look(model, [tokens], [source])
+    attention = computed.encoder_attention, computed.attention, computed.cross_attention
+    return finite(*(weights[:, 0] for weights in attention), log_softmax(computed.logits[0]))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from jaxgpt.devices.peers import make_groups, share
 from jaxgpt.errors import UserError

@@ -1,6 +1,6 @@
 """The model: NNX modules in the order of the torch class, and the functions that run them."""
 
-from jaxgpt.model.checks import check_tokens
+from jaxgpt.model.checks import check_mask, check_source, check_tokens
 from jaxgpt.model.gpt import GPT, States
 from jaxgpt.model.parameters import abstract_params, assemble, build, params_of
 from jaxgpt.model.precision import cast, exactly
@@ -14,6 +14,8 @@ __all__ = [
     "assemble",
     "build",
     "cast",
+    "check_mask",
+    "check_source",
     "check_tokens",
     "exactly",
     "params_of",

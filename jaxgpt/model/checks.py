@@ -1,9 +1,8 @@
 """Checks of what a model takes, on the host."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError, require
@@ -69,7 +68,7 @@ def check_memory(
             "This model attends to a memory: call model(tokens, memory=array) with an array "
             f"(batch, length, {config.model_dim}), such as an encoder's output."
         )
-    shape, rows = jnp.shape(memory), len(np.asarray(tokens))
+    shape, rows = np.shape(memory), len(np.asarray(tokens))
     require(
         len(shape) == 3 and shape[0] == rows and shape[1] > 0 and shape[2] == config.model_dim,
         f"The memory must have the shape ({rows}, length, {config.model_dim}), but has {shape}.",

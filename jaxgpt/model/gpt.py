@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.fields import signed
 from jaxgpt.model import spec
 from jaxgpt.model.attention import INIT_STD, Memory, causal, within
 from jaxgpt.model.backbone import Backbone
@@ -58,6 +59,7 @@ class Head(nnx.Module):
         return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
+@signed
 class GPT(Backbone):
     """The language model: ids (B, T) -> logits (B, T, V), in the dtype of the parameters.
 

@@ -1,7 +1,7 @@
 """Models from their parameters, a nested dict of arrays, and back."""
 
 import functools
-from typing import Any
+from typing import Any, overload
 
 from flax import nnx
 
@@ -36,6 +36,10 @@ def abstract_params(config: ModelConfig | Seq2SeqConfig) -> Tree:
     return _blueprint(config)[1]
 
 
+@overload
+def assemble(config: ModelConfig, params: Tree) -> GPT: ...
+@overload
+def assemble(config: Seq2SeqConfig, params: Tree) -> Seq2Seq: ...
 def assemble(config: ModelConfig | Seq2SeqConfig, params: Tree) -> Any:
     """The model with the parameters `params`; the inverse of `params_of`.
 

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.fields import signed
 from jaxgpt.model import spec
 from jaxgpt.model.attention import Memory, unordered
 from jaxgpt.model.backbone import Backbone
@@ -39,6 +40,7 @@ class Encoder(Backbone):
         return self.normalise(self.run(x_bsd, apply)[0])
 
 
+@signed
 class Seq2Seq(nnx.Module):
     """An encoder-decoder: ids (B, S) of sources and ids (B, T) of targets -> logits (B, T, V).
 

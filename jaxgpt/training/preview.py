@@ -34,7 +34,7 @@ def preview(job: Job, weights: Tree, tokenizers: Tokenizers, mesh: jax.sharding.
         return ""
     if not sharded:
         weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
-    model = assemble(config.architecture, weights)
+    model: Any = assemble(config.architecture, weights)
     if isinstance(job.dataset, PairDataset):
         return _targets(config, model, job.dataset, tokenizer, tokenizers[1] or tokenizer)
     return _text(config, model, tokenizer)

@@ -222,3 +222,41 @@ def test_the_command_shows_an_encoder_decoder_and_draws_the_alignment(
     assert "is a decoder that attends to a memory" in refused(
         "jaxgpt", "look", pair.with_name("alone"), "--text", "1"
     )
+
+
+def test_look_gives_what_the_model_computes_for_every_row() -> None:
+    gpt = random_model("float64")
+    ids = np.array([[3, 1, 4, 1], [5, 9, 2, 6]])
+    inside = jaxgpt.look(gpt, ids)
+    with jaxgpt.model.exactly(gpt.dtype):
+        states = gpt.states(jnp.asarray(ids))
+    np.testing.assert_allclose(inside.logits, gpt(ids), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(inside.hidden_states[0], states.embedding, rtol=1e-12)
+    np.testing.assert_allclose(inside.hidden_states[1:], states.blocks, rtol=1e-10, atol=1e-12)
+    for row in (0, 1):
+        weights, _ = inspect.inside(gpt, ids[row].tolist())
+        np.testing.assert_allclose(inside.attention[:, row], weights, rtol=1e-10, atol=1e-14)
+    assert inside.encoder_attention is None
+
+
+def test_look_into_an_encoder_decoder_hides_padding() -> None:
+    pair = random_pair("float64")
+    source, ids = np.array([[3, 1, 4, 0], [5, 9, 2, 6]]), np.array([[7, 8, 1], [2, 3, 1]])
+    mask = np.array([[True, True, True, False], [True] * 4])
+    inside = jaxgpt.look(pair, ids, source, mask)
+    np.testing.assert_allclose(inside.logits, pair(source, ids, mask), rtol=1e-10, atol=1e-12)
+    with jaxgpt.model.exactly(pair.dtype):
+        memory = pair.encode(jnp.asarray(source), jnp.asarray(mask))
+        last = pair.encoder.normalise(jnp.asarray(inside.encoder_hidden_states[-1]))
+    np.testing.assert_allclose(last, memory, rtol=1e-10, atol=1e-12)
+    assert (inside.cross_attention[:, 0, :, :, 3] == 0).all()
+    assert (inside.encoder_attention[:, 0, :, :, 3] == 0).all()
+    assert (inside.cross_attention[:, 1, :, :, 3] > 0).all()
+    with pytest.raises(UserError, match="reads a source"):
+        jaxgpt.look(pair, ids)
+    with pytest.raises(UserError, match="no encoder to read a source"):
+        jaxgpt.look(pair.decoder, ids, source)
+    with pytest.raises(UserError, match="attends to a memory"):
+        jaxgpt.look(pair.decoder, ids)
+    with pytest.raises(UserError, match="outside the vocabulary"):
+        jaxgpt.look(random_model("float32"), [[1, 1000]])

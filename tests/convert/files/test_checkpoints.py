@@ -214,7 +214,7 @@ def test_what_no_file_can_hold_is_not_written(tmp_path, name, array, says):
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 548118077\n",
             "548118077 bytes.*git lfs pull",
         ),
-        (b"<!DOCTYPE html><html>", r"\(21 bytes\) is not a torch or safetensors.*DOCTYPE"),
+        (b"<!DOCTYPE html><html>", r"\(21 bytes\) is not a torch, safetensors.*DOCTYPE"),
         (b"hello", "not a torch or safetensors checkpoint"),
         (b"\x80", "not a torch or safetensors checkpoint"),
         (bytes(300), "not a torch or safetensors checkpoint"),

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from convert import to_flax, to_torch  # noqa: E402
 from convert.dialects import DIALECTS  # noqa: E402
-from convert.proving.verdict import Page  # noqa: E402
+from convert.proving.verdict import Verification  # noqa: E402
 from convert.proving.verify import verify  # noqa: E402
 from jaxgpt.pytree import flatten  # noqa: E402
 from tests.helpers import INVISIBLE, ROOT, config_of, random_params  # noqa: E402
@@ -51,9 +51,9 @@ def carried(file: Path, **given: Any) -> Path:
 
 def proof(
     dialect: str, named: str, given: dict[str, Any], folder: Path, steps: int = 0, **said: Any
-) -> Page:
+) -> Verification:
     file = saved(dialect, folder / "w.pt")
-    return verify(file, carried(file, **given), steps, torch_class=named, torch_args=said)
+    return verify(file, carried(file, **given), steps, torch=named, torch_args=said)
 
 
 def person(folder: Path, text: str, name: str = "mine.py") -> Path:
@@ -208,7 +208,7 @@ def test_names_with_another_prefix_are_matched(wrapped: str, named: str, tmp_pat
         "    return outer\n",
     )
     file = saved("gpt", tmp_path / "w.pt", wrapped)
-    assert verify(file, carried(file), torch_class=f"{mine}:{named}").same
+    assert verify(file, carried(file), torch=f"{mine}:{named}").same
 
 
 def test_torch_args_set_globals_of_the_file(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_torch_args_set_globals_of_the_file(tmp_path: Path) -> None:
     ):
         proof("ng", mine, {"attention_scale": "model_dim"}, tmp_path)
     file = tmp_path / "w.pt"
-    assert verify(file, file.with_suffix(""), torch_class=mine, torch_args={"n_layer": 3}).same
+    assert verify(file, file.with_suffix(""), torch=mine, torch_args={"n_layer": 3}).same
 
 
 def test_a_norm_that_the_class_never_applies_does_not_train(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_sinusoids_made_in_float32_are_exact_here(tmp_path: Path) -> None:
     del state["pos_embedding.weight"]
     torch.save(state, tmp_path / "w.pt")
     model = carried(tmp_path / "w.pt", dialect="heads", context_length=17, positions="sinusoidal")
-    page = verify(tmp_path / "w.pt", model, torch_class=f"{mine}:GPT")
+    page = verify(tmp_path / "w.pt", model, torch=f"{mine}:GPT")
     assert page.same, page
     assert "positions" in page.proven
 

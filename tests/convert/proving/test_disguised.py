@@ -41,7 +41,7 @@ def model(primes_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", OTHER_FUNCTIONS)
 def test_another_function_differs(name: str, primes_file: Path, model: Path) -> None:
-    assert verify(primes_file, model, torch_class=f"{FILE}:{name}").verdict == "differs"
+    assert verify(primes_file, model, torch=f"{FILE}:{name}").verdict == "differs"
 
 
 def test_a_short_input_is_compared_too(
@@ -80,12 +80,12 @@ def test_constant_tensors_hide_nothing(primes_file: Path, tmp_path: Path) -> Non
     file = tmp_path / "untrained.pt"
     torch.save(state, file)
     to_flax(file).save(tmp_path / "m")
-    page = verify(file, tmp_path / "m", torch_class=f"{FILE}:TanhGelu")
+    page = verify(file, tmp_path / "m", torch=f"{FILE}:TanhGelu")
     assert page.stages[-1].same
     assert page.first_difference == "logits, constants varied"
     assert page.agreeing is not None
     assert page.agreeing.fields == {"activation": "gelu_tanh"}
-    same = verify(file, tmp_path / "m", torch_class="convert.reference:GPT")
+    same = verify(file, tmp_path / "m", torch="convert.reference:GPT")
     assert same.verdict == "proven"
     assert same.random_weights is not None
 

@@ -66,7 +66,7 @@ def test_verify_shows_where_a_wrong_field_parts_and_its_right_value(
     wrong, stage = MUTATIONS[name]
     fields = {**modern.FIELDS, **wrong, "num_heads": 4, "context_length": 13}
     to_flax(llama_file, dialect="llama", **fields).save(tmp_path / "m")
-    page = verify(llama_file, tmp_path / "m", torch_class=f"{modern.__file__}:llama")
+    page = verify(llama_file, tmp_path / "m", torch=f"{modern.__file__}:llama")
     assert (page.verdict, page.first_difference) == ("differs", stage)
     assert page.agreeing is not None
     assert page.agreeing.fields == {field: modern.FIELDS[field] for field in wrong}
@@ -75,7 +75,7 @@ def test_verify_shows_where_a_wrong_field_parts_and_its_right_value(
 def test_verify_proves_the_right_fields(llama_file: Path, tmp_path: Path) -> None:
     fields = {**modern.FIELDS, "num_heads": 4, "context_length": 13}
     to_flax(llama_file, dialect="llama", **fields).save(tmp_path / "m")
-    page = verify(llama_file, tmp_path / "m", torch_class=f"{modern.__file__}:llama")
+    page = verify(llama_file, tmp_path / "m", torch=f"{modern.__file__}:llama")
     assert page.verdict == "proven"
 
 

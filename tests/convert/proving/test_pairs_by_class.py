@@ -129,7 +129,7 @@ def test_verify_says_what_it_compared(name: str, tmp_path: Path) -> None:
     to_flax(module, torch=module).save(tmp_path / "model")
     torch.save(module.state_dict(), tmp_path / "w.pt")
     page = verify(
-        tmp_path / "w.pt", tmp_path / "model", 1, torch_class=written(tmp_path, cls, wanted, options)
+        tmp_path / "w.pt", tmp_path / "model", 1, torch=written(tmp_path, cls, wanted, options)
     )  # fmt: skip
     assert page.verdict == "proven", json.dumps(page.as_dict())
     assert any(note in each for each in page.notes)

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from convert import api, to_flax  # noqa: E402
 from convert.commands.to_flax import class_to_name  # noqa: E402
-from convert.proving.verdict import Page  # noqa: E402
+from convert.proving.verdict import Verification  # noqa: E402
 from convert.proving.verify import verify  # noqa: E402
 from jaxgpt.storage import model_directory  # noqa: E402
 from jaxgpt.training.run import train  # noqa: E402
@@ -122,7 +122,7 @@ def test_a_class_named_by_the_user_proves_fields_it_was_not_passed(
     tmp_path: Path,
 ) -> None:
     to_flax(primes_file, activation="relu").save(tmp_path / "m")
-    page = verify(primes_file, tmp_path / "m", torch_class=OWN)
+    page = verify(primes_file, tmp_path / "m", torch=OWN)
     assert page.verdict == "proven"
     assert page.proven == ALL_GIVEN
     assert not page.given
@@ -136,7 +136,7 @@ def test_fields_of_a_directory_without_a_record_count_as_assumed(
     file = saved("Nameless", tmp_path)
     loaded = to_flax(file, dialect="auto", num_heads=5)
     model_directory.save(tmp_path / "m", loaded.config, loaded.params)
-    page = verify(file, tmp_path / "m", dialect="auto", torch_class=f"{UNSEEN}:Nameless")
+    page = verify(file, tmp_path / "m", dialect="auto", torch=f"{UNSEEN}:Nameless")
     assert page.verdict == "unproven"
     assert page.assumed == {"num_heads": 5}
     assert page.proven.keys() == ASSUMED
@@ -189,7 +189,7 @@ def test_a_run_remembers_how_the_fields_of_its_first_weights_are_known(
     assert page.given == {"num_heads": 5}
     assert page.assumed.keys() == ASSUMED
     assert command("jaxgpt-convert", "verify", tmp_path / "back.pt", tuned).code == 4
-    page = verify(tmp_path / "back.pt", tuned, torch_class=f"{UNSEEN}:Nameless")
+    page = verify(tmp_path / "back.pt", tuned, torch=f"{UNSEEN}:Nameless")
     assert (page.verdict, page.given) == ("proven", {"num_heads": 5})
     assert command("jaxgpt", "eval", tuned).code == 0
     twice = run_of(text, tmp_path / "twice", tuned)
@@ -269,7 +269,7 @@ def test_the_suggested_command_makes_the_two_agree(
 
 def test_two_wrong_fields_are_found_together_in_a_small_model(tmp_path: Path) -> None:
     file = saved("PostNorm", tmp_path)
-    page = verify(file, converted(file), torch_class=f"{UNSEEN}:PostNorm")
+    page = verify(file, converted(file), torch=f"{UNSEEN}:PostNorm")
     assert page.agreeing is not None
     assert page.agreeing.fields == {"norm": "post", "activation": "gelu"}
 
@@ -279,7 +279,7 @@ def test_given_fields_are_varied_beside_the_users_class_and_repeated_in_the_comm
 ) -> None:
     file = saved("Nameless", tmp_path)
     model = converted(file, dialect="auto", num_heads=5, activation="gelu")
-    page = verify(file, model, torch_class=f"{UNSEEN}:Nameless")
+    page = verify(file, model, torch=f"{UNSEEN}:Nameless")
     assert page.agreeing is not None
     assert page.agreeing.fields == {"activation": "relu"}
     assert page.agreeing.command.endswith("--set num_heads=5 --set activation=relu --dialect auto")
@@ -287,7 +287,7 @@ def test_given_fields_are_varied_beside_the_users_class_and_repeated_in_the_comm
 
 def test_a_value_that_is_in_no_list_is_suggested(tmp_path: Path) -> None:
     file = saved("Scaled", tmp_path)
-    page = verify(file, converted(file), torch_class=f"{UNSEEN}:Scaled")
+    page = verify(file, converted(file), torch=f"{UNSEEN}:Scaled")
     assert page.verdict == "differs"
     assert page.agreeing is not None
     assert page.agreeing.fields == {"embedding_scale": pytest.approx(35**0.5)}
@@ -298,7 +298,7 @@ def test_no_agreement_is_suggested_if_no_field_is_the_cause(
 ) -> None:
     to_flax(primes_file).save(tmp_path / "m")
     odd = f"{disguised.__file__}:ScaledResidual"
-    page = verify(primes_file, tmp_path / "m", torch_class=odd)
+    page = verify(primes_file, tmp_path / "m", torch=odd)
     assert page.verdict == "differs"
     assert page.agreeing is None
 
@@ -345,10 +345,10 @@ def test_the_verify_command_that_to_flax_suggests_proves(
 
 
 def test_verdicts_need_a_class_that_ran_and_nothing_assumed_or_in_doubt() -> None:
-    assert Page().verdict == "unproven"
-    assert Page(ran="a class").verdict == "proven"
-    assert Page(ran="a class", given={"norm": "pre"}).verdict == "proven"
-    assert Page(ran="a class", assumed={"norm": "pre"}).verdict == "unproven"
-    assert Page(ran="a class", doubt="it is another class").verdict == "unproven"
-    assert Page(ran="a class", weights=["x"]).verdict == "differs"
-    assert Page(fields={"model_dim": (1, 2)}).verdict == "differs"
+    assert Verification().verdict == "unproven"
+    assert Verification(ran="a class").verdict == "proven"
+    assert Verification(ran="a class", given={"norm": "pre"}).verdict == "proven"
+    assert Verification(ran="a class", assumed={"norm": "pre"}).verdict == "unproven"
+    assert Verification(ran="a class", doubt="it is another class").verdict == "unproven"
+    assert Verification(ran="a class", weights=["x"]).verdict == "differs"
+    assert Verification(fields={"model_dim": (1, 2)}).verdict == "differs"

@@ -1,0 +1,58 @@
+"""Matches numbers by their names, where values and gradients do not say which is which."""
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+Places = Mapping[str, Sequence[int]]  # name of an array -> places of numbers in it
+
+
+def matched(
+    torch: Places, jax: Places, sure: Iterable[tuple[str, str]]
+) -> Iterator[tuple[int, int]]:
+    """Pair the places of both sides, first those of arrays whose names are nearest.
+
+    Near are names that begin as a pair in `sure` does, such as the weight beside a bias. The rest
+    goes by order, the layers of one name in torch together, as they are in an array of all layers.
+    """
+    if len(torch) == len(jax) == 1:
+        yield from zip(*torch.values(), *jax.values(), strict=False)
+        return
+    known = [(_parts(one), _parts(other)) for one, other in sure]
+    templates = list(dict.fromkeys(map(_template, torch)))
+    ranked = sorted(
+        itertools.product(torch, jax),
+        key=lambda pair: (-_nearness(pair, known), templates.index(_template(pair[0]))),
+    )
+    left = {name: list(places) for name, places in torch.items()}
+    free = {name: list(places) for name, places in jax.items()}
+    for one, other in ranked:
+        count = min(len(left[one]), len(free[other]))
+        yield from zip(left[one][:count], free[other][:count], strict=True)
+        del left[one][:count], free[other][:count]
+
+
+def _parts(name: str) -> list[str]:
+    return re.split(r"[./]", name)
+
+
+def _template(name: str) -> str:
+    """`name` without the numbers of layers."""
+    return ".".join("#" if part.isdigit() else part for part in _parts(name))
+
+
+def _nearness(pair: tuple[str, str], known: Iterable[tuple[list[str], list[str]]]) -> float:
+    """How much of both names a pair in `known` begins with; more if both have the same numbers."""
+    ours, theirs = map(_parts, pair)
+    shares = (
+        _common(ours, one) / len(ours) * _common(theirs, other) / len(theirs)
+        for one, other in known
+    )
+    layers = {part for part in ours if part.isdigit()}
+    return max(shares, default=0.0) + 0.01 * (layers <= {*re.findall(r"\d+", pair[1])})
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
+    """The number of parts that both begin with."""
+    pairs = zip(one, other, strict=False)
+    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))

@@ -1,0 +1,140 @@
+"""The logits, hidden states and attention weights of a model on ids, by one call.
+
+Shapes: B batch, L layers, N heads, T tokens, S tokens of a source, D model width, V vocabulary.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxgpt.errors import require
+from jaxgpt.model import GPT, Seq2Seq, cast, check_mask, check_source, check_tokens, exactly
+from jaxgpt.model.attention import Memory, unordered
+from jaxgpt.model.attention_forms import Scale, attention_weights, chunked, sum_dtype
+from jaxgpt.model.block import Block
+from jaxgpt.model.spec import Scores
+
+
+class Inside(NamedTuple):
+    """The arrays that a model computes for ids; the last three are those of an encoder-decoder.
+
+    Hidden state 0 is the embedding, and number i the stream after block i, before the final norm.
+    """
+
+    logits: Any  # B T V
+    hidden_states: Any  # L + 1, B T D
+    attention: Any  # L B N T T; row t has the weights by which token t mixes the others
+    encoder_hidden_states: Any = None  # L + 1, B S D
+    encoder_attention: Any = None  # L B N S S
+    cross_attention: Any = None  # L B N T S
+
+
+def look(
+    model: GPT | Seq2Seq,
+    ids: ArrayLike,
+    source: ArrayLike | None = None,
+    source_mask: ArrayLike | None = None,
+) -> Inside:
+    """The logits, the hidden states of all layers and the attention of `model` for `ids` (B, T).
+
+    An encoder-decoder also takes the ids `source` (B, S), of which `source_mask` says what is real:
+    all of it without a mask.
+    """
+    with exactly(model.dtype):
+        if isinstance(model, Seq2Seq):
+            inputs = _checked(model, ids, source, source_mask)
+            inside = _of_pair(cast(model, model.dtype), *map(jnp.asarray, inputs))
+        else:
+            _require_decoder_alone(model, source)
+            check_tokens(ids, model.config)
+            inside = _of_decoder(cast(model, model.dtype), jnp.asarray(ids, jnp.int32))
+        return jax.tree.map(lambda x: np.asarray(x.astype(sum_dtype(x))), inside)
+
+
+def _require_decoder_alone(model: GPT, source: ArrayLike | None) -> None:
+    require(source is None, "This model has no encoder to read a source: leave it out.")
+    require(
+        not model.config.cross_attention,
+        "This decoder attends to a memory, which look does not take: look at the encoder-decoder "
+        "that it belongs to.",
+    )
+
+
+def _checked(
+    model: Seq2Seq, ids: ArrayLike, source: ArrayLike | None, mask: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The ids of both sides and the mask of the source, as the model takes them."""
+    require(source is not None, "An encoder-decoder reads a source: look(model, ids, source).")
+    assert source is not None
+    mask_bs = np.ones(np.shape(source), bool) if mask is None else np.asarray(mask)
+    check_tokens(ids, model.config.decoder)
+    check_source(source, model.config.encoder)
+    check_mask(mask_bs, np.shape(source), len(np.asarray(ids)))
+    return np.asarray(ids, np.int32), np.asarray(source, np.int32), mask_bs
+
+
+@jax.jit
+def _of_decoder(model: GPT, tokens_bt: jax.Array) -> Inside:
+    return _decoded(model, tokens_bt, None)
+
+
+@jax.jit
+def _of_pair(
+    model: Seq2Seq, tokens_bt: jax.Array, source_bs: jax.Array, mask_bs: jax.Array
+) -> Inside:
+    memory_bsd, streams, weights = _encoded(model, source_bs, mask_bs)
+    inside = _decoded(model.decoder, tokens_bt, model.decoder.memory(memory_bsd, mask_bs))
+    return inside._replace(encoder_hidden_states=streams, encoder_attention=weights)
+
+
+def _decoded(model: GPT, tokens_bt: jax.Array, memory: Memory | None) -> Inside:
+    """The arrays of a decoder, which attends to `memory` if there is one."""
+    positions = jnp.arange(tokens_bt.shape[1])
+
+    def apply(block: Block, layer: jax.Array, x: jax.Array, memory: Memory | None) -> Any:
+        across = None if memory is None else block.cross_weights(x, layer, positions, memory)
+        x, own = block(x, layer, positions, _attend_and_watch, memory=memory)
+        return x, (x, own, across)
+
+    embedding = model.embed(tokens_bt)
+    x, (streams, own, across) = model.run(embedding, apply, memory)
+    hidden_states = jnp.concatenate([embedding[None], streams])
+    return Inside(model.read_out(x), hidden_states, own, cross_attention=across)
+
+
+def _encoded(
+    model: Seq2Seq, source_bs: jax.Array, mask_bs: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The memory (B, S, D), and the encoder's hidden states and attention."""
+    places = jnp.arange(source_bs.shape[1])
+
+    def attend(
+        q: jax.Array, k: jax.Array, v: jax.Array, scale: Scale, scores: Scores
+    ) -> tuple[jax.Array, jax.Array]:
+        weights_bmgts = attention_weights(q, k, scale, scores, mask_bs)
+        return unordered(mask_bs)(q, k, v, scale, scores)[0], _by_head(weights_bmgts)
+
+    def apply(block: Block, layer: jax.Array, x: jax.Array, _: Memory | None) -> Any:
+        x, weights = block(x, layer, places, attend)
+        return x, (x, weights)
+
+    embedding = model.embed_source(source_bs)
+    x, (streams, weights) = model.encoder.run(embedding, apply)
+    return model.encoder.normalise(x), jnp.concatenate([embedding[None], streams]), weights
+
+
+def _attend_and_watch(
+    q: jax.Array, k: jax.Array, v: jax.Array, scale: Scale, scores: Scores
+) -> tuple[jax.Array, jax.Array]:
+    """Causal attention, as an Attend whose other output is the weights (B, N, T, T)."""
+    weights_bmgts = attention_weights(q, k, scale, scores)
+    return chunked(q, k, v, scale, scores), _by_head(weights_bmgts)
+
+
+def _by_head(weights_bmgts: jax.Array) -> jax.Array:
+    """The weights (B, N, T, S) with one axis for all heads of queries."""
+    batch, _, _, queries, keys = weights_bmgts.shape
+    return weights_bmgts.reshape(batch, -1, queries, keys)

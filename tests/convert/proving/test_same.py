@@ -1,0 +1,213 @@
+"""`assert_same` of a torch module and JAX functions of anybody's: equal ones, and wrong ones."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+import convert  # noqa: E402
+from jaxgpt.errors import UserError  # noqa: E402
+from tests.classes import small_gpt_jax as styles  # noqa: E402
+from tests.classes.small_gpt import SIZES, SmallGPT  # noqa: E402
+
+TOKENS = np.random.default_rng(0).integers(0, SIZES["vocabulary"], (3, SIZES["context"]))
+STYLES = {
+    "plain JAX": styles.plain,
+    "Linen": styles.in_linen,
+    "NNX": styles.in_nnx,
+    "Equinox": styles.in_equinox,
+}
+
+
+@pytest.fixture(scope="module")
+def module() -> Any:
+    torch.manual_seed(0)
+    return SmallGPT()
+
+
+@pytest.fixture
+def state(module: Any) -> dict[str, np.ndarray]:
+    return {name: value.numpy().copy() for name, value in module.state_dict().items()}
+
+
+def difference(*arguments: Any, **options: Any) -> str:
+    with pytest.raises(AssertionError) as raised:
+        convert.assert_same(*arguments, **options)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_same_model_in_another_style_is_the_same(style: str, module: Any, state: Any) -> None:
+    if style == "Equinox":
+        pytest.importorskip("equinox", reason="equinox is not installed")
+    function, params = STYLES[style](state)
+    same = convert.assert_same(module, function, TOKENS, params=params)
+    assert same.first_difference is None
+    assert same.names.keys() == dict(module.named_parameters()).keys()
+    assert same.training is not None
+    rows = same.training.rows
+    numbers = sum(value.numel() for value in module.parameters())
+    assert len(rows) >= 1 + 2 * len(same.names)
+    assert numbers == sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+    assert max(row.relative for row in rows) < 1e-10
+    assert sum(row.scale > 1e-6 for row in rows) > len(rows) / 2
+
+
+def test_names_are_proposed_by_values(module: Any, state: Any) -> None:
+    """Also those of norms and biases, all of which are ones and zeros."""
+    function, params = styles.in_linen(state)
+    names = convert.assert_same(module, function, TOKENS, params=params).names
+    assert names["h.1.c_attn.weight"] == ["attn_1/kernel"]
+    assert names["h.0.ln_1.weight"] == ["before_0/scale"]
+    assert names["h.1.ln_2.bias"] == ["after_1/bias"]
+    assert names["h.1.down.bias"] == ["back_1/bias"]
+    function, params = styles.plain(state)
+    names = convert.assert_same(module, function, TOKENS, params=params).names
+    assert names["h.1.c_attn.weight"] == [f"blocks/attn/{name}/w" for name in "kqv"]
+    assert names["h.0.ln_2.weight"] == ["blocks/norms/1/0"]
+
+
+def test_a_wrong_gradient_is_reported_where_it_is(module: Any, state: Any) -> None:
+    """The output is the same, and everything in front of the fault has another gradient."""
+
+    @jax.custom_vjp
+    def halved(x: jax.Array) -> jax.Array:
+        return x
+
+    halved.defvjp(lambda x: (x, None), lambda _, g: (0.5 * g,))
+    function, params = styles.plain(state, bend=halved)
+    text = difference(module, function, TOKENS, params=params)
+    assert "the logits agree, but" in text
+    assert re.search(r"nearest to the loss that of h\.1\.up\.\w+ \(blocks/mlp/0/\d\)", text), text
+    right = re.search(r"differs with it: (.*)\.$", text)
+    assert right
+    assert "h.1.down" not in text
+    assert "ln_f" not in text
+    convert.assert_same(module, function, TOKENS, params=params, train_steps=0)
+
+
+def test_a_wrong_gradient_of_a_norm_is_reported_there(module: Any, state: Any) -> None:
+    """Its numbers are ones, as those of other norms, so that they have no value of their own."""
+
+    @jax.custom_vjp
+    def doubled(x: jax.Array) -> jax.Array:
+        return x
+
+    doubled.defvjp(lambda x: (x, None), lambda _, g: (2 * g,))
+    plain, params = styles.in_linen(state)
+
+    def function(params: Any, tokens: jax.Array) -> jax.Array:
+        norm = params["after_0"]
+        return plain({**params, "after_0": {**norm, "scale": doubled(norm["scale"])}}, tokens)
+
+    text = difference(module, function, TOKENS, params=params)
+    assert "1 of 29 gradients differ" in text
+    assert "nearest to the loss that of h.0.ln_2.weight (after_0/scale)" in text
+
+
+def test_a_transposed_matrix_is_named(module: Any, state: Any) -> None:
+    state["h.1.c_proj.weight"] = state["h.1.c_proj.weight"].T.copy()
+    function, params = styles.in_linen(state)
+    text = difference(module, function, TOKENS, params=params)
+    assert "logits by up to" in text
+    assert "With h.1.c_proj.weight transposed in torch, the two agree" in text
+    state["h.0.c_proj.weight"] = state["h.0.c_proj.weight"].T.copy()
+    function, params = styles.in_linen(state)
+    text = difference(module, function, TOKENS, params=params)
+    assert "With h.0.c_proj.weight and h.1.c_proj.weight transposed" in text
+
+
+def test_a_wrong_epsilon_of_a_norm_is_named(module: Any, state: Any) -> None:
+    function, params = styles.plain(state, eps=1e-6)
+    text = difference(module, function, TOKENS, params=params)
+    assert "With an epsilon of 1e-06 in place of 1e-05 in ln_f in torch, the two agree" in text
+
+
+def test_a_wrong_epsilon_of_the_optimiser_is_told_from_a_gradient(module: Any, state: Any) -> None:
+    function, params = styles.in_linen(state)
+
+    def adamw(parameters: Any) -> Any:
+        return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0, eps=1e-8)
+
+    good, bad = (optax.adamw(1e-3, weight_decay=0.0, eps=eps) for eps in (1e-8, 1e-5))
+    convert.assert_same(module, function, TOKENS, params=params, optimizers=(adamw, good))
+    text = difference(module, function, TOKENS, params=params, optimizers=(adamw, bad))
+    assert "logits and gradients agree, but" in text
+    assert "after 3 steps" in text
+    assert "settings of the optimisers" in text
+
+
+def test_a_changed_value_is_reported_under_both_names(module: Any, state: Any) -> None:
+    state["h.1.up.weight"] = state["h.1.up.weight"].copy()
+    state["h.1.up.weight"][3, 5] += 1e-7
+    function, params = styles.in_linen(state)
+    text = difference(module, function, TOKENS, params=params)
+    assert "values of h.1.up.weight are in no array of the JAX parameters" in text
+    assert "values of fc_1/kernel are in no parameter of the torch module" in text
+
+
+def test_tied_in_torch_and_apart_in_jax_is_a_difference(state: Any) -> None:
+    """The numbers are equal at first, and part as soon as they are trained."""
+    module = SmallGPT()
+    module.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+    module.lm_head.weight = module.wte.weight
+    state["lm_head.weight"] = state["wte.weight"]
+    function, params = styles.in_linen(state)
+    convert.assert_same(module, function, TOKENS, params=params, train_steps=0)
+    text = difference(module, function, TOKENS, params=params)
+    assert re.search(r"values of (head/kernel|wte/embedding).* are in no parameter", text), text
+
+
+def test_names_of_the_user_decide(module: Any, state: Any) -> None:
+    function, params = styles.in_linen(state)
+    right = {"h.0.ln_1.weight": "before_0/scale", "h.0.ln_2.weight": "after_0/scale"}
+    convert.assert_same(module, function, TOKENS, params=params, names=right)
+    wrong = {"h.0.ln_1.weight": "after_0/scale", "h.0.ln_2.weight": "before_0/scale"}
+    text = difference(module, function, TOKENS, params=params, names=wrong)
+    assert "2 of 29 gradients differ" in text
+    assert "h.0.ln_1.weight (after_0/scale)" in text
+    with pytest.raises(UserError, match=r"no befor_0/scale. Did you mean before_0/scale\?"):
+        convert.assert_same(
+            module, function, TOKENS, params=params, names={"h.0.ln_1.weight": "befor_0/scale"}
+        )
+
+
+def test_what_torch_does_not_train_stays(module: Any, state: Any) -> None:
+    frozen = SmallGPT()
+    frozen.load_state_dict(module.state_dict())
+    frozen.wpe.requires_grad_(False)
+    function, params = styles.in_linen(state)
+    same = convert.assert_same(frozen, function, TOKENS, params=params)
+    assert same.training is not None
+    assert not [row for row in same.training.rows if "wpe" in row.name]
+
+
+def test_a_function_that_rounds_to_float32_is_refused(module: Any, state: Any) -> None:
+    plain, params = styles.in_linen(state)
+    with pytest.raises(UserError, match="returns float32 for parameters in float64"):
+        convert.assert_same(
+            module, lambda p, ids: plain(p, ids).astype(jnp.float32), TOKENS, params=params
+        )
+    text = difference(
+        module,
+        lambda p, ids: plain(p, ids).astype(jnp.float32).astype(jnp.float64),
+        TOKENS,
+        params=params,
+    )
+    assert "rounding in float32" in text
+
+
+def test_what_cannot_be_compared_is_refused(module: Any, state: Any) -> None:
+    function, params = styles.in_linen(state)
+    with pytest.raises(UserError, match="params is missing"):
+        convert.assert_same(module, function, TOKENS)
+    with pytest.raises(UserError, match=r"must return logits .* but returned \(3, 19\)"):
+        convert.assert_same(module, lambda p, ids: function(p, ids)[:, 0], TOKENS, params=params)
+    with pytest.raises(UserError, match="no array of floating-point numbers"):
+        convert.assert_same(module, function, TOKENS, params={"n": 3})

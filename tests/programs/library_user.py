@@ -1,0 +1,57 @@
+"""A program of somebody who uses the public names; `mypy --strict` accepts it, and it runs.
+
+    python library_user.py FOLDER WEIGHTS
+
+trains a model in FOLDER, and converts the PyTorch checkpoint WEIGHTS.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax  # type: ignore[import-untyped]
+
+import convert
+import jaxgpt
+
+folder, weights = Path(sys.argv[1]), Path(sys.argv[2])
+config = jaxgpt.ModelConfig(
+    vocab_size=11, context_length=8, model_dim=16, num_blocks=2, num_heads=2, dropout=0.0
+)
+model = jaxgpt.GPT(config, seed=0)
+rows = np.random.default_rng(0).integers(0, 11, (4, 9))
+
+
+def loss(model: jaxgpt.GPT, ids: jax.Array) -> jax.Array:
+    logits = model.logits(ids[:, :-1])
+    losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, 1:])
+    return losses.mean()
+
+
+gradients = jax.jit(jax.grad(loss))(model, jax.numpy.asarray(rows))
+optimizer = optax.adamw(1e-3)
+updates, _ = optimizer.update(gradients, optimizer.init(model), model)
+model = optax.apply_updates(model, updates)
+
+step, state = jaxgpt.compiled_step(model, train={"steps": 2, "batch_size": 4})
+for _ in range(2):
+    state, metrics = step(state, rows)
+trained: jaxgpt.GPT = jaxgpt.assemble(config, state.params)
+jaxgpt.save(folder / "model", trained)
+loaded: jaxgpt.GPT = jaxgpt.load(folder / "model")
+
+pieces = [piece.tolist() for piece in jaxgpt.generate(loaded, [1, 2], max_new_tokens=3)]
+logprobs: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = jaxgpt.score(loaded, [[1, 2, 3]])
+inside = jaxgpt.look(loaded, [[1, 2, 3]])
+print(float(metrics.loss), len(pieces), logprobs.shape, inside.logits.shape)
+
+converted = convert.to_flax(weights)
+state_dict = convert.to_torch(converted.params, converted.config, dialect=converted.dialect)
+converted.save(folder / "converted")
+verification = convert.verify(weights, folder / "converted")
+print(verification.verdict, verification.first_difference, len(state_dict))
+try:
+    jaxgpt.load(folder / "nothing")
+except jaxgpt.UserError as error:
+    print(error)
