@@ -181,14 +181,18 @@ def _require_parameters_of(config: AnyConfig, params: Tree, path: object) -> Non
     them cannot be said.
     """
     wanted, present = set(flatten(abstract_params(config))), set(flatten(params))
-    if wanted != present:
-        differences = [f"it lacks {name}" for name in sorted(wanted - present)]
-        differences += [f"it has {name}" for name in sorted(present - wanted)]
-        raise UserError(
-            f"{path}: it has biases in some of the places that one field of ModelConfig covers: "
-            f"compared with the model of its config, {in_a_row(differences)}. "
-            "Such a mixture is not supported."
-        )
+    differing = wanted ^ present
+    if not differing:
+        return
+    differences = [f"it lacks {name}" for name in sorted(wanted - present)]
+    differences += [f"it has {name}" for name in sorted(present - wanted)]
+    reason = "its tensors are not those of one model"
+    if all(name.endswith("/bias") for name in differing):
+        reason = "it has biases in some of the places that one field of ModelConfig covers"
+    raise UserError(
+        f"{path}: {reason}: compared with the model of its config, {in_a_row(differences)}. "
+        "Such a mixture is not supported."
+    )
 
 
 def to_torch(params: Tree, config: AnyConfig, dialect: str | AnyDialect) -> dict[str, Any]:
