@@ -23,6 +23,7 @@ from jaxgpt.generation.encoded import encoded
 from jaxgpt.generation.options import SampleOptions
 from jaxgpt.generation.programs import Conditions
 from jaxgpt.generation.prompt import as_rows, crop_and_pad, padded_width
+from jaxgpt.generation.sampling import for_rows
 from jaxgpt.generation.weights import Weights
 from jaxgpt.model import GPT, exactly
 
@@ -65,12 +66,13 @@ def search(
     longer sees all of it. What `options` say about random choices is refused.
     """
     _require_no_chance(options)
-    sampling, context = options.sampling(model.config.vocab_size), options.context_of(model.config)
-    rows = as_rows(prompt, model.config.vocab_size)[0]
+    vocab_size, context = model.config.vocab_size, options.context_of(model.config)
+    sampling = options.sampling(vocab_size)
+    rows = as_rows(prompt, vocab_size)[0]
     prompts = crop_and_pad(rows, context)
     limits_b = np.minimum(options.max_new_tokens, context + 1 - prompts.lengths_b)
     texts = Texts(prompts.tokens_bs, prompts.lengths_b, limits_b.astype(np.int32))
-    stops_v = np.isin(np.arange(model.config.vocab_size), list(options.stop_ids))
+    stops_v = np.isin(np.arange(vocab_size), list(options.stop_ids))
     read = encoded(model, len(rows), memory, memory_mask)
     with exactly(model.dtype):
         weights = Weights.prepare(model, model.dtype)
@@ -80,7 +82,7 @@ def search(
         cross = None if read is None else programs.remember(weights, read, mesh)
         rules = Rules(np.float64(beams.length_penalty), stops_v)
         size = Size(prompts.width, beams.count, padded_width(int(limits_b.max())))
-        conditions = Conditions(sampling, cross)
+        conditions = Conditions(for_rows([sampling], [len(rows)]), cross)
         best, finite_b = beam_program.run(weights, texts, conditions, rules, size, mesh)
         best, finite_b = jax.tree.map(np.asarray, (best, finite_b))
     if not finite_b.all():

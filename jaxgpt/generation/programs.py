@@ -55,19 +55,19 @@ class Buffers(NamedTuple):
 
 
 # How these are sharded over a mesh.
-CONDITIONS_SPECS: Any = Conditions(SAME, BY_GROUP)  # type: ignore[arg-type]
+CONDITIONS_SPECS: Any = Conditions(Sampling(*[BY_GROUP] * 4, SAME), BY_GROUP)  # type: ignore
 ROWS_SPECS: Any = Rows(BY_GROUP, BY_GROUP, SAME, BY_GROUP)  # type: ignore[arg-type]
 CACHE_SPECS: Any = Cache(BY_GROUP, BY_GROUP)  # type: ignore[arg-type]
 TEXT_SPECS: Any = Text(BY_GROUP, SAME, BY_GROUP)  # type: ignore[arg-type]
 
 
 @jax.jit
-def start_rows(tokens_bs: ArrayLike, lengths_b: ArrayLike, seed: ArrayLike) -> Rows:
-    """The rows before their first new token, each with a random key of its own."""
-    tokens_bs = jnp.asarray(tokens_bs)
-    fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    keys_b = fold_in(jax.random.key(seed), jnp.arange(len(tokens_bs)))
-    return Rows(tokens_bs, jnp.asarray(lengths_b), jnp.int32(0), keys_b)
+def start_rows(
+    tokens_bs: ArrayLike, lengths_b: ArrayLike, seeds_b: ArrayLike, numbers_b: ArrayLike
+) -> Rows:
+    """The rows before their first new token; seed and number give each its random key."""
+    keys_b = jax.vmap(jax.random.fold_in)(jax.vmap(jax.random.key)(seeds_b), numbers_b)
+    return Rows(jnp.asarray(tokens_bs), jnp.asarray(lengths_b), jnp.int32(0), keys_b)
 
 
 @functools.partial(jax.jit, static_argnums=2)

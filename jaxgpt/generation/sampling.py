@@ -3,10 +3,12 @@
 Shapes: B rows, V vocabulary.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgpt.model.attention_forms import sum_dtype
 
@@ -15,13 +17,26 @@ FEW = 1024  # size of the partial sort that usually is enough
 
 
 class Sampling(NamedTuple):
-    """The choice's part of SampleOptions, in arrays: other values need no new compilation."""
+    """The choice's part of SampleOptions, in arrays: other values need no new compilation.
+
+    All but `allowed_v` are one value for all rows, or have the shape (B, 1).
+    """
 
     temperature: jax.Array  # 0: the likeliest token
     top_k: jax.Array  # number of likeliest ids to choose from
     top_p: jax.Array  # the fewest likeliest ids whose probabilities reach this sum
     min_p: jax.Array  # least probability, as a share of the likeliest id's
     allowed_v: jax.Array  # False for ids that decode to nothing, such as vocabulary padding
+
+
+def for_rows(each: Sequence[Sampling], counts: Sequence[int]) -> Sampling:
+    """The choices of as many rows of each of `each` as `counts` says; all allow the same ids."""
+
+    def by_row(name: str) -> jax.Array:
+        return jnp.asarray(np.repeat([getattr(one, name) for one in each], counts)[:, None])
+
+    fields = {name: by_row(name) for name in Sampling._fields[:-1]}
+    return Sampling(**fields, allowed_v=each[0].allowed_v)
 
 
 def choose(
@@ -31,11 +46,14 @@ def choose(
     logits_bv = logits_bv.astype(sum_dtype(logits_bv))
     finite_b = jnp.isfinite(logits_bv).all(axis=-1)
     allowed_bv = jnp.where(sampling.allowed_v, logits_bv, -jnp.inf)
-    ids_b = jax.lax.cond(
-        sampling.temperature > 0,
-        lambda: jax.vmap(jax.random.categorical)(keys_b, cut_off(allowed_bv, sampling)),
-        lambda: likeliest(allowed_bv),
-    )
+    greedy_b = likeliest(allowed_bv)
+    drawing_b1 = jnp.broadcast_to(sampling.temperature > 0, (len(greedy_b), 1))
+
+    def draw() -> jax.Array:
+        drawn_b = jax.vmap(jax.random.categorical)(keys_b, cut_off(allowed_bv, sampling))
+        return jnp.where(drawing_b1[:, 0], drawn_b, greedy_b)
+
+    ids_b = jax.lax.cond(drawing_b1.any(), draw, lambda: greedy_b)
     logp_b = jnp.take_along_axis(jax.nn.log_softmax(logits_bv), ids_b[:, None], axis=-1)[:, 0]
     return jnp.where(finite_b, ids_b, NOT_FINITE).astype(jnp.int32), logp_b
 
@@ -58,8 +76,10 @@ def cut_off(logits_bv: jax.Array, sampling: Sampling) -> jax.Array:
     """
     # With the maximum at 0 a division can overflow only to -inf, for ids far below it.
     below_bv = logits_bv - logits_bv.max(axis=-1, keepdims=True)
-    scaled_bv = below_bv / sampling.temperature.astype(logits_bv.dtype)
-    cutting = (sampling.top_k < scaled_bv.shape[-1]) | (sampling.top_p < 1)
+    # Where the temperature is 0, nothing is drawn.
+    temperature = jnp.where(sampling.temperature > 0, sampling.temperature, 1)
+    scaled_bv = below_bv / temperature.astype(logits_bv.dtype)
+    cutting = ((sampling.top_k < scaled_bv.shape[-1]) | (sampling.top_p < 1)).any()
     cut_bv = jax.lax.cond(cutting, lambda: _cut_by_rank(scaled_bv, sampling), lambda: scaled_bv)
     return jnp.where(cut_bv < jnp.log(sampling.min_p), -jnp.inf, cut_bv)
 
@@ -94,5 +114,8 @@ def _cut_by_rank(scaled_bv: jax.Array, sampling: Sampling) -> jax.Array:
     if ids <= FEW:
         return among(ids)
     few_b = jax.nn.logsumexp(jax.lax.top_k(scaled_bv, FEW)[0], axis=-1, keepdims=True)
-    by_p = (sampling.top_k >= ids) & (jnp.exp(few_b - all_b) > sampling.top_p).all()
-    return jax.lax.cond((sampling.top_k <= FEW) | by_p, lambda: among(FEW), lambda: among(ids))
+    uncut = (sampling.top_k >= ids) & (sampling.top_p >= 1)
+    by_p = (sampling.top_k >= ids) & (jnp.exp(few_b - all_b) > sampling.top_p)
+    enough = (uncut | (sampling.top_k <= FEW) | by_p).all()
+    cut_bv = jax.lax.cond(enough, lambda: among(FEW), lambda: among(ids))
+    return jnp.where(uncut, scaled_bv, cut_bv)

@@ -18,12 +18,13 @@ from numpy.typing import ArrayLike
 from jaxgpt.devices.peers import make_groups, share
 from jaxgpt.errors import UserError
 from jaxgpt.generation import programs
+from jaxgpt.generation.batch import Batch, Request, make_batch
 from jaxgpt.generation.encoded import Encoded, encoded
 from jaxgpt.generation.options import SampleOptions
 from jaxgpt.generation.programs import NOTHING, PIECE, Buffers, Conditions
-from jaxgpt.generation.prompt import Prompts, as_rows, crop_and_pad
+from jaxgpt.generation.prompt import as_rows
 from jaxgpt.generation.reading import Reader
-from jaxgpt.generation.sampling import NOT_FINITE, Sampling
+from jaxgpt.generation.sampling import NOT_FINITE
 from jaxgpt.generation.weights import Weights
 from jaxgpt.model import GPT, check_tokens, exactly
 from jaxgpt.model.attention_forms import sum_dtype
@@ -87,28 +88,28 @@ def stream(
     has a row of `memory`, as in `generate`, and gets `options.samples` adjacent rows. A row that
     has ended is padded with NOTHING, -1, while others continue.
     """
-    vocab_size, samples = model.config.vocab_size, options.samples
-    sampling, context = options.sampling(vocab_size), options.context_of(model.config)
-    rows = as_rows(prompt, vocab_size)[0]
+    rows = as_rows(prompt, model.config.vocab_size)[0]
+    batch = make_batch([Request(rows, options)], model.config)
     read = encoded(model, len(rows), memory, memory_mask)
-    prompts = crop_and_pad([row for row in rows for _ in range(samples)], context)
     if read is not None:
-        read = read.repeated(samples)
-    return _phases(Generation(model, prompts, sampling, read), prompts, options)
+        read = read.repeated(options.samples)
+    with exactly(model.dtype):
+        weights = Weights.prepare(model, model.dtype)
+    return stream_batch(weights, batch, read)
 
 
-def _phases(generation: "Generation", prompts: Prompts, options: SampleOptions) -> Iterator[Piece]:
+def stream_batch(weights: Weights, batch: Batch, read: Encoded | None = None) -> Iterator[Piece]:
+    """Pieces of new ids of all rows of `batch`, as `stream` gives them."""
+    return _phases(Generation(weights, batch, read), batch)
+
+
+def _phases(generation: "Generation", batch: Batch) -> Iterator[Piece]:
     """Read the prompts, take cached steps while they fit in the context, then move windows."""
-    rows, context = prompts.tokens_bs.shape
-    # The number of new tokens for which the model sees the whole text of each row.
-    visible_b = context + 1 - prompts.lengths_b
-    limits_b = np.full(rows, options.max_new_tokens)
-    if options.on_full == "stop":
-        limits_b = np.minimum(limits_b, visible_b)
-    tokens = int(limits_b.max())
-    cached = min(int(visible_b.min()), tokens)
-    host = Host(limits_b, options.stop_ids)
-    generation.read(prompts, options.seed)
+    tokens, sliding = int(batch.limits_b.max()), batch.shared.on_full == "slide"
+    # A row that stops at the end of its context is computed on, and its tokens are not used.
+    cached = min(int(batch.visible_b.min()), tokens) if sliding else tokens
+    host = Host(batch.limits_b, batch.shared.stop_ids)
+    generation.read(batch)
     for phase in (generation.cached_steps(cached), generation.window_moves(tokens - cached)):
         for piece in host.overlapped(phase):
             yield piece
@@ -128,22 +129,24 @@ def _piece_sizes(tokens: int) -> Iterator[int]:
 class Generation:
     """The state of a generation on its devices; each phase yields pieces as it starts them."""
 
-    def __init__(self, model: GPT, prompts: Prompts, sampling: Sampling, memory: Encoded | None):
-        self.dtype, self.conditions = model.dtype, Conditions(sampling)
+    def __init__(self, weights: Weights, batch: Batch, memory: Encoded | None):
+        self.weights, sampling = weights, batch.sampling
+        self.dtype, self.conditions = weights.modules()[0].dtype, Conditions(sampling)
         with exactly(self.dtype):
-            self.weights = Weights.prepare(model, self.dtype)
-            self.mesh, self.peer_mesh = make_groups(self.weights, *prompts.tokens_bs.shape)
+            self.mesh, self.peer_mesh = make_groups(weights, *batch.prompts.tokens_bs.shape)
             if self.mesh:
                 self.weights = share(self.weights, self.mesh)
             if memory is not None:
                 cross = programs.remember(self.weights, memory, self.mesh)
                 self.conditions = Conditions(sampling, cross)
 
-    def read(self, prompts: Prompts, seed: int) -> None:
+    def read(self, batch: Batch) -> None:
         """Fill the cache with the prompts."""
+        prompts = batch.prompts
         with exactly(self.dtype):
-            tokens_bs, lengths_b = prompts.tokens_bs, prompts.lengths_b
-            rows = programs.start_rows(tokens_bs, lengths_b, np.uint32(seed))
+            rows = programs.start_rows(
+                prompts.tokens_bs, prompts.lengths_b, batch.seeds_b, batch.numbers_b
+            )
             self.rows = _placed(rows, programs.ROWS_SPECS, self.mesh)
             reader = Reader(self.weights, self.conditions.cross, self.mesh)
             self.cache = reader.read(prompts)
@@ -182,7 +185,7 @@ def _placed(parts: Any, specs: Any, mesh: Mesh | None) -> Any:
     """The arrays of `parts`, each sharded over `mesh` as `specs` has it."""
     if mesh is None:
         return parts
-    return jax.device_put(parts, type(parts)(*(NamedSharding(mesh, spec) for spec in specs)))
+    return jax.device_put(parts, jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs))
 
 
 class Host:

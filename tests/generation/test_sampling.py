@@ -140,3 +140,22 @@ def test_wrong_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(UserError) as refusal:
         drawn(**options)
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("few", [2, 256])
+def test_each_row_may_be_chosen_in_its_own_way(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "FEW", few)
+    ways = [
+        SampleOptions(**options).sampling(8)
+        for options in ({}, {"temperature": 0}, {"top_k": 3}, {"top_p": 0.6}, {"min_p": 0.25})
+    ]
+    rows = 200
+    logits = jnp.broadcast_to(jnp.log(PROBABILITIES), (rows, 8))
+    keys = jax.random.split(jax.random.key(1), rows)
+    mixed = sampling.for_rows(ways, [rows // 5] * 5)
+    ids, logprobs = choose(logits, keys, mixed)
+    for i, way in enumerate(ways):
+        own = slice(i * rows // 5, (i + 1) * rows // 5)
+        alone = choose(logits[own], keys[own], way)
+        np.testing.assert_array_equal(ids[own], alone[0])
+        np.testing.assert_array_equal(logprobs[own], alone[1])

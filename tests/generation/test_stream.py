@@ -18,7 +18,9 @@ import jaxgpt
 from jaxgpt.errors import UserError
 from jaxgpt.generation import programs, reading
 from jaxgpt.generation import stream as streaming
+from jaxgpt.generation.batch import Request, make_batch
 from jaxgpt.generation.options import SampleOptions
+from jaxgpt.generation.weights import Weights
 from jaxgpt.model import GPT, exactly
 from jaxgpt.model.extend import Text
 from tests.helpers import EIGHT, LYRIC_SIZES, PRIMES, PROGRAMS, ROOT, random_model
@@ -347,3 +349,32 @@ def test_the_signature_names_every_option() -> None:
 def test_an_unknown_option_is_answered_with_one_that_exists() -> None:
     with pytest.raises(UserError, match="no field max_tokens. Did you mean max_new_tokens"):
         jaxgpt.generate(random_model(), [1], max_tokens=3)
+
+
+def test_requests_in_one_batch_are_what_each_is_alone(model: GPT) -> None:
+    """Other lengths, seeds, temperatures and cuts in the same batch change no text, nor do devices."""
+    requests = [
+        Request([[5, 6, 7]], SampleOptions(9, temperature=0, on_full="stop")),
+        Request([[1], [2, 3]], SampleOptions(20, seed=7, samples=2, on_full="stop")),
+        Request([[9] * 12], SampleOptions(20, 0.5, top_k=5, seed=8, on_full="stop")),
+        Request([[8]], SampleOptions(3, 2.0, top_p=0.7, min_p=0.1, seed=7, on_full="stop")),
+    ]
+    weights = Weights.prepare(model, model.dtype)
+    pieces = list(streaming.stream_batch(weights, make_batch(requests, model.config)))
+    together = np.concatenate([piece.ids for piece in pieces], axis=1)
+    first = 0
+    for prompts, options in requests:
+        alone = np.concatenate([p.ids for p in streaming.stream(model, prompts, options)], axis=1)
+        rows = together[first : first + len(alone)]
+        np.testing.assert_array_equal(rows[:, : alone.shape[1]], alone)
+        assert (rows[:, alone.shape[1] :] == -1).all()
+        first += len(alone)
+    assert first == len(together) == 7
+    # One row fills the context with its sixth token; the others go on with the cache.
+    assert (together != -1).sum(axis=1).tolist() == [9, 17, 17, 16, 16, 6, 3]
+
+
+def test_a_batch_has_one_context_and_one_set_of_stops(model: GPT) -> None:
+    requests = [Request([[1]], SampleOptions(9, context=context)) for context in (3, 4)]
+    with pytest.raises(UserError, match="together must have the same context"):
+        make_batch(requests, model.config)
