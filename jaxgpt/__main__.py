@@ -13,6 +13,7 @@ from jaxgpt.commands.plan import plan
 from jaxgpt.commands.prepare import prepare
 from jaxgpt.commands.runs import runs
 from jaxgpt.commands.sample import sample
+from jaxgpt.commands.serve import serve
 from jaxgpt.commands.shell import run
 from jaxgpt.commands.train import train
 
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "plan": plan,
     "eval": evaluate,
     "sample": sample,
+    "serve": serve,
     "look": look,
     "export": export,
     "runs": runs,

@@ -6,13 +6,15 @@ what they print, and a `text` block titled "Output" is what the Python block bef
 steps, so measured figures are not compared; words, names and whole numbers are.
 """
 
+import contextlib
 import functools
 import importlib
 import re
 import shlex
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -26,6 +28,7 @@ PAGES = {str(file.relative_to(ROOT)): file for file in [README, *ROOT.glob("docs
 RUNS = {name: f"jaxgpt train configs/{name}.toml" for name in ("quickstart", "dates")}
 SHORT = {"steps": 4, "batch_size": 2, "eval_batches": 2, "sample_tokens": 4, "log_every": 2}
 # Figures that the machine, the number of steps, or the text that comes with this Python decides.
+SERVED = "127.0.0.1:8000"  # where pages say that `jaxgpt serve` is; in tests it has a free port
 MEASURED = re.compile(
     r"\d[\d,]*/\d+|step-\d+|\d+(?= x cpu)|\d+:\d\d"  # steps, devices, time
     r"|\d[\d,]*(?:\.\d+)?e[-+]\d+|\d[\d,]*\.\d+"  # numbers that are not whole
@@ -133,6 +136,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@contextlib.contextmanager
+def serving(one: Command, where: str) -> Iterator[str]:
+    """Run `jaxgpt serve` until the page ends; yield the host and port that it listens at."""
+    words = [sys.executable, "-m", *one.words, "--port", "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            line = process.stdout.readline()
+            address = re.search(r"127\.0\.0\.1:\d+", line)
+            assert address, line
+            require_shown(one.shown, line.replace(address[0], SERVED), where)
+            yield address[0]
+        finally:
+            process.terminate()
+
+
 @pytest.mark.parametrize("name", sorted(PAGES))
 def test_a_page_does_what_it_says(
     name: str,
@@ -140,20 +159,31 @@ def test_a_page_does_what_it_says(
     trained: Callable[[str], Path],
     command: Callable[..., Any],
     capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     page = blocks(PAGES[name])
     text = "".join(block.text for block in page if block.language == "python" or block.commands)
     if "torch" in text:
         pytest.importorskip("torch", reason="torch is not installed")
+    if "jaxgpt serve" in text:
+        pytest.importorskip("uvicorn", reason="uvicorn is not installed")
     for run, line in RUNS.items():
         if f"runs/{run}" in text and all(one.line != line for one in commands(page)):
             shutil.copytree(trained(run), folder / "runs" / run)
     capsys.readouterr()  # the first page that asks for a run has it trained
     scope: dict[str, Any] = {}
-    printed = ""
+    printed = address = ""
+    servers = contextlib.ExitStack()
+    request.addfinalizer(servers.close)
     for block in page:
         for one in block.commands:
-            if one.words[0] in ("jaxgpt", "jaxgpt-convert"):
+            if one.words[:2] == ["jaxgpt", "serve"]:
+                address = servers.enter_context(serving(one, f"{name}: {one.line}"))
+            elif one.words[0] == "curl" and shutil.which("curl"):
+                words = [word.replace(SERVED, address) for word in one.words]
+                answer = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+                require_shown(one.shown, answer, f"{name}: {one.line}")
+            elif one.words[0] in ("jaxgpt", "jaxgpt-convert"):
                 outcome = command(*one.words)
                 hardly_trained = one.words[1] in ("sample", "probe")  # noise, and nothing fits
                 wanted = 3 if one.words[1] == "probe" else one.code

@@ -15,7 +15,7 @@ TOPICS = {
         "files", "dialects", "names", "rows", "reference", "dtypes",
     ],
     "jaxgpt": [
-        "__main__", "convert", "commands", "planning", "training", "generation",
+        "__main__", "convert", "commands", "planning", "training", "lm_eval", "serving", "generation",
         "storage", "data", "devices", "model", "system", "settings", "pytree", "config",
         "mesh_config", "optim_config", "seq2seq_config", "model_config", "model_rules", "rotary_scaling",
         "fields", "optional", "file_names", "errors",
@@ -29,6 +29,9 @@ ONLY_IN = {
     "flax": {"jaxgpt.model"},
     "tokenizers": {"jaxgpt.data", "convert.tokens"},
     "matplotlib": {"jaxgpt.storage"},
+    "starlette": {"jaxgpt.serving"},
+    "uvicorn": {"jaxgpt.serving"},
+    "lm_eval": {"jaxgpt.lm_eval"},
     "tyro": {"jaxgpt.commands", "convert.commands"},
 }
 MODULES = {

@@ -1,0 +1,161 @@
+"""The thread that generates: requests that wait are taken together, as many as fit.
+
+A batch runs to its end before the next one begins; each request is answered as soon as its own
+texts have ended.
+"""
+
+import contextlib
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from jaxgpt.errors import UserError
+from jaxgpt.generation.batch import Request, make_batch
+from jaxgpt.generation.options import SampleOptions
+from jaxgpt.generation.prompt import padded_width
+from jaxgpt.generation.stream import Piece, stream_batch
+from jaxgpt.generation.weights import Weights
+from jaxgpt.serving.choice import Choice
+from jaxgpt.serving.limits import Limits
+from jaxgpt.serving.refusal import Refusal
+
+
+class Delta(NamedTuple):
+    """What a piece adds to one text of an answer."""
+
+    choice: Choice
+    text: str
+    logprobs: dict[str, Any]
+    finish_reason: str  # "" until it ends
+
+
+Event = list[Delta] | Refusal
+Deliver = Callable[[Event], None]
+
+
+class Job:
+    """The texts of one request, and where its events go."""
+
+    def __init__(self, request: Request, choices: Sequence[Choice], deliver: Deliver):
+        self.request, self.choices, self.deliver = request, choices, deliver
+        self.cancelled = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether nobody needs more tokens of this job."""
+        return self.cancelled or all(choice.finish_reason for choice in self.choices)
+
+    def take(self, piece: Piece, first: int) -> None:
+        """Deliver what `piece` has for the rows of this job, which begin at `first`."""
+        deltas = []
+        for row, choice in enumerate(self.choices, first):
+            if choice.finish_reason:
+                continue
+            text = choice.add(piece.ids[row], piece.logprobs[row])
+            if text or choice.finish_reason:
+                deltas.append(Delta(choice, text, choice.logprobs(), choice.finish_reason))
+        if deltas and not self.cancelled:
+            self.deliver(deltas)
+
+
+class Engine:
+    """A queue of jobs, and the thread that generates them with `weights`."""
+
+    def __init__(self, weights: Weights, shared: dict[str, Any], limits: Limits):
+        self.weights, self.shared, self.limits = weights, shared, limits
+        self.config = weights.modules()[0].config
+        self.waiting: deque[Job] = deque()
+        self.running: list[Job] = []
+        self.changed = threading.Condition()
+        self.closed = self.abandoned = False
+        self.thread = threading.Thread(target=self._run, name="generation", daemon=True)
+
+    def options(self, **fields: Any) -> SampleOptions:
+        """SampleOptions of `fields`, and of what is the same in all requests."""
+        return SampleOptions(**{**self.shared, **fields})
+
+    def start(self) -> None:
+        """Generate two tokens, which shows that the model works, and start the thread."""
+        one = Request([[0]], self.options(max_new_tokens=2))
+        for _ in stream_batch(self.weights, make_batch([one], self.config)):
+            pass
+        self.thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Queue `job`, or refuse it where the queue is full or the server stops."""
+        with self.changed:
+            if self.closed:
+                raise Refusal(503, "The server is stopping.", "stopping")
+            if len(self.waiting) >= self.limits.queue:
+                raise Refusal(
+                    429,
+                    f"{len(self.waiting)} requests are waiting, and no more may: try again later.",
+                    "queue_full",
+                )
+            self.waiting.append(job)
+            self.changed.notify()
+
+    def cancel(self, job: Job) -> None:
+        """Drop `job`, waiting or running: nobody reads its answer."""
+        with self.changed:
+            job.cancelled = True
+            with contextlib.suppress(ValueError):
+                self.waiting.remove(job)
+
+    def close(self) -> None:
+        """Take no more jobs, and refuse those that wait; those that run go on."""
+        with self.changed:
+            self.closed = True
+            for job in self.waiting:
+                job.deliver(Refusal(503, "The server is stopping.", "stopping"))
+            self.waiting.clear()
+            self.changed.notify()
+
+    def join(self, seconds: float) -> None:
+        """Abandon what still runs, and wait for the thread."""
+        self.abandoned = True
+        self.thread.join(seconds)
+
+    def _run(self) -> None:
+        while jobs := self._next():
+            try:
+                self._generate(jobs)
+            except Exception as error:  # which must not end the server
+                for job in jobs:
+                    job.deliver(_failure(error))
+
+    def _next(self) -> list[Job]:
+        """The jobs that have waited longest, as many as fit; none when the server stops."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.waiting or self.closed)
+            self.running, rows = [], 0
+            while self.waiting and rows + self.waiting[0].request.rows <= self.limits.rows:
+                self.running.append(self.waiting.popleft())
+                rows += self.running[-1].request.rows
+            return self.running
+
+    def _generate(self, jobs: Sequence[Job]) -> None:
+        """Generate all texts of `jobs`."""
+        requests = [job.request for job in jobs]
+        rows = sum(request.rows for request in requests)
+        # Programs are compiled for each number of rows, so that number is a power of two.
+        filler = Request([[0]], self.options(max_new_tokens=1))
+        requests += [filler] * (padded_width(rows) - rows)
+        for piece in stream_batch(self.weights, make_batch(requests, self.config)):
+            first = 0
+            for job in jobs:
+                job.take(piece, first)
+                first += job.request.rows
+            if self.abandoned or all(job.ended for job in jobs):
+                return
+
+
+def _failure(error: Exception) -> Refusal:
+    """The answer to requests whose batch failed with `error`."""
+    if isinstance(error, UserError):
+        return Refusal(500, str(error), "generation_failed")
+    print("".join(traceback.format_exception(error)), file=sys.stderr, flush=True)
+    return Refusal(500, "The server failed; its log says why.", "internal_error")
