@@ -133,7 +133,7 @@ class DirectoryLM(TemplateLM):
 
     def _generate(self, weights: Weights, jobs: list[tuple[Request, list[str]]]) -> list[str]:
         """The texts of one batch, each up to the first of its stops."""
-        filler = Request([[0]], SampleOptions(1, **_shared(jobs[0][0].options)))
+        filler = Request(jobs[0][0].prompts, SampleOptions(1, **_shared(jobs[0][0].options)))
         requests = [request for request, _ in jobs] + [filler] * (self.rows - len(jobs))
         writers, texts = [Writer(self.codec, []) for _ in jobs], [""] * len(jobs)
         for piece in stream_batch(weights, make_batch(requests, self.config)):

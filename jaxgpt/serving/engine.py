@@ -141,8 +141,9 @@ class Engine:
         """Generate all texts of `jobs`."""
         requests = [job.request for job in jobs]
         rows = sum(request.rows for request in requests)
-        # Programs are compiled for each number of rows, so that number is a power of two.
-        filler = Request([[0]], self.options(max_new_tokens=1))
+        # Programs are compiled for each number of rows, so that number is a power of two. What the
+        # prompts begin with is read once, so the others are one of them.
+        filler = Request(requests[0].prompts[:1], self.options(max_new_tokens=1))
         requests += [filler] * (padded_width(rows) - rows)
         for piece in stream_batch(self.weights, make_batch(requests, self.config)):
             first = 0
