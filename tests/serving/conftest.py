@@ -19,6 +19,7 @@ from jaxgpt.storage import model_directory
 
 LETTERS = "\nabcdefgh"
 CONTEXT = 64
+PATIENCE = 300.0  # seconds until what should happen counts as not happening
 HEADERS = {"Content-Type": "application/json"}
 
 
@@ -100,7 +101,13 @@ class Running(NamedTuple):
 
     def wait_for_queue(self, length: int) -> None:
         """Return when `length` requests wait."""
-        while len(self.service.engine.waiting) != length:
+        self.wait_until(lambda: len(self.service.engine.waiting) == length)
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Return when `condition` holds, which must happen some time."""
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end
             time.sleep(0.01)
 
 

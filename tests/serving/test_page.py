@@ -1,5 +1,6 @@
 """The page in a real browser: it sends a prompt, and shows the text while it is written."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ def page() -> Iterator[Page]:
 
 
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """What the engine waits for after the second piece of each batch."""
     pytest.importorskip("uvicorn", reason="uvicorn is not installed")
     from jaxgpt.serving import engine
@@ -35,14 +36,22 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
             yield piece
 
     monkeypatch.setattr(engine, "stream_batch", held_back)
-    yield event
-    event.set()
+    return event
+
+
+@contextlib.contextmanager
+def set_at_end(event: threading.Event) -> Iterator[None]:
+    """Set `event` also where the block fails, or the server would wait for it."""
+    try:
+        yield
+    finally:
+        event.set()
 
 
 def test_text_comes_while_it_is_written(
     page: Page, gate: threading.Event, start: Callable[..., Any], model: Path
 ) -> None:
-    with start(model) as running:
+    with start(model) as running, set_at_end(gate):
         page.open(f"http://127.0.0.1:{running.port}/")
         page.wait_for("document.title === 'letters - jaxgpt'")
         assert page.evaluate("part('length').max") == "1024"
@@ -62,7 +71,7 @@ def test_text_comes_while_it_is_written(
 def test_the_button_stops_the_text_and_frees_its_place(
     page: Page, gate: threading.Event, start: Callable[..., Any], model: Path
 ) -> None:
-    with start(model) as running:
+    with start(model) as running, set_at_end(gate):
         page.open(f"http://127.0.0.1:{running.port}/")
         page.wait_for("document.title === 'letters - jaxgpt'")
         page.evaluate("part('prompt').value = 'abc'; part('write').click()")
@@ -70,8 +79,7 @@ def test_the_button_stops_the_text_and_frees_its_place(
         (job,) = running.service.engine.running
         page.evaluate("part('stop').click()")
         page.wait_for("part('state').textContent === 'Stopped.'")
-        while not job.cancelled:
-            page.evaluate("0")
+        running.wait_until(lambda: job.cancelled)
         gate.set()
         assert not page.evaluate("part('write').disabled")
 
