@@ -15,7 +15,8 @@ from jax.sharding import PartitionSpec
 
 from jaxgpt.config import MeshConfig, ModelConfig
 from jaxgpt.devices.mesh import AXES, make_mesh
-from jaxgpt.devices.sharding import LAYOUT, shardings, undivided
+from jaxgpt.devices.layout import LAYOUT
+from jaxgpt.devices.sharding import shardings, undivided
 from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import flatten

@@ -15,7 +15,8 @@ import pytest
 import jaxgpt
 from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from jaxgpt.devices.mesh import AXES
-from jaxgpt.devices.sharding import LAYOUT, shardings
+from jaxgpt.devices.layout import LAYOUT
+from jaxgpt.devices.sharding import shardings
 from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params, assemble, lora
 from jaxgpt.planning.plan import plan

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
-from jaxgpt.devices.sharding import LAYOUT
+from jaxgpt.devices.layout import LAYOUT
 from jaxgpt.errors import UserError
 from jaxgpt.model import exactly
 from jaxgpt.model.matrices import matrix_of
