@@ -14,8 +14,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxgpt.config import MeshConfig, ModelConfig
-from jaxgpt.devices.mesh import AXES, make_mesh
 from jaxgpt.devices.layout import LAYOUT
+from jaxgpt.devices.mesh import AXES, make_mesh
 from jaxgpt.devices.sharding import shardings, undivided
 from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params

@@ -14,8 +14,8 @@ import pytest
 
 import jaxgpt
 from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
-from jaxgpt.devices.mesh import AXES
 from jaxgpt.devices.layout import LAYOUT
+from jaxgpt.devices.mesh import AXES
 from jaxgpt.devices.sharding import shardings
 from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params, assemble, lora
