@@ -1,7 +1,7 @@
 # Everything here needs Python 3.11 or later, and nothing else. DEMO has more settings for the training of the demo.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= torch,dev,docs
+EXTRAS ?= torch,dev,docs,lm-eval-hf
 TESTS ?= tests
 DEMO ?=
 BIN = $(VENV)/bin
