@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from jaxgpt.config import Config
 from jaxgpt.errors import UserError, instead_of, require
+from jaxgpt.presets import config_file
 
 Sections = Mapping[str, Mapping[str, Any]]
 WORDS = {
@@ -121,7 +122,7 @@ def typed(value: Any) -> str:
 
 
 def read_settings(path: Path | None, options: Sections) -> dict[str, dict[str, Any]]:
-    """The sections of a TOML file, if any, with those of the command line over them.
+    """The sections of a TOML file or a preset, if any, with those of the command line over them.
 
     A setting that neither states is left out.
     """
@@ -135,9 +136,9 @@ def read_settings(path: Path | None, options: Sections) -> dict[str, dict[str, A
 
 
 def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
-    """The sections of the config file `path`, checked."""
+    """The sections of the config file or preset that `path` names, checked."""
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = tomllib.loads(config_file(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:

@@ -16,7 +16,7 @@ TOPICS = {
     ],
     "jaxgpt": [
         "__main__", "convert", "commands", "planning", "training", "lm_eval", "serving", "generation",
-        "storage", "data", "devices", "model", "system", "settings", "pytree", "config",
+        "storage", "data", "devices", "model", "system", "settings", "presets", "pytree", "config",
         "mesh_config", "optim_config", "seq2seq_config", "model_config", "model_rules", "rotary_scaling",
         "fields", "optional", "file_names", "errors",
     ],

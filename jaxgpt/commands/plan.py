@@ -12,7 +12,7 @@ from jaxgpt.settings import read_settings
 ConfigFile = Annotated[
     Path,
     tyro.conf.Positional,
-    tyro.conf.arg(metavar="CONFIG.toml", help_behavior_hint=""),
+    tyro.conf.arg(metavar="CONFIG", help_behavior_hint=""),
 ]
 Topology = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 
@@ -23,7 +23,7 @@ def plan(config: ConfigFile, /, *, settings: Settings, topology: Topology = "") 
     Exit code 3 if it does not fit.
 
     Args:
-        config: A TOML file, as for train.
+        config: A TOML file or a preset, as for train.
         topology: A slice of TPUs or a machine with GPUs, such as v5e:16x16 or h200:8; by default
             the devices present.
     """

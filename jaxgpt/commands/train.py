@@ -11,7 +11,7 @@ from jaxgpt.settings import read_settings
 OptionalConfig = Annotated[
     Path | None,
     tyro.conf.Positional,
-    tyro.conf.arg(metavar="[CONFIG.toml]", help_behavior_hint=""),
+    tyro.conf.arg(metavar="[CONFIG]", help_behavior_hint=""),
 ]
 Init = Annotated[str, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 
@@ -20,8 +20,8 @@ def train(config: OptionalConfig = None, /, *, settings: Settings, init: Init = 
     """Train a model as a config says, fine-tune one, or resume a run that was stopped.
 
     Args:
-        config: A TOML file with settings, see configs/; the options below go over it. Not needed
-            with --init DIR, --data.path TEXT and --run.dir OUT.
+        config: A TOML file with settings, or the name of a preset such as quickstart; the options
+            below go over it. Not needed with --init DIR, --data.path TEXT and --run.dir OUT.
         init: A model directory or a run to start from, instead of random weights.
     """
     if init:

@@ -84,7 +84,7 @@ def _required_init(settings: Sections) -> str:
     init: str = settings.get("run", {}).get("init", "")
     require(
         bool(init),
-        "There is nothing to train: name a config, as in jaxgpt train configs/quickstart.toml, or "
+        "There is nothing to train: name a config, as in jaxgpt train quickstart, or "
         "a model to fine-tune, as in jaxgpt train --init DIR --data.path TEXT --run.dir OUT.",
     )
     return init

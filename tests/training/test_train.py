@@ -314,7 +314,7 @@ def test_wrong_settings_are_refused(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot be read"),
+        (None, "config.toml: there is no such file"),
         ("[model\n", "is not TOML"),
         ("[run]\ndir = 'x'\n", "[data]: path is missing"),
         ("[data]\npath = 'x'\n", "[run]: dir is missing"),

@@ -1,0 +1,28 @@
+"""The configs that come with jaxgpt, found by name wherever a command takes a config file."""
+
+from pathlib import Path
+
+from jaxgpt.errors import require
+
+# A wheel has them inside the package, a clone next to it.
+PLACES = (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs")
+
+
+def presets() -> dict[str, Path]:
+    """The file of each preset by its name."""
+    files = (sorted(place.glob("*.toml")) for place in PLACES)
+    return {file.stem: file for file in next(filter(None, files), [])}
+
+
+def config_file(path: Path) -> Path:
+    """The file that `path` names: itself, or with .toml, before the preset of that name."""
+    for file in (path, Path(f"{path}.toml")):
+        if file.exists() and not file.is_dir():
+            return file
+    shipped = presets()
+    require(
+        str(path) in shipped,
+        f"{path}: there is no such file, and no preset of that name. The presets are "
+        f"{', '.join(shipped)}; any other config is named by its path, such as my_config.toml.",
+    )
+    return shipped[str(path)]
