@@ -25,7 +25,7 @@ from tests.helpers import ROOT
 
 README = ROOT / "README.md"
 PAGES = {str(file.relative_to(ROOT)): file for file in [README, *ROOT.glob("docs/**/*.md")]}
-RUNS = {name: f"jaxgpt train configs/{name}.toml" for name in ("quickstart", "dates")}
+RUNS = {name: f"jaxgpt train {name}" for name in ("quickstart", "dates")}
 SHORT = {"steps": 4, "batch_size": 2, "eval_batches": 2, "sample_tokens": 4, "log_every": 2}
 # Figures that the machine, the number of steps, or the text that comes with this Python decides.
 SERVED = "127.0.0.1:8000"  # where pages say that `jaxgpt serve` is; in tests it has a free port
