@@ -6,6 +6,8 @@ TESTS ?= tests
 DEMO ?=
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+LIGHT = $(VENV)/.light
+INSTALL = $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test slow accelerator lint docs clean
 
@@ -19,14 +21,36 @@ slow: $(READY)
 accelerator: $(READY)
 	$(BIN)/python -m tests.accelerator
 
-demo: $(READY)
+define AFTER_DEMO
+
+Look at
+  runs/demo/run/loss.png         the loss while it trained
+  runs/demo/attention.png        where each letter of a text looks, in every head of every layer
+  runs/demo/weights.safetensors  the weights as torch has them
+
+Try next, after . $(BIN)/activate
+  jaxgpt sample runs/demo/run --prompt "The " --temperature 0.5
+  jaxgpt train quickstart --data.path YOUR_TEXT.txt --run.dir runs/mine
+  jaxgpt-convert inspect YOUR_CHECKPOINT.safetensors
+  docs/first_steps.ipynb         a torch checkpoint of yours: bring it over, prove it, train it, take it back
+endef
+export AFTER_DEMO
+
+# From a text to weights for torch. torch itself, which can bring gigabytes of CUDA, is used only where it is installed.
+demo: $(LIGHT)
 	rm -rf runs/demo
 	$(BIN)/jaxgpt prepare python-docs --out runs/demo/data
-	$(BIN)/jaxgpt train configs/quickstart.toml --data.path runs/demo/data --run.dir runs/demo/run $(DEMO)
+	$(BIN)/jaxgpt train quickstart --data.path runs/demo/data --run.dir runs/demo/run $(DEMO)
 	$(BIN)/jaxgpt eval runs/demo/run
 	$(BIN)/jaxgpt sample runs/demo/run --prompt "The " --tokens 300 --stats
-	$(BIN)/jaxgpt-convert to-torch runs/demo/run runs/demo/weights.pt --dialect gpt
-	$(BIN)/jaxgpt-convert verify runs/demo/weights.pt runs/demo/run --train-steps 3
+	$(BIN)/jaxgpt look runs/demo/run --text "The return value is" --out runs/demo/attention.png
+	$(BIN)/jaxgpt-convert to-torch runs/demo/run runs/demo/weights.safetensors --dialect gpt
+	@if $(BIN)/python -c "import torch" 2>/dev/null; then \
+	  set -x; $(BIN)/jaxgpt-convert verify runs/demo/weights.safetensors runs/demo/run --train-steps 3; \
+	else \
+	  echo "verify was left out, because torch is not in $(VENV). README.md says how to install it without CUDA."; \
+	fi
+	@echo "$$AFTER_DEMO"
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -40,8 +64,11 @@ docs: $(READY)
 	! grep -rlE '<(script|link|img)[^>]+(src|href)="?(https?:)?//' build/docs --include='*.html'
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	$(INSTALL) -e ".[$(EXTRAS)]"
+	touch $@
+
+$(LIGHT): pyproject.toml constraints.txt
+	$(INSTALL) -e ".[plot]"
 	touch $@
 
 clean:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from importlib.metadata import PathDistribution
 from pathlib import Path
@@ -165,3 +167,18 @@ def test_an_installed_wheel_lists_its_presets(site: Path, tmp_path: Path) -> Non
     outcome = in_site(site, tmp_path, "jaxgpt", "train", "quikstart")
     assert outcome.code == 2
     assert "add_norm, dates, gpt2_124m" in outcome.err
+
+
+def test_the_demo_installs_no_torch(tmp_path: Path) -> None:
+    """Because what an index gives as torch on Linux brings gigabytes of CUDA."""
+    line = ["make", "-n", "demo", f"VENV={tmp_path / 'none'}"]
+    done = subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True)
+    (extras,) = re.findall(r'install .* -e "\.\[([\w,]*)\]"', done.stdout)
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [
+        name for extra in extras.split(",") for name in declared["optional-dependencies"][extra]
+    ]
+    assert needed
+    assert not [
+        name for name in declared["dependencies"] + needed if "torch" in name or "cuda" in name
+    ]
