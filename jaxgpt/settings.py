@@ -106,9 +106,9 @@ def parse(cls: type, name: str, text: str) -> Any:
     hint = typing.get_type_hints(cls).get(name, str)
     readings = [text]
     for spelled in (text, text.lower()):  # True and true are both meant
-        with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):
+        with contextlib.suppress(ValueError, RecursionError):  # also a number of 5000 digits
             readings.append(tomllib.loads(f"value = {spelled}")["value"])
-    with contextlib.suppress(json.JSONDecodeError, RecursionError):
+    with contextlib.suppress(ValueError, RecursionError):
         readings.append(json.loads(text.replace("none", "null").replace("None", "null")))
     return next((reading for reading in readings if fits(reading, hint)), text)
 
@@ -142,7 +142,7 @@ def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # tomllib's own kind, and Python's for a number of 5000 digits
         raise UserError(f"{path} is not TOML: {error}.") from None
     except RecursionError:
         raise UserError(

@@ -102,6 +102,43 @@ def test_what_was_saved_before_a_field_existed_is_read(whole: Path, tmp_path: Pa
     np.testing.assert_array_equal(jaxgpt.load(copy)(ids), jaxgpt.load(whole)(ids))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("_METADATA", b"{}"),
+        ("_METADATA", b'{"tree_metadata": ' + b"[" * 50_000),
+        ("manifest.ocdbt", b"damaged"),
+        ("d/*", b"short"),
+    ],
+)
+def test_arrays_that_orbax_cannot_read_are_named(
+    name: str, content: bytes, whole: Path, tmp_path: Path
+) -> None:
+    """Damaged before the checksums were made, or by somebody who made them again."""
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    for file in (copy / "weights").glob(name):
+        file.write_bytes(content)
+    directories.write_manifest(copy)
+    with pytest.raises(UserError, match=r"copy/weights cannot be read as arrays \("):
+        jaxgpt.load(copy)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"step": np.int32(1)},
+        {"opt": {"count": np.int32(1), "mu": {}, "nu": {}}},
+        {"step": np.zeros(2), "opt": {"count": np.int32(1), "mu": {}, "nu": {}}},
+        {"step": np.int32(1), "opt": {"count": np.int32(1), "mu": np.ones(1), "nu": np.ones(1)}},
+    ],
+)
+def test_a_state_that_is_not_adamws_is_refused(state: dict[str, object], tmp_path: Path) -> None:
+    params = params_of(GPT(CONFIG))
+    model_directory.save(tmp_path / "m", CONFIG, params, state=state)
+    with pytest.raises(UserError, match="m/state is not the state of a run with AdamW"):
+        model_directory.ModelDirectory(tmp_path / "m").moments()
+
+
 def test_what_is_no_model_directory_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(UserError, match=f"{path}"):

@@ -65,7 +65,7 @@ class Torture:
         shutil.copytree(source, target)
         file = self._damaged(kind, target, number) if number else ""
         opens = Path(kind.opens)
-        outcome, text = self._read(Case(kind.name, target / opens, source / opens, file))
+        outcome, text = self._read(Case(kind, target / opens, source / opens, file))
         if not number and outcome != EQUAL:
             outcome, text = FAILED, f"the valid file: {text}"
         line.cases += 1

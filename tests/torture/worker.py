@@ -8,6 +8,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from tests.torture.kinds import Kind
+
 REFUSED, EQUAL, FAILED = "refused", "read equal", "failed"
 
 
@@ -15,7 +17,7 @@ REFUSED, EQUAL, FAILED = "refused", "read equal", "failed"
 class Case:
     """What is read: `path`, a damaged copy of `valid`, in which `file` was changed."""
 
-    kind: str
+    kind: Kind
     path: Path
     valid: Path
     file: str
@@ -49,11 +51,10 @@ class Worker:
 
     def outcome(self, case: Case) -> tuple[str, str]:
         from jaxgpt.errors import UserError
-        from tests.torture.kinds import BY_NAME
 
-        kind = BY_NAME[case.kind]
+        kind = case.kind
         value = problem = refusal = None
-        original = self._original(case, kind)
+        original = self._original(case)
         with self.guard.watching() as acts:
             try:
                 value = kind.read(case.path)
@@ -73,14 +74,15 @@ class Worker:
             return FAILED, f"was read, but not by the independent reader: {last_line(error)}"
         return (EQUAL, "") if right else (FAILED, "was read, but as something else")
 
-    def _original(self, case: Case, kind: Any) -> Any:
+    def _original(self, case: Case) -> Any:
         """What the valid file is read as; the first time, this also imports what that takes."""
-        if (case.kind, case.valid) not in self.originals:
+        kind = case.kind
+        if (kind.name, case.valid) not in self.originals:
             value = kind.read(case.valid)
             if kind.agrees:
                 assert kind.agrees(value, case.valid), f"{kind.name}: the valid file disagrees"
-            self.originals[case.kind, case.valid] = value
-        return self.originals[case.kind, case.valid]
+            self.originals[kind.name, case.valid] = value
+        return self.originals[kind.name, case.valid]
 
     def _judged(self, refusal: str, name: str) -> tuple[str, str]:
         """Whether the text of a refusal is one paragraph, and has `name` in it."""
