@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxgpt.config import Config
-from jaxgpt.errors import UserError, instead_of, require
+from jaxgpt.errors import UserError, in_a_row, instead_of, require
 
 Sections = Mapping[str, Mapping[str, Any]]
 WORDS = {
@@ -98,7 +98,8 @@ def require_setting(section: str, field: str, where: str) -> None:
 
 def _require_field(hints: Mapping[str, Any], name: str, where: str) -> None:
     """Require that `name` is one of `hints`; `where` begins the error."""
-    require(name in hints, f"{where}: there is no setting {name}. {instead_of(name, hints)}")
+    shown = in_a_row([name])  # a file may have terminal commands for a name
+    require(name in hints, f"{where}: there is no setting {shown}. {instead_of(name, hints)}")
 
 
 def parse(cls: type, name: str, text: str) -> Any:

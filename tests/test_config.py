@@ -39,6 +39,7 @@ def test_rows_of_the_position_table(fields: dict[str, object], rows: int) -> Non
     [
         ({"num_head": 6}, "model.toml: there is no setting num_head. Did you mean num_heads?"),
         ({"zebra": 6}, "there is no setting zebra. There are: vocab_size"),
+        ({"\x1b[31m": 6}, r"there is no setting \\x1b\[31m. There are: vocab_size"),
         ({"num_heads": "six"}, "num_heads takes a whole number, but got 'six'"),
         ({"num_heads": 6.0}, "num_heads takes a whole number, but got 6.0"),
         ({"num_heads": True}, "num_heads takes a whole number, but got True"),

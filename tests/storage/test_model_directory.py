@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import ml_dtypes
 import numpy as np
+import orbax.checkpoint
 import pytest
 
 import jaxgpt
@@ -108,7 +109,6 @@ def test_what_was_saved_before_a_field_existed_is_read(whole: Path, tmp_path: Pa
         ("_METADATA", b"{}"),
         ("_METADATA", b'{"tree_metadata": ' + b"[" * 50_000),
         ("manifest.ocdbt", b"damaged"),
-        ("d/*", b"short"),
     ],
 )
 def test_arrays_that_orbax_cannot_read_are_named(
@@ -121,6 +121,24 @@ def test_arrays_that_orbax_cannot_read_are_named(
     directories.write_manifest(copy)
     with pytest.raises(UserError, match=r"copy/weights cannot be read as arrays \("):
         jaxgpt.load(copy)
+
+
+def test_damage_that_shows_when_arrays_are_read_is_named(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a failing disk is not damage, although orbax raises the same for both."""
+    opened = model_directory.ModelDirectory(whole)
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError(message)
+
+    monkeypatch.setattr(orbax.checkpoint.PyTreeCheckpointer, "restore", fail)
+    message = "OUT_OF_RANGE: Requested byte range is not valid"
+    with pytest.raises(UserError, match=r"model/weights cannot be read as arrays \(OUT_OF_RANGE"):
+        opened.params()
+    message = "UNKNOWN: [os_error_code='5']"
+    with pytest.raises(OSError, match="Input/output error"):
+        opened.params()
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ def torch_agrees(value: Value, path: Path) -> bool:
 
     root = torch.load(path, map_location="cpu", weights_only=True)
     state = root[value["nested"]] if value["nested"] else root
-    theirs = {name: of_tensor(one) for name, one in state.items() if torch.is_tensor(one)}
+    named = {name: one for name, one in state.items() if isinstance(name, str)}
+    theirs = {name: of_tensor(one) for name, one in named.items() if torch.is_tensor(one)}
     rest = {key: one for key, one in root.items() if key not in (value["nested"], *theirs)}
     if not value["nested"]:
         rest = {key: one for key, one in root.items() if key not in theirs}
