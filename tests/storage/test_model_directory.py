@@ -108,7 +108,6 @@ def test_what_was_saved_before_a_field_existed_is_read(whole: Path, tmp_path: Pa
     [
         ("_METADATA", b"{}"),
         ("_METADATA", b'{"tree_metadata": ' + b"[" * 50_000),
-        ("manifest.ocdbt", b"damaged"),
     ],
 )
 def test_arrays_that_orbax_cannot_read_are_named(
