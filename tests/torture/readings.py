@@ -156,7 +156,7 @@ def characters_agree(value: Value, path: Path) -> bool:
 
 
 def meta_agrees(value: Value, path: Path) -> bool:
-    class Plain(pickle.Unpickler):
+    class Plain(pickle._Unpickler):  # the one in C allocates gigabytes for a large memo index
         def find_class(self, module: str, name: str) -> Any:
             raise ValueError(f"{module}.{name} is in a pickle that was read")
 
