@@ -68,7 +68,9 @@ def _require_plain(content: bytes) -> None:
                 f"it is a pickle that asks for more than plain values, opcode {opcode.name} after "
                 f"{ascii(context)[:80]} at byte {position}. {WAY_OUT}"
             )
-        if opcode.name == "FRAME" and position + FRAME_BYTES + argument > len(content):
+        if opcode.name == "FRAME" and (position or 0) + FRAME_BYTES + (argument or 0) > len(
+            content
+        ):
             raise UserError("it is a pickle that was cut short. Copy or download it again.")
         if isinstance(argument, str):
             texts = [texts[-1], argument]

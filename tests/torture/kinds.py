@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.torture import readings, valid_files
+from tests.torture import own_readings, readings, valid_files
 from tests.torture.mutations import change, flip_bit
 
 
@@ -54,49 +54,49 @@ KINDS = (
         readings.msgpack_agrees,
     ),
     Kind(
-        "characters", valid_files.characters_json, "tokenizer.json", readings.tokenizer,
-        readings.characters_agree,
+        "characters", valid_files.characters_json, "tokenizer.json", own_readings.tokenizer,
+        own_readings.characters_agree,
     ),
     Kind(
-        "tokenizer.json", valid_files.byte_pairs_json, "tokenizer.json", readings.tokenizer,
-        readings.tokenizers_agree,
+        "tokenizer.json", valid_files.byte_pairs_json, "tokenizer.json", own_readings.tokenizer,
+        own_readings.tokenizers_agree,
     ),
     Kind(
-        "vocab.json, merges.txt", valid_files.vocabulary_and_merges, "", readings.tokenizer,
-        readings.vocabulary_agrees,
+        "vocab.json, merges.txt", valid_files.vocabulary_and_merges, "", own_readings.tokenizer,
+        own_readings.vocabulary_agrees,
     ),
-    Kind("meta.pkl", valid_files.meta_pickle, "meta.pkl", readings.tokenizer, readings.meta_agrees),
-    Kind("TOML", valid_files.toml_config, "run.toml", readings.toml_settings, readings.toml_agrees),
-    Kind("prepared data", valid_files.prepared_folder, "data", readings.data, None),
+    Kind("meta.pkl", valid_files.meta_pickle, "meta.pkl", own_readings.tokenizer, own_readings.meta_agrees),
+    Kind("TOML", valid_files.toml_config, "run.toml", own_readings.toml_settings, own_readings.toml_agrees),
+    Kind("prepared data", valid_files.prepared_folder, "data", own_readings.data, None),
     Kind(
-        "token files alone", valid_files.prepared_folder, "data", readings.data_without_checksums,
-        readings.ids_agree, "data/*.bin",
+        "token files alone", valid_files.prepared_folder, "data", own_readings.data_without_checksums,
+        own_readings.ids_agree, "data/*.bin",
     ),
-    Kind("model directory", valid_files.model_folder, "model", readings.model, None),
+    Kind("model directory", valid_files.model_folder, "model", own_readings.model, None),
     Kind(
-        "model directory, forged", valid_files.model_folder, "model", readings.model, readings.is_a_model,
+        "model directory, forged", valid_files.model_folder, "model", own_readings.model, own_readings.is_a_model,
         new_manifests=True,
     ),
-    Kind("checkpoint", valid_files.trained_run, NEWEST, readings.checkpoint_folder, None, f"{NEWEST}/**/*"),
+    Kind("checkpoint", valid_files.trained_run, NEWEST, own_readings.checkpoint_folder, None, f"{NEWEST}/**/*"),
     Kind(
-        "checkpoint, forged", valid_files.trained_run, NEWEST, readings.checkpoint_folder,
-        readings.is_a_model, f"{NEWEST}/**/*", new_manifests=True,
+        "checkpoint, forged", valid_files.trained_run, NEWEST, own_readings.checkpoint_folder,
+        own_readings.is_a_model, f"{NEWEST}/**/*", new_manifests=True,
     ),
-    Kind("run", valid_files.trained_run, "run", readings.run_folder, readings.metrics_agree, "run/*.json*"),
+    Kind("run", valid_files.trained_run, "run", own_readings.run_folder, own_readings.metrics_agree, "run/*.json*"),
     Kind(
-        "run, its checkpoints", valid_files.trained_run, "run", readings.run_folder,
-        readings.metrics_agree, "run/checkpoints/*/*.json*",
+        "run, its checkpoints", valid_files.trained_run, "run", own_readings.run_folder,
+        own_readings.metrics_agree, "run/checkpoints/*/*.json*",
     ),
     Kind(
-        "bits of a model directory", valid_files.model_folder, "model", readings.model, None,
+        "bits of a model directory", valid_files.model_folder, "model", own_readings.model, None,
         damage=_single_bits, named=True,
     ),
     Kind(
-        "bits of a checkpoint", valid_files.trained_run, NEWEST, readings.checkpoint_folder, None,
+        "bits of a checkpoint", valid_files.trained_run, NEWEST, own_readings.checkpoint_folder, None,
         f"{NEWEST}/**/*", damage=_single_bits, named=True,
     ),
     Kind(
-        "bits of a token file", valid_files.prepared_folder, "data", readings.data, None,
+        "bits of a token file", valid_files.prepared_folder, "data", own_readings.data, None,
         "data/*.bin", damage=_single_bits, named=True,
     ),
     Kind(
