@@ -79,7 +79,7 @@ def _named_if_damaged(folder: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         _raise_os_error(error, folder)
         raise UserError(
             f"{folder} cannot be read as arrays ({in_a_row([' '.join(str(error).split())[:200]])}):"

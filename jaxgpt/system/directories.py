@@ -5,6 +5,7 @@ kind, and whoever copies it can check that it is whole.
 """
 
 import contextlib
+import errno
 import hashlib
 import secrets
 import shutil
@@ -157,7 +158,13 @@ def _problem(directory: Path, name: str, entry: dict[str, Any]) -> str:
         return f"{name} is not the name of a file"
     if not inside:
         return f"{name} lies outside"
-    if not file.is_file():
+    try:
+        missing = not file.is_file()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return f"{name[:60]}... is too long for the name of a file"
+    if missing:
         return f"{name} is missing"
     if file.stat().st_size != entry.get("bytes"):
         return f"{name} has {file.stat().st_size} bytes, not {entry.get('bytes')}"
