@@ -6,7 +6,6 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-
 MOST_DIVISOR = 100_000  # a size of 2**62 in a config would be divided for centuries
 
 
