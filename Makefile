@@ -1,15 +1,17 @@
-# Everything here needs Python 3.11 or later, and nothing else. DEMO has more settings for the training of the demo.
+# Everything here needs Python 3.11 or later, and nothing else. DEMO has more settings for the training of the demo,
+# TORTURE the options of tests/torture.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= torch,dev,docs,lm-eval-hf
 TESTS ?= tests
 DEMO ?=
+TORTURE ?= --seconds 600
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 LIGHT = $(VENV)/.light
 INSTALL = $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test slow accelerator lint docs clean
+.PHONY: demo test slow accelerator torture lint docs clean
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
@@ -20,6 +22,10 @@ slow: $(READY)
 # On a GPU or a TPU all that only it can show, in less than ten minutes; elsewhere a test of the script.
 accelerator: $(READY)
 	$(BIN)/python -m tests.accelerator
+
+# Damages every kind of file that is read. Prints a table, and for each failure the words that make it again.
+torture: $(READY)
+	$(BIN)/python -m tests.torture $(TORTURE)
 
 define AFTER_DEMO
 

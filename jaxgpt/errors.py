@@ -6,6 +6,8 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+MOST_DIVISOR = 100_000  # a size of 2**62 in a config would be divided for centuries
+
 
 class UserError(ValueError):
     """Wrong input from the user; the text is one paragraph with the problem and the way out."""
@@ -80,8 +82,8 @@ def instead_of(name: str, known: Iterable[str]) -> str:
 
 
 def divisors(n: int) -> str:
-    """The divisors of `n`, for an error message."""
-    return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
+    """The divisors of `n` up to MOST_DIVISOR, for an error message."""
+    return ", ".join(str(d) for d in range(1, min(n, MOST_DIVISOR) + 1) if n % d == 0)
 
 
 def in_a_row(texts: Iterable[str], separator: str = "; ", most: int = 8) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxgpt.config import Config
-from jaxgpt.errors import UserError, instead_of, require
+from jaxgpt.errors import UserError, in_a_row, instead_of, require
 from jaxgpt.presets import config_file
 
 Sections = Mapping[str, Mapping[str, Any]]
@@ -99,7 +99,8 @@ def require_setting(section: str, field: str, where: str) -> None:
 
 def _require_field(hints: Mapping[str, Any], name: str, where: str) -> None:
     """Require that `name` is one of `hints`; `where` begins the error."""
-    require(name in hints, f"{where}: there is no setting {name}. {instead_of(name, hints)}")
+    shown = in_a_row([name])  # a file may have terminal commands for a name
+    require(name in hints, f"{where}: there is no setting {shown}. {instead_of(name, hints)}")
 
 
 def parse(cls: type, name: str, text: str) -> Any:
@@ -107,9 +108,9 @@ def parse(cls: type, name: str, text: str) -> Any:
     hint = typing.get_type_hints(cls).get(name, str)
     readings = [text]
     for spelled in (text, text.lower()):  # True and true are both meant
-        with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):
+        with contextlib.suppress(ValueError, RecursionError):  # also a number of 5000 digits
             readings.append(tomllib.loads(f"value = {spelled}")["value"])
-    with contextlib.suppress(json.JSONDecodeError, RecursionError):
+    with contextlib.suppress(ValueError, RecursionError):
         readings.append(json.loads(text.replace("none", "null").replace("None", "null")))
     return next((reading for reading in readings if fits(reading, hint)), text)
 
@@ -143,7 +144,7 @@ def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # tomllib's own kind, and Python's for a number of 5000 digits
         raise UserError(f"{path} is not TOML: {error}.") from None
     except RecursionError:
         raise UserError(

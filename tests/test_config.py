@@ -39,6 +39,7 @@ def test_rows_of_the_position_table(fields: dict[str, object], rows: int) -> Non
     [
         ({"num_head": 6}, "model.toml: there is no setting num_head. Did you mean num_heads?"),
         ({"zebra": 6}, "there is no setting zebra. There are: vocab_size"),
+        ({"\x1b[31m": 6}, r"there is no setting \\x1b\[31m. There are: vocab_size"),
         ({"num_heads": "six"}, "num_heads takes a whole number, but got 'six'"),
         ({"num_heads": 6.0}, "num_heads takes a whole number, but got 6.0"),
         ({"num_heads": True}, "num_heads takes a whole number, but got True"),
@@ -49,6 +50,7 @@ def test_rows_of_the_position_table(fields: dict[str, object], rows: int) -> Non
             {"model_dim": 250},
             r"model_dim 250 does not divide into num_heads 6; .* 1, 2, 5, 10, 25, 50, 125, 250",
         ),
+        ({"model_dim": 7 * 2**60 + 7}, r"does not divide into num_heads 6; .* 1, 7, 17, "),
         ({"num_blocks": 0}, "num_blocks must be positive, but is 0"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), but is 1.0"),
         ({"attention_out": False, "head_dim": 5}, r"6 \* 5 = 30 must be model_dim 252"),

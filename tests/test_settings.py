@@ -16,8 +16,9 @@ import jaxgpt
 from jaxgpt.__main__ import COMMANDS
 from jaxgpt.commands.options import Settings, metavar
 from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from jaxgpt.errors import UserError
 from jaxgpt.fields import explanations
-from jaxgpt.settings import read_settings, sections_of_a_run, typed
+from jaxgpt.settings import parse, read_settings, sections_of_a_run, typed
 from tests.helpers import settings, write_toml
 
 
@@ -69,6 +70,13 @@ def test_the_command_line_goes_over_the_file(tmp_path: Path) -> None:
         "train": {"steps": 3, "seed": 1},
         "model": {"tied": True},
     }
+
+
+def test_a_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(f"[train]\nsteps = {'9' * 5000}\n")
+    with pytest.raises(UserError, match=r"c\.toml is not TOML: .*digits"):
+        read_settings(tmp_path / "c.toml", {})
+    assert parse(TrainConfig, "steps", "9" * 5000) == "9" * 5000  # no number: refused as a text
 
 
 def test_the_fields_of_a_converted_model_take_dashes_too(

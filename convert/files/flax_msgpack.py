@@ -142,7 +142,12 @@ class Reader:
         length = self._length(self._byte(), TEXTS, range(0xA0, 0xC0), "a name")
         if length > MOST_TEXT:
             self.refuse(f"it has a name of {length} bytes")
-        return self._bytes(length).decode("utf-8", "backslashreplace")
+        data = self._bytes(length)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            self.refuse(f"the name that ends at byte {self.file.tell()} is not UTF-8")
+            raise
 
     def _size(self) -> int:
         first = self._byte()

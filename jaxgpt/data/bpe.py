@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.data.tokenizer import Tokenizer
-from jaxgpt.errors import UserError, require
+from jaxgpt.errors import UserError, in_a_row, require
 
 # The end-of-text tokens of GPT-2, Llama 3, Llama 2 and Gemma.
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
@@ -153,7 +153,7 @@ def _from_files(constructor: Callable[..., Any], *paths: Path) -> Any:
     try:
         return constructor(*map(str, paths))
     except Exception as error:  # the library has no narrower class
-        message = " ".join(str(error).split())
+        message = in_a_row([" ".join(str(error).split())])
         raise UserError(
             f"the tokenizers library refuses {' with '.join(map(str, paths))}: {message}"
         ) from None

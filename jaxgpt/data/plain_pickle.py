@@ -15,6 +15,7 @@ from jaxgpt.errors import UserError, require
 SUFFIXES = (".pkl", ".pickle")
 MOST_BYTES = 2**24
 MOST_OPCODES = 2**21  # each may build an empty dict: 130 MB in all
+FRAME_BYTES = 9  # of the opcode FRAME and its length
 LARGEST = 2**63  # larger integers can be chosen so that all collide as keys of a dict
 PLAIN = """
 PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1
@@ -67,6 +68,10 @@ def _require_plain(content: bytes) -> None:
                 f"it is a pickle that asks for more than plain values, opcode {opcode.name} after "
                 f"{ascii(context)[:80]} at byte {position}. {WAY_OUT}"
             )
+        if opcode.name == "FRAME" and (position or 0) + FRAME_BYTES + (argument or 0) > len(
+            content
+        ):
+            raise UserError("it is a pickle that was cut short. Copy or download it again.")
         if isinstance(argument, str):
             texts = [texts[-1], argument]
         if isinstance(argument, int) and abs(argument) >= LARGEST:

@@ -5,8 +5,10 @@ used: here a checkpoint is a model directory, with config, tokenizer and checksu
 arrays, and takes its name only when all of that is written.
 """
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import multihost, type_handlers
 
 from jaxgpt.devices.distributed import together
-from jaxgpt.errors import UserError
+from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.pytree import Tree
 
 PIECE = 2**26  # approximate bytes of a file
@@ -42,25 +44,56 @@ def write(folder: Path, tree: Any) -> None:
     try:
         with ocp.Checkpointer(handler, multiprocessing_options=processes) as checkpointer:
             checkpointer.save(folder.resolve(), args=args)
-    except ValueError as error:  # orbax keeps the errno only in the message
-        number = re.search(r"os_error_code='(\d+)'", str(error))
-        if not number:
-            raise
+    except ValueError as error:
+        _raise_os_error(error, folder)
+        raise
+
+
+def _raise_os_error(error: Exception, folder: Path) -> None:
+    """Raise the OSError behind `error`, if there is one: orbax has its errno in the message."""
+    if number := re.search(r"os_error_code='(\d+)'", str(error)):
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
 
 
 def stored(folder: Path) -> Tree:
     """The shape and dtype of each array in `folder`."""
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        return checkpointer.metadata(folder.resolve()).item_metadata.tree
+    with _named_if_damaged(folder), ocp.PyTreeCheckpointer() as checkpointer:
+        metadata = checkpointer.metadata(folder.resolve()).item_metadata
+        tree = metadata.tree if metadata else None  # None where the list of arrays is unreadable
+        if not isinstance(tree, dict) or not all(map(_is_array, jax.tree.leaves(tree))):
+            raise ValueError("it does not list arrays")
+        return tree
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+@contextlib.contextmanager
+def _named_if_damaged(folder: Path) -> Iterator[None]:
+    """Raise UserError that names `folder` for what orbax raises where its files are damaged.
+
+    A failure of the disk, which orbax keeps only in the message, is not one of these.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        _raise_os_error(error, folder)
+        raise UserError(
+            f"{folder} cannot be read as arrays ({in_a_row([' '.join(str(error).split())[:200]])}):"
+            " it was damaged before its checksums were made, or a version of orbax wrote it that "
+            "this one does not know. Restore it from a copy, or make the directory again."
+        ) from None
 
 
 def read(folder: Path, item: Any) -> Any:
     """The arrays of `folder` at the places of the leaves of `item`, on the host, as stored."""
     numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-    return _restore(
-        folder, ocp.args.PyTreeRestore(item=item, restore_args=numpy, partial_restore=True)
-    )
+    args = ocp.args.PyTreeRestore(item=item, restore_args=numpy, partial_restore=True)
+    with _named_if_damaged(folder):
+        return _restore(folder, args)
 
 
 def read_sharded(folder: Path, like: Any, shardings: Any) -> Any:

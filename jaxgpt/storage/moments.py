@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxgpt.errors import require
 from jaxgpt.file_names import STATE
 from jaxgpt.model import abstract_params
@@ -40,15 +42,26 @@ def read_moments(path: Path, config: AnyConfig, about: Mapping[str, Any]) -> Mom
         f"parameters that they are merged into. {INSTEAD}",
     )
     state = arrays.read(path / STATE, arrays.stored(path / STATE))
-    (adam,) = _adams(state)
+    adams = _adams(state)
+    counts = [np.shape(one) for one in (state.get("step"), *(adam["count"] for adam in adams))]
+    require(
+        len(adams) == 1 and "step" in state and counts == [(), ()],
+        f"{path / STATE} is not the state of a run with AdamW: it should have one step and one set "
+        f"of moments, and it has {len(adams)} sets. {INSTEAD}",
+    )
+    (adam,) = adams
     for moment in ("mu", "nu"):
         require_same(abstract_params(config), adam[moment], f"{path / STATE}, its {moment},")
     return Moments(int(state["step"]), int(adam["count"]), adam["mu"], adam["nu"])
 
 
+def _nested(adam: dict[str, Any]) -> bool:
+    return isinstance(adam["mu"], dict) and isinstance(adam["nu"], dict)
+
+
 def _adams(tree: Any) -> list[dict[str, Any]]:
     """The states of AdamW within `tree`."""
-    if isinstance(tree, dict) and {"count", "mu", "nu"} <= tree.keys():
+    if isinstance(tree, dict) and {"count", "mu", "nu"} <= tree.keys() and _nested(tree):
         return [tree]
     parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
     return [adam for part in parts for adam in _adams(part)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.errors import UserError
+from jaxgpt.errors import UserError, require
 from jaxgpt.file_names import BASE, CHECKPOINTS, CONFIG, LOCK, MANIFEST, METRICS
 from jaxgpt.system import atomic_files, directories, json_files, locks
 
@@ -78,6 +78,10 @@ def best(run: Path) -> Path | None:
 def val_loss(checkpoint: Path) -> float:
     """The validation loss of a checkpoint, infinite where there was no evaluation."""
     loss = json_files.read_json(checkpoint / CONFIG).get("val_loss")
+    require(
+        loss is None or _is_number(loss),
+        f"{checkpoint / CONFIG} has a val_loss that is not a number. {json_files.DAMAGED}",
+    )
     return math.inf if loss is None else loss
 
 
@@ -115,7 +119,19 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     for line in text.splitlines():
         with contextlib.suppress(UserError):
             lines.append(json_files.parse_json(line, run / METRICS, ""))
-    return [line for line in lines if isinstance(line, dict) and {"step", "loss"} <= line.keys()]
+    return [line for line in lines if isinstance(line, dict) and _is_of_a_step(line)]
+
+
+def _is_of_a_step(line: Mapping[str, Any]) -> bool:
+    """Whether a line of metrics has a step, a loss, and no other losses than numbers."""
+    losses = [line.get("loss"), line.get("val_loss")]
+    numbers = all(loss is None or _is_number(loss) for loss in losses)
+    return "loss" in line and type(line.get("step")) is int and numbers
+
+
+def _is_number(value: Any) -> bool:
+    """Whether `value` can be shown as a float."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 def append_metrics(run: Path, line: Mapping[str, Any]) -> None:
@@ -159,10 +175,7 @@ def find(root: Path) -> list[Path]:
 def summary(run: Path) -> Summary:
     """The line of `run`, whose files may be damaged."""
     metrics = read_metrics(run)
-    try:
-        config = json_files.read_json(run / CONFIG)
-    except UserError:
-        config = {}
+    config = _config(run)
     model, steps = config.get("model", {}), config.get("train", {}).get("steps", 0)
     losses = [line["val_loss"] for line in metrics if line.get("val_loss") is not None]
     saved = checkpoints(run)
@@ -177,6 +190,22 @@ def summary(run: Path) -> Summary:
         directories.size(run),
         _state(run, saved, steps) if config else f"damaged: {CONFIG}",
     )
+
+
+def _config(run: Path) -> Mapping[str, Any]:
+    """The settings of `run`; {} if they are damaged."""
+    with contextlib.suppress(UserError):
+        config = json_files.read_json(run / CONFIG)
+        model, train = config.get("model", {}), config.get("train", {})
+        if (
+            isinstance(config.get("origin", ""), str)
+            and isinstance(model, dict)
+            and (not model or {"num_blocks", "model_dim", "num_heads"} <= model.keys())
+            and isinstance(train, dict)
+            and type(train.get("steps", 0)) is int
+        ):
+            return config
+    return {}
 
 
 def _state(run: Path, saved: list[Path], steps: int) -> str:

@@ -5,6 +5,7 @@ kind, and whoever copies it can check that it is whole.
 """
 
 import contextlib
+import errno
 import hashlib
 import secrets
 import shutil
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.errors import instead_of, require
+from jaxgpt.errors import in_a_row, instead_of, require
 from jaxgpt.file_names import LOCK, MANIFEST
 from jaxgpt.system.atomic_files import PARTIAL, errors_naming, sync
 from jaxgpt.system.json_files import read_json, write_json
@@ -142,7 +143,7 @@ def check_manifest(directory: Path) -> None:
         problems = [problem for problem in checked if problem]
     require(
         not problems,
-        f"{directory} does not match its {MANIFEST}: {'; '.join(problems)}. The files were changed "
+        f"{directory} does not match its {MANIFEST}: {in_a_row(problems)}. The files were changed "
         "or damaged after they were written; restore them from a copy, or make the directory "
         "again.",
     )
@@ -151,9 +152,19 @@ def check_manifest(directory: Path) -> None:
 def _problem(directory: Path, name: str, entry: dict[str, Any]) -> str:
     """The difference from the manifest's `entry`, or an empty string."""
     file = directory / name
-    if not file.resolve().is_relative_to(directory.resolve()):
+    try:
+        inside = file.resolve().is_relative_to(directory.resolve())
+    except ValueError:  # half a surrogate pair, or a null
+        return f"{name} is not the name of a file"
+    if not inside:
         return f"{name} lies outside"
-    if not file.is_file():
+    try:
+        missing = not file.is_file()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return f"{name[:60]}... is too long for the name of a file"
+    if missing:
         return f"{name} is missing"
     if file.stat().st_size != entry.get("bytes"):
         return f"{name} has {file.stat().st_size} bytes, not {entry.get('bytes')}"

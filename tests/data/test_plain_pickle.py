@@ -20,6 +20,8 @@ CHARACTERS = ["\n", " ", "a", "é", "日", "😀"]
 ITOS = dict(enumerate(CHARACTERS))
 STOI = {character: index for index, character in ITOS.items()}
 META = {"vocab_size": len(CHARACTERS), "itos": ITOS, "stoi": STOI}
+FRAMED = pickle.dumps(META, 4)
+LENGTH = (len(FRAMED) - 11).to_bytes(2, "little")  # of its frame
 
 
 def written(path: Path, content: object, protocol: int | None = None) -> Path:
@@ -126,8 +128,9 @@ def test_what_a_pickle_names_is_never_run(protocol: int, tmp_path: Path) -> None
         (pickle.dumps({"itos": {0: "the"}}), "id 0 stands for 'the', which is not one character"),
         (pickle.dumps({"itos": {0: "\ud800"}}), "Entry 0 of the character list"),
         (pickle.dumps({"itos": {}}), "empty"),
+        (FRAMED.replace(LENGTH, b"\x00\x10", 1), "a pickle that was cut short"),
     ],
-    ids=range(23),
+    ids=range(24),
 )
 def test_files_that_are_no_tokenizer_are_refused_at_once(
     content: Any, says: str, tmp_path: Path

@@ -216,6 +216,14 @@ def test_files_that_are_no_tokenizer(content: str, named: str, tmp_path: Path) -
     assert "\n" not in str(caught.value)
 
 
+def test_what_the_library_says_of_a_file_is_safe_to_print(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text('{"a": 0, "bc": 1}')
+    (tmp_path / "merges.txt").write_text("\x1b[31m a\n")
+    with pytest.raises(UserError, match="the tokenizers library refuses") as caught:
+        load(tmp_path)
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize(
     "content", [["b", "a", "0"], {"0": "b", "1": "a", "2": "0"}, {"b": 0, "a": 1, "0": 2}], ids=str
 )

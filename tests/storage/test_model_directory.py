@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import ml_dtypes
 import numpy as np
+import orbax.checkpoint
 import pytest
 
 import jaxgpt
@@ -100,6 +101,59 @@ def test_what_was_saved_before_a_field_existed_is_read(whole: Path, tmp_path: Pa
     assert model_directory.ModelDirectory(copy).config == CONFIG
     ids = np.random.default_rng(0).integers(0, 23, (2, 11))
     np.testing.assert_array_equal(jaxgpt.load(copy)(ids), jaxgpt.load(whole)(ids))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("_METADATA", b"{}"),
+        ("_METADATA", b'{"tree_metadata": ' + b"[" * 50_000),
+    ],
+)
+def test_arrays_that_orbax_cannot_read_are_named(
+    name: str, content: bytes, whole: Path, tmp_path: Path
+) -> None:
+    """Damaged before the checksums were made, or by somebody who made them again."""
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    for file in (copy / "weights").glob(name):
+        file.write_bytes(content)
+    directories.write_manifest(copy)
+    with pytest.raises(UserError, match=r"copy/weights cannot be read as arrays \("):
+        jaxgpt.load(copy)
+
+
+def test_damage_that_shows_when_arrays_are_read_is_named(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a failing disk is not damage, although orbax raises the same for both."""
+    opened = model_directory.ModelDirectory(whole)
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError(message)
+
+    monkeypatch.setattr(orbax.checkpoint.PyTreeCheckpointer, "restore", fail)
+    message = "OUT_OF_RANGE: Requested byte range is not valid"
+    with pytest.raises(UserError, match=r"model/weights cannot be read as arrays \(OUT_OF_RANGE"):
+        opened.params()
+    message = "UNKNOWN: [os_error_code='5']"
+    with pytest.raises(OSError, match="Input/output error"):
+        opened.params()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"step": np.int32(1)},
+        {"opt": {"count": np.int32(1), "mu": {}, "nu": {}}},
+        {"step": np.zeros(2), "opt": {"count": np.int32(1), "mu": {}, "nu": {}}},
+        {"step": np.int32(1), "opt": {"count": np.int32(1), "mu": np.ones(1), "nu": np.ones(1)}},
+    ],
+)
+def test_a_state_that_is_not_adamws_is_refused(state: dict[str, object], tmp_path: Path) -> None:
+    params = params_of(GPT(CONFIG))
+    model_directory.save(tmp_path / "m", CONFIG, params, state=state)
+    with pytest.raises(UserError, match="m/state is not the state of a run with AdamW"):
+        model_directory.ModelDirectory(tmp_path / "m").moments()
 
 
 def test_what_is_no_model_directory_is_refused(tmp_path: Path) -> None:

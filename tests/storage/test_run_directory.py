@@ -168,6 +168,54 @@ def test_the_list_shows_every_run_and_whether_it_is_whole(
     }
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"step": 20, "loss": "2.5"},
+        {"step": 20, "loss": 10**400},
+        {"step": "20", "loss": 2.5},
+        {"step": 20, "loss": 2.5, "val_loss": [1.0]},
+    ],
+)
+def test_a_line_of_metrics_with_other_values_is_skipped(
+    line: dict[str, Any], make_run: Callable[..., Path], command: Callable[..., Any]
+) -> None:
+    run = make_run("run", {10: 3.0})
+    run_directory.append_metrics(run, line)
+    outcome = command("jaxgpt", "runs", run.parent)
+    assert outcome.code == 0, outcome
+    assert "10/30" in outcome.out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"origin": 5},
+        {"model": []},
+        {"model": {"num_blocks": 2}},
+        {"train": "long"},
+        {"train": {"steps": "30"}},
+    ],
+)
+def test_a_run_whose_config_has_other_values_is_listed_as_damaged(
+    change: dict[str, Any], make_run: Callable[..., Path], command: Callable[..., Any]
+) -> None:
+    run = make_run("run", {10: 3.0})
+    config = json_files.read_json(run / run_directory.CONFIG)
+    json_files.write_json(run / run_directory.CONFIG, {**config, **change})
+    outcome = command("jaxgpt", "runs", run.parent)
+    assert outcome.code == 0, outcome
+    assert "damaged: config.json" in outcome.out
+
+
+def test_a_val_loss_that_is_not_a_number_is_refused(make_run: Callable[..., Path]) -> None:
+    run = make_run("run", {10: 3.0, 20: 2.0})
+    config = run_directory.checkpoint_of(run, 20) / run_directory.CONFIG
+    json_files.write_json(config, {"val_loss": "2.0"})
+    with pytest.raises(UserError, match=r"step-00000020/config\.json has a val_loss"):
+        run_directory.best(run)
+
+
 def test_no_run_and_no_directory_are_said(
     tmp_path: Path, command: Callable[..., Any], refused: Any
 ) -> None:

@@ -110,6 +110,13 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
     manifest.write_text(json.dumps({"files": {"../secret": {"bytes": 1, "sha256": ""}}}))
     with pytest.raises(UserError, match=r"\.\./secret lies outside"):
         directories.check_manifest(tmp_path / "out")
+    for name in ("\ud800", "\0", "a" * 10_000):
+        manifest.write_text(json.dumps({"files": {name: {"bytes": 1, "sha256": ""}}}))
+        with pytest.raises(
+            UserError, match="(is not|is too long for) the name of a file"
+        ) as caught:
+            directories.check_manifest(tmp_path / "out")
+        assert str(caught.value).isprintable()
     with pytest.raises(UserError, match="is not a directory"):
         directories.check_manifest(tmp_path / "nowhere")
 

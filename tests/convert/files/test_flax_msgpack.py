@@ -165,6 +165,7 @@ HOSTILE = {
     "a map of four billion": (b"\xdf\xff\xff\xff\xff\xa1a\x80", "ends at byte 8"),
     "deep": (b"\x81\xa1a" * 1000, "nested more than 32 deep"),
     "a long name": (b"\x81\xdb\xff\xff\xff\xff", "a name of 4294967295 bytes"),
+    "a name in Latin-1": (b"\x81\xa2a\xff\x80", "the name that ends at byte 4 is not UTF-8"),
     "terminal commands": (b"\x81\xa5\x1b[31m\x05", r"\\x1b\[31m is no array"),
     "nothing": (b"\x81\xa1a\x80", "holds no tensors"),
 }  # fmt: skip

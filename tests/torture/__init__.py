@@ -1,0 +1,1 @@
+"""Damages every kind of file that the project reads, and requires an answer for each."""
