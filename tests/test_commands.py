@@ -238,7 +238,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "truncated": (lambda p: p.write_bytes(p.read_bytes()[:5000]), "5000"),
     "text": (
         lambda p: p.write_text("These are my weights.\n"),
-        "not a torch or safetensors checkpoint",
+        "not a torch, safetensors or Flax checkpoint",
     ),
     "LFS pointer": (
         lambda p: p.write_text(

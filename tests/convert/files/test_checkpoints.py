@@ -215,9 +215,9 @@ def test_what_no_file_can_hold_is_not_written(tmp_path, name, array, says):
             "548118077 bytes.*git lfs pull",
         ),
         (b"<!DOCTYPE html><html>", r"\(21 bytes\) is not a torch, safetensors.*DOCTYPE"),
-        (b"hello", "not a torch or safetensors checkpoint"),
-        (b"\x80", "not a torch or safetensors checkpoint"),
-        (bytes(300), "not a torch or safetensors checkpoint"),
+        (b"hello", "not a torch, safetensors or Flax checkpoint"),
+        (b"\x80", "not a torch, safetensors or Flax checkpoint"),
+        (bytes(300), "not a torch, safetensors or Flax checkpoint"),
     ],
 )
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
