@@ -37,13 +37,11 @@ def of_program(jaxpr: Any, times: int = 1) -> int:
 
 def _of_equation(equation: Any) -> int:
     if equation.primitive.name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        left = equation.invars[0].aval.shape
-        return (
-            2
-            * math.prod(equation.outvars[0].aval.shape)
-            * math.prod(left[axis] for axis in contracted)
-        )
+        (contracted, _), (batch, _) = equation.params["dimension_numbers"]
+        left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+        if len(out) == len(batch):  # products of vectors, such as a norm has
+            return 0
+        return 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
     times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
     if equation.primitive.name == "cond":
         return max(of_program(branch.jaxpr) for branch in equation.params["branches"])
