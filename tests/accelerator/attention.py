@@ -72,7 +72,7 @@ def refusal(form: str, dtype: str, rule: Scores, sizes: list[Sizes]) -> str:
         positions="alibi" if rule.slopes else "none",
         attention_softcap=rule.softcap,
     )
-    return KERNELS[form].refuses(jax.devices()[0], dtype, model)
+    return KERNELS[form].refuses(jax.devices()[0], dtype, model, pack="off")
 
 
 def difference(form: str, dtype: str, rule: Scores, sizes: Sizes) -> float:

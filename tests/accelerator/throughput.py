@@ -28,7 +28,7 @@ NOTHING = dict.fromkeys(("ms a step", "tokens/s", "MFU", "temporaries, GiB"))
 def measure(settings: Settings) -> Iterator[Row]:
     base, device = gpt2(settings, settings.sizes.rows[0]), jax.devices()[0]
     refusals = {
-        name: kernel.refuses(device, base.compute.dtype, base.model)
+        name: kernel.refuses(device, base.compute.dtype, base.model, base.data.pack)
         for name, kernel in KERNELS.items()
     }
     forms = [name for name in reversed(FORMS) if not refusals.get(name)]
