@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
+MEMORY_MAP = Path("/proc/self/maps")
 PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "xla"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever else there is
 os.environ.setdefault("XLA_FLAGS", FLAGS)
@@ -36,6 +37,18 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             f"There are no checkpoints in {ZOO}, so that tests on them were skipped; "
             "JAXGPT_ZOO names another folder."
         )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs() -> Iterator[None]:
+    """Forgets compiled programs before they are too many.
+
+    Linux gives a process 65,530 parts of memory, of which each program takes several, and XLA crashes when there is
+    none left.
+    """
+    yield
+    if MEMORY_MAP.exists() and MEMORY_MAP.read_bytes().count(b"\n") > 20_000:
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture
