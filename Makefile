@@ -23,7 +23,7 @@ slow: $(READY)
 accelerator: $(READY)
 	$(BIN)/python -m tests.accelerator
 
-# Damages every kind of file that is read. Prints a table, and for each failure the words that make it again.
+# Damages most kinds of file that are read. Prints a table, and for each failure the words that make it again.
 torture: $(READY)
 	$(BIN)/python -m tests.torture $(TORTURE)
 

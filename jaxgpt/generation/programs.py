@@ -88,7 +88,7 @@ def read(
 
     def program(weights: Weights, text: Text, cross: CrossCache | None) -> Cache:
         model, blocks = weights.modules()
-        return cache.read(model, blocks, text.tokens_bt, text.lengths_b, context, cross)
+        return cache.read(model, blocks, text.tokens_bt, text.lengths_b, context, cross)[1]
 
     specs = (SAME, TEXT_SPECS, BY_GROUP), CACHE_SPECS
     return on_each_device(program, mesh, *specs)(weights, text, cross)

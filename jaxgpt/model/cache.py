@@ -61,7 +61,7 @@ def prefill(
     Padding is on the right of each row and is never attended to. Only the last position of each row
     passes through the last block.
     """
-    x_btd, cache = _read(model, blocks, tokens_bt, lengths_b, context, cross)
+    x_btd, cache = read(model, blocks, tokens_bt, lengths_b, context, cross)
     last_b1 = lengths_b[:, None] - 1
     attend = functools.partial(
         _attend_one, cached=(cache.keys_bmsh[-1], cache.values_bmsh[-1]), positions_b=lengths_b - 1
@@ -72,18 +72,6 @@ def prefill(
     return model.read_out(x_b1d)[:, 0], cache
 
 
-def read(
-    model: GPT,
-    blocks: tuple[Block, ...],
-    tokens_bt: jax.Array,
-    lengths_b: jax.Array,
-    context: int,
-    cross: CrossCache | None = None,
-) -> Cache:
-    """A cache for `context` positions with the first `lengths_b` tokens of each row."""
-    return _read(model, blocks, tokens_bt, lengths_b, context, cross)[1]
-
-
 def empty(model: GPT, rows: int, context: int, dtype: jnp.dtype) -> Cache:
     """A cache for `context` positions of `rows` texts of which nothing has been read."""
     attention = model.spec.block.attention
@@ -92,15 +80,18 @@ def empty(model: GPT, rows: int, context: int, dtype: jnp.dtype) -> Cache:
     return Cache(*(tuple(jnp.zeros(shape, dtype) for shape in shapes) for _ in range(2)))
 
 
-def _read(
+def read(
     model: GPT,
     blocks: tuple[Block, ...],
     tokens_bt: jax.Array,
     lengths_b: jax.Array,
     context: int,
-    cross: CrossCache | None,
+    cross: CrossCache | None = None,
 ) -> tuple[jax.Array, Cache]:
-    """The stream before the last block, and the cache of all blocks."""
+    """The stream before the last block, and a cache with the first `lengths_b` tokens of each row.
+
+    The cache is for `context` positions.
+    """
     x_btd, cached = model.embed(tokens_bt), []
     memories = by_layer(cross, len(blocks))
     positions = jnp.arange(tokens_bt.shape[1])

@@ -115,7 +115,9 @@ def test_prompts_read_by_pieces_are_prompts_read_at_once(fields: Any) -> None:
     lengths = np.array([0, 3, 7, context - 1], np.int32)
     with exactly(model.dtype):
         blocks, read_on = model.unstacked(), jax.jit(extend)
-        kept = jax.jit(cache.read, static_argnums=4)(model, blocks, tokens[:, :2], lengths, context)
+        _, kept = jax.jit(cache.read, static_argnums=4)(
+            model, blocks, tokens[:, :2], lengths, context
+        )
         for start in range(2, context - 1, 5):
             piece = np.pad(tokens, ((0, 0), (0, 5)))[:, start : start + 5]
             kept = read_on(model, blocks, kept, Text(piece, np.int32(start), lengths))
