@@ -197,8 +197,9 @@ def _backward(
     """Gradients written by hand: autodiff would make more passes over the (T, S) matrices."""
     q_btmgh, k_bsmh, v_bsmh, weights_bmgts = residuals
     by_weights = _products(gradient_btmgh, v_bsmh)
-    along = (by_weights * weights_bmgts).sum(axis=-1, keepdims=True)
-    by_scores = weights_bmgts * (by_weights - along)
+    # As a product, since XLA takes twice as long for a sum of what it multiplies.
+    along_bmgt = jnp.einsum("bmgts,bmgts->bmgt", by_weights, weights_bmgts)
+    by_scores = weights_bmgts * (by_weights - along_bmgt[..., None])
     if scores.softcap is not None:
         raw_bmgts = _products(q_btmgh, k_bsmh)
         by_scores *= 1 - jnp.square(jnp.tanh(raw_bmgts / scores.softcap))
