@@ -2,8 +2,8 @@
 
 A new key of a group that has a plain value and means nothing here needs no change: it is carried
 along. One that a run can set goes into `FIELDS`, and one that makes another optimiser into `FLAGS`.
-A new moment also needs a field in `Moments` (`jaxgpt/storage/model_directory.py`), and another key
-in the state of a parameter a line in `torch_adamw`, which checks files by these tables.
+A new moment also needs a field in `Moments` (`jaxgpt/storage/moments.py`), and another key in the
+state of a parameter a line in `torch_adamw`, which checks files by these tables.
 """
 
 from collections.abc import Mapping

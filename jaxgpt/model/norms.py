@@ -1,8 +1,11 @@
 """Norms, each with a hand-written backward pass where that saves time.
 
 Another kind of norm is one more function in NORMALISE, under its name in `ModelConfig.norm_kind`
-(model_config.py). The bridge tells the kinds apart in `convert/measuring/norm.py`, and what
-tensors show of them in `convert/rows/fields.py`.
+(model_config.py). The bridge tells the kinds apart in `convert/measuring/norm.py`; what tensors
+show of them is in `convert/rows/fields.py`, the choices of `probe` in
+`convert/probing/candidates.py`, and the names in the docs in `convert/dialect_tables.py`.
+
+Where a block places its norms (`ModelConfig.norm`) is `residual` in block.py.
 """
 
 import functools
