@@ -191,7 +191,7 @@ WRONG: dict[str, tuple[Any, int, str]] = {
     "penalty": ({"prompt": "a", "presence_penalty": 0.5}, 400, "presence_penalty is not"),
     "unknown": ({"prompt": "a", "max_token": 5}, 400, "Did you mean max_tokens?"),
     "model": ({"prompt": "a", "model": "gpt-9"}, 404, "this server has 'letters'"),
-    "large": (b'{"prompt": "' + b"a" * 2**20 + b'"}', 413, "may have 1048576 bytes"),
+    "large": (b'{"prompt": "' + b"a" * 2**20 + b'"}', 413, "may have at most 1048576 bytes"),
 }
 
 
