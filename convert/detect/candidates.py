@@ -1,6 +1,6 @@
 """The dialects to try on a file: by its config, and by the names of its tensors.
 
-To fit a dialect takes milliseconds, and there are many.
+Fitting one dialect takes milliseconds, and there are many.
 """
 
 import re
@@ -12,7 +12,7 @@ from ..rows.dialect import Dialect
 from ..rows.pattern import label_words
 from .refusals import Inputs, require_supported_kinds
 
-NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # one that stands alone between dots
+NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a part of a name that is a number
 
 
 def candidates(inputs: Inputs) -> list[Dialect]:

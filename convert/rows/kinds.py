@@ -65,7 +65,7 @@ class Alias:
 
     @property
     def is_copy(self) -> bool:
-        """Whether the tensor cannot be anything but a copy."""
+        """Whether the tensor must be a copy."""
         return self.of == self.own
 
 
