@@ -30,7 +30,7 @@ def candidates(inputs: Inputs) -> list[Dialect]:
 
 def plausible(dialects: Iterable[Dialect], names: Iterable[str]) -> list[Dialect]:
     """Those of `dialects` that have a row for each of `names`."""
-    # Of names that differ in the number of a layer, one stands for all.
+    # One name stands for all that differ from it only in the number of a layer.
     alike = {NUMBER.sub("0", name): name for name in names}
     examples = sorted(alike.values(), key=len, reverse=True)  # long ones tell more dialects apart
     return [dialect for dialect in dialects if _knows(dialect, examples)]
