@@ -164,7 +164,7 @@ WRONG: dict[str, tuple[Any, int, str]] = {
     "empty ids": ({"prompt": [[]]}, 400, "prompt must be"),
     "many prompts": ({"prompt": ["a"] * 17}, 400, "There are 17 prompts"),
     "many texts": ({"prompt": ["a"] * 4, "n": 5}, 400, "are 20 texts"),
-    "long prompt": ({"prompt": "a" * 65}, 400, "has 65 tokens, and the model sees 64"),
+    "long prompt": ({"prompt": "a" * 65}, 400, "has 65 tokens, and the model sees at most 64"),
     "unknown letter": ({"prompt": "xyz"}, 400, "'x' (U+0078)"),
     "half a pair": (b'{"prompt": "\\ud800"}', 400, "does not know"),
     "ids beyond": ({"prompt": [12]}, 400, "ids from 0 to 11"),
