@@ -178,7 +178,7 @@ def _require_parameters_of(config: AnyConfig, params: Tree, path: object) -> Non
     """Raise UserError unless `params` has exactly the parameters of `config`.
 
     One field of ModelConfig, such as mlp_bias, covers several biases: a class that has only some of
-    them cannot be said.
+    them has no config.
     """
     wanted, present = set(flatten(abstract_params(config))), set(flatten(params))
     differing = wanted ^ present

@@ -1,4 +1,4 @@
-"""The command line: jaxgpt. It knows the names of the commands, and nothing of what they do."""
+"""The command line, jaxgpt: the names of the commands and the functions that run them."""
 
 import importlib
 import sys
@@ -17,7 +17,7 @@ from jaxgpt.commands.serve import serve
 from jaxgpt.commands.shell import run
 from jaxgpt.commands.train import train
 
-ABOUT = "A GPT decoder in Flax: train it, look at it, carry it."
+ABOUT = "Train GPTs in Flax, sample from them, look inside, and export them."
 COMMANDS: dict[str, Callable[..., Any]] = {
     "prepare": prepare,
     "train": train,

@@ -37,7 +37,7 @@ class DataConfig:
     )
     pack: Literal["off", "restart", "continue"] = setting(
         "off",
-        "Whether windows hold whole documents that see none of each other: off; restart, with "
+        "Whether windows hold whole documents that do not see each other: off; restart, with "
         "positions from 0 in each; or continue, with those of the window.",
     )
 

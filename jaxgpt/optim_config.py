@@ -21,7 +21,7 @@ class OptimConfig:
     schedule: Literal["cosine", "linear", "constant", "inverse_sqrt"] = setting(
         "cosine",
         "How the learning rate falls from there to final_learning_rate; inverse_sqrt, by the root "
-        "of the step, goes on below it.",
+        "of the step, continues below it.",
     )
     warmup_steps: int = setting(
         -1, "Steps in which the learning rate rises; -1 is a fifth of train.steps, at most 100."

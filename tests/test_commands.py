@@ -282,7 +282,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
             "zebra": torch.ones(1),
             "vocab_projection.weight": torch.ones(35, 103),
         },
-        "3 things are wrong: zebra is unknown; transformer_blocks.1.mhsa.compute.bias is missing (d = (35,)); "
+        "with 3 problems: zebra is unknown; transformer_blocks.1.mhsa.compute.bias is missing (d = (35,)); "
         "vocab_projection.weight is (35, 103), expected v d = (103, 35)",
     ),
     "NaN": (lambda s: {**s, BIAS: torch.full((35,), float("nan"))}, f"{BIAS} has 35"),

@@ -99,7 +99,7 @@ def to_flax(
 def _loaded(
     file: Path, torch: str, torch_args: dict[str, Any], options: dict[str, Any]
 ) -> "Loaded | str":
-    """The converted file, or where its class and the model part."""
+    """The converted file, or the sentence that says where its class and the model differ."""
     if not torch:
         from .. import api
 

@@ -14,14 +14,14 @@ from ..rows.fields import USUAL
 from ..rows.kinds import Alias, Buffer, Kind
 from .draft import Draft
 from .roles import ROLES
-from .tensor_names import folded, said
+from .tensor_names import count_words, folded
 
 BEWARE = (
-    "nobody has seen this class: what its norms compute, its activation and its causal mask leave "
+    "this class is unknown: what its norms compute, its activation and its causal mask leave "
     "no trace"
 )
 
-PARTS = {"qkv": "3", "glu": "2"}  # the number of parts in a matrix that is one for all
+PARTS = {"qkv": "3", "glu": "2"}  # the number of parts in a fused matrix
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def propose(shapes: Mapping[str, tuple[int, ...]]) -> Proposal:
     draft.problems += [f"{name} {table[name]}: {draft.why(name)}" for name in lost]
     rows_in_order = tuple(dict.fromkeys(rows[name] for name in table if name in rows))
     gated = {"gate", "both"} & draft.roles.keys()
-    rms = gated or any(said(name, "rms") for name in table)
+    rms = gated or any(count_words(name, "rms") for name in table)
     dialect = Dialect(
         "auto",
         "a class without a name, its roles told by structure",

@@ -1,6 +1,6 @@
 """The dialects to try on a file: by its config, and by the names of its tensors.
 
-To fit a dialect takes milliseconds, and there are many.
+Fitting one dialect takes milliseconds, and there are many.
 """
 
 import re
@@ -12,7 +12,7 @@ from ..rows.dialect import Dialect
 from ..rows.pattern import label_words
 from .refusals import Inputs, require_supported_kinds
 
-NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # one that stands alone between dots
+NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a part of a name that is a number
 
 
 def candidates(inputs: Inputs) -> list[Dialect]:
@@ -30,7 +30,7 @@ def candidates(inputs: Inputs) -> list[Dialect]:
 
 def plausible(dialects: Iterable[Dialect], names: Iterable[str]) -> list[Dialect]:
     """Those of `dialects` that have a row for each of `names`."""
-    # Of names that differ in the number of a layer, one stands for all.
+    # One name stands for all that differ from it only in the number of a layer.
     alike = {NUMBER.sub("0", name): name for name in names}
     examples = sorted(alike.values(), key=len, reverse=True)  # long ones tell more dialects apart
     return [dialect for dialect in dialects if _knows(dialect, examples)]

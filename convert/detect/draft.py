@@ -11,7 +11,7 @@ from ..rows.axes import LABELS
 from ..rows.kinds import HEAD, Kind, ignored, mask, row, tied
 from .gates import SETTLE, down_ranks, gate_ranks, halves, is_told
 from .roles import FIRST, GLU, JOINED, MLP, NORMS, ORDER, ROLES, SECOND, STEPS, THREE
-from .tensor_names import Table, alike, biases, is_mask, joined, said
+from .tensor_names import Table, alike, biases, count_words, is_mask, joined
 
 
 class Draft:
@@ -28,7 +28,7 @@ class Draft:
         self.biases = biases(table)
         self.place = {name: i for i, name in enumerate(table)}
         self.rank = {
-            n: said(n, FIRST) - said(n, SECOND) - sum(map(int, re.findall(r"\d+", n)))
+            n: count_words(n, FIRST) - count_words(n, SECOND) - sum(map(int, re.findall(r"\d+", n)))
             for n in table
         }
         inside = {name: table[name] for name in self.biases if "{layer}" in name}
@@ -103,7 +103,7 @@ class Draft:
         apart |= any(alike(each, out) > alike(out, query) for each in mlp)
         if letters not in ("", "qkv") or apart:
             return None
-        hints = sum(bool(said(name, ROLES[role][4])) for role, name in way.items())
+        hints = sum(bool(count_words(name, ROLES[role][4])) for role, name in way.items())
         ranks = [
             (self.rank[way[one]], self.rank[way[two]])
             for one, two in (MLP, ("both", "down"), NORMS)

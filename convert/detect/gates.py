@@ -3,7 +3,7 @@
 import re
 
 from .roles import FIRST, SECOND
-from .tensor_names import said, words_of
+from .tensor_names import count_words, words_of
 
 GATE, GATED = "gate |gates |gating|g |wg ", "up |val|u |wu "
 SETTLE = "its class settles it: to-flax FILE DIR --torch module:Class"
@@ -27,7 +27,9 @@ def gate_ranks(gate: str, gated: str) -> tuple[int, int]:
 
 def down_ranks(gate: str, gated: str, down: str) -> list[tuple[int, int]]:
     """The ranks, by words, of the two matrices that lead into an MLP, each with that of `down`."""
-    last, *others = (said(name, FIRST) - said(name, SECOND) for name in (down, gate, gated))
+    last, *others = (
+        count_words(name, FIRST) - count_words(name, SECOND) for name in (down, gate, gated)
+    )
     return [(other, last) for other in others]
 
 
@@ -42,4 +44,4 @@ def halves(name: str) -> str:
 
 
 def _leaning(name: str) -> int:
-    return said(name, GATE) - said(name, GATED)
+    return count_words(name, GATE) - count_words(name, GATED)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxgpt.errors import UserError, in_a_row
+from jaxgpt.errors import UserError
 from jaxgpt.seq2seq_config import ENCODER
 
 from ..dialects import PAIRS
@@ -19,7 +19,7 @@ from ..rows.kinds import EMBEDDING, Alias, Kind, Row
 from ..rows.pair import Pair, changed, is_embedding, without_embedding
 from ..rows.pattern import Match, Pattern, label_words
 from .one_side import Detected, detected_with, explained_by, fit_of
-from .refusals import Inputs, Stranger, require_supported_kinds
+from .refusals import Inputs, Stranger, require_supported_kinds, with_problems
 from .report import Report
 from .values import same_bits
 
@@ -233,8 +233,7 @@ def why_no_pair(inputs: Inputs) -> str:
 
 
 def _why_strange(pair: Pair, split: Split, inputs: Inputs) -> str:
-    wrong = in_a_row(split.problems)
     return (
         f"{inputs.path}: its {len(inputs.shapes)} tensors do not fit {pair.name} ({pair.about}), "
-        f"for which {len(split.problems)} things are wrong: {wrong}."
+        f"{with_problems(split.problems)}"
     )

@@ -13,7 +13,7 @@ OPTIONAL = (POSITIONS, "blocks/attn/out/")
 
 
 def is_part(fits: Iterable[Fit], names: Sized) -> bool:
-    """Whether a file with the tensors `names` is part of a class's, without more than OPTIONAL."""
+    """Whether `names` are some of a class's tensors, and more than OPTIONAL ones are missing."""
     parts = [part for part in fits if part.claimed == len(names) and part.lacking]
     return bool(parts) and not any(_lacks_only_optional(fitted) for fitted in parts)
 

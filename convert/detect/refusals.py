@@ -126,11 +126,11 @@ def why_strange(inputs: Inputs, fits: list[Fit]) -> str:
     nearest = min(
         fits, key=lambda fitted: (len(fitted.problems) - fitted.claimed, bool(fitted.dialect.twin))
     )
-    wrong = in_a_row(nearest.problems, most=1000 if 2 * nearest.claimed > len(inputs.shapes) else 8)
+    most = 1000 if 2 * nearest.claimed > len(inputs.shapes) else 8
+    verdict = "fit no known dialect. The nearest is" if len(fits) > 1 else "do not fit"
     text = (
-        f"{inputs.path}: its {len(inputs.shapes)} tensors fit "
-        f"{'no known dialect. The nearest is' if len(fits) > 1 else 'not'} {nearest.dialect.name} "
-        f"({nearest.dialect.about}), for which {len(nearest.problems)} things are wrong: {wrong}."
+        f"{inputs.path}: its {len(inputs.shapes)} tensors {verdict} {nearest.dialect.name} "
+        f"({nearest.dialect.about}), {with_problems(nearest.problems, most)}"
     )
     if len(fits) > 1 and propose(inputs.shapes).dialect:
         text += (
@@ -138,6 +138,12 @@ def why_strange(inputs: Inputs, fits: list[Fit]) -> str:
             "how it would be read; to-flax and verify take that only with --dialect auto."
         )
     return text
+
+
+def with_problems(problems: Sequence[str], most: int = 8) -> str:
+    """The end of a sentence that counts `problems` and lists the first `most` of them."""
+    count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
+    return f"with {count}: {in_a_row(problems, most=most)}."
 
 
 def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:

@@ -100,7 +100,7 @@ def alike(*rows: Sequence[str]) -> int:
     )
 
 
-def said(name: str, beginnings: str) -> int:
+def count_words(name: str, beginnings: str) -> int:
     """The number of words in `name` that match `beginnings`, where a blank ends a word."""
     return len(re.findall(f" (?:{beginnings})", words_of(name)))
 

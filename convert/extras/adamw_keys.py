@@ -2,8 +2,8 @@
 
 A new key of a group that has a plain value and means nothing here needs no change: it is carried
 along. One that a run can set goes into `FIELDS`, and one that makes another optimiser into `FLAGS`.
-A new moment also needs a field in `Moments` (`jaxgpt/storage/model_directory.py`), and another key
-in the state of a parameter a line in `torch_adamw`, which checks files by these tables.
+A new moment also needs a field in `Moments` (`jaxgpt/storage/moments.py`), and another key in the
+state of a parameter a line in `torch_adamw`, which checks files by these tables.
 """
 
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from typing import Any
 
 from jaxgpt.config import OptimConfig
 
-# Of the optimiser.
+# Keys of the optimiser.
 STATE = "state"  # the state of each parameter, by number
 GROUPS = "param_groups"
 
-# Of the state of a parameter, which has exactly these.
+# Keys of the state of a parameter, which has exactly these.
 STEP = "step"  # the number of its updates
 MOMENTS = {"exp_avg": "mu", "exp_avg_sq": "nu"}  # tensors of its shape -> their names in optax
 OF_PARAMETER = {STEP, *MOMENTS}  # another key makes another optimiser of it
 
-# Of a group.
+# Keys of a group.
 NUMBERS = "params"  # of its parameters
 NAMES = "param_names"  # of its parameters, where torch was given them
 FIELDS = {  # settings -> the fields of OptimConfig that have their values

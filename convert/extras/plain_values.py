@@ -38,7 +38,7 @@ def _encode(value: Any, budget: Iterator[int], level: int = 0) -> Any:
 
 
 def decode(written: Any) -> Any:
-    """The value that `encode` made `written` of."""
+    """The value that `encode` turned into `written`."""
     if isinstance(written, list):
         return [decode(item) for item in written]
     if not isinstance(written, dict):

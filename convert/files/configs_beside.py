@@ -45,7 +45,7 @@ def _litgpt(path: Path) -> Mapping[str, Any]:
     if beyond:
         raise UserError(
             f"{path} says {in_a_row(beyond)}, which has no counterpart here, or not in one word: "
-            "move it away and say with --set what can be said."
+            "move it away and set with --set what can be set."
         )
     if settings.get("padded_vocab_size"):
         settings["vocab_size"] = settings["padded_vocab_size"]  # the rows of the embedding

@@ -52,11 +52,11 @@ class Hashing(Dummy):
 class Ledger(pickle._Unpickler):
     """The names that a pickle asks for, and the bytes that each of its storages claims.
 
-    Nothing that it names is ever looked up, so that nothing can be run. This is Python's unpickler
-    in Python, because the one in C allocates gigabytes when a hostile memo index says so; without
-    the opcode that fills as many bytes with zeros as the pickle asks for; without tuples that
-    contain each other so often that to hash one, as a key, would take forever; and without keys
-    of which many have the same hash, so that each is compared with all before it.
+    Nothing that it names is ever looked up, so that nothing can be run. This is the unpickler that
+    Python has in Python, because the one in C allocates gigabytes for a hostile memo index. It
+    refuses what a hostile pickle could use up memory or time with: the opcode that fills any number
+    of bytes with zeros; tuples that contain each other so often that hashing one, as a key, would
+    take forever; and many keys with the same hash, each of which is compared with all before it.
     """
 
     proto: int  # of the pickle last followed
@@ -74,7 +74,7 @@ class Ledger(pickle._Unpickler):
         self.hashes: dict[int, tuple[object, Counter[int]]] = {}  # of keys, by their container's id
 
     def follow(self, pickles: int) -> "Ledger":
-        """Read so many `pickles`, one after the other; what stops it is noted in `broken`."""
+        """Read as many pickles as `pickles` says; note an error that stops it in `broken`."""
         try:
             for _ in range(pickles):
                 self.load()

@@ -57,7 +57,7 @@ def _children_that_run(module: torch.nn.Module) -> Iterator[set[str]]:
 
 
 def _through_head(module: torch.nn.Module, ran: set[str], returned: Any) -> Any:
-    """`returned`, or what the one child makes of it that has not run, if that takes it."""
+    """`returned`, passed through the one child that has not run, if that accepts it."""
     x = _first(returned)
     idle = [
         child
@@ -68,5 +68,5 @@ def _through_head(module: torch.nn.Module, ran: set[str], returned: Any) -> Any:
         return returned
     try:
         return idle[0](x)
-    except (RuntimeError, TypeError, NotImplementedError):  # it is no head of this
+    except (RuntimeError, TypeError, NotImplementedError):  # the child is not a head
         return returned

@@ -71,7 +71,7 @@ class WithContext(torch.nn.Module):
         return self._called(ids, other, *self.form)
 
     def _suitable(self, ids: torch.Tensor, other: torch.Tensor) -> tuple[Any, Any]:
-        """The form of masks, by its place in FORMS and how padding is said, that masks rightly."""
+        """The form of masks that works: one of FORMS, and the value that marks real tokens."""
         training = self.module.training
         self.module.eval()
         errors: list[Exception] = []
@@ -145,7 +145,7 @@ class Caller:
 
 
 def _named(asked: Mapping[str, Any], values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The names among the parameters `asked` of `values`, which are by role."""
+    """`values`, which are by role, by the names that the parameters `asked` have for them."""
     named: dict[str, torch.Tensor] = {}
     for role in values:
         words = (word for word in ROLES[role].split() if word in asked and word not in named)
@@ -175,7 +175,7 @@ def _mask(
     masks: tuple[Mask, Mask],
     keeps: bool,
 ) -> torch.Tensor:
-    """The mask `word`: of the future, of padding, of which there is none, or of the other text."""
+    """The mask called `word`: of padding (there is none), of the future, or of the other text."""
     if _of_padding(word):
         like = ids if any(mark in word for mark in ("tgt", "trg", "target")) else other
         return torch.full(like.shape[:2], keeps)

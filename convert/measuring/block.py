@@ -20,9 +20,9 @@ from .mlp import activation_of
 from .norm import measured, same
 from .subject import BlockForm, OtherHeads, Parted, Subject, UnknownScores, furthest_of
 
-SCORES = "its scores are no rotated, scaled or capped products"
-NO_NORM = "its attention has an input that no norm makes of the stream"
-NO_MEMORY = "its cross-attention gives no mixture of the memory, by scores like those before it"
+SCORES = "its scores are not rotated, scaled or capped products of queries and keys"
+NO_NORM = "no norm of the stream gives the input of its attention"
+NO_MEMORY = "its cross-attention is no mixture of the memory by scores like those of its attention"
 SELF, CROSS = "blocks/attn", "blocks/cross_attn"
 Tensor = torch.Tensor
 
@@ -55,7 +55,7 @@ def next_block(
     )
     seen = s.gets("attn/qkv", layer, s.config.model_dim)
     if seen is not None and not same(y, seen):
-        raise Parted(s.block(layer - 1), "what leaves it is not what the next block gets")
+        raise Parted(s.block(layer - 1), "its output is not the input of the next block")
     products = _products(s, y, layer)
     mixed, share = _mixture(s, products[2], layer)
     rotation = _rotation(s, _heads(s, form, products, layer), share, before, layer)
@@ -67,7 +67,7 @@ def next_block(
 def _entrances(s: Subject, x: Tensor) -> Iterator[Entrance]:
     y = s.gets("attn/qkv", 0, s.config.model_dim)
     if y is None:
-        raise Parted(s.block(0), "what it multiplies with its queries, keys and values is hidden")
+        raise Parted(s.block(0), "the input of its queries, keys and values cannot be seen")
     if same(x, y):
         yield Entrance(y, ("post", "output"), None)
     if s.has_norm("blocks/norm1"):
@@ -105,7 +105,7 @@ def _across(
         return first
     y = first[1]
     if not any(same(y, each) for each in s.cross_inputs(layer)):
-        raise Parted(s.block(layer), "its cross-attention gets what no order of norms gives")
+        raise Parted(s.block(layer), "no order of norms gives the input of its cross-attention")
     q = _products(s, y, layer, CROSS)[0]
     _, k, v = _products(s, s.memory, layer, CROSS)
     mixed = across(_heads(s, form, [q, k, v], layer, CROSS), rotation)
@@ -145,7 +145,9 @@ def _mixture(s: Subject, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         seen = heads_seen(mixed, v.flatten(2)) if c.num_heads == c.num_kv_heads else 0
         if share is None and s.of_pair and c.model_dim % max(seen, 1) == 0 < seen:
             raise OtherHeads(s.block(layer), f"{s.prefix}num_heads", seen)
-    raise Parted(s.block(layer), "its attention gives no mixture of its values, head by head")
+    raise Parted(
+        s.block(layer), "the output of its attention is no mixture of values, head by head"
+    )
 
 
 def heads_of(s: Subject, form: BlockForm, y: Tensor, layer: int) -> Heads:
@@ -175,7 +177,7 @@ def _flat(value: Tensor | None) -> Tensor | None:
 
 
 def _mixtures(s: Subject, layer: int, width: int) -> Iterator[Tensor]:
-    """What may be the output of attention before its projection, as (B, T, `width`)."""
+    """Candidates for the output of attention before its projection, as (B, T, `width`)."""
     if s.config.attention_out:
         mixed = s.gets("attn/out", layer, width)
         if mixed is not None:

@@ -34,7 +34,7 @@ def entrances(s: Subject) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
                 fields = {"embedding_scale": scale, **_table_fields(name)}
                 yield from ((fields | extra, y) for extra, y in _normalised(s, ours, values))
                 return
-    raise Parted(s.embedding, "no sum of scaled embeddings and positions is what it computes")
+    raise Parted(s.embedding, "it is not a sum of scaled embeddings and positions")
 
 
 def _tables(s: Subject) -> dict[str, torch.Tensor]:
@@ -59,7 +59,7 @@ def _table_fields(name: str) -> dict[str, Any]:
 def _normalised(
     s: Subject, x: torch.Tensor, values: list[torch.Tensor]
 ) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
-    """The stream `x`, or what a norm makes of it, if the class may have one there."""
+    """Candidates for the stream after the embedding: `x`, and its norm if there may be one."""
     if s.config.norm_weight and "embedding" not in s.config.extra_norms:
         yield {"extra_norms": []}, x
         return
@@ -109,7 +109,7 @@ def memory_of(s: Subject, norm: Norm, x: torch.Tensor) -> tuple[dict[str, Any], 
 
 
 def _streams(s: Subject, norm: Norm, x: torch.Tensor) -> dict[Any, torch.Tensor]:
-    """What may leave this side, by the value of final_norm; `x` leaves its last block."""
+    """Candidates for the output of this side by final_norm; `x` is that of its last block."""
     streams: dict[Any, torch.Tensor] = {"unused" if "final_norm/scale" in s.params else False: x}
     if s.has_norm("final_norm"):
         streams[True] = norm(x, s.norm_params("final_norm"))
@@ -117,10 +117,10 @@ def _streams(s: Subject, norm: Norm, x: torch.Tensor) -> dict[Any, torch.Tensor]
 
 
 def _chosen(streams: dict[Any, torch.Tensor], head_input: torch.Tensor) -> Any:
-    """The name of the stream that goes into the head, but for a factor; None if none does.
+    """The name of the stream that enters the head, up to a factor; None if none does.
 
-    To normalise a normalised stream again only scales it by nearly 1. Of two such streams, the one
-    that needs the rounder factor goes in.
+    Normalising a normalised stream again only scales it by nearly 1. Of two such streams, the one
+    with the rounder factor is chosen.
     """
     errors = {}
     for final in (True, "unused", False):
@@ -146,7 +146,7 @@ def _logit_fields(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, Any]:
     middle, most = len(order) // 2, len(order) - 1
 
     def bend(cap: float) -> float:
-        """How much steeper the largest logit is than one of middle size, before this cap."""
+        """How much the scale of the largest logit exceeds that of a median one, given `cap`."""
         one, two = (
             cap * math.atanh(float(values[i]) / cap) / float(sizes[i]) for i in (most, middle)
         )

@@ -70,7 +70,7 @@ class Equations:
 
     @property
     def tolerance(self) -> float:
-        """How large a weighted gap may be."""
+        """The largest weighted gap that counts as a fit."""
         return tolerance(self.target * self.weight)
 
     def solved(self) -> torch.Tensor:

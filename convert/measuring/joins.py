@@ -36,7 +36,7 @@ def _first_place(s: Subject) -> Place:
 
 
 def _second_inputs(s: Subject) -> list[Tensor]:
-    """What the second part of block 0 may get: cross-attention, or else the MLP."""
+    """Candidates for the input of block 0's second part: cross-attention, or else the MLP."""
     return s.cross_inputs(0) if s.config.cross_attention else [mlp_input(s, 0)]
 
 
@@ -66,7 +66,7 @@ def join(
                     if same(first[1], z):
                         return form, first
     part = "cross-attention" if s.config.cross_attention else "MLP"
-    raise Parted(s.block(0), f"its {part} gets what no order of norms and sums gives")
+    raise Parted(s.block(0), f"no order of norms and sums gives the input of its {part}")
 
 
 def _orders(s: Subject, placement: str) -> Iterator[tuple[str, bool]]:
@@ -123,7 +123,7 @@ def after_mlp(s: Subject, form: BlockForm, before: tuple[Tensor, Tensor], layer:
     """The stream after block `layer`, whose MLP has the stream and the input `before` it."""
     stream, z = before
     if not same(z, mlp_input(s, layer)):
-        raise Parted(s.block(layer), "its MLP does not get what that of block 0 gets")
+        raise Parted(s.block(layer), "the input of its MLP is not made like that of block 0")
     added = s.linear("blocks/mlp/down", layer, hidden_layer(s, form.activation, z, layer))
     if form.sandwich:
         added = form.norm(added, s.norm_params("blocks/out_norm2", layer))

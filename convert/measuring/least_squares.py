@@ -12,7 +12,7 @@ Function = Callable[[torch.Tensor], torch.Tensor]
 
 
 def tolerance(target: torch.Tensor) -> float:
-    """How large the gaps may be that are left of `target`."""
+    """The largest gap that may remain between a fit and `target`."""
     return CLOSE * max(1.0, float(target.abs().max()))
 
 

@@ -30,7 +30,7 @@ SCALINGS: tuple[dict[str, Any], ...] = tuple(
 
 
 class Inexpressible(Exception):
-    """Something was measured that no field of ModelConfig says."""
+    """Something was measured that no field of ModelConfig can express."""
 
 
 def near(one: float, other: float) -> bool:

@@ -21,7 +21,7 @@ def mlp_input(s: Subject, layer: int) -> torch.Tensor:
     path = "mlp/gate_up" if s.config.mlp_gated else "mlp/up"
     z = s.gets(path, layer, s.config.model_dim)
     if z is None:
-        raise Parted(s.block(layer), "what its MLP gets is hidden")
+        raise Parted(s.block(layer), "the input of its MLP cannot be seen")
     return z
 
 
@@ -36,8 +36,8 @@ def hidden_layer(s: Subject, activation: str, z: torch.Tensor, layer: int) -> to
 def activation_of(s: Subject, z: torch.Tensor) -> str:
     hidden = s.gets("mlp/down", 0, s.config.mlp_dim)
     if hidden is None:
-        raise Parted(s.block(0), "the hidden layer of its MLP is hidden")
+        raise Parted(s.block(0), "the hidden layer of its MLP cannot be seen")
     for name in ACTIVATIONS:
         if same(hidden_layer(s, name, z, 0), hidden):
             return name
-    raise Parted(s.block(0), "the hidden layer of its MLP is of no known activation")
+    raise Parted(s.block(0), "no known activation gives the hidden layer of its MLP")

@@ -33,18 +33,18 @@ class Settled:
     fields: dict[str, Any]
     backward: dict[str, bool]  # by what precedes the fields of the side
     notes: list[str] = dataclasses.field(default_factory=list)  # what users should know of it
-    memory: torch.Tensor | None = None  # that an encoder gives in texts of two tokens
+    memory: torch.Tensor | None = None  # the output of an encoder for texts of two tokens
 
 
 def settle(s: Subject) -> Settled:
-    """The fields of the class; raises Parted where no value of a field gives what it computes."""
+    """The fields of the class; raises Parted if no values of the fields give what it computes."""
     problem: Parted | None = None
     for fields, x in ends.entrances(s):
         try:
             return _with_embedding(s, fields, x)
         except Parted as parted:
             problem = furthest_of(problem, parted)
-    raise problem or Parted(s.embedding, "its norm gives nothing that the class computes")
+    raise problem or Parted(s.embedding, "no norm of it gives what the class computes")
 
 
 def _with_embedding(s: Subject, fields: dict[str, Any], x: torch.Tensor) -> Settled:

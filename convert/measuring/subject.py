@@ -22,7 +22,7 @@ from .trace import Seen
 
 
 class Differs(UserError):
-    """The class computes what the model does not, with any value of its fields."""
+    """The class computes something that the model computes with no values of its fields."""
 
     @classmethod
     def first_in(cls, where: str, why: str, file: object) -> "Differs":
@@ -31,7 +31,7 @@ class Differs(UserError):
 
 
 class Parted(Exception):
-    """A stage of the class computes something that no value of any field gives."""
+    """A stage of the class computes something that no values of the fields give."""
 
     part = 0  # where in the stage: the later, the further the class and the model agree
 
@@ -49,7 +49,7 @@ class Parted(Exception):
 
 
 class UnknownScores(Parted):
-    """The scores of a block are made in another way than those that were tried."""
+    """The scores of a block are computed in none of the ways that were tried."""
 
     part = 1
 
@@ -63,7 +63,7 @@ class OtherHeads(Parted):
 
 
 class UnknownExit(Parted):
-    """The head gets something else than what leaves the last block, or than its final norm."""
+    """The input of the head is neither the output of the last block nor its final norm."""
 
     part = 2
 
@@ -172,7 +172,7 @@ class Subject:
         return f"block {layer}" if self.decoder is None else f"encoder block {layer}"
 
     def gets(self, path: str, layer: int, width: int) -> torch.Tensor | None:
-        """What the matrix of `path` in `layer` multiplies in texts of two tokens."""
+        """The input of the matrix at `path` in `layer`, for texts of two tokens."""
         return self.observed(self.pairs_of_tokens, f"blocks/{path}/kernel", layer, width)
 
     def observed(self, seen: Seen, path: str, layer: int, width: int) -> torch.Tensor | None:

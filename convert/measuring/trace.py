@@ -1,7 +1,7 @@
 """The forward of a foreign module as a list of operations, each with the weights that it uses.
 
 A weight is followed through views, casts and sums of weights alone, so that it does not matter
-whether a class has modules, bare parameters, or builds its matrices anew.
+whether a class has modules, bare parameters, or builds new matrices in its forward.
 """
 
 from collections.abc import Callable, Iterator, Mapping

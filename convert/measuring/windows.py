@@ -12,7 +12,7 @@ ROWS = 3
 
 
 def windows(s: Subject, form: BlockForm, rotations: list[Rotation]) -> list[int | None]:
-    """The window of each layer; None where a position looks at all before it."""
+    """The window of each layer; None where each position attends to all before it."""
     length = min(s.config.context_length, LONGEST)
     if not s.config.attention_out or length < 3:
         return [None] * s.config.num_blocks
@@ -22,7 +22,9 @@ def windows(s: Subject, form: BlockForm, rotations: list[Rotation]) -> list[int 
         y = s.observed(seen, "blocks/attn/qkv/kernel", layer, c.model_dim)
         mixed = s.observed(seen, "blocks/attn/out/kernel", layer, c.num_heads * c.head_dim)
         if y is None or mixed is None:
-            raise Parted(s.block(layer), "what its attention gets is hidden in longer texts")
+            raise Parted(
+                s.block(layer), "the input of its attention cannot be seen in longer texts"
+            )
         found.append(_window(s, form, rotation, (y, mixed), layer))
     return found
 
@@ -34,7 +36,7 @@ def _window(
     seen: tuple[torch.Tensor, torch.Tensor],
     layer: int,
 ) -> int | None:
-    """The first position that no longer sees the first one, as a window's width."""
+    """The width of the window: the number of the first position that cannot see position 0."""
     y, mixed = seen
     heads = heads_of(s, form, y, layer)
     time = torch.arange(y.shape[1])
@@ -58,5 +60,5 @@ def _window(
         return None
     window = int(wrong[0])
     if window < 1 or bool((gaps(window) > SAME).any()):
-        raise Parted(s.block(layer), f"its attention is another one from position {window} on")
+        raise Parted(s.block(layer), f"its attention differs from position {window} on")
     return window

@@ -106,7 +106,7 @@ def _of_class(
 
 
 def _implied_by_class(words: Iterable[Word], dialect: Dialect) -> dict[str, Statement]:
-    """The fields that the class has where its config names it; the first such place counts."""
+    """The fields that a class named in a config implies; the first place that names one counts."""
     implied: dict[str, Statement] = {}
     for where, key, value in words:
         for field, meant in dialect.says.get(key, {}).get(value, {}).items():

@@ -77,7 +77,7 @@ def options_of(
         for name, values in options.items()
         if name in assumed
     }
-    # Loading them anew takes longest: their values come one after the other.
+    # Loading takes longest: the values of these fields vary slowest, to load rarely.
     return {**{name: tuple(candidates) for name, candidates in asked.items()}, **values}
 
 

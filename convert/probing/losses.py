@@ -34,14 +34,14 @@ class Knobs(NamedTuple):
     logit_softcap: float | None
 
 
-class Parted(NamedTuple):
-    """A model in a form in which each part has a size of its own, and one program many values."""
+class Resizable(NamedTuple):
+    """A model in a form whose parts can be resized one by one, without another compilation."""
 
     config: ModelConfig
     params: Tree
     knobs: Knobs
 
-    def rescaled(self, part: Part, factor: float) -> "Parted":
+    def rescaled(self, part: Part, factor: float) -> "Resizable":
         """The model with `part` times `factor`."""
         if part.knob:
             changed = getattr(self.knobs, part.knob) * np.float32(factor)
@@ -68,7 +68,7 @@ def losses(config: ModelConfig, params: Tree, windows: np.ndarray) -> np.ndarray
     return losses_of(with_separate_parts(config, params, windows.shape[1] - 1), windows)
 
 
-def losses_of(model: Parted, windows: np.ndarray) -> np.ndarray:
+def losses_of(model: Resizable, windows: np.ndarray) -> np.ndarray:
     """Losses (B,) of the windows."""
     with exactly(np.dtype(np.float32)):
         return np.asarray(_window_losses(*model, windows), np.float64)
@@ -91,7 +91,7 @@ def altered_losses(
     }
 
 
-def with_separate_parts(config: ModelConfig, params: Tree, length: int) -> Parted:
+def with_separate_parts(config: ModelConfig, params: Tree, length: int) -> Resizable:
     """The same function with scales folded into the parameters or among the knobs.
 
     A tied head and unstored sinusoids become arrays of their own.
@@ -108,7 +108,7 @@ def with_separate_parts(config: ModelConfig, params: Tree, length: int) -> Parte
     if config.positions == "sinusoidal" and not config.position_rows:
         table = sinusoids(length, config.model_dim, config.sinusoidal_layout).astype(np.float32)
         parted["pos_embedding"] = {"embedding": table}
-    return Parted(_without_numbers(config, length), parted, _knobs(config))
+    return Resizable(_without_numbers(config, length), parted, _knobs(config))
 
 
 def _without_numbers(config: ModelConfig, length: int) -> ModelConfig:

@@ -16,7 +16,7 @@ from jaxgpt.errors import require
 from jaxgpt.model_config import ModelConfig
 
 from ..files import checkpoints
-from ..tokens.encode_text import require_known, spell
+from ..tokens.encode_text import encode_text, require_known
 from .candidates import ALIKE, COMPENSATED, FIRST, GROUPS, options_of
 from .losses import altered_losses, losses
 from .models import Models
@@ -59,12 +59,12 @@ def probe(
     space = Space(options_of(assumed, config, models.candidates), FIRST, GROUPS, ALIKE, models.used)
     if not space.options:
         return Ranking([], {}, {}, models.asked, 0, math.inf, "")
-    spelled, spelling = np.asarray(ids), ""
+    encoded, spelling = np.asarray(ids), ""
     if text is not None:
-        spelled, spelling = spell(text, source, config.vocab_size, tokenizer)
-    require_known(spelled, config.vocab_size, source.path)
-    windows = windows_of(spelled, config, source.path)
-    entropy, bigram = unigram_loss(spelled), bigram_loss(spelled)
+        encoded, spelling = encode_text(text, source, config.vocab_size, tokenizer)
+    require_known(encoded, config.vocab_size, source.path)
+    windows = windows_of(encoded, config, source.path)
+    entropy, bigram = unigram_loss(encoded), bigram_loss(encoded)
 
     def measure(values: Mapping[str, Any]) -> np.ndarray:
         return losses(*models.of(values), windows)

@@ -1,4 +1,4 @@
-"""Runs a JAX function of anybody's in float64: its logits, its gradients, and its training."""
+"""Runs any JAX function in float64: its logits, its gradients, and its training."""
 
 import re
 from collections.abc import Callable, Mapping

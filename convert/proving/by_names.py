@@ -42,7 +42,10 @@ def _template(name: str) -> str:
 
 
 def _nearness(pair: tuple[str, str], known: Iterable[tuple[list[str], list[str]]]) -> float:
-    """How much of both names a pair in `known` begins with; more if both have the same numbers."""
+    """The largest share of both names that is a prefix of a pair in `known`.
+
+    A pair with the same numbers in both names is a little nearer.
+    """
     ours, theirs = map(_parts, pair)
     shares = (
         _common(ours, one) / len(ours) * _common(theirs, other) / len(theirs)
@@ -53,6 +56,6 @@ def _nearness(pair: tuple[str, str], known: Iterable[tuple[list[str], list[str]]
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:
-    """The number of parts that both begin with."""
+    """The length of the common prefix, in parts of names."""
     pairs = zip(one, other, strict=False)
     return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))

@@ -1,7 +1,7 @@
 """Other values for tensors of a checkpoint that are constant, as untrained ones are.
 
 A matrix of zeros hides what is computed before it, and a norm of ones hides its own place: two
-functions that differ can agree on such weights, and part as soon as they are trained.
+functions that differ can agree on such weights, and diverge as soon as they are trained.
 """
 
 import copy

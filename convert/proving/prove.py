@@ -1,4 +1,4 @@
-"""Proves that the class of a file and the model made of it compute the same."""
+"""Proves that a file's class and the converted model compute the same."""
 
 from ..loaded import Loaded
 from ..measuring.settled_file import File

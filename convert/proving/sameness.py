@@ -17,7 +17,7 @@ class Sameness:
     kl: float  # mean KL divergence, in nats
     top1: float  # share of the positions at which both find the same token likeliest
     what: str = "jaxgpt model"  # was compared with the torch module
-    # Of a function with parameters: name in torch -> its paths in JAX, proposed or given.
+    # For a function with parameters: name in torch -> its paths in JAX, proposed or given.
     names: dict[str, list[str]] = field(default_factory=dict)
     only_torch: list[str] = field(default_factory=list)  # with values that JAX has nowhere
     only_jax: list[str] = field(default_factory=list)

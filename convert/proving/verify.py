@@ -1,4 +1,4 @@
-"""Proves that a checkpoint and a model directory hold the same function, or shows where they part.
+"""Proves that a checkpoint and a model directory hold the same function, or finds a difference.
 
 The torch class of the checkpoint runs beside the Flax model, in float64.
 """

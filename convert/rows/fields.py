@@ -46,7 +46,7 @@ USUAL: dict[str, Any] = {
     "logit_softcap": None,
 }
 ROOT_OF_WIDTH = "model_dim"  # an embedding_scale that is the root of the model's width
-# Of an encoder these mean nothing.
+# These mean nothing for an encoder.
 OF_DECODERS = ("tied", "head_bias", "logit_scale", "logit_softcap", "cross_attention")
 # Those in which few classes differ from the usual value.
 SELDOM = (

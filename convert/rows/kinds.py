@@ -65,13 +65,13 @@ class Alias:
 
     @property
     def is_copy(self) -> bool:
-        """Whether the tensor cannot be anything but a copy."""
+        """Whether the tensor must be a copy."""
         return self.of == self.own
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """A tensor that follows from the config: checked on reading, not carried, written anew.
+    """A tensor that follows from the config: checked on reading, not moved, recreated on writing.
 
     `form` is one of `buffers.FORMS`, the number that an additive mask adds, or "" for a tensor that
     is not looked at. A rotary table's is one of `rotary_tables`, followed by the layout in which it

@@ -15,7 +15,7 @@ def pack(array: np.ndarray) -> str:
 
 
 def unpack(text: str, shape: Sequence[int], dtype: str) -> np.ndarray:
-    """The array of `shape` and `dtype` that `pack` made `text` of."""
+    """The array of `shape` and `dtype` that `pack` turned into `text`."""
     kind = dtype_named(dtype)
     size = math.prod(shape) * kind.itemsize
     data = zlib.decompressobj().decompress(base64.b64decode(text), max(size, 1))

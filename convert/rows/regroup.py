@@ -123,7 +123,7 @@ def _repeated(
 ) -> tuple[np.ndarray, list[str]]:
     """`array` with its values repeated along the axes that only `like` has.
 
-    Such is the one number that a norm has for all of its width.
+    An example is a norm with one number for its whole width.
     """
     new = [axis for axis in wanted if axis not in axes]
     lengths = [like.shape[wanted.index(axis)] for axis in new]

@@ -17,7 +17,7 @@ from ..names.config_words import characters
 from . import hf_tokenizer
 
 
-def spell(
+def encode_text(
     text: str, source: Checkpoint, vocab_size: int, tokenizer: str | Path | None
 ) -> tuple[np.ndarray, str]:
     """The ids of `text`, and a description of the tokenizer that encoded it."""

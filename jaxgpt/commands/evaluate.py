@@ -14,7 +14,7 @@ def evaluate(
 ) -> None:
     """Compute loss, perplexity and bits per byte over the whole validation split.
 
-    Of an encoder-decoder: the loss, and how many targets are exactly right.
+    For an encoder-decoder: the loss, and how many targets are exactly right.
 
     Args:
         data: A prepared directory; by default the one that the model was trained on.

@@ -30,8 +30,8 @@ def look(
     """Show attention over a text, and what the model expected at each token.
 
     Args:
-        text: The text to look at; ids, if there is no tokenizer. Of an encoder-decoder the target;
-            without one it writes its own.
+        text: The text to look at; ids, if there is no tokenizer. For an encoder-decoder, the
+            target; by default the one that it writes.
         source: The text that an encoder-decoder reads.
         out: A picture to write, such as attention.png: every head of every layer, or for an
             encoder-decoder where each token that it writes looks in the source.

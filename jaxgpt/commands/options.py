@@ -29,7 +29,7 @@ TargetTokenizer = Annotated[OptionalFile, tyro.conf.arg(help=TARGETS)]
 UNKNOWN = "Treatment of characters that the tokenizer lacks: strict names them, skip drops them."
 Unknown = Annotated[Literal["strict", "skip"], tyro.conf.arg(help=UNKNOWN)]
 
-# What a section is, where the docstring of its class says something else.
+# The help of a section, where the docstring of its class says something else.
 ABOUT = {"encoder": "The encoder of an encoder-decoder, where it differs from the model section."}
 KINDS = {int: "INT", float: "FLOAT", str: "TEXT"}
 LISTS = {list: "LIST", dict: "TABLE"}

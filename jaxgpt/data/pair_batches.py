@@ -14,7 +14,7 @@ from jaxgpt.data.pairs import PairSplit
 from jaxgpt.errors import require
 
 MOST_BUCKETS = 6
-BATCHES_EACH = 4  # at least, in an epoch of a bucket: what fills no batch is left out of it
+BATCHES_EACH = 4  # at least, of each bucket in an epoch, which leaves out pairs that fill no batch
 CANDIDATES = 256  # shapes among which those of the buckets are chosen
 
 

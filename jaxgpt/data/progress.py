@@ -1,4 +1,4 @@
-"""A progress bar for those who wait."""
+"""A progress bar for work that takes long."""
 
 import sys
 import time

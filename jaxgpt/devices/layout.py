@@ -13,7 +13,7 @@ LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
     "pos_embedding/embedding": (("rest",), ("fsdp",)),
     "blocks/attn/qkv/kernel": ((), ("fsdp",), ("tensor",), (), ("rest", "tensor")),
     "blocks/attn/qkv/bias": ((), ("tensor",), (), ("fsdp", "rest", "tensor")),
-    # Of all heads together, or in its last axis of each head alone.
+    # Norms over all heads together; those of each head have only the first and the last axis.
     "blocks/attn/q_norm/scale": ((), ("tensor",), (), ("fsdp", "rest")),
     "blocks/attn/q_norm/bias": ((), ("tensor",), (), ("fsdp", "rest")),
     "blocks/attn/k_norm/scale": ((), ("tensor",), (), ("fsdp", "rest")),

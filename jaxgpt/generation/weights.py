@@ -17,7 +17,7 @@ from jaxgpt.model.precision import cast
 )
 @dataclass(frozen=True)
 class Weights:
-    """A model and its blocks as separate modules, flat: each call of a program takes them anew."""
+    """A model and its blocks as separate modules, flattened once for all calls of programs."""
 
     leaves: list[jax.Array]
     structure: Any

@@ -15,7 +15,7 @@ MODEL = "jaxgpt.lm_eval.model:DirectoryLM"
 def main() -> None:
     try:
         command = need("lm_eval.__main__", NAME)
-        need("lm_eval.models", NAME)  # registers lm-eval's own, which it does if there are none
+        need("lm_eval.models", NAME)  # registers its own, if there are none yet
         need("lm_eval.api.registry", NAME).model_registry.register("jaxgpt", target=MODEL)
         command.cli_evaluate()
     except (UserError, Failure) as error:

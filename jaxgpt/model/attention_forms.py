@@ -197,7 +197,7 @@ def _backward(
     """Gradients written by hand: autodiff would make more passes over the (T, S) matrices."""
     q_btmgh, k_bsmh, v_bsmh, weights_bmgts = residuals
     by_weights = _products(gradient_btmgh, v_bsmh)
-    # As a product, since XLA takes twice as long for a sum of what it multiplies.
+    # One product, since XLA takes twice as long to multiply and then sum.
     along_bmgt = jnp.einsum("bmgts,bmgts->bmgt", by_weights, weights_bmgts)
     by_scores = weights_bmgts * (by_weights - along_bmgt[..., None])
     if scores.softcap is not None:

@@ -137,7 +137,7 @@ def slots_of(scores: Scores, context: int) -> int:
 
 
 def elements(config: ModelConfig) -> int:
-    """The numbers in the cache of one text that fills the context."""
+    """The number of elements in the cache of one text that fills the context."""
     all_scores = make_spec(config).block.attention.scores
     slots = sum(slots_of(scores, config.context_length) for scores in all_scores)
     return 2 * slots * config.num_kv_heads * config.head_dim

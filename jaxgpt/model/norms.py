@@ -1,8 +1,11 @@
 """Norms, each with a hand-written backward pass where that saves time.
 
 Another kind of norm is one more function in NORMALISE, under its name in `ModelConfig.norm_kind`
-(model_config.py). The bridge tells the kinds apart in `convert/measuring/norm.py`, and what
-tensors show of them in `convert/rows/fields.py`.
+(model_config.py). The bridge tells the kinds apart in `convert/measuring/norm.py`; what tensors
+show of them is in `convert/rows/fields.py`, the choices of `probe` in
+`convert/probing/candidates.py`, and the names in the docs in `convert/dialect_tables.py`.
+
+Where a block places its norms (`ModelConfig.norm`) is `residual` in block.py.
 """
 
 import functools
@@ -101,7 +104,7 @@ def _divided(
 def _mean_product(a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """The mean (..., 1) of `a * b` over the last axis, computed in `dtype`.
 
-    As a sum of products XLA takes seven times as long on a CPU where the batch is a single text.
+    One einsum: to multiply and then sum takes XLA seven times as long on a CPU for a single text.
     """
     summed = jnp.einsum("...d,...d->...", a, b, preferred_element_type=dtype)
     return summed[..., None] / a.shape[-1]

@@ -118,7 +118,7 @@ def _gpus(kind: str, count: str) -> list[Any]:
 
 
 def _described(platform: str, **options: Any) -> list[Any]:
-    """The compile-only devices of `platform` that the compiler makes of `options`."""
+    """The compile-only devices of `platform` that `options` describe to the compiler."""
     import jax
     from jax.experimental import topologies
     from jax.experimental.compilation_cache import compilation_cache

@@ -108,7 +108,7 @@ class Service:
                 raise Refusal(400, str(error), "not_in_vocabulary") from None
             require_request(
                 len(ids) <= self.context,
-                f"The prompt has {len(ids)} tokens, and the model sees {self.context} at most.",
+                f"The prompt has {len(ids)} tokens, and the model sees at most {self.context}.",
                 "context_length_exceeded",
             )
             require_request(
@@ -122,7 +122,7 @@ class Service:
         if request.model not in (None, self.name):
             raise Refusal(
                 404,
-                f"The model {request.model[:100]!r} is not here: this server has {self.name!r}.",
+                f"There is no model {request.model[:100]!r} here: this server has {self.name!r}.",
                 "model_not_found",
             )
         options = self.engine.options(
@@ -169,9 +169,9 @@ async def _each(queue: asyncio.Queue[Event]) -> AsyncIterator[Event]:
 
 
 async def _body(http: HttpRequest) -> bytes:
-    """The body of a request, which must be JSON, of limited size, and there in time.
+    """The body of a request, which must be JSON, of limited size, and complete in time.
 
-    A page of another site cannot send JSON here without asking first, which nothing answers.
+    A page of another site cannot send JSON here without a preflight request, which goes unanswered.
     """
     kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -181,21 +181,21 @@ async def _body(http: HttpRequest) -> bytes:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in http.stream():
                 size += len(chunk)
-                if size <= MAX_BODY:  # what is over is read too, or else the client gets no answer
+                if size <= MAX_BODY:  # the excess is read too, or the client would get no answer
                     body += chunk
     except TimeoutError:
         raise Refusal(
-            408, f"The body of the request was not there after {BODY_SECONDS:g} s.", "timeout"
+            408, f"The body of the request was not complete after {BODY_SECONDS:g} s.", "timeout"
         ) from None
     except ClientDisconnect:
-        raise Refusal(400, "The client left before its request was there.") from None
+        raise Refusal(400, "The client disconnected before its request was complete.") from None
     if size > MAX_BODY:
-        raise Refusal(413, f"The body of a request may have {MAX_BODY} bytes.", "too_large")
+        raise Refusal(413, f"The body of a request may have at most {MAX_BODY} bytes.", "too_large")
     return bytes(body)
 
 
 async def _unless_gone(http: HttpRequest, answer: Answer) -> dict[str, Any]:
-    """The whole of `answer`, unless the client leaves before it is there."""
+    """The whole `answer`; a Refusal if the client disconnects first."""
 
     async def gone() -> None:
         while (await http.receive())["type"] != "http.disconnect":
@@ -205,7 +205,7 @@ async def _unless_gone(http: HttpRequest, answer: Answer) -> dict[str, Any]:
     try:
         await asyncio.wait({whole, left}, return_when=asyncio.FIRST_COMPLETED)
         if not whole.done():
-            raise Refusal(499, "The client left before its answer was there.")
+            raise Refusal(499, "The client disconnected before its answer was complete.")
         return whole.result()
     finally:
         whole.cancel()

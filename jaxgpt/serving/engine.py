@@ -45,7 +45,7 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether nobody needs more tokens of this job."""
+        """Whether the job is cancelled, or all of its texts have ended."""
         return self.cancelled or all(choice.finish_reason for choice in self.choices)
 
     def take(self, piece: Piece, first: int) -> None:
@@ -141,8 +141,8 @@ class Engine:
         """Generate all texts of `jobs`."""
         requests = [job.request for job in jobs]
         rows = sum(request.rows for request in requests)
-        # Programs are compiled for each number of rows, so that number is a power of two. What the
-        # prompts begin with is read once, so the others are one of them.
+        # Programs are compiled for each number of rows, so that number is a power of two. The rows
+        # that fill it up copy a prompt, as another one would shorten the prefix that all share.
         filler = Request(requests[0].prompts[:1], self.options(max_new_tokens=1))
         requests += [filler] * (padded_width(rows) - rows)
         for piece in stream_batch(self.weights, make_batch(requests, self.config)):

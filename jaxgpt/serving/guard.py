@@ -1,4 +1,4 @@
-"""What stands between the network and the application: slow clients, and names of other hosts."""
+"""Guards between network and application, against slow clients and requests for other hosts."""
 
 import asyncio
 from typing import Any
@@ -35,7 +35,9 @@ class Guard:
         try:
             await self.app(scope, receive, send_in_time)
         except TimeoutError:
-            print(f"A client took nothing for {SEND_SECONDS:g} s, and was dropped.", flush=True)
+            print(
+                f"A client read nothing for {SEND_SECONDS:g} s, and was disconnected.", flush=True
+            )
 
 
 def _host(scope: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a client may ask for, and how long it may take to ask."""
+"""Limits on what clients may request, and on how long they may take."""
 
 from dataclasses import dataclass
 

@@ -190,14 +190,14 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> ModelDirectory | None
             continue
         for broken, what in damaged.items():
             say(
-                f"WARNING: {what} It is now {run_directory.set_aside(broken)}, and the run goes on "
+                f"WARNING: {what} It is now {run_directory.set_aside(broken)}, and the run resumes "
                 f"from {path}."
             )
         return checkpoint
     if damaged:
         raise UserError(
-            f"None of the checkpoints in {run} is whole. {' '.join(damaged.values())} To begin "
-            f"anew, remove {run / CHECKPOINTS}."
+            f"None of the checkpoints in {run} is whole. {' '.join(damaged.values())} To start "
+            f"over, remove {run / CHECKPOINTS}."
         )
     return None
 

@@ -1,4 +1,4 @@
-"""Models as their user has them, written as model directories; `model_directory` reads them."""
+"""Writes models in memory as model directories, which `model_directory` reads."""
 
 from pathlib import Path
 

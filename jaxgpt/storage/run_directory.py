@@ -223,4 +223,4 @@ def _state(run: Path, saved: list[Path], steps: int) -> str:
     if not saved:
         return "no checkpoint"
     last = step_of(saved[-1])
-    return "whole, done" if last >= steps else f"whole, goes on from {last}"
+    return "whole, done" if last >= steps else f"whole, resumes from {last}"

@@ -42,7 +42,7 @@ class Weights:
 
 
 class Adapted:
-    """The parameters `base` with adapters added; to all who read them one set of weights."""
+    """The parameters `base` with adapters added, read like any other weights."""
 
     def __init__(self, adapters: Weights, base: Weights, scale: float):
         self.adapters, self.base, self.scale = adapters, base, scale

@@ -190,7 +190,7 @@ def trained_on(opened: ModelDirectory, directory: Path) -> Path:
     for path in candidates:
         if (path / file_names.ABOUT).exists():
             return path
-    data = f"It was trained on {named}, which" if named else "What it was trained on"
+    data = f"It was trained on {named}, which" if named else "The data that it was trained on"
     raise UserError(
-        f"{directory}: {data} is not at hand as a prepared directory; name one with --data."
+        f"{directory}: {data} cannot be found as a prepared directory; name one with --data."
     )

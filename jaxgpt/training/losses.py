@@ -83,7 +83,7 @@ def pair_logits(
     positions, places = jnp.arange(batch.tokens_bt.shape[1]), jnp.arange(mask_bs.shape[1])
 
     def apply(block: Any, layer: jax.Array, x: jax.Array) -> jax.Array:
-        # Each block's own, of its gathered weights; where remat says so, they are made again.
+        # Each block's own, computed from its gathered weights; remat may compute them again.
         keys, values = block.cross_attn.keys_values(memory_bsd, layer, places)
         memory = Memory(keys, values, mask_bs)
         return block(x, layer, positions, compute.attend, for_decoder, memory)[0]
@@ -121,7 +121,7 @@ def _forward(
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     wide = logits.astype(sum_dtype(logits))
     log_sums = jax.nn.logsumexp(wide, axis=-1)
-    # Taken from the logits as they are, since what is taken from is stored.
+    # Indexed in `logits` and not in `wide`, since XLA stores the array that is indexed.
     likely = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0].astype(wide.dtype)
     if smoothing:
         likely = (1 - smoothing) * likely + smoothing * wide.mean(axis=-1)

@@ -99,7 +99,7 @@ def _open_init(init: str) -> ModelDirectory:
 def _pass_over_init(init: str, stopped: ModelDirectory, say: Say) -> None:
     """Say that a run resumes from its own checkpoint instead of `init`.
 
-    The model it once started from may be gone by now, but another must at least exist.
+    The model that the run started from may be gone by now; any other `init` must exist.
     """
     started_from = stopped.about.get("run", {}).get("init")
     require(

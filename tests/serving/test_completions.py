@@ -164,7 +164,7 @@ WRONG: dict[str, tuple[Any, int, str]] = {
     "empty ids": ({"prompt": [[]]}, 400, "prompt must be"),
     "many prompts": ({"prompt": ["a"] * 17}, 400, "There are 17 prompts"),
     "many texts": ({"prompt": ["a"] * 4, "n": 5}, 400, "are 20 texts"),
-    "long prompt": ({"prompt": "a" * 65}, 400, "has 65 tokens, and the model sees 64"),
+    "long prompt": ({"prompt": "a" * 65}, 400, "has 65 tokens, and the model sees at most 64"),
     "unknown letter": ({"prompt": "xyz"}, 400, "'x' (U+0078)"),
     "half a pair": (b'{"prompt": "\\ud800"}', 400, "does not know"),
     "ids beyond": ({"prompt": [12]}, 400, "ids from 0 to 11"),
@@ -191,7 +191,7 @@ WRONG: dict[str, tuple[Any, int, str]] = {
     "penalty": ({"prompt": "a", "presence_penalty": 0.5}, 400, "presence_penalty is not"),
     "unknown": ({"prompt": "a", "max_token": 5}, 400, "Did you mean max_tokens?"),
     "model": ({"prompt": "a", "model": "gpt-9"}, 404, "this server has 'letters'"),
-    "large": (b'{"prompt": "' + b"a" * 2**20 + b'"}', 413, "may have 1048576 bytes"),
+    "large": (b'{"prompt": "' + b"a" * 2**20 + b'"}', 413, "may have at most 1048576 bytes"),
 }
 
 

@@ -214,7 +214,7 @@ def test_a_flipped_bit_is_named_and_the_checkpoint_before_is_taken(
     assert kind == "manifest.json" or str(file.relative_to(new)) in warning
     assert str(new) in warning
     assert (
-        f"It is now {new.with_name('damaged-step-00000020')}, and the run goes on from {old}."
+        f"It is now {new.with_name('damaged-step-00000020')}, and the run resumes from {old}."
         in warning
     )
     assert run_directory.checkpoints(run) == [old]
@@ -228,7 +228,7 @@ def test_where_no_checkpoint_is_whole_nothing_is_begun_anew(
     for path in run_directory.checkpoints(run):
         (path / "config.json").write_text("{}")
     with pytest.raises(
-        UserError, match="None of the checkpoints in .*run is whole.*To begin anew, remove "
+        UserError, match="None of the checkpoints in .*run is whole.*To start over, remove "
     ):
         model_directory.newest_whole(run, print)
     assert len(run_directory.checkpoints(run)) == 2

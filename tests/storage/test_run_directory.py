@@ -162,7 +162,7 @@ def test_the_list_shows_every_run_and_whether_it_is_whole(
     assert {name: cells[-1] for name, cells in table.items()} == {
         "runs/[lost]": "damaged: config.json",
         "runs/damaged": "damaged: step-00000010",
-        "runs/deep/stopped": "whole, goes on from 20",
+        "runs/deep/stopped": "whole, resumes from 20",
         "runs/done": "whole, done",
         "runs/young": "no checkpoint",
     }

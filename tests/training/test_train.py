@@ -101,7 +101,7 @@ def test_eval_takes_the_data_that_are_meant_or_none(
     )
     assert "--batch-size must be positive" in refused("jaxgpt", "eval", run, "--batch-size", "0")
     (run / "data").rename(tmp_path / "moved")
-    assert "is not at hand" in refused("jaxgpt", "eval", run)
+    assert "cannot be found as a prepared directory" in refused("jaxgpt", "eval", run)
     said = refused("jaxgpt", "eval", run, "--data", tmp_path / "dat")
     assert f"--data: there is no prepared directory {tmp_path / 'dat'}." in said
     best = next((run / "checkpoints").iterdir())
@@ -109,7 +109,7 @@ def test_eval_takes_the_data_that_are_meant_or_none(
         best, tmp_path / "models" / "one" / "model"
     )  # beside data that have nothing to do with it
     (tmp_path / "moved").rename(tmp_path / "models" / "data")
-    assert "is not at hand" in refused("jaxgpt", "eval", model)
+    assert "cannot be found as a prepared directory" in refused("jaxgpt", "eval", model)
 
 
 def test_a_run_may_start_from_another_model(text: Path, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_a_stranger_is_shown_the_nearest_dialect_and_all_that_is_wrong() -> None
     zebra = {**tensors_of("gpt"), "zebra": np.zeros(1)}
     with pytest.raises(
         UserError,
-        match="fit no known dialect. The nearest is gpt .* 1 things are wrong: zebra is unknown",
+        match="fit no known dialect. The nearest is gpt .* with 1 problem: zebra is unknown",
     ):
         found(zebra)
     foreign = {f"u{name}": array for name, array in tensors_of("gpt").items()}
@@ -209,7 +209,7 @@ def test_a_stranger_is_shown_the_nearest_dialect_and_all_that_is_wrong() -> None
         found(foreign)
     with pytest.raises(UserError, match="There is no dialect gtp. Did you mean gpt"):
         found(zebra, "gtp")
-    with pytest.raises(UserError, match="tensors fit not gpt .* zebra is unknown"):
+    with pytest.raises(UserError, match="tensors do not fit gpt .* zebra is unknown"):
         found(zebra, "gpt")
     with pytest.raises(UserError, match="lstm.weight_ih_l0 belongs to a recurrent network"):
         found({"lstm.weight_ih_l0": np.zeros((4, 4))})
