@@ -77,7 +77,6 @@ CLASSES: dict[str, tuple[Any, Seq2SeqConfig, dict[str, Any], str]] = {
     "fused": (pairs.Plain, config(**PRE), {"fused": "two"}, ""),
     "two each": (pairs.Plain, config({"num_heads": 3}, **PRE, qk_norm="full_width"), {"fused": "kv"}, ""),
     "gate last": (pairs.Plain, config(**PRE, mlp_gated=True), {"names": {"gate": "w3", "up": "w1", "down": "w2"}}, ""),
-    "gate first": (pairs.Plain, config(**PRE, mlp_gated=True), {"names": {"gate_up": "fc1", "down": "fc2"}}, ""),
 }  # fmt: skip
 MAY_BE_ASSUMED = {"dropout", "context_length"}  # no run shows them
 OPEN = (
