@@ -72,7 +72,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _heads(dialect: Dialect) -> str:
-    counted = any("{head}" in "".join(map(str, row.torch.pieces)) for row in dialect.rows)
+    counted = any(row.torch.has("head") or ("head",) in row.torch.dims for row in dialect.rows)
     return "counted" if counted else "from a config, or asked for"
 
 

@@ -149,8 +149,9 @@ def write_toml(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> Path:
 def config_of(dialect: Dialect, tied: bool = False) -> ModelConfig:
     """A config that the class of `dialect` can have, with every tensor that it has a row for."""
     views = {row.flax.name: row.flax for row in dialect.rows if isinstance(row, Row)}
-    if dialect.family:  # which has rows for both kinds of MLP
-        views.pop("blocks/mlp/gate_up/kernel", None)
+    if dialect.family:  # which has rows for both kinds of MLP, and for norms that few classes have
+        for path in ("blocks/mlp/gate_up/kernel", "embedding_norm/scale"):
+            views.pop(path, None)
     ties = any(isinstance(row, Alias) for row in dialect.rows)
     views[HEAD.name] = HEAD
     modern = POSITIONS not in views

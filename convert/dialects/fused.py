@@ -1,33 +1,34 @@
-"""Decoders with one fused matrix for queries, keys and values, one third each."""
+"""Decoders with one matrix for queries, keys and values, or with one for keys and values."""
 
-from ..names import parts
-from ..names.modern_parts import rotary, with_norms
+from ..names import attention_parts, parts
+from ..names.modern_parts import rotary
+from ..names.norm_parts import with_all_norms
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
-from ..rows.kinds import linear
 
 BLOCK = parts.block("blocks")
-ATTENTION = f"{BLOCK}.{parts.choice(parts.ATTENTION, 'attn')}"
-INSIDE = f"{ATTENTION}.{parts.choice(parts.FUSED, 'qkv')}"
+INSIDE = f"{BLOCK}.{parts.choice(parts.ATTENTION, 'attn')}"
 
 FAMILY = Dialect(
     name="fused",
-    about="decoders with one matrix for queries, keys and values, in this order",
+    about="decoders with one matrix for queries, keys and values, or for keys and values",
     rows=(
         *parts.embeddings("token_embedding", "position_embedding"),
-        *linear("blocks/attn/qkv : layer d head qkv k", f"{INSIDE} : (qkv head k) d", "?"),
+        *attention_parts.fused("blocks/attn", INSIDE),
+        *attention_parts.in_two("blocks/attn", INSIDE),
         *parts.out(BLOCK, "attn", "proj"),
         *parts.mlp(BLOCK, "ff", "net.0", "net.2"),
         *parts.norms(BLOCK, "ln1", "ln2", "ln_f"),
         *parts.head("head"),
         *parts.masks(BLOCK, "attn"),
+        *attention_parts.caches(INSIDE),
         *rotary(BLOCK, "attn"),
     ),
     unsaid={**USUAL, "activation": "gelu"},
     grouped=True,
     family=True,
-    beware="queries, keys and values are taken for thirds in this order, the heads inside "
-    f"each; {parts.BEWARE}",
+    beware="in a matrix of several, queries, keys and values are taken to be parts in this order, "
+    f"the heads inside each; {parts.BEWARE}",
 )
 
-DIALECTS = (with_norms(FAMILY, ATTENTION, BLOCK, "ff"),)
+DIALECTS = (with_all_norms(FAMILY, {"blocks/attn": INSIDE}, BLOCK, "ff"),)

@@ -1,6 +1,6 @@
 """Decoders with one module for each head, under any of the names in `names.parts`."""
 
-from ..names import parts
+from ..names import attention_parts, parts
 from ..names.modern_parts import rotary, with_gated
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
@@ -10,6 +10,9 @@ BLOCK = parts.block("blocks")
 HEAD = (
     f"{BLOCK}.{parts.choice(parts.ATTENTION, 'mha')}{parts.choice(parts.HEADS, '.heads.')}{{head}}"
 )
+FUSED = parts.choice(attention_parts.FUSED, "qkv")
+QUERY = parts.choice(attention_parts.QUERY, "query")
+KEY_VALUE = parts.choice(attention_parts.KEY_VALUE, "key_value")
 
 FAMILY = Dialect(
     name="heads",
@@ -21,6 +24,9 @@ FAMILY = Dialect(
             for dims in parts.SQUARES
         ),
         *linear("blocks/attn/qkv : layer d head qkv k", f"{HEAD}.{{qkv}} : k d", "?"),
+        *linear("blocks/attn/qkv : layer d head qkv k", f"{HEAD}.{FUSED} : (qkv k) d", "?"),
+        *linear("blocks/attn/qkv : layer d head qkv k", f"{HEAD}.{QUERY} : (q k) d", "?"),
+        *linear("blocks/attn/qkv : layer d head qkv k", f"{HEAD}.{KEY_VALUE} : (k_v k) d", "?"),
         *parts.out(BLOCK, "mha", "proj"),
         *parts.mlp(BLOCK, "ffn", "net.0", "net.2"),
         *parts.norms(BLOCK, "ln1", "ln2", "ln_f"),
@@ -28,7 +34,7 @@ FAMILY = Dialect(
         *parts.masks(BLOCK, "mha"),
         *rotary(BLOCK, "mha"),
     ),
-    words={"qkv": parts.QKV},
+    words={"qkv": attention_parts.QKV},
     unsaid={**USUAL, "dropout": 0.2},
     beware=f"some versions divide by the root of model_dim, others of head_dim; {parts.BEWARE}",
     family=True,

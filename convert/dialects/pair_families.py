@@ -3,13 +3,15 @@
 The blocks of a decoder have three norms: numbered, or one with the word of cross-attention.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ..names import pair_parts as pairs
 from ..names import parts
-from ..names.modern_parts import rotary, with_gated
-from ..names.pair_parts import CROSS, CROSS_PATH, NAMED, NUMBERED, SELF, SELF_PATH, TWO, Style
+from ..names.attention_parts import QKV_OF_PAIRS, Way, fused, in_two, of_torch, separate
+from ..names.modern_parts import rotary, with_gated, with_readings
+from ..names.norm_parts import with_norms
+from ..names.pair_parts import CROSS, CROSS_PATH, NAMED, NUMBERED, SELF, SELF_PATH, TWO
 from ..rows.dialect import Dialect
 from ..rows.fields import ROOT_OF_WIDTH, USUAL
 from ..rows.kinds import Kind
@@ -24,53 +26,67 @@ USUAL_OF_PAIRS = {
 }  # fmt: skip
 
 
-def with_readings(first: Dialect, others: Sequence[Dialect]) -> Dialect:
-    """The dialect `first` with `others`, and all of their readings, as its further readings."""
-    readings = [each for other in others for each in (other, *other.readings)]
-    plain = tuple(replace(each, readings=()) for each in readings)
-    return replace(first, readings=(*first.readings, *plain))
+@dataclass(frozen=True)
+class Style:
+    """The ways in which a family stores queries, keys and values; the first of each is written."""
+
+    own: Sequence[Way]  # of self-attention
+    across: Sequence[Way]  # of cross-attention
+
+
+SEPARATE = Style((separate,), (separate, in_two, fused))
+FUSED = Style((fused, in_two), (in_two, fused, separate))
+OF_TORCH = Style((of_torch,), (of_torch,))
 
 
 def decoder(plain: Dialect, blocks: str, style: Style) -> Dialect:
     """The family `plain`, which has the rows outside of `blocks`, with those of decoder blocks."""
-    if style is pairs.fused:
-        styles = (pairs.fused, pairs.all_fused)
-        first, second = (_decoder(plain, blocks, each) for each in styles)
-        return with_readings(first, [second])
-    return _decoder(plain, blocks, style)
-
-
-def _decoder(plain: Dialect, blocks: str, style: Style) -> Dialect:
     inside, across = (
         f"{blocks}.{parts.choice(f'{words} {more}'.strip(), first)}"
         for words, more, first in ((SELF, parts.ATTENTION, "self_attn"), (CROSS, "", "cross_attn"))
     )
     own: tuple[Kind, ...] = (
-        *pairs.attention(SELF_PATH, inside, style),
-        *pairs.attention(CROSS_PATH, across, style),
+        *pairs.attention(SELF_PATH, inside, style.own),
+        *pairs.attention(CROSS_PATH, across, style.across),
         *parts.mlp(blocks, "ffn", "up", "down"),
         *pairs.masks(inside),
         *rotary(blocks, "self_attn"),
     )
     one, two = (
-        with_gated(
-            replace(plain, rows=(*plain.rows, *own, *pairs.norms(blocks, *norms))), blocks, "ffn"
+        _with_modern_parts(
+            replace(plain, rows=(*plain.rows, *own, *pairs.norms(blocks, *norms))),
+            {} if style is OF_TORCH else {SELF_PATH: inside, CROSS_PATH: across},
+            blocks,
         )
         for norms in (NUMBERED, NAMED)
     )
     return with_readings(one, [two])
 
 
+def _with_modern_parts(plain: Dialect, attention: Mapping[str, str], blocks: str) -> Dialect:
+    """The family `plain` with readings for gated MLPs, and for norms of queries and keys.
+
+    Norms may be in the modules `attention`, by their Flax paths.
+    """
+    if not attention:
+        return with_gated(plain, blocks, "ffn")
+    return with_norms(plain, attention, blocks, "ffn")
+
+
 def encoder(plain: Dialect, blocks: str, style: Style) -> Dialect:
     """The family `plain`, which has the rows outside of `blocks`, with those of encoder blocks."""
     inside = f"{blocks}.{parts.choice(f'{SELF} {parts.ATTENTION}', 'self_attn')}"
     own: tuple[Kind, ...] = (
-        *pairs.attention(SELF_PATH, inside, style),
+        *pairs.attention(SELF_PATH, inside, style.own),
         *parts.mlp(blocks, "ffn", "up", "down"),
         *pairs.norms(blocks, *TWO),
         *rotary(blocks, "self_attn"),
     )
-    return with_gated(replace(plain, rows=(*plain.rows, *own)), blocks, "ffn")
+    return _with_modern_parts(
+        replace(plain, rows=(*plain.rows, *own)),
+        {} if style is OF_TORCH else {SELF_PATH: inside},
+        blocks,
+    )
 
 
 def family(name: str, about: str, style: Style, first: str = "", **usual: str) -> Pair:
@@ -79,7 +95,6 @@ def family(name: str, about: str, style: Style, first: str = "", **usual: str) -
     `first` is the module around both sides that is written.
     """
     outer = pairs.around(first)
-    words = {"qkv": pairs.QKV} if style is pairs.separate else {}
     outside = {
         "encoder": pairs.side_norm("encoder", outer),
         "decoder": (*pairs.side_norm("decoder", outer), *pairs.side_head()),
@@ -90,11 +105,11 @@ def family(name: str, about: str, style: Style, first: str = "", **usual: str) -
                 name,
                 about,
                 rows=(*pairs.side_embeddings(side), *outside[side]),
-                words=words,
+                words={"qkv": QKV_OF_PAIRS},
                 unsaid={**USUAL_OF_PAIRS, **usual},
                 beware=BEWARE,
                 family=True,
-                grouped=style is not pairs.of_torch,
+                grouped=style is not OF_TORCH,
             ),
             pairs.blocks_of(side, f"{side}.layers.", outer),
             style,
@@ -106,7 +121,6 @@ def family(name: str, about: str, style: Style, first: str = "", **usual: str) -
 
 def alone(name: str, about: str, style: Style, first: str, **usual: str) -> Dialect:
     """The family of decoders with cross-attention and no encoder, in blocks called `first`."""
-    words = {"qkv": pairs.QKV} if style is pairs.separate else {}
     plain = Dialect(
         name,
         about,
@@ -115,11 +129,11 @@ def alone(name: str, about: str, style: Style, first: str, **usual: str) -> Dial
             *pairs.norm("final_norm", parts.choice(parts.FINAL, f"{first}.norm"), "?"),
             *parts.head("lm_head"),
         ),
-        words=words,
+        words={"qkv": QKV_OF_PAIRS},
         unsaid={**USUAL, "dropout": 0.1, **usual},
         beware=BEWARE,
         family=True,
-        grouped=style is not pairs.of_torch,
+        grouped=style is not OF_TORCH,
     )
     return decoder(plain, parts.block(first), style)
 
@@ -129,24 +143,24 @@ PAIRS = (
     family(
         "torch-transformer",
         "nn.Transformer in a wrapper of one's own",
-        pairs.of_torch,
+        OF_TORCH,
         "transformer.",
         **TORCH,
     ),
-    family("pair-separate", "encoder-decoders with a matrix each for q, k and v", pairs.separate),
-    family("pair-fused", "encoder-decoders with one matrix for q, k and v", pairs.fused),
+    family("pair-separate", "encoder-decoders with a matrix each for q, k and v", SEPARATE),
+    family("pair-fused", "encoder-decoders with one matrix for q, k and v", FUSED),
 )
 DIALECTS = (
     alone(
-        "torch-decoder", "nn.TransformerDecoder, which attends to a memory", pairs.of_torch,
+        "torch-decoder", "nn.TransformerDecoder, which attends to a memory", OF_TORCH,
         "decoder.layers", **TORCH,
     ),
     alone(
         "cross-separate", "decoders that attend to a memory, with a matrix each for q, k and v",
-        pairs.separate, "blocks", activation="gelu",
+        SEPARATE, "blocks", activation="gelu",
     ),
     alone(
         "cross-fused", "decoders that attend to a memory, with one matrix for q, k and v",
-        pairs.fused, "blocks", activation="gelu",
+        FUSED, "blocks", activation="gelu",
     ),
 )  # fmt: skip

@@ -1,10 +1,10 @@
 """Decoders with one matrix each for queries, keys and values, all heads together."""
 
-from ..names import parts
-from ..names.modern_parts import rotary, with_norms
+from ..names import attention_parts, parts
+from ..names.modern_parts import rotary
+from ..names.norm_parts import with_all_norms
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
-from ..rows.kinds import linear
 
 BLOCK = parts.block("blocks")
 INSIDE = f"{BLOCK}.{parts.choice(parts.ATTENTION, 'attn')}"
@@ -14,19 +14,20 @@ FAMILY = Dialect(
     about="decoders with a matrix each for queries, keys and values",
     rows=(
         *parts.embeddings("token_embedding", "position_embedding"),
-        *linear("blocks/attn/qkv : layer d head qkv k", f"{INSIDE}.{{qkv}} : (head k) d", "?"),
+        *attention_parts.separate("blocks/attn", INSIDE),
         *parts.out(BLOCK, "attn", "out_proj"),
         *parts.mlp(BLOCK, "ffn", "net.0", "net.2"),
         *parts.norms(BLOCK, "ln1", "ln2", "ln_f"),
         *parts.head("head"),
         *parts.masks(BLOCK, "attn"),
+        *attention_parts.caches(INSIDE),
         *rotary(BLOCK, "attn"),
     ),
-    words={"qkv": parts.QKV},
+    words={"qkv": attention_parts.QKV},
     unsaid={**USUAL, "activation": "gelu"},
     beware=f"the heads are taken to lie one after the other in each matrix; {parts.BEWARE}",
     family=True,
     grouped=True,
 )
 
-DIALECTS = (with_norms(FAMILY, INSIDE, BLOCK, "ffn"),)
+DIALECTS = (with_all_norms(FAMILY, {"blocks/attn": INSIDE}, BLOCK, "ffn"),)

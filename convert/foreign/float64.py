@@ -52,5 +52,12 @@ def float64_by_default() -> Iterator[None]:
 
 
 def exact_module(module: torch.nn.Module) -> torch.nn.Module:
-    """A float64 copy of `module` on the CPU, in evaluation mode."""
-    return copy.deepcopy(module).to("cpu", torch.float64).eval()
+    """A float64 copy of `module` on the CPU, in evaluation mode.
+
+    Complex tables stay complex: `module.to(torch.float64)` would leave out their imaginary part.
+    """
+
+    def exact(value: torch.Tensor) -> torch.Tensor:
+        return value.to("cpu", _wide(value.dtype))
+
+    return copy.deepcopy(module)._apply(exact).eval()

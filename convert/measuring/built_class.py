@@ -18,7 +18,8 @@ from jaxgpt.seq2seq_config import (
 
 from ..api import inspect
 from ..detect.refusals import Asked
-from ..detect.tensor_names import folded, is_mask, matrices
+from ..detect.roles import ROLES
+from ..detect.tensor_names import folded, is_mask, matrices, said
 from ..files.checkpoints import Checkpoint
 from ..foreign.config_objects import MEANING, SIZES
 from ..foreign.constructor_args import Answers
@@ -122,7 +123,7 @@ def _read(source: Checkpoint, request: Request) -> tuple[AnyConfig | None, dict[
             pair = isinstance(report.config, Seq2SeqConfig)
             # Of a decoder, what depends on the heads is left to the measurements.
             if not pair and "num_heads" in stand_ins:
-                return None, {}
+                return None, {n: v for n, v in read.items() if n in SIZES and not _of_heads(n)}
             return report.config if pair else None, read
         except Asked as asked:
             if asked.field in stand_ins:
@@ -141,6 +142,7 @@ def _of_heads(name: str) -> bool:
 
 
 PLACEHOLDERS = {"vocab_size": 2, "num_heads": 1}
+POSITIONS = ROLES["positions"][-1]  # beginnings of words in the name of a table of positions
 
 
 def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -159,7 +161,11 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         common = [width for width in vectors if width in widths] or sorted(widths)
         if common:
             sizes["model_dim"] = max(common, key=common.count)
-    tables = [shape for shape in outside.values() if sizes.get("model_dim") in shape]
+    tables = [
+        shape
+        for name, shape in outside.items()
+        if sizes.get("model_dim") in shape and len(shape) == 2 and not said(name, POSITIONS)
+    ]
     if tables:
         first = next(iter(tables))
         sizes["vocab_size"] = max(first)

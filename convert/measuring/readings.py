@@ -61,14 +61,15 @@ def readings(
     `hints` are sizes of the class by their fields; `right` has those that measurements of the
     readings so far have shown.
     """
-    pairs, some = _known_pairs(named, inputs), False
-    for pair in pairs:
+    some = False
+    for pair in _known_pairs(named, inputs):
         knowledge = [ChainMap(right, hints)]
         if heads := heads_of_parts(peer.module):
             knowledge.insert(0, ChainMap(right, hints, heads))
-        for reading in _of_pair(pair, inputs, *knowledge):
-            some = True
-            yield reading
+        for each in filter(None, (pair, _with_swapped_sides(pair))):
+            for reading in _of_pair(each, inputs, *knowledge):
+                some = True
+                yield reading
     if some:
         return
     for dialect in _known(named):
@@ -171,8 +172,22 @@ def _values(asked: Asked, hints: Mapping[str, int]) -> Sequence[Any]:
     return stand_ins.get(asked.field.removeprefix(ENCODER), asked.candidates)
 
 
+def _with_swapped_sides(pair: Pair) -> Pair | None:
+    """The pair in which gate and up change places on both sides; None if it has no gates."""
+    encoder, decoder = map(_gate_and_up_swapped, (pair.encoder, pair.decoder))
+    if encoder is None or decoder is None:
+        return None
+    return dataclasses.replace(pair, encoder=encoder, decoder=decoder)
+
+
 def _gate_and_up_swapped(dialect: Dialect) -> Dialect | None:
-    """The dialect in which the two first matrices of a gated MLP change places."""
+    """The readings of the dialect that have gates, with gate and up in each other's place."""
+    swapped = [each for each in map(_swapped, (dialect, *dialect.readings)) if each is not None]
+    return dataclasses.replace(swapped[0], readings=tuple(swapped[1:])) if swapped else None
+
+
+def _swapped(dialect: Dialect) -> Dialect | None:
+    """The dialect in which the two first matrices of a gated MLP change places, if it has them."""
     rows = (row for row in dialect.rows if isinstance(row, Row))
     if not any("glu" in row.flax.labels for row in rows):
         return None

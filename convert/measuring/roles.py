@@ -15,6 +15,7 @@ import torch
 from jaxgpt.errors import UserError
 
 from ..detect.tensor_names import is_mask, joined
+from ..rows.axes import QKV
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 from ..rows.kinds import Kind, mask, row, tied
@@ -23,6 +24,13 @@ from .trace_reader import Matrix, Reader
 
 ABOUT = "a class without a known name, its roles shown by running it"
 UNSAID = {name: value for name, value in USUAL.items() if name != "norm_std"}
+# By the number of attention's matrices, how the last one may hold several of q, k and v.
+MERGED = {
+    1: ("(qkv head k)", "(head qkv k)"),
+    2: ("(k_v head k)", "(head k_v k)"),  # beside one of queries alone
+    3: ("",),
+}
+HALVES = ("gate up", "up gate")  # of the first matrix of a gated MLP
 
 
 @dataclass
@@ -37,13 +45,14 @@ def proposals(reader: Reader) -> Iterator[tuple[Dialect, list[dict[str, int]]]]:
     """The dialects that the class may be, the likeliest first, and the head counts of each."""
     for split in _splits(reader.matrices()):
         attention, out, mlp, down = split
-        orders = itertools.permutations(attention) if len(attention) == 3 else [attention]
-        gates = itertools.permutations(mlp) if len(mlp) == 2 else [mlp]
-        forms = ("(qkv head k)", "(head qkv k)") if len(attention) == 1 else ("",)
-        for order, gated, fused in itertools.product(orders, list(gates), forms):
+        orders = itertools.permutations(attention)
+        gates = list(itertools.permutations(mlp))
+        halves = HALVES if len(mlp) == 1 and _holds_gate(mlp[0], down) else HALVES[:1]
+        choices = itertools.product(orders, gates, MERGED[len(attention)], halves)
+        for order, gated, merged, glu in choices:
             with contextlib.suppress(UserError):
                 each = (list(order), out, list(gated), down)
-                dialect = _dialect(reader, each, fused)
+                dialect = _dialect(reader, each, merged, glu)
                 yield dialect, _head_counts(each)
 
 
@@ -53,8 +62,9 @@ def _head_counts(split: "Split") -> list[dict[str, int]]:
     width = out.x.shape[-1] if out else attention[0].x.shape[-1]
     if "{head}" in attention[0].name:
         return [{}]
-    keys = attention[1].out if len(attention) == 3 else (attention[0].out - width) // 2
-    if len(attention) == 3 and (attention[0].out != width or attention[2].out != keys):
+    query, *rest = (each.out for each in attention)
+    keys = rest[0] // (3 - len(rest)) if rest else (query - width) // 2
+    if rest and (query != width or rest[-1] != keys * (3 - len(rest))):
         return []
     counts = []
     for heads in range(1, width + 1):
@@ -74,28 +84,34 @@ def _splits(matrices: list[Matrix]) -> Iterator[Split]:
         raise UserError("a block of it multiplies with less than three matrices")
     first = [each for each in matrices if same(each.x, matrices[0].x)]
     rest = [each for each in matrices if each not in first]
-    if len(first) in (1, 3) and len(rest) in (3, 4):
+    if len(first) in MERGED and len(rest) in (3, 4):
         yield first, rest[0], rest[1:-1], rest[-1]
-    if len(first) in (1, 3) and len(rest) in (2, 3):
+    if len(first) in MERGED and len(rest) in (2, 3):
         yield first, None, rest[:-1], rest[-1]
     if len(rest) == 2:
-        for count in (1, 3):
+        for count in MERGED:
             if 0 < len(first) - count < 3:
                 yield first[:count], rest[0], first[count:], rest[1]
                 yield first[-count:], rest[0], first[:-count], rest[1]
 
 
-def _dialect(reader: Reader, split: Split, fused: str) -> Dialect:
-    """The dialect with these roles."""
+def _holds_gate(up: Matrix, down: Matrix) -> bool:
+    """Whether the first matrix of an MLP has a gate as well."""
+    return up.out == 2 * down.x.shape[-1]
+
+
+def _dialect(reader: Reader, split: Split, merged: str, glu: str) -> Dialect:
+    """The dialect with these roles; `merged` and `glu` are as in MERGED and HALVES."""
     attention, out, mlp, down = split
     roles = Roles()
     token = reader.token()
     roles.rows.append(("token_embedding/embedding : v d", f"{token} : v d"))
-    rows_of_attention(roles, attention, fused)
+    _rows_of_attention(roles, attention, merged)
     if out:
         _add(roles, "blocks/attn/out", "layer head k d", [out], ("d", "(head k)"))
-    if len(mlp) == 2 or mlp[0].out == 2 * down.x.shape[-1]:
+    if len(mlp) == 2 or _holds_gate(mlp[0], down):
         dims = ("f", "d") if len(mlp) == 2 else ("(glu f)", "d")
+        roles.words["glu"] = (glu,)
         _add(roles, "blocks/mlp/gate_up", "layer d glu f", mlp, dims, "glu")
     else:
         _add(roles, "blocks/mlp/up", "layer d f", mlp, ("f", "d"))
@@ -106,9 +122,15 @@ def _dialect(reader: Reader, split: Split, fused: str) -> Dialect:
     return Dialect("auto", ABOUT, tuple(kinds), unsaid=UNSAID, words=roles.words, grouped=True)
 
 
-def rows_of_attention(roles: Roles, attention: list[Matrix], fused: str) -> None:
-    inner = fused or ("k" if "{head}" in attention[0].name else "(head k)")
-    _add(roles, "blocks/attn/qkv", "layer d head qkv k", attention, (inner, "d"), "qkv")
+def _rows_of_attention(roles: Roles, attention: list[Matrix], merged: str) -> None:
+    flax, axes = "blocks/attn/qkv", "layer d head qkv k"
+    if len(attention) == 2:
+        query, rest = attention
+        _add(roles, flax, axes, [query], ("(q head k)", "d"))
+        _add(roles, flax, axes, [rest], (merged, "d"))
+        return
+    inner = merged or ("k" if "{head}" in attention[0].name else "(head k)")
+    _add(roles, flax, axes, attention, (inner, "d"), "qkv")
 
 
 def _add(
@@ -133,6 +155,7 @@ def _add(
     bias, _ = joined([each.bias for each in matrices])
     bias = bias.replace("{qkv}", f"{{{label}}}") if label else bias
     kept = {"layer", *re.findall(r"\w+", dims[0]), *re.findall(r"{(\w+)}", bias)}
+    kept |= {"qkv"} if {*QKV} & kept else set()
     inner = " ".join(axis for axis in axes.split() if axis in kept)
     roles.rows.append((f"{flax}/bias : {inner}", f"{bias} : {dims[0]}"))
 

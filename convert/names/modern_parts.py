@@ -1,4 +1,4 @@
-"""Names in use for what modern decoders have: gated MLPs, and norms of queries and keys.
+"""Names in use for what modern decoders have: gated MLPs, and rotary tables.
 
 The readings of a family are made of them.
 """
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..rows.dialect import Dialect
-from ..rows.kinds import Buffer, Row, linear, optional, row, table
+from ..rows.kinds import Buffer, Row, linear, table
 from . import parts
 
 # The matrices of a gated MLP: gate, up and down. Each word says which it is, or has one use only.
@@ -42,12 +42,6 @@ GATE_LAST = (
     "up_gate_proj up_gate up_and_gate w_up_gate fc_up_gate value_gate_proj linear_up_gate "
     "net.0.proj ff.0.proj 0.proj wi w_in proj_in in_proj"
 )
-QUERY_NORM, KEY_NORM = (
-    " ".join(words.replace("?", letter).replace("*", word) for words in (
-        "?_norm ?_ln norm_? ln_? *_norm ?_layernorm ?_rmsnorm ?_rms rms_? norm_* ?norm ln_* *_ln",
-    ))
-    for letter, word in (("q", "query"), ("k", "key"))
-)  # fmt: skip
 # Modules that hold rotary tables, each with its dot; "" is the attention or the model itself.
 ROTATION = (
     "rope. rotary. rotary_emb. rope_emb. rotary_embedding. pos_emb. position_embedding. "
@@ -103,7 +97,7 @@ def _two(inside: str, words: str, first: str, down: str, beware: str = "") -> Ga
             ),
             *linear(
                 "blocks/mlp/down : layer f d",
-                f"{inside}{parts.choice(parts.DOWN, down)} : d f",
+                f"{inside}{parts.choice(f'{parts.DOWN} w3', down)} : d f",
                 "?",
             ),
         ),
@@ -142,54 +136,18 @@ def _reading(plain: Dialect, way: Gated) -> Dialect:
     )
 
 
-def with_norms(plain: Dialect, inside: str, blocks: str, module: str) -> Dialect:
-    """The family `plain` with readings for gated MLPs and optional norms of queries and keys.
-
-    The norms are in `inside`. The readings with norms over all heads come first: a norm that is as
-    wide as all queries must not be taken for that of the one head.
-    """
-    wide = (("q_norm", "kv group k", "(head k)"), ("k_norm", "kv () k", "(kv k)"))
-    is_qkv = [
-        isinstance(each, Row) and each.flax.name.startswith("blocks/attn/qkv/")
-        for each in plain.rows
-    ]
-    end = len(is_qkv) - is_qkv[::-1].index(True)
-    first, second = (
-        with_gated(replace(plain, rows=rows), blocks, module)
-        for each in (wide, NARROW)
-        for rows in [(*plain.rows[:end], *_norms(inside, each), *plain.rows[end:])]
-    )
-    others = (*first.readings, replace(second, readings=()), *second.readings)
-    return replace(first, readings=others)
-
-
-NARROW = (("q_norm", "k", "k"), ("k_norm", "k", "k"))
-
-
-def head_norms(flax: str, inside: str) -> tuple[Row, ...]:
-    """The rows of optional norms of each head's queries and keys, in the attention at `flax`."""
-    return _norms(inside, NARROW, flax)
-
-
-def _norms(
-    inside: str, norms: Sequence[tuple[str, str, str]], flax: str = "blocks/attn"
-) -> tuple[Row, ...]:
-    """The rows of `norms`: the name, the Flax axes and the torch axes of each."""
-    words = {"q_norm": QUERY_NORM, "k_norm": KEY_NORM}
-    leaves = zip(("scale", "bias"), parts.NORM_WORDS.split(), strict=True)
-    rows = [
-        row(
-            f"{flax}/{name}/{leaf} : layer {axes}",
-            f"{inside}.{parts.choice(words[name], name)}.{word} : {dims}",
-        )
-        for leaf, word in leaves
-        for name, axes, dims in norms
-    ]
-    return optional(rows)
+def with_readings(first: Dialect, others: Sequence[Dialect]) -> Dialect:
+    """The dialect `first` with `others`, and all of their readings, as its further readings."""
+    readings = [each for other in others for each in (other, *other.readings)]
+    plain = tuple(replace(each, readings=()) for each in readings)
+    return replace(first, readings=(*first.readings, *plain))
 
 
 def rotary(blocks: str, module: str) -> tuple[Buffer, ...]:
-    """The rows of rotary tables at every place in use; they are in a file or follow from fields."""
+    """The rows of rotary tables at every place in use; they are in a file or follow from fields.
+
+    A file may have frequencies once (`w`), beside tables that have them twice (`r`).
+    """
     inside = f"{blocks}.{parts.choice(parts.ATTENTION, module)}."
     modules = parts.choice(f"{ROTATION} ", "rope.")
     return tuple(
@@ -198,7 +156,7 @@ def rotary(blocks: str, module: str) -> tuple[Buffer, ...]:
         for words, form, forms in (
             (COS, "cos", ("u r", "() u r", "() () u r", "() u () r", "u () r")),
             (SIN, "sin", ("u r", "() u r", "() () u r", "() u () r", "u () r")),
-            (FREQUENCIES, "frequencies", ("r",)),
+            (FREQUENCIES, "frequencies", ("w",)),
             (CIS, "cis", ("u r",)),
             (CIS, "pairs", ("u r two",)),
         )

@@ -20,6 +20,8 @@ class Side:
     positions: str = ""  # of a table (1, T, D), if the file has one
     final: str = ""  # the final norm, if there is one
     head: str = ""
+    head_bias: bool = True
+    embedding_norm: str = ""
     order: str = ""  # the modules in a block, where they are not attention, MLP and norms
 
 
@@ -58,10 +60,14 @@ def rows(side: Side, names: Names) -> tuple[Kind, ...]:
         listed += norm("final_norm", side.final, words=names.norm)
     if not side.order:
         listed.append(row(EMBEDDING.text, f"{side.embedding}.weight : v d"))
+    if side.embedding_norm:
+        listed += norm("embedding_norm", side.embedding_norm, words=names.norm)
     if side.positions:
         listed.append(row(f"{POSITIONS} : t d", f"{side.positions} : () t d"))
     if side.head:
-        listed += [tied(f"{side.head}.weight : v d"), row("head/bias : v", f"{side.head}.bias : v")]
+        listed.append(tied(f"{side.head}.weight : v d"))
+    if side.head and side.head_bias:
+        listed.append(row("head/bias : v", f"{side.head}.bias : v"))
     return tuple(listed)
 
 

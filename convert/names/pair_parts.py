@@ -1,10 +1,10 @@
 """Names in use for the parts of decoders with cross-attention, and of encoder-decoders."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from ..rows.kinds import EMBEDDING, POSITIONS, Kind, Row, linear, mask, optional, row, tied
 from . import parts
-from .modern_parts import head_norms
+from .attention_parts import Way
 from .parts import choice
 
 SELF = (
@@ -16,21 +16,24 @@ SELF = (
 CROSS = (
     "cross_attn cross_attention cross_attention_block multihead_attn encoder_attn "
     "encoder_attention enc_attn enc_attention enc_dec_attn enc_dec_attention encdec_attn "
-    "encoder_decoder_attn encoder_decoder_attention src_attn source_attention cross_mha cross_att "
-    "crossattention cross_attn_block attention2 attn2 mha2 ca cross inter_attn memory_attn "
-    "cross_multihead_attn cross_multi_head_attention multi_head_cross_attention crossattn "
-    "context_attn cross_attn.attn"
+    "encoder_decoder_attn encoder_decoder_attention src_attn source_attention cross_mha "
+    "cross_att crossattention cross_attn_block attention2 attn2 mha2 ca cross inter_attn "
+    "memory_attn cross_multihead_attn cross_multi_head_attention multi_head_cross_attention "
+    "crossattn context_attn cross_attn.attn transformer_block.attention"
 )
 CROSS_NORM = (
     "norm_cross cross_norm ln_cross cross_ln cross_attn_norm norm_cross_attn ln_cross_attn "
     "cross_attn_layer_norm encoder_attn_layer_norm enc_attn_layer_norm cross_attention_norm "
     "norm_ca ca_norm ln_ca enc_attn.layer_norm cross_attn_ln cross_attn_layernorm "
-    "layer_norm_cross layernorm_cross cross_layer_norm enc_dec_norm encoder_attn_norm enc_norm"
+    "layer_norm_cross layernorm_cross cross_layer_norm enc_dec_norm encoder_attn_norm enc_norm "
+    "norm_src_attn src_attn_norm ln_src_attn norm_enc_attn norm_encoder_attn norm_enc_dec"
 )
 MLP_NORM = "pos_ffn.layer_norm"
-SELF_NORM = "slf_attn.layer_norm self_attn.layer_norm norm_self ln_self self_norm self_attn_norm"
+SELF_NORM = (
+    "slf_attn.layer_norm self_attn.layer_norm norm_self ln_self self_norm self_attn_norm "
+    "norm_self_attn ln_self_attn norm"
+)
 OUT = "w_concat fc_concat W_concat concat linears.3"
-QKV = (*parts.QKV, "query=linears.0 key=linears.1 value=linears.2", "w_qs w_ks w_vs")
 SIDES = {"encoder": "encoder enc src source input", "decoder": "decoder dec tgt trg target output"}
 LISTS = "layers blocks layer block layer_stack transformer_blocks trf_blocks stack h"
 SHARED = (
@@ -41,11 +44,11 @@ SHARED = (
 OWN = (  # words of an embedding after what says its side
     "embed.embedding emb.embedding embed.0.lut embed.lut lut embed.0 embedding.0 word_emb "
     "src_word_emb trg_word_emb tgt_word_emb src_emb tgt_emb trg_emb src_embedding tgt_embedding "
-    "trg_embedding emb.tok_emb vocab_embedding word_embed"
+    "trg_embedding emb.tok_emb vocab_embedding word_embed embed.linear"
 )
 OWN_TABLE = (
-    "pos.pe embed.1.pe 1.pe embedding.1.pe position_enc.pos_table emb.pos_emb.encoding pos_emb.pe "
-    "position.pe pos_encoder.pe"
+    "pos.pe embed.1.pe 1.pe embedding.1.pe position_enc.pos_table emb.pos_emb.encoding "
+    "pos_emb.pe position.pe pos_encoder.pe embed.positional_encodings"
 )
 THREE = (  # the last norm of blocks with three
     " ".join(
@@ -53,54 +56,20 @@ THREE = (  # the last norm of blocks with three
         for word in parts.NORM2.split()
         if any(mark in word for mark in ("2", "two", "second"))
     )
-    + " layer_norm.2 norms.2 ln.2 residual_connections.2.norm residuals.2.norm sublayer.2.norm"
+    + " layer_norm.2 norms.2 ln.2 residual_connections.2.norm residuals.2.norm sublayer.2.norm "
+    "transformer_block.norm2"
 )
-Style = Callable[[str, str], tuple[Row, ...]]  # the rows of queries, keys and values
-
-
-def separate(flax: str, inside: str) -> tuple[Row, ...]:
-    """The rows of a matrix each for queries, keys and values, and of norms of their heads."""
-    rows = linear(f"{flax}/qkv : layer d head qkv k", f"{inside}.{{qkv}} : (head k) d", "?")
-    return (*rows, *head_norms(flax, inside))
-
-
-def all_fused(flax: str, inside: str) -> tuple[Row, ...]:
-    """The rows of one matrix, in cross-attention too."""
-    one = f"{inside}.{choice(parts.FUSED, 'qkv')}"
-    rows = linear(f"{flax}/qkv : layer d head qkv k", f"{one} : (qkv head k) d", "?")
-    return (*rows, *head_norms(flax, inside))
-
-
-def fused(flax: str, inside: str) -> tuple[Row, ...]:
-    """The rows of one matrix; or, of cross-attention, one for queries and one for the rest."""
-    query, rest = f"{inside}.{choice(QUERY, 'q_proj')}", f"{inside}.{choice(KEY_VALUE, 'kv_proj')}"
-    if flax == SELF_PATH:
-        return all_fused(flax, inside)
-    return (
-        *linear(f"{flax}/qkv : layer d head qkv k", f"{query} : (q head k) d", "?"),
-        *linear(f"{flax}/qkv : layer d head qkv k", f"{rest} : (k_v head k) d", "?"),
-        *head_norms(flax, inside),
-    )
-
-
-def of_torch(flax: str, inside: str) -> tuple[Row, ...]:
-    """The rows of an nn.MultiheadAttention."""
-    return (
-        row(f"{flax}/qkv/kernel : layer d head qkv k", f"{inside}.in_proj_weight : (qkv head k) d"),
-        row(f"{flax}/qkv/bias : layer head qkv k", f"{inside}.in_proj_bias? : (qkv head k)"),
-    )
-
-
 SELF_PATH, CROSS_PATH = "blocks/attn", "blocks/cross_attn"
-QUERY = "q_proj query q to_q q_layer wq w_q W_q q_linear query_proj q_attn query_layer Wq"
-KEY_VALUE = "kv_proj kv to_kv kv_layer wkv w_kv W_kv kv_linear key_value Wkv kv_projection"
 
 
-def attention(flax: str, inside: str, style: Style) -> tuple[Kind, ...]:
-    """The rows of the attention module `inside`, with the parameters at `flax`."""
+def attention(flax: str, inside: str, ways: Sequence[Way]) -> tuple[Kind, ...]:
+    """The rows of the attention module `inside`, with the parameters at `flax`.
+
+    Queries, keys and values are stored in one of `ways`; the first is written.
+    """
     outs = choice(f"{parts.OUT} {OUT}", "out_proj")
     out = linear(f"{flax}/out : layer head k d", f"{inside}.{outs} : d (head k)")
-    return (*style(flax, inside), *optional(out))
+    return (*(each for way in ways for each in way(flax, inside)), *optional(out))
 
 
 def norms(blocks: str, *named: tuple[str, str, str]) -> tuple[Row, ...]:
@@ -127,9 +96,10 @@ def norm(flax: str, torch: str, absent: str = "", words: str = parts.NORM_WORDS)
 
 
 NORM1, NORM2 = f"{parts.NORM1} {SELF_NORM}", f"{parts.NORM2} {MLP_NORM}"
+SECOND = f"{NORM2} transformer_block.norm1"  # of three
 TWO = (("blocks/norm1", NORM1, "norm1"), ("blocks/norm2", NORM2, "norm2"))
 # Those of a decoder: numbered, or with the word of cross-attention.
-NUMBERED = (TWO[0], ("blocks/cross_norm", NORM2, "norm2"), ("blocks/norm2", THREE, "norm3"))
+NUMBERED = (TWO[0], ("blocks/cross_norm", SECOND, "norm2"), ("blocks/norm2", THREE, "norm3"))
 NAMED = (TWO[0], ("blocks/cross_norm", CROSS_NORM, "norm_cross"), TWO[1])
 
 
@@ -171,12 +141,15 @@ def side_embeddings(side: str) -> tuple[Kind, ...]:
             for start in (position, "")
             for dims in ("t d", "() t d", "t () d")
         ),
+        *norm("embedding_norm", f"{position}{choice(parts.EMBEDDING_NORM, 'embedding_norm')}", "?"),
     )
 
 
 def side_norm(side: str, outer: str) -> tuple[Row, ...]:
     """The rows of the optional final norm of `side`."""
-    words = " ".join(f"{side}{mark}{word}" for mark in "._" for word in parts.FINAL.split())
+    stem = SIDES[side].split()[1]
+    starts = (f"{side}.", f"{side}_", f"{stem}_")
+    words = " ".join(f"{start}{word}" for start in starts for word in parts.FINAL.split())
     return norm("final_norm", f"{outer}{choice(words, f'{side}.norm')}", "?")
 
 
@@ -193,7 +166,8 @@ def side_head() -> tuple[Kind, ...]:
 
 HEADS = (
     "generator generator.proj generator.linear generator.fc projection_layer "
-    "projection_layer.proj trg_word_prj tgt_word_prj projection.proj final_linear_layer dense"
+    "projection_layer.proj trg_word_prj tgt_word_prj projection.proj final_linear_layer dense "
+    "generator.projection"
 )
 
 

@@ -26,17 +26,20 @@ TOKEN = (
     "encoder token_embedding_layer embedding.token embeddings.token_embedding "
     "embeddings.token_embeddings token_emb.embedding token_embedding.embedding tok_emb.embedding "
     "embedding.embedding tok token lookup_table model.embed_tokens token_emb.emb char_embedding "
-    "input_embedding src_embed tok_embed.embedding vocab_embedding core.embedding"
+    "input_embedding src_embed tok_embed.embedding vocab_embedding core.embedding embedder "
+    "embeddings.tok_embed embeddings.tok_emb embedding.tok_embed embed.tok_emb"
 )
 POSITION = (
-    "position_embedding_table position_embedding position_embeddings pos_embedding pos_embeddings "
-    "pos_emb pos_embed pos_emb_table positional_embedding positional_embeddings "
+    "position_embedding_table position_embedding position_embeddings pos_embedding "
+    "pos_embeddings pos_emb pos_embed pos_emb_table positional_embedding positional_embeddings "
     "positional_encoding position_encoding wpe transformer.wpe transformer.pos_emb "
-    "positions_embed pos_embeds pos_embedding_table positional_embedding_table embedding.position "
-    "embeddings.position_embedding embeddings.position_embeddings position_emb pos_encoding "
-    "pos_emb.embedding position_embedding.embedding positional_embedding.embedding "
-    "pos_embedding.embedding positional_encoding.embedding position_encoding.embedding pos "
-    "position PE core.PE pos_embed.embedding pos_table position_table"
+    "positions_embed pos_embeds pos_embedding_table positional_embedding_table "
+    "embedding.position embeddings.position_embedding embeddings.position_embeddings "
+    "position_emb pos_encoding pos_emb.embedding position_embedding.embedding "
+    "positional_embedding.embedding pos_embedding.embedding positional_encoding.embedding "
+    "position_encoding.embedding pos position PE core.PE pos_embed.embedding pos_table "
+    "position_table embeddings.pos_embed embeddings.pos_emb embedding.pos_embed embed.pos_emb "
+    "embed_positions"
 )
 TABLE = (  # a parameter or buffer, not a module with a weight
     "pos_emb pos_embed pos_embedding pos_embeddings position_embedding position_embeddings "
@@ -48,7 +51,7 @@ TABLE = (  # a parameter or buffer, not a module with a weight
     "transformer.pos_emb positional_encoding.positional_encoding "
     "positional_encoding.pos_embedding position_encoder.pe PE core.PE pos_emb.weights "
     "positional_embedding.weights position_embedding.weights positional_encoding.weights "
-    "pos_embedding.weights position_encoding.weights"
+    "pos_embedding.weights position_encoding.weights pos pos_encoder pos_table pos_embeddings.pe"
 )
 BLOCKS = (
     "blocks layers transformer_blocks trf_blocks decoder_blocks transformers transformer_layers "
@@ -63,7 +66,8 @@ ATTENTION = (
     "multi_head_attention multihead_attention masked_attention masked_self_attention "
     "causal_attention causal_self_attention mmha_gen multi_head_self_attention masked_mha "
     "mh_attention head_attentions multihead_attn attn_layer csa mh_attn attention_layer "
-    "multi_head_attn gqa grouped_query_attention mqa attn_block attention_block"
+    "multi_head_attn gqa grouped_query_attention mqa attn_block attention_block masked_attn 0 "
+    "0.fn attn1"
 )
 HEADS = (
     ".heads. .attention_heads. .att_heads. .attn_heads. .head_attentions. .heads_list. .sa_heads. "
@@ -72,19 +76,16 @@ HEADS = (
 OUT = (
     "proj projection compute out_proj output_proj out_projection output_projection c_proj linear "
     "fc_out out fc W_o wo w_o Wo o_proj dense output proj_out linear_out out_linear final_linear "
-    "to_out proj_layer o combine_heads linear_layer output_linear output_layer WO W_O "
-    "compress out_layer o_linear fc_o lin_o merge combine c_out attn_out proj_o"
-)
-FUSED = (
-    "qkv qkv_proj c_attn in_proj to_qkv Wqkv qkv_linear query_key_value W_qkv w_qkv attn "
-    "qkv_projection"
+    "to_out proj_layer o combine_heads linear_layer output_linear output_layer WO W_O compress "
+    "out_layer o_linear fc_o lin_o merge combine c_out attn_out proj_o to_out.0"
 )
 MLP = (
     "ffwd ffn ff mlp feed_forward feedforward feed_fwd linear_network vanilla_nn snn ff_gen fc "
     "feed_forward_network ffn_layer ff_layer position_wise_feed_forward feed_forward_layer ffw "
     "ffd feedfoward feedforward_network multi_layer_perceptron multilayer_perceptron swiglu "
     "geglu glu swiglu_ffn mlp_layer feed_forward_block positionwise_feedforward pos_ffn "
-    "positionwise_feed_forward position_wise_ffn ffn_block pos_wise_ffn positionwise_ffn"
+    "positionwise_feed_forward position_wise_ffn ffn_block pos_wise_ffn positionwise_ffn 1 1.fn "
+    "transformer_block.feed_forward"
 )
 PAIRS = (
     "net.0/net.2 net.0/net.3 layers.0/layers.2 layers.0/layers.3 0/2 0/3 ffn.0/ffn.2 ffn.0/ffn.3 "
@@ -95,7 +96,8 @@ PAIRS = (
     "first_linear_layer/second_linear_layer liner_1/liner_2 up_projection/down_projection "
     "up_proj/down_proj up/down w1/w2 w_1/w_2 fc_in/fc_out dense1/dense2 layer1/layer2 "
     "linear_layer_1/linear_layer_2 linear_up/linear_down dense_h_to_4h/dense_4h_to_h l1/l2 "
-    "expand/contract fully_connected.0/fully_connected.2 fc/proj linear_in/linear_out W1/W2"
+    "expand/contract fully_connected.0/fully_connected.2 fc/proj linear_in/linear_out W1/W2 1/4 "
+    "1/3 net.1/net.4 net.1/net.3 linear_net.0/linear_net.3 linear_net.0/linear_net.2"
 )
 UP, DOWN = (
     " ".join(dict.fromkeys(pair.split("/")[end] for pair in PAIRS.split())) for end in (0, 1)
@@ -109,20 +111,21 @@ NORM1 = (
     "pre_attn_norm pre_attention_norm att_norm attention_layernorm attn_layernorm attn_rms_norm "
     "norms.attn pre_attention_layernorm attn_layer_norm residual_conn1.norm residual1.norm "
     "residual_connection1.norm residual_connections.0.norm residuals.0.norm sublayer.0.norm "
-    "res1.norm add_norm1.norm addnorm1.ln residual_1.norm"
+    "res1.norm add_norm1.norm addnorm1.ln residual_1.norm 0.norm"
 )
 NORM2 = (
     "ln2 ln_2 norm2 norm_2 layer_norm_two layer_norm2 layer_norm_2 layernorm2 layernorm_2 "
     "second_norm second_layer_norm ff_norm ffn_norm norm_layer_2 layer_norm_ff ln_ff ln_ffn "
     "norm_ff norm_ffn ffwd_norm mlp_norm ln_mlp norm_mlp layer_norm_ffn norm_two ln_two "
-    "final_layer_norm mlp_ln ffn_ln layerNorm2 layer_norm.1 norms.1 ln.1 post_attention_layernorm "
-    "post_attention_norm post_attention_layer_norm post_attn_norm rmsnorm2 rmsnorm_2 rms2 rms_2 "
-    "rms_norm2 rms_norm_2 norm_feed_forward ffn_rms ffn_rmsnorm rms_ffn rms_mlp mlp_rms "
-    "mlp_rmsnorm pre_ffn_norm pre_mlp_norm pre_ff_norm feed_forward_norm mlp_layernorm "
-    "ffn_layernorm mlp_rms_norm ffn_rms_norm norms.mlp norms.ffn pre_feedforward_layernorm "
-    "mlp_layer_norm ffn_layer_norm residual_conn2.norm residual2.norm residual_connection2.norm "
-    "residual_connections.1.norm residuals.1.norm sublayer.1.norm res2.norm add_norm2.norm "
-    "addnorm2.ln residual_2.norm"
+    "final_layer_norm mlp_ln ffn_ln layerNorm2 layer_norm.1 norms.1 ln.1 "
+    "post_attention_layernorm post_attention_norm post_attention_layer_norm post_attn_norm "
+    "rmsnorm2 rmsnorm_2 rms2 rms_2 rms_norm2 rms_norm_2 norm_feed_forward ffn_rms ffn_rmsnorm "
+    "rms_ffn rms_mlp mlp_rms mlp_rmsnorm pre_ffn_norm pre_mlp_norm pre_ff_norm feed_forward_norm "
+    "mlp_layernorm ffn_layernorm mlp_rms_norm ffn_rms_norm norms.mlp norms.ffn "
+    "pre_feedforward_layernorm mlp_layer_norm ffn_layer_norm residual_conn2.norm residual2.norm "
+    "residual_connection2.norm residual_connections.1.norm residuals.1.norm sublayer.1.norm "
+    "res2.norm add_norm2.norm addnorm2.ln residual_2.norm 1.norm 1.0 1.net.0 ff_layer_norm "
+    "feed_forward_layer_norm ff_layernorm"
 )
 FINAL = (
     "ln_f ln ln_final norm final_norm norm_f norm_final layer_norm_three layer_norm layer_norm_f "
@@ -131,7 +134,12 @@ FINAL = (
     "decoder.norm transformer_encoder.norm transformer_decoder.norm ln_head last_norm lnf "
     "rmsnorm rms_norm final_rmsnorm final_rms_norm rms_final rms_f rms norm_out final_layernorm "
     "model.norm transformer.rmsnorm_f transformer.rms_f transformer.rms_norm ln1 layer_norm1 "
-    "core.norm core.ln_f transformer.norm_f"
+    "core.norm core.ln_f transformer.norm_f to_logits.0"
+)
+EMBEDDING_NORM = (
+    "embedding_norm embed_norm emb_norm norm_emb norm_embed norm_embedding ln_emb emb_ln ln_embed "
+    "embed_ln embedding_ln layernorm_embedding embedding_layernorm embeddings.norm "
+    "embeddings.layer_norm embeddings.LayerNorm embedding.norm embedding.layer_norm"
 )
 HEAD = (
     "lm_head head out_head fc_out output_projection output_proj vocab_projection vocab_proj "
@@ -139,22 +147,9 @@ HEAD = (
     "linear_3 out to_logits output_layer projection proj linear_head unembed unembedding decoder "
     "fc_final final_layer final_fc out_proj lm_head.linear linear_out output_head "
     "language_model_head transformer.lm_head final_proj vocab_head classifier_head token_head "
-    "logits to_vocab vocab_out unembed.linear head.linear output.linear core.lm_head"
+    "logits to_vocab vocab_out unembed.linear head.linear output.linear core.lm_head to_logits.1"
 )
 HEAD_BIAS = "head_bias out_bias output_bias bias final_bias logits_bias vocab_bias out_head_bias"
-QKV = (
-    "query key value", "q k v", "query_layer key_layer value_layer", "query_gen key_gen value_gen",
-    "wq wk wv", "get_queries get_keys get_values", "queries keys values", "q_proj k_proj v_proj",
-    "query_proj key_proj value_proj", "W_query W_key W_value", "W_q W_k W_v", "w_q w_k w_v",
-    "Wq Wk Wv", "to_q to_k to_v", "to_queries to_keys to_values", "q_linear k_linear v_linear",
-    "linear_q linear_k linear_v", "ln_query ln_key ln_value", "c_q c_k c_v",
-    "query_projection key_projection value_projection", "q_lin k_lin v_lin", "fc_q fc_k fc_v",
-    "W_Q W_K W_V", "query_linear key_linear value_linear", "linear_query linear_key linear_value",
-    "WQ WK WV", "Q K V", "queries_linear keys_linear values_linear",
-    "query_weights key_weights value_weights", "proj_q proj_k proj_v",
-    "get_query get_key get_value", "q_layer k_layer v_layer", "fc_query fc_key fc_value",
-    "lin_q lin_k lin_v",
-)  # fmt: skip
 BEWARE = (
     "a class may also scale its embeddings by the root of model_dim, add attention and MLP side "
     "by side, or norm the embeddings: none of these leaves a trace, and none is what this model "
@@ -183,6 +178,9 @@ def embeddings(token: str, position: str) -> tuple[Kind, ...]:
         row(EMBEDDING.text, f"{choice(TOKEN, token)}.weight : v d"),
         row(f"{POSITIONS} : t d", f"{choice(POSITION, position)}.weight? : t d"),
         *(row(f"{POSITIONS} : t d", f"{table}? : {dims}") for dims in ("t d", "() t d", "t () d")),
+        *norm(
+            "embedding_norm", choice(EMBEDDING_NORM, "embedding_norm"), "?", NORM_WORDS, absent="?"
+        ),
     )
 
 

@@ -90,23 +90,39 @@ class Dialect:
     @functools.cached_property
     def views(self) -> tuple[tuple[View, View], ...]:
         """(flax, torch) of each row; the dialect must be settled."""
-        return tuple(
-            (row.flax, row.torch.view(self.spelling)) for row in self.rows if isinstance(row, Row)
-        )
+        return tuple((row.flax, self.view(row)) for row in self.rows if isinstance(row, Row))
 
     @functools.cached_property
     def tensors(self) -> tuple[View, ...]:
         """The torch views of all parameters and buffers that matter, in the order of the class."""
-        return tuple(row.torch.view(self.spelling) for row in self.rows if not is_ignored(row))
+        return tuple(self.view(row) for row in self.rows if not is_ignored(row))
 
     @functools.cached_property
     def buffers(self) -> tuple[tuple[Buffer, View], ...]:
         """The buffers that matter, and their torch views."""
         return tuple(
-            (row, row.torch.view(self.spelling))
+            (row, self.view(row))
             for row in self.rows
             if isinstance(row, Buffer) and not is_ignored(row)
         )
+
+    def view(self, row: Kind) -> View:
+        """The torch view of `row`.
+
+        The order of the words of a label axis is that of the merged labels in a matrix, unless
+        they are in names: then it is the order of a file.
+        """
+        spelling = {
+            axis: words
+            for axis, words in self.spelling.items()
+            if axis not in self._named or row.torch.has(axis)
+        }
+        return row.torch.view(spelling)
+
+    @functools.cached_property
+    def _named(self) -> frozenset[str]:
+        """The label axes that are in the name of a row."""
+        return frozenset(axis for row in self.rows for axis in self.words if row.torch.has(axis))
 
     @property
     def positions_offset(self) -> int:

@@ -139,13 +139,13 @@ def _equations(
 ) -> list[Equation]:
     """The equation of each dimension: its length is the product of the sizes of its axes.
 
-    A label axis stands for all its parts together: the queries, keys and values of a group.
+    A label axis of several parts stands for all of them: the queries, keys and values of a group.
     """
     equations = []
     for name, (view, place) in claimed.items():
         inner = view.axes({**dict.fromkeys(view.labels, 0), **place})
         for dim, axes, length in zip(view.dims, inner, shapes[name], strict=False):
-            labelled = any(axis in LABELS for axis in dim)
+            labelled = any(len(LABELS.get(axis, ())) > 1 for axis in dim)
             equations.append((uncut(map(counted, dim) if labelled else axes), length))
     return equations
 

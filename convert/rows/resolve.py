@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from jaxgpt.config import ModelConfig
 
-from .axes import Dims, every
+from .axes import Dims, View, every
 from .dialect import Dialect, is_ignored
 from .fields import norms_full_width
 from .kinds import EMBEDDING, Alias, Buffer, Filled, Kind, Row, part_of
@@ -30,9 +30,7 @@ def settle(dialect: Dialect, shapes: Mapping[str, Shape]) -> Dialect:
     fits = [[fit for matcher in matchers if (fit := matcher(name))] for name in shapes]
     # Names that match one row alone vote first: an ambiguous name must not overrule them.
     surest = sorted((matches for matches in fits if matches), key=len)
-    words = {
-        axis: (_spelling(known, _seen(axis, surest)),) for axis, known in dialect.words.items()
-    }
+    words = {axis: (_spelling(known, _seen(axis, fits)),) for axis, known in dialect.words.items()}
     settled = replace(dialect, words=words, readings=())
     return replace(settled, rows=tuple(_present_rows(settled, _chosen(surest), shapes)))
 
@@ -66,9 +64,9 @@ def _chosen(surest: Sequence[Sequence[Match]]) -> dict[Choice, str]:
     return {choice: tally.most_common(1)[0][0] for choice, tally in votes.items()}
 
 
-def _seen(axis: str, surest: Sequence[Sequence[Match]]) -> list[str]:
+def _seen(axis: str, fits: Sequence[Sequence[Match]]) -> list[str]:
     """The words on a label axis in the names of the file, in their order."""
-    matches = (match for matches in surest for match in matches)
+    matches = (match for matches in fits for match in matches)
     return list(dict.fromkeys(match.axes[axis] for match in matches if axis in match.axes))
 
 
@@ -97,20 +95,49 @@ def _present_rows(
     for a parameter that every file has, the first row is taken, and `fit` reports it missing.
     """
     rows = [replace(row, torch=row.torch.worded(words)) for row in dialect.rows]
-    by_subject: defaultdict[object, list[Kind]] = defaultdict(list)
+    by_subject: defaultdict[object, defaultdict[str, list[Kind]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for row in rows:
-        by_subject[_subject(row)].append(row)
+        by_subject[_subject(row)][part_of(row.torch.dims)].append(row)
     present = {
         id(row)
-        for alternatives in by_subject.values()
+        for parts in by_subject.values()
+        for alternatives in _stored(parts, dialect, shapes)
         for row in _present(alternatives, dialect, shapes)
     }
     return [replace(row, torch=row.torch.required()) for row in rows if id(row) in present]
 
 
 def _subject(row: Kind) -> object:
-    """What `row` is a row of: a parameter by its Flax view or a part of it, or else a tensor."""
-    return (row.flax, part_of(row.torch.dims)) if isinstance(row, Row) else row.torch.pieces
+    """What `row` is a row of: a parameter by its Flax view, or else a tensor."""
+    return row.flax if isinstance(row, Row) else row.torch.pieces
+
+
+def _stored(
+    parts: Mapping[str, Sequence[Kind]], dialect: Dialect, shapes: Mapping[str, Shape]
+) -> list[Sequence[Kind]]:
+    """The alternatives of one subject as a file stores it: whole, which is "", or in `parts`.
+
+    It is in parts if the file has all of them, or if the dialect has no rows of the whole.
+    """
+    cut = [alternatives for part, alternatives in parts.items() if part]
+    in_parts = cut and all(_there(alternatives, dialect, shapes) for alternatives in cut)
+    return cut if in_parts or "" not in parts else [parts[""]]
+
+
+def _there(
+    alternatives: Sequence[Kind], dialect: Dialect, shapes: Mapping[str, Shape]
+) -> list[Kind]:
+    """Those of the `alternatives` of one subject of which the file has a tensor."""
+    rivals = len(alternatives) > 1
+    return [
+        row
+        for row in alternatives
+        if _is_there(
+            row, dialect, shapes, isinstance(row, Buffer) or (isinstance(row, Row) and rivals)
+        )
+    ]
 
 
 def _present(
@@ -122,15 +149,9 @@ def _present(
     """
     if ignored := [row for row in alternatives if is_ignored(row)]:
         return ignored
-    rivals = len(alternatives) > 1
-    there = [
-        row
-        for row in alternatives
-        if _is_there(
-            row, dialect, shapes, isinstance(row, Buffer) or (isinstance(row, Row) and rivals)
-        )
-    ]
-    if there:  # of a vector and a single number, a tensor of one element is the number
+    if there := _there(
+        alternatives, dialect, shapes
+    ):  # of a vector and a single number, a tensor of one element is the number
         return [max(there, key=lambda row: row.torch.dims.count(()))]
     required = all(isinstance(row, Row) and not row.torch.optional for row in alternatives)
     return alternatives[:1] if required else []
@@ -158,7 +179,7 @@ def express(dialect: Dialect, config: ModelConfig, paths: Collection[str]) -> Di
     stores.
     """
     expressed: list[Kind] = []
-    flax = set()
+    stored: dict[View, list[str]] = {}  # the parts in which each parameter is written; "" is whole
     dialect = _holding(dialect, config, paths)
     for row in dialect.rows:
         # A file may repeat the embedding, as a tied head or for the other side.
@@ -170,10 +191,11 @@ def express(dialect: Dialect, config: ModelConfig, paths: Collection[str]) -> Di
             row = Row(row.of if config.tied else row.own, row.torch)
         if isinstance(row, Row):
             in_model = any(row.flax.at(place) in paths for place in every(row.flax.spread, {}))
-            subject = (row.flax, part_of(row.torch.dims))
-            if (row.torch.optional and not in_model) or (subject in flax and not repeats):
+            part, before = part_of(row.torch.dims), stored.get(row.flax, [])
+            again = part in before or (before and "" in (part, *before))
+            if (row.torch.optional and not in_model) or (again and not repeats):
                 continue
-            flax.add(subject)
+            stored[row.flax] = [*before, part]
         if isinstance(row, Buffer) and not row.written:
             continue
         expressed.append(replace(row, torch=row.torch.required()))

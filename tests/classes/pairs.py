@@ -9,15 +9,27 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.classes.general import ACTIVATIONS, Norm
+from tests.classes.general import Mlp, Norm
 
 # The words of a class for its parts; those of random classes come from lists of such words.
 NAMES = {
     "blocks": "layers", "self": "self_attn", "cross": "cross_attn", "query": "q_proj", "key": "k_proj",
-    "value": "v_proj", "fused": "qkv_proj", "key_value": "kv_proj", "out": "out_proj", "mlp": "ffn", "up": "linear1",
-    "down": "linear2", "norm1": "norm1", "norm2": "norm2", "norm3": "norm3", "final": "norm",
+    "value": "v_proj", "fused": "qkv_proj", "key_value": "kv_proj", "out": "out_proj", "q_norm": "q_norm",
+    "k_norm": "k_norm", "mlp": "ffn", "gate": "gate", "up": "linear1", "down": "linear2",
+    "norm1": "norm1", "norm2": "norm2", "norm3": "norm3", "final": "norm",
     "embedding": "embedding", "positions": "pos_embedding", "head": "generator",
 }  # fmt: skip
+
+
+# How q, k and v are stored in self-attention and in cross-attention: one matrix, two, or three.
+LAYOUTS = {
+    "": (3, 3),
+    "two": (1, 2),
+    "one": (1, 1),
+    "kv": (2, 2),
+    "cross kv": (3, 2),
+    "self one": (1, 3),
+}
 
 
 class Attention(nn.Module):
@@ -25,12 +37,15 @@ class Attention(nn.Module):
 
     def __init__(self, c, names, fused, across):
         super().__init__()
-        self.c, self.names, self.fused, self.across = c, names, fused, across
+        self.c, self.names, self.matrices = c, names, LAYOUTS[fused][across]
         width, bias = c.model_dim, c.qkv_bias
-        if not fused:
+        if c.qk_norm == "full_width":
+            for name in ("q_norm", "k_norm"):
+                setattr(self, names[name], Norm(c, width))
+        if self.matrices == 3:
             for name in ("query", "key", "value"):
                 setattr(self, names[name], nn.Linear(width, width, bias))
-        elif across and fused != "one":
+        elif self.matrices == 2:
             setattr(self, names["query"], nn.Linear(width, width, bias))
             setattr(self, names["key_value"], nn.Linear(width, 2 * width, bias))
         else:
@@ -38,13 +53,17 @@ class Attention(nn.Module):
         setattr(self, names["out"], nn.Linear(width, width, c.attention_out_bias))
 
     def parts(self, x, memory):
+        q, k, v = self.products(x, memory)
+        if self.c.qk_norm == "full_width":
+            q, k = getattr(self, self.names["q_norm"])(q), getattr(self, self.names["k_norm"])(k)
+        return q, k, v
+
+    def products(self, x, memory):
         names = self.names
-        if not self.fused:
+        if self.matrices == 3:
             q = getattr(self, names["query"])(x)
             return q, getattr(self, names["key"])(memory), getattr(self, names["value"])(memory)
-        if not self.across:
-            return getattr(self, names["fused"])(x).chunk(3, -1)
-        if self.fused != "one":
+        if self.matrices == 2:
             keys_values = getattr(self, names["key_value"])(memory).chunk(2, -1)
             return getattr(self, names["query"])(x), *keys_values
         one, width = getattr(self, names["fused"]), x.shape[-1]
@@ -74,10 +93,7 @@ class Block(nn.Module):
         setattr(self, names["self"], Attention(c, names, fused, False))
         if c.cross_attention:
             setattr(self, names["cross"], Attention(c, names, fused, True))
-        mlp = nn.Module()
-        setattr(mlp, names["up"], nn.Linear(c.model_dim, c.mlp_dim, c.mlp_bias))
-        setattr(mlp, names["down"], nn.Linear(c.mlp_dim, c.model_dim, c.mlp_bias))
-        setattr(self, names["mlp"], mlp)
+        setattr(self, names["mlp"], Mlp(c, names, "gate_up" in names))
         for name in ("norm1", "norm2", "norm3")[: 3 if c.cross_attention else 2]:
             setattr(self, names[name], Norm(c, c.model_dim))
 
@@ -85,19 +101,14 @@ class Block(nn.Module):
         norm = getattr(self, self.names[name])
         return norm(x + branch(x)) if self.c.norm == "post" else x + branch(norm(x))
 
-    def feed(self, x):
-        mlp = getattr(self, self.names["mlp"])
-        hidden = ACTIVATIONS[self.c.activation](getattr(mlp, self.names["up"])(x))
-        return getattr(mlp, self.names["down"])(hidden)
-
     def forward(self, x, mask, memory=None, memory_mask=None):
         own = getattr(self, self.names["self"])
         x = self.part("norm1", x, lambda y: own(y, y, mask))
         if memory is None:
-            return self.part("norm2", x, self.feed)
+            return self.part("norm2", x, getattr(self, self.names["mlp"]))
         cross = getattr(self, self.names["cross"])
         x = self.part("norm2", x, lambda y: cross(y, memory, memory_mask))
-        return self.part("norm3", x, self.feed)
+        return self.part("norm3", x, getattr(self, self.names["mlp"]))
 
 
 def sinusoids(time, width):
@@ -138,7 +149,7 @@ class Base(nn.Module):
     def __init__(self, config, names=NAMES, fused="", padding=None):
         super().__init__()
         encoder, decoder = config.encoder, config.decoder
-        self.padding = padding
+        self.padding, names = padding, {**NAMES, **names}
         self.decoder = Side(decoder, names, fused)
         table = getattr(self.decoder, names["embedding"])
         self.encoder = Side(encoder, names, fused, table if encoder.shares_embedding else None)
@@ -219,6 +230,14 @@ class Scaled(Plain):
     def written(self, src, tgt, src_mask, tgt_mask):
         memory = 1.5 * self.encoder(src, src_mask)
         return self.decoder(tgt, tgt_mask, memory, src_mask)
+
+
+class HalfPadded(Plain):
+    """It hides padding from its encoder, but not from cross-attention, as no model here does."""
+
+    def written(self, src, tgt, src_mask, tgt_mask):
+        memory = self.encoder(src, src_mask)
+        return self.decoder(tgt, tgt_mask, memory, torch.ones_like(src_mask))
 
 
 CALLED = (Plain, Masked, Hidden, Steps, LogProbabilities, Probabilities)

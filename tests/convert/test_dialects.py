@@ -256,3 +256,27 @@ def test_transformers_take_the_tensors(name: str) -> None:
         return model(tokens, attention_mask=torch.ones_like(tokens)).logits
 
     both(name, run, tied=True)
+
+
+def test_an_axis_of_heads_and_matrices_that_lead_from_left_to_right() -> None:
+    def norm(c: ModelConfig, w: Weights, name: str, x: Any) -> Any:
+        return F.layer_norm(x, (c.model_dim,), w[f"{name}.w"], w[f"{name}.b"], c.norm_eps)
+
+    def run(c: ModelConfig, w: Weights, tokens: Any) -> Any:
+        x = w["embed.W_E"][tokens] + w["pos_embed.W_pos"]
+        for block in (f"blocks.{layer}" for layer in range(c.num_blocks)):
+            y = norm(c, w, f"{block}.ln1", x)
+            heads = [
+                torch.einsum("btd,hdk->bhtk", y, w[f"{block}.attn.W_{part}"])
+                + w.get(f"{block}.attn.b_{part}", torch.zeros(c.num_heads, c.head_dim))[:, None]
+                for part in "QKV"
+            ]
+            mixed = F.scaled_dot_product_attention(*heads, is_causal=True)
+            out = torch.einsum("bhtk,hkd->btd", mixed, w[f"{block}.attn.W_O"])
+            x = x + out + w[f"{block}.attn.b_O"]
+            y = norm(c, w, f"{block}.ln2", x) @ w[f"{block}.mlp.W_in"] + w[f"{block}.mlp.b_in"]
+            y = ACTIVATIONS[c.activation](y)
+            x = x + y @ w[f"{block}.mlp.W_out"] + w[f"{block}.mlp.b_out"]
+        return norm(c, w, "ln_final", x) @ w["unembed.W_U"] + w["unembed.b_U"]
+
+    both("transformer-lens", run)

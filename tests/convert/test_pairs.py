@@ -15,7 +15,8 @@ from convert.rows.pair import Pair
 from convert.rows.whole import to_flax, to_torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
-from jaxgpt.model import abstract_params
+from jaxgpt.model import abstract_params, assemble
+from jaxgpt.model.positions import sinusoids
 from jaxgpt.pytree import flatten, unflatten
 from jaxgpt.seq2seq_config import Seq2SeqConfig
 
@@ -222,6 +223,7 @@ def config_of(pair: Pair) -> Seq2SeqConfig:
             positions="learned" if stored or dialect.positions_offset else "sinusoidal",
             positions_offset=dialect.positions_offset,
             qkv_bias=True,
+            head_bias="head/bias" in names,
         )
 
     encoder = side(pair.encoder, vocab_size=17, context_length=9, num_heads=2, mlp_dim=14)
@@ -339,3 +341,63 @@ def scalar_norms() -> dict[str, np.ndarray]:
     params = {n: rng.standard_normal(leaf.shape).astype(np.float32) for n, leaf in flat.items()}
     tensors = to_torch(PAIRS["hkproj"], config, unflatten(params))
     return {name: value[:1] if ".norm." in name else value for name, value in tensors.items()}
+
+
+def test_a_norm_after_the_embeddings_is_not_taken_for_one_after_the_blocks() -> None:
+    """The norm that jadore's encoder and decoder have outside of blocks comes before these."""
+    config = config_of(PAIRS["jadore"])
+    rng = np.random.default_rng(0)
+    flat = flatten(abstract_params(config))
+    params = {n: 0.3 * rng.standard_normal(leaf.shape) for n, leaf in flat.items()}
+    w = {
+        n: torch.from_numpy(v)
+        for n, v in to_torch(PAIRS["jadore"], config, unflatten(params)).items()
+    }
+    source, tokens = rng.integers(0, 17, (2, 7)), rng.integers(0, 19, (2, 5))
+    ours = assemble(config, unflatten(params))(source, tokens)
+    np.testing.assert_allclose(ours, jadore(config, w, source, tokens), rtol=0, atol=1e-10)
+    state = {name: value.float() for name, value in w.items()}
+    loaded = convert.to_flax(state, num_heads=3, encoder={"num_heads": 2}, context_length=11)
+    assert loaded.dialect.name == "jadore"
+    assert loaded.config.decoder.extra_norms == ["embedding"]
+
+
+def jadore(config: Seq2SeqConfig, w: dict[str, Any], source: Any, tokens: Any) -> Any:
+    """The logits of that class in plain torch."""
+    F = torch.nn.functional
+
+    def norm(name: str, x: Any) -> Any:
+        eps = config.decoder.norm_eps
+        return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps)
+
+    def linear(name: str, x: Any) -> Any:
+        return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
+
+    def attention(name: str, heads: int, x: Any, memory: Any, causal: bool) -> Any:
+        parts = (
+            linear(f"{name}.w_{part}s", y)
+            for part, y in zip("qkv", (x, memory, memory), strict=True)
+        )
+        split = [part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts]
+        mixed = F.scaled_dot_product_attention(*split, is_causal=causal).transpose(1, 2).flatten(2)
+        return norm(f"{name}.layer_norm", linear(f"{name}.fc", mixed) + x)
+
+    def side(name: str, side: ModelConfig, word: str, ids: Any, memory: Any = None) -> Any:
+        table = w.get(
+            f"{name}.position_enc.pos_table", torch.zeros(1, side.context_length, side.model_dim)
+        )
+        angles = torch.from_numpy(sinusoids(ids.shape[1], side.model_dim))
+        x = w[f"{name}.{word}.weight"][ids] + (
+            angles if side.positions == "sinusoidal" else table[0, : ids.shape[1]]
+        )
+        x = norm(f"{name}.layer_norm", x)
+        for block in (f"{name}.layer_stack.{layer}" for layer in range(side.num_blocks)):
+            x = attention(f"{block}.slf_attn", side.num_heads, x, x, memory is not None)
+            if memory is not None:
+                x = attention(f"{block}.enc_attn", side.num_heads, x, memory, False)
+            y = linear(f"{block}.pos_ffn.w_2", torch.relu(linear(f"{block}.pos_ffn.w_1", x)))
+            x = norm(f"{block}.pos_ffn.layer_norm", y + x)
+        return x
+
+    memory = side("encoder", config.encoder, "src_word_emb", source)
+    return linear("trg_word_prj", side("decoder", config.decoder, "trg_word_emb", tokens, memory))

@@ -123,3 +123,54 @@ def test_a_context_length_that_nothing_shows_is_asked_for(
     outcome = command(*asked, "--set", "context_length=13")
     assert outcome.code == 0, outcome
     assert "window = 5" in outcome.out
+
+
+EARLY = '''
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Block(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.ln1, self.ln2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
+        self.mlp = nn.Sequential(nn.Linear(width, 20), nn.GELU(), nn.Linear(20, width))
+
+    def forward(self, x):
+        parts = self.attn["qkv"](self.ln1(x)).chunk(3, -1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.attn["proj"](mixed.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.ln2(x))
+
+
+class Early(nn.Module):
+    """Its table of positions is a parameter of its own, which torch lists before all modules."""
+
+    def __init__(self, vocab_size, n_embd=24, n_head=4, block_size=11):
+        super().__init__()
+        self.pos_emb = nn.Parameter(torch.zeros(1, block_size, n_embd))
+        self.tok_emb = nn.Embedding(vocab_size, n_embd)
+        self.blocks = nn.ModuleList([Block(n_embd, n_head) for _ in range(2)])
+        self.ln_f, self.head = nn.LayerNorm(n_embd), nn.Linear(n_embd, vocab_size)
+
+    def forward(self, idx):
+        x = self.tok_emb(idx) + self.pos_emb[:, : idx.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.ln_f(x))
+'''
+
+
+def test_the_vocabulary_is_not_the_size_of_a_table_of_positions(tmp_path: Path) -> None:
+    (tmp_path / "early.py").write_text(EARLY)
+    namespace: dict[str, Any] = {"__name__": "early"}
+    exec(EARLY, namespace)
+    module = randomised(namespace["Early"](37))
+    torch.save(module.state_dict(), tmp_path / "file.pt")
+    loaded = to_flax(tmp_path / "file.pt", torch=f"{tmp_path / 'early.py'}:Early")
+    assert loaded.proven_by
+    assert (loaded.config.vocab_size, loaded.config.num_heads) == (37, 4)

@@ -75,6 +75,8 @@ CLASSES: dict[str, tuple[Any, Seq2SeqConfig, dict[str, Any], str]] = {
     "softmax": (pairs.Probabilities, config(**PRE, norm_kind="rms", norm_bias=False), {}, "log_softmax"),
     "padding": (pairs.Plain, config(**PRE), {"padding": 1}, "hides id 1"),
     "fused": (pairs.Plain, config(**PRE), {"fused": "two"}, ""),
+    "two each": (pairs.Plain, config({"num_heads": 3}, **PRE, qk_norm="full_width"), {"fused": "kv"}, ""),
+    "gate last": (pairs.Plain, config(**PRE, mlp_gated=True), {"names": {"gate": "w3", "up": "w1", "down": "w2"}}, ""),
 }  # fmt: skip
 MAY_BE_ASSUMED = {"dropout", "context_length"}  # no run shows them
 OPEN = (
