@@ -1,4 +1,4 @@
-"""The bridge that carries PyTorch GPT checkpoints to jaxgpt and back, with a proof of each.
+"""The bridge that carries PyTorch checkpoints to jaxgpt and back, with a proof of each.
 
 The public names, each loaded when it is first used, so that the import costs nothing:
 

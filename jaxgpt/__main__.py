@@ -17,7 +17,7 @@ from jaxgpt.commands.serve import serve
 from jaxgpt.commands.shell import run
 from jaxgpt.commands.train import train
 
-ABOUT = "A GPT decoder in Flax: train it, look at it, carry it."
+ABOUT = "Transformers in Flax: train them, look inside, take them to PyTorch and back."
 COMMANDS: dict[str, Callable[..., Any]] = {
     "prepare": prepare,
     "train": train,
