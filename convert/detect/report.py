@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxgpt.seq2seq_config import AnyConfig, config_of, field_of
+from jaxgpt.seq2seq_config import config_of, field_of
 
 from .caveats import assumption
 
@@ -39,7 +39,7 @@ class Report:
         return {"read": self.read, "given": self.given, "assumed": self.assumed, **by_class}
 
     @property
-    def config(self) -> AnyConfig:
+    def config(self) -> Any:
         """The ModelConfig, or the Seq2SeqConfig of an encoder-decoder."""
         return config_of({**self.read, **self.given, **self.assumed, **self.found})
 

@@ -6,7 +6,7 @@ A run directory is read as the best of its checkpoints.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,6 @@ from jaxgpt.storage.moments import read_moments
 from jaxgpt.storage.weights import Adapted, Weights, open_weights, stored_params
 from jaxgpt.system import atomic_files, directories, json_files
 
-Model = TypeVar("Model", GPT, Seq2Seq)
 FORMAT = 2  # of parameters and config; 1 kept queries, keys and values in arrays of their own
 
 
@@ -206,7 +205,9 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> ModelDirectory | None
 @overload
 def load(directory: str | Path) -> GPT | Seq2Seq: ...
 @overload
-def load(directory: str | Path, kind: type[Model]) -> Model: ...
+def load(directory: str | Path, kind: type[GPT]) -> GPT: ...
+@overload
+def load(directory: str | Path, kind: type[Seq2Seq]) -> Seq2Seq: ...
 def load(directory: str | Path, kind: type[GPT] | type[Seq2Seq] | None = None) -> GPT | Seq2Seq:
     """The model in a model directory, or in the best checkpoint of a run, in its stored dtype.
 

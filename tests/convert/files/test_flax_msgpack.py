@@ -261,15 +261,28 @@ HOSTILE = {
     ),
     "a shape that lies": (cut(b"\xa11\x03", b"\xa11\x7f"), r"\(2, 127\), 254 numbers"),
     "an axis left out": (cut(b"\xa11\x03", b"\xa12\x03"), "shape of a/kernel lacks number 1: 2"),
-    "a shape of a million axes": (cut(b"\xa5shape\x82", b"\xa5shape\xdf\0\x10\0\0\0"), "shape of"),
+    "a shape of a million axes": (
+        cut(b"\xa5shape\x82", b"\xa5shape\xdf\0\x10\0\0"), "shape of a/kernel lacks number 2: chunks"
+    ),
+    "nine axes": (
+        cut(b"\x82\xa10\2", b"\x89" + b"".join(b"\xa1%d\1" % n for n in range(8)) + b"\xa18\6")
+        .replace(b"\xa11\3", b"", 1),
+        "a/kernel has 9 axes",
+    ),
     "a huge shape": (
         cut(b"\xa11\x03", b"\xa11\xcf" + b"\xff" * 8), "but its chunks have 6 of float32"
     ),
     "a chunk of another dtype": (
         cut(b"\xa7float32", b"\xa7float16"), r"float16 \(2,\), 4 bytes, but has 8"
     ),
-    "chunks of two dtypes": (cut(b"\xa7float32", b"\xa5int32\xa0"), "has the dtype|chunks|numbers"),
-    "a chunk with two axes": (cut(b"\x91\x02", b"\x92\x02\x01"), "bytes|end at|no rows"),
+    "chunks of two dtypes": (
+        cut(b"\xa10\xc7\x15\1\x93\x91\2\xa7float32", b"\xa10\xc7\x13\1\x93\x91\2\xa5int32"),
+        "its chunks have 6 of float32, int32",
+    ),
+    "a chunk with two axes": (
+        cut(b"\xc7\x15\1\x93\x91\2", b"\xc7\x16\1\x93\x92\1\2"),
+        "chunks that are no rows of numbers",
+    ),
     "not in chunks": (cut(b"__\xc3", b"__\xc2"), "a/kernel has no shape and chunks"),
     "chunks and no shape": (cut(b"\xa5shape", b"\xa5sharp"), "has sharp where its shape should be"),
     "one more entry": (cut(b"\x83\xb9__", b"\x84\xb9__"), "a/kernel has no shape and chunks"),
