@@ -1,5 +1,6 @@
 """Several processes train an encoder-decoder as one device does, and resume with the same bits."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,10 @@ def test_four_processes_are_one_device(config: Path, of_four: Path, tmp_path: Pa
 def test_four_processes_resume_with_the_same_bits(
     config: Path, of_four: Path, tmp_path: Path
 ) -> None:
-    run = trained(4, config, tmp_path / "run", *SHARED, "--train.steps", STEPS // 2)
+    run = tmp_path / "run"
+    shutil.copytree(of_four, run)
+    shutil.rmtree(run_directory.checkpoint_of(run, STEPS))  # as if it had never been reached
+    assert [run_directory.step_of(path) for path in run_directory.checkpoints(run)] == [STEPS // 2]
     trained(4, config, run, *SHARED)
     figures = ("step", "loss", "val_loss", "gradient_norm")
     lines, expected = (
