@@ -25,8 +25,8 @@ TOKEN = (
     "transformer.wte transformer.tok_emb tok_embeds tokens_embed embedding_layer input_emb "
     "encoder token_embedding_layer embedding.token embeddings.token_embedding "
     "embeddings.token_embeddings token_emb.embedding token_embedding.embedding tok_emb.embedding "
-    "embedding.embedding tok token lookup_table model.embed_tokens token_emb.emb char_embedding "
-    "input_embedding src_embed tok_embed.embedding vocab_embedding core.embedding"
+    "embedding.embedding tok token tokens lookup_table model.embed_tokens token_emb.emb "
+    "char_embedding input_embedding src_embed tok_embed.embedding vocab_embedding core.embedding"
 )
 POSITION = (
     "position_embedding_table position_embedding position_embeddings pos_embedding pos_embeddings "
@@ -36,7 +36,7 @@ POSITION = (
     "embeddings.position_embedding embeddings.position_embeddings position_emb pos_encoding "
     "pos_emb.embedding position_embedding.embedding positional_embedding.embedding "
     "pos_embedding.embedding positional_encoding.embedding position_encoding.embedding pos "
-    "position PE core.PE pos_embed.embedding pos_table position_table"
+    "position positions PE core.PE pos_embed.embedding pos_table position_table"
 )
 TABLE = (  # a parameter or buffer, not a module with a weight
     "pos_emb pos_embed pos_embedding pos_embeddings position_embedding position_embeddings "
