@@ -38,8 +38,8 @@ def _other_gelu() -> Iterator[None]:
     functions = torch.nn.functional
     gelu = functions.gelu
 
-    def other(x: torch.Tensor, approximate: str = "none") -> torch.Tensor:
-        return gelu(x, approximate="none" if approximate == "tanh" else "tanh")
+    def other(input: torch.Tensor, approximate: str = "none") -> torch.Tensor:
+        return gelu(input, approximate="none" if approximate == "tanh" else "tanh")
 
     functions.gelu = other
     try:
