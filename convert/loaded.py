@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import UserError
-from jaxgpt.model import abstract_params, assemble
+from jaxgpt.model import GPT, Seq2Seq, abstract_params, assemble
 from jaxgpt.pytree import Tree, flatten
 from jaxgpt.seq2seq_config import AnyConfig, Seq2SeqConfig, field_of
 from jaxgpt.storage import model_directory
@@ -56,7 +56,7 @@ class Loaded:
         return self.detected.dialect
 
     @functools.cached_property
-    def config(self) -> Any:
+    def config(self) -> AnyConfig:
         """The config with all fields of the report: a ModelConfig, or a Seq2SeqConfig of two."""
         return self.report.config
 
@@ -68,7 +68,7 @@ class Loaded:
         )
 
     @functools.cached_property
-    def model(self) -> Any:
+    def model(self) -> GPT | Seq2Seq:
         """The model: a GPT, called with token ids (B, T), or a Seq2Seq, with source and tokens."""
         return assemble(self.config, model_directory.to_device(self.params))
 

@@ -1,4 +1,4 @@
-"""A GPT decoder in Flax: train it, sample from it, look inside, export it.
+"""Transformers in Flax: train them, sample from them, look inside, export them.
 
 The public names, each loaded when it is first used, so that the import costs nothing:
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:  # for editors, which run nothing
     from jaxgpt.config import ModelConfig as ModelConfig
     from jaxgpt.errors import UserError as UserError
     from jaxgpt.generation.inside import look as look
+    from jaxgpt.generation.score import score as score
     from jaxgpt.generation.stream import generate as generate
-    from jaxgpt.generation.stream import score as score
     from jaxgpt.generation.translate import translate as translate
     from jaxgpt.model import GPT as GPT
     from jaxgpt.model import Seq2Seq as Seq2Seq
@@ -65,7 +65,7 @@ _HOMES = {
     "look": "generation.inside",
     "params_of": "model",
     "save": "storage.models",
-    "score": "generation.stream",
+    "score": "generation.score",
     "translate": "generation.translate",
 }
 __all__ = [

@@ -17,7 +17,7 @@ from jaxgpt.commands.serve import serve
 from jaxgpt.commands.shell import run
 from jaxgpt.commands.train import train
 
-ABOUT = "Train GPTs in Flax, sample from them, look inside, and export them."
+ABOUT = "Train Transformers in Flax, sample from them, look inside, and export them."
 COMMANDS: dict[str, Callable[..., Any]] = {
     "prepare": prepare,
     "train": train,

@@ -18,6 +18,17 @@ def installed(module: str) -> bool:
         return False
 
 
+def how_to_install(package: str) -> str:
+    """The end of a sentence on a `package` that is missing or too old."""
+    if package != "torch":
+        return f"pip install --upgrade {package}"
+    return (
+        "install a CPU build with the command on torch's own installation page, or with uv pip "
+        "install --torch-backend cpu --upgrade torch (what pip takes by itself on Linux has "
+        "gigabytes of CUDA with it)"
+    )
+
+
 def need(module: str, what: object, way_out: str = "") -> Any:
     """Import `module`, which `what` needs; `way_out` says how to do without."""
     try:
@@ -27,5 +38,5 @@ def need(module: str, what: object, way_out: str = "") -> Any:
         without = f", or {way_out}" if way_out else ""
         raise UserError(
             f"{what} needs {package}, which cannot be imported ({error}): "
-            f"pip install --upgrade {package}{without}."
+            f"{how_to_install(package)}{without}."
         ) from None

@@ -22,3 +22,8 @@ def test_a_library_is_imported_or_named_with_the_way_out(monkeypatch: pytest.Mon
     with pytest.raises(UserError, match=said):
         need("wandb", "run.wandb", "leave it out")
     assert not installed("wandb")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError) as raised:  # plain pip would bring gigabytes of CUDA
+        need("torch", "weights.pt")
+    assert ": pip install" not in str(raised.value)
+    assert "install a CPU build" in str(raised.value)

@@ -1,6 +1,7 @@
 """The public names show wherever a person looks for them, and cost nothing until they are used."""
 
 import ast
+import functools
 import inspect
 import os
 import pydoc
@@ -95,6 +96,8 @@ def public_things(package: ModuleType) -> Iterator[tuple[str, Any]]:
             for key, value in own.items():
                 if inspect.isfunction(value):
                     yield f"{name}.{key}", value
+                elif isinstance(value, (property, functools.cached_property)):
+                    yield f"{name}.{key}", getattr(value, "fget", None) or value.func
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
@@ -117,6 +120,7 @@ def test_every_public_name_is_explained_and_typed(package: ModuleType) -> None:
         assert parameters.keys() - {"self"} == annotated, name
         if not inspect.isclass(thing):
             assert hints["return"] is not type(None) or RETURNS_NOTHING.search(first), (name, first)
+            assert hints["return"] is not Any, name
 
 
 RETURNS_NOTHING = re.compile(r"^(Write|Raise) ")
@@ -147,6 +151,7 @@ def test_a_program_of_a_user_runs(primes_file: Path, tmp_path: Path) -> None:
     )
     assert outcome.returncode == 0, outcome.stderr
     assert "(1, 2) (1, 3, 11)" in outcome.stdout
+    assert "(1, 2) (2, 1, 2, 3, 4)" in outcome.stdout
     assert "unproven None" in outcome.stdout
     assert "is not a directory" in outcome.stdout
 

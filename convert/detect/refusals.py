@@ -134,8 +134,10 @@ def why_strange(inputs: Inputs, fits: list[Fit]) -> str:
     )
     if len(fits) > 1 and propose(inputs.shapes).dialect:
         text += (
-            " By its structure it could be a GPT: jaxgpt-convert inspect with --dialect auto shows "
-            "how it would be read; to-flax and verify take that only with --dialect auto."
+            " By its structure it could be a GPT. If you have its class, to-flax --torch "
+            "model.py:YourClass reads it under any names, and proves the result; without it, "
+            "jaxgpt-convert inspect with --dialect auto shows how it would be read, and to-flax "
+            "and verify take that only with --dialect auto."
         )
     return text
 

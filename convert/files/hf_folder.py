@@ -19,6 +19,7 @@ WEIGHTS = (
     SAFETENSORS,
     f"{TORCH}{INDEX}",
     TORCH,
+    f"{FLAX}{INDEX}",
     FLAX,
 )  # the first is read
 CONFIG, TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxgpt.errors import UserError, in_a_row
 
-from . import flax_msgpack, llmc, safefile, torchfile
+from . import flax_msgpack, llmc, msgpack_reader, safefile, torchfile
 from .contents import Contents
 from .statedict import choose
 from .torch_tensors import described
@@ -26,7 +26,7 @@ def open_file(path: Path) -> Contents:
         return safefile.load(path)
     if llmc.is_llmc(head):
         return llmc.load(path)
-    if flax_msgpack.is_msgpack(head):
+    if msgpack_reader.is_msgpack(head):
         return flax_msgpack.load(path)
     raise UserError(f"{path} ({path.stat().st_size} bytes) {unknown(path, head)}")
 

@@ -55,12 +55,17 @@ def piece(path: Path, dtype: np.dtype, shape: tuple[int, ...], start: int) -> np
     """
     array = np.fromfile(path, dtype, math.prod(shape), offset=start)
     if array.size != math.prod(shape):
-        raise UserError(
-            f"{path} became shorter while it was read. Try again when nothing writes to it."
-        )
+        raise shorter(path)
     array = array.reshape(shape)
     array.flags.writeable = False
     return array
+
+
+def shorter(path: Path) -> UserError:
+    """The error that the file at `path` ends before the place where it had a tensor."""
+    return UserError(
+        f"{path} became shorter while it was read. Try again when nothing writes to it."
+    )
 
 
 def declared(path: Path) -> str:

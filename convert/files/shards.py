@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgpt.errors import UserError, in_a_row
 
-from . import hf_folder
+from . import flax_msgpack, hf_folder
 from .contents import Contents, Tensor
 from .one_file import open_file
 
@@ -22,6 +22,8 @@ def open_index(index: Path) -> Contents:
     container = nested = ""
     for file, names in names_by_file.items():
         own = shards.tensors(index.parent / file)
+        if shards.opened.container == flax_msgpack.CONTAINER:
+            names = flax_msgpack.torch_names([tuple(name.split("/")) for name in names])
         _require_as_listed(index, names, file, own.keys(), tensors.keys())
         tensors |= own
         container, nested = shards.opened.container, shards.opened.nested
@@ -64,7 +66,7 @@ class Shards:
     def read(self, path: Path, name: str) -> np.ndarray:
         opened = self.open(path)
         array = opened.tensors[name].read()
-        if opened.container == "safetensors":
+        if not opened.container.startswith("torch"):
             return array
         copy = array.copy()  # an array that torch has mapped would keep its file open
         copy.flags.writeable = False

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from jaxgpt.errors import UserError, in_a_row
-from jaxgpt.optional import need
+from jaxgpt.optional import how_to_install, need
 
 from .ledger import Ledger
 from .torch_tensors import aliasing, unbacked
@@ -70,7 +70,7 @@ def need_torch(what: object) -> Any:
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
         raise UserError(
             f"{what} needs torch {'.'.join(map(str, OLDEST_TORCH))} or later. Here is "
-            f"{torch.__version__}, which a file can make run code: pip install --upgrade torch."
+            f"{torch.__version__}, which a file can make run code: {how_to_install('torch')}."
         )
     return torch
 

@@ -108,8 +108,10 @@ def _require_unchanged(
     That would be a new value of a global that a definition reads, or of an attribute of a class.
     """
     inside = [node for node in before if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
+    outside = [node for node in before if node not in inside]  # where names are global
     read = {name for node in inside for name in _names(node, ast.Load)} - {"device"}
-    bound = {name for node in before for name in [_name(node), *_names(node, ast.Store)]}
+    bound = {_name(node) for node in inside}
+    bound |= {name for node in outside for name in _names(node, ast.Store)}
     bound |= {
         (alias.asname or alias.name).partition(".")[0]
         for node in before

@@ -25,9 +25,9 @@ TOKEN = (
     "transformer.wte transformer.tok_emb tok_embeds tokens_embed embedding_layer input_emb "
     "encoder token_embedding_layer embedding.token embeddings.token_embedding "
     "embeddings.token_embeddings token_emb.embedding token_embedding.embedding tok_emb.embedding "
-    "embedding.embedding tok token lookup_table model.embed_tokens token_emb.emb char_embedding "
-    "input_embedding src_embed tok_embed.embedding vocab_embedding core.embedding embedder "
-    "embeddings.tok_embed embeddings.tok_emb embedding.tok_embed embed.tok_emb"
+    "embedding.embedding tok token tokens lookup_table model.embed_tokens token_emb.emb "
+    "char_embedding input_embedding src_embed tok_embed.embedding vocab_embedding core.embedding "
+    "embedder embeddings.tok_embed embeddings.tok_emb embedding.tok_embed embed.tok_emb"
 )
 POSITION = (
     "position_embedding_table position_embedding position_embeddings pos_embedding "
@@ -37,7 +37,7 @@ POSITION = (
     "embedding.position embeddings.position_embedding embeddings.position_embeddings "
     "position_emb pos_encoding pos_emb.embedding position_embedding.embedding "
     "positional_embedding.embedding pos_embedding.embedding positional_encoding.embedding "
-    "position_encoding.embedding pos position PE core.PE pos_embed.embedding pos_table "
+    "position_encoding.embedding pos position positions PE core.PE pos_embed.embedding pos_table "
     "position_table embeddings.pos_embed embeddings.pos_emb embedding.pos_embed embed.pos_emb "
     "embed_positions"
 )

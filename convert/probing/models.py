@@ -92,6 +92,7 @@ class Models:
         """Config and parameters by the values of SHAPING."""
         stated = {**self._stated, **self.placeholders, **dict(shaping)}
         loaded = api.to_flax(self.source, dtype="float32", **stated)
+        assert isinstance(loaded.config, ModelConfig)
         return loaded.config, model_directory.to_device(loaded.params)
 
     def _inspect(self, source: checkpoints.Checkpoint) -> api.Inspected:

@@ -1,7 +1,7 @@
 """Single changes to a torch module after which it agrees with a JAX function, to say where to look.
 
-Tried are transposes of square matrices and the usual epsilons of norms: of one module, of the
-modules of the same name in all layers, and of all.
+Tried are the other form of GELU, transposes of square matrices and the usual epsilons of norms: of
+one module, of the modules of the same name in all layers, and of all.
 """
 
 import contextlib
@@ -21,12 +21,31 @@ def repair(module: torch.nn.Module, agrees: Callable[[], bool]) -> str:
 
     `module` is changed while one is tried, and restored.
     """
-    changes = itertools.chain(_transposes(module), _epsilons(module))
+    changes = itertools.chain(_gelus(), _transposes(module), _epsilons(module))
     for text, change in itertools.islice(changes, MOST):
         with change:
             if agrees():
                 return text
     return ""
+
+
+def _gelus() -> Iterator[tuple[str, contextlib.AbstractContextManager]]:
+    yield "tanh for erf, or erf for tanh, in GELU (jax.nn.gelu has tanh by default)", _other_gelu()
+
+
+@contextlib.contextmanager
+def _other_gelu() -> Iterator[None]:
+    functions = torch.nn.functional
+    gelu = functions.gelu
+
+    def other(input: torch.Tensor, approximate: str = "none") -> torch.Tensor:
+        return gelu(input, approximate="none" if approximate == "tanh" else "tanh")
+
+    functions.gelu = other
+    try:
+        yield
+    finally:
+        functions.gelu = gelu
 
 
 def _transposes(module: torch.nn.Module) -> Iterator[tuple[str, contextlib.AbstractContextManager]]:

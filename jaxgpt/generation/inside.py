@@ -3,7 +3,7 @@
 Shapes: B batch, L layers, N heads, T tokens, S tokens of a source, D model width, V vocabulary.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxgpt.errors import require
+from jaxgpt.generation.score import require_sides
 from jaxgpt.model import GPT, Seq2Seq, cast, check_mask, check_source, check_tokens, exactly
 from jaxgpt.model.attention import Memory, unordered
 from jaxgpt.model.attention_forms import Scale, attention_weights, chunked, sum_dtype
@@ -24,14 +25,28 @@ class Inside(NamedTuple):
     Hidden state 0 is the embedding, and number i the stream after block i, before the final norm.
     """
 
-    logits: Any  # B T V
-    hidden_states: Any  # L + 1, B T D
-    attention: Any  # L B N T T; row t has the weights by which token t mixes the others
-    encoder_hidden_states: Any = None  # L + 1, B S D
-    encoder_attention: Any = None  # L B N S S
-    cross_attention: Any = None  # L B N T S
+    logits: np.ndarray  # B T V
+    hidden_states: np.ndarray  # L + 1, B T D
+    attention: np.ndarray  # L B N T T; row t has the weights by which token t mixes the others
+    encoder_hidden_states: np.ndarray | None = None  # L + 1, B S D
+    encoder_attention: np.ndarray | None = None  # L B N S S
+    cross_attention: np.ndarray | None = None  # L B N T S
 
 
+class InsidePair(Inside):
+    """The arrays that an encoder-decoder computes: it has all six."""
+
+    encoder_hidden_states: np.ndarray
+    encoder_attention: np.ndarray
+    cross_attention: np.ndarray
+
+
+@overload
+def look(model: GPT, ids: ArrayLike) -> Inside: ...
+@overload
+def look(
+    model: Seq2Seq, ids: ArrayLike, source: ArrayLike, source_mask: ArrayLike | None = None
+) -> InsidePair: ...
 def look(
     model: GPT | Seq2Seq,
     ids: ArrayLike,
@@ -43,32 +58,31 @@ def look(
     An encoder-decoder also takes the ids `source` (B, S), of which `source_mask` says what is real:
     all of it without a mask.
     """
+    require_sides(model, source)
     with exactly(model.dtype):
         if isinstance(model, Seq2Seq):
+            assert source is not None
             inputs = _checked(model, ids, source, source_mask)
-            inside = _of_pair(cast(model, model.dtype), *map(jnp.asarray, inputs))
-        else:
-            _require_decoder_alone(model, source)
-            check_tokens(ids, model.config)
-            inside = _of_decoder(cast(model, model.dtype), jnp.asarray(ids, jnp.int32))
-        return jax.tree.map(lambda x: np.asarray(x.astype(sum_dtype(x))), inside)
+            arrays = _of_pair(cast(model, model.dtype), *map(jnp.asarray, inputs))
+            return InsidePair(*map(_on_host, arrays))
+        require(
+            not model.config.cross_attention,
+            "This decoder attends to a memory, which look does not take: look at the "
+            "encoder-decoder that it belongs to.",
+        )
+        check_tokens(ids, model.config)
+        arrays = _of_decoder(cast(model, model.dtype), jnp.asarray(ids, jnp.int32))
+        return Inside(*map(_on_host, arrays))
 
 
-def _require_decoder_alone(model: GPT, source: ArrayLike | None) -> None:
-    require(source is None, "This model has no encoder to read a source: leave it out.")
-    require(
-        not model.config.cross_attention,
-        "This decoder attends to a memory, which look does not take: look at the encoder-decoder "
-        "that it belongs to.",
-    )
+def _on_host(array: jax.Array) -> np.ndarray:
+    return np.asarray(array.astype(sum_dtype(array)))
 
 
 def _checked(
-    model: Seq2Seq, ids: ArrayLike, source: ArrayLike | None, mask: ArrayLike | None
+    model: Seq2Seq, ids: ArrayLike, source: ArrayLike, mask: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The ids of both sides and the mask of the source, as the model takes them."""
-    require(source is not None, "An encoder-decoder reads a source: look(model, ids, source).")
-    assert source is not None
     mask_bs = np.ones(np.shape(source), bool) if mask is None else np.asarray(mask)
     check_tokens(ids, model.config.decoder)
     check_source(source, model.config.encoder)
@@ -77,21 +91,22 @@ def _checked(
 
 
 @jax.jit
-def _of_decoder(model: GPT, tokens_bt: jax.Array) -> Inside:
-    return _decoded(model, tokens_bt, None)
+def _of_decoder(model: GPT, tokens_bt: jax.Array) -> tuple[jax.Array, ...]:
+    return _decoded(model, tokens_bt, None)[:3]
 
 
 @jax.jit
 def _of_pair(
     model: Seq2Seq, tokens_bt: jax.Array, source_bs: jax.Array, mask_bs: jax.Array
-) -> Inside:
+) -> tuple[jax.Array, ...]:
     memory_bsd, streams, weights = _encoded(model, source_bs, mask_bs)
-    inside = _decoded(model.decoder, tokens_bt, model.decoder.memory(memory_bsd, mask_bs))
-    return inside._replace(encoder_hidden_states=streams, encoder_attention=weights)
+    memory = model.decoder.memory(memory_bsd, mask_bs)
+    *decoded, across = _decoded(model.decoder, tokens_bt, memory)
+    return *decoded, streams, weights, across
 
 
-def _decoded(model: GPT, tokens_bt: jax.Array, memory: Memory | None) -> Inside:
-    """The arrays of a decoder, which attends to `memory` if there is one."""
+def _decoded(model: GPT, tokens_bt: jax.Array, memory: Memory | None) -> tuple[Any, ...]:
+    """The logits, hidden states and attention of a decoder, and that to a `memory` or None."""
     positions = jnp.arange(tokens_bt.shape[1])
 
     def apply(block: Block, layer: jax.Array, x: jax.Array, memory: Memory | None) -> Any:
@@ -102,7 +117,7 @@ def _decoded(model: GPT, tokens_bt: jax.Array, memory: Memory | None) -> Inside:
     embedding = model.embed(tokens_bt)
     x, (streams, own, across) = model.run(embedding, apply, memory)
     hidden_states = jnp.concatenate([embedding[None], streams])
-    return Inside(model.read_out(x), hidden_states, own, cross_attention=across)
+    return model.read_out(x), hidden_states, own, across
 
 
 def _encoded(

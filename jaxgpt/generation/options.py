@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 import jax.numpy as jnp
 import numpy as np
@@ -105,3 +105,22 @@ class SampleOptions:
             min_p=jnp.float32(self.min_p),
             allowed_v=jnp.asarray(mask),
         )
+
+
+class Choices(TypedDict, total=False):
+    """Fields of SampleOptions as keywords of a function: how tokens are chosen."""
+
+    top_k: int
+    top_p: float
+    min_p: float
+    seed: int
+    samples: int
+    context: int
+    allowed: ArrayLike | None
+
+
+class Keywords(Choices, total=False):
+    """All fields of SampleOptions as keywords, but for the two that functions name themselves."""
+
+    stop_ids: Iterable[int]
+    on_full: Literal["slide", "stop"]

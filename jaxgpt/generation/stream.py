@@ -7,10 +7,9 @@ Shapes: B rows, V vocabulary.
 
 import inspect
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from numpy.typing import ArrayLike
@@ -20,14 +19,13 @@ from jaxgpt.errors import UserError
 from jaxgpt.generation import programs
 from jaxgpt.generation.batch import Batch, Request, make_batch
 from jaxgpt.generation.encoded import Encoded, encoded
-from jaxgpt.generation.options import SampleOptions
+from jaxgpt.generation.options import Keywords, SampleOptions
 from jaxgpt.generation.programs import NOTHING, PIECE, Buffers, Conditions
 from jaxgpt.generation.prompt import as_rows
 from jaxgpt.generation.reading import Reader
 from jaxgpt.generation.sampling import NOT_FINITE
 from jaxgpt.generation.weights import Weights
-from jaxgpt.model import GPT, check_tokens, exactly
-from jaxgpt.model.attention_forms import sum_dtype
+from jaxgpt.model import GPT, exactly
 
 
 class Piece(NamedTuple):
@@ -46,18 +44,20 @@ class Computed(NamedTuple):
 
 def generate(
     model: GPT,
-    prompt: Any,
-    *values: Any,
+    prompt: ArrayLike,
+    max_new_tokens: int = SampleOptions.max_new_tokens,
+    temperature: float = SampleOptions.temperature,
+    *,
     memory: ArrayLike | None = None,
     memory_mask: ArrayLike | None = None,
-    **options: Any,
+    **options: Unpack[Keywords],
 ) -> Iterator[np.ndarray]:
     """The ids of `stream` alone: pieces (n,) for one prompt, (B, n) for several.
 
     The arguments after `prompt` are the fields of SampleOptions. A model with cross-attention takes
     `memory` (B, S, D), of which `memory_mask` (B, S) says what is real: all of it without a mask.
     """
-    chosen = SampleOptions(*values, **options)
+    chosen = SampleOptions(max_new_tokens, temperature, **options)
     rows, several = as_rows(prompt, model.config.vocab_size)
     pieces = stream(model, rows, chosen, memory, memory_mask)
     if several or chosen.samples > 1:
@@ -66,10 +66,12 @@ def generate(
 
 
 def _with_fields(own: inspect.Signature) -> inspect.Signature:
-    """The signature `own` with the fields of SampleOptions in place of *values and **options."""
-    fields = inspect.signature(SampleOptions).parameters.values()
-    first, mid = list(own.parameters.values())[:2], list(own.parameters.values())[3:5]
-    return own.replace(parameters=[*first, *fields, *mid])
+    """The signature `own` with the other fields of SampleOptions in place of **options."""
+    *named, _ = own.parameters.values()
+    fields = inspect.signature(SampleOptions).parameters
+    others = (fields[name] for name in fields if name not in own.parameters)
+    keywords = [field.replace(kind=field.KEYWORD_ONLY) for field in others]
+    return own.replace(parameters=[*named, *keywords])
 
 
 generate.__signature__ = _with_fields(inspect.signature(generate))  # type: ignore[attr-defined]
@@ -228,14 +230,3 @@ class Host:
         self.tokens += computed.tokens
         self.ended_b |= stop_bn.any(axis=1) | (self.tokens >= self.limits_b)
         return Piece(ids_bn, logprobs_bn)
-
-
-def score(model: GPT, ids: ArrayLike) -> np.ndarray:
-    """Log-probabilities (B, T - 1) of the `ids` (B, T) given their prefixes, without the first."""
-    check_tokens(ids, model.config)
-    logits_btv = model(ids)
-    with exactly(model.dtype):
-        logp_btv = jax.nn.log_softmax(logits_btv[:, :-1].astype(sum_dtype(logits_btv)))
-        return np.asarray(
-            jnp.take_along_axis(logp_btv, jnp.asarray(ids)[:, 1:, None], axis=-1)[..., 0]
-        )

@@ -6,7 +6,7 @@ Shapes: B rows, S time of the source, D model width.
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.devices.peers import BY_GROUP, SAME, make_groups, on_each_device, share
 from jaxgpt.errors import UserError, require
 from jaxgpt.generation.beam import Beams, search
-from jaxgpt.generation.options import SampleOptions
+from jaxgpt.generation.options import Choices, SampleOptions
 from jaxgpt.generation.prompt import padded_width
 from jaxgpt.generation.stream import NOTHING, stream
 from jaxgpt.model import Seq2Seq, cast, check_tokens, exactly
@@ -33,18 +33,20 @@ def translate(
     end: int,
     beams: int = 1,
     length_penalty: float = 1.0,
-    **options: Any,
+    max_new_tokens: int | None = None,
+    temperature: float = 0.0,
+    **options: Unpack[Choices],
 ) -> Iterator[list[int]]:
     """The ids that `model` writes for each of the `sources`, in their order, as they are computed.
 
     A text begins after the id `start` and ends before `end`, at the latest where the decoder's
-    context does. The other options are the fields of SampleOptions, where `temperature` is 0. More
-    than one of the `beams` searches for the text with the greatest log-probability divided by
-    length ** `length_penalty`.
+    context does, or after `max_new_tokens`. The other options are the fields of SampleOptions that
+    say how tokens are chosen. More than one of the `beams` searches for the text with the greatest
+    log-probability divided by length ** `length_penalty`.
     """
     config = model.config.decoder
-    defaults = {"temperature": 0.0, "max_new_tokens": config.context_length}
-    chosen = SampleOptions(**{**defaults, **options, "stop_ids": [end], "on_full": "stop"})
+    tokens = config.context_length if max_new_tokens is None else max_new_tokens
+    chosen = SampleOptions(tokens, temperature, stop_ids=[end], on_full="stop", **options)
     for name, value in (("start", start), ("end", end)):
         require(
             0 <= value < config.vocab_size,

@@ -1,7 +1,7 @@
 """Models from their parameters, a nested dict of arrays, and back."""
 
 import functools
-from typing import Any, overload
+from typing import overload
 
 from flax import nnx
 
@@ -40,7 +40,9 @@ def abstract_params(config: ModelConfig | Seq2SeqConfig) -> Tree:
 def assemble(config: ModelConfig, params: Tree) -> GPT: ...
 @overload
 def assemble(config: Seq2SeqConfig, params: Tree) -> Seq2Seq: ...
-def assemble(config: ModelConfig | Seq2SeqConfig, params: Tree) -> Any:
+@overload
+def assemble(config: ModelConfig | Seq2SeqConfig, params: Tree) -> GPT | Seq2Seq: ...
+def assemble(config: ModelConfig | Seq2SeqConfig, params: Tree) -> GPT | Seq2Seq:
     """The model with the parameters `params`; the inverse of `params_of`.
 
     NNX silently accepts wrong shapes, missing and extra names, so they are checked here.

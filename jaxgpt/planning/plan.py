@@ -1,6 +1,7 @@
 """Plan of a run: its training step, compiled for the given devices and analysed, never executed.
 
-The devices need not be present. Of the data only the size of the vocabulary is read.
+The devices need not be present. Of the data only their kind and the size of the vocabulary are
+read.
 """
 
 import dataclasses
@@ -9,27 +10,22 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
 from jaxgpt.config import Config
-from jaxgpt.data.pairs import open_pairs
-from jaxgpt.data.tokens import open_dataset
 from jaxgpt.devices.chips import Chip, chip
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.mesh import make_mesh
-from jaxgpt.errors import require
-from jaxgpt.file_names import ABOUT
 from jaxgpt.model import flops
+from jaxgpt.planning.data import of_answers, sized
 from jaxgpt.planning.hlo import Traffic, collectives
 from jaxgpt.planning.topologies import devices_of
 from jaxgpt.settings import build_run
 from jaxgpt.system.stages import Stage, silent
 from jaxgpt.training.batches import largest_batch
-from jaxgpt.training.compatibility import fit_vocabularies
 from jaxgpt.training.compute import Compute
 from jaxgpt.training.step import init_state, jitted_step, make_step
 
@@ -94,20 +90,6 @@ def plan(
     return first, None
 
 
-def sized(config: Config) -> Config:
-    """`config` with the vocabularies of its data where these are prepared."""
-    path = Path(config.data.path)
-    if (path / ABOUT).exists():
-        return fit_vocabularies(config, open_pairs(path) if config.encoder else open_dataset(path))
-    for section, model in (("model", config.model), ("encoder", config.encoder)):
-        require(
-            model is None or model.vocab_size > 0,
-            f"{section}.vocab_size is left to the data, and {path} has not been prepared: prepare "
-            f"it, or say --{section}.vocab_size N.",
-        )
-    return config
-
-
 def compiled(config: Config, devices: list[Any]) -> Plan:
     """Plan of `config` on `devices`, by compiling its training step for them."""
     train = config.train
@@ -115,7 +97,7 @@ def compiled(config: Config, devices: list[Any]) -> Plan:
     mesh = make_mesh(config.mesh, rows, config.model.model_dim, devices)
     step, where = jitted_step(config, mesh)
     like = jax.eval_shape(lambda: init_state(config))
-    batch = largest_batch(config)
+    batch = largest_batch(config, of_answers(config))
     operations, needed = _operations(config, like, batch)
     parameters = _bytes((like.params, like.base), (where.params, where.base))
     lowered, started = step.lower(like, batch), time.perf_counter()

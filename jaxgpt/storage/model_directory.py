@@ -6,7 +6,7 @@ A run directory is read as the best of its checkpoints.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from jaxgpt.file_names import (
     TOKENIZER,
     WEIGHTS,
 )
-from jaxgpt.model import assemble
+from jaxgpt.model import GPT, Seq2Seq, assemble
 from jaxgpt.pytree import Tree, require_same
 from jaxgpt.storage import arrays, run_directory
 from jaxgpt.storage.config_sections import AnyConfig, config_of, sections_of
@@ -202,9 +202,27 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> ModelDirectory | None
     return None
 
 
-def load(directory: str | Path) -> Any:
-    """The model in a model directory, or in the best checkpoint of a run, in its stored dtype."""
-    return ModelDirectory(directory).model()
+@overload
+def load(directory: str | Path) -> GPT | Seq2Seq: ...
+@overload
+def load(directory: str | Path, kind: type[GPT]) -> GPT: ...
+@overload
+def load(directory: str | Path, kind: type[Seq2Seq]) -> Seq2Seq: ...
+def load(directory: str | Path, kind: type[GPT] | type[Seq2Seq] | None = None) -> GPT | Seq2Seq:
+    """The model in a model directory, or in the best checkpoint of a run, in its stored dtype.
+
+    Args:
+        kind: GPT or Seq2Seq, where only a model of this class will do.
+
+    Raises:
+        UserError: There is no model, it is damaged, or it is of another `kind`.
+    """
+    model: GPT | Seq2Seq = ModelDirectory(directory).model()
+    require(
+        kind is None or isinstance(model, kind),
+        f"{directory} holds a {type(model).__name__}, and not a {kind.__name__ if kind else ''}.",
+    )
+    return model
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:

@@ -35,17 +35,22 @@ def split_of(
     return windows.split_of(dataset, name, config.model.context_length, config.data.pack)
 
 
-def largest_batch(config: Config) -> Any:
-    """Shapes and dtypes of the largest batch that a step of `config` can have."""
+def largest_batch(config: Config, answers: bool = False) -> Any:
+    """Shapes and dtypes of the largest batch that a step of `config` can have.
+
+    `answers` says that the data are prompts and answers.
+    """
     parts, length = config.train.accumulate, config.model.context_length
     rows = config.train.batch_size // parts
     target = (parts, rows, length)
     if config.encoder is None:
-        if config.data.pack == "off":
+        pack = config.data.pack
+        if pack == "off" and not answers:
             return jax.ShapeDtypeStruct((parts, rows, length + 1), np.int32)
         ids = jax.ShapeDtypeStruct(target, np.int32)
-        places = ids if config.data.pack == "restart" else None
-        return windows.TextBatch(ids, ids, jax.ShapeDtypeStruct(target, bool), ids, places)
+        segments = ids if pack != "off" else None
+        places = ids if pack == "restart" else None
+        return windows.TextBatch(ids, ids, jax.ShapeDtypeStruct(target, bool), segments, places)
     source = (parts, rows, config.encoder.context_length)
     return pair_batches.PairBatch(
         jax.ShapeDtypeStruct(source, np.int32),

@@ -17,7 +17,7 @@ from jaxgpt.generation.beam import Beams, search
 from jaxgpt.generation.options import SampleOptions
 from jaxgpt.generation.translate import BATCH, encode, padded
 from jaxgpt.model import Seq2Seq
-from tests.helpers import EIGHT, ROOT, random_pair
+from tests.helpers import EIGHT, ROOT, random_model, random_pair
 
 START, END = 7, 40
 
@@ -99,6 +99,17 @@ def logprob(model: Seq2Seq, source: list[int], text: list[int]) -> float:
     logits = np.asarray(model(np.array([source]), np.array([[0, *text[:-1]]])))[0]
     logp = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     return float(logp[np.arange(len(text)), text].sum())
+
+
+def test_the_score_of_a_target_is_given_its_source() -> None:
+    model = random_pair("float64")
+    scored = jaxgpt.score(model, [[0, 1, 2, 1]], [[5, 6, 7, 9]], [[True, True, True, False]])
+    assert scored.shape == (1, 3)
+    assert scored.sum() == pytest.approx(logprob(model, [5, 6, 7], [1, 2, 1]), rel=1e-10)
+    with pytest.raises(UserError, match="reads a source"):
+        jaxgpt.score(model, [[0, 1]])  # type: ignore[call-overload]
+    with pytest.raises(UserError, match="no encoder to read a source"):
+        jaxgpt.score(random_model(), [[0, 1]], [[5]])  # type: ignore[call-overload]
 
 
 def test_sampled_texts_depend_on_the_seed_and_the_source_alone(pair: Seq2Seq) -> None:

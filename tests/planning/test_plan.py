@@ -11,16 +11,20 @@ from typing import Any
 import jax
 import pytest
 
-from jaxgpt.config import Config
-from jaxgpt.devices.mesh import AXES
+from jaxgpt.config import Config, MeshConfig
+from jaxgpt.data.prepare_answers import prepare_answers
+from jaxgpt.devices.mesh import AXES, make_mesh
 from jaxgpt.devices.sharding import shardings
 from jaxgpt.errors import UserError
+from jaxgpt.model import abstract_params
 from jaxgpt.planning import plan as room
+from jaxgpt.planning.data import of_answers
 from jaxgpt.planning.hlo import Traffic
 from jaxgpt.planning.page import ideal, page, verdict
 from jaxgpt.planning.plan import Memory, Plan, changes, plan, smaller
 from jaxgpt.pytree import flatten
 from jaxgpt.settings import build
+from jaxgpt.training.batches import batches, largest_batch
 from jaxgpt.training.step import init_state
 from tests.helpers import ROOT, Needs, settings, write_toml
 
@@ -218,6 +222,75 @@ def test_a_vocabulary_is_that_of_prepared_data(
     given = small(model={"vocab_size": 0})
     found, _ = plan({**given, "data": {"path": str(tmp_path / "data")}}, "here")
     assert found.config.model.vocab_size == len(set(text.read_text()))
+
+
+def answers(folder: Path) -> Path:
+    path = folder / "words.jsonl"
+    path.write_text("".join(f'{{"prompt": "{n}=", "answer": "{-n}"}}\n' for n in range(40)))
+    return path
+
+
+@pytest.mark.parametrize("pack", ["off", "restart", "continue"])
+def test_the_batch_for_prompts_and_answers_is_that_of_training(pack: str, tmp_path: Path) -> None:
+    source = answers(tmp_path)
+    dataset = prepare_answers([str(source)], tmp_path / "data")
+    for path in (source, tmp_path / "data"):
+        sections = {**small(), "data": {"path": str(path), "pack": pack}}
+        config = build(Config, {**sections, "train": {"batch_size": 4, "accumulate": 2}}, "here")
+        mesh = make_mesh(MeshConfig(), 2, 128, jax.devices()[:1])
+        planned = largest_batch(config, of_answers(config))
+        trained = jax.eval_shape(lambda batch: batch, batches(dataset, config, mesh)(0))
+        assert jax.tree.structure(planned) == jax.tree.structure(trained)
+        for a, b in zip(jax.tree.leaves(planned), jax.tree.leaves(trained), strict=True):
+            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    for path in (tmp_path / "none.jsonl", tmp_path / "none"):
+        assert not of_answers(build(Config, {**small(), "data": {"path": str(path)}}, "here"))
+
+
+def test_the_mask_of_answers_takes_memory_and_no_arithmetic(tmp_path: Path) -> None:
+    found, _ = plan({**small(), "data": {"path": str(answers(tmp_path))}}, "here")
+    assert found.memory.total > at_hand().memory.total
+    assert found.operations == at_hand().operations
+
+
+def pairs(**sections: dict[str, Any]) -> dict[str, Any]:
+    """An encoder-decoder with the choices of configs/translation.toml, and small."""
+    translation = tomllib.loads((ROOT / "configs" / "translation.toml").read_text())
+    sizes = {"vocab_size": 512, "model_dim": 128, "num_blocks": 2, "num_heads": 2, "mlp_dim": 256}
+    model = {**translation["model"], **sizes}
+    given = small(train={"accumulate": 2}, **sections)
+    return {**given, "model": model, "encoder": translation["encoder"]}
+
+
+def test_an_encoder_decoder_is_planned_for_the_devices_at_hand() -> None:
+    found, _ = plan(pairs(), "here")
+    assert found.fits
+    text = page(found, "pairs")
+    assert "16 x (128 + 128) tokens in 2 parts" in text
+    params = flatten(abstract_params(found.config.architecture))
+    assert found.size == sum(leaf.size for leaf in params.values())
+
+
+def test_an_encoder_decoder_is_planned_for_a_tpu_slice(needs: Needs) -> None:
+    needs("libtpu")
+    one, four = (plan(pairs(), "here", topology)[0] for topology in ("v5e:1x1", "v5e:2x2"))
+    assert (one.fits, four.fits) == (True, True)
+    assert not one.traffic
+    assert four.traffic
+    assert one.size == four.size
+    assert one.operations == pytest.approx(4 * four.operations)
+    assert one.memory.parameters == pytest.approx(4 * four.memory.parameters, rel=0.1)
+    assert "ideal step" in page(four, "pairs")
+    narrower, _ = plan(pairs(mesh={"fsdp": 2, "tensor": 2}), "here", "v5e:2x2")
+    assert narrower.fits
+
+
+def test_an_encoder_decoder_is_planned_for_gpus(needs: Needs) -> None:
+    needs("jax_plugins.xla_cuda12")
+    found, _ = plan(pairs(), "here", "h100:2")
+    assert found.fits
+    assert found.traffic
+    assert "ideal step" in page(found, "pairs")
 
 
 def test_an_attention_that_the_devices_lack_is_refused(

@@ -122,7 +122,7 @@ def test_usage_comes_with_a_stream_that_asks_for_it(served: Running) -> None:
 
 def test_logprobs_are_those_of_the_chosen_tokens(served: Running, model: Path) -> None:
     import jaxgpt
-    from jaxgpt.generation.stream import score
+    from jaxgpt.generation.score import score
 
     answer = ask(served.port, {**ABC, "logprobs": 0}).json["choices"][0]
     logprobs = answer["logprobs"]

@@ -1,5 +1,8 @@
 """Loops of one's own: the compiled step is that of a run, and a model is a pytree for optax."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import optax
 import pytest
 
 import jaxgpt
+from jaxgpt.data.pair_batches import PairBatch
 from jaxgpt.errors import UserError
 from jaxgpt.pytree import flatten
 from jaxgpt.training.step import init_state, make_step
@@ -63,8 +67,80 @@ def test_settings_are_checked_as_those_of_a_run() -> None:
         jaxgpt.compiled_step(model, optim={"learnig_rate": 1})
     with pytest.raises(UserError, match="batch_size 8 does not divide into accumulate 3"):
         jaxgpt.compiled_step(model, train={"batch_size": 8, "accumulate": 3})
-    with pytest.raises(UserError, match="takes a GPT, but got a Seq2Seq"):
-        jaxgpt.compiled_step(random_pair("float32"))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="takes a GPT or a Seq2Seq, but got a dict"):
+        jaxgpt.compiled_step(jaxgpt.params_of(model))  # type: ignore[call-overload]
+
+
+@pytest.fixture(scope="module")
+def pair() -> jaxgpt.Seq2Seq:
+    return random_pair("float32")
+
+
+def pairs(seed: int = 0) -> dict[str, Any]:
+    """Sources and targets of several lengths, padded."""
+    random = np.random.default_rng(seed)
+    return {
+        "source": random.integers(0, 61, (8, 9)),
+        "ids": random.integers(0, 103, (8, 7)),
+        "source_mask": np.arange(9) < random.integers(1, 10, (8, 1)),
+        "mask": np.arange(7) < random.integers(2, 8, (8, 1)),
+    }
+
+
+def test_the_compiled_step_of_a_pair_is_that_of_a_run(pair: jaxgpt.Seq2Seq) -> None:
+    step, state = jaxgpt.compiled_step(pair, train=TRAIN, optim={"warmup_steps": 0})
+    run = dataclasses.replace(
+        config(train__accumulate=2), model=pair.config.decoder, encoder=pair.config.encoder
+    )
+    theirs, one = init_state(run, jaxgpt.params_of(pair)), jax.jit(make_step(run))
+    for seed in range(2):
+        batch = pairs(seed)
+        state, metrics = step(state, **batch)
+        ids, mask = batch["ids"], batch["mask"]
+        arrays_of_run = batch["source"], batch["source_mask"], ids[:, :-1], ids[:, 1:], mask[:, 1:]
+        parts = PairBatch(*(each.reshape(2, 4, -1) for each in arrays_of_run))
+        theirs, expected = one(theirs, parts)
+        np.testing.assert_allclose(metrics, expected, rtol=1e-6)
+    found = arrays(state.params)
+    for path, array in arrays(theirs.params).items():
+        np.testing.assert_allclose(found[path], array, rtol=0, atol=2e-6, err_msg=path)
+    trained = jaxgpt.assemble(pair.config, state.params)
+    assert isinstance(trained, jaxgpt.Seq2Seq)
+
+
+def test_padding_changes_nothing_in_the_step_of_a_pair(pair: jaxgpt.Seq2Seq) -> None:
+    """Neither do masks that are left out, where nothing is padding."""
+    train = {"steps": 10, "batch_size": 8}
+    batch, losses = pairs(), []
+    other = {name: np.where(batch[f"{prefix}mask"], batch[name], 5)
+             for name, prefix in (("source", "source_"), ("ids", ""))}  # fmt: skip
+    for given in (batch, {**batch, **other}):
+        step, state = jaxgpt.compiled_step(pair, train=train)
+        losses.append(float(step(state, **given)[1].loss))
+    assert losses[0] == losses[1]
+    _, state = jaxgpt.compiled_step(pair, train=train)
+    _, metrics = step(state, batch["source"], batch["ids"])
+    logp = jaxgpt.score(pair, batch["ids"], batch["source"])
+    assert float(metrics.loss) == pytest.approx(-logp.mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": np.full((8, 9), 61)}, "vocabulary of 61"),
+        ({"ids": np.zeros((4, 7), int)}, r"shape \(8, T \+ 1\) .* but has \(4, 7\)"),
+        ({"source_mask": np.ones((8, 8), bool)}, r"of shape \(8, 9\) with 8 rows"),
+        ({"source": np.zeros((4, 9), int), "source_mask": None}, r"\(4, 9\) with 8 rows"),
+        ({"mask": np.ones((8, 6), bool)}, r"of their shape, \(8, 7\).* but is bool \(8, 6\)"),
+        ({"mask": np.arange(7) < np.ones((8, 1))}, "with 0 such ids"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_refused(
+    pair: jaxgpt.Seq2Seq, changes: dict[str, Any], message: str
+) -> None:
+    step, state = jaxgpt.compiled_step(pair, train={"steps": 10, "batch_size": 8})
+    with pytest.raises(UserError, match=message):
+        step(state, **{**pairs(), **changes})
 
 
 def test_a_model_is_a_pytree_for_grad_and_optax() -> None:

@@ -12,9 +12,10 @@ from flax import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convert.files import checkpoints
+from convert.files import checkpoints, shards
 from convert.files.one_file import open_file
 from jaxgpt.errors import UserError
+from jaxgpt.pytree import unflatten
 
 FILE = "flax_model.msgpack"
 WEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -134,13 +135,95 @@ def test_a_torch_file_in_the_folder_is_preferred(tmp_path: Path) -> None:
     assert checkpoint.aside == (FILE,)
 
 
+def in_chunks(tree: Any, largest: int = 8) -> bytes:
+    """The file in which Flax cuts arrays of more than `largest` bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serialization, "MAX_CHUNK_SIZE", largest)
+        data: bytes = serialization.to_bytes(tree)
+    return data
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_array_in_chunks_is_read_as_a_whole(dtype: str, tmp_path: Path) -> None:
+    kernel = np.arange(35).astype(dtype).reshape(5, 7)
+    tree = {"fc": {"kernel": kernel, "bias": np.ones(2, dtype)}, "wte": {"embedding": kernel}}
+    data = in_chunks(tree)
+    assert data.count(b"__msgpack_chunked_array__") == 2
+    (tmp_path / FILE).write_bytes(data)
+    tensors = open_file(tmp_path / FILE).tensors
+    assert tensors["fc.weight"].shape == (7, 5)
+    for name, wanted in (("fc.weight", kernel.T), ("wte.weight", kernel)):
+        found = tensors[name].read()
+        assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
+        assert found.tobytes() == wanted.tobytes()
+        assert found.flags.c_contiguous
+        assert not found.flags.writeable
+
+
+def in_shards(folder: Path, shards: list[dict[str, Any]]) -> Path:
+    """The index of `shards`, each a map from paths such as h/0/fc/kernel to arrays."""
+    weight_map = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"flax_model-{number:05}-of-{len(shards):05}.msgpack"
+        (folder / file).write_bytes(serialization.to_bytes(unflatten(shard)))
+        weight_map |= dict.fromkeys(shard, file)
+    index = folder / f"{FILE}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+    return index
+
+
+@pytest.mark.parametrize("root", ["", "params/"])
+def test_shards_are_read_one_at_a_time(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = {f"{root}h/0/fc/kernel": WEIGHT, f"{root}h/0/fc/bias": np.ones(3, np.float32)}
+    index = in_shards(tmp_path, [first, {f"{root}wte/embedding": WEIGHT}])
+    opened: list[str] = []
+    monkeypatch.setattr(
+        shards, "open_file", lambda path: (opened.append(path.name), open_file(path))[1]
+    )
+    for path in (index, tmp_path):
+        checkpoint = checkpoints.read(path)
+        assert checkpoint.container == "Flax msgpack in 2 shards"
+        assert [*checkpoint.tensors] == ["h.0.fc.weight", "h.0.fc.bias", "wte.weight"]
+        np.testing.assert_array_equal(checkpoint.tensors["h.0.fc.weight"].read(), WEIGHT.T)
+        np.testing.assert_array_equal(checkpoint.tensors["wte.weight"].read(), WEIGHT)
+    assert opened == ["flax_model-00001-of-00002.msgpack", "flax_model-00002-of-00002.msgpack"] * 4
+
+
+def test_shards_that_are_not_as_listed_are_refused(tmp_path: Path) -> None:
+    kernel, table = {"fc/kernel": WEIGHT}, {"wte/embedding": WEIGHT}
+    index = in_shards(tmp_path, [kernel, table])
+    listed = json.loads(index.read_text())
+
+    def refused(weight_map: dict[str, str], problem: str) -> None:
+        index.write_text(json.dumps({**listed, "weight_map": weight_map}))
+        with pytest.raises(UserError, match=problem):
+            checkpoints.read(tmp_path)
+
+    first, second = listed["weight_map"].values()
+    for outside in ("../x.msgpack", "/x.msgpack", ".."):
+        refused({"fc/kernel": outside}, "shards must be in the folder of their index")
+    refused({"fc/kernel": "flax_model-00003-of-00002.msgpack"}, "which is not there")
+    refused({"fc/kernel": first, "fc/bias": first}, r"says that fc\.bias is in .*, but it is not")
+    refused({"fc/kernel": second, "wte/embedding": first}, r"says that fc\.weight is in")
+    in_shards(tmp_path, [kernel, {**kernel, **table}])
+    refused({"fc/kernel": first, "wte/embedding": second}, "more than one of its shards")
+
+
 GOOD = serialization.to_bytes(TREE)
+CUT = in_chunks({"a": {"kernel": WEIGHT}})  # (2, 3) in chunks of 2, 2 and 2
+CHUNK = serialization.to_bytes(np.zeros(2, np.float32))  # 24 bytes
 ARRAY = GOOD[GOOD.index(b"\xc7") :]  # of the kernel, and what follows
 
 
-def damaged(old: bytes, new: bytes) -> bytes:
-    assert GOOD.count(old) >= 1
-    return GOOD.replace(old, new, 1)
+def damaged(old: bytes, new: bytes, data: bytes = GOOD) -> bytes:
+    assert old in data
+    return data.replace(old, new, 1)
+
+
+def cut(old: bytes, new: bytes) -> bytes:
+    return damaged(old, new, CUT)
 
 
 HOSTILE = {
@@ -168,6 +251,42 @@ HOSTILE = {
     "a name in Latin-1": (b"\x81\xa2a\xff\x80", "the name that ends at byte 4 is not UTF-8"),
     "terminal commands": (b"\x81\xa5\x1b[31m\x05", r"\\x1b\[31m is no array"),
     "nothing": (b"\x81\xa1a\x80", "holds no tensors"),
+    "a chunk missing": (
+        cut(b"\xa6chunks\x83", b"\xa6chunks\x82")[: -len(CHUNK) - 2],
+        r"a/kernel is \(2, 3\), 6 numbers of one dtype, but its chunks have 4 of float32",
+    ),
+    "a chunk left out": (cut(b"\xa11\xc7", b"\xa12\xc7"), "chunks of a/kernel lacks number 1: 2"),
+    "no chunks": (
+        cut(b"\xa6chunks\x83", b"\xa6chunks\x80")[: -3 * (len(CHUNK) + 2)], "have 0 of no dtype"
+    ),
+    "a shape that lies": (cut(b"\xa11\x03", b"\xa11\x7f"), r"\(2, 127\), 254 numbers"),
+    "an axis left out": (cut(b"\xa11\x03", b"\xa12\x03"), "shape of a/kernel lacks number 1: 2"),
+    "a shape of a million axes": (
+        cut(b"\xa5shape\x82", b"\xa5shape\xdf\0\x10\0\0"), "shape of a/kernel lacks number 2: chunks"
+    ),
+    "nine axes": (
+        cut(b"\x82\xa10\2", b"\x89" + b"".join(b"\xa1%d\1" % n for n in range(8)) + b"\xa18\6")
+        .replace(b"\xa11\3", b"", 1),
+        "a/kernel has 9 axes",
+    ),
+    "a huge shape": (
+        cut(b"\xa11\x03", b"\xa11\xcf" + b"\xff" * 8), "but its chunks have 6 of float32"
+    ),
+    "a chunk of another dtype": (
+        cut(b"\xa7float32", b"\xa7float16"), r"float16 \(2,\), 4 bytes, but has 8"
+    ),
+    "chunks of two dtypes": (
+        cut(b"\xa10\xc7\x15\1\x93\x91\2\xa7float32", b"\xa10\xc7\x13\1\x93\x91\2\xa5int32"),
+        "its chunks have 6 of float32, int32",
+    ),
+    "a chunk with two axes": (
+        cut(b"\xc7\x15\1\x93\x91\2", b"\xc7\x16\1\x93\x92\1\2"),
+        "chunks that are no rows of numbers",
+    ),
+    "not in chunks": (cut(b"__\xc3", b"__\xc2"), "a/kernel has no shape and chunks"),
+    "chunks and no shape": (cut(b"\xa5shape", b"\xa5sharp"), "has sharp where its shape should be"),
+    "one more entry": (cut(b"\x83\xb9__", b"\x84\xb9__"), "a/kernel has no shape and chunks"),
+    "chunks without a name": (CUT[CUT.index(b"\x83\xb9") :], r"__msgpack_chunked_array__ is no array"),
 }  # fmt: skip
 
 
@@ -188,12 +307,12 @@ def test_many_empty_maps_are_bounded(tmp_path: Path) -> None:
         checkpoints.read(tmp_path / FILE)
 
 
-@given(place=st.integers(0, len(GOOD) - 1), byte=st.integers(0, 255))
+@given(data=st.sampled_from([GOOD, CUT]), place=st.integers(0), byte=st.integers(0, 255))
 def test_no_changed_byte_does_more_than_be_refused(
-    place: int, byte: int, tmp_path_factory: pytest.TempPathFactory
+    data: bytes, place: int, byte: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    path = tmp_path_factory.getbasetemp() / "changed.msgpack"
-    path.write_bytes(GOOD[:place] + bytes([byte]) + GOOD[place + 1 :])
+    path, place = tmp_path_factory.getbasetemp() / "changed.msgpack", place % len(data)
+    path.write_bytes(data[:place] + bytes([byte]) + data[place + 1 :])
     with contextlib.suppress(UserError):
         for tensor in checkpoints.read(path).tensors.values():
             tensor.read()

@@ -116,6 +116,24 @@ def test_a_class_that_its_script_changes_afterwards_is_refused(
     assert "on line 7, after GPT, and nothing but definitions is run there" in refused(*asked)
 
 
+def test_a_script_may_use_names_of_local_variables_again(
+    primes_file: Path, model: Path, tmp_path: Path
+) -> None:
+    """As scripts do that train below the class, with an x of their own."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from convert.reference import GPT as Base\n"
+        "class GPT(Base):\n"
+        "    def __init__(self): super().__init__(103, 17, 35, 3, 5)\n"
+        "    def forward(self, tokens):\n"
+        "        x = super().forward(tokens)\n"
+        "        return x\n"
+        "if __name__ == '__main__':\n"
+        "    x = 1\n"
+    )
+    assert verify(primes_file, model, torch=f"{script}:GPT").verdict == "proven"
+
+
 def test_a_folder_that_names_code_of_its_own_is_not_proven_by_the_library(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     sizes = {"vocab_size": 103, "n_positions": 17, "n_embd": 35, "n_layer": 2, "n_head": 5}

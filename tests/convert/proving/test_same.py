@@ -1,5 +1,6 @@
 """`assert_same` of a torch module and JAX functions of anybody's: equal ones, and wrong ones."""
 
+import functools
 import re
 from typing import Any
 
@@ -211,3 +212,27 @@ def test_what_cannot_be_compared_is_refused(module: Any, state: Any) -> None:
         convert.assert_same(module, lambda p, ids: function(p, ids)[:, 0], TOKENS, params=params)
     with pytest.raises(UserError, match="no array of floating-point numbers"):
         convert.assert_same(module, function, TOKENS, params={"n": 3})
+
+
+def test_the_other_gelu_is_named() -> None:
+    """The commonest slip of a port: jax.nn.gelu has tanh by default, and torch's has erf."""
+
+    class Small(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = torch.nn.Embedding(11, 8), torch.nn.Linear(8, 11)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.nn.functional.gelu(self.table(ids)))
+
+    module = Small()
+    params = {name: value.detach().numpy() for name, value in module.named_parameters()}
+
+    def ported(params: Any, ids: Any, approximate: bool = True) -> Any:
+        x = jax.nn.gelu(params["table.weight"][ids], approximate=approximate)
+        return x @ params["head.weight"].T + params["head.bias"]
+
+    with pytest.raises(AssertionError, match="With tanh for erf, .* in GELU .* the two agree"):
+        convert.assert_same(module, ported, [[1, 2, 3]], params=params, train_steps=0)
+    exact = functools.partial(ported, approximate=False)
+    convert.assert_same(module, exact, [[1, 2, 3]], params=params, train_steps=0)
