@@ -18,7 +18,7 @@ import numpy as np
 from jaxgpt.config import MeshConfig
 from jaxgpt.errors import UserError, require
 from jaxgpt.pytree import flatten
-from jaxgpt.system.signals import Signals, Stopped, signals
+from jaxgpt.system.signals import Signals, Stopped, signals, stop_signals
 
 AUTO = "auto"
 STDOUT = 1  # the file descriptor
@@ -184,19 +184,22 @@ def code() -> str:
 def stops() -> Iterator[Signals]:
     """The signals that stop the run.
 
-    Among several processes jax handles SIGTERM, which must reach all, and Ctrl-C sends it.
+    Among several processes jax handles SIGTERM, which must reach all, and the others send it.
     """
     if not together():
         with signals() as own:
             yield own
         return
-    before = signal.signal(
-        signal.SIGINT, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM)
-    )
+    before = {
+        number: signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        for number in stop_signals()
+        if number != signal.SIGTERM
+    }
     try:
         yield Signals()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def stopping(caught: Signals, step: int) -> int | None:

@@ -1,6 +1,7 @@
 """The display of a run: a line that moves on a terminal, successive lines elsewhere."""
 
 import contextlib
+import errno
 import os
 import re
 import sys
@@ -155,12 +156,14 @@ def fitted(text: str, width: int) -> str:
 
 
 def unbroken(say: Say) -> Say:
-    """`say`, but the run continues if the reader has left, as head does after its lines."""
+    """`say`, but the run continues if the reader has left, as head does, or the terminal closed."""
 
     def say_or_not(text: str) -> None:
         try:
             say(text)
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
     return say_or_not
