@@ -143,7 +143,8 @@ def watching() -> Iterator[tuple[Say, Passing | None]]:
     try:
         yield unbroken(say), passing
     finally:
-        shown.stop()
+        with contextlib.suppress(OSError):  # the terminal was closed
+            shown.stop()
 
 
 def fitted(text: str, width: int) -> str:
@@ -164,6 +165,6 @@ def unbroken(say: Say) -> Say:
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO):
                 raise
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     return say_or_not

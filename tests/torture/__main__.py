@@ -20,8 +20,9 @@ from tests.torture.parts import Orders
 from tests.torture.runner import Line
 from tests.torture.worker import FAILED
 
-PARTS = (files, kills, processes)  # each has the names of its LINES, and run(orders)
-LINES = [name for part in PARTS for name in part.LINES]
+# Each part has the names of its LINES, and run(orders).
+PARTS = {"files": files, "kills": kills, "processes": processes}
+NAMES = [*PARTS, *(name for part in PARTS.values() for name in part.LINES)]
 
 
 def main() -> int:
@@ -32,22 +33,18 @@ def main() -> int:
     parser.add_argument("--cases", type=int, help="of each line, instead of a time")
     parser.add_argument("--seed", type=int, default=datetime.date.today().timetuple().tm_yday)
     parser.add_argument(
-        "--only",
-        choices=LINES,
-        default="",
-        metavar="LINE",
-        help=", ".join(LINES).replace("%", "%%"),
+        "--only", choices=NAMES, default="", metavar="PART or LINE", help=", ".join(NAMES)
     )
     parser.add_argument("--case", type=int, help="the number of one case of --only LINE")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the files that failed")
     options = parser.parse_args()
-    parts = [part for part in PARTS if not options.only or options.only in part.LINES]
+    parts = [part for name, part in PARTS.items() if options.only in ("", name, *part.LINES)]
     orders = Orders(
         options.seed,
         options.cases,
         options.seconds / len(parts),
-        options.only,
+        "" if options.only in PARTS else options.only,
         options.case,
         options.keep,
     )

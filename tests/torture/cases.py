@@ -26,10 +26,10 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a command leaves; and the sites of its processes, when it is new and when it resumes."""
+    """What a command leaves, and the sites of each of its processes."""
 
     traces: dict[str, Any]
-    sites: list[list[list[str]]]
+    sites: list[list[str]]
 
 
 def new_line(name: str) -> Line:
@@ -55,9 +55,9 @@ class Case:
             starts.append(Start(self.victim.main, words, self.path, output, errors))
         return starts
 
-    def moment(self, whole: Undisturbed, index: int = 0, resumes: bool = False) -> Moment:
-        """A random moment of process `index`: all sites are as likely, be they frequent or rare."""
-        counts = Counter(whole.sites[resumes][index])
+    def moment(self, sites: list[str]) -> Moment:
+        """A random moment among `sites`: each place is as likely, be it frequent or rare."""
+        counts = Counter(sites)
         site = self.random.choice(sorted(counts))
         occurrence = self.random.randint(1, counts[site])
         delay = LONGEST * self.random.random() ** 3 if self.random.random() < 0.5 else 0.0
@@ -85,7 +85,8 @@ class Case:
     def code(self, process: Process, *codes: int, reader: int | None = None) -> int:
         """The exit code of `process`: 0, one of `codes`, or 2 if an earlier start had done all."""
         code = process.code(reader)
-        errors = process.start.errors.read_text()
+        file = process.start.errors
+        errors = file.read_text() if file.is_file() else ""  # nothing comes back from a terminal
         done = code == 2 and " exists" in errors
         if (code not in (0, *codes) and not done) or "Traceback" in errors:
             raise Wrong(f"exit code {code}, {errors.strip()[-300:]!r}")
@@ -98,6 +99,7 @@ class Cases:
     def __init__(self, folder: Path, seed: int, keep: Path | None = None):
         self.folder, self.seed, self.keep = folder.resolve(), seed, keep
         self.known: dict[str, Undisturbed] = {}
+        self.resumed: dict[str, list[list[str]]] = {}
 
     def random(self, line: Line, number: int) -> Random:
         return Random(f"{self.seed} {line.kind} {number}")
@@ -140,14 +142,20 @@ class Cases:
         shutil.copytree(source, target)
 
     def undisturbed(self, victim: Victim) -> Undisturbed:
-        """What `victim` does and leaves when nothing happens, and what it does when it resumes."""
+        """What `victim` does and leaves when nothing happens to it."""
         if victim.name not in self.known:
             case = self.case(victim, Random(0))
             self.make(victim)
-            new = case.finish()
-            result = traces(case.path)
-            self.make(victim)
-            middle = len(new[0]) // 2
-            case.kill(Moment(new[0][middle], new[0][: middle + 1].count(new[0][middle])))
-            self.known[victim.name] = Undisturbed(result, [new, case.finish()])
+            sites = case.finish()
+            self.known[victim.name] = Undisturbed(traces(case.path), sites)
         return self.known[victim.name]
+
+    def resuming(self, victim: Victim) -> list[list[str]]:
+        """The sites of each process of `victim` after it was killed half-way."""
+        if victim.name not in self.resumed:
+            sites = self.undisturbed(victim).sites[0]
+            case, half = self.case(victim, Random(0)), len(sites) // 2
+            self.make(victim)
+            case.kill(Moment(sites[half], sites[: half + 1].count(sites[half])))
+            self.resumed[victim.name] = case.finish()
+        return self.resumed[victim.name]

@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -141,10 +142,11 @@ def perform(connection: Connection, start: Start) -> None:
     """Do what a `start` says, in a process of its own."""
     os.environ["JAX_NUM_CPU_DEVICES"] = "1"
     os.chdir(start.folder)
-    if start.leads:
-        os.setsid()  # the terminal that is opened next is then its own
+    if start.leads:  # the terminal that is opened next, to read as well, is then its own
+        os.setsid()
+    mode = os.O_RDWR if start.leads else os.O_WRONLY
     for number, path in ((1, start.output), (2, start.errors)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        os.dup2(os.open(path, mode | os.O_CREAT | os.O_APPEND), number)
     sys.stdout = open(1, "w", 1 if os.isatty(1) else -1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", 1, closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -159,6 +161,9 @@ def perform(connection: Connection, start: Start) -> None:
     sys.addaudithook(watch)
     try:
         start.main()
+    except Exception:  # as the interpreter does, before what is registered for its end
+        traceback.print_exc()
+        sys.exit(1)
     finally:
         watch.moment = None
         connection.send(watch.sites)

@@ -92,34 +92,42 @@ def run(orders: Orders) -> list[Line]:
 
 
 def prepare(cases: Cases, line: Line) -> None:
-    """Run the commands of a line undisturbed."""
-    for victim in [BY_NAME[line.kind]] if line.kind in BY_NAME else ALONE:
-        cases.undisturbed(victim)
+    """Run the commands of a line undisturbed, and the one that is killed once more."""
+    if line.kind in BY_NAME:
+        cases.resuming(BY_NAME[line.kind])
+    else:
+        for victim in ALONE:
+            cases.undisturbed(victim)
 
 
 def run_case(cases: Cases, line: Line, number: int) -> str:
     """Run case `number` of a line; what became of it."""
     random = cases.random(line, number)
-    if line.kind in BY_NAME:
-        return cases.run(line, number, cases.case(BY_NAME[line.kind], random), kill_in_a_row)
+    if victim := BY_NAME.get(line.kind):
+        again, case = cases.resuming(victim), cases.case(victim, random)
+        return cases.run(
+            line, number, case, lambda case, whole: kill_in_a_row(case, whole.sites, again)
+        )
     act = OTHER_ACTS[line.kind]
     case = cases.case(random.choice(ALONE), random)
     return cases.run(line, number, case, lambda case, whole: disturb(case, whole, act))
 
 
-def kill_in_a_row(case: Case, whole: Undisturbed) -> None:
-    """Start the command and kill it, up to four times."""
+def kill_in_a_row(case: Case, sites: list[list[str]], again: list[list[str]]) -> None:
+    """Start the command and kill it, at one of its `sites` and then up to three times `again`."""
     for start in range(case.random.randint(1, MOST_KILLS)):
         index = case.random.randrange(case.victim.processes)
-        case.kill(case.moment(whole, index, resumes=start > 0), index)
+        case.kill(case.moment((again if start else sites)[index]), index)
 
 
 def disturb(case: Case, whole: Undisturbed, act: Act) -> None:
     """Start the command, and let `act` happen to it at a random moment."""
-    moment = case.moment(whole)
+    moment = case.moment(whole.sites[0])
     (start,) = case.starts()
     with reading(start.output, act) as reader:
-        alone = replace(start, moment=moment, output=reader.path, leads=act is close_terminal)
+        alone = replace(start, moment=moment, output=reader.path)
+        if act is close_terminal:
+            alone = replace(alone, errors=reader.path, leads=True)
         with started([alone]) as (process,):
             codes: Codes = ()
             if process.reaches(moment, reader.file):
@@ -137,6 +145,7 @@ def reading(path: Path, act: Act) -> Iterator[Reader]:
     """The reader of the output of a command that `act` is to happen to."""
     if act is close_terminal:
         ours, theirs = pty.openpty()
+        os.set_blocking(ours, False)
         reader = Reader(Path(os.ttyname(theirs)), ours)
         os.close(theirs)
     elif act is close_pipe:

@@ -11,5 +11,5 @@ import jaxgpt.data.prepare_answers
 import jaxgpt.data.prepare_pairs
 import jaxgpt.generation.export
 import jaxgpt.training.progress
-import jaxgpt.training.run
+import jaxgpt.training.run  # noqa: F401
 import tests.torture.victims  # noqa: F401
