@@ -37,6 +37,10 @@ class Orders:
             prepare(line)
             end = time.monotonic() + self.seconds / len(chosen)
             case(line, 0)
-            while line.cases <= self.cases if self.cases is not None else time.monotonic() < end:
+            while (
+                line.cases <= self.cases
+                if self.cases is not None
+                else line.cases < 2 or time.monotonic() < end
+            ):
                 case(line, line.cases)
         return chosen
