@@ -5,7 +5,7 @@ VENV ?= .venv
 EXTRAS ?= torch,dev,docs,lm-eval-hf
 TESTS ?= tests
 DEMO ?=
-TORTURE ?= --seconds 600
+TORTURE ?= --seconds 1800
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 LIGHT = $(VENV)/.light
@@ -23,7 +23,8 @@ slow: $(READY)
 accelerator: $(READY)
 	$(BIN)/python -m tests.accelerator
 
-# Damages most kinds of file that are read. Prints a table, and for each failure the words that make it again.
+# Damages most kinds of file that are read, kills commands, disturbs processes. Prints a table, and for each failure
+# the words that make it again.
 torture: $(READY)
 	$(BIN)/python -m tests.torture $(TORTURE)
 

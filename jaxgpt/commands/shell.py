@@ -135,7 +135,8 @@ def _unwrapped(docstring: str) -> str:
 
 def _report(program: str, error: UserError | Failure) -> int:
     """Print `error` and return its exit code."""
-    print(f"{program}: {error}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal was closed
+        print(f"{program}: {error}", file=sys.stderr)
     return 2 if isinstance(error, UserError) else 1
 
 

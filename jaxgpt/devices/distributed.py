@@ -16,12 +16,13 @@ import jax
 import numpy as np
 
 from jaxgpt.config import MeshConfig
-from jaxgpt.errors import UserError, require
+from jaxgpt.errors import Failure, UserError, require
 from jaxgpt.pytree import flatten
-from jaxgpt.system.signals import Signals, Stopped, signals
+from jaxgpt.system.signals import Signals, Stopped, signals, stop_signals
 
 AUTO = "auto"
 STDOUT = 1  # the file descriptor
+START_AGAIN = "Start all of them again."
 GLOO = b"[Gloo] Rank "  # the first bytes of a line about connections to other processes
 
 
@@ -110,11 +111,19 @@ def alone_if_it_fails() -> Iterator[None]:
     except (ValueError, RuntimeError, OSError) as error:
         if together():
             atexit.register(os._exit, 2 if isinstance(error, UserError) else 1)
+            if isinstance(error, jax.errors.JaxRuntimeError):
+                raise Failure(f"{unreachable(error)} {START_AGAIN}") from error
         raise
     except Stopped:
         if together():
             jax.distributed.shutdown()  # waits for the others, so that none takes this one for dead
         raise
+
+
+def unreachable(error: Exception) -> str:
+    """The sentence for what jax raises when another process does not answer."""
+    reason = " ".join(str(error).split())[:200]
+    return f"Another process of this run has ended, or cannot be reached: {reason}."
 
 
 def _give_up(config: MeshConfig) -> None:
@@ -184,19 +193,22 @@ def code() -> str:
 def stops() -> Iterator[Signals]:
     """The signals that stop the run.
 
-    Among several processes jax handles SIGTERM, which must reach all, and Ctrl-C sends it.
+    Among several processes jax handles SIGTERM, which must reach all, and the others send it.
     """
     if not together():
         with signals() as own:
             yield own
         return
-    before = signal.signal(
-        signal.SIGINT, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM)
-    )
+    before = {
+        number: signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        for number in stop_signals()
+        if number != signal.SIGTERM
+    }
     try:
         yield Signals()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def stopping(caught: Signals, step: int) -> int | None:

@@ -74,8 +74,8 @@ def serve(directory: Path, address: Address, reading: Reading, limits: Limits) -
             state.held = True
             run(service, address, listener, state)
     print("The server has stopped.", flush=True)
-    if state.caught == signal.SIGINT:
-        raise Stopped(signal.SIGINT)
+    if state.caught in (signal.SIGINT, signal.SIGHUP):
+        raise Stopped(state.caught)
 
 
 def open_service(directory: Path, reading: Reading, limits: Limits) -> Service:

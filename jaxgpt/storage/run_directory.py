@@ -23,7 +23,7 @@ MARK = "jaxgpt train\n"  # the content of the lock
 def held(run: Path) -> Iterator[None]:
     """Lock `run` for this process, and remove the partial files of an interrupted one."""
     existed = run.exists()
-    if existed and not is_run(run):
+    if existed and not is_run(run) and not _has_only_a_lock(run):
         directories.require_vacant(run)
     taken = f"{run} is being trained by another process: wait for it, or choose another --run.dir."
     with locks.locked(run / LOCK, MARK, taken):
@@ -33,10 +33,16 @@ def held(run: Path) -> Iterator[None]:
             yield
         finally:
             with contextlib.suppress(OSError):
-                if [path.name for path in run.iterdir()] == [LOCK]:  # nothing was written
+                if _has_only_a_lock(run):
                     (run / LOCK).unlink()
                     if not existed:
                         run.rmdir()
+
+
+def _has_only_a_lock(run: Path) -> bool:
+    """Whether nothing was written to `run`; its lock has no mark if the process died before."""
+    names = [path.name for path in run.iterdir()] if run.is_dir() else []
+    return names == [LOCK] and (run / LOCK).read_bytes() in (b"", MARK.encode())
 
 
 def is_run(path: Path) -> bool:

@@ -1,12 +1,15 @@
 """Files that are whole or not there."""
 
 import contextlib
+import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from jaxgpt.errors import UserError
+from jaxgpt.system import locks
 
 PARTIAL = ".partial-"  # in the hidden name of what is being written, or removed
 
@@ -29,13 +32,32 @@ def replaced_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
     with errors_naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path)
         try:
-            yield partial
-            sync(partial)
-            partial.rename(path)
-            sync(path.parent)
+            partial.touch()
+            with locks.being_written(partial):
+                yield partial
+                sync(partial)
+                partial.rename(path)
+                sync(path.parent)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what processes that were killed left of `path`, while another may be writing it."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}{PARTIAL}*"):
+        with contextlib.suppress(OSError):  # it is complete by now, or nothing tells who writes it
+            if not locks.is_locked(partial):
+                remove(partial)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 @contextlib.contextmanager

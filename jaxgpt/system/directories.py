@@ -16,9 +16,9 @@ from typing import Any
 
 from jaxgpt.errors import in_a_row, instead_of, require
 from jaxgpt.file_names import LOCK, MANIFEST
-from jaxgpt.system.atomic_files import PARTIAL, errors_naming, sync
+from jaxgpt.system.atomic_files import PARTIAL, errors_naming, remove, remove_abandoned, sync
 from jaxgpt.system.json_files import read_json, write_json
-from jaxgpt.system.locks import locked
+from jaxgpt.system.locks import being_written, locked
 
 
 @contextlib.contextmanager
@@ -32,12 +32,14 @@ def new_directory(path: str | Path, partial: Path | None = None) -> Iterator[Pat
     with errors_naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if partial is None:
+            remove_abandoned(path)
             partial = path.with_name(partial_of(path).name + secrets.token_hex(4))
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(mode=0o700)
-            yield partial
-            _complete(partial, path)
+            with being_written(partial):
+                yield partial
+                _complete(partial, path)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -54,6 +56,7 @@ def resumable_directory(path: str | Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.unfinished")
     taken = f"{path} is being written by another process: wait for it, or choose another name."
     with errors_naming(path), locked(partial / LOCK, "", taken):
+        remove_leftovers(partial)
         yield partial
         (partial / LOCK).unlink()
         _complete(partial, path)
@@ -93,10 +96,7 @@ def discard(directory: Path) -> None:
 def remove_leftovers(directory: Path) -> None:
     """Remove what was being written or removed in `directory` when a process died."""
     for path in directory.glob(f".*{PARTIAL}*"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        remove(path)
 
 
 def nearby(path: Path, contents: Sequence[str]) -> str:

@@ -1,9 +1,9 @@
 """Locks that one process holds at a time, and that the system releases when it ends."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from jaxgpt.errors import UserError
 
@@ -13,23 +13,42 @@ def locked(file: Path, mark: str, taken: str) -> Iterator[None]:
     """Hold the lock `file`, whose content is `mark`; `taken` is the error for a second process."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as handle:
-        if not _flock(handle):
+        if not _flock(handle.fileno()):
             raise UserError(taken)
-        handle.truncate(0)
-        handle.write(mark)
-        handle.flush()
+        if file.read_text() != mark:
+            handle.truncate(0)
+            handle.write(mark)
+            handle.flush()
         yield
 
 
-def is_locked(file: Path) -> bool:
-    """Whether a process holds the lock `file`."""
-    if not file.exists():
+@contextlib.contextmanager
+def being_written(path: Path) -> Iterator[None]:
+    """Lock the file or folder `path` itself, so that no process takes it for abandoned."""
+    with _opened(path) as handle:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            _flock(handle)
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock on the file or folder `path`."""
+    if not path.exists():
         return False
-    with file.open() as handle:
+    with _opened(path) as handle:
         return not _flock(handle)
 
 
-def _flock(handle: IO) -> bool:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _flock(handle: int) -> bool:
     """Lock an open file until it is closed; False where another process has it."""
     import fcntl  # missing on Windows, where only this would fail
 

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM, which can be held back until a step is done.
+"""Ctrl-C, SIGTERM and a closed terminal, which can be held back until a step is done.
 
 The training loop holds them back and saves (`training.loop`); `commands.shell` ends the process
-with exit code 130; `devices.distributed` stops the other processes of a run.
+with exit code 130, 143 or 129; `devices.distributed` stops the other processes of a run.
 """
 
 import contextlib
@@ -13,9 +13,14 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-NUMBERS = (signal.SIGINT, signal.SIGTERM)
 AGAIN = 0.1  # seconds until a signal that came at a bad moment is sent again
 INSTALLED = ("site-packages", "dist-packages")  # the folders of installed libraries
+
+
+def stop_signals() -> list[int]:
+    """The signals that stop a command: SIGHUP, of a terminal that is closed, unless under nohup."""
+    hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
+    return [signal.SIGINT, signal.SIGTERM, *hangup]
 
 
 class Stopped(KeyboardInterrupt):
@@ -46,7 +51,7 @@ class Signals:
 
 @contextlib.contextmanager
 def signals() -> Iterator[Signals]:
-    """Handle both signals within the block; only a program's main thread gets any.
+    """Handle these signals within the block; only a program's main thread gets any.
 
     An exception that follows Stopped becomes one: jax turns what is raised inside a trace into a
     ValueError.
@@ -55,7 +60,7 @@ def signals() -> Iterator[Signals]:
     if threading.current_thread() is not threading.main_thread():
         yield state
         return
-    before = {number: signal.signal(number, state.handle) for number in NUMBERS}
+    before = {number: signal.signal(number, state.handle) for number in stop_signals()}
     hook = sys.unraisablehook
     sys.unraisablehook = _rescuing(hook)
     try:

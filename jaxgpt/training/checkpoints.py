@@ -68,6 +68,9 @@ class Checkpoints:
         path = run_directory.checkpoint_of(directory, about["step"])
 
         def write() -> None:
+            # The picture first: a run that is killed after its last checkpoint is done.
+            if first() and plots.INSTALLED and about["val_loss"] is not None:
+                self.draw()
             model_directory.save(
                 path,
                 config.architecture,
@@ -78,11 +81,8 @@ class Checkpoints:
                 state=rest,
                 metrics=metrics,
             )
-            if not first():
-                return
-            run_directory.keep(directory, config.train.keep)
-            if plots.INSTALLED and about["val_loss"] is not None:
-                self.draw()
+            if first():
+                run_directory.keep(directory, config.train.keep)
 
         self.worker.start(write)
 

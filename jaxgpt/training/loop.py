@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jaxgpt.devices.distributed import first, together
+from jaxgpt.devices.distributed import START_AGAIN, first, together, unreachable
 from jaxgpt.devices.distributed import stopping as stopping_at
 from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.errors import Failure, UserError, system_error
@@ -99,11 +99,8 @@ class Loop:
         except jax.errors.JaxRuntimeError as error:
             if not together():
                 raise
-            raise Failure(
-                "Another process of this run has ended, or cannot be reached: "
-                f"{' '.join(str(error).split())[:200]}. {self.checkpoints.last_good()} Start all "
-                "of them again."
-            ) from error
+            last_good = self.checkpoints.last_good()
+            raise Failure(f"{unreachable(error)} {last_good} {START_AGAIN}") from error
         except OSError as error:
             problem = system_error(error)
             raise type(problem)(

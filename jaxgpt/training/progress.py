@@ -1,6 +1,7 @@
 """The display of a run: a line that moves on a terminal, successive lines elsewhere."""
 
 import contextlib
+import errno
 import os
 import re
 import sys
@@ -142,7 +143,8 @@ def watching() -> Iterator[tuple[Say, Passing | None]]:
     try:
         yield unbroken(say), passing
     finally:
-        shown.stop()
+        with contextlib.suppress(OSError):  # the terminal was closed
+            shown.stop()
 
 
 def fitted(text: str, width: int) -> str:
@@ -155,12 +157,14 @@ def fitted(text: str, width: int) -> str:
 
 
 def unbroken(say: Say) -> Say:
-    """`say`, but the run continues if the reader has left, as head does after its lines."""
+    """`say`, but the run continues if the reader has left, as head does, or the terminal closed."""
 
     def say_or_not(text: str) -> None:
         try:
             say(text)
-        except BrokenPipeError:
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     return say_or_not

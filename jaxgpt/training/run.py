@@ -57,6 +57,8 @@ def train(
     lock = run_directory.held(run) if first() else contextlib.nullcontext()
     with alone_if_it_fails(), stops() as signals, lock:
         job = begin(settings, config_file, run, say)
+        if first() and job.resumed:  # a process that was killed after its last save has not done so
+            run_directory.keep(run, job.config.train.keep)
         loop = Loop(job, say, passing, signals)
         for parameter in undivided(abstract_params(job.config.architecture), loop.mesh):
             say(f"{parameter}.")

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from jaxgpt.pytree import flatten
 from jaxgpt.settings import Sections, build_run
 from jaxgpt.storage.config_sections import sections_of
 from jaxgpt.storage.model_directory import ModelDirectory, newest_whole
+from jaxgpt.system import directories
 from jaxgpt.system.json_files import read_json
 from jaxgpt.training import inherit
 from jaxgpt.training.compatibility import (
@@ -167,7 +167,7 @@ def _find_data(config: Config, run: Path, stopped: ModelDirectory | None) -> Any
             "was; to train the same model on another text, begin another run with --init "
             f"{run}.",
         )
-        shutil.rmtree(own)
+        directories.discard(own)
     return _prepared(config, own)
 
 

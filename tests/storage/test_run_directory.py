@@ -105,6 +105,20 @@ def test_a_run_of_which_nothing_came_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
 
+def test_a_process_that_died_while_it_locked_a_run_is_no_obstacle(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "new"
+    run.mkdir()
+    (run / run_directory.LOCK).touch()
+    with run_directory.held(run):
+        json_files.write_json(run / run_directory.CONFIG, {})
+    before = (run / run_directory.LOCK).stat().st_mtime_ns
+    with run_directory.held(run):  # so that the mark is never away again
+        pass
+    assert (run / run_directory.LOCK).stat().st_mtime_ns == before
+
+
 def test_what_people_put_beside_the_checkpoints_is_theirs(make_run: Callable[..., Path]) -> None:
     run = make_run("run", {10: 3.0, 20: 2.0, 30: 2.5})
     names = "step-00000010.tar", "step-00000020-good"

@@ -57,6 +57,23 @@ with new_directory({str(tmp_path / "out")!r}) as partial:
         os.kill(process.pid, signal.SIGKILL)
     assert not (tmp_path / "out").exists()
     directories.check_manifest(make(tmp_path / "out"))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / f".out[1]{atomic_files.PARTIAL}123").write_text("half")
+    (tmp_path / f".out[1]{atomic_files.PARTIAL}abc").mkdir()
+    (tmp_path / f".out1{atomic_files.PARTIAL}123").write_text("half of another file")
+    with directories.new_directory(tmp_path / "out[1]") as one:
+        with pytest.raises(ZeroDivisionError), directories.new_directory(tmp_path / "out[1]"):
+            raise ZeroDivisionError
+        assert one.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "out[1]",
+        f".out1{atomic_files.PARTIAL}123",
+    }
 
 
 @pytest.mark.parametrize("named", ["nothing", "partial", "other"])

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,15 @@ from tests.helpers import PRIMES, PROGRAMS, random_params
 LONG = 60.0  # seconds for what comes at once, on a machine that is busy with other tests
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture(autouse=True)
+def hangup() -> Iterator[None]:
+    """SIGHUP as a terminal leaves it, also where these tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_at_once_unless_held_and_the_second_always_does(number: int) -> None:
     before = signal.getsignal(number)
     with signals() as kept:
@@ -31,6 +40,13 @@ def test_a_signal_stops_at_once_unless_held_and_the_second_always_does(number: i
         with pytest.raises(Stopped):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
+
+
+def test_under_nohup_a_closed_terminal_is_nothing() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with signals():
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_an_error_made_of_the_exception_for_a_signal_is_one_again() -> None:

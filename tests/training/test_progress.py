@@ -1,4 +1,6 @@
+import errno
 import io
+import os
 import re
 import subprocess
 import sys
@@ -107,6 +109,19 @@ def test_a_listener_who_leaves_does_not_end_the_run() -> None:
     shell = ["sh", "-c", '"$@" | head -1', "sh", sys.executable, "-c", code]
     outcome = subprocess.run(shell, capture_output=True, text=True, timeout=600)
     assert (outcome.stdout, outcome.stderr) == ("line 0\n", "went on")
+
+
+def test_a_terminal_that_was_closed_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def say(text: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    read, write = os.pipe()
+    with open(write, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        progress.unbroken(say)("a line")
+        print("another", flush=True)
+    with open(read) as arrived:
+        assert arrived.read() == ""
 
 
 LONG = (

@@ -150,6 +150,36 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_again(
     assert [line["step"] for line in run_directory.read_metrics(run)] == [2, 4, 6]
 
 
+def test_a_run_that_died_while_it_removed_its_data_begins_again(
+    again: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    for path in (run / "checkpoints", run / "config.json"):  # so that nothing says whose data it is
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with monkeypatch.context() as patch:
+
+        def half(folder: Path) -> None:
+            (folder / "data.json").unlink()
+            raise KeyboardInterrupt
+
+        patch.setattr(shutil, "rmtree", half)
+        with pytest.raises(KeyboardInterrupt):
+            again(train={"steps": 6})
+    assert not (run / "data").exists()
+    again(train={"steps": 6})
+    assert [line["step"] for line in run_directory.read_metrics(run)] == [2, 4, 6]
+
+
+def test_a_run_that_died_before_it_discarded_a_checkpoint_does_so_when_it_starts(
+    again: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    assert len(run_directory.checkpoints(tmp_path / "run")) == 2
+    best = run_directory.best(tmp_path / "run")
+    again(train={"steps": 6, "keep": 1})
+    newest = run_directory.checkpoint_of(tmp_path / "run", 6)
+    assert {*run_directory.checkpoints(tmp_path / "run")} == {best, newest}
+
+
 def test_it_goes_on_without_the_model_that_it_began_from(stopped: Path, tmp_path: Path) -> None:
     first = tmp_path / "first"
     shutil.copytree(stopped, first)

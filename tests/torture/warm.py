@@ -1,0 +1,15 @@
+"""Imports all that the commands import, for processes that are forked; computes nothing."""
+
+import datasets  # noqa: F401
+import jax  # noqa: F401
+import matplotlib.figure  # noqa: F401
+import torch  # noqa: F401
+
+import jaxgpt.__main__
+import jaxgpt.commands.options
+import jaxgpt.data.prepare_answers
+import jaxgpt.data.prepare_pairs
+import jaxgpt.generation.export
+import jaxgpt.training.progress
+import jaxgpt.training.run  # noqa: F401
+import tests.torture.victims  # noqa: F401
