@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxgpt.errors import UserError, in_a_row
+from jaxgpt.errors import UserError, in_a_row, is_of_the_system
 from jaxgpt.optional import need
 
 from .ledger import Ledger
@@ -55,6 +55,8 @@ def load(path: Path, head: bytes) -> tuple[str, Any]:
     try:
         root = _load_weights(torch, path, mapped)
     except Exception as error:  # on hostile input torch raises any kind at all
+        if is_of_the_system(error):
+            raise
         raise _unloadable(torch, path, who, ledger, _in_short(error)) from None
     if problems := unbacked(torch, root, stored):
         raise UserError(

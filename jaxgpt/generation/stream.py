@@ -236,6 +236,9 @@ def score(model: GPT, ids: ArrayLike) -> np.ndarray:
     logits_btv = model(ids)
     with exactly(model.dtype):
         logp_btv = jax.nn.log_softmax(logits_btv[:, :-1].astype(sum_dtype(logits_btv)))
-        return np.asarray(
+        scores = np.asarray(
             jnp.take_along_axis(logp_btv, jnp.asarray(ids)[:, 1:, None], axis=-1)[..., 0]
         )
+    if not np.isfinite(scores).all():
+        raise UserError("The model's logits are not finite numbers: its weights are damaged.")
+    return scores

@@ -6,19 +6,32 @@ from pathlib import Path
 from typing import IO
 
 from jaxgpt.errors import UserError
+from jaxgpt.system.atomic_files import errors_naming
 
 
 @contextlib.contextmanager
 def locked(file: Path, mark: str, taken: str) -> Iterator[None]:
     """Hold the lock `file`, whose content is `mark`; `taken` is the error for a second process."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as handle:
+    with file.open("a+b", buffering=0) as handle:
         if not _flock(handle):
             raise UserError(taken)
-        handle.truncate(0)
-        handle.write(mark)
-        handle.flush()
+        _mark(handle, file, mark.encode())
         yield
+
+
+def _mark(handle: IO[bytes], file: Path, mark: bytes) -> None:
+    """Make `mark` the content of the opened `file`, which is removed if that fails."""
+    handle.seek(0)
+    if handle.read() == mark:
+        return
+    try:
+        with errors_naming(file):
+            handle.truncate(0)
+            handle.write(mark)
+    except OSError:
+        file.unlink(missing_ok=True)
+        raise
 
 
 def is_locked(file: Path) -> bool:

@@ -120,6 +120,7 @@ class Loop:
         unread: tuple[int, Metrics] | None = None
         self.progress.doing(start - 1, "compiling")
         for step in range(start, t.steps + 1):
+            self.job.dataset.files.require()
             with self.profile.before(step, state):
                 state, metrics = self.step(state, self.batch(step - 1))
             self.profile.after(step, state)
