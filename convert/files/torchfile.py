@@ -44,7 +44,9 @@ def load(path: Path, head: bytes) -> tuple[str, Any]:
         problems = archive.overdrawn()
         # torch maps a deflated entry as if it were stored, and takes the bytes there for weights. A
         # path that ends in .safetensors it hands to another reader; an open file it cannot map.
-        mapped = archive.stored and not path.name.endswith(".safetensors")
+        # Nor can it map a file whose name is no text.
+        text = str(path).encode(errors="ignore").decode() == str(path)
+        mapped = archive.stored and not path.name.endswith(".safetensors") and text
     else:
         ledger = _legacy_ledger(path)
         container, stored, mapped = "torch legacy", size, False

@@ -65,10 +65,15 @@ def export(directory: Path, file: Path, batch_size: int) -> None:
         zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as parts,
     ):
         for name, program in _programs(model, batch_size).items():
-            parts.writestr(f"{name}.stablehlo", bytes(program))
-        parts.writestr("about.json", json.dumps(about, indent=2))
+            _add(parts, f"{name}.stablehlo", bytes(program))
+        _add(parts, "about.json", json.dumps(about, indent=2).encode())
         if (opened.path / TOKENIZER).exists():
-            parts.write(opened.path / TOKENIZER, TOKENIZER)
+            _add(parts, TOKENIZER, (opened.path / TOKENIZER).read_bytes())
+
+
+def _add(parts: zipfile.ZipFile, name: str, content: bytes) -> None:
+    """Add a file without the time, which a zip archive can hold from 1980 to 2107 alone."""
+    parts.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
 
 
 def _programs(model: GPT, batch_size: int) -> dict[str, bytearray]:

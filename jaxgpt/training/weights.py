@@ -21,14 +21,14 @@ def first_state(job: Job, mesh: jax.sharding.Mesh) -> State:
         return jax.jit(lambda: init_state(config), out_shardings=where)()
     state = _read(job, source, where)
     require(
-        bool(jax.jit(_finite, out_shardings=replicated(mesh))(state)),
+        bool(jax.jit(all_finite, out_shardings=replicated(mesh))(state)),
         f"{source.path} has weights, or moments of its optimiser, that are NaN or infinite, and no "
         "training mends these. A run that diverged saves them: take an earlier checkpoint.",
     )
     return state
 
 
-def _finite(state: State) -> jax.Array:
+def all_finite(state: State) -> jax.Array:
     """Whether all numbers of `state` are finite."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
 

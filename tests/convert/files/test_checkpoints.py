@@ -113,6 +113,12 @@ def test_weights_stay_in_the_file_until_asked_for_and_leave_no_pages_behind(tmp_
     assert before <= resident() < 1024
 
 
+def test_a_name_that_is_no_text_will_do(tmp_path, suffix):
+    path, array = tmp_path / f"\udcff{suffix}", np.arange(5.0)
+    checkpoints.write(path, {"w": array})
+    assert np.array_equal(checkpoints.read(path).tensors["w"].read(), array)
+
+
 def replace_file(path, other):
     other.replace(path)
 
