@@ -14,7 +14,7 @@ SEED = datetime.date.today().timetuple().tm_yday
 
 @pytest.mark.parametrize("part", [disks, numbers, supply], ids=["disks", "numbers", "supply"])
 def test_each_ends_done_or_with_one_paragraph(part: object) -> None:
-    lines = part.run(Orders(SEED, cases=1))  # type: ignore[attr-defined]
+    lines = part.run(Orders(SEED, cases=0))  # type: ignore[attr-defined]
     print(f"Seed {SEED}")
     assert [line.failures for line in lines if line.failures] == []
-    assert [line.cases for line in lines] == [2] * len(part.LINES)  # type: ignore[attr-defined]
+    assert [line.cases for line in lines] == [1] * len(part.LINES)  # type: ignore[attr-defined]
