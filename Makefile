@@ -23,8 +23,8 @@ slow: $(READY)
 accelerator: $(READY)
 	$(BIN)/python -m tests.accelerator
 
-# Damages most kinds of file that are read, kills commands, disturbs processes. Prints a table, and for each failure
-# the words that make it again.
+# Damages files, kills commands, disturbs processes, and puts commands in difficult situations. Prints tables, and for
+# each failure the words that make it again.
 torture: $(READY)
 	$(BIN)/python -m tests.torture $(TORTURE)
 

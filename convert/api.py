@@ -137,7 +137,9 @@ def loaded(
 
     has_extras = source.container.startswith("torch") and not weights_only
     stored = source.extras if has_extras else {}
+    source.files.require()
     extras = read_extras.read(stored, detected.dialect, config, list(source.tensors), source.path)
+    source.files.require()
     return Loaded(params, detected, source, extras, ignore_config)
 
 

@@ -27,6 +27,11 @@ SYSTEM = {
 }
 
 
+def is_of_the_system(error: BaseException) -> bool:
+    """Whether `error` says that a file could not be opened or read, not that its content is odd."""
+    return isinstance(error, OSError) and (error.filename is not None or error.errno in SYSTEM)
+
+
 def system_error(error: OSError, what: object = "") -> "UserError | Failure":
     """`error` in our words: a Failure if its errno is in SYSTEM or missing, else a UserError.
 
@@ -86,12 +91,17 @@ def divisors(n: int) -> str:
     return ", ".join(str(d) for d in range(1, min(n, MOST_DIVISOR) + 1) if n % d == 0)
 
 
+def printable(text: str) -> str:
+    """`text` in one line, with an escape for each character that a terminal would obey."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 def in_a_row(texts: Iterable[str], separator: str = "; ", most: int = 8) -> str:
     """The first `most` of `texts` in one line, safe to print.
 
     Hostile names contain line breaks and terminal commands.
     """
-    plain = [text if text.isprintable() else ascii(text)[1:-1] for text in texts]
+    plain = [printable(text) for text in texts]
     shown = plain[:most]
     if len(plain) > most:
         shown.append(f"and {len(plain) - most} more")

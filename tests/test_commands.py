@@ -4,6 +4,7 @@ import collections
 import json
 import pickle
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,39 @@ def cpu_seconds(code: str) -> tuple[float, str]:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("--version >&-", 0, ""),
+        (
+            "--version >/dev/full",
+            1,
+            "jaxgpt: the disk is full: make room, or name another place.\n",
+        ),
+        ("runs . >&-", 0, ""),
+        ("runs nowhere 2>&-", 2, ""),
+        (
+            "prepare - --out x <&-",
+            2,
+            "jaxgpt: Standard input is closed, and text should come from it.\n",
+        ),
+    ],
+)
+def test_streams_that_are_closed_or_full(words: str, code: int, said: str, tmp_path: Path) -> None:
+    line = f"{shlex.quote(sys.executable)} -m jaxgpt {words}"
+    done = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.parametrize("name", ["new\nline", "\x1b[31mred", "no text \udcff"])
+def test_an_error_is_one_line_whatever_a_file_is_called(
+    name: str, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    said = refused("jaxgpt", "eval", tmp_path / name)
+    assert said.strip().isprintable()
+    assert ascii(name)[1:-1] in said
 
 
 @pytest.mark.parametrize("program", ["jaxgpt", "convert"])

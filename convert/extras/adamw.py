@@ -10,7 +10,7 @@ from jaxgpt.pytree import Tree
 from jaxgpt.seq2seq_config import AnyConfig
 from jaxgpt.storage.model_directory import Moments
 
-from ..files.torch_tensors import aliasing, to_array
+from ..files.torch_tensors import aliasing, read_from_file
 from ..rows import whole
 from ..rows.kinds import Scaled
 from ..rows.pair import AnyDialect, sides
@@ -46,7 +46,7 @@ def read(
     }
 
     def tree(key: str) -> Tree:
-        arrays = {name: to_array(moments.tensors[key]) for name, moments in by_name.items()}
+        arrays = {name: read_from_file(moments.tensors[key]) for name, moments in by_name.items()}
         dtype = np.result_type(*arrays.values()) if arrays else np.dtype(np.float32)
 
         def moment(name: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from jaxgpt.errors import UserError, in_a_row, system_error
 from jaxgpt.file_names import META
 from jaxgpt.system import atomic_files
 from jaxgpt.system.stages import Stage, silent
+from jaxgpt.system.unchanged import NO_FILES, Unchanged
 
 from .. import dtypes
 from . import hf_folder, safefile, shards, torchfile
@@ -40,6 +41,7 @@ class Checkpoint:
     extras: dict[Any, Any] = field(repr=False)  # what the file holds besides the state dict
     aside: tuple[str, ...] = ()  # other files with the same weights, which were not read
     tokenizer: Path | None = None  # that of a folder, or nanoGPT's meta.pkl next to the file
+    files: Unchanged = field(default=NO_FILES, repr=False)  # that all of this is in
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -127,8 +129,15 @@ def _checkpoint(path: Path | str, contents: Contents) -> Checkpoint:
     _require_dtypes({name: tensor.dtype for name, tensor in tensors.items()}, TORCH_DTYPES, path)
     wrappers = LIGHTNING_WRAPPERS if contents.nested == "state_dict" else WRAPPERS
     prefix = wrapping(list(tensors), wrappers)
-    checkpoint = Checkpoint(path, contents.container, contents.nested, "", tensors, contents.extras)
-    return checkpoint.without(prefix)
+    return Checkpoint(
+        path,
+        contents.container,
+        contents.nested,
+        "",
+        tensors,
+        contents.extras,
+        files=contents.files,
+    ).without(prefix)
 
 
 def _require_dtypes(dtypes: Mapping[str, object], allowed: set[np.dtype], path: object) -> None:

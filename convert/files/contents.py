@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.system.unchanged import NO_FILES, Unchanged
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -32,3 +34,4 @@ class Contents:
     tensors: dict[str, Tensor]  # in the file's order
     extras: dict[Any, Any] = field(default_factory=dict)  # what the file holds besides the weights
     nested: str = ""  # the key of the state dict, "" at the root
+    files: Unchanged = NO_FILES  # that they are in

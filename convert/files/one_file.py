@@ -1,12 +1,17 @@
 """Opens one checkpoint file by its first bytes, whatever its name says."""
 
+import functools
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from jaxgpt.errors import UserError, in_a_row
+from jaxgpt.system.unchanged import Unchanged
 
 from . import flax_msgpack, llmc, msgpack_reader, safefile, torchfile
-from .contents import Contents
+from .contents import Contents, Tensor
 from .statedict import choose
 from .torch_tensors import described
 from .untrusted import RESAVE, Ledger
@@ -15,8 +20,30 @@ HEAD = 256  # bytes that are enough to tell the formats apart
 
 
 def open_file(path: Path) -> Contents:
-    """The contents of the file at `path`; its weights are read when they are asked for."""
-    head = first_bytes(path)
+    """The contents of the file at `path`; its weights are read when they are asked for.
+
+    A file that was replaced or written to is noticed by each reading.
+    """
+    file, head = Unchanged([path]), first_bytes(path)
+    contents = _opened(path, head)
+    file.require()
+    tensors = {
+        name: replace(tensor, read=functools.partial(_read, file, tensor))
+        for name, tensor in contents.tensors.items()
+    }
+    return replace(contents, tensors=tensors, files=file)
+
+
+def _read(file: Unchanged, tensor: Tensor) -> np.ndarray:
+    """The values of `tensor`, which are all of the same `file`."""
+    file.require()  # first, since to read a mapping beyond the end of its file ends the process
+    array = tensor.read()
+    file.require()
+    return array
+
+
+def _opened(path: Path, head: bytes) -> Contents:
+    """The contents of the file at `path`, which begins with `head`."""
     if torchfile.is_torch(head):
         container, root = torchfile.load(path, head)
         nested, state, extras = choose(root, path)

@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 import safetensors
 
-from jaxgpt.errors import UserError, in_a_row
+from jaxgpt.errors import UserError, in_a_row, is_of_the_system
 
 from ..dtypes import BY_CODE, CODES
 from .contents import Contents, Tensor
@@ -28,6 +28,8 @@ def load(path: Path) -> Contents:
         with safetensors.safe_open(path, framework="numpy") as handle:
             metadata, names = handle.metadata() or {}, handle.offset_keys()
     except Exception as error:  # the library's own kind of error, or an OSError
+        if is_of_the_system(error):
+            raise
         raise UserError(
             f"{path} begins as a safetensors file but is not a whole one: {declared(path)} "
             f"({in_a_row([str(error)])}). Copy or download it again."

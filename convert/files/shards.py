@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxgpt.errors import UserError, in_a_row
+from jaxgpt.system.unchanged import Unchanged
 
 from . import flax_msgpack, hf_folder
 from .contents import Contents, Tensor
@@ -47,12 +48,15 @@ class Shards:
 
     def __init__(self) -> None:
         self._path: Path | None = None
+        self._files: dict[Path, Unchanged] = {}  # as they were when they were first opened
         self.opened = EMPTY
 
     def open(self, path: Path) -> Contents:
         if path != self._path:
             self._path, self.opened = None, EMPTY  # closes the previous file
+            first = self._files.setdefault(path, Unchanged([path]))
             self.opened = open_file(path)
+            first.require()
             self._path = path
         return self.opened
 

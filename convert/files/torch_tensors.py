@@ -100,7 +100,16 @@ def is_tensor(value: Any) -> bool:
 
 def described(tensor: Any) -> Tensor:
     """The tensor of a file, to be read later."""
-    return Tensor(tuple(tensor.shape), _dtype(tensor), functools.partial(to_array, tensor))
+    return Tensor(tuple(tensor.shape), _dtype(tensor), functools.partial(read_from_file, tensor))
+
+
+def read_from_file(tensor: Any) -> np.ndarray:
+    """The values of `tensor`; small ones are copied, as a mapped page follows its file."""
+    array = to_array(tensor)
+    if array.nbytes < SMALL:
+        array = array.copy()
+        array.flags.writeable = False
+    return array
 
 
 def described_in_memory(state: Mapping[str, Any], what: str) -> dict[str, Tensor]:

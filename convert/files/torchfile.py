@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxgpt.errors import UserError, in_a_row
+from jaxgpt.errors import UserError, in_a_row, is_of_the_system
 from jaxgpt.optional import how_to_install, need
 
 from .ledger import Ledger
@@ -44,7 +44,9 @@ def load(path: Path, head: bytes) -> tuple[str, Any]:
         problems = archive.overdrawn()
         # torch maps a deflated entry as if it were stored, and takes the bytes there for weights. A
         # path that ends in .safetensors it hands to another reader; an open file it cannot map.
-        mapped = archive.stored and not path.name.endswith(".safetensors")
+        # Nor can it map a file whose name is no text.
+        text = str(path).encode(errors="ignore").decode() == str(path)
+        mapped = archive.stored and not path.name.endswith(".safetensors") and text
     else:
         ledger = _legacy_ledger(path)
         container, stored, mapped = "torch legacy", size, False
@@ -55,6 +57,8 @@ def load(path: Path, head: bytes) -> tuple[str, Any]:
     try:
         root = _load_weights(torch, path, mapped)
     except Exception as error:  # on hostile input torch raises any kind at all
+        if is_of_the_system(error):
+            raise
         raise _unloadable(torch, path, who, ledger, _in_short(error)) from None
     if problems := unbacked(torch, root, stored):
         raise UserError(

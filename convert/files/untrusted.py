@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Collection
 from pathlib import Path
 
-from jaxgpt.errors import UserError, in_a_row
+from jaxgpt.errors import UserError, in_a_row, is_of_the_system
 
 from .ledger import Ledger
 
@@ -49,6 +49,8 @@ class Archive:
         except UserError:
             raise
         except Exception as error:  # on hostile input zipfile raises a dozen kinds
+            if is_of_the_system(error):
+                raise
             raise UserError(
                 f"{who} begins as a zip archive but cannot be read as one "
                 f"({in_a_row([str(error)])}): it is truncated or damaged, because the table of "

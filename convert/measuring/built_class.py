@@ -19,7 +19,7 @@ from jaxgpt.seq2seq_config import (
 from ..api import inspect
 from ..detect.refusals import Asked
 from ..detect.roles import ROLES
-from ..detect.tensor_names import folded, is_mask, matrices, said
+from ..detect.tensor_names import count_words, folded, is_mask, matrices
 from ..files.checkpoints import Checkpoint
 from ..foreign.config_objects import MEANING, SIZES
 from ..foreign.constructor_args import Answers
@@ -164,7 +164,7 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     tables = [
         shape
         for name, shape in outside.items()
-        if sizes.get("model_dim") in shape and len(shape) == 2 and not said(name, POSITIONS)
+        if sizes.get("model_dim") in shape and len(shape) == 2 and not count_words(name, POSITIONS)
     ]
     if tables:
         first = next(iter(tables))

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import tyro
 
 from jaxgpt import __version__
-from jaxgpt.errors import Failure, UserError, instead_of, system_error
+from jaxgpt.errors import Failure, UserError, instead_of, printable, system_error
 from jaxgpt.system.signals import signals
 from jaxgpt.system.stages import Stage, silent
 
@@ -83,6 +83,9 @@ def run(
     the number of the signal that stopped it, and 1 for anything else.
     """
     gc.set_threshold(GC_THRESHOLD)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started the program
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that cannot show a character is not a reason to stop.
         sys.stdout.reconfigure(errors="replace")
@@ -93,13 +96,16 @@ def run(
         sys.stdout.flush()
     except (UserError, Failure) as error:
         code = _report(program, error)
-    except BrokenPipeError:  # the reader has left, as head does; the rest goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has left, as head does
         code = BROKEN_PIPE
     except OSError as error:
         code = _report(program, system_error(error))
     except KeyboardInterrupt as stop:
         _leave_at_once(128 + (stop.args[0] if stop.args else signal.SIGINT))
+    try:
+        sys.stdout.flush()
+    except OSError:  # the rest goes nowhere, or the interpreter would fail at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
@@ -136,7 +142,7 @@ def _unwrapped(docstring: str) -> str:
 def _report(program: str, error: UserError | Failure) -> int:
     """Print `error` and return its exit code."""
     with contextlib.suppress(OSError):  # the terminal was closed
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {printable(str(error))}", file=sys.stderr)
     return 2 if isinstance(error, UserError) else 1
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.data.kinds import require_model
-from jaxgpt.data.tokens import open_tokens
+from jaxgpt.data.tokens import open_tokens, require_ids, require_rising
 from jaxgpt.errors import require
 from jaxgpt.file_names import ABOUT, OFFSETS, SPLITS, TARGET_TOKENIZER, TOKENIZER
 from jaxgpt.system.directories import check_manifest
 from jaxgpt.system.json_files import DAMAGED, read_json
+from jaxgpt.system.unchanged import NO_FILES, Unchanged
 
 NUMBERS = ("source_vocab_size", "target_vocab_size", "start", "end", "left_out")
 
@@ -60,6 +61,7 @@ class PairDataset:
     train: PairSplit
     val: PairSplit
     train_sha256: str  # of the ids and their offsets, to compare the data of two directories
+    files: Unchanged = NO_FILES  # that the ids are read from, where they were verified
 
     @property
     def source_tokenizer(self) -> Path:
@@ -76,15 +78,16 @@ class PairDataset:
 def open_pairs(path: Path, verify: bool = True) -> PairDataset:
     """Open the pairs in `path`; `verify` compares the sha256 of every file first."""
     require_model(path, "pairs")
-    if verify:
-        check_manifest(path)
+    files = check_manifest(path) if verify else NO_FILES
     about = read_json(path / ABOUT)
     numbers: dict[str, Any] = {name: about.get(name) for name in NUMBERS}
     for name, number in numbers.items():
         require(type(number) is int, f"{path / ABOUT} has no number {name}. {DAMAGED}")
     splits = {name: _open_split(path, name, numbers["start"], numbers["end"]) for name in SPLITS}
-    (train, train_sha256), (val, _) = splits["train"], splits["val"]
-    return PairDataset(path, **numbers, train=train, val=val, train_sha256=train_sha256)
+    for name in SPLITS.values() if verify else ():
+        require_ids(path / name, [numbers["source_vocab_size"], numbers["target_vocab_size"]])
+    (train, sha256), (val, _) = splits["train"], splits["val"]
+    return PairDataset(path, **numbers, train=train, val=val, train_sha256=sha256, files=files)
 
 
 def _open_split(path: Path, name: str, start: int, end: int) -> tuple[PairSplit, str]:
@@ -96,5 +99,6 @@ def _open_split(path: Path, name: str, start: int, end: int) -> tuple[PairSplit,
         f"{path / OFFSETS[name]} and {SPLITS[name]} do not belong together: the last of "
         f"{len(offsets)} offsets is {offsets[-1]}, and there are {len(ids)} ids. Prepare it again.",
     )
+    require_rising(path / OFFSETS[name], offsets)
     both = header["sha256"] + offsets_header["sha256"]
     return PairSplit(ids, offsets, start, end), hashlib.sha256(both.encode()).hexdigest()

@@ -67,6 +67,9 @@ def reader(
     """
     with tempfile.TemporaryFile(dir=folder) as stdin:
         if "-" in sources:
+            require(
+                sys.stdin is not None, "Standard input is closed, and text should come from it."
+            )
             shutil.copyfileobj(sys.stdin.buffer, stdin)
 
         def read(what: str) -> Iterator[Item]:

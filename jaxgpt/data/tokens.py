@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from jaxgpt.data.progress import with_progress
 from jaxgpt.errors import UserError, require
 from jaxgpt.file_names import ANSWERS, OFFSETS, SPLITS
 from jaxgpt.system.directories import check_manifest
+from jaxgpt.system.unchanged import NO_FILES, Unchanged
 
 MAGIC = b"jaxgpt tokens\n"
 HEADER_BYTES = 512  # magic line, JSON object, spaces; a multiple of 64, so that ids are aligned
@@ -52,13 +53,13 @@ class Dataset:
     val_bytes: int  # of the UTF-8 text, 0 where unknown
     train_sha256: str  # of the ids, to compare the data of two directories
     examples: dict[str, Examples] | None = None  # of each split; None for text
+    files: Unchanged = NO_FILES  # that the ids are read from, where they were verified
 
 
 def open_dataset(path: Path, verify: bool = True) -> Dataset:
     """Open the prepared directory `path`; `verify` compares the sha256 of every file first."""
     require_model(path, "text")
-    if verify:
-        check_manifest(path)
+    files = check_manifest(path) if verify else NO_FILES
     train, header = open_tokens(path / SPLITS["train"])
     val, val_header = open_tokens(path / SPLITS["val"])
     sizes = header["vocab_size"], val_header["vocab_size"]
@@ -66,14 +67,16 @@ def open_dataset(path: Path, verify: bool = True) -> Dataset:
         sizes[0] == sizes[1],
         f"{path}: train.bin has {sizes[0]} different ids, but val.bin {sizes[1]}.",
     )
+    for name in SPLITS.values() if verify else ():
+        require_ids(path / name, [sizes[0]])
     known = path, sizes[0], train, val, val_header["text_bytes"]
     if data_kind(path) == "text":
-        return Dataset(*known, header["sha256"])
+        return Dataset(*known, header["sha256"], files=files)
     examples, digests = {}, [header["sha256"]]
     for name, ids in (("train", train), ("val", val)):
         examples[name], sha256 = _open_examples(path, name, len(ids))
         digests += sha256 if name == "train" else []
-    return Dataset(*known, hashlib.sha256("".join(digests).encode()).hexdigest(), examples)
+    return Dataset(*known, hashlib.sha256("".join(digests).encode()).hexdigest(), examples, files)
 
 
 def _open_examples(path: Path, name: str, count: int) -> tuple[Examples, list[str]]:
@@ -85,6 +88,7 @@ def _open_examples(path: Path, name: str, count: int) -> tuple[Examples, list[st
         f"{path / ANSWERS[name]}, {OFFSETS[name]} and {SPLITS[name]} do not belong together: they "
         f"are for {len(answers)}, {offsets[-1]} and {count} ids. Prepare it again.",
     )
+    require_rising(path / OFFSETS[name], offsets)
     return Examples(offsets, answers), [offsets_header["sha256"], answers_header["sha256"]]
 
 
@@ -156,6 +160,31 @@ def open_tokens(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     )
     require(actual > 0, f"{path} holds no ids. Prepare it again from a longer text.")
     return np.memmap(path, dtype, "r", HEADER_BYTES), header
+
+
+def require_ids(path: Path, vocab_sizes: Sequence[int]) -> None:
+    """Require that the ids of a token file are in the largest of the vocabularies.
+
+    Training would not notice others: outside of a table jax finds something, too.
+    """
+    (ids, _), limit = open_tokens(path), max(vocab_sizes)
+    for first in range(0, len(ids), CHUNK):
+        # Read and not mapped, as mapped pages would count as memory in use.
+        at = HEADER_BYTES + first * ids.itemsize
+        largest = int(np.fromfile(path, ids.dtype, CHUNK, offset=at).max())
+        require(
+            largest < limit,
+            f"{path} has the id {largest}, and its vocabulary has the ids 0 to {limit - 1}. "
+            "Prepare it again.",
+        )
+
+
+def require_rising(path: Path, offsets: np.ndarray) -> None:
+    """Require that the `offsets` in the file `path` begin with 0 and never fall."""
+    require(
+        int(offsets[0]) == 0 and bool((offsets[1:] >= offsets[:-1]).all()),
+        f"{path} does not say where texts begin: its numbers should rise from 0. Prepare it again.",
+    )
 
 
 def _read_header(path: Path) -> dict[str, Any]:

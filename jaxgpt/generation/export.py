@@ -17,12 +17,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import export as jax_export
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import require
 from jaxgpt.file_names import TOKENIZER
-from jaxgpt.model import GPT, cache, cast, exactly
+from jaxgpt.model import GPT, cache, cast, exactly, params_of
 from jaxgpt.model.cache import Cache
 from jaxgpt.storage import model_directory
 from jaxgpt.system import atomic_files
@@ -42,6 +43,12 @@ def export(directory: Path, file: Path, batch_size: int) -> None:
         f"{opened.path} attends to a source, and jaxgpt export writes the programs of decoders "
         "that have none: to use it elsewhere, take it to PyTorch with jaxgpt-convert to-torch.",
     )
+    model = opened.model()
+    require(
+        all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params_of(model))),
+        f"{opened.path} has weights that are NaN or infinite, and its programs could compute "
+        "nothing with them. Take an earlier checkpoint.",
+    )
     about = {
         "model": vars(opened.config),
         "batch_size": batch_size,
@@ -57,11 +64,16 @@ def export(directory: Path, file: Path, batch_size: int) -> None:
         atomic_files.new_file(file) as partial,
         zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as parts,
     ):
-        for name, program in _programs(opened.model(), batch_size).items():
-            parts.writestr(f"{name}.stablehlo", bytes(program))
-        parts.writestr("about.json", json.dumps(about, indent=2))
+        for name, program in _programs(model, batch_size).items():
+            _add(parts, f"{name}.stablehlo", bytes(program))
+        _add(parts, "about.json", json.dumps(about, indent=2).encode())
         if (opened.path / TOKENIZER).exists():
-            parts.write(opened.path / TOKENIZER, TOKENIZER)
+            _add(parts, TOKENIZER, (opened.path / TOKENIZER).read_bytes())
+
+
+def _add(parts: zipfile.ZipFile, name: str, content: bytes) -> None:
+    """Add a file without the time, which a zip archive can hold from 1980 to 2107 alone."""
+    parts.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
 
 
 def _programs(model: GPT, batch_size: int) -> dict[str, bytearray]:

@@ -70,7 +70,8 @@ def shown(token: str) -> str:
 def inside(model: GPT, ids: list[int]) -> tuple[np.ndarray, ...]:
     """Attention weights (L, N, T, T) and next-token log-probabilities (T, V) for `ids`."""
     computed = look(model, [ids])
-    return finite(computed.attention[:, 0], log_softmax(computed.logits[0]))
+    weights_lnts, logits_tv = finite(computed.attention[:, 0], computed.logits[0])
+    return weights_lnts, log_softmax(logits_tv)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -92,4 +92,5 @@ def inside_pair(model: Seq2Seq, source: list[int], tokens: list[int]) -> tuple[n
 
     computed = look(model, [tokens], [source])
     attention = computed.encoder_attention, computed.attention, computed.cross_attention
-    return finite(*(weights[:, 0] for weights in attention), log_softmax(computed.logits[0]))
+    *weights, logits_tv = finite(*(each[:, 0] for each in attention), computed.logits[0])
+    return *weights, log_softmax(logits_tv)

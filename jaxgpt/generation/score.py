@@ -40,9 +40,12 @@ def score(
         logits_btv = model(ids)
     with exactly(model.dtype):
         logp_btv = jax.nn.log_softmax(logits_btv[:, :-1].astype(sum_dtype(logits_btv)))
-        return np.asarray(
+        scores_bt = np.asarray(
             jnp.take_along_axis(logp_btv, jnp.asarray(ids)[:, 1:, None], axis=-1)[..., 0]
         )
+    finite = bool(np.isfinite(scores_bt).all())
+    require(finite, "The model's logits are not finite numbers: its weights are damaged.")
+    return scores_bt
 
 
 def require_sides(model: GPT | Seq2Seq, source: ArrayLike | None) -> None:

@@ -19,15 +19,21 @@ def check_tokens(tokens: ArrayLike, config: ModelConfig) -> None:
             "they have no values yet. Call model.logits(tokens) there: it computes the same, "
             "unchecked."
         )
-    _check_ids(np.asarray(tokens), "Tokens", config)
+    _check_ids(tokens, "Tokens", config)
 
 
 def check_source(source: ArrayLike, config: ModelConfig) -> None:
     """Refuse source ids outside the encoder's vocabulary, and sources outside its context."""
-    _check_ids(np.asarray(source), "Sources", config)
+    _check_ids(source, "Sources", config)
 
 
-def _check_ids(ids: np.ndarray, what: str, config: ModelConfig) -> None:
+def _check_ids(values: ArrayLike, what: str, config: ModelConfig) -> None:
+    try:
+        ids = np.asarray(values)
+    except (ValueError, TypeError, OverflowError):  # rows of different lengths, for one
+        raise UserError(
+            f"{what} must be whole numbers of shape (batch, time), but are {str(values)[:60]}."
+        ) from None
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
         raise UserError(
             f"{what} must be whole numbers of shape (batch, time), but are {ids.dtype} {ids.shape}."

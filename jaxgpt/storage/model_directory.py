@@ -98,7 +98,7 @@ class ModelDirectory:
         if run_directory.is_run(self.path):
             raise UserError(f"{self.path} is a run that has not written a checkpoint yet.")
         _require_directory(self.path)
-        directories.check_manifest(self.path)
+        self.files = directories.check_manifest(self.path)
         self.about = json_files.read_json(self.path / CONFIG)
         where = str(self.path / CONFIG)
         if not isinstance(self.about.get("model"), dict):
@@ -127,15 +127,24 @@ class ModelDirectory:
 
     def read(self, path: str) -> np.ndarray:
         """The parameter `path`, on the host as stored."""
-        return self.weights.read(path)
+        with self._unchanged():
+            return self.weights.read(path)
 
     def params(self) -> Tree:
         """The parameters, on the host as stored."""
-        return self.weights.params()
+        with self._unchanged():
+            return self.weights.params()
 
     def sharded_params(self, shardings: Tree) -> Tree:
         """The parameters in float32, sharded."""
-        return self.weights.sharded(shardings)
+        with self._unchanged():
+            return self.weights.sharded(shardings)
+
+    @contextlib.contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Require, after the block, the files whose checksums were compared."""
+        yield
+        self.files.require()
 
     def model(self) -> Any:
         """The model, in the dtype of its weights."""
@@ -151,7 +160,8 @@ class ModelDirectory:
                 for tree in (arrays.stored(folder), like)
             )
             require(stored == wanted, other)
-            return arrays.read_sharded(folder, like, shardings)
+            with self._unchanged():
+                return arrays.read_sharded(folder, like, shardings)
         except UserError:
             raise
         except ValueError:
@@ -161,7 +171,8 @@ class ModelDirectory:
         """AdamW's moments, wherever they are in the state; None in a directory without state."""
         if not (self.path / STATE).is_dir():
             return None
-        return read_moments(self.path, self.config, self.about)
+        with self._unchanged():
+            return read_moments(self.path, self.config, self.about)
 
 
 def _require_directory(path: Path) -> None:

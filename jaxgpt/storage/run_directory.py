@@ -22,11 +22,10 @@ MARK = "jaxgpt train\n"  # the content of the lock
 @contextlib.contextmanager
 def held(run: Path) -> Iterator[None]:
     """Lock `run` for this process, and remove the partial files of an interrupted one."""
-    existed = run.exists()
-    if existed and not is_run(run) and not _has_only_a_lock(run):
-        directories.require_vacant(run)
+    if run.exists() and not is_run(run) and not _has_only_a_lock(run):
+        directories.require_empty(run)
     taken = f"{run} is being trained by another process: wait for it, or choose another --run.dir."
-    with locks.locked(run / LOCK, MARK, taken):
+    with atomic_files.folders_above(run / LOCK), locks.locked(run / LOCK, MARK, taken):
         try:
             for folder in (run, run / CHECKPOINTS):
                 directories.remove_leftovers(folder)
@@ -35,8 +34,6 @@ def held(run: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 if _has_only_a_lock(run):
                     (run / LOCK).unlink()
-                    if not existed:
-                        run.rmdir()
 
 
 def _has_only_a_lock(run: Path) -> bool:
@@ -78,7 +75,16 @@ def step_of(checkpoint: Path) -> int:
 
 def best(run: Path) -> Path | None:
     """The checkpoint with the lowest validation loss, the newest of equals; None without any."""
-    return min(reversed(checkpoints(run)), key=val_loss, default=None)
+
+    def loss(checkpoint: Path) -> float:
+        try:
+            return val_loss(checkpoint)
+        except (UserError, FileNotFoundError):
+            if checkpoint.exists():
+                raise
+            return math.inf  # discarded by the process that trains
+
+    return min(reversed(checkpoints(run)), key=loss, default=None)
 
 
 def val_loss(checkpoint: Path) -> float:
@@ -142,7 +148,10 @@ def _is_number(value: Any) -> bool:
 
 def append_metrics(run: Path, line: Mapping[str, Any]) -> None:
     """Log one step."""
-    with (run / METRICS).open("a", encoding="utf-8") as file:
+    with (
+        atomic_files.errors_naming(run / METRICS),
+        (run / METRICS).open("a", encoding="utf-8") as file,
+    ):
         file.write(json.dumps(line) + "\n")
 
 

@@ -1,52 +1,108 @@
 """Files that are whole or not there."""
 
 import contextlib
+import errno
 import glob
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jaxgpt.errors import UserError
 from jaxgpt.system import locks
 
 PARTIAL = ".partial-"  # in the hidden name of what is being written, or removed
+MOST_BYTES = 255  # of a name, in nearly every file system
+ENDING_BYTES = 32  # of a hidden name, what is not its file's name
+# How file systems say that a folder is nothing to wait for, as some on a network do.
+UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
     """Make a file to write that takes its name only when the block ends without error."""
     path = Path(path)
-    if path.exists():
-        raise UserError(
-            f"{path} exists, and is not overwritten: move it away, or choose another name."
-        )
-    with replaced_file(path) as partial:
+    remove_abandoned(path)
+    _require_new(path)
+    with _written(path, _take_free_name) as partial:
         yield partial
 
 
 @contextlib.contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
     """Make a file to write that replaces `path` only when the block ends without error."""
-    partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
-    with errors_naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _written(path, _take_name) as partial:
+        yield partial
+
+
+@contextlib.contextmanager
+def _written(path: Path, take_name: Callable[[Path, Path], None]) -> Iterator[Path]:
+    """Make a file to write that `take_name` names `path` when the block ends without error."""
+    partial = hidden(path, f"{PARTIAL}{secrets.token_hex(4)}")
+    with errors_naming(path), folders_above(path):
         remove_abandoned(path)
         try:
             partial.touch()
             with locks.being_written(partial):
                 yield partial
                 sync(partial)
-                partial.rename(path)
-                sync(path.parent)
+                take_name(partial, path)
         finally:
             partial.unlink(missing_ok=True)
 
 
+def _require_new(path: Path) -> None:
+    if os.path.lexists(path):
+        raise UserError(
+            f"{path} exists, and is not overwritten: move it away, or choose another name."
+        )
+
+
+def _take_name(partial: Path, path: Path) -> None:
+    """Give the file `partial` the name `path`, whoever has it now."""
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def _take_free_name(partial: Path, path: Path) -> None:
+    """Give the file `partial` the name `path`, unless another program has taken it by now."""
+    try:
+        os.link(partial, path)
+    except OSError:  # the name is taken, or the file system has no links
+        _require_new(path)
+        partial.rename(path)
+    try:
+        sync_folder(path.parent)
+    except OSError:
+        path.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def folders_above(path: Path) -> Iterator[None]:
+    """Make the folders above `path`, and remove those that it made if the block fails."""
+    made = [folder for folder in path.parents if not folder.exists()]  # from the inside out
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):  # another program may use it by now
+                folder.rmdir()
+        raise
+
+
+def hidden(path: Path, ending: str) -> Path:
+    """A hidden name next to `path` that ends in `ending`, cut to the length of any name."""
+    name = os.fsencode(path.name)[: MOST_BYTES - ENDING_BYTES]
+    return path.with_name(f".{name.decode(errors='ignore')}{ending}")
+
+
 def remove_abandoned(path: Path) -> None:
     """Remove what processes that were killed left of `path`, while another may be writing it."""
-    for partial in path.parent.glob(f".{glob.escape(path.name)}{PARTIAL}*"):
+    for partial in path.parent.glob(f"{glob.escape(hidden(path, PARTIAL).name)}*"):
         with contextlib.suppress(OSError):  # it is complete by now, or nothing tells who writes it
             if not locks.is_locked(partial):
                 remove(partial)
@@ -85,3 +141,12 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk, where its file system can do so."""
+    try:
+        sync(path)
+    except OSError as error:
+        if error.errno not in UNSYNCED:
+            raise

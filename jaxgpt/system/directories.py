@@ -7,6 +7,7 @@ kind, and whoever copies it can check that it is whole.
 import contextlib
 import errno
 import hashlib
+import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,19 @@ from typing import Any
 
 from jaxgpt.errors import in_a_row, instead_of, require
 from jaxgpt.file_names import LOCK, MANIFEST
-from jaxgpt.system.atomic_files import PARTIAL, errors_naming, remove, remove_abandoned, sync
+from jaxgpt.system.atomic_files import (
+    PARTIAL,
+    errors_naming,
+    folders_above,
+    hidden,
+    remove,
+    remove_abandoned,
+    sync,
+    sync_folder,
+)
 from jaxgpt.system.json_files import read_json, write_json
 from jaxgpt.system.locks import being_written, locked
+from jaxgpt.system.unchanged import Unchanged
 
 
 @contextlib.contextmanager
@@ -29,11 +40,10 @@ def new_directory(path: str | Path, partial: Path | None = None) -> Iterator[Pat
     """
     path = Path(path)
     require_vacant(path)
-    with errors_naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with errors_naming(path), folders_above(resolved(path)):
         if partial is None:
-            remove_abandoned(path)
-            partial = path.with_name(partial_of(path).name + secrets.token_hex(4))
+            remove_abandoned(resolved(path))
+            partial = hidden(resolved(path), f"{PARTIAL}{secrets.token_hex(4)}")
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(mode=0o700)
@@ -53,7 +63,7 @@ def resumable_directory(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     require_vacant(path)
-    partial = path.with_name(f".{path.name}.unfinished")
+    partial = hidden(resolved(path), ".unfinished")
     taken = f"{path} is being written by another process: wait for it, or choose another name."
     with errors_naming(path), locked(partial / LOCK, "", taken):
         remove_leftovers(partial)
@@ -63,21 +73,35 @@ def resumable_directory(path: str | Path) -> Iterator[Path]:
 
 
 def _complete(partial: Path, path: Path) -> None:
-    """Add a manifest to `partial` and give it its name."""
+    """Add a manifest to `partial` and give it its name, or that of what `path` links to."""
     write_manifest(partial)
-    for file in [*partial.rglob("*"), partial]:
-        sync(file)
+    for file in partial.rglob("*"):
+        (sync_folder if file.is_dir() else sync)(file)
+    sync_folder(partial)
     partial.chmod(0o755)  # a temporary folder is private, this one is no longer temporary
-    partial.rename(path)
-    sync(path.parent)
+    require_vacant(path)  # another program may have taken the name by now
+    place = resolved(path)
+    if place.exists():
+        place.rmdir()  # not every file system can rename a folder to an empty one
+    partial.rename(place)
+    try:
+        sync_folder(place.parent)
+    except OSError:
+        place.rename(partial)
+        raise
+
+
+def resolved(path: Path) -> Path:
+    """The place that `path` leads to; a link that leads in a circle is itself."""
+    return Path(os.path.realpath(path))
 
 
 def partial_of(path: Path) -> Path:
     """The name of a folder while several processes fill it."""
-    return path.with_name(f".{path.name}{PARTIAL}")
+    return hidden(resolved(path), PARTIAL)
 
 
-def require_vacant(path: Path) -> None:
+def require_empty(path: Path) -> None:
     """Refuse a path that exists, except for an empty folder."""
     vacant = not path.exists() or (path.is_dir() and not any(path.iterdir()))
     require(
@@ -86,11 +110,21 @@ def require_vacant(path: Path) -> None:
     )
 
 
+def require_vacant(path: Path) -> None:
+    """Refuse a path that exists, except for an empty folder that another one can replace."""
+    require_empty(path)
+    require(
+        not path.is_mount(),
+        f"{path} is where another file system begins, which no folder can replace: name a new "
+        f"folder in it, such as {path / 'new'}.",
+    )
+
+
 def discard(directory: Path) -> None:
     """Remove a folder; a machine that dies meanwhile leaves no half of it under its name."""
-    hidden = directory.with_name(f".{directory.name}{PARTIAL}discarded")
-    directory.rename(hidden)
-    shutil.rmtree(hidden)
+    gone = hidden(directory, f"{PARTIAL}discarded")
+    directory.rename(gone)
+    shutil.rmtree(gone)
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -131,13 +165,17 @@ def write_manifest(directory: Path) -> None:
     write_json(directory / MANIFEST, {"files": entries})
 
 
-def check_manifest(directory: Path) -> None:
-    """Require every file of the manifest as it was written; other files are ignored."""
+def check_manifest(directory: Path) -> Unchanged:
+    """Require every file of the manifest as it was written; other files are ignored.
+
+    What is returned notices when one of these files changes later.
+    """
     entries = read_json(directory / MANIFEST).get("files")
     require(
         isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values()),
         f"{directory / MANIFEST} is not a manifest that this program wrote.",
     )
+    files = Unchanged(directory / name for name in (MANIFEST, *(entries or {})))
     with ThreadPoolExecutor() as threads:
         checked = threads.map(lambda item: _problem(directory, *item), (entries or {}).items())
         problems = [problem for problem in checked if problem]
@@ -147,6 +185,7 @@ def check_manifest(directory: Path) -> None:
         "or damaged after they were written; restore them from a copy, or make the directory "
         "again.",
     )
+    return files
 
 
 def _problem(directory: Path, name: str, entry: dict[str, Any]) -> str:
@@ -166,9 +205,12 @@ def _problem(directory: Path, name: str, entry: dict[str, Any]) -> str:
         return f"{name[:60]}... is too long for the name of a file"
     if missing:
         return f"{name} is missing"
-    if file.stat().st_size != entry.get("bytes"):
-        return f"{name} has {file.stat().st_size} bytes, not {entry.get('bytes')}"
-    digest, expected = _sha256(file), str(entry.get("sha256"))
+    try:
+        if (actual := file.stat().st_size) != entry.get("bytes"):
+            return f"{name} has {actual} bytes, not {entry.get('bytes')}"
+        digest, expected = _sha256(file), str(entry.get("sha256"))
+    except FileNotFoundError:  # its run has just discarded it
+        return f"{name} is gone"
     if digest != expected:
         return f"{name} has sha256 {digest[:12]}..., not {expected[:12]}..."
     return ""

@@ -12,8 +12,10 @@ DAMAGED = "It was changed or damaged: restore it from a copy, or make the direct
 
 def write_json(file: Path, value: Any) -> None:
     """Write `value` to `file`, indented, as UTF-8."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     with replaced_file(file) as partial:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        # The name of a file may have bytes that are no UTF-8; JSON has escapes for them.
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def parse_json(text: str | bytes, where: object, way_out: str) -> Any:

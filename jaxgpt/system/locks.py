@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from jaxgpt.errors import UserError
 
@@ -12,14 +13,25 @@ from jaxgpt.errors import UserError
 def locked(file: Path, mark: str, taken: str) -> Iterator[None]:
     """Hold the lock `file`, whose content is `mark`; `taken` is the error for a second process."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as handle:
+    with file.open("a+b", buffering=0) as handle:
         if not _flock(handle.fileno()):
             raise UserError(taken)
-        if file.read_text() != mark:
-            handle.truncate(0)
-            handle.write(mark)
-            handle.flush()
+        _mark(handle, file, mark.encode())
         yield
+
+
+def _mark(handle: IO[bytes], file: Path, mark: bytes) -> None:
+    """Make `mark` the content of the opened `file`, which is removed if that fails."""
+    handle.seek(0)
+    if handle.read() == mark:
+        return
+    try:
+        handle.truncate(0)
+        handle.write(mark)
+    except OSError as error:
+        error.filename = str(file)
+        file.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -143,8 +143,19 @@ def evaluate(directory: Path, data: Path | None, batch_size: int, with_bleu: boo
     pack = opened.about.get("data", {}).get("pack", DataConfig.pack)
     compute = Compute.on(mesh, opened.config, ComputeConfig(), pack)
     split = split_of(dataset, "val", opened.config.context_length, pack)
-    evaluator = Evaluator(opened.config, compute, mesh, batch_size)
-    return f"{opened.path}: {losses(evaluator.mean_loss(weights, split), dataset)}"
+    loss = Evaluator(opened.config, compute, mesh, batch_size).mean_loss(weights, split)
+    _require_sound(loss, opened, dataset)
+    return f"{opened.path}: {losses(loss, dataset)}"
+
+
+def _require_sound(loss: float, opened: ModelDirectory, dataset: Dataset | PairDataset) -> None:
+    """Require that `loss` is a number, and that the data stayed as they were."""
+    dataset.files.require()
+    require(
+        math.isfinite(loss),
+        f"The loss of {opened.path} is {loss}: its weights are not numbers that it can compute "
+        "with. A run that diverged saves such weights; take an earlier checkpoint.",
+    )
 
 
 def _evaluate_pairs(opened: ModelDirectory, dataset: PairDataset, batch_size: int) -> str:
@@ -157,6 +168,7 @@ def _evaluate_pairs(opened: ModelDirectory, dataset: PairDataset, batch_size: in
     weights = opened.sharded_params(shardings(abstract_params(config), mesh))
     evaluator = PairEvaluator(config, ComputeConfig(), mesh, batch_size)
     loss, right = evaluator.figures(weights, dataset.val).values()
+    _require_sound(loss, opened, dataset)
     return (
         f"{opened.path}: loss {loss:.4f} per target token, {right:.2%} of the targets exactly "
         f"right, over the whole validation split, {len(dataset.val):,} pairs of {dataset.path}"
@@ -172,11 +184,13 @@ def losses(loss: float, dataset: Dataset) -> str:
             f"{dataset.path}"
         )
     tokens = len(dataset.val)
-    per_byte = (tokens - 1) / dataset.val_bytes if dataset.val_bytes else math.nan
+    per_byte = ""
+    if dataset.val_bytes:  # known of text, and not of ids alone
+        bits = loss / math.log(2) * (tokens - 1) / dataset.val_bytes
+        per_byte = f", bits per byte {bits:.4f}"
     return (
-        f"loss {loss:.4f}, perplexity {math.exp(min(loss, 700)):.3f}, bits per byte "
-        f"{loss / math.log(2) * per_byte:.4f} over the whole validation split, {tokens:,} tokens "
-        f"of {dataset.path}"
+        f"loss {loss:.4f}, perplexity {math.exp(min(loss, 700)):.3f}{per_byte} over the whole "
+        f"validation split, {tokens:,} tokens of {dataset.path}"
     )
 
 

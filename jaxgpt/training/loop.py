@@ -13,6 +13,7 @@ import jax
 from jaxgpt.devices.distributed import START_AGAIN, first, together, unreachable
 from jaxgpt.devices.distributed import stopping as stopping_at
 from jaxgpt.devices.mesh import make_mesh
+from jaxgpt.devices.sharding import replicated
 from jaxgpt.errors import Failure, UserError, system_error
 from jaxgpt.pytree import Tree
 from jaxgpt.storage import run_directory
@@ -28,6 +29,7 @@ from jaxgpt.training.profile import Profile
 from jaxgpt.training.progress import Passing, Progress, Say
 from jaxgpt.training.step import Metrics, State, evaluated, jitted_step
 from jaxgpt.training.trackers import Track, trackers
+from jaxgpt.training.weights import all_finite
 
 
 class Loop:
@@ -45,6 +47,7 @@ class Loop:
         self.step, where = jitted_step(config, self.mesh)
         if where.base:
             self.merge = jitted_merge(where.base, config.train.lora_scale)
+        self.finite = jax.jit(all_finite, out_shardings=replicated(self.mesh))
         self.batch = batches(job.dataset, config, self.mesh)
         self.batch(0)  # the data may be too short
         self.evaluator = make_evaluator(config, self.mesh, rows)
@@ -117,6 +120,7 @@ class Loop:
         unread: tuple[int, Metrics] | None = None
         self.progress.doing(start - 1, "compiling")
         for step in range(start, t.steps + 1):
+            self.job.dataset.files.require()
             with self.profile.before(step, state):
                 state, metrics = self.step(state, self.batch(step - 1))
             self.profile.after(step, state)
@@ -205,5 +209,10 @@ class Loop:
         return figures
 
     def save(self, state: State, step: int, val_loss: float | None) -> None:
-        """Start to write a checkpoint of `state`."""
+        """Start to write a checkpoint of `state`, if all its numbers are finite."""
+        if not self.finite(state):
+            raise UserError(
+                f"After step {step} weights, or moments of the optimiser, are NaN or infinite, and "
+                f"are not saved. {self.checkpoints.last_good()} Try a lower optim.learning_rate."
+            )
         self.checkpoints.save(state, {"step": step, "val_loss": val_loss, "skipped": self.skipped})

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import Config
-from jaxgpt.devices.sharding import shardings
+from jaxgpt.devices.sharding import replicated, shardings
 from jaxgpt.errors import require
 from jaxgpt.storage.model_directory import ModelDirectory
 from jaxgpt.storage.weights import Adapted
@@ -16,10 +16,27 @@ from jaxgpt.training.step import State, besides_weights, init_state
 def first_state(job: Job, mesh: jax.sharding.Mesh) -> State:
     """The state before the next step of `job`, computed or read in parts on each device."""
     config, source = job.config, job.source
-    like = jax.eval_shape(lambda: init_state(config))
-    where = shardings(like, mesh)
+    where = shardings(jax.eval_shape(lambda: init_state(config)), mesh)
     if source is None:
         return jax.jit(lambda: init_state(config), out_shardings=where)()
+    state = _read(job, source, where)
+    require(
+        bool(jax.jit(all_finite, out_shardings=replicated(mesh))(state)),
+        f"{source.path} has weights, or moments of its optimiser, that are NaN or infinite, and no "
+        "training mends these. A run that diverged saves them: take an earlier checkpoint.",
+    )
+    return state
+
+
+def all_finite(state: State) -> jax.Array:
+    """Whether all numbers of `state` are finite."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
+
+
+def _read(job: Job, source: ModelDirectory, where: State) -> State:
+    """The state of `job` from the model, or from its own checkpoint, `source`."""
+    config = job.config
+    like = jax.eval_shape(lambda: init_state(config))
     if not job.resumed:
         weights = source.sharded_params(where.base or where.params)
         state = jax.jit(lambda params: init_state(config, params), out_shardings=where)(weights)
@@ -27,7 +44,7 @@ def first_state(job: Job, mesh: jax.sharding.Mesh) -> State:
             return jax.device_put(_with_optimizer_of(source, state, config), where)
         return state
     base = None
-    if isinstance(source.weights, Adapted):
+    if isinstance(source.weights, Adapted) and where.base is not None:
         base = source.weights.base.sharded(where.base)
     weights = source.stored.sharded(where.params)
     averaged = bool(source.about.get("optim", {}).get("ema"))

@@ -145,6 +145,20 @@ def test_splits_with_different_vocabularies(directory: Path) -> None:
         (directory / "val.bin").write_bytes(whole)
 
 
+@pytest.mark.parametrize("name", ["train.bin", "val.bin"])
+def test_ids_beyond_the_vocabulary_are_refused_though_the_checksums_fit(
+    name: str, tmp_path: Path
+) -> None:
+    """As a program writes them that does not look at its ids."""
+    path = prepared(tmp_path / "data")
+    content = bytearray((path / name).read_bytes())
+    content[-1] = 7
+    (path / name).write_bytes(content)
+    directories.write_manifest(path)
+    with pytest.raises(UserError, match=rf"{name} has the id 7.*has the ids 0 to 6"):
+        open_dataset(path)
+
+
 def test_the_header_can_be_read_by_people(directory: Path) -> None:
     magic, rest = (directory / "train.bin").read_bytes()[:HEADER_BYTES].split(b"\n", 1)
     assert magic == b"jaxgpt tokens"

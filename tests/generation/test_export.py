@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import export as jax_export
 
 import jaxgpt
@@ -54,6 +56,21 @@ def test_grouped_queries_and_rings_of_windows_are_exported() -> None:
         np.testing.assert_allclose(logits, whole[[0, 1], lengths - 1], atol=1e-4)
         logits, cache = decode(cache, ids[[0, 1], lengths], lengths)
         lengths += 1
+
+
+@pytest.mark.parametrize("now", [0.0, 1e10])
+def test_a_clock_that_is_wrong_is_no_matter(
+    now: float,
+    model: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A zip archive has no room for times before 1980 and after 2107."""
+    monkeypatch.setattr(time, "time", lambda: now)
+    assert command("jaxgpt", "export", model, "--out", tmp_path / "model.zip").code == 0
+    with zipfile.ZipFile(tmp_path / "model.zip") as file:
+        assert {info.date_time[0] for info in file.infolist()} == {1980}
 
 
 def test_a_model_with_a_source_is_refused(

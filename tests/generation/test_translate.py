@@ -144,7 +144,10 @@ def test_nothing_of_the_memory_is_copied_in_the_loop(pair: Seq2Seq) -> None:
     keys: list[Any] = []
 
     def spy(weights: Any, rows: Any, kv_cache: Any, conditions: Any, *rest: Any) -> Any:
-        keys.append([leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(conditions.cross)])
+        shards = [
+            shard for x in jax.tree.leaves(conditions.cross) for shard in x.addressable_shards
+        ]
+        keys.append([shard.data.unsafe_buffer_pointer() for shard in shards])
         return real(weights, rows, kv_cache, conditions, *rest)
 
     real, programs.cached_steps = programs.cached_steps, spy  # type: ignore[assignment]

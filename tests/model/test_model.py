@@ -275,6 +275,10 @@ def test_blocks_against_torchs_own_encoder_layer(norm: str, activation: str, bia
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
+        (
+            [[], [1]],
+            r"Tokens must be whole numbers of shape \(batch, time\), but are \[\[\], \[1\]\]",
+        ),
         ([[0, 1, 23]], "Token id 23 at row 0, position 2 lies outside the vocabulary of 23"),
         ([[0, 1], [-1, 2]], "Token id -1 at row 1, position 0"),
         ([[0] * 12], "A sequence of 12 tokens does not fit the context length 11"),

@@ -48,6 +48,17 @@ def test_a_loaded_model_computes_the_same(whole: Path) -> None:
     assert json.loads((whole / "config.json").read_text())["note"] == "kept"
 
 
+def test_one_that_is_replaced_while_it_is_read_is_noticed(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "m")
+    opened = model_directory.ModelDirectory(tmp_path / "m")
+    opened.read("head/kernel")
+    (tmp_path / "m").rename(tmp_path / "before")
+    model_directory.save(tmp_path / "m", CONFIG, params_of(GPT(CONFIG, seed=6)))
+    for read in (opened.params, lambda: opened.read("head/kernel")):
+        with pytest.raises(UserError, match="was changed or replaced while it was read"):
+            read()
+
+
 def test_wrong_parameters_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="head/kernel is missing"):
         params = params_of(GPT(CONFIG))

@@ -15,13 +15,20 @@ import sys
 from pathlib import Path
 
 from tests import conftest  # noqa: F401  # which sets the environment of jax
-from tests.torture import files, kills, processes
+from tests.torture import disks, files, kills, numbers, processes, supply
 from tests.torture.parts import Orders
 from tests.torture.runner import Line
 from tests.torture.worker import FAILED
 
 # Each part has the names of its LINES, and run(orders).
-PARTS = {"files": files, "kills": kills, "processes": processes}
+PARTS = {
+    "files": files,
+    "kills": kills,
+    "processes": processes,
+    "disks": disks,
+    "numbers": numbers,
+    "supply": supply,
+}
 NAMES = [*PARTS, *(name for part in PARTS.values() for name in part.LINES)]
 
 
@@ -33,7 +40,11 @@ def main() -> int:
     parser.add_argument("--cases", type=int, help="of each line, instead of a time")
     parser.add_argument("--seed", type=int, default=datetime.date.today().timetuple().tm_yday)
     parser.add_argument(
-        "--only", choices=NAMES, default="", metavar="PART or LINE", help=", ".join(NAMES)
+        "--only",
+        choices=NAMES,
+        default="",
+        metavar="PART or LINE",
+        help=", ".join(NAMES).replace("%", "%%"),
     )
     parser.add_argument("--case", type=int, help="the number of one case of --only LINE")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too")

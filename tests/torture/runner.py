@@ -32,6 +32,9 @@ class Line:
 class Torture:
     """Cases of a `seed` in a temporary `folder`; the files of those that fail are left in `keep`."""
 
+    most_polls = MOST_POLLS
+    serve = staticmethod(serve)  # what the worker does
+
     def __init__(self, folder: Path, seed: int, keep: Path | None = None):
         self.folder, self.seed, self.keep = folder, seed, keep
         self.out = folder / "out"
@@ -96,7 +99,7 @@ class Torture:
             write_manifest(target / kind.opens)
         return str(path.relative_to(target))
 
-    def _read(self, case: Case) -> tuple[str, str]:
+    def _read(self, case: Any) -> tuple[str, str]:
         """What the worker answers; a worker that crashes, hangs or takes too much is replaced."""
         if self.process is None:
             self._start()
@@ -106,7 +109,7 @@ class Torture:
         try:
             self._answer()  # it has noted its memory
             most = memory_kb(self.process.pid, "VmRSS") + SPARE_KB + TIMES * size // 1024
-            for _ in range(MOST_POLLS):
+            for _ in range(self.most_polls):
                 if self.connection.poll(POLL):
                     outcome, text, peak = self.connection.recv()
                     if peak > most:
@@ -131,7 +134,7 @@ class Torture:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, self.out), daemon=True)
+        self.process = context.Process(target=self.serve, args=(theirs, self.out), daemon=True)
         self.process.start()
         theirs.close()
         self._answer()

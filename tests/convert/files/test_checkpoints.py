@@ -1,5 +1,6 @@
 """Checkpoint files as users meet them: what is written is read again, and what is odd is refused in words."""
 
+import json
 import os
 import re
 import resource
@@ -110,6 +111,53 @@ def test_weights_stay_in_the_file_until_asked_for_and_leave_no_pages_behind(tmp_
     before = resident()
     assert np.array_equal(checkpoint.tensors["w"].read(), array)
     assert before <= resident() < 1024
+
+
+def test_a_name_that_is_no_text_will_do(tmp_path, suffix):
+    path, array = tmp_path / f"\udcff{suffix}", np.arange(5.0)
+    checkpoints.write(path, {"w": array})
+    assert np.array_equal(checkpoints.read(path).tensors["w"].read(), array)
+
+
+def replace_file(path, other):
+    other.replace(path)
+
+
+def cut_file(path, other):
+    os.truncate(path, path.stat().st_size // 3)
+
+
+def overwrite_file(path, other):
+    path.write_bytes(other.read_bytes())
+
+
+@pytest.mark.parametrize("change", [replace_file, cut_file, overwrite_file])
+@pytest.mark.parametrize("size", [5, 2**20])
+def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path, suffix, change, size):
+    path, other = tmp_path / f"w{suffix}", tmp_path / f"other{suffix}"
+    arrays = {name: np.full(size, number, "float32") for number, name in enumerate("ab")}
+    checkpoints.write(path, arrays)
+    checkpoints.write(other, {name: array + 1 for name, array in arrays.items()})
+    checkpoint = checkpoints.read(path)
+    first = checkpoint.tensors["a"].read()
+    change(path, other)
+    with pytest.raises(UserError, match=rf"w{suffix} was changed or replaced while it was read"):
+        checkpoint.tensors["b"].read()
+    assert np.array_equal(first, arrays["a"])
+
+
+def test_a_shard_that_changes_between_two_readings_is_noticed(tmp_path):
+    arrays = {name: np.full(5, number, "float32") for number, name in enumerate("ab")}
+    for name, array in arrays.items():
+        checkpoints.write(tmp_path / f"{name}.safetensors", {name: array})
+    index = {"weight_map": {name: f"{name}.safetensors" for name in arrays}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    checkpoint = checkpoints.read(tmp_path)
+    checkpoint.tensors["b"].read()
+    checkpoints.write(tmp_path / "c.safetensors", {"x": arrays["b"]})
+    (tmp_path / "c.safetensors").replace(tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=r"a\.safetensors was changed or replaced"):
+        checkpoint.tensors["a"].read()
 
 
 def test_one_array_under_two_names_is_stored_once_as_tied(tmp_path):

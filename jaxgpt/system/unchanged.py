@@ -1,0 +1,45 @@
+"""Files that must stay as they are while they are read."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from jaxgpt.errors import UserError
+
+Version = tuple[int, ...]
+GONE: Version = ()
+
+
+class Unchanged:
+    """Some files as they are now, so that a reader can notice that one was replaced or written to.
+
+    A file is read in parts, by its name or through a mapping: without this, the parts could be of
+    two different files.
+    """
+
+    def __init__(self, paths: Iterable[Path]):
+        self.versions = {path: _version(path) for path in paths}
+
+    def require(self) -> None:
+        """Raise UserError if one of the files was replaced or written to.
+
+        One that is gone may have been read, since what is open outlives its name.
+        """
+        for path, version in self.versions.items():
+            if _version(path) not in (version, GONE):
+                raise UserError(
+                    f"{path} was changed or replaced while it was read. Try again when nothing "
+                    "writes to it."
+                )
+
+
+def _version(path: Path) -> Version:
+    """What changes with the content of the file at `path`; GONE where there is none."""
+    try:
+        about = os.stat(path)
+    except (OSError, ValueError):  # a null, or half a surrogate pair, is in no name
+        return GONE
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+
+
+NO_FILES = Unchanged(())

@@ -1,0 +1,20 @@
+"""A slice of the torture of disks, with the day of the year as its seed."""
+
+import datetime
+
+import pytest
+
+from tests.torture import disks, numbers, supply
+from tests.torture.parts import Orders
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+SEED = datetime.date.today().timetuple().tm_yday
+
+
+@pytest.mark.parametrize("part", [disks, numbers, supply], ids=["disks", "numbers", "supply"])
+def test_each_ends_done_or_with_one_paragraph(part: object) -> None:
+    lines = part.run(Orders(SEED, cases=0))  # type: ignore[attr-defined]
+    print(f"Seed {SEED}")
+    assert [line.failures for line in lines if line.failures] == []
+    assert [line.cases for line in lines] == [1] * len(part.LINES)  # type: ignore[attr-defined]

@@ -1,0 +1,265 @@
+"""The part of disks: commands end done, or with one paragraph and the exit code of docs/promises.md.
+
+What was there before stays as it was, nothing stray is left, and the same command does its work once
+the disk is as it should be.
+"""
+
+import contextlib
+import errno
+import functools
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tests.torture import disk, names, scenes
+from tests.torture.calls import READ, WRITE, Count, watched
+from tests.torture.parts import Orders
+from tests.torture.runner import Line
+from tests.torture.scenes import Outcome, Scene, refusal_of, require
+from tests.torture.tasks import (
+    GOES_ON,
+    TASKS,
+    Task,
+    begin,
+    copy_read,
+    done_and_right,
+    expected_of,
+    given_in,
+    meaning,
+    meaning_of,
+    require_right,
+    snapshot,
+)
+
+# The exit code for each error: 1 for what the system could not do, 2 for what the user may not do.
+CODES = {
+    errno.ENOSPC: 1, errno.EDQUOT: 1, errno.EIO: 1, errno.EROFS: 1, errno.EFBIG: 1,
+    errno.EACCES: 2, errno.EPERM: 2,
+}  # fmt: skip
+READING = (errno.EIO, errno.EACCES, errno.ENOENT)
+PAGE = 4096
+WRITERS = tuple(task for task in TASKS if task.writes)
+NEAR = 40 * PAGE  # bytes that may be beside what is written
+
+
+def failing_calls(random: Random, path: Path) -> str:
+    """The N-th change of a file fails, once or from then on."""
+    task, given, out = _set_out(random, WRITERS, path)
+    number, ever = random.choice(list(CODES)), random.random() < 0.5
+    at = 1 + random.randrange(_calls_of(task, given, WRITE))
+
+    def fail(kind: str, name: str) -> None:
+        raise OSError(number, os.strerror(number), name)
+
+    with watched(out, Count(WRITE, at, fail, ever)):
+        ended = task(given, out)
+    return _judged(task, ended, given, out, (CODES[number], 1), left_over=ever)
+
+
+def failing_reads(random: Random, path: Path) -> str:
+    """The N-th file that is opened cannot be read."""
+    task, given, out = _set_out(random, TASKS, path)
+    number = random.choice(READING)
+    at = 1 + random.randrange(_calls_of(task, given, READ))
+
+    def fail(kind: str, name: str) -> None:
+        raise OSError(number, os.strerror(number), name)
+
+    with watched(given, Count(READ, at, fail, ever=random.random() < 0.5)):
+        ended = task(given, out)
+    return _judged(task, ended, given, out, (1, 2))
+
+
+def full_disk(random: Random, path: Path) -> str:
+    """A disk with too little room, one that is read-only, or a limit of the size of files."""
+    task, given, out = _set_out(random, WRITERS, path)
+    size = random.randrange(_bytes_of(task, given) + NEAR)
+    if random.random() < 0.3 or not disk.can_mount():
+        with disk.file_limit(size):
+            ended = task(given, out)
+        return _judged(task, ended, given, out, (1,))
+    shutil.rmtree(out)
+    out.mkdir()
+    with disk.mounted(out, f"size={max(1, size // PAGE) * PAGE}"):
+        with contextlib.suppress(OSError):
+            begin(task, given, out)
+        if random.random() < 0.2:
+            disk.mount("-o", "remount,ro", out)
+        ended = task(given, out)
+        # A copy of a run that the disk has no room for is damaged.
+        refusal = refusal_of(ended, (1, 2) if task.name == GOES_ON else (1,))
+        if refusal and task.name not in ("train", GOES_ON):
+            require(not snapshot(out), f"{sorted(snapshot(out))} is left of {task.name}")
+        if not refusal:
+            require_right(task, ended, out, expected_of(task, given))
+    return refusal
+
+
+def changing_files(random: Random, path: Path) -> str:
+    """A file is replaced, cut, overwritten or removed just before it is opened for the N-th time."""
+    original = given_in(path.parent)
+    task = random.choice([each for each in TASKS if each.name not in ("train", GOES_ON)])
+    first, second = path / "given", path / "other"
+    copy_read(task, original, first)
+    copy_read(task, original, second)
+    files = sorted(each for each in (first / task.reads).rglob("*") if each.is_file())
+    changed = random.choice(files or [first / task.reads])
+    twin = second / changed.relative_to(first)
+    deed = random.choice((disk.replace, disk.cut, disk.overwrite, disk.remove))
+    expected = expected_of(task, original)
+    at = 1 + random.randrange(_calls_of(task, original, READ))
+
+    def change(kind: str, name: str) -> None:
+        if changed.exists():
+            deed(random, changed, twin)
+
+    out = path / "out"
+    out.mkdir()
+    with watched(first, Count(READ, at, change)):
+        ended = task(first, out)
+    if refusal := refusal_of(ended):
+        require(not snapshot(out), f"{sorted(snapshot(out))} is left of {task.name}")
+        return refusal
+    now = meaning(task, ended, out)
+    if now != expected and not _same_beside_paths(task, now, expected):
+        new = path / "new"
+        new.mkdir()
+        again = task(first, new)
+        right = again.code == 0 and meaning(task, again, new) == now
+        require(right, f"{task.name} took {changed.name}, {deed.__name__}, for something else")
+    return ""
+
+
+def two_programs(random: Random, path: Path) -> str:
+    """Another command on the same folders runs while one is at its N-th change of a file."""
+    task, given, out = _set_out(random, WRITERS, path)
+    rival = random.choice(
+        [each for each in WRITERS if each.writes == task.writes and each is not task] or [task]
+    )
+    at = 1 + random.randrange(_calls_of(task, given, WRITE))
+    endings: list[Outcome | BaseException] = []
+
+    def compete() -> None:
+        try:
+            endings.append(rival(given, out))
+        except BaseException as error:
+            endings.append(error)
+
+    def interfere(kind: str, name: str) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # one of a library, which the other command would wait for
+        thread = threading.Thread(target=compete)  # with a loop of events of its own
+        thread.start()
+        thread.join()
+
+    with watched(out, Count(WRITE, at, interfere)):
+        ended = task(given, out)
+    if not endings:
+        return _judged(task, ended, given, out, ())
+    (other,) = endings
+    if isinstance(other, BaseException):
+        raise other
+    texts = [refusal_of(one, (2,)) for one in (ended, other)]
+    require(not all(texts), f"of two commands none did its work: {texts}")
+    winners = [one for one, text in zip((task, rival), texts, strict=True) if not text]
+    outcome = ended if not texts[0] else other
+    require_right(winners[0], outcome, out, *(expected_of(one, given) for one in (task, rival)))
+    return next(filter(None, texts), "")
+
+
+def clocks(random: Random, path: Path) -> str:
+    """The time of day jumps back and forth."""
+    import time
+
+    task, given, out = _set_out(random, TASKS, path)
+    real = time.time, time.time_ns
+    jumps = [random.choice((0, 1, -(10**6), 10**9, 2**33, -1.5e9)) for _ in range(50)]
+
+    def jumped() -> float:
+        return max(0.0, real[0]() + random.choice(jumps))
+
+    time.time, time.time_ns = jumped, lambda: int(jumped() * 1e9)  # type: ignore[assignment]
+    try:
+        ended = task(given, out)
+    finally:
+        time.time, time.time_ns = real
+    return _judged(task, ended, given, out, ())
+
+
+def _set_out(random: Random, tasks: tuple[Task, ...], path: Path) -> tuple[Task, Path, Path]:
+    """A task, the files that it reads, and the folder that it writes to."""
+    task, given, out = random.choice(tasks), given_in(path.parent), path / "out"
+    expected_of(task, given)
+    out.mkdir()
+    begin(task, given, out)
+    return task, given, out
+
+
+def _judged(
+    task: Task,
+    ended: Outcome,
+    given: Path,
+    out: Path,
+    codes: tuple[int, ...],
+    left_over: bool = False,
+) -> str:
+    """The refusal of a task that something was in the way of; what it leaves must be in order."""
+    refusal, expected = refusal_of(ended, codes), expected_of(task, given)
+    if not refusal:
+        require_right(task, ended, out, expected)
+        return ""
+    if task.name not in ("train", GOES_ON):
+        names = sorted(each.name for each in out.iterdir())
+        if left_over:  # a disk on which nothing can be removed any more has what was complete
+            names = [name for name in names if ".partial-" not in name]
+        if left_over and names == [task.writes] and meaning_of(out / names[0]) == expected:
+            names = []
+        require(not names, f"{names} is left of {task.name}, which ended with: {refusal}")
+        shutil.rmtree(out)
+        out.mkdir()
+    done_and_right(task, given, out, expected)
+    return refusal
+
+
+def _same_beside_paths(task: Task, now: Any, expected: Any) -> bool:
+    """Whether two pages say the same of files in two folders."""
+    return isinstance(now, str) and now.split()[2:] == expected.split()[2:]
+
+
+@functools.cache
+def _calls_of(task: Task, given: Path, kind: str) -> int:
+    """The number of calls of a `kind` that `task` makes where nothing is in its way."""
+    out = given.with_name("counted")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    begin(task, given, out)
+    with watched(out if kind == WRITE else given, counted := Count(kind)):
+        ended = task(given, out)
+    require(ended.code == 0, f"{task.name} fails with nothing in its way: {ended.err}")
+    return max(1, counted.calls)
+
+
+@functools.cache
+def _bytes_of(task: Task, given: Path) -> int:
+    """Bytes that `task` writes."""
+    expected_of(task, given)
+    folder = given.with_name(f"expected {task.name}")
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+SCENES: tuple[Scene, ...] = (
+    Scene("a change that fails", failing_calls),
+    Scene("a file that cannot be read", failing_reads),
+    Scene("a full disk", full_disk),
+    Scene("a file that changes", changing_files),
+    Scene("two programs", two_programs),
+    Scene("a clock that jumps", clocks),
+    Scene("odd names", names.odd_names),
+    Scene("links", names.links),
+)
+LINES = tuple(scene.name for scene in SCENES)
+run: Callable[[Orders], list[Line]] = functools.partial(scenes.run, SCENES)
