@@ -27,8 +27,8 @@ FAMILY = Dialect(
     unsaid={**USUAL, "activation": "gelu"},
     grouped=True,
     family=True,
-    beware="in a matrix of several, queries, keys and values are taken to be parts in this order, "
-    f"the heads inside each; {parts.BEWARE}",
+    beware="queries, keys and values that share a matrix are taken to lie in this order, the heads "
+    f"inside each; {parts.BEWARE}",
 )
 
 DIALECTS = (with_all_norms(FAMILY, {"blocks/attn": INSIDE}, BLOCK, "ff"),)
