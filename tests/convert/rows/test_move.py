@@ -11,6 +11,7 @@ from convert.detect import one_side, values
 from convert.detect.refusals import Inputs
 from convert.dialects import DIALECTS
 from convert.dtypes import OF_WEIGHTS
+from convert.names.modern_parts import NAMED, NUMBERED
 from convert.names.parts import PAIRS
 from convert.rows.axes import QKV, View
 from convert.rows.dialect import Dialect
@@ -84,19 +85,30 @@ def test_there_and_back_is_identity_bit_for_bit(
     assert all(again[name].tobytes() == value.tobytes() for name, value in tensors.items())
 
 
+def downs_of(glu: str) -> set[str]:
+    """What classes call the matrix that leads back from a gate and a value of the names `glu`."""
+    names = {word.rpartition("=")[2] for word in glu.split()}
+    named = {down for gate, up, down in map(str.split, NAMED) if {gate, up} == names}
+    numbered = [{*each.split()} - names for each in NUMBERED if names < {*each.split()}]
+    return named.union(*numbered)
+
+
 def reworded(dialect: Dialect, seed: int) -> Dialect:
     """The dialect with any of its own words in every place."""
     words = random.Random(seed)
     choices = dict.fromkeys(choice for row in dialect.rows for choice in row.torch.choices)
     chosen = {choice: words.choice(choice.words) for choice in choices}
+    spellings = {axis: (words.choice(each),) for axis, each in dialect.words.items()}
     pair = words.choice(PAIRS.split()).split("/")  # nobody mixes these
     if not any("net.0" in choice.words for choice in choices):  # gate and up have one of their own
         pair = ["", words.choice(["down_proj", "w2", "c_proj", "down"])]
+    downs = downs_of(*spellings.get("glu", ("",)))
     for choice in choices:
+        if usual := downs & {*choice.words}:
+            chosen[choice] = words.choice(sorted(usual))
         if {"net.0", "net.2"} & {*choice.words}:
             chosen[choice] = next((w for w in pair if w in choice.words), chosen[choice])
     rows = tuple(replace(row, torch=row.torch.worded(chosen)) for row in dialect.rows)
-    spellings = {axis: (words.choice(each),) for axis, each in dialect.words.items()}
     return replace(dialect, rows=rows, words=spellings)
 
 
