@@ -71,7 +71,6 @@ if TYPE_CHECKING:  # what a type checker refuses, since no result is Any
     loaded = jaxgpt.load(folder, jaxgpt.Seq2Seq)  # type: ignore[assignment]
     print(convert.to_flax(weights).config.vocabulary)  # type: ignore[union-attr]
     print(convert.verify(weights, folder).verdict.proven)  # type: ignore[union-attr]
-    convert.assert_same(1, loaded, [[1]])  # type: ignore[arg-type]
 
 converted = convert.to_flax(weights)
 if isinstance(converted.model, jaxgpt.GPT):
