@@ -24,7 +24,7 @@ TIMEOUT = 10  # seconds
 SPARE = 60  # seconds that a process may take beyond the timeout, its start included
 SLOW = 5.0  # seconds
 JAX_SAYS = "Terminating process because the JAX distributed service detected fatal errors"
-ROOM = 4096  # bytes of a file where the disk is full
+ROOM = 20_000  # bytes of a file on the full disk: more than the log needs, less than the weights
 
 
 def four(folder: Path) -> None:
