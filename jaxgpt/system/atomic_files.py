@@ -33,6 +33,7 @@ def new_file(path: str | Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
     """Make a file to write that replaces `path` only when the block ends without error."""
+    remove_abandoned(path)
     with _written(path, _take_name) as partial:
         yield partial
 
@@ -42,7 +43,6 @@ def _written(path: Path, take_name: Callable[[Path, Path], None]) -> Iterator[Pa
     """Make a file to write that `take_name` names `path` when the block ends without error."""
     partial = hidden(path, f"{PARTIAL}{secrets.token_hex(4)}")
     with errors_naming(path), folders_above(path):
-        remove_abandoned(path)
         try:
             partial.touch()
             with locks.being_written(partial):
