@@ -1,11 +1,8 @@
-"""The dialects to try on a file: by its config, and by the names of its tensors."""
-
-from collections.abc import Iterable
+"""The dialects to try on a file, by its config."""
 
 from ..dialects import DIALECTS
 from ..names.stated import stated_fields
 from ..rows.dialect import Dialect
-from ..rows.known import examples, nearest
 from .refusals import Inputs, require_supported_kinds
 
 
@@ -20,9 +17,3 @@ def candidates(inputs: Inputs) -> list[Dialect]:
     for dialect in chosen[:1]:  # a config that cannot be followed is told before tensors are
         stated_fields(inputs.configs, dialect, inputs.path, inputs.given)
     return chosen or list(DIALECTS.values())
-
-
-def plausible(dialects: Iterable[Dialect], names: Iterable[str]) -> list[Dialect]:
-    """Those of `dialects` of which a reading has a row for each of `names`."""
-    alike = examples(names)
-    return [dialect for dialect in dialects if nearest(dialect, alike)[1] == len(alike)]

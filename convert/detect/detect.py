@@ -16,7 +16,7 @@ from ..rows.fit import Fit, meanings
 from ..rows.pair import Pair
 from . import pairs
 from .by_structure import propose
-from .candidates import candidates, plausible
+from .candidates import candidates
 from .one_side import Detected, detected_with, explained_by, fit_of
 from .partial import is_part
 from .refusals import Configs, Inputs, Shapes, Stranger, why_strange
@@ -117,7 +117,7 @@ def _require_one_reading(
 def _explaining(inputs: Inputs) -> dict[str, Fit]:
     """The fits that explain all tensors: of classes where there is one, else of families."""
     dialects = candidates(inputs)
-    fits = _fits(plausible(dialects, inputs.shapes), inputs)
+    fits = _fits(filter(inputs.names.explained_by, dialects), inputs)
     classes = {name: fitted for name, fitted in fits.items() if not fitted.dialect.family}
     if is_part(classes.values(), inputs.shapes):
         # Part of a known class's file: a family could read it as a different function.

@@ -9,7 +9,6 @@ from ..names.stated import stated_fields
 from ..rows.dialect import Dialect
 from ..rows.fields import is_relevant, usual_of
 from ..rows.fit import Fit, fit
-from ..rows.known import examples, nearest
 from ..rows.pair import AnyDialect
 from ..rows.resolve import settle
 from .caveats import other_caveats
@@ -89,7 +88,7 @@ def detected_with(
 def fit_of(dialect: Dialect, inputs: Inputs) -> Fit:
     """Settle and fit `dialect`, in the reading that explains most of the file."""
     fits = []
-    for reading in nearest(dialect, examples(inputs.shapes))[0]:
+    for reading in inputs.names.nearest(dialect):
         fits.append(_fit_of_reading(reading, inputs))
         if not fits[-1].problems:
             return fits[-1]

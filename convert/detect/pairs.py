@@ -11,13 +11,12 @@ from ..dialects import PAIRS
 from ..names.pair_config import configs_of_side
 from ..names.unsupported import reasons
 from ..rows import whole
-from ..rows.axes import LABELS
 from ..rows.dialect import Dialect
 from ..rows.fields import OF_DECODERS
 from ..rows.fit import Fit, meanings
 from ..rows.kinds import EMBEDDING, Alias, Kind, Row
 from ..rows.pair import Pair, changed, is_embedding, without_embedding
-from ..rows.pattern import Match, Pattern, label_words
+from ..rows.pattern import LabelWords, Match, Pattern, label_words
 from .one_side import Detected, detected_with, explained_by, fit_of
 from .refusals import Inputs, Stranger, require_supported_kinds, with_problems
 from .report import Report
@@ -88,12 +87,11 @@ def _matchers(
     dialect: Dialect, wanted: Callable[[Kind], bool] = lambda row: True
 ) -> Iterator[Callable[[str], Match | None]]:
     """Yield a matcher of names for each row that is `wanted`, in all readings of `dialect`."""
-    seen: set[tuple[Pattern, Any]] = set()
+    seen: set[tuple[str, LabelWords]] = set()
     for reading in (dialect, *dialect.readings):
         words = label_words(reading.spellings)
         for row in filter(wanted, reading.rows):
-            labelled = any(row.torch.has(axis) for axis in LABELS)
-            key = row.torch, words if labelled else ()
+            key = row.torch.text, words if row.torch.labels else ()
             if key not in seen:
                 seen.add(key)
                 yield row.torch.matcher(words)

@@ -1,5 +1,6 @@
 """The reasons to refuse a file, or to ask for a field, once a dialect was fitted to its tensors."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from ..names.unsupported import KINDS, reasons
 from ..rows.fields import OF_DECODERS
 from ..rows.fit import Fit, joint_width
 from ..rows.kinds import EMBEDDING, Row
+from ..rows.known import Names
 from .by_structure import propose
 from .values import Evidence
 
@@ -49,6 +51,11 @@ class Inputs:
     side: str = ""  # what precedes the names of its fields: "encoder." for an encoder
     # Fields that the other side shows, such as the vocabulary of a shared embedding.
     known: Mapping[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def names(self) -> Names:
+        """The names of the tensors."""
+        return Names(self.shapes)
 
     @property
     def irrelevant(self) -> tuple[str, ...]:

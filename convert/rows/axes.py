@@ -42,6 +42,7 @@ Spelling = Mapping[str, Mapping[str, str]]  # label axis -> {label: its word}, i
 Dims = tuple[tuple[str, ...], ...]
 
 
+@functools.cache
 def parse_dims(text: str) -> Dims:
     """The axes of each dimension: `d (head k)` -> (("d",), ("head", "k"))."""
     words = re.findall(r"\(([^)]*)\)|(\S+)", text)

@@ -4,34 +4,40 @@ To fit a reading takes milliseconds, and families have many of them.
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
-from .axes import LABELS
 from .dialect import Dialect
 from .pattern import LabelWords, label_words
 
 NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # one that stands alone between dots
 
 
-def examples(names: Iterable[str]) -> list[str]:
-    """One of those `names` that differ in the number of a layer alone, for each of them."""
-    return list({NUMBER.sub("0", name): name for name in names}.values())
+class Names:
+    """The names of a file, of which one stands for all that differ in the number of a layer."""
 
+    def __init__(self, names: Iterable[str]):
+        self._names = list({NUMBER.sub("0", name): name for name in names}.values())
+        # By pattern, and by the words of the labels in it: readings and dialects share many.
+        self._matched: dict[tuple[str, LabelWords], frozenset[str]] = {}
 
-def nearest(dialect: Dialect, names: Collection[str]) -> tuple[list[Dialect], int]:
-    """The readings of `dialect` with rows for the most of `names`, and for how many they have."""
-    known: dict[tuple[int, LabelWords], frozenset[str]] = {}  # readings share most patterns
-    counts: list[tuple[Dialect, int]] = []
-    for reading in (dialect, *dialect.readings):
+    def nearest(self, dialect: Dialect) -> list[Dialect]:
+        """The readings of `dialect` with rows for the most names."""
+        readings = (dialect, *dialect.readings)
+        counts = [self._known_to(reading) for reading in readings]
+        most = max(counts)
+        return [reading for reading, count in zip(readings, counts, strict=True) if count == most]
+
+    def explained_by(self, dialect: Dialect) -> bool:
+        """Whether a reading of `dialect` has a row for each name."""
+        return self._known_to(self.nearest(dialect)[0]) == len(self._names)
+
+    def _known_to(self, reading: Dialect) -> int:
+        """The number of names for which `reading` has a row."""
         words, found = label_words(reading.spellings), set[str]()
         for row in reading.rows:
             pattern = row.torch
-            labelled = any(pattern.has(axis) for axis in LABELS)
-            key = id(pattern), words if labelled else ()
-            if key not in known:
-                match = pattern.matcher(words)
-                known[key] = frozenset(n for n in names if pattern.may_match(n) and match(n))
-            found |= known[key]
-        counts.append((reading, len(found)))
-    most = max(count for _, count in counts)
-    return [reading for reading, count in counts if count == most], most
+            key = pattern.text, words if pattern.labels else ()
+            if key not in self._matched:
+                self._matched[key] = frozenset(filter(pattern.matcher(words), self._names))
+            found |= self._matched[key]
+        return len(found)

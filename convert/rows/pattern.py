@@ -6,11 +6,13 @@ in parentheses, of which a file uses one throughout, and a `?` for a tensor that
 
 import functools
 import re
+import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from .axes import LABELS, Dims, Spelling, View, parse_dims
 
+MOST_DIGITS = 9  # of a number in a name
 LabelWords = tuple[tuple[str, tuple[str, ...]], ...]  # each label axis, and the words on it
 
 
@@ -22,11 +24,26 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """An axis in a name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Match:
     """How a name fits a pattern: the word of each axis, and of each choice."""
 
     axes: Mapping[str, str]
     words: Mapping[Choice, str]
+
+    def having(self, part: str | Choice | Axis, word: str) -> "Match":
+        """The match with the `word` of one more part."""
+        if isinstance(part, Axis):
+            return Match({part.name: word, **self.axes}, self.words)
+        if isinstance(part, Choice):
+            return Match(self.axes, {part: word, **self.words})
+        return self
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,7 @@ class Pattern:
     optional: bool = False
 
     @staticmethod
+    @functools.cache  # the readings of a family share most of theirs
     def parse(text: str) -> "Pattern":
         """Parse `name : axes`, or a name alone, whose dimensions are not looked at."""
         name, _, dims = text.partition(" : ")
@@ -88,45 +106,69 @@ class Pattern:
         return self.matcher(label_words(spellings))(name)
 
     def matcher(self, words: LabelWords) -> Callable[[str], Match | None]:
-        """The function that `match` is, for many names and the same words of label axes."""
-        choices = self.choices
-        start, end = self.ends
-        regex: re.Pattern[str] | None = None
+        """The function that `match` is, for many names and the same words of label axes.
+
+        It has no regular expression: to compile one takes longer than to match all names of a file.
+        """
+        parts, of_labels = self._parts, dict(words)
+        start, end = (part if isinstance(part, str) else "" for part in (parts[0], parts[-1]))
 
         def match(name: str) -> Match | None:
-            nonlocal regex
             if not (name.startswith(start) and name.endswith(end)):
-                return None  # most names: without a regular expression, which is slow to compile
-            regex = regex or _regex(self.pieces, words)
-            found = regex.fullmatch(name)
-            if found is None:
-                return None
-            groups = found.groupdict()
-            chosen = {choice: groups.pop(f"choice{i}") for i, choice in enumerate(choices)}
-            return Match(groups, chosen)
+                return None  # most names
+            return rest(name, 0, 0)
+
+        def rest(name: str, start: int, number: int) -> Match | None:
+            """How `name` from `start` on fits the parts from `number` on."""
+            if number == len(parts):
+                return Match({}, {}) if start == len(name) else None
+            part = parts[number]
+            if isinstance(part, str):
+                words: Iterable[str] = (part,)
+            elif isinstance(part, Choice):
+                words = part.words
+            else:
+                words = of_labels.get(part.name) or _numbers(name, start)
+            for word in words:
+                if name.startswith(word, start):
+                    match = rest(name, start + len(word), number + 1)
+                    if match is not None:
+                        return match.having(part, word)
+            return None
 
         return match
 
     @functools.cached_property
-    def ends(self) -> tuple[str, str]:
-        """The text before the first axis or choice, and the text after the last one."""
-        first, last = (
-            piece if isinstance(piece, str) else "" for piece in (self.pieces[0], self.pieces[-1])
+    def text(self) -> str:
+        """The pattern of the name, without the axes of the dimensions."""
+        return "".join(
+            f"({'|'.join(piece.words)})" if isinstance(piece, Choice) else piece
+            for piece in self.pieces
         )
-        return first.partition("{")[0], last.rpartition("}")[2]
-
-    def may_match(self, name: str) -> bool:
-        """Whether the words of the pattern occur in `name`: told without a regular expression."""
-        return all(any(word in name for word in words) for words in self._words)
 
     @functools.cached_property
-    def _words(self) -> list[tuple[str, ...]]:
-        return [piece.words for piece in self.choices] + [
-            (text,)
-            for piece in self.pieces
-            if isinstance(piece, str)
-            for text in re.split(r"{\w+}", piece)
-        ]
+    def labels(self) -> list[str]:
+        """The label axes in the name."""
+        return [axis for axis in LABELS if self.has(axis)]
+
+    @functools.cached_property
+    def _parts(self) -> tuple["str | Choice | Axis", ...]:
+        parts = list[str | Choice | Axis]()
+        for piece in self.pieces:
+            if isinstance(piece, Choice):
+                parts.append(piece)
+                continue
+            for i, text in enumerate(re.split(r"{(\w+)}", piece)):
+                parts.append(Axis(text) if i % 2 else text)
+        return tuple(part for part in parts if part != "")
+
+
+def _numbers(name: str, start: int) -> list[str]:
+    """The numbers at `start` in `name`, the longest first."""
+    end = start
+    while end < min(len(name), start + MOST_DIGITS) and name[end] in string.digits:
+        end += 1
+    return [name[start:stop] for stop in range(end, start, -1)]
 
 
 def label_words(spellings: Iterable[Spelling]) -> LabelWords:
@@ -139,20 +181,3 @@ def label_words(spellings: Iterable[Spelling]) -> LabelWords:
     return tuple(
         (axis, tuple(dict.fromkeys(known)) or tuple(LABELS[axis])) for axis, known in words.items()
     )
-
-
-@functools.cache
-def _regex(pieces: tuple[str | Choice, ...], of_labels: LabelWords) -> re.Pattern[str]:
-    words, regex, count = dict(of_labels), "", 0
-    for piece in pieces:
-        if isinstance(piece, Choice):
-            regex += f"(?P<choice{count}>{'|'.join(map(re.escape, piece.words))})"
-            count += 1
-            continue
-        for i, part in enumerate(re.split(r"{(\w+)}", piece)):
-            if i % 2:
-                alternatives = map(re.escape, words[part]) if part in words else ["[0-9]{1,9}"]
-                regex += f"(?P<{part}>{'|'.join(alternatives)})"
-            else:
-                regex += re.escape(part)
-    return re.compile(regex)

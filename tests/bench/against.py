@@ -31,6 +31,8 @@ class Tree:
     def __init__(self, root: Path, file: Path):
         self.root, self.file = root, file
         self.environment = {**os.environ, "PYTHONPATH": str(root)}
+        # Modules are compiled once, as they are where somebody installed them.
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
         self.racer = subprocess.Popen(
             [sys.executable, "-P", str(PROGRAMS / "racer.py")],
             cwd=root,

@@ -9,7 +9,6 @@ import errno
 import functools
 import os
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -18,6 +17,7 @@ from typing import Any
 from tests.torture import disk, names, scenes
 from tests.torture.calls import READ, WRITE, Count, watched
 from tests.torture.parts import Orders
+from tests.torture.rival import run_in_rival
 from tests.torture.runner import Line
 from tests.torture.scenes import Outcome, Scene, refusal_of, require
 from tests.torture.tasks import (
@@ -141,28 +141,16 @@ def two_programs(random: Random, path: Path) -> str:
         [each for each in WRITERS if each.writes == task.writes and each is not task] or [task]
     )
     at = 1 + random.randrange(_calls_of(task, given, WRITE))
-    endings: list[Outcome | BaseException] = []
-
-    def compete() -> None:
-        try:
-            endings.append(rival(given, out))
-        except BaseException as error:
-            endings.append(error)
+    endings: list[Outcome] = []
 
     def interfere(kind: str, name: str) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # one of a library, which the other command would wait for
-        thread = threading.Thread(target=compete)  # with a loop of events of its own
-        thread.start()
-        thread.join()
+        endings.append(run_in_rival(rival, given, out))
 
     with watched(out, Count(WRITE, at, interfere)):
         ended = task(given, out)
     if not endings:
         return _judged(task, ended, given, out, ())
     (other,) = endings
-    if isinstance(other, BaseException):
-        raise other
     texts = [refusal_of(one, (2,)) for one in (ended, other)]
     require(not all(texts), f"of two commands none did its work: {texts}")
     winners = [one for one, text in zip((task, rival), texts, strict=True) if not text]

@@ -134,7 +134,7 @@ class Torture:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=self.serve, args=(theirs, self.out), daemon=True)
+        self.process = context.Process(target=self.serve, args=(theirs, self.out))
         self.process.start()
         theirs.close()
         self._answer()
