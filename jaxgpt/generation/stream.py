@@ -1,6 +1,7 @@
 """Streams of generated ids: the prompts are read, then come cached steps, then moves of the window.
 
-Each phase computes pieces of 1, 2, 4, ... up to PIECE tokens, so that the first ones come soon.
+Each phase computes pieces of 1, 2, 4, ... up to PIECE tokens, so that the first ones come soon;
+moves of the window begin with a token for each peer.
 
 Shapes: B rows, V vocabulary.
 """
@@ -14,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from numpy.typing import ArrayLike
 
-from jaxgpt.devices.peers import make_groups, share
+from jaxgpt.devices.peers import Peers, make_groups, share
 from jaxgpt.errors import UserError
 from jaxgpt.generation import programs
 from jaxgpt.generation.batch import Batch, Request, make_batch
@@ -106,12 +107,14 @@ def stream_batch(weights: Weights, batch: Batch, read: Encoded | None = None) ->
 
 
 def _phases(generation: "Generation", batch: Batch) -> Iterator[Piece]:
-    """Read the prompts, take cached steps while they fit in the context, then move windows."""
-    tokens, sliding = int(batch.limits_b.max()), batch.shared.on_full == "slide"
+    """Take cached steps while they fit in the context, then move windows."""
+    tokens = cached = int(batch.limits_b.max())
+    if batch.shared.on_full == "slide":
+        # Of a full row the first token, too, is that of a window: a cache would serve no other one.
+        visible = int(batch.visible_b.min())
+        cached = min(visible, tokens) if visible > 1 else 0
     # A row that stops at the end of its context is computed on, and its tokens are not used.
-    cached = min(int(batch.visible_b.min()), tokens) if sliding else tokens
     host = Host(batch.limits_b, batch.shared.stop_ids)
-    generation.read(batch)
     for phase in (generation.cached_steps(cached), generation.window_moves(tokens - cached)):
         for piece in host.overlapped(phase):
             yield piece
@@ -119,9 +122,9 @@ def _phases(generation: "Generation", batch: Batch) -> Iterator[Piece]:
                 return
 
 
-def _piece_sizes(tokens: int) -> Iterator[int]:
-    """Sizes of pieces whose sum is `tokens`."""
-    size = 1
+def _piece_sizes(tokens: int, first: int = 1) -> Iterator[int]:
+    """Sizes of pieces whose sum is `tokens`, from `first` up to PIECE."""
+    size = min(first, PIECE)
     while tokens > 0:
         yield min(size, tokens)
         tokens -= size
@@ -141,24 +144,23 @@ class Generation:
             if memory is not None:
                 cross = programs.remember(self.weights, memory, self.mesh)
                 self.conditions = Conditions(sampling, cross)
-
-    def read(self, batch: Batch) -> None:
-        """Fill the cache with the prompts."""
-        prompts = batch.prompts
-        with exactly(self.dtype):
+            self.prompts = batch.prompts
             rows = programs.start_rows(
-                prompts.tokens_bs, prompts.lengths_b, batch.seeds_b, batch.numbers_b
+                self.prompts.tokens_bs, self.prompts.lengths_b, batch.seeds_b, batch.numbers_b
             )
             self.rows = _placed(rows, programs.ROWS_SPECS, self.mesh)
-            reader = Reader(self.weights, self.conditions.cross, self.mesh)
-            self.cache = reader.read(prompts)
 
     def cached_steps(self, tokens: int) -> Iterator[Computed]:
-        """Generate `tokens` tokens, after which some row fills the context."""
+        """Read the prompts, and generate `tokens` tokens, after which some row fills the context."""
+        if not tokens:
+            return
+        with exactly(self.dtype):
+            reader = Reader(self.weights, self.conditions.cross, self.mesh)
+            kv_cache = reader.read(self.prompts)
         for n in _piece_sizes(tokens):
             with exactly(self.dtype):
-                self.rows, buffers, self.cache = programs.cached_steps(
-                    self.weights, self.rows, self.cache, self.conditions, np.int32(n), self.mesh
+                self.rows, buffers, kv_cache = programs.cached_steps(
+                    self.weights, self.rows, kv_cache, self.conditions, np.int32(n), self.mesh
                 )
             yield Computed(buffers, n)
 
@@ -166,7 +168,7 @@ class Generation:
         """Generate `tokens` tokens, each of which moves the window of the full rows."""
         if tokens and self.peer_mesh != self.mesh:
             self._bring_in_peers()
-        for n in _piece_sizes(tokens):
+        for n in _piece_sizes(tokens, Peers.of(self.peer_mesh).count):
             with exactly(self.dtype):
                 self.rows, buffers = programs.window_moves(
                     self.weights, self.rows, self.conditions, np.int32(n), self.peer_mesh
