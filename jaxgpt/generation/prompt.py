@@ -11,12 +11,24 @@ import numpy as np
 from jaxgpt.errors import UserError, require
 
 
+FEWEST_SLOTS = 64  # of a cache: fewer would hardly be faster
+
+
 class Prompts(NamedTuple):
     """A batch of prompts as the model takes them."""
 
     tokens_bs: np.ndarray  # padded with 0 on the right
     lengths_b: np.ndarray  # number of tokens of each row
     width: int  # number of positions to prefill
+
+    def slots(self, new: int) -> int:
+        """The number of positions to cache while each row gets `new` more tokens.
+
+        Each step reads the whole cache, so that it is not larger than it must be; a power of two
+        lets calls of many lengths share one compiled program.
+        """
+        needed = int(self.lengths_b.max()) + new - 1  # the last new token is not read
+        return min(self.tokens_bs.shape[1], max(FEWEST_SLOTS, padded_width(needed)))
 
     def shared(self) -> int:
         """The number of tokens that all rows begin with, besides the last one of any row."""

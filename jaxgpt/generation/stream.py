@@ -155,7 +155,8 @@ class Generation:
         if not tokens:
             return
         with exactly(self.dtype):
-            reader = Reader(self.weights, self.conditions.cross, self.mesh)
+            slots = self.prompts.slots(tokens)
+            reader = Reader(self.weights, self.conditions.cross, slots, self.mesh)
             kv_cache = reader.read(self.prompts)
         for n in _piece_sizes(tokens):
             with exactly(self.dtype):

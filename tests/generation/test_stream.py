@@ -120,6 +120,32 @@ def test_devices_that_share_the_work_change_no_text() -> None:
     assert printed["texts"] == texts_of_some_kinds()
 
 
+@pytest.mark.parametrize("window", [None, 6])
+def test_a_cache_has_few_slots_for_few_tokens_and_the_text_is_the_same(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, steps, slots = (
+        random_model("float64", num_blocks=1, window=window),
+        programs.cached_steps,
+        [],
+    )
+
+    def noted(weights: Any, rows: Any, kv_cache: Any, *arguments: Any) -> Any:
+        slots.append(kv_cache.keys_bmsh[0].shape[2])
+        return steps(weights, rows, kv_cache, *arguments)
+
+    prompts = [[1, 2, 3], [4]]
+    whole = text(model, prompts, 12, seed=3)
+    monkeypatch.setattr(programs, "cached_steps", noted)
+    monkeypatch.setattr("jaxgpt.generation.prompt.FEWEST_SLOTS", 4)
+    for tokens, expected in ((1, 4), (2, 4), (3, 8), (6, 8), (7, 16), (12, 16), (60, CONTEXT)):
+        slots.clear()
+        new = text(model, prompts, tokens, seed=3)
+        assert {*slots} == {min(expected, window or expected)}
+        shorter = min(tokens, 12)
+        np.testing.assert_array_equal(new[:, :shorter], whole[:, :shorter])
+
+
 def test_prompts_that_are_read_by_pieces_and_share_a_beginning_give_the_same_texts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
