@@ -10,7 +10,6 @@ import numpy as np
 
 from jaxgpt.errors import UserError, require
 
-
 FEWEST_SLOTS = 64  # of a cache: fewer would hardly be faster
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgpt.model import GPT
 from jaxgpt.model.block import Block
@@ -33,8 +34,16 @@ class Weights:
         return jax.tree.unflatten(self.structure, self.leaves)
 
 
-@jax.jit
 def _blocks(model: GPT) -> tuple[Block, ...]:
+    """The blocks of `model` as separate modules; on a CPU they share its memory."""
+    devices = jax.tree.leaves(model)[0].devices()
+    if len(devices) == 1 and {device.platform for device in devices} == {"cpu"}:
+        views = _unstacked(jax.tree.map(np.asarray, model))
+        return jax.device_put(views, next(iter(devices)))
+    return jax.jit(_unstacked)(model)
+
+
+def _unstacked(model: GPT) -> tuple[Block, ...]:
     """The blocks of `model` as separate modules, without the projections of a memory."""
     blocks = model.unstacked()
     if model.spec.block.cross is not None:

@@ -380,6 +380,16 @@ def test_an_unknown_option_is_answered_with_one_that_exists() -> None:
         jaxgpt.generate(random_model(), [1], max_tokens=3)
 
 
+def test_the_blocks_of_a_cpu_share_the_memory_of_their_model() -> None:
+    model = GPT(jaxgpt.ModelConfig(11, 16, 32, 3, 2))
+    whole = model.blocks.mlp.up.kernel[...]
+    _, blocks = Weights.prepare(model, model.dtype).modules()
+    parts = [block.mlp.up.kernel[...] for block in blocks]
+    start = whole.unsafe_buffer_pointer()
+    distances = [part.unsafe_buffer_pointer() - start for part in parts]
+    assert distances == [layer * whole[0].nbytes for layer in range(3)]
+
+
 def test_requests_in_one_batch_are_what_each_is_alone(model: GPT) -> None:
     """Other lengths, seeds, temperatures and cuts in the same batch change no text, nor do devices."""
     requests = [
