@@ -16,7 +16,7 @@ from ..rows.fields import OF_DECODERS
 from ..rows.fit import Fit, meanings
 from ..rows.kinds import EMBEDDING, Alias, Kind, Row
 from ..rows.pair import Pair, changed, is_embedding, without_embedding
-from ..rows.pattern import LabelWords, Match, Pattern, label_words
+from ..rows.pattern import LabelWords, Match, Pattern
 from .one_side import Detected, detected_with, explained_by, fit_of
 from .refusals import Inputs, Stranger, require_supported_kinds, with_problems
 from .report import Report
@@ -89,7 +89,7 @@ def _matchers(
     """Yield a matcher of names for each row that is `wanted`, in all readings of `dialect`."""
     seen: set[tuple[str, LabelWords]] = set()
     for reading in (dialect, *dialect.readings):
-        words = label_words(reading.spellings)
+        words = reading.label_words
         for row in filter(wanted, reading.rows):
             key = row.torch.text, words if row.torch.labels else ()
             if key not in seen:

@@ -9,7 +9,7 @@ from .axes import LABELS, Spelling, View
 from .fields import USUAL, is_relevant, usual_of
 from .hub import Hub
 from .kinds import Buffer, Filled, Kind, Row, Scaled, Shifted
-from .pattern import Pattern
+from .pattern import LabelWords, Pattern, label_words
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,11 @@ class Dialect:
             for axis, spellings in self.words.items()
             for words in spellings
         )
+
+    @functools.cached_property
+    def label_words(self) -> LabelWords:
+        """The words that each label axis may have in names."""
+        return label_words(self.spellings)
 
     @functools.cached_property
     def claims(self) -> dict[str, bool]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from .dialect import Dialect
-from .pattern import LabelWords, label_words
+from .pattern import LabelWords
 
 NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # one that stands alone between dots
 
@@ -33,7 +33,7 @@ class Names:
 
     def _known_to(self, reading: Dialect) -> int:
         """The number of names for which `reading` has a row."""
-        words, found = label_words(reading.spellings), set[str]()
+        words, found = reading.label_words, set[str]()
         for row in reading.rows:
             pattern = row.torch
             key = pattern.text, words if pattern.labels else ()

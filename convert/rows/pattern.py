@@ -7,12 +7,13 @@ in parentheses, of which a file uses one throughout, and a `?` for a tensor that
 import functools
 import re
 import string
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .axes import LABELS, Dims, Spelling, View, parse_dims
 
 MOST_DIGITS = 9  # of a number in a name
+MOST_ENDINGS = 100  # of a pattern
 LabelWords = tuple[tuple[str, tuple[str, ...]], ...]  # each label axis, and the words on it
 
 
@@ -110,33 +111,36 @@ class Pattern:
 
         It has no regular expression: to compile one takes longer than to match all names of a file.
         """
-        parts, of_labels = self._parts, dict(words)
-        start, end = (part if isinstance(part, str) else "" for part in (parts[0], parts[-1]))
+        key = words if self.labels else ()
+        if key not in self._matchers:
+            self._matchers[key] = self._matcher(dict(words))
+        return self._matchers[key]
+
+    def _matcher(self, of_labels: Mapping[str, tuple[str, ...]]) -> Callable[[str], Match | None]:
+        parts = self._parts
+        alternatives = [_words_of(part, of_labels) for part in parts]
+        endings = _endings(alternatives)
 
         def match(name: str) -> Match | None:
-            if not (name.startswith(start) and name.endswith(end)):
-                return None  # most names
-            return rest(name, 0, 0)
+            # Of most names the ending shows that they do not fit.
+            return rest(name, 0, 0) if name.endswith(endings) else None
 
         def rest(name: str, start: int, number: int) -> Match | None:
             """How `name` from `start` on fits the parts from `number` on."""
             if number == len(parts):
                 return Match({}, {}) if start == len(name) else None
-            part = parts[number]
-            if isinstance(part, str):
-                words: Iterable[str] = (part,)
-            elif isinstance(part, Choice):
-                words = part.words
-            else:
-                words = of_labels.get(part.name) or _numbers(name, start)
-            for word in words:
+            for word in alternatives[number] or _numbers(name, start):
                 if name.startswith(word, start):
                     match = rest(name, start + len(word), number + 1)
                     if match is not None:
-                        return match.having(part, word)
+                        return match.having(parts[number], word)
             return None
 
         return match
+
+    @functools.cached_property
+    def _matchers(self) -> dict[LabelWords, Callable[[str], Match | None]]:
+        return {}
 
     @functools.cached_property
     def text(self) -> str:
@@ -161,6 +165,25 @@ class Pattern:
             for i, text in enumerate(re.split(r"{(\w+)}", piece)):
                 parts.append(Axis(text) if i % 2 else text)
         return tuple(part for part in parts if part != "")
+
+
+def _words_of(
+    part: str | Choice | Axis, of_labels: Mapping[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    """The words that a part may be; none for a number."""
+    if isinstance(part, str):
+        return (part,)
+    return part.words if isinstance(part, Choice) else of_labels.get(part.name, ())
+
+
+def _endings(alternatives: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """What a name ends with that fits parts of these words: up to MOST_ENDINGS, or anything."""
+    endings: tuple[str, ...] = ("",)
+    for words in reversed(alternatives):
+        if not 0 < len(words) * len(endings) <= MOST_ENDINGS:
+            break
+        endings = tuple(word + ending for word in words for ending in endings)
+    return endings
 
 
 def _numbers(name: str, start: int) -> list[str]:

@@ -13,7 +13,7 @@ from .axes import Dims, View, every
 from .dialect import Dialect, is_ignored
 from .fields import norms_full_width
 from .kinds import EMBEDDING, Alias, Buffer, Filled, Kind, Row, part_of
-from .pattern import Choice, Match, label_words
+from .pattern import Choice, Match
 
 Shape = tuple[int, ...]
 AFTER = "after"  # the axis of the member after the blocks, such as a final norm in nn.Sequential
@@ -25,7 +25,7 @@ def settle(dialect: Dialect, shapes: Mapping[str, Shape]) -> Dialect:
     `shapes` maps each tensor name of the file to its shape.
     """
     dialect = _with_last_member(dialect, shapes)
-    of_labels = label_words(dialect.spellings)
+    of_labels = dialect.label_words
     matchers = [row.torch.matcher(of_labels) for row in dialect.rows]
     fits = [[fit for matcher in matchers if (fit := matcher(name))] for name in shapes]
     # Names that match one row alone vote first: an ambiguous name must not overrule them.
