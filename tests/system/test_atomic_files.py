@@ -60,6 +60,24 @@ def test_folders_above_are_made_and_go_again_if_nothing_is_written(
 
 
 @pytest.mark.parametrize("make", MAKERS)
+def test_the_content_is_on_the_disk_before_it_has_its_name(
+    make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that loses power then has all of it, or nothing of that name."""
+    path, fsync = tmp_path / "new", os.fsync
+    before, after = set[int](), set[int]()
+
+    def note(handle: int) -> None:
+        fsync(handle)
+        (after if path.exists() else before).add(os.fstat(handle).st_ino)
+
+    monkeypatch.setattr(os, "fsync", note)
+    make(path)
+    assert {each.stat().st_ino for each in (path, *path.rglob("*"))} <= before
+    assert after == {tmp_path.stat().st_ino}
+
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_who_comes_second_overwrites_nothing(make: Callable[[Path], None], tmp_path: Path) -> None:
     maker = atomic_files.new_file if make is make_file else directories.new_directory
     with pytest.raises(UserError, match="exists"), maker(tmp_path / "it") as partial:
