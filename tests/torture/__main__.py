@@ -65,7 +65,8 @@ def main() -> int:
     lines = list(itertools.chain(*tables))
     if options.case is None:
         print(f"Seed {options.seed}.", *map(table, tables), sep="\n")
-    print(*(failure for line in lines for failure in line.failures), sep="\n", end="")
+    for failure in itertools.chain(*(line.failures for line in lines)):
+        print(failure)
     if options.json:
         options.json.write_text(json.dumps([vars(line) for line in lines], indent=1) + "\n")
     return any(line.failures for line in lines)
