@@ -13,6 +13,8 @@ from jaxgpt.errors import (
 from jaxgpt.fields import FrozenList, explained, frozen, require_choices, setting, suggesting
 from jaxgpt.model_rules import require_possible
 
+MOST_BLOCKS = 10_000  # fields that may differ by block are written out for each of them
+
 
 @suggesting
 @explained
@@ -173,6 +175,10 @@ class ModelConfig:
         require_not_negative(self, "vocab_size", "positions_offset")
         require_below_one(self, "dropout")
         require_positive(self, "context_length", "model_dim", "num_blocks", "num_heads")
+        require(
+            self.num_blocks <= MOST_BLOCKS,
+            f"num_blocks must be at most {MOST_BLOCKS:,}, but is {self.num_blocks}.",
+        )
         if not self.head_dim:
             require(
                 self.model_dim % self.num_heads == 0,

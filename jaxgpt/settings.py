@@ -99,8 +99,9 @@ def require_setting(section: str, field: str, where: str) -> None:
 
 def _require_field(hints: Mapping[str, Any], name: str, where: str) -> None:
     """Require that `name` is one of `hints`; `where` begins the error."""
-    shown = in_a_row([name])  # a file may have terminal commands for a name
-    require(name in hints, f"{where}: there is no setting {shown}. {instead_of(name, hints)}")
+    if name not in hints:
+        shown = in_a_row([name])  # a file may have terminal commands for a name
+        raise UserError(f"{where}: there is no setting {shown}. {instead_of(name, hints)}")
 
 
 def parse(cls: type, name: str, text: str) -> Any:

@@ -52,6 +52,8 @@ def test_rows_of_the_position_table(fields: dict[str, object], rows: int) -> Non
         ),
         ({"model_dim": 7 * 2**60 + 7}, r"does not divide into num_heads 6; .* 1, 7, 17, "),
         ({"num_blocks": 0}, "num_blocks must be positive, but is 0"),
+        ({"num_blocks": 2**31}, "num_blocks must be at most 10,000, but is 2147483648"),
+        ({"num_blocks": 2**63}, "num_blocks must be at most 10,000, but is 9223372036854775808"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), but is 1.0"),
         ({"attention_out": False, "head_dim": 5}, r"6 \* 5 = 30 must be model_dim 252"),
         ({"positions_stored": True}, "positions_stored is for sinusoidal positions"),

@@ -1,4 +1,4 @@
-"""What comes from others: pinned versions, and the one socket that there is."""
+"""What comes from others: pinned versions, pickles, and the only socket."""
 
 import ast
 import re

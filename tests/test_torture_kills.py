@@ -9,9 +9,9 @@ import pytest
 
 from tests.torture import processes
 from tests.torture.cases import INTERRUPTED, Cases, new_line
+from tests.torture.commands import Command, text
 from tests.torture.forked import Moment
 from tests.torture.kills import BY_NAME, OTHER_ACTS, disturb, run_case
-from tests.torture.victims import Victim, text
 
 pytest.importorskip("torch", reason="torch is not installed")
 
@@ -74,8 +74,8 @@ def untidy() -> None:
 def test_what_a_kill_must_not_do_is_noticed(
     main: Callable[[], None], site: str, problem: str, cases: Cases
 ) -> None:
-    line, victim = new_line("it"), Victim(main.__name__, text, "", main)
-    case = cases.case(victim, cases.random(line, 1))
+    line, command = new_line("it"), Command(main.__name__, text, "", main)
+    case = cases.case(command, cases.random(line, 1))
     cases.run(line, 1, case, lambda case, whole: case.kill(Moment(site, 1)))
     assert line.counts[INTERRUPTED] == 1
     assert problem in line.failures[0]

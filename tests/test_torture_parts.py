@@ -1,4 +1,4 @@
-"""A slice of the torture of disks, with the day of the year as its seed."""
+"""A slice of the disks, numbers and supply of `python -m tests.torture`; its seed is the day of the year."""
 
 import datetime
 

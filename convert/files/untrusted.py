@@ -18,6 +18,7 @@ from .ledger import Ledger
 MAX_GROWTH = 100
 HARMLESS_BYTES = 64 * 2**20
 SUPPORTED, ENCRYPTED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED), 1  # a bit among the flags
+FOLDER = 0x10  # a bit among the external attributes
 
 RESAVE = (
     "In the program that wrote it, save the weights alone, torch.save(model.state_dict(), "
@@ -114,6 +115,9 @@ def objections(entries: list[zipfile.ZipInfo], size: int) -> list[str]:
             problems.append(
                 f"its entry {entry.orig_filename} is encrypted, or compressed as torch cannot do it"
             )
+        # torch takes such an entry for empty, and leaves in its tensor whatever the memory held.
+        if entry.file_size and (entry.external_attr & FOLDER or name.endswith("/")):
+            problems.append(f"its entry {entry.orig_filename} has bytes, but is marked as a folder")
     if len({name.casefold() for name in names}) < len(names):
         problems.append(
             "two of its entries have the same name, and two readers may pick different ones"

@@ -1,6 +1,8 @@
 """New files and folders on odd disks, under odd names, and beside other programs."""
 
+import contextlib
 import errno
+import itertools
 import os
 import resource
 from collections.abc import Callable
@@ -10,6 +12,7 @@ import pytest
 
 from jaxgpt.errors import UserError
 from jaxgpt.system import atomic_files, directories, locks
+from tests.torture.calls import WRITE, Count, watched
 
 LONGEST = "é" * 127 + "a"  # 255 bytes, as many as a name may have
 
@@ -60,6 +63,24 @@ def test_folders_above_are_made_and_go_again_if_nothing_is_written(
 
 
 @pytest.mark.parametrize("make", MAKERS)
+def test_the_content_is_on_the_disk_before_it_has_its_name(
+    make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that loses power then has all of it, or nothing of that name."""
+    path, fsync = tmp_path / "new", os.fsync
+    before, after = set[int](), set[int]()
+
+    def note(handle: int) -> None:
+        fsync(handle)
+        (after if path.exists() else before).add(os.fstat(handle).st_ino)
+
+    monkeypatch.setattr(os, "fsync", note)
+    make(path)
+    assert {each.stat().st_ino for each in (path, *path.rglob("*"))} <= before
+    assert after == {tmp_path.stat().st_ino}
+
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_who_comes_second_overwrites_nothing(make: Callable[[Path], None], tmp_path: Path) -> None:
     maker = atomic_files.new_file if make is make_file else directories.new_directory
     with pytest.raises(UserError, match="exists"), maker(tmp_path / "it") as partial:
@@ -69,6 +90,24 @@ def test_who_comes_second_overwrites_nothing(make: Callable[[Path], None], tmp_p
     first = tmp_path / "it" if make is make_file else tmp_path / "it" / "it"
     assert first.read_text() == "whole"
     assert os.listdir(tmp_path) == ["it"]
+
+
+def test_whoever_takes_the_name_meanwhile_keeps_it(tmp_path: Path) -> None:
+    """At each change of a file, another program tries to write a file of the same name."""
+    for at in itertools.count(1):
+        path, taken = tmp_path / str(at), list[str]()
+
+        def take(kind: str, name: str, path: Path = path, taken: list[str] = taken) -> None:
+            with contextlib.suppress(FileExistsError), path.open("x") as file:
+                taken.append(name)
+                file.write("theirs")
+
+        with watched(tmp_path, count := Count(WRITE, at, take)), contextlib.suppress(UserError):
+            make_file(path)
+        assert path.read_text() == ("theirs" if taken else "whole")
+        if count.calls < at:
+            break
+    assert at > 3
 
 
 def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""Damages every kind of file that the project reads, and requires an answer for each."""
+"""Stress tests: damaged files, killed commands, failing disks, odd numbers, hidden pickles."""

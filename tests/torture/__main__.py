@@ -1,10 +1,10 @@
-"""Damage files, kill commands and disturb processes, and print what became of each.
+"""Damage files, kill commands, disturb processes and disks, and print how each case ended.
 
     python -m tests.torture [--seconds N | --cases N] [--seed S] [--only LINE] [--case N] [--json FILE] [--keep DIR]
 
-Each part of the torture says in its first lines what it requires. All else is a failure, and the
-exit code is then 1. The seed is the day of the year by default. A failure prints the words that
-make it again.
+Each part says in the docstring of its module what it requires. Anything else is a failure, and
+makes the exit code 1. For each failure the options that reproduce it are printed. The default seed
+is the day of the year.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from tests.torture.parts import Orders
 from tests.torture.runner import Line
 from tests.torture.worker import FAILED
 
-# Each part has the names of its LINES, and run(orders).
+# Each part has LINES, the names of the lines of its table, and run(orders).
 PARTS = {
     "files": files,
     "kills": kills,
@@ -37,7 +37,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=180, help="for all parts together (180)")
-    parser.add_argument("--cases", type=int, help="of each line, instead of a time")
+    parser.add_argument("--cases", type=int, help="of each line, instead of --seconds")
     parser.add_argument("--seed", type=int, default=datetime.date.today().timetuple().tm_yday)
     parser.add_argument(
         "--only",
@@ -46,9 +46,11 @@ def main() -> int:
         metavar="PART or LINE",
         help=", ".join(NAMES).replace("%", "%%"),
     )
-    parser.add_argument("--case", type=int, help="the number of one case of --only LINE")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the files that failed")
+    parser.add_argument("--case", type=int, help="run only this case of --only LINE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table to FILE")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="copy the files of failed cases to DIR"
+    )
     options = parser.parse_args()
     parts = [part for name, part in PARTS.items() if options.only in ("", name, *part.LINES)]
     orders = Orders(
@@ -63,7 +65,8 @@ def main() -> int:
     lines = list(itertools.chain(*tables))
     if options.case is None:
         print(f"Seed {options.seed}.", *map(table, tables), sep="\n")
-    print(*(failure for line in lines for failure in line.failures), sep="\n", end="")
+    for failure in itertools.chain(*(line.failures for line in lines)):
+        print(failure)
     if options.json:
         options.json.write_text(json.dumps([vars(line) for line in lines], indent=1) + "\n")
     return any(line.failures for line in lines)

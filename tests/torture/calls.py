@@ -1,4 +1,4 @@
-"""Calls of the system on files below a folder, of which one can be made to fail, or to wait for others."""
+"""System calls on files below a folder, at any of which something can be made to happen."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ READ, WRITE = "read", "write"
 CHANGES = (
     "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod",
 )  # fmt: skip
-# Calls on an open file, which Python announces to nobody; their first argument is its number.
+# Calls on an open file, for which Python has no audit event; their first argument is a descriptor.
 ON_OPEN_FILES = ("fsync", "posix_fallocate")
 
 Act = Callable[[str, str], None]  # takes READ or WRITE, and the path
@@ -23,7 +23,7 @@ _folder = ""
 
 @contextlib.contextmanager
 def watched(folder: Path, act: Act) -> Iterator[None]:
-    """Call `act` before each call on a file below `folder`; what it raises, the call raises."""
+    """Call `act` before each call on a file below `folder`, which raises what `act` raises."""
     global _act, _folder
     _install()
     _act, _folder = act, str(folder.resolve()) + os.sep
@@ -34,7 +34,7 @@ def watched(folder: Path, act: Act) -> Iterator[None]:
 
 
 def _install() -> None:
-    """Let the interpreter announce its calls, once: nothing takes a hook away again."""
+    """Add the audit hook, once: it cannot be removed."""
     if getattr(_install, "done", False):
         return
     vars(_install)["done"] = True
@@ -72,7 +72,7 @@ def _tell(kind: str, path: Any) -> None:
 
 
 class Count:
-    """Counts calls of one `kind`, and does `deed` at the one with the number `at`, from 1."""
+    """Counts calls of one `kind`, and does `deed` at number `at`, from 1; with `ever` at later ones, too."""
 
     def __init__(
         self, kind: str, at: int = 0, deed: Act = lambda kind, path: None, ever: bool = False

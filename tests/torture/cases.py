@@ -1,4 +1,4 @@
-"""Commands to which something happens at a random moment, and which must end as if it had not."""
+"""Commands that are disturbed at a random moment, and whose final result must be the undisturbed one."""
 
 import shutil
 import signal
@@ -10,10 +10,10 @@ from random import Random
 from typing import Any
 
 from jaxgpt.errors import UserError
+from tests.torture.commands import Command
 from tests.torture.forked import Moment, Process, Start, started
 from tests.torture.runner import Line
 from tests.torture.traces import difference, traces
-from tests.torture.victims import Victim
 from tests.torture.worker import FAILED
 
 INTERRUPTED, SAME = "interrupted", "same"
@@ -26,7 +26,7 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a command leaves, and the sites of each of its processes."""
+    """What an undisturbed command leaves, and the sites of each of its processes."""
 
     traces: dict[str, Any]
     sites: list[list[str]]
@@ -38,25 +38,25 @@ def new_line(name: str) -> Line:
 
 
 class Case:
-    """The command of `victim` in the folder `path`; what it says goes into files next to that."""
+    """`command` in the folder `path`; its output goes to files next to that folder."""
 
-    def __init__(self, victim: Victim, path: Path, random: Random):
-        self.victim, self.path, self.random = victim, path, random
+    def __init__(self, command: Command, path: Path, random: Random):
+        self.command, self.path, self.random = command, path, random
         self.interrupted = 0
         self.told: list[str] = []  # what happened
 
     def starts(self) -> list[Start]:
         """A start for each process of the command."""
         starts = []
-        for i, words in enumerate(self.victim.all_words()):
+        for i, words in enumerate(self.command.all_words()):
             output, errors = (self.path.with_name(f"{name}-{i}") for name in ("output", "errors"))
             errors.unlink(missing_ok=True)
             output.unlink(missing_ok=True)
-            starts.append(Start(self.victim.main, words, self.path, output, errors))
+            starts.append(Start(self.command.main, words, self.path, output, errors))
         return starts
 
     def moment(self, sites: list[str]) -> Moment:
-        """A random moment among `sites`: each place is as likely, be it frequent or rare."""
+        """A random moment among `sites`; rare sites are as likely as frequent ones."""
         counts = Counter(sites)
         site = self.random.choice(sorted(counts))
         occurrence = self.random.randint(1, counts[site])
@@ -64,7 +64,7 @@ class Case:
         return Moment(site, occurrence, delay)
 
     def kill(self, moment: Moment, index: int = 0) -> None:
-        """Start the command and send all its processes SIGKILL at a moment of one, if it comes."""
+        """Start the command; when process `index` reaches `moment`, send SIGKILL to all processes."""
         starts = self.starts()
         starts[index] = replace(starts[index], moment=moment)
         with started(starts) as processes:
@@ -76,17 +76,17 @@ class Case:
         self.interrupted += codes[index] == -signal.SIGKILL
 
     def finish(self) -> list[list[str]]:
-        """Start the command, and require that it ends with 0; the sites of each process."""
+        """Run the command to its end, which must be good; the sites of each process."""
         with started(self.starts()) as processes:
             for process in processes:
                 self.code(process)
             return [process.sites for process in processes]
 
     def code(self, process: Process, *codes: int, reader: int | None = None) -> int:
-        """The exit code of `process`: 0, one of `codes`, or 2 if an earlier start had done all."""
+        """The exit code of `process`, which must be 0, one of `codes`, or 2 if the result exists."""
         code = process.code(reader)
         file = process.start.errors
-        errors = file.read_text() if file.is_file() else ""  # nothing comes back from a terminal
+        errors = file.read_text() if file.is_file() else ""  # a terminal is not read
         done = code == 2 and " exists" in errors
         if (code not in (0, *codes) and not done) or "Traceback" in errors:
             raise Wrong(f"exit code {code}, {errors.strip()[-300:]!r}")
@@ -94,7 +94,7 @@ class Case:
 
 
 class Cases:
-    """Cases of a `seed` in a temporary `folder`; the files of those that fail are left in `keep`."""
+    """Runs the cases of `seed` in a temporary `folder`; copies the files of failed ones to `keep`."""
 
     def __init__(self, folder: Path, seed: int, keep: Path | None = None):
         self.folder, self.seed, self.keep = folder.resolve(), seed, keep
@@ -107,9 +107,9 @@ class Cases:
     def run(
         self, line: Line, number: int, case: Case, disturb: Callable[[Case, Undisturbed], None]
     ) -> str:
-        """Run a case, and count it in `line`; nothing happens in `number` 0."""
-        whole = self.undisturbed(case.victim)
-        self.make(case.victim)
+        """Run `case`, and count it in `line`; the outcome as text. `number` 0 is not disturbed."""
+        whole = self.undisturbed(case.command)
+        self.make(case.command)
         try:
             if number:
                 disturb(case, whole)
@@ -120,7 +120,7 @@ class Cases:
         line.cases += 1
         line.counts[INTERRUPTED] += case.interrupted
         line.counts[FAILED if problem else SAME] += 1
-        told = f"{case.victim.name}: {'; '.join(case.told)}: {problem or SAME}"
+        told = f"{case.command.name}: {'; '.join(case.told)}: {problem or SAME}"
         if problem:
             again = f'--only "{line.kind}" --seed {self.seed} --case {number}'
             line.failures.append(f"{again}: {told}")
@@ -129,33 +129,33 @@ class Cases:
                 shutil.copytree(case.path, self.keep / name, dirs_exist_ok=True)
         return told
 
-    def case(self, victim: Victim, random: Random) -> Case:
-        return Case(victim, self.folder / "case", random)
+    def case(self, command: Command, random: Random) -> Case:
+        return Case(command, self.folder / "case", random)
 
-    def make(self, victim: Victim) -> None:
-        """Make the folder of a case, with what `victim` reads."""
-        source, target = self.folder / victim.name, self.folder / "case"
+    def make(self, command: Command) -> None:
+        """Make the folder of a case, with the input of `command`."""
+        source, target = self.folder / command.name, self.folder / "case"
         if not source.exists():
             source.mkdir()
-            victim.make(source)
+            command.make(source)
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(source, target)
 
-    def undisturbed(self, victim: Victim) -> Undisturbed:
-        """What `victim` does and leaves when nothing happens to it."""
-        if victim.name not in self.known:
-            case = self.case(victim, Random(0))
-            self.make(victim)
+    def undisturbed(self, command: Command) -> Undisturbed:
+        """What `command` leaves when it is not disturbed."""
+        if command.name not in self.known:
+            case = self.case(command, Random(0))
+            self.make(command)
             sites = case.finish()
-            self.known[victim.name] = Undisturbed(traces(case.path), sites)
-        return self.known[victim.name]
+            self.known[command.name] = Undisturbed(traces(case.path), sites)
+        return self.known[command.name]
 
-    def resuming(self, victim: Victim) -> list[list[str]]:
-        """The sites of each process of `victim` after it was killed half-way."""
-        if victim.name not in self.resumed:
-            sites = self.undisturbed(victim).sites[0]
-            case, half = self.case(victim, Random(0)), len(sites) // 2
-            self.make(victim)
+    def resuming(self, command: Command) -> list[list[str]]:
+        """The sites of each process when `command` starts again after it was killed half-way."""
+        if command.name not in self.resumed:
+            sites = self.undisturbed(command).sites[0]
+            case, half = self.case(command, Random(0)), len(sites) // 2
+            self.make(command)
             case.kill(Moment(sites[half], sites[: half + 1].count(sites[half])))
-            self.resumed[victim.name] = case.finish()
-        return self.resumed[victim.name]
+            self.resumed[command.name] = case.finish()
+        return self.resumed[command.name]

@@ -1,4 +1,4 @@
-"""Disks that are small, and what can happen to a file while it is read."""
+"""Small disks, limits on the size of files, and changes of a file while it is read."""
 
 import contextlib
 import functools
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from tests.torture.scenes import Wrong
+from tests.torture.situations import Wrong
 
 
 def replace(random: Random, file: Path, twin: Path) -> None:
@@ -38,7 +38,7 @@ def remove(random: Random, file: Path, twin: Path) -> None:
 
 @contextlib.contextmanager
 def file_limit(size: int) -> Iterator[None]:
-    """Let no file become larger than `size`."""
+    """Limit the size of every file to `size` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -54,7 +54,7 @@ def mount(*words: object) -> bool:
 
 @functools.cache
 def can_mount() -> bool:
-    """Whether this process may have a small disk in memory; elsewhere files get a largest size."""
+    """Whether this process may mount a small disk in memory."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("mount"):
         return False
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +66,7 @@ def can_mount() -> bool:
 
 @contextlib.contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
-    """A disk in memory at `folder`."""
+    """Mount a disk in memory at `folder`."""
     if not mount("-t", "tmpfs", "-o", options, "none", folder):
         raise Wrong("a disk that could be mounted before cannot be now")
     try:

@@ -1,7 +1,8 @@
-"""The part of disks: commands end done, or with one paragraph and the exit code of docs/promises.md.
+"""The part of disks: calls that fail, full disks, files that change, two programs at once.
 
-What was there before stays as it was, nothing stray is left, and the same command does its work once
-the disk is as it should be.
+Each command does its work, or ends with one paragraph and the exit code of docs/promises.md. What was
+there before is unchanged, nothing else is left behind, and once the disk is in order the same command
+does its work.
 """
 
 import contextlib
@@ -14,17 +15,19 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.torture import disk, names, scenes
-from tests.torture.calls import READ, WRITE, Count, watched
+from tests.torture import disk, names, situations
+from tests.torture.calls import READ, WRITE, Act, Count, watched
 from tests.torture.parts import Orders
 from tests.torture.rival import run_in_rival
 from tests.torture.runner import Line
-from tests.torture.scenes import Outcome, Scene, refusal_of, require
+from tests.torture.situations import Outcome, Situation, refusal_of, require
 from tests.torture.tasks import (
     GOES_ON,
     TASKS,
     Task,
     begin,
+    bytes_of,
+    calls_of,
     copy_read,
     done_and_right,
     expected_of,
@@ -43,41 +46,43 @@ CODES = {
 READING = (errno.EIO, errno.EACCES, errno.ENOENT)
 PAGE = 4096
 WRITERS = tuple(task for task in TASKS if task.writes)
+REPEATED = ("run", "look.png")  # what a second command goes on with, or replaces
 NEAR = 40 * PAGE  # bytes that may be beside what is written
 
 
 def failing_calls(random: Random, path: Path) -> str:
-    """The N-th change of a file fails, once or from then on."""
+    """The N-th call that changes a file fails; sometimes all later ones do, too."""
     task, given, out = _set_out(random, WRITERS, path)
     number, ever = random.choice(list(CODES)), random.random() < 0.5
-    at = 1 + random.randrange(_calls_of(task, given, WRITE))
-
-    def fail(kind: str, name: str) -> None:
-        raise OSError(number, os.strerror(number), name)
-
-    with watched(out, Count(WRITE, at, fail, ever)):
+    at = 1 + random.randrange(calls_of(task, given, WRITE))
+    with watched(out, Count(WRITE, at, _failing(number), ever)):
         ended = task(given, out)
     return _judged(task, ended, given, out, (CODES[number], 1), left_over=ever)
 
 
 def failing_reads(random: Random, path: Path) -> str:
-    """The N-th file that is opened cannot be read."""
+    """The N-th file that is opened to read cannot be; sometimes all later ones cannot, either."""
     task, given, out = _set_out(random, TASKS, path)
     number = random.choice(READING)
-    at = 1 + random.randrange(_calls_of(task, given, READ))
-
-    def fail(kind: str, name: str) -> None:
-        raise OSError(number, os.strerror(number), name)
-
-    with watched(given, Count(READ, at, fail, ever=random.random() < 0.5)):
+    at = 1 + random.randrange(calls_of(task, given, READ))
+    with watched(given, Count(READ, at, _failing(number), ever=random.random() < 0.5)):
         ended = task(given, out)
     return _judged(task, ended, given, out, (1, 2))
 
 
+def _failing(number: int) -> Act:
+    """A call that fails with the errno `number`."""
+
+    def fail(kind: str, name: str) -> None:
+        raise OSError(number, os.strerror(number), name)
+
+    return fail
+
+
 def full_disk(random: Random, path: Path) -> str:
-    """A disk with too little room, one that is read-only, or a limit of the size of files."""
+    """The disk is full or read-only, or no file may become larger than a limit."""
     task, given, out = _set_out(random, WRITERS, path)
-    size = random.randrange(_bytes_of(task, given) + NEAR)
+    size = random.randrange(bytes_of(task, given) + NEAR)
     if random.random() < 0.3 or not disk.can_mount():
         with disk.file_limit(size):
             ended = task(given, out)
@@ -90,7 +95,7 @@ def full_disk(random: Random, path: Path) -> str:
         if random.random() < 0.2:
             disk.mount("-o", "remount,ro", out)
         ended = task(given, out)
-        # A copy of a run that the disk has no room for is damaged.
+        # The copy of a run that is to go on may itself have been cut short by the full disk.
         refusal = refusal_of(ended, (1, 2) if task.name == GOES_ON else (1,))
         if refusal and task.name not in ("train", GOES_ON):
             require(not snapshot(out), f"{sorted(snapshot(out))} is left of {task.name}")
@@ -100,7 +105,7 @@ def full_disk(random: Random, path: Path) -> str:
 
 
 def changing_files(random: Random, path: Path) -> str:
-    """A file is replaced, cut, overwritten or removed just before it is opened for the N-th time."""
+    """A file is replaced, cut, overwritten or removed when the N-th file is about to be opened."""
     original = given_in(path.parent)
     task = random.choice([each for each in TASKS if each.name not in ("train", GOES_ON)])
     first, second = path / "given", path / "other"
@@ -111,7 +116,7 @@ def changing_files(random: Random, path: Path) -> str:
     twin = second / changed.relative_to(first)
     deed = random.choice((disk.replace, disk.cut, disk.overwrite, disk.remove))
     expected = expected_of(task, original)
-    at = 1 + random.randrange(_calls_of(task, original, READ))
+    at = 1 + random.randrange(calls_of(task, original, READ))
 
     def change(kind: str, name: str) -> None:
         if changed.exists():
@@ -135,12 +140,12 @@ def changing_files(random: Random, path: Path) -> str:
 
 
 def two_programs(random: Random, path: Path) -> str:
-    """Another command on the same folders runs while one is at its N-th change of a file."""
+    """At the N-th change of a file by one command, another one runs on the same folders."""
     task, given, out = _set_out(random, WRITERS, path)
     rival = random.choice(
         [each for each in WRITERS if each.writes == task.writes and each is not task] or [task]
     )
-    at = 1 + random.randrange(_calls_of(task, given, WRITE))
+    at = 1 + random.randrange(calls_of(task, given, WRITE))
     endings: list[Outcome] = []
 
     def interfere(kind: str, name: str) -> None:
@@ -152,7 +157,8 @@ def two_programs(random: Random, path: Path) -> str:
         return _judged(task, ended, given, out, ())
     (other,) = endings
     texts = [refusal_of(one, (2,)) for one in (ended, other)]
-    require(not all(texts), f"of two commands none did its work: {texts}")
+    require(not all(texts), f"neither of the two commands did its work: {texts}")
+    require(any(texts) or task.writes in REPEATED, f"both commands say they wrote {task.writes}")
     winners = [one for one, text in zip((task, rival), texts, strict=True) if not text]
     outcome = ended if not texts[0] else other
     require_right(winners[0], outcome, out, *(expected_of(one, given) for one in (task, rival)))
@@ -160,7 +166,7 @@ def two_programs(random: Random, path: Path) -> str:
 
 
 def clocks(random: Random, path: Path) -> str:
-    """The time of day jumps back and forth."""
+    """The clock of the system jumps back and forth."""
     import time
 
     task, given, out = _set_out(random, TASKS, path)
@@ -179,7 +185,7 @@ def clocks(random: Random, path: Path) -> str:
 
 
 def _set_out(random: Random, tasks: tuple[Task, ...], path: Path) -> tuple[Task, Path, Path]:
-    """A task, the files that it reads, and the folder that it writes to."""
+    """A random task, the folder with the files that it reads, and the folder that it writes to."""
     task, given, out = random.choice(tasks), given_in(path.parent), path / "out"
     expected_of(task, given)
     out.mkdir()
@@ -195,14 +201,14 @@ def _judged(
     codes: tuple[int, ...],
     left_over: bool = False,
 ) -> str:
-    """The refusal of a task that something was in the way of; what it leaves must be in order."""
+    """The refusal of a task that was hindered, or ""; what it left must be in order."""
     refusal, expected = refusal_of(ended, codes), expected_of(task, given)
     if not refusal:
         require_right(task, ended, out, expected)
         return ""
     if task.name not in ("train", GOES_ON):
         names = sorted(each.name for each in out.iterdir())
-        if left_over:  # a disk on which nothing can be removed any more has what was complete
+        if left_over:  # nothing could be removed, either
             names = [name for name in names if ".partial-" not in name]
         if left_over and names == [task.writes] and meaning_of(out / names[0]) == expected:
             names = []
@@ -214,40 +220,19 @@ def _judged(
 
 
 def _same_beside_paths(task: Task, now: Any, expected: Any) -> bool:
-    """Whether two pages say the same of files in two folders."""
+    """Whether the pages `now` and `expected` differ only in the paths that they begin with."""
     return isinstance(now, str) and now.split()[2:] == expected.split()[2:]
 
 
-@functools.cache
-def _calls_of(task: Task, given: Path, kind: str) -> int:
-    """The number of calls of a `kind` that `task` makes where nothing is in its way."""
-    out = given.with_name("counted")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
-    begin(task, given, out)
-    with watched(out if kind == WRITE else given, counted := Count(kind)):
-        ended = task(given, out)
-    require(ended.code == 0, f"{task.name} fails with nothing in its way: {ended.err}")
-    return max(1, counted.calls)
-
-
-@functools.cache
-def _bytes_of(task: Task, given: Path) -> int:
-    """Bytes that `task` writes."""
-    expected_of(task, given)
-    folder = given.with_name(f"expected {task.name}")
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-SCENES: tuple[Scene, ...] = (
-    Scene("a change that fails", failing_calls),
-    Scene("a file that cannot be read", failing_reads),
-    Scene("a full disk", full_disk),
-    Scene("a file that changes", changing_files),
-    Scene("two programs", two_programs),
-    Scene("a clock that jumps", clocks),
-    Scene("odd names", names.odd_names),
-    Scene("links", names.links),
+SITUATIONS: tuple[Situation, ...] = (
+    Situation("a change that fails", failing_calls),
+    Situation("a file that cannot be read", failing_reads),
+    Situation("a full disk", full_disk),
+    Situation("a file that changes", changing_files),
+    Situation("two programs", two_programs),
+    Situation("a clock that jumps", clocks),
+    Situation("odd names", names.odd_names),
+    Situation("links", names.links),
 )
-LINES = tuple(scene.name for scene in SCENES)
-run: Callable[[Orders], list[Line]] = functools.partial(scenes.run, SCENES)
+LINES = tuple(situation.name for situation in SITUATIONS)
+run: Callable[[Orders], list[Line]] = functools.partial(situations.run, SITUATIONS)

@@ -1,4 +1,4 @@
-"""The part of damaged files: each is refused in one paragraph, or read as an independent reader does."""
+"""The part of files: a damaged one is refused in one paragraph, or read as another reader reads it."""
 
 import tempfile
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Commands in processes that are forked from one which has imported everything, and stop at a moment.
+"""Commands in forked processes that wait at a given moment.
 
-A command has its real main function and real files, in a folder that is its working directory. Its
-moment is the N-th time that it does something to a file of that folder: Python's audit events say
-so. It then says that it is there, and waits for what is done to it.
+A command runs its real main function on real files in its working directory, forked from a process
+that has imported everything. Its moment is the N-th time that it does something to a file of that
+folder, which Python's audit events tell. It then reports, and waits until it may go on.
 """
 
 import atexit
@@ -27,9 +27,9 @@ EVENTS = (
 )  # fmt: skip
 WRITING = os.O_WRONLY | os.O_RDWR
 NAMES = re.compile(r"[0-9a-f]{8,}|\d+")  # of steps and of processes, or made at random
-NEVER = 1e9  # seconds that no program takes to compile
+NEVER = 1e9  # seconds; no program takes so long to compile
 POLL = 0.05  # seconds
-PATIENCE = 120.0  # seconds, counted by polls, so that a machine that was paused is no hang
+PATIENCE = 120.0  # seconds, counted by polls, so that a paused machine is not taken for a hang
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def started(starts: Sequence[Start]) -> Iterator[list[Process]]:
 
 
 def perform(connection: Connection, start: Start) -> None:
-    """Do what a `start` says, in a process of its own."""
+    """Run the command of `start`; the main function of its process."""
     os.environ["JAX_NUM_CPU_DEVICES"] = "1"
     os.chdir(start.folder)
     if start.leads:  # the terminal that is opened next, to read as well, is then its own

@@ -1,4 +1,4 @@
-"""Notices, in a worker, what reading a file must never do: write, run, or call anybody."""
+"""Refuses what reading a file must never do: write files, run programs, use the network."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Any event that begins so is forbidden. asyncio makes a pair of sockets to wake itself: no network.
+# Prefixes of forbidden audit events. asyncio makes a pair of sockets to wake itself, without network.
 FORBIDDEN = (
     "socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo",
     "socket.gethost", "subprocess.", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.fork",
@@ -19,9 +19,9 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 class Guard:
-    """Refuses forbidden acts between `watching` and its end, and remembers them.
+    """Refuses and records forbidden acts inside of `watching`.
 
-    What the reader does with the error is then no matter.
+    They are recorded because the reader may swallow the error.
     """
 
     def __init__(self, writable: Path):
@@ -32,7 +32,7 @@ class Guard:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[list[str]]:
-        """Watch until the end of the block; the list has what was seen."""
+        """Watch until the end of the block; the list gets each forbidden act."""
         self.active, self.seen = True, []
         try:
             yield self.seen

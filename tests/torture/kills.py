@@ -1,11 +1,10 @@
-"""The part of kills: commands that end, or are disturbed, at a random moment, and start again.
+"""The part of kills: commands are killed or disturbed at a random moment, and started again.
 
-A line for each command that SIGKILL ends, up to four times in a row, and a line for each of what
-else happens to commands. A moment is a random one of the places where the command does something
-to a file, or random seconds after it. Required: the same command, started again, ends with the
-result of one that nothing happened to, bit for bit, and leaves no other file; a command that can
-still act ends with the exit code that docs/promises.md names, without a traceback, and leaves
-nothing half written.
+The table has a line for each command that gets SIGKILL, up to four times in a row, and a line for
+each other kind of disturbance. A moment is a random operation of the command on a file, or a random
+time after it. Required: the same command, started again, ends with the result of an undisturbed
+one, bit for bit, and leaves no other file. A command that is not killed ends with an exit code that
+docs/promises.md names, without a traceback, and leaves no partial file.
 """
 
 import os
@@ -21,17 +20,17 @@ from random import Random
 
 from jaxgpt.system.atomic_files import PARTIAL
 from tests.torture.cases import Case, Cases, Undisturbed, Wrong, new_line
+from tests.torture.commands import COMMANDS
 from tests.torture.forked import Process, started
 from tests.torture.parts import Orders
 from tests.torture.runner import Line
-from tests.torture.victims import VICTIMS
 
 MOST_KILLS = 4  # in a row
 BROKEN_PIPE = 141
 
 
 class Reader:
-    """What reads the output of a command, and can leave: a terminal, a pipe, or nothing."""
+    """The reader of a command's output, which may go away: a terminal, a pipe, or a plain file."""
 
     def __init__(self, path: Path, file: int | None = None):
         self.path, self.file = path, file  # the file descriptor of the other end
@@ -43,13 +42,13 @@ class Reader:
 
 
 Codes = tuple[int, ...]
-Act = Callable[[Process, Reader, Random], Codes]  # returns the exit codes that are right besides 0
+Act = Callable[[Process, Reader, Random], Codes]  # the exit codes that are right besides 0
 
 
 def stop_by_signal(process: Process, reader: Reader, random: Random) -> Codes:
     number = random.choice((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     process.send(number)
-    return 128 + number, -number  # the latter where the command has ended, and Python has not
+    return 128 + number, -number  # -number: after the command, while Python ends
 
 
 def close_terminal(process: Process, reader: Reader, random: Random) -> Codes:
@@ -75,13 +74,13 @@ OTHER_ACTS: dict[str, Act] = {
     "SIGSTOP, SIGCONT": pause,
     "the reader leaves": close_pipe,
 }
-BY_NAME = {victim.name: victim for victim in VICTIMS}
-ALONE = [victim for victim in VICTIMS if victim.processes == 1]
+BY_NAME = {command.name: command for command in COMMANDS}
+ALONE = [command for command in COMMANDS if command.processes == 1]
 LINES = (*BY_NAME, *OTHER_ACTS)
 
 
 def run(orders: Orders) -> list[Line]:
-    """Kill and disturb commands as `orders` say; a line of the table for each command and act."""
+    """Kill and disturb commands as `orders` say; the lines of the table."""
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         cases = Cases(Path(folder), orders.seed, orders.keep)
         return orders.carry_out(
@@ -92,19 +91,19 @@ def run(orders: Orders) -> list[Line]:
 
 
 def prepare(cases: Cases, line: Line) -> None:
-    """Run the commands of a line undisturbed, and the one that is killed once more."""
+    """Run the commands of `line` undisturbed, and those that are killed also after a kill."""
     if line.kind in BY_NAME:
         cases.resuming(BY_NAME[line.kind])
     else:
-        for victim in ALONE:
-            cases.undisturbed(victim)
+        for command in ALONE:
+            cases.undisturbed(command)
 
 
 def run_case(cases: Cases, line: Line, number: int) -> str:
-    """Run case `number` of a line; what became of it."""
+    """Run case `number` of `line`; the outcome as text."""
     random = cases.random(line, number)
-    if victim := BY_NAME.get(line.kind):
-        again, case = cases.resuming(victim), cases.case(victim, random)
+    if command := BY_NAME.get(line.kind):
+        again, case = cases.resuming(command), cases.case(command, random)
         return cases.run(
             line, number, case, lambda case, whole: kill_in_a_row(case, whole.sites, again)
         )
@@ -114,14 +113,14 @@ def run_case(cases: Cases, line: Line, number: int) -> str:
 
 
 def kill_in_a_row(case: Case, sites: list[list[str]], again: list[list[str]]) -> None:
-    """Start the command and kill it, at one of its `sites` and then up to three times `again`."""
+    """Kill the command at one of its `sites`, then up to three times at one of those of `again`."""
     for start in range(case.random.randint(1, MOST_KILLS)):
-        index = case.random.randrange(case.victim.processes)
+        index = case.random.randrange(case.command.processes)
         case.kill(case.moment((again if start else sites)[index]), index)
 
 
 def disturb(case: Case, whole: Undisturbed, act: Act) -> None:
-    """Start the command, and let `act` happen to it at a random moment."""
+    """Start the command, and disturb it by `act` at a random moment."""
     moment = case.moment(whole.sites[0])
     (start,) = case.starts()
     with reading(start.output, act) as reader:
@@ -142,7 +141,7 @@ def disturb(case: Case, whole: Undisturbed, act: Act) -> None:
 
 @contextmanager
 def reading(path: Path, act: Act) -> Iterator[Reader]:
-    """The reader of the output of a command that `act` is to happen to."""
+    """The reader of the output of a command that `act` disturbs."""
     if act is close_terminal:
         ours, theirs = pty.openpty()
         os.set_blocking(ours, False)

@@ -1,4 +1,4 @@
-"""The kinds of files: how a valid one is made, what reads it, and what it must then be."""
+"""The kinds of files: how a valid one is made, what reads it, and which result is right."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ class Kind:
     make: Callable[[Path, int], None]  # (folder, seed): writes a valid file
     opens: str  # the file or folder that is read, "" for the whole folder
     read: Callable[[Path], Any]
-    # Whether a value that was read is right; None: only the value of the valid file is.
+    # Whether what was read is right; None where only what the valid file holds is.
     agrees: Callable[[Any, Path], bool] | None
     files: str = "**/*"  # those that are damaged
     damage: Callable[[Random, bytes, bytes], bytes] = change
-    new_manifests: bool = False  # as somebody would write who means harm
+    new_manifests: bool = False  # checksums are made again after the damage, as an attacker would
     named: bool = False  # whether a refusal must name the damaged file
 
 

@@ -1,4 +1,4 @@
-"""Changes of a valid file, each made by a random generator, so that a seed repeats it."""
+"""Random changes of a valid file, which a seed repeats."""
 
 import io
 import pickle
@@ -12,7 +12,7 @@ from random import Random
 
 Change = Callable[[Random, bytes, bytes], bytes]  # (random, content, another valid content)
 
-# Sizes and counts that a reader may believe: they overflow, are negative, or ask for all memory.
+# Sizes and counts that a reader might trust: they overflow, are negative, or ask for all memory.
 LIES = (
     0,
     1,
@@ -29,7 +29,7 @@ LIES = (
     2**64 - 1,
 )
 DEEP = 50_000
-# Values of JSON, and of TOML where it has the same; not all of them are allowed in either.
+# Values of JSON and TOML; some are valid in only one of them, and some in neither.
 HOSTILE = (
     "-1", "0", "1", "1.5", "1e999", "-1e999", "NaN", "nan", "Infinity", "9" * 30, "9" * 5000,
     str(2**31), str(2**32), str(2**63), str(2**64), "null", "true", "{}", "[]", "[[]]", '[""]',
@@ -48,7 +48,7 @@ BOMBS = (
 
 
 def change(random: Random, content: bytes, other: bytes) -> bytes:
-    """`content` changed in one to three ways that fit what it is."""
+    """`content` after one to three changes, of bytes or of its structure."""
     for _ in range(random.choice((1, 1, 1, 2, 3))):
         family = random.choice((BYTES, structure_of(content)))
         content = random.choice(family)(random, content, other)
@@ -56,7 +56,7 @@ def change(random: Random, content: bytes, other: bytes) -> bytes:
 
 
 def structure_of(content: bytes) -> tuple[Change, ...]:
-    """The changes that keep the outer form of `content`."""
+    """The changes that suit the format of `content`."""
     if content.startswith(b"PK"):
         return ZIP
     if content[8:9] == b"{":
@@ -69,7 +69,7 @@ def structure_of(content: bytes) -> tuple[Change, ...]:
 
 
 def flip_bit(random: Random, content: bytes, other: bytes = b"") -> bytes:
-    """One bit is the other one."""
+    """One bit is flipped."""
     changed = bytearray(content or b"\0")
     changed[random.randrange(len(changed))] ^= 1 << random.randrange(8)
     return bytes(changed)
@@ -80,26 +80,26 @@ def truncate(random: Random, content: bytes, other: bytes) -> bytes:
 
 
 def splice(random: Random, content: bytes, other: bytes) -> bytes:
-    """The beginning of one file and the end of the other."""
+    """The beginning of one file is followed by the end of the other."""
     at = random.randrange(len(content) + 1)
     return content[:at] + other[random.choice((at, random.randrange(len(other) + 1))) :]
 
 
 def repeat(random: Random, content: bytes, other: bytes) -> bytes:
-    """A piece is there twice, or not at all."""
+    """A piece is repeated or removed."""
     start, end = sorted(random.randrange(len(content) + 1) for _ in range(2))
     return content[:end] + random.choice((content[start:], content[end + end - start :]))
 
 
 def overwrite(random: Random, content: bytes, other: bytes) -> bytes:
-    """Some bytes are zeros, ones, or anything."""
+    """Some bytes become zeros, ones, or random."""
     at, count = random.randrange(len(content) + 1), random.choice((1, 2, 8, 64, 512))
     piece = random.choice((bytes(count), b"\xff" * count, random.randbytes(count)))
     return content[:at] + piece + content[at + count :]
 
 
 def lying_number(random: Random, content: bytes, other: bytes) -> bytes:
-    """A number of 1 to 8 bytes is another one, most often near the ends, where sizes are."""
+    """1 to 8 bytes become one of LIES, most often near the ends, where formats keep sizes."""
     width = random.choice((1, 2, 4, 8))
     span = random.choice((32, 256, len(content)))
     at = random.choice((0, max(0, len(content) - span))) + random.randrange(span + 1)
@@ -112,7 +112,7 @@ def lying_number(random: Random, content: bytes, other: bytes) -> bytes:
 
 
 def value(random: Random, content: bytes, other: bytes) -> bytes:
-    """A value of JSON or TOML is a hostile one."""
+    """A value of JSON or TOML becomes one of HOSTILE."""
     places = [match.span() for match in VALUE.finditer(content)]
     if not places:
         return flip_bit(random, content)
@@ -121,7 +121,7 @@ def value(random: Random, content: bytes, other: bytes) -> bytes:
 
 
 def swapped_values(random: Random, content: bytes, other: bytes) -> bytes:
-    """A value or key is one from elsewhere in this file or the other."""
+    """A value or key becomes another one of this file or the other."""
     sources = VALUE.findall(content) + VALUE.findall(other)
     places = [match.span() for match in VALUE.finditer(content)]
     if not places:
@@ -131,7 +131,7 @@ def swapped_values(random: Random, content: bytes, other: bytes) -> bytes:
 
 
 def lines(random: Random, content: bytes, other: bytes) -> bytes:
-    """A line, or what is between two commas, is there twice, not at all, or elsewhere."""
+    """A line, or what is between two commas, is removed, moved or repeated."""
     mark = b"\n" if content.count(b"\n") > 2 else b","
     parts = content.split(mark)
     part = parts.pop(random.randrange(len(parts)))
@@ -141,7 +141,7 @@ def lines(random: Random, content: bytes, other: bytes) -> bytes:
 
 
 def header(random: Random, content: bytes, other: bytes) -> bytes:
-    """The JSON header of a safetensors file is changed, and its length fits again."""
+    """The JSON header of a safetensors file is changed; the length before it fits."""
     length = int.from_bytes(content[:8], "little")
     text = random.choice((value, swapped_values, lines))(
         random, content[8 : 8 + length], other[:4096]
@@ -150,7 +150,7 @@ def header(random: Random, content: bytes, other: bytes) -> bytes:
 
 
 def opcodes(random: Random, content: bytes, other: bytes) -> bytes:
-    """An operation of a pickle is another one, is gone, or has a bomb before it."""
+    """An operation of a pickle is replaced, removed, or preceded by one of BOMBS."""
     places = _operations(content)
     if len(places) < 3:
         return flip_bit(random, content)
@@ -181,11 +181,11 @@ def _operations(content: bytes) -> list[int]:
 
 
 def entry(random: Random, content: bytes, other: bytes) -> bytes:
-    """An entry of a zip archive is changed, renamed, removed, doubled or added; checksums fit."""
+    """An entry of a zip archive is changed, renamed, removed or doubled; checksums fit."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = [(info.filename, archive.read(info)) for info in archive.infolist()]
-    except Exception:  # changed before, so that it is no archive any more
+    except Exception:  # an earlier change has broken it
         return flip_bit(random, content)
     index = random.randrange(len(entries))
     name, data = entries[index]
@@ -206,7 +206,7 @@ def entry(random: Random, content: bytes, other: bytes) -> bytes:
     packed = io.BytesIO()
     method = random.choice((zipfile.ZIP_STORED,) * 3 + (zipfile.ZIP_DEFLATED,))
     with warnings.catch_warnings(), zipfile.ZipFile(packed, "w", method) as archive:
-        warnings.simplefilter("ignore")  # two entries of one name are meant
+        warnings.simplefilter("ignore")  # two entries of one name are intended
         for one, data in entries:
             archive.writestr(zipfile.ZipInfo(one), data)
     return packed.getvalue()

@@ -1,4 +1,4 @@
-"""Scenes with names that shells, terminals and file systems stumble over, and with links."""
+"""Names that shells, terminals and file systems may not handle, and links."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from random import Random
 
-from tests.torture.scenes import refusal_of, require
+from tests.torture.situations import refusal_of, require
 from tests.torture.tasks import (
     GOES_ON,
     TASKS,
@@ -27,7 +27,7 @@ NAMES = (
 
 
 def odd_names(random: Random, path: Path) -> str:
-    """What is read is below a folder of an odd name, and what is written has one."""
+    """The input is in a folder of an odd name, and the output has one."""
     original = given_in(path.parent)
     task = random.choice([task for task in TASKS if task.name != GOES_ON])
     expected = expected_of(task, original)
@@ -49,14 +49,14 @@ def odd_names(random: Random, path: Path) -> str:
 
 
 def links(random: Random, path: Path) -> str:
-    """A link where a file or folder is read or written."""
+    """A link in place of a file or folder that is read or written."""
     return random.choice((_out_is_a_link, _inside_leads_out, _whole_is_a_link, _index_leads_out))(
         random, path
     )
 
 
 def _out_is_a_link(random: Random, path: Path) -> str:
-    """What is written is the name of a link: to a folder, to nothing, to itself, or to a file."""
+    """The output is a link: to a folder, to nothing, to itself, or to a file."""
     given = given_in(path.parent)
     task = random.choice([task for task in TASKS if task.writes and task.name != GOES_ON])
     expected = expected_of(task, given)
@@ -85,14 +85,12 @@ def _out_is_a_link(random: Random, path: Path) -> str:
     )
     if kind == "folder" and Path(task.writes).suffix:  # a folder of Hugging Face is written there
         return ""
-    if kind == "folder" and Path(task.writes).suffix:  # a folder of Hugging Face is written there
-        return ""
     require(meaning_of(out / task.writes) == expected, f"{task.name} wrote something else")
     return ""
 
 
 def _inside_leads_out(random: Random, path: Path) -> str:
-    """A file in a folder of ours is a link to the same file elsewhere: its folder is no longer whole."""
+    """A file of the input is a link to a file outside; folders with a manifest may not have such."""
     given = path / "given"
     original = given_in(path.parent)
     task = random.choice(
@@ -114,7 +112,7 @@ def _inside_leads_out(random: Random, path: Path) -> str:
     ended = task(given, out)
     if refusal := refusal_of(ended, (2,)):
         require(not snapshot(out), f"{sorted(snapshot(out))} is left of {task.name}")
-        require(task.reads != "hf", f"a folder of Hugging Face may have links: {refusal}")
+        require(task.reads != "hf", f"a Hugging Face folder may have links: {refusal}")
         return refusal
     if task.writes:
         require_right(task, ended, out, expected)
@@ -122,7 +120,7 @@ def _inside_leads_out(random: Random, path: Path) -> str:
 
 
 def _whole_is_a_link(random: Random, path: Path) -> str:
-    """What is read is a link to where it is."""
+    """The input is a link."""
     original = given_in(path.parent)
     task = random.choice([task for task in TASKS if task.name != GOES_ON])
     expected = expected_of(task, original)
@@ -139,7 +137,7 @@ def _whole_is_a_link(random: Random, path: Path) -> str:
 
 
 def _index_leads_out(random: Random, path: Path) -> str:
-    """The index of a folder of Hugging Face names a file outside of it."""
+    """The index of a Hugging Face folder names a file outside of the folder."""
     original, given, out = given_in(path.parent), path / "given", path / "out"
     task: Task = next(task for task in TASKS if task.reads == "hf")
     given.mkdir()

@@ -1,7 +1,7 @@
-"""The part of numbers: values and sizes at the edge of what there is.
+"""The part of numbers: extreme values and sizes.
 
-Each works and is right, compared with a plain computation, or is refused in one paragraph: no
-traceback, and no NaN that is written without a word.
+Each is right, compared with a plain computation, or is refused in one paragraph. There is no
+traceback, and no NaN is written silently.
 """
 
 import functools
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from tests.helpers import CONFIGS, random_params
-from tests.torture import odd_files, odd_settings, scenes
+from tests.torture import odd_files, odd_pairs, odd_prompts, odd_settings, situations
 from tests.torture.parts import Orders
 from tests.torture.runner import Line
-from tests.torture.scenes import Scene, call, refusal_of, require
+from tests.torture.situations import Situation, call, refusal_of, require
 
 CLOSE = 1e-9  # of the largest logit, in float64
 SIZES = {
@@ -28,7 +28,7 @@ WIDTHS = (1, 2, 3, 5, 8, 13)
 
 
 def sizes(random: Random, path: Path) -> str:
-    """A decoder of sizes such as 1 and primes, modern or not, is what its formulas say."""
+    """A decoder with sizes such as 1 and primes agrees with a plain computation of its formulas."""
     from jaxgpt.errors import UserError
     from jaxgpt.model import assemble, exactly
 
@@ -100,7 +100,7 @@ def _require_close(ours: Any, theirs: np.ndarray, what: str) -> None:
 
 
 def _generates(random: Random, path: Path, model: Any, params: Any) -> str:
-    """Greedy text is that of the plain computation, also past the context."""
+    """Greedy text is that of the plain computation, also beyond the context length."""
     import jaxgpt
 
     prompt = _ids(random, model.config)[:1]
@@ -175,7 +175,7 @@ def _is_exported(random: Random, path: Path, model: Any, params: Any) -> str:
 
 
 def _is_converted(random: Random, path: Path, model: Any, params: Any) -> str:
-    """To torch, and back: the same bits, or a refusal of one of the two."""
+    """Converted to torch and back, all bits are the same, or one of the two commands refuses."""
     import convert
     import jaxgpt
     from jaxgpt.pytree import flatten
@@ -195,7 +195,7 @@ def _is_converted(random: Random, path: Path, model: Any, params: Any) -> str:
 
 
 def _trains(random: Random, path: Path, model: Any, params: Any) -> str:
-    """Two steps of training from the model end, with finite losses."""
+    """Two steps of training from the model have finite losses."""
     import jaxgpt
 
     jaxgpt.save(path / "model", model)
@@ -220,15 +220,15 @@ def _trains(random: Random, path: Path, model: Any, params: Any) -> str:
     return refusal_of(evaluated, (2,))
 
 
-SCENES: tuple[Scene, ...] = (
-    Scene("sizes", sizes),
-    Scene("sizes of two sides", odd_settings.pairs),
-    Scene("weights", odd_files.weights),
-    Scene("moments", odd_files.moments),
-    Scene("ids in token files", odd_files.token_files),
-    Scene("prompts", odd_settings.prompts),
-    Scene("little text", odd_files.little_text),
-    Scene("settings", odd_settings.settings_of_a_run),
+SITUATIONS: tuple[Situation, ...] = (
+    Situation("sizes", sizes),
+    Situation("sizes of two sides", odd_pairs.pairs),
+    Situation("weights", odd_files.weights),
+    Situation("moments", odd_files.moments),
+    Situation("ids in token files", odd_files.token_files),
+    Situation("prompts", odd_prompts.prompts),
+    Situation("little text", odd_files.little_text),
+    Situation("settings", odd_settings.settings_of_a_run),
 )
-LINES = tuple(scene.name for scene in SCENES)
-run: Callable[[Orders], list[Line]] = functools.partial(scenes.run, SCENES)
+LINES = tuple(situation.name for situation in SITUATIONS)
+run: Callable[[Orders], list[Line]] = functools.partial(situations.run, SITUATIONS)

@@ -1,4 +1,4 @@
-"""Scenes with files whose numbers are at the edge: weights, moments of an optimiser, ids, little text."""
+"""Files with extreme numbers: weights, moments of an optimiser, ids, and tiny texts."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 from tests.torture import valid_files
 from tests.torture.odd_settings import require_sound
 from tests.torture.readings import checkpoint_file, plain
-from tests.torture.scenes import call, refusal_of, require
+from tests.torture.situations import call, refusal_of, require
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 BAD = (np.nan, np.inf, -np.inf)
@@ -30,7 +30,7 @@ SHORT = (
 
 
 def _edges(dtype: np.dtype) -> tuple[float, ...]:
-    """Numbers of `dtype` at its edges, all of them finite."""
+    """Extreme finite numbers of `dtype`."""
     info = ml_dtypes.finfo(dtype)
     return (
         float(info.smallest_subnormal),
@@ -43,7 +43,7 @@ def _edges(dtype: np.dtype) -> tuple[float, ...]:
 
 
 def _with(random: Random, array: np.ndarray, values: tuple[float, ...]) -> np.ndarray:
-    """`array` with some of its elements among `values`."""
+    """`array` with some elements replaced by random ones of `values`."""
     changed = array.copy()
     for _ in range(random.choice((1, 1, 3, 20))):
         changed.flat[random.randrange(changed.size)] = random.choice(values)
@@ -51,7 +51,7 @@ def _with(random: Random, array: np.ndarray, values: tuple[float, ...]) -> np.nd
 
 
 def weights(random: Random, path: Path) -> str:
-    """NaN and infinity are refused unless asked for; all bits come back; commands say what is wrong."""
+    """NaN and infinity are refused unless allowed, all bits come back, and no page shows NaN."""
     dtype = np.dtype(random.choice(DTYPES[:1] + DTYPES[2:]))
     bad = random.random() < 0.6
     state = {name: array.astype(dtype) for name, array in valid_files.gpt2_state(0).items()}
@@ -85,7 +85,7 @@ def _write(file: Path, state: dict[str, np.ndarray]) -> None:
 
 
 def _used(random: Random, path: Path) -> str:
-    """Use the model at `path`: done without NaN in any page, or refused."""
+    """Use the model in `path`: a command refuses it, or shows no NaN."""
     model, out = path / "model", path / "out"
     write_ids(path / "data", np.arange(40) % 23, 23)
     words = random.choice((
@@ -109,7 +109,7 @@ def _used(random: Random, path: Path) -> str:
 
 
 def moments(random: Random, path: Path) -> str:
-    """Moments of AdamW with NaN, infinity, or numbers at the edges."""
+    """Moments of AdamW with NaN, infinity, or extreme numbers."""
     import torch
 
     valid_files.whole_checkpoint(path, 0)
@@ -149,7 +149,7 @@ def moments(random: Random, path: Path) -> str:
 
 
 def write_ids(folder: Path, ids: np.ndarray, vocab_size: int, **headers: Any) -> None:
-    """Write a prepared directory of `ids` and a part of them, with a manifest."""
+    """Write a prepared directory whose splits both hold `ids`, with a manifest."""
     from jaxgpt.data.tokens import write_tokens
     from jaxgpt.system.directories import write_manifest
 
@@ -161,7 +161,7 @@ def write_ids(folder: Path, ids: np.ndarray, vocab_size: int, **headers: Any) ->
 
 
 def token_files(random: Random, path: Path) -> str:
-    """Ids beyond the vocabulary, in files whose checksums are right, are refused."""
+    """Ids outside the vocabulary, in files with right checksums, are refused."""
     from jaxgpt.system.directories import write_manifest
 
     vocab_size = random.choice((5, 200, 300, 60_000, 70_000))
@@ -188,7 +188,7 @@ def token_files(random: Random, path: Path) -> str:
         ended.code == 2 and str(wrong) in ended.err,
         f"id {wrong} of {vocab_size} was taken: {ended}",
     )
-    require(not (path / "run").exists(), "a refused run left something")
+    require(not (path / "run").exists(), "a refused run leaves files behind")
     return refusal_of(ended)
 
 
@@ -199,7 +199,7 @@ TEXTS = (
 
 
 def little_text(random: Random, path: Path) -> str:
-    """A text, or documents, of next to nothing: prepared without a loss of characters, and trained on."""
+    """A tiny text, or tiny documents, are prepared without losing characters, and trained on."""
     texts = [random.choice(TEXTS) for _ in range(random.choice((1, 1, 2, 9)))]
     lines = random.random() < 0.5
     source = path / ("text.jsonl" if lines else "text.txt")
@@ -211,7 +211,7 @@ def little_text(random: Random, path: Path) -> str:
         "jaxgpt", "prepare", source, "--out", path / "data", f"--tokenizer={kind}", f"--val={val}"
     )
     if refusal := refusal_of(prepared, (2,)):
-        require(not (path / "data").exists(), "a refused text left something")
+        require(not (path / "data").exists(), "a refused text leaves files behind")
         return refusal
     if not lines:
         _require_text(path / "data", whole.encode())

@@ -1,4 +1,4 @@
-"""What the project reads of tokenizers and of files of its own, and what other readers say to it."""
+"""What the project reads of tokenizers and of its own files, and whether other readers agree."""
 
 import contextlib
 import io
@@ -122,7 +122,7 @@ def checkpoint_folder(path: Path) -> Value:
 
 
 def run_folder(path: Path) -> Value:
-    """The metrics, after `jaxgpt runs` has listed the run, and its best checkpoint was looked for."""
+    """The metrics, after `jaxgpt runs` has listed the run and its best checkpoint has been sought."""
     from jaxgpt.commands.runs import runs
     from jaxgpt.storage import run_directory
 
@@ -133,7 +133,7 @@ def run_folder(path: Path) -> Value:
 
 
 def metrics_agree(value: Value, path: Path) -> bool:
-    """Each line that was read is in the file, in its order."""
+    """The lines that were read are in the file, in the same order."""
     rest = iter((path / "metrics.jsonl").read_text("utf-8", "replace").splitlines())
     return all(any(_same_line(one, line) for line in rest) for one in value)
 
@@ -146,5 +146,5 @@ def _same_line(value: Value, line: str) -> bool:
 
 
 def is_a_model(value: Value, path: Path) -> bool:
-    """The parameters are arrays of some numbers; who rewrites checksums may choose which."""
+    """There are parameters; whoever makes the checksums again may choose their values."""
     return isinstance(value[1], dict)

@@ -1,4 +1,4 @@
-"""What the parts of the torture share: how much of them is run, and the loop over their lines."""
+"""What all parts share: how many cases are run, and the loop over the lines of a table."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,14 +10,14 @@ from tests.torture.runner import Line
 
 @dataclass(frozen=True)
 class Orders:
-    """How much of a part is run: `cases` of each line, or as many as `seconds` allow for all."""
+    """What is run of a part: `cases` of each line, or as many as fit into `seconds` for all lines."""
 
     seed: int
     cases: int | None = None
     seconds: float = 0
-    only: str = ""  # the name of a line, "" for all
-    case: int | None = None  # the number of one case of this line, which alone is run
-    keep: Path | None = None  # where the files of cases that failed are kept
+    only: str = ""  # the name of the only line to run, "" for all
+    case: int | None = None  # the number of the only case of this line to run
+    keep: Path | None = None  # where the files of failed cases are copied to
 
     def carry_out(
         self,
@@ -25,9 +25,10 @@ class Orders:
         case: Callable[[Line, int], str],
         prepare: Callable[[Line], object] = lambda line: None,
     ) -> list[Line]:
-        """Run cases of `lines` from number 0 on, in which nothing is damaged, and return these.
+        """Run cases of `lines`, and return the lines; nothing is damaged in case 0.
 
-        `case` runs one and says what became of it; the time of `prepare` does not count.
+        `case` runs one case and returns its outcome as text. `prepare` runs before the first case
+        of a line, and its time does not count.
         """
         chosen = [line for line in lines if self.only in ("", line.kind)]
         for line in chosen:

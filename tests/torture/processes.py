@@ -1,8 +1,8 @@
 """The part of processes: one of the four of a run is killed, stopped, slow, or unlike the others.
 
-Required: every process ends within the timeout of the run, and says why in one paragraph beside what
-jax and tensorstore log, unless jax itself ends it; or it trains on if nothing is lost. The same
-command, started again, ends with the result of a run that nothing happened to, bit for bit.
+Required: the run goes on if nothing is lost. Otherwise every process ends within the timeout of the
+run, and says why in one paragraph besides what jax and tensorstore log, unless jax itself ends it.
+The same command, started again, ends with the result of an undisturbed run, bit for bit.
 """
 
 import resource
@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.torture.cases import Case, Cases, Undisturbed, Wrong, new_line
+from tests.torture.commands import Command, config
 from tests.torture.forked import Process, started
 from tests.torture.parts import Orders
 from tests.torture.runner import Line
-from tests.torture.victims import Victim, config
 
 COUNT = 4  # processes
 TIMEOUT = 10  # seconds
@@ -37,7 +37,7 @@ def four(folder: Path) -> None:
     )
 
 
-RUN = Victim("four processes", four, "train run.toml", processes=COUNT)
+RUN = Command("four processes", four, "train run.toml", processes=COUNT)
 
 
 def other_code() -> None:
@@ -90,7 +90,7 @@ LINES = tuple(FAULTS)
 
 
 def run(orders: Orders) -> list[Line]:
-    """Disturb one process of four as `orders` say; a line of the table for each fault."""
+    """Disturb one of four processes as `orders` say; a line of the table for each fault."""
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         cases = Cases(Path(folder), orders.seed, orders.keep)
         return orders.carry_out(
@@ -101,7 +101,7 @@ def run(orders: Orders) -> list[Line]:
 
 
 def run_case(cases: Cases, line: Line, number: int) -> str:
-    """Run case `number` of a line; what became of it."""
+    """Run case `number` of `line`; the outcome as text."""
     case, fault = cases.case(RUN, cases.random(line, number)), FAULTS[line.kind]
     return cases.run(line, number, case, lambda case, whole: disturb(case, whole, fault))
 

@@ -1,6 +1,6 @@
-"""What the project reads of a checkpoint of torch, and what an independent reader has to say to it.
+"""What the project reads of foreign checkpoints, and whether an independent reader agrees.
 
-Every function `..._agrees` takes the value that the project read, and the path.
+Every function `..._agrees` takes what the project read, and the path.
 """
 
 import json
@@ -13,7 +13,7 @@ Value = Any
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """`value` with arrays as (dtype, shape, bytes), so that equal values compare as equal."""
+    """`value` with arrays as (dtype, shape, bytes), so that equal values compare equal."""
     if depth > 50:
         return "..."
     if type(value).__module__.startswith("torch") and hasattr(value, "detach"):
@@ -29,7 +29,7 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def of_tensor(tensor: Any) -> tuple[str, tuple[int, ...], bytes]:
-    """The tensor as `plain` writes an array."""
+    """`tensor` in the form that `plain` gives to arrays."""
     import torch
 
     flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
@@ -38,7 +38,7 @@ def of_tensor(tensor: Any) -> tuple[str, tuple[int, ...], bytes]:
 
 
 def checkpoint_file(path: Path) -> Value:
-    """The tensors by their names in the file, the key that they are under, and the rest."""
+    """The tensors by their names in the file, the key above them, and the rest of the file."""
     from convert.files import checkpoints
 
     opened = checkpoints.read(path)
@@ -60,7 +60,7 @@ def torch_agrees(value: Value, path: Path) -> bool:
 
 
 def converted(path: Path) -> Value:
-    """The tensors of the file, brought over and taken back."""
+    """The tensors of the file, after conversion to flax and back."""
     import convert
 
     loaded = convert.to_flax(path, num_heads=2)
@@ -97,7 +97,7 @@ def shards_agree(value: Value, path: Path) -> bool:
 
 
 def llmc_agrees(value: Value, path: Path) -> bool:
-    """The tensors, one after the other, are the file after its header."""
+    """The tensors, one after another, are the bytes after the header."""
     content = path.read_bytes()
     heads = int(np.frombuffer(content[:1024], "<i4")[5])
     joined = b"".join(data for _, _, data in value["tensors"].values())
@@ -105,7 +105,7 @@ def llmc_agrees(value: Value, path: Path) -> bool:
 
 
 def msgpack_agrees(value: Value, path: Path) -> bool:
-    """The same arrays, as Flax reads them; which are transposed is for other tests."""
+    """Flax reads the same arrays; other tests check which of them are transposed."""
     from flax import serialization
 
     tree = serialization.msgpack_restore(path.read_bytes())
@@ -120,7 +120,7 @@ def msgpack_agrees(value: Value, path: Path) -> bool:
 
 
 def config_json(path: Path) -> Value:
-    """What the folder's config says, once a conversion that uses it has been tried."""
+    """The folder's config, after `inspect` has used it."""
     from convert.api import inspect
     from convert.files import checkpoints
 

@@ -1,4 +1,4 @@
-"""A second process, in which a task runs while this one is in the middle of its own."""
+"""A second process that runs a task while this one is in the middle of another."""
 
 import functools
 import multiprocessing
@@ -6,13 +6,13 @@ import tempfile
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tests.torture.scenes import Outcome, Wrong
+from tests.torture.situations import Outcome, Wrong
 from tests.torture.tasks import TASKS, Task
 from tests.torture.worker import last_line
 
 
 def run_in_rival(task: Task, given: Path, out: Path) -> Outcome:
-    """Run `task` in the second process, and wait for how it ends."""
+    """The outcome of `task` in the second process."""
     connection = _rival()
     connection.send((task.name, given, out))
     answer: Outcome | str = connection.recv()
@@ -23,7 +23,7 @@ def run_in_rival(task: Task, given: Path, out: Path) -> Outcome:
 
 @functools.cache
 def _rival() -> Connection:
-    """A connection to the second process, which is started once and ends with this one."""
+    """The connection to the second process, which starts once and ends with this one."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     context.Process(target=_serve, args=(theirs, tempfile.gettempdir()), daemon=True).start()
@@ -32,7 +32,7 @@ def _rival() -> Connection:
 
 
 def _serve(connection: Connection, temporary: str) -> None:
-    """Run each task whose name comes; the answer is its outcome, or what it raised."""
+    """Run each task whose name arrives; answer with its outcome, or with what it raised as text."""
     tempfile.tempdir = temporary
     tasks = {task.name: task for task in TASKS}
     while True:

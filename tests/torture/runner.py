@@ -1,4 +1,4 @@
-"""Makes cases by number, has a worker read them, and counts what became of them."""
+"""Makes cases by number, has a worker process read them, and counts how they end."""
 
 import multiprocessing
 import shutil
@@ -12,14 +12,16 @@ from tests.torture.valid_files import trained_run
 from tests.torture.worker import EQUAL, FAILED, REFUSED, Case, memory_kb, serve
 
 POLL = 0.05  # seconds between two looks at a worker
-MOST_POLLS = round(20 / POLL)  # counted and not timed, so that a machine that was paused is no hang
+MOST_POLLS = round(
+    20 / POLL
+)  # counted, not timed, so that a paused machine is not taken for a hang
 SPARE_KB, TIMES = 2**20, 4  # memory that a case may take: 4 times its files and 1 GB
 STARTING = 300  # seconds that imports may take
 
 
 @dataclass
 class Line:
-    """A kind's line of the table."""
+    """A line of the table: how many cases of a kind ended how."""
 
     kind: str
     cases: int = 0
@@ -30,7 +32,7 @@ class Line:
 
 
 class Torture:
-    """Cases of a `seed` in a temporary `folder`; the files of those that fail are left in `keep`."""
+    """Runs the cases of `seed` in a temporary `folder`; copies the files of failed ones to `keep`."""
 
     most_polls = MOST_POLLS
     serve = staticmethod(serve)  # what the worker does
@@ -57,11 +59,11 @@ class Torture:
         return folder
 
     def partner(self, kind: Kind) -> Path:
-        """The folder with the other file of a splice."""
+        """The folder with a second valid file, for changes that mix two files."""
         return self.valid(kind, 0 if kind.make is trained_run else 1)
 
     def run(self, kind: Kind, line: Line, number: int) -> str:
-        """Run case `number` of `kind`, and count it in `line`; 0 is the valid file."""
+        """Run case `number` of `kind`, and count it in `line`; the outcome as text. 0 is the valid file."""
         source = self.valid(kind, 0)
         target = self.folder / "case"
         shutil.rmtree(target, ignore_errors=True)
@@ -83,10 +85,10 @@ class Torture:
         return f"{outcome}: {text}"
 
     def _damaged(self, kind: Kind, target: Path, number: int) -> str:
-        """Damage a file below `target`; return its name."""
+        """Damage one of the files of `kind` below `target`; return its name."""
         random = Random(f"{self.seed} {kind.name} {number}")
         files = [path for path in target.glob(kind.files) if path.is_file()]
-        # Orbax names files at random, so that their order must not depend on the names.
+        # orbax names files at random, so the order must not depend on names.
         files.sort(key=lambda path: (str(path.parent), path.suffix, path.stat().st_size, path.name))
         path = random.choice(files)
         others = [self.partner(kind) / path.relative_to(target), random.choice(files)]
@@ -100,14 +102,14 @@ class Torture:
         return str(path.relative_to(target))
 
     def _read(self, case: Any) -> tuple[str, str]:
-        """What the worker answers; a worker that crashes, hangs or takes too much is replaced."""
+        """The worker's answer; a worker that crashes, hangs or takes too much memory is replaced."""
         if self.process is None:
             self._start()
         root = case.path if case.path.is_dir() else case.path.parent
         size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
         self.connection.send(case)
         try:
-            self._answer()  # it has noted its memory
+            self._answer()  # it has reset its peak of memory
             most = memory_kb(self.process.pid, "VmRSS") + SPARE_KB + TIMES * size // 1024
             for _ in range(self.most_polls):
                 if self.connection.poll(POLL):

@@ -1,124 +1,26 @@
 """The part of supply: no pickle is run, wherever somebody hides one in a file that is given.
 
-Each pickle would write a file. It is given as a file of every kind, in every place that takes one.
+Each pickle would create a file. It is put into files of every format, and given wherever a command
+takes a file.
 """
 
 import functools
-import io
 import json
-import pickle
 import shutil
-import struct
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
 
-import numpy as np
-
-from tests.torture import scenes
+from tests.torture import situations
 from tests.torture.parts import Orders
+from tests.torture.pickles import CONTAINERS, pickles
 from tests.torture.runner import Line
-from tests.torture.scenes import Scene, call, refusal_of, require
+from tests.torture.situations import Outcome, Situation, call, refusal_of, require
 from tests.torture.tasks import given_in
 
 MARK = "was run"
 
 
-class Call:
-    """An object whose pickle calls a function with arguments."""
-
-    def __init__(self, function: Callable[..., Any], *arguments: Any):
-        self.function, self.arguments = function, arguments
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return self.function, self.arguments
-
-
-def pickles(mark: Path) -> dict[str, bytes]:
-    """Pickles by name; each writes the file `mark` when it is read."""
-    import os
-    import subprocess
-
-    code = f"open({str(mark)!r}, 'w').close()"
-    calls = {
-        "exec": Call(exec, code), "eval": Call(eval, code), "open": Call(open, str(mark), "w"),
-        "os.mkdir": Call(os.mkdir, str(mark)), "os.system": Call(os.system, f"touch '{mark}'"),
-        "call": Call(subprocess.call, ["touch", str(mark)]), "touch": Call(Path.touch, mark),
-        "tofile": Call(np.ndarray.tofile, np.zeros(1), str(mark)),
-    }  # fmt: skip
-    made = {
-        f"{name} {protocol}": pickle.dumps(one, protocol)
-        for name, one in calls.items()
-        for protocol in (0, 2, 4, 5)
-    }
-    text = str(mark).encode()
-    made["inst"] = b"(S'" + text + b"'\nS'w'\ni__builtin__\nopen\n."
-    made["obj"] = b"(c__builtin__\nopen\nS'" + text + b"'\nS'w'\no."
-    made["in a dict"] = pickle.dumps(
-        {"model": {"w": calls["open"]}, "stoi": calls["exec"], "vocab_size": 3}
-    )
-    made["as a key"] = pickle.dumps(
-        {"itos": {0: "a"}, "stoi": {"a": 0}, "more": [calls["os.mkdir"]]}, 2
-    )
-    return made
-
-
-def npy(content: bytes) -> bytes:
-    """An array of objects, whose pickle is `content`."""
-    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
-    header += b" " * (-(len(header) + 11) % 64) + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + content
-
-
-def torch_zip(content: bytes) -> bytes:
-    """A zip archive as torch writes it, whose root is the pickle `content`."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("archive/data.pkl", content)
-        archive.writestr("archive/version", b"3\n")
-    return file.getvalue()
-
-
-def torch_legacy(content: bytes) -> bytes:
-    start = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True})
-    return b"".join(pickle.dumps(one, 2) for one in start) + content + pickle.dumps([], 2)
-
-
-def npz(content: bytes) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("w.npy", npy(content))
-    return file.getvalue()
-
-
-def msgpack(content: bytes) -> bytes:
-    """A map as Flax writes it, in which an array is an extension with the pickle `content`."""
-    extension = b"\xc9" + struct.pack(">Ib", len(content), 1) + content
-    return b"\x81\xa6params\x81\xa6kernel" + extension
-
-
-def parquet(content: bytes) -> bytes:
-    """A table whose column says that a pickle has its type."""
-    import pyarrow
-    import pyarrow.parquet
-
-    names = {
-        b"ARROW:extension:name": b"arrow.py_extension_type",
-        b"ARROW:extension:metadata": content,
-    }
-    field = pyarrow.field("text", pyarrow.string(), metadata=names)
-    table = pyarrow.table({"text": ["a wood"] * 40}, schema=pyarrow.schema([field], metadata=names))
-    file = io.BytesIO()
-    pyarrow.parquet.write_table(table, file)
-    return file.getvalue()
-
-
-CONTAINERS: dict[str, Callable[[bytes], bytes]] = {
-    "plain": bytes, "npy": npy, "npz": npz, "torch zip": torch_zip, "torch legacy": torch_legacy, "msgpack": msgpack,
-    "parquet": parquet, "after text": lambda content: b"a text\n" * 40 + content,
-}  # fmt: skip
 FILES = (
     "w.pt",
     "w.pth",
@@ -162,7 +64,7 @@ PARTS = (
 
 
 def run_no_pickle(random: Random, path: Path) -> str:
-    """A pickle in one of the containers, in one of the places."""
+    """A pickle, hidden in a file of a random format, is given to a random command."""
     mark = path / MARK
     content = CONTAINERS[random.choice(list(CONTAINERS))](
         random.choice(list(pickles(mark).values()))
@@ -175,7 +77,7 @@ def run_no_pickle(random: Random, path: Path) -> str:
     return refusal_of(ended)
 
 
-def _checkpoint(random: Random, path: Path, content: bytes) -> Any:
+def _checkpoint(random: Random, path: Path, content: bytes) -> Outcome:
     file = path / random.choice(FILES)
     file.write_bytes(content)
     model = given_in(path.parent) / "model"
@@ -188,8 +90,8 @@ def _checkpoint(random: Random, path: Path, content: bytes) -> Any:
     return call(*random.choice(words))
 
 
-def _folder(random: Random, path: Path, content: bytes) -> Any:
-    """A file in a folder of Hugging Face."""
+def _folder(random: Random, path: Path, content: bytes) -> Outcome:
+    """`content` as a file of a Hugging Face folder."""
     folder = path / "hf"
     shutil.copytree(given_in(path.parent) / "hf", folder)
     names = [file.name for file in folder.iterdir()]
@@ -213,7 +115,7 @@ def _folder(random: Random, path: Path, content: bytes) -> Any:
     return call("jaxgpt-convert", "to-flax", folder, path / "out")
 
 
-def _tokenizer(random: Random, path: Path, content: bytes) -> Any:
+def _tokenizer(random: Random, path: Path, content: bytes) -> Outcome:
     file = path / random.choice(TOKENIZERS)
     file.write_bytes(content)
     given = given_in(path.parent)
@@ -226,7 +128,7 @@ def _tokenizer(random: Random, path: Path, content: bytes) -> Any:
     return call(*random.choice(words))
 
 
-def _text(random: Random, path: Path, content: bytes) -> Any:
+def _text(random: Random, path: Path, content: bytes) -> Outcome:
     file = path / random.choice(TEXTS)
     file.write_bytes(content)
     if random.random() < 0.3:
@@ -245,8 +147,8 @@ def _text(random: Random, path: Path, content: bytes) -> Any:
     )
 
 
-def _own_folder(random: Random, path: Path, content: bytes) -> Any:
-    """A file of a model directory, with new checksums."""
+def _own_folder(random: Random, path: Path, content: bytes) -> Outcome:
+    """`content` as a file of a model directory whose manifest is made again."""
     from jaxgpt.system.directories import write_manifest
 
     model, text = path / "model", given_in(path.parent) / "text.txt"
@@ -271,8 +173,8 @@ def _own_folder(random: Random, path: Path, content: bytes) -> Any:
     return call(*random.choice(words))
 
 
-def _prepared(random: Random, path: Path, content: bytes) -> Any:
-    """A file of a prepared directory, with new checksums."""
+def _prepared(random: Random, path: Path, content: bytes) -> Outcome:
+    """`content` as a file of a prepared directory whose manifest is made again."""
     from jaxgpt.system.directories import write_manifest
 
     data = path / "data"
@@ -289,12 +191,12 @@ def _prepared(random: Random, path: Path, content: bytes) -> Any:
     return call(*random.choice(words))
 
 
-def _config(random: Random, path: Path, content: bytes) -> Any:
+def _config(random: Random, path: Path, content: bytes) -> Outcome:
     file = path / random.choice(("run.toml", "run"))
     file.write_bytes(content)
     return call("jaxgpt", random.choice(("train", "plan")), file)
 
 
-SCENES = (Scene("pickles", run_no_pickle),)
-LINES = tuple(scene.name for scene in SCENES)
-run: Callable[[Orders], list[Line]] = functools.partial(scenes.run, SCENES)
+SITUATIONS = (Situation("pickles", run_no_pickle),)
+LINES = tuple(situation.name for situation in SITUATIONS)
+run: Callable[[Orders], list[Line]] = functools.partial(situations.run, SITUATIONS)

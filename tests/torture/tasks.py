@@ -11,15 +11,16 @@ from typing import Any
 
 from tests.helpers import TEXT, settings, write_toml
 from tests.torture import valid_files
+from tests.torture.calls import WRITE, Count, watched
 from tests.torture.readings import checkpoint_file, plain
-from tests.torture.scenes import Outcome, call, refusal_of, require
+from tests.torture.situations import Outcome, call, refusal_of, require
 
 Words = Callable[[Path, Path], tuple[object, ...]]  # (folder that is read, file or folder to write)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A command: what it is called with, which of the given files it reads, and what it writes."""
+    """A command, the given file or folder that it reads, and the name of what it writes."""
 
     name: str
     words: Words
@@ -31,7 +32,7 @@ class Task:
 
 
 def make_given(folder: Path) -> None:
-    """Write the files that tasks read to `folder`, from which runs go on under that name."""
+    """Write all that tasks read to `folder`; its run can only be resumed from there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / "hf").mkdir()
@@ -107,7 +108,7 @@ GOES_ON = "train on"
 
 
 def begin(task: Task, given: Path, out: Path) -> None:
-    """Put what `task` finds there to `out`, an empty folder."""
+    """Fill the empty folder `out` with what `task` needs to find there."""
     if task.name == GOES_ON:
         shutil.copytree(given / "run", out / task.writes)
 
@@ -120,26 +121,26 @@ def copy_read(task: Task, given: Path, to: Path) -> None:
 
 
 def done_and_right(task: Task, given: Path, out: Path, expected: Any) -> None:
-    """Run `task`, and require what it should do."""
+    """Run `task`, and require that it does its work and that the result means `expected`."""
     ended = task(given, out)
-    require(refusal_of(ended) == "", f"{task.name} does not end well: {ended.err[-300:]}")
+    require(refusal_of(ended) == "", f"{task.name} does not do its work: {ended.err[-300:]}")
     require_right(task, ended, out, expected)
 
 
 def require_right(task: Task, ended: Outcome, out: Path, *expected: Any) -> None:
-    """Require that what `task` said and wrote means one of `expected`."""
+    """Require that what `task` said or wrote has one of the `expected` meanings."""
     require(
         meaning(task, ended, out) in expected,
-        f"{task.name} was done, and what it wrote is something else",
+        f"{task.name} ended with 0, but its result is wrong",
     )
 
 
 def meaning(task: Task, ended: Outcome, out: Path) -> Any:
-    """What a task that was done said or wrote, without what differs from one time to the next."""
+    """What a finished task said or wrote, without what differs between two equal runs."""
     if not task.writes:
         return ended.out
     names = sorted(path.name for path in out.iterdir())
-    require(names == [task.writes], f"beside {task.writes} there is more: {names}")
+    require(names == [task.writes], f"besides {task.writes} there are other files: {names}")
     return meaning_of(out / task.writes)
 
 
@@ -178,32 +179,53 @@ def _of_run(path: Path) -> Any:
     kept = run_directory.checkpoints(path)
     lines = [{**line, "tokens_per_second": 0} for line in run_directory.read_metrics(path)]
     odd = [each.name for each in path.rglob(".*") if each.name != ".lock"]
-    require(not odd, f"what was being written is left: {odd}")
+    require(not odd, f"partial files are left behind: {odd}")
     return [each.name for each in kept], plain(lines), [_of_model(each) for each in kept]
 
 
 @functools.cache
 def expected_of(task: Task, given: Path) -> Any:
-    """What `task` means where nothing is in its way."""
+    """The meaning of what an unhindered `task` says or writes."""
     out = given.with_name(f"expected {task.name}")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     begin(task, given, out)
     ended = task(given, out)
-    require(ended.code == 0, f"{task.name} fails with nothing in its way: {ended.err}")
+    require(ended.code == 0, f"{task.name} fails unhindered: {ended.err}")
     return meaning(task, ended, out)
 
 
 @functools.cache
+def calls_of(task: Task, given: Path, kind: str) -> int:
+    """How many calls of `kind` an unhindered `task` makes."""
+    out = given.with_name("counted")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    begin(task, given, out)
+    with watched(out if kind == WRITE else given, counted := Count(kind)):
+        ended = task(given, out)
+    require(ended.code == 0, f"{task.name} fails unhindered: {ended.err}")
+    return max(1, counted.calls)
+
+
+@functools.cache
+def bytes_of(task: Task, given: Path) -> int:
+    """The bytes that `task` writes."""
+    expected_of(task, given)
+    folder = given.with_name(f"expected {task.name}")
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@functools.cache
 def given_in(folder: Path) -> Path:
-    """The folder of what tasks read, written once in a process."""
+    """The folder with all that tasks read, written once in each process."""
     given = folder / "given"
     make_given(given)
     return given
 
 
 def snapshot(folder: Path) -> dict[str, Any]:
-    """All that is in `folder`: the bytes of files, the targets of links."""
+    """Every path below `folder`, with the bytes of a file or the target of a link; without locks."""
     return {
         str(path.relative_to(folder)): (
             path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else None

@@ -1,4 +1,4 @@
-"""All that a command left in a folder, in a form in which equal results are equal."""
+"""What a command left in a folder, in a form that is equal for equal results."""
 
 import json
 import zipfile
@@ -12,12 +12,12 @@ from jaxgpt.storage import arrays
 from jaxgpt.system import directories
 from tests.torture.readings import plain
 
-# Settings of where processes meet, the speed, and a checksum of names that orbax makes at random.
+# The address where processes meet, the speed, and a checksum of names that orbax makes at random.
 VARYING = {"mesh", "tokens_per_second", "base_sha256"}
 
 
 def traces(folder: Path) -> dict[str, Any]:
-    """The content of each file below `folder`, and the arrays of those that orbax wrote."""
+    """The content of each file below `folder`, and the arrays in the folders that orbax wrote."""
     found: dict[str, Any] = {}
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name in (WEIGHTS, STATE):

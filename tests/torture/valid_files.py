@@ -1,4 +1,4 @@
-"""The valid files that are damaged: small, and made by the project's own code or by torch."""
+"""The small valid files that are damaged, made by our own code or by torch."""
 
 import json
 import pickle
@@ -21,7 +21,7 @@ RUN: dict[str, dict[str, Any]] = {
 
 
 def reference(seed: int) -> Any:
-    """The torch GPT of the project, with the generator of torch set to `seed`."""
+    """The torch GPT of the project, with random weights of `seed`."""
     import torch
 
     from convert.reference import GPT
@@ -60,7 +60,7 @@ def torch_legacy(folder: Path, seed: int) -> None:
 
 
 def whole_checkpoint(folder: Path, seed: int) -> None:
-    """Weights with an optimiser that took a step, settings, and a counter."""
+    """Weights, the state of an optimiser after one step, settings, and a counter."""
     import torch
 
     model = reference(seed)

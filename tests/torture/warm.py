@@ -1,4 +1,4 @@
-"""Imports all that the commands import, for processes that are forked; computes nothing."""
+"""Imports all that commands import, once for all forked processes; computes nothing."""
 
 import datasets  # noqa: F401
 import jax  # noqa: F401
@@ -12,4 +12,4 @@ import jaxgpt.data.prepare_pairs
 import jaxgpt.generation.export
 import jaxgpt.training.progress
 import jaxgpt.training.run  # noqa: F401
-import tests.torture.victims  # noqa: F401
+import tests.torture.commands  # noqa: F401

@@ -1,4 +1,4 @@
-"""A process that reads damaged files one after the other, and says what became of each."""
+"""A worker process, which reads damaged files one after another and judges the results."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ REFUSED, EQUAL, FAILED = "refused", "read equal", "failed"
 
 @dataclass(frozen=True)
 class Case:
-    """What is read: `path`, a damaged copy of `valid`, in which `file` was changed."""
+    """What is read: `path`, a copy of `valid` in which `file` was damaged."""
 
     kind: Kind
     path: Path
@@ -24,10 +24,10 @@ class Case:
 
 
 def serve(connection: Connection, out: Path) -> None:
-    """Answer each case with an outcome and a line, until there is no next one."""
+    """Answer each case from `connection` with its outcome, a text and a peak of memory, until None."""
     sys.dont_write_bytecode = True
     devnull = os.open(os.devnull, os.O_RDWR)
-    os.dup2(devnull, 2)  # libraries write to it; what matters is said by exceptions
+    os.dup2(devnull, 2)  # libraries write to it; errors are exceptions
     warnings.simplefilter("ignore")
     import torch  # noqa: F401  # whose import makes a temporary file
 
@@ -43,7 +43,7 @@ def serve(connection: Connection, out: Path) -> None:
 
 
 class Worker:
-    """Reads cases under a guard, and remembers what the valid files are read as."""
+    """Reads cases under a guard, and remembers what the valid files hold."""
 
     def __init__(self, guard: Any):
         self.guard = guard
@@ -75,7 +75,7 @@ class Worker:
         return (EQUAL, "") if right else (FAILED, "was read, but as something else")
 
     def _original(self, case: Case) -> Any:
-        """What the valid file is read as; the first time, this also imports what that takes."""
+        """What the valid file holds; reading it first also does all imports outside of the guard."""
         kind = case.kind
         if (kind.name, case.valid) not in self.originals:
             value = kind.read(case.valid)
@@ -85,7 +85,7 @@ class Worker:
         return self.originals[kind.name, case.valid]
 
     def _judged(self, refusal: str, name: str) -> tuple[str, str]:
-        """Whether the text of a refusal is one paragraph, and has `name` in it."""
+        """The outcome of a refusal, which must be one paragraph that has `name` in it."""
         if not refusal.isprintable():
             return FAILED, f"a refusal that is not one printable line: {refusal[-150:]!r}"
         if name not in refusal:
@@ -94,7 +94,7 @@ class Worker:
 
 
 def last_line(error: BaseException) -> str:
-    """The kind of `error`, the last line of its text, and where it came from."""
+    """The type of `error`, the last line of its text, and where our code raised it."""
     trace, place = error.__traceback__, ""
     while trace:
         file = trace.tb_frame.f_code.co_filename
@@ -106,7 +106,7 @@ def last_line(error: BaseException) -> str:
 
 
 def reset_peak() -> None:
-    """Begin to count the peak of memory anew, where Linux lets a process do so."""
+    """Reset the peak of this process's memory, where Linux allows it."""
     if os.path.exists("/proc/self/clear_refs"):
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")

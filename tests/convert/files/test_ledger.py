@@ -60,8 +60,8 @@ def test_claims_are_the_sizes_of_storages():
     [
         b"\x80\x02Nr\xff\xff\xff\x7f.",  # a memo index for which the unpickler in C would allocate 32 GB
         b"\x80\x05\x96"
-        + (2**34).to_bytes(8, "little")
-        + b".",  # 16 GB of zeros, to be overwritten by what follows
+        + (2**28).to_bytes(8, "little")
+        + b".",  # 256 MB of zeros, to be overwritten by what follows
         b"\x80\x02\x8a\x04",
         b"\x80\x02cos\nsystem\n",
         b"\x80\x02\x82\x01.",  # an extension code, to be looked up in the running process

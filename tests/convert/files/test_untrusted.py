@@ -68,6 +68,21 @@ def test_entries_that_point_outside_are_refused(tmp_path, name):
     assert f"its entry {name} " in str(caught.value)
 
 
+@pytest.mark.parametrize(("name", "attributes"), [("w/data/0", 0x10), ("w/data/0/", 0)])
+def test_a_folder_with_bytes_is_refused(tmp_path, name, attributes):
+    """torch would leave in its tensor whatever the memory held."""
+    entry = zipfile.ZipInfo(name)
+    entry.external_attr = attributes
+    for content in (b"", b"x"):
+        path = archive(tmp_path / "w.pt", "w/data.pkl")
+        with zipfile.ZipFile(path, "a") as file:
+            file.writestr(entry, content)
+        if content:
+            refused(path, f"its entry {name} has bytes, but is marked as a folder")
+        else:
+            untrusted.Archive(path, "w.pt")
+
+
 def test_all_objections_come_at_once(tmp_path):
     path = archive(
         tmp_path / "w.pt", "w/data.pkl", "w/a", "W/A", "../b", compression=zipfile.ZIP_LZMA

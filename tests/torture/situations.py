@@ -1,7 +1,7 @@
-"""Scenes: commands in difficult situations, each drawn by a random generator and played in another process.
+"""Difficult situations for commands, each drawn at random and run in another process.
 
-A scene ends done, or with a refusal; whatever else it raises is a failure, and so are a crash and a
-hang.
+Its command either does its work or refuses it in one paragraph. Any other exception is a failure, and
+so are a crash and a hang.
 """
 
 import contextlib
@@ -23,74 +23,73 @@ from tests.torture.runner import Line, Torture
 from tests.torture.worker import FAILED, REFUSED, last_line, peak_kb, reset_peak
 
 DONE = "done"
-Play = Callable[
-    [Random, Path], str
-]  # (random, an empty folder) -> a refusal, or "" where all is right
+# (random, an empty folder) -> the refusal, or "" where the work was done
+Run = Callable[[Random, Path], str]
 
 
 @dataclass(frozen=True)
-class Scene:
+class Situation:
     """A line of the table."""
 
     name: str
-    play: Play
+    run: Run
 
 
 class Case(NamedTuple):
-    """A scene with what its random generator begins with, and the folder to play it in."""
+    """One case of a situation: the seed of its random generator, and the folder to run it in."""
 
-    scene: Scene
+    situation: Situation
     seed: str
     path: Path
 
 
 class Wrong(Exception):
-    """What a command did and must not do."""
+    """A command did something that it must not do."""
 
 
 class Outcome(NamedTuple):
-    """How a command ended."""
+    """The exit code of a command, and what it wrote to stdout and stderr."""
 
     code: int
     out: str
     err: str
 
 
-def run(scenes: Sequence[Scene], orders: Orders) -> list[Line]:
-    """Play `scenes` as `orders` say; a line of the table for each."""
-    by_name = {scene.name: scene for scene in scenes}
+def run(situations: Sequence[Situation], orders: Orders) -> list[Line]:
+    """Run cases of `situations` as `orders` say; a line of the table for each."""
+    by_name = {situation.name: situation for situation in situations}
     counts = (REFUSED, DONE, FAILED)
     lines = [Line(name, counts=dict.fromkeys(counts, 0)) for name in by_name]
     with (
         tempfile.TemporaryDirectory(prefix="torture-") as folder,
-        Theatre(Path(folder), orders.seed, orders.keep) as theatre,
+        Runner(Path(folder), orders.seed, orders.keep) as runner,
     ):
         return orders.carry_out(
-            lines, lambda line, number: theatre.play(by_name[line.kind], line, number)
+            lines, lambda line, number: runner.run_case(by_name[line.kind], line, number)
         )
 
 
-class Theatre(Torture):
-    """A process that plays scenes; one that crashes or hangs is replaced."""
+class Runner(Torture):
+    """Runs cases in a worker process, which is replaced if it crashes or hangs."""
 
     most_polls = 3000  # a command may compile
 
-    def play(self, scene: Scene, line: Line, number: int) -> str:
-        """Play case `number` of `scene`, and count it in `line`."""
+    def run_case(self, situation: Situation, line: Line, number: int) -> str:
+        """Run case `number` of `situation`, and count it in `line`; the outcome as text."""
         path = self.folder / "case"
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
-        outcome, text = self._read(Case(scene, f"{self.seed} {scene.name} {number}", path))
+        outcome, text = self._read(Case(situation, f"{self.seed} {situation.name} {number}", path))
         line.cases += 1
         line.counts[outcome] += 1
         if outcome == FAILED:
-            again = f'--only "{scene.name}" --seed {self.seed} --case {number}'
+            again = f'--only "{situation.name}" --seed {self.seed} --case {number}'
             line.failures.append(f"{again}: {text}")
         return f"{outcome}: {text}"
 
     @staticmethod
     def serve(connection: Connection, out: Path) -> None:
-        """Play each case that comes, until there is no next one."""
+        """Run each case that arrives on `connection`, until None does."""
         os.dup2(os.open(os.devnull, os.O_RDWR), 2)  # libraries write to it; errors are exceptions
         warnings.simplefilter("ignore")
         tempfile.tempdir = str(out)
@@ -98,12 +97,12 @@ class Theatre(Torture):
         while (case := connection.recv()) is not None:
             reset_peak()
             connection.send("go")
-            connection.send((*_played(case), peak_kb()))
+            connection.send((*_outcome(case), peak_kb()))
 
 
-def _played(case: Case) -> tuple[str, str]:
+def _outcome(case: Case) -> tuple[str, str]:
     try:
-        refusal = case.scene.play(Random(case.seed), case.path)
+        refusal = case.situation.run(Random(case.seed), case.path)
     except Wrong as wrong:
         return FAILED, str(wrong)
     except BaseException as error:
@@ -112,7 +111,7 @@ def _played(case: Case) -> tuple[str, str]:
 
 
 def call(program: str, *words: object) -> Outcome:
-    """Run a command in this process; an exception that leaves it is one of the scene."""
+    """Run a command in this process; an exception other than SystemExit is raised to the caller."""
     from convert.__main__ import main as convert_main
     from jaxgpt.__main__ import main as jaxgpt_main
 
@@ -132,7 +131,7 @@ def call(program: str, *words: object) -> Outcome:
 
 
 def refusal_of(ended: Outcome, codes: Sequence[int] = (1, 2)) -> str:
-    """The paragraph that a command ended with, "" if it was done; Wrong if it ended otherwise."""
+    """The paragraph with which a command refused its work, "" if it did it; otherwise raises Wrong."""
     if ended.code == 0:
         return ""
     text = ended.err.strip()

@@ -1,4 +1,4 @@
-"""The commands that are killed, and the files that they read."""
+"""The commands that are killed and disturbed, and the files that they read."""
 
 import socket
 from collections.abc import Callable
@@ -20,7 +20,7 @@ PAIRS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Victim:
+class Command:
     """A command: `main` with `words`, in a folder with the files that `make` writes."""
 
     name: str
@@ -113,16 +113,16 @@ def streaming() -> None:
 
 
 CONVERT = convert.__main__.main
-VICTIMS = (
-    Victim("train", averaged, "train run.toml"),
-    Victim("train adapters", adapters, "train run.toml"),
-    Victim("train on pairs", pairs, "train run.toml"),
-    Victim("train in two processes", config, "train run.toml", processes=2),
-    Victim("to-flax", checkpoint, "to-flax ckpt.pt model --set num_heads=2", CONVERT),
-    Victim("to-torch, a file", model, "to-torch model out.pt --dialect gpt", CONVERT),
-    Victim("to-torch, a folder", converted, "to-torch model out --max-shard-size 3KB", CONVERT),
-    Victim("prepare a text", text, "prepare wood.txt --out data"),
-    Victim("prepare pairs", text, "prepare dates:120 --out data"),
-    Victim("prepare a stream", lines, "prepare hf:corpus --out data", streaming),
-    Victim("export", model, "export model --out programs.zip"),
+COMMANDS = (
+    Command("train", averaged, "train run.toml"),
+    Command("train adapters", adapters, "train run.toml"),
+    Command("train on pairs", pairs, "train run.toml"),
+    Command("train in two processes", config, "train run.toml", processes=2),
+    Command("to-flax", checkpoint, "to-flax ckpt.pt model --set num_heads=2", CONVERT),
+    Command("to-torch, a file", model, "to-torch model out.pt --dialect gpt", CONVERT),
+    Command("to-torch, a folder", converted, "to-torch model out --max-shard-size 3KB", CONVERT),
+    Command("prepare a text", text, "prepare wood.txt --out data"),
+    Command("prepare pairs", text, "prepare dates:120 --out data"),
+    Command("prepare a stream", lines, "prepare hf:corpus --out data", streaming),
+    Command("export", model, "export model --out programs.zip"),
 )  # fmt: skip
