@@ -1,8 +1,8 @@
-"""Views of arrays with named axes.
+"""Views of arrays with named axes; independent of files, dialects and models.
 
 A view is a name and the axes of each dimension: `h.{layer}.attn.c_attn.weight : d (qkv head k)`.
 An axis in braces is spread over names, one array for each of its values; axes in parentheses are
-merged in one dimension. Independent of files, dialects and models.
+merged in one dimension.
 
 The entries of some axes have labels instead of numbers: those of `qkv` are query, key and value.
 Their parts may differ in size, because several query heads can share one key head: in the query
@@ -35,7 +35,6 @@ LABELS: dict[str, dict[str, tuple[str, ...]]] = {
     "k_v": {"key": (), "value": ()},  # of one that holds keys and values
     "glu": {"gate": (), "up": ()},  # the two projections of a gated MLP
 }
-
 QKV = ("qkv", "q", "k_v")  # label axes that name the same parts
 Place = Mapping[str, int]  # axis -> index, for the axes that are spread over names
 Spelling = Mapping[str, Mapping[str, str]]  # label axis -> {label: its word}, in the class's order

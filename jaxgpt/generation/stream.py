@@ -151,7 +151,7 @@ class Generation:
             self.rows = _placed(rows, programs.ROWS_SPECS, self.mesh)
 
     def cached_steps(self, tokens: int) -> Iterator[Computed]:
-        """Read the prompts, and generate `tokens` tokens, after which some row fills the context."""
+        """Read the prompts and generate `tokens` tokens; some row then fills the context."""
         if not tokens:
             return
         with exactly(self.dtype):
