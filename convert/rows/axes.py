@@ -35,7 +35,6 @@ LABELS: dict[str, dict[str, tuple[str, ...]]] = {
     "k_v": {"key": (), "value": ()},  # of one that holds keys and values
     "glu": {"gate": (), "up": ()},  # the two projections of a gated MLP
 }
-
 QKV = ("qkv", "q", "k_v")  # label axes that name the same parts
 Place = Mapping[str, int]  # axis -> index, for the axes that are spread over names
 Spelling = Mapping[str, Mapping[str, str]]  # label axis -> {label: its word}, in the class's order
