@@ -72,7 +72,8 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _heads(dialect: Dialect) -> str:
-    counted = any(row.torch.has("head") or ("head",) in row.torch.dims for row in dialect.rows)
+    rows = [row for row in dialect.rows if isinstance(row, Row)]
+    counted = any(row.torch.has("head") or ("head",) in row.torch.dims for row in rows)
     return "counted" if counted else "from a config, or asked for"
 
 

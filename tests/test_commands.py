@@ -438,10 +438,7 @@ def test_a_file_goes_back_under_its_own_names(tmp_path: Path, command: Callable[
     outcome = command("jaxgpt-convert", "to-flax", tmp_path / "w.pt", tmp_path / "m")
     assert "num_heads = 5" in outcome.out
     assert "Its 90 characters" in outcome.out
-    assert (
-        "warning: queries, keys and values that share a matrix are taken to lie in this order"
-        in outcome.err
-    )
+    assert "--set qkv_order=by_part|by_head" in outcome.err
     assert command("jaxgpt", "sample", tmp_path / "m", "--prompt", "ABC", "--tokens", "3").code == 0
     assert (
         "All numbers are the same"

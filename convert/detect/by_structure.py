@@ -73,6 +73,8 @@ def propose(shapes: Mapping[str, tuple[int, ...]]) -> Proposal:
             **USUAL,
             "norm_kind": "rms" if rms else "layer",
             "activation": "silu" if gated else USUAL["activation"],
+            "qkv_order": "by_part",
+            "gate_order": "gate_up",
         },
         words=draft.words(),
         grouped=not heads,

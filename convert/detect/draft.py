@@ -5,11 +5,10 @@ import re
 
 from jaxgpt.errors import in_a_row
 
-from ..names.modern_parts import NUMBERS
 from ..names.unsupported import reasons
 from ..rows.axes import LABELS
 from ..rows.kinds import HEAD, Kind, ignored, mask, row, tied
-from .gates import SETTLE, down_ranks, gate_ranks, halves, is_told
+from .gates import SETTLE, down_ranks, gate_ranks, halves
 from .roles import FIRST, GLU, JOINED, MLP, NORMS, ORDER, ROLES, SECOND, STEPS, THREE
 from .tensor_names import Table, alike, biases, count_words, is_mask, joined
 
@@ -121,9 +120,7 @@ class Draft:
         return hints, linear - self.ordered * sum(strays)
 
     def settle_gate(self) -> None:
-        """Note what tells the gate of the MLP, if it is numbers, or nothing at all."""
-        if "gate" in self.roles and not is_told(*(self.roles[role] for role in GLU)):
-            self.assumed.append(NUMBERS)
+        """Note that nothing tells which half of one matrix is the gate, if nothing does."""
         if "both" in self.roles and not halves(self.roles["both"]):
             self.problems.append(
                 f"{self.roles['both']}: nothing tells which half of it is the gate; {SETTLE}"

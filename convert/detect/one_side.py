@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from jaxgpt.errors import UserError, in_a_row
 
 from ..names.stated import stated_fields
+from ..rows.arranged import ORDERS, arranged
 from ..rows.dialect import Dialect
 from ..rows.fields import is_relevant, usual_of
 from ..rows.fit import Fit, fit
@@ -13,6 +14,7 @@ from ..rows.pair import AnyDialect
 from ..rows.resolve import settle
 from .caveats import other_caveats
 from .file_order import as_in_file
+from .open_orders import open_orders
 from .refusals import Inputs, Stranger, require_agreement, require_all, why_strange
 from .report import Report
 from .rotary import head_width, read_tables, with_tables
@@ -64,6 +66,10 @@ def detected_with(
     known = {**read_fields, **given_fields}
     views = [flax for flax, _ in evidence.dialect.views]
     usual = usual_of(dialect.unsaid, views, known)
+    for order in ORDERS.keys() - open_orders(evidence.dialect):
+        usual.pop(order, None)
+    if dialect.family and not known["norm_weight"]:
+        del usual["norm_kind"]
     if dialect.layout:
         usual["rotary_layout"] = dialect.layout
     unsaid = {field: value for field, value in usual.items() if field not in known}
@@ -89,7 +95,7 @@ def fit_of(dialect: Dialect, inputs: Inputs) -> Fit:
     """Settle and fit `dialect`, in the reading that explains most of the file."""
     fits = []
     for reading in inputs.names.nearest(dialect):
-        fits.append(_fit_of_reading(reading, inputs))
+        fits.append(_fit_of_reading(arranged(reading, inputs.given), inputs))
         if not fits[-1].problems:
             return fits[-1]
     return min(fits, key=lambda fitted: len(fitted.problems) - fitted.claimed)

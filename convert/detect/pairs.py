@@ -11,6 +11,7 @@ from ..dialects import PAIRS
 from ..names.pair_config import configs_of_side
 from ..names.unsupported import reasons
 from ..rows import whole
+from ..rows.arranged import arranged
 from ..rows.dialect import Dialect
 from ..rows.fields import OF_DECODERS
 from ..rows.fit import Fit, meanings
@@ -153,7 +154,7 @@ def detect_pair(pair: Pair, inputs: Inputs, of_encoder: Mapping[str, Any]) -> De
         del alike["positions"]
     readings = [
         replace(each, unsaid={**each.unsaid, **alike}, readings=())
-        for each in (pair.encoder, *pair.encoder.readings)
+        for each in (arranged(reading, alike) for reading in (pair.encoder, *pair.encoder.readings))
     ]
     usual = replace(readings[0], readings=tuple(readings[1:]))
     encoder = replace(

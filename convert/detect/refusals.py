@@ -11,11 +11,13 @@ from jaxgpt.errors import UserError, in_a_row
 
 from ..names.stated import Statement
 from ..names.unsupported import KINDS, reasons
+from ..rows.arranged import ORDERS
 from ..rows.fields import OF_DECODERS
 from ..rows.fit import Fit, joint_width
 from ..rows.kinds import EMBEDDING, Row
 from ..rows.known import Names
 from .by_structure import propose
+from .open_orders import open_orders
 from .values import Evidence
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -98,6 +100,11 @@ def require_agreement(
         )
     if inputs.given.get("positions") == "learned" and "positions" not in shown:
         contradictions.append("positions = learned was given, but the file has no table of them")
+    contradictions += [
+        f"{name} = {inputs.given[name]} was given, but the names in the file leave no such choice"
+        for name in ORDERS.keys() - open_orders(evidence.dialect)
+        if name in inputs.given
+    ]
     for name, value in inputs.given.items():
         others = [("the tensors show", shown[name])] if name in shown else []
         others += [(f"{stated[name].where} says", stated[name].value)] if name in stated else []
@@ -167,6 +174,15 @@ def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:
             "none or sinusoidal. Your class settles it: to-flax FILE DIR --torch module:Class; so "
             "can a text that the model knows: jaxgpt-convert probe FILE --text TEXT.",
             ("rotary", "alibi", "none", "sinusoidal"),
+        )
+    if "norm_kind" not in fields:
+        raise Asked(
+            f"{inputs.side}norm_kind",
+            f"{inputs.path}: its blocks have no tensors of norms. If they have norms without "
+            f"weights, say of which kind with --set {inputs.side}norm_kind=rms or layer; if they "
+            "have none at all, the class has no counterpart here. Your class settles it: to-flax "
+            "FILE DIR --torch module:Class.",
+            ("rms", "layer"),
         )
     if "context_length" not in fields:
         raise Asked(

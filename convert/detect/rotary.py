@@ -11,7 +11,7 @@ from ..rows.buffers import made_table
 from ..rows.dialect import Dialect
 from ..rows.fit import Fit, joint_width
 from ..rows.kinds import Buffer, Kind
-from ..rows.packed import pack
+from ..rows.packed import pack_all
 from ..rows.rotary_tables import Table, theta_of
 from .refusals import Inputs
 from .values import Evidence
@@ -107,8 +107,7 @@ def _settled(
         again = made_table(row, theta, fields["scaling"], table.rotated)
         if all(again.tobytes() == array.tobytes() for array in arrays):
             return row
-    bits = list(map(pack, arrays))
-    return replace(row, bits=tuple(bits[:1] if len(set(bits)) == 1 else bits))
+    return replace(row, bits=pack_all(arrays))
 
 
 def head_width(inputs: Inputs, fitted: Fit, rotation: Rotation) -> int:

@@ -9,18 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.model.position_spec import alibi_slopes
 from jaxgpt.model.positions import sinusoids
 
 from ..files.safefile import bits
 from ..rows.axes import Sizes
 from ..rows.buffers import form_of
 from ..rows.dialect import Dialect, is_ignored
-from ..rows.kinds import POSITIONS, Alias, Buffer, Kind, Row, Scaled
+from ..rows.kinds import POSITIONS, SLOPES, Alias, Buffer, Kind, Row, Scaled
+from ..rows.packed import pack_all
 from ..rows.scaled import with_bits
 
 Read = Callable[[str], np.ndarray]
 # Sinusoids computed in float32 are off by 3e-4 at position 5,000. Training moves a table further.
 SINUSOID = 1e-3
+SLOPE = 1e-2  # as bfloat16 rounds them
 COPIED = "the token embedding, as which it is stored a second time"
 QKV_BIAS = "only qkv biased"  # a mark of Qwen2 among the classes with Llama's names
 
@@ -53,6 +56,10 @@ def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
                     row = Row(row.own, row.torch)
                 else:
                     row = Row(row.of, row.torch)
+            case Buffer() if row.form == SLOPES:
+                row, problem = _slopes(row, dialect, sizes, read)
+                evidence.problems.extend(problem)
+                evidence.read.update(positions="alibi", positions_stored=False)
             case Buffer() if not row.is_table:
                 marks.add("mask")
                 row, problem = _mask(row, dialect, sizes, read)
@@ -67,6 +74,11 @@ def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
     if _untouched(dialect, read):
         evidence.hints["final_norm"] = (
             "the final norm holds ones and zeros alone: was it ever applied? (final_norm=unused)"
+        )
+    if rows_of(dialect, "blocks/norm1/") and not rows_of(dialect, "blocks/norm2/"):
+        evidence.hints["residual"] = (
+            "its blocks have one norm each, taken for that of attention and MLP side by side; "
+            "where it serves them one after the other, this model cannot be the class"
         )
     if _around_zero(dialect, read):
         evidence.hints["norm_unit_offset"] = (
@@ -106,6 +118,23 @@ def _mask(row: Buffer, dialect: Dialect, sizes: Sizes, read: Read) -> tuple[Buff
     if len(seen) > 1:
         problems.append(f"{' and '.join(seen.values())} are not the same mask")
     return replace(row, form=form, dtype=dtype, written=True), problems
+
+
+def _slopes(row: Buffer, dialect: Dialect, sizes: Sizes, read: Read) -> tuple[Buffer, list[str]]:
+    """The row with the shape and bits of the file's slopes, and problems with their values."""
+    view = row.torch.view(dialect.spelling)
+    arrays = {view.at(place): read(view.at(place)) for place in view.places(sizes)}
+    first = next(iter(arrays.values()))
+    usual = alibi_slopes(first.size)
+    problems = [
+        f"{name} has other slopes than those of ALiBi for {first.size} heads, which begin with "
+        f"{', '.join(f'{n:.4g}' for n in usual[:3])}"
+        for name, array in arrays.items()
+        if not np.allclose(array.astype(np.float64).ravel(), usual, rtol=SLOPE)
+    ]
+    bits = pack_all(arrays.values())
+    row = replace(row, dtype=str(first.dtype), shape=first.shape, bits=bits, written=True)
+    return row, problems
 
 
 def _positions(row: Row, read: Read, layout: str) -> dict[str, Any]:

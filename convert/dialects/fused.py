@@ -1,7 +1,7 @@
 """Decoders with one matrix for queries, keys and values, or with one for keys and values."""
 
 from ..names import attention_parts, parts
-from ..names.modern_parts import rotary
+from ..names.modern_parts import tables
 from ..names.norm_parts import with_all_norms
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
@@ -22,13 +22,12 @@ FAMILY = Dialect(
         *parts.head("head"),
         *parts.masks(BLOCK, "attn"),
         *attention_parts.caches(INSIDE),
-        *rotary(BLOCK, "attn"),
+        *tables(BLOCK, "attn"),
     ),
-    unsaid={**USUAL, "activation": "gelu"},
+    unsaid={**USUAL, "activation": "gelu", "qkv_order": "by_part"},
     grouped=True,
     family=True,
-    beware="queries, keys and values that share a matrix are taken to lie in this order, the heads "
-    f"inside each; {parts.BEWARE}",
+    beware=parts.BEWARE,
 )
 
 DIALECTS = (with_all_norms(FAMILY, {"blocks/attn": INSIDE}, BLOCK, "ff"),)

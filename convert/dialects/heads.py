@@ -1,7 +1,7 @@
 """Decoders with one module for each head, under any of the names in `names.parts`."""
 
 from ..names import attention_parts, parts
-from ..names.modern_parts import rotary, with_gated
+from ..names.modern_parts import tables, with_gated
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 from ..rows.kinds import linear, mask
@@ -32,7 +32,7 @@ FAMILY = Dialect(
         *parts.norms(BLOCK, "ln1", "ln2", "ln_f"),
         *parts.head("lm_head"),
         *parts.masks(BLOCK, "mha"),
-        *rotary(BLOCK, "mha"),
+        *tables(BLOCK, "mha"),
     ),
     words={"qkv": attention_parts.QKV},
     unsaid={**USUAL, "dropout": 0.2},

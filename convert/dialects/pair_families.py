@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ..names import pair_parts as pairs
 from ..names import parts
 from ..names.attention_parts import QKV_OF_PAIRS, Way, fused, in_two, of_torch, separate
-from ..names.modern_parts import rotary, with_gated, with_readings
+from ..names.modern_parts import tables, with_gated, with_readings
 from ..names.norm_parts import with_norms
 from ..names.pair_parts import CROSS, CROSS_PATH, NAMED, NUMBERED, SELF, SELF_PATH, TWO
 from ..rows.dialect import Dialect
@@ -39,6 +39,11 @@ FUSED = Style((fused, in_two), (in_two, fused, separate))
 OF_TORCH = Style((of_torch,), (of_torch,))
 
 
+def _orders(style: Style) -> dict[str, str]:
+    """The usual order in fused matrices; that of torch's own modules is known."""
+    return {} if style is OF_TORCH else {"qkv_order": "by_part"}
+
+
 def decoder(plain: Dialect, blocks: str, style: Style) -> Dialect:
     """The family `plain`, which has the rows outside of `blocks`, with those of decoder blocks."""
     inside, across = (
@@ -50,7 +55,7 @@ def decoder(plain: Dialect, blocks: str, style: Style) -> Dialect:
         *pairs.attention(CROSS_PATH, across, style.across),
         *parts.mlp(blocks, "ffn", "up", "down"),
         *pairs.masks(inside),
-        *rotary(blocks, "self_attn"),
+        *tables(blocks, "self_attn"),
     )
     one, two = (
         _with_modern_parts(
@@ -80,7 +85,7 @@ def encoder(plain: Dialect, blocks: str, style: Style) -> Dialect:
         *pairs.attention(SELF_PATH, inside, style.own),
         *parts.mlp(blocks, "ffn", "up", "down"),
         *pairs.norms(blocks, *TWO),
-        *rotary(blocks, "self_attn"),
+        *tables(blocks, "self_attn"),
     )
     return _with_modern_parts(
         replace(plain, rows=(*plain.rows, *own)),
@@ -106,7 +111,7 @@ def family(name: str, about: str, style: Style, first: str = "", **usual: str) -
                 about,
                 rows=(*pairs.side_embeddings(side), *outside[side]),
                 words={"qkv": QKV_OF_PAIRS},
-                unsaid={**USUAL_OF_PAIRS, **usual},
+                unsaid={**USUAL_OF_PAIRS, **_orders(style), **usual},
                 beware=BEWARE,
                 family=True,
                 grouped=style is not OF_TORCH,
@@ -130,7 +135,7 @@ def alone(name: str, about: str, style: Style, first: str, **usual: str) -> Dial
             *parts.head("lm_head"),
         ),
         words={"qkv": QKV_OF_PAIRS},
-        unsaid={**USUAL, "dropout": 0.1, **usual},
+        unsaid={**USUAL, "dropout": 0.1, **_orders(style), **usual},
         beware=BEWARE,
         family=True,
         grouped=style is not OF_TORCH,

@@ -1,7 +1,7 @@
 """Decoders with one matrix each for queries, keys and values, all heads together."""
 
 from ..names import attention_parts, parts
-from ..names.modern_parts import rotary
+from ..names.modern_parts import tables
 from ..names.norm_parts import with_all_norms
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
@@ -21,7 +21,7 @@ FAMILY = Dialect(
         *parts.head("head"),
         *parts.masks(BLOCK, "attn"),
         *attention_parts.caches(INSIDE),
-        *rotary(BLOCK, "attn"),
+        *tables(BLOCK, "attn"),
     ),
     words={"qkv": attention_parts.QKV},
     unsaid={**USUAL, "activation": "gelu"},

@@ -23,7 +23,7 @@ from .imports import at_home, find
 
 # Per parameter: float64 in torch, in a copy, here and on the device; and twice as it was read.
 BYTES = 40
-ROUNDED = 1e-6  # the most by which sinusoids rounded to float32 are off
+ROUNDED = 1e-6  # the most by which sinusoids rounded to float32 are off, for each position
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,23 @@ def _fill(
         for old, new in names.items()
         if new in state and source.tensors[old].shape == tuple(state[new].shape)
     }
+    for name in _own_tables(module, tensors):
+        del tensors[name]
     with blamed(f"Loading {source.path} into {about}"):
         module.load_state_dict(tensors, strict=False)
     _sharpen(module, {*tensors})
     return names
+
+
+def _own_tables(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> Collection[str]:
+    """The names of buffers that the class has made itself, in float64, and the file rounded."""
+    return [
+        name
+        for name, own in module.named_buffers()
+        if name in tensors
+        and own.is_floating_point()
+        and (own - tensors[name]).abs().max() <= ROUNDED * max(own.shape, default=1)
+    ]
 
 
 def _sharpen(module: torch.nn.Module, loaded: Collection[str]) -> None:

@@ -1,6 +1,7 @@
 """The ways in which a file may be read: by dialects with its names, or by roles that runs show."""
 
 import dataclasses
+import itertools
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,8 +18,8 @@ from ..dialects import DIALECTS, PAIRS
 from ..foreign.peer import Peer
 from ..foreign.with_context import Caller
 from ..probing.candidates import by_likelihood
-from ..rows.axes import LABELS
-from ..rows.dialect import Dialect, labelled
+from ..rows.arranged import ORDERS, with_gates_swapped
+from ..rows.dialect import Dialect
 from ..rows.kinds import Row
 from ..rows.pair import AnyDialect, Pair
 from .built_class import heads_of_parts
@@ -73,8 +74,11 @@ def readings(
     if some:
         return
     for dialect in _known(named):
-        yield from _detections(dialect, inputs, hints, {})
-        if (swapped := _gate_and_up_swapped(dialect)) is not None:
+        told = True
+        for reading in _detections(dialect, inputs, hints, {}):
+            told &= "gate_order" not in reading.stand_ins
+            yield reading
+        if told and (swapped := _gate_and_up_swapped(dialect)) is not None:
             yield from _detections(swapped, inputs, hints, {})
     if named in (None, "auto"):
         for proposal, counts in _proposed(inputs, peer):
@@ -147,7 +151,11 @@ def _detections(
     """What is detected with `dialect`, for each value of what it asks for."""
     try:
         detected = _detected(dialect, inputs, stand_ins)
-        yield Reading(detected, stand_ins, missing)
+        orders = list(_orders(detected))
+        for order in orders:
+            yield from _detections(dialect, inputs, hints, {**stand_ins, **order}, missing)
+        if not orders:
+            yield Reading(detected, stand_ins, missing)
         return
     except Asked as problem:
         asked = problem
@@ -162,6 +170,20 @@ def _detections(
         if hints.get(asked.field, value) != value:  # measured by now
             continue
         yield from _detections(dialect, inputs, hints, {**stand_ins, asked.field: value}, missing)
+
+
+def _orders(detected: Detected) -> Iterator[dict[str, str]]:
+    """Yield the orders within matrices that are open, the same on both sides, the usual first."""
+    assumed = detected.report.assumed
+    names = [name for name in assumed if name.removeprefix(ENCODER) in ORDERS]
+    fields = list(dict.fromkeys(name.removeprefix(ENCODER) for name in names))
+    usual = {
+        field: next(assumed[name] for name in names if name.endswith(field)) for field in fields
+    }
+    options = [sorted(ORDERS[field], key=lambda value: value != usual[field]) for field in fields]
+    for values in itertools.product(*options) if fields else ():
+        order = dict(zip(fields, values, strict=True))
+        yield {name: order[name.removeprefix(ENCODER)] for name in names}
 
 
 def _values(asked: Asked, hints: Mapping[str, int]) -> Sequence[Any]:
@@ -187,18 +209,9 @@ def _gate_and_up_swapped(dialect: Dialect) -> Dialect | None:
 
 
 def _swapped(dialect: Dialect) -> Dialect | None:
-    """The dialect in which the two first matrices of a gated MLP change places, if it has them."""
+    """The dialect in which gate and up change places, if it has them."""
     rows = (row for row in dialect.rows if isinstance(row, Row))
-    if not any("glu" in row.flax.labels for row in rows):
-        return None
-    if "glu" not in dialect.words:
-        return dataclasses.replace(dialect, words={**dialect.words, "glu": ("up gate",)})
-    other = dict(zip(LABELS["glu"], reversed(LABELS["glu"]), strict=True))
-    spellings = tuple(
-        " ".join(f"{other[label]}={word}" for label, word in labelled("glu", words).items())
-        for words in dialect.words["glu"]
-    )
-    return dataclasses.replace(dialect, words={**dialect.words, "glu": spellings})
+    return with_gates_swapped(dialect) if any("glu" in row.flax.labels for row in rows) else None
 
 
 def _proposed(inputs: Inputs, peer: Peer) -> Iterator[tuple[Dialect, list[dict[str, int]]]]:

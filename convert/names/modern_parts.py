@@ -1,13 +1,13 @@
-"""Names in use for what modern decoders have: gated MLPs, and rotary tables.
+"""Names in use for what modern decoders have: gated MLPs, rotary tables and slopes of ALiBi.
 
 The readings of a family are made of them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ..rows.dialect import Dialect
-from ..rows.kinds import Buffer, Row, linear, table
+from ..rows.kinds import SLOPES, Buffer, Row, linear, table
 from . import parts
 
 # The matrices of a gated MLP: gate, up and down. Each word says which it is, or has one use only.
@@ -42,6 +42,7 @@ GATE_LAST = (
     "up_gate_proj up_gate up_and_gate w_up_gate fc_up_gate value_gate_proj linear_up_gate "
     "net.0.proj ff.0.proj 0.proj wi w_in proj_in in_proj"
 )
+BACK = "w3 out_proj w_out wo proj_out out"  # further words of the second matrix
 # Modules that hold rotary tables, each with its dot; "" is the attention or the model itself.
 ROTATION = (
     "rope. rotary. rotary_emb. rope_emb. rotary_embedding. pos_emb. position_embedding. "
@@ -58,8 +59,11 @@ FREQUENCIES = (
     "inv_frequencies"
 )
 CIS = "freqs_cis freqs_complex pos_cis freqs_cis_cache rope_cache rotary_cis rope_cis freqs"
-NUMBERS = "its MLPs have three matrices, and the first one is taken for the gate"
-HALVES = "the second half of the first matrix of its MLPs is taken for the gate"
+# Buffers with ALiBi's slopes, which some classes have in a module of their own.
+SLOPE_WORDS = (
+    "slopes alibi_slopes alibi_slope slope m alibi_m head_slopes alibi.slopes alibi.slope alibi.m "
+    "alibi.alibi_slopes alibi_bias.slopes pos_bias.slopes position_bias.slopes pos_emb.slopes"
+)
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,11 @@ class Gated:
     """One way in which a gated MLP is stored."""
 
     rows: tuple[Row, ...]
-    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    beware: str = ""
+    words: Mapping[str, tuple[str, ...]]
+    order: str = "gate_up"  # where no word tells it
 
 
-def _three(inside: str, triples: Sequence[str], order: str, beware: str = "") -> Gated:
+def _three(inside: str, triples: Sequence[str], order: str) -> Gated:
     """Three matrices, of which each of `triples` lists the words in `order`."""
     named = [dict(zip(order.split(), each.split(), strict=True)) for each in triples]
     down = parts.choice(" ".join(each["down"] for each in named), named[0]["down"])
@@ -81,11 +85,10 @@ def _three(inside: str, triples: Sequence[str], order: str, beware: str = "") ->
             *linear("blocks/mlp/down : layer f d", f"{inside}{down} : d f", "?"),
         ),
         {"glu": tuple(f"gate={each['gate']} up={each['up']}" for each in named)},
-        beware,
     )
 
 
-def _two(inside: str, words: str, first: str, down: str, beware: str = "") -> Gated:
+def _two(inside: str, words: str, first: str, down: str) -> Gated:
     """Two matrices, of which the first, one of `words`, begins with the half called `first`."""
     one, *others = words.split()
     return Gated(
@@ -97,12 +100,12 @@ def _two(inside: str, words: str, first: str, down: str, beware: str = "") -> Ga
             ),
             *linear(
                 "blocks/mlp/down : layer f d",
-                f"{inside}{parts.choice(f'{parts.DOWN} w3', down)} : d f",
+                f"{inside}{parts.choice(f'{parts.DOWN} {BACK}', down)} : d f",
                 "?",
             ),
         ),
         {"glu": ("gate up" if first == "gate" else "up gate",)},
-        beware,
+        "gate_up" if first == "gate" else "up_gate",
     )
 
 
@@ -112,10 +115,10 @@ def with_gated(plain: Dialect, blocks: str, module: str) -> Dialect:
     last = f"{GATE_LAST} {parts.UP}"
     ways = (
         _three(inside, NAMED, "gate up down"),
-        _three(inside, NUMBERED, "gate down up", NUMBERS),
-        _three(inside, NUMBERED, "gate up down", NUMBERS),
+        _three(inside, NUMBERED, "gate down up"),
+        _three(inside, NUMBERED, "gate up down"),
         _two(inside, GATE_FIRST, "gate", "down_proj"),
-        _two(inside, last, "up", "down_proj", HALVES),
+        _two(inside, last, "up", "down_proj"),
     )
     return replace(plain, readings=tuple(_reading(plain, way) for way in ways))
 
@@ -131,8 +134,12 @@ def _reading(plain: Dialect, way: Gated) -> Dialect:
         plain,
         rows=(*others[:start], *way.rows, *others[start:]),
         words={**plain.words, **way.words},
-        unsaid={**plain.unsaid, "activation": "silu", "norm_kind": "rms"},
-        beware="; ".join(filter(None, (way.beware, plain.beware))),
+        unsaid={
+            **plain.unsaid,
+            "activation": "silu",
+            "norm_kind": "rms",
+            "gate_order": way.order,
+        },
     )
 
 
@@ -143,22 +150,32 @@ def with_readings(first: Dialect, others: Sequence[Dialect]) -> Dialect:
     return replace(first, readings=(*first.readings, *plain))
 
 
-def rotary(blocks: str, module: str) -> tuple[Buffer, ...]:
-    """The rows of rotary tables at every place in use; they are in a file or follow from fields.
+def tables(blocks: str, module: str) -> tuple[Buffer, ...]:
+    """The rows of rotary tables and of ALiBi's slopes at every place in use.
 
-    A file may have frequencies once (`w`), beside tables that have them twice (`r`).
+    They are in a file or follow from fields. A file may have frequencies once (`w`), beside tables
+    that have them twice (`r`).
     """
     inside = f"{blocks}.{parts.choice(parts.ATTENTION, module)}."
+    places = inside, f"{blocks}.", "(transformer.|model.|)"
     modules = parts.choice(f"{ROTATION} ", "rope.")
-    return tuple(
-        table(f"{place}{modules}{parts.choice(words, words.split()[0])}? : {dims}", form)
-        for place in (inside, f"{blocks}.", "(transformer.|model.|)")
-        for words, form, forms in (
-            (COS, "cos", ("u r", "() u r", "() () u r", "() u () r", "u () r")),
-            (SIN, "sin", ("u r", "() u r", "() () u r", "() u () r", "u () r")),
-            (FREQUENCIES, "frequencies", ("w",)),
-            (CIS, "cis", ("u r",)),
-            (CIS, "pairs", ("u r two",)),
-        )
-        for dims in forms
+    slopes = parts.choice(SLOPE_WORDS, "slopes")
+    return (
+        *(
+            table(f"{place}{modules}{parts.choice(words, words.split()[0])}? : {dims}", form)
+            for place in places
+            for words, form, forms in (
+                (COS, "cos", ("u r", "() u r", "() () u r", "() u () r", "u () r")),
+                (SIN, "sin", ("u r", "() u r", "() () u r", "() u () r", "u () r")),
+                (FREQUENCIES, "frequencies", ("w",)),
+                (CIS, "cis", ("u r",)),
+                (CIS, "pairs", ("u r two",)),
+            )
+            for dims in forms
+        ),
+        *(
+            table(f"{place}{slopes}? : {dims}", SLOPES)
+            for place in places
+            for dims in ("head", "head ()", "() head", "head () ()", "() head () ()")
+        ),
     )

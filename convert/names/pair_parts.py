@@ -2,7 +2,18 @@
 
 from collections.abc import Sequence
 
-from ..rows.kinds import EMBEDDING, POSITIONS, Kind, Row, linear, mask, optional, row, tied
+from ..rows.kinds import (
+    EMBEDDING,
+    POSITIONS,
+    Kind,
+    Row,
+    copy_of_embedding,
+    linear,
+    mask,
+    optional,
+    row,
+    tied,
+)
 from . import parts
 from .attention_parts import Way
 from .parts import choice
@@ -48,7 +59,7 @@ OWN = (  # words of an embedding after what says its side
 )
 OWN_TABLE = (
     "pos.pe embed.1.pe 1.pe embedding.1.pe position_enc.pos_table emb.pos_emb.encoding "
-    "pos_emb.pe position.pe pos_encoder.pe embed.positional_encodings"
+    "pos_emb.pe position.pe pos_encoder.pe embed.positional_encodings pe.pe"
 )
 THREE = (  # the last norm of blocks with three
     " ".join(
@@ -135,6 +146,7 @@ def side_embeddings(side: str) -> tuple[Kind, ...]:
     return (
         row(EMBEDDING.text, f"{token}{choice(own, 'embedding')}.weight : v d"),
         row(EMBEDDING.text, f"{choice(SHARED, 'shared')}.weight : v d"),
+        copy_of_embedding(f"{choice(SHARED, 'shared')}.weight : v d"),
         *(row(f"{POSITIONS} : t d", f"{start}{learned}.weight? : t d") for start in (position, "")),
         *(
             row(f"{POSITIONS} : t d", f"{start}{tables}? : {dims}")

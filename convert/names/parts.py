@@ -27,7 +27,8 @@ TOKEN = (
     "embeddings.token_embeddings token_emb.embedding token_embedding.embedding tok_emb.embedding "
     "embedding.embedding tok token tokens lookup_table model.embed_tokens token_emb.emb "
     "char_embedding input_embedding src_embed tok_embed.embedding vocab_embedding core.embedding "
-    "embedder embeddings.tok_embed embeddings.tok_emb embedding.tok_embed embed.tok_emb"
+    "embedder embeddings.tok_embed embeddings.tok_emb embedding.tok_embed embed.tok_emb word_embed "
+    "word_emb embeddings.token embeddings.tok"
 )
 POSITION = (
     "position_embedding_table position_embedding position_embeddings pos_embedding "
@@ -39,7 +40,7 @@ POSITION = (
     "positional_embedding.embedding pos_embedding.embedding positional_encoding.embedding "
     "position_encoding.embedding pos position positions PE core.PE pos_embed.embedding pos_table "
     "position_table embeddings.pos_embed embeddings.pos_emb embedding.pos_embed embed.pos_emb "
-    "embed_positions"
+    "embed_positions embeddings.position embeddings.pos"
 )
 TABLE = (  # a parameter or buffer, not a module with a weight
     "pos_emb pos_embed pos_embedding pos_embeddings position_embedding position_embeddings "
@@ -51,7 +52,8 @@ TABLE = (  # a parameter or buffer, not a module with a weight
     "transformer.pos_emb positional_encoding.positional_encoding "
     "positional_encoding.pos_embedding position_encoder.pe PE core.PE pos_emb.weights "
     "positional_embedding.weights position_embedding.weights positional_encoding.weights "
-    "pos_embedding.weights position_encoding.weights pos pos_encoder pos_table pos_embeddings.pe"
+    "pos_embedding.weights position_encoding.weights pos pos_encoder pos_table pos_embeddings.pe "
+    "pos_encoding.pos_embedding pos_embed.pos_embedding pos_emb.pos_embedding"
 )
 BLOCKS = (
     "blocks layers transformer_blocks trf_blocks decoder_blocks transformers transformer_layers "
@@ -67,7 +69,8 @@ ATTENTION = (
     "causal_attention causal_self_attention mmha_gen multi_head_self_attention masked_mha "
     "mh_attention head_attentions multihead_attn attn_layer csa mh_attn attention_layer "
     "multi_head_attn gqa grouped_query_attention mqa attn_block attention_block masked_attn 0 "
-    "0.fn attn1"
+    "0.fn attn1 0.sublayer 0.module causal_attn self_mha slf_attn self_att selfattn "
+    "attention.mha attn.mha attn.attn attention.attention attn.attention attention.attn"
 )
 HEADS = (
     ".heads. .attention_heads. .att_heads. .attn_heads. .head_attentions. .heads_list. .sa_heads. "
@@ -85,7 +88,7 @@ MLP = (
     "ffd feedfoward feedforward_network multi_layer_perceptron multilayer_perceptron swiglu "
     "geglu glu swiglu_ffn mlp_layer feed_forward_block positionwise_feedforward pos_ffn "
     "positionwise_feed_forward position_wise_ffn ffn_block pos_wise_ffn positionwise_ffn 1 1.fn "
-    "transformer_block.feed_forward"
+    "transformer_block.feed_forward 1.sublayer 1.module"
 )
 PAIRS = (
     "net.0/net.2 net.0/net.3 layers.0/layers.2 layers.0/layers.3 0/2 0/3 ffn.0/ffn.2 ffn.0/ffn.3 "
@@ -111,7 +114,8 @@ NORM1 = (
     "pre_attn_norm pre_attention_norm att_norm attention_layernorm attn_layernorm attn_rms_norm "
     "norms.attn pre_attention_layernorm attn_layer_norm residual_conn1.norm residual1.norm "
     "residual_connection1.norm residual_connections.0.norm residuals.0.norm sublayer.0.norm "
-    "res1.norm add_norm1.norm addnorm1.ln residual_1.norm 0.norm"
+    "res1.norm add_norm1.norm addnorm1.ln residual_1.norm 0.norm norm ln layer_norm layernorm "
+    "pre_norm rms_norm rmsnorm pre_norm_1 attn.norm attention.norm self_attn.norm mha.norm"
 )
 NORM2 = (
     "ln2 ln_2 norm2 norm_2 layer_norm_two layer_norm2 layer_norm_2 layernorm2 layernorm_2 "
@@ -125,7 +129,8 @@ NORM2 = (
     "pre_feedforward_layernorm mlp_layer_norm ffn_layer_norm residual_conn2.norm residual2.norm "
     "residual_connection2.norm residual_connections.1.norm residuals.1.norm sublayer.1.norm "
     "res2.norm add_norm2.norm addnorm2.ln residual_2.norm 1.norm 1.0 1.net.0 ff_layer_norm "
-    "feed_forward_layer_norm ff_layernorm"
+    "feed_forward_layer_norm ff_layernorm "
+    "pre_norm_2 post_norm ff.norm ffn.norm mlp.norm feed_forward.norm feedforward.norm"
 )
 FINAL = (
     "ln_f ln ln_final norm final_norm norm_f norm_final layer_norm_three layer_norm layer_norm_f "
@@ -134,7 +139,7 @@ FINAL = (
     "decoder.norm transformer_encoder.norm transformer_decoder.norm ln_head last_norm lnf "
     "rmsnorm rms_norm final_rmsnorm final_rms_norm rms_final rms_f rms norm_out final_layernorm "
     "model.norm transformer.rmsnorm_f transformer.rms_f transformer.rms_norm ln1 layer_norm1 "
-    "core.norm core.ln_f transformer.norm_f to_logits.0"
+    "core.norm core.ln_f transformer.norm_f to_logits.0 ln_post norm_post post_norm"
 )
 EMBEDDING_NORM = (
     "embedding_norm embed_norm emb_norm norm_emb norm_embed norm_embedding ln_emb emb_ln ln_embed "
@@ -145,7 +150,7 @@ HEAD = (
     "lm_head head out_head fc_out output_projection output_proj vocab_projection vocab_proj "
     "final_projection final_linear final_linear.linear linear fc output last_linear_layer "
     "linear_3 out to_logits output_layer projection proj linear_head unembed unembedding decoder "
-    "fc_final final_layer final_fc out_proj lm_head.linear linear_out output_head "
+    "fc_final final_layer final_fc out_proj lm_head.linear linear_out output_head logits_head "
     "language_model_head transformer.lm_head final_proj vocab_head classifier_head token_head "
     "logits to_vocab vocab_out unembed.linear head.linear output.linear core.lm_head to_logits.1"
 )
@@ -200,14 +205,15 @@ def inside_mlp(blocks: str, module: str) -> str:
 
 
 def norms(blocks: str, one: str, two: str, final: str) -> tuple[Row, ...]:
-    """The rows of the norms of a block, `one` and `two`, and of the optional norm `final`.
+    """The rows of the norms of a block, `one` and `two`, and of the norm `final`.
 
-    The last norm may be the last member of the list of blocks, as in nn.Sequential.
+    A block whose branches run in parallel may have one norm, and norms may have no weights. The
+    last norm may be the last member of the list of blocks, as in nn.Sequential.
     """
     last = blocks.replace("{layer}", "{after}")
     return (
-        *norm("blocks/norm1", f"{blocks}.{choice(NORM1, one)}", "?", NORM_WORDS),
-        *norm("blocks/norm2", f"{blocks}.{choice(NORM2, two)}", "?", NORM_WORDS),
+        *norm("blocks/norm1", f"{blocks}.{choice(NORM1, one)}", "?", NORM_WORDS, absent="?"),
+        *norm("blocks/norm2", f"{blocks}.{choice(NORM2, two)}", "?", NORM_WORDS, absent="?"),
         *norm("final_norm", choice(FINAL, final), "?", NORM_WORDS, absent="?"),
         *norm("final_norm", last, "?", NORM_WORDS, absent="?"),
     )

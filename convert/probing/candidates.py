@@ -6,6 +6,7 @@ from typing import Any
 from jaxgpt.config import ModelConfig
 from jaxgpt.fields import frozen
 
+from ..rows.arranged import ORDERS
 from .parts import LOGITS, QUERIES
 
 # For each field, the likelier values first; fields in which models differ more often come first.
@@ -16,6 +17,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "positions": ("rotary", "sinusoidal", "alibi", "none"),
     "rotary_layout": ("half", "interleaved"),
     "sinusoidal_layout": ("interleaved", "half"),
+    **ORDERS,
     "attention_scale": ("head_dim", "model_dim", "none"),
     "norm_kind": ("layer", "rms"),
     "norm_unit_offset": (False, True),
@@ -36,12 +38,12 @@ FIRST = ("norm", "final_norm", "num_heads")
 GROUPS = (
     ("norm", "final_norm", "residual"),
     ("positions", "rotary_layout", "sinusoidal_layout"),
-    ("num_heads", "attention_scale"),
+    ("num_heads", "qkv_order", "attention_scale"),
+    ("gate_order", "activation"),
     ("norm_kind", "norm_unit_offset"),
     ("embedding_scale",),
     ("logit_scale",),
     ("attention_scale_by_layer",),
-    ("activation",),
     ("rotary_fraction",),
     ("rotary_theta",),
     ("attention_softcap",),

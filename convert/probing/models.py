@@ -14,6 +14,7 @@ from jaxgpt.storage import model_directory
 from .. import api
 from ..detect.refusals import Asked
 from ..files import checkpoints
+from ..rows.arranged import ORDERS
 from ..rows.fields import is_relevant
 from .candidates import OPTIONS, by_likelihood
 
@@ -21,7 +22,7 @@ from .candidates import OPTIONS, by_likelihood
 # positions past the true context were never trained. Every shape allows no positions at all.
 PLACEHOLDERS = {"context_length": 32, "positions": "none"}
 # Fields on which shapes of parameters depend, or the order of their elements.
-SHAPING = ("num_heads", "positions", "rotary_layout", "rotary_fraction")
+SHAPING = ("num_heads", "positions", "rotary_layout", "rotary_fraction", *ORDERS)
 
 
 class Models:

@@ -32,6 +32,7 @@ from ..foreign.forward import logits_of
 from ..foreign.peer import Peer
 from ..measuring.settled_file import Request, settled_with
 from ..probing.candidates import OPTIONS
+from ..rows.arranged import ORDERS
 from ..rows.pair import AnyDialect
 from .difference import Difference, of_logits
 from .exact_model import exact_model
@@ -77,7 +78,8 @@ def agreeing(
     nearest = [changes for _, changes in sorted(behind, key=lambda item: item[0])[:NEAREST]]
     both = itertools.product(nearest, singles)
     pairs = ({**near, **other} for near, other in both if not near.keys() & other.keys())
-    return next(filter(None, map(tried, pairs)), None)
+    possible = (changes for changes in pairs if _shapes(model.config, changes) is not None)
+    return next(filter(None, map(tried, possible)), None)
 
 
 def measured(
@@ -114,7 +116,8 @@ def measured(
 def _changes(config: AnyConfig, fields: Collection[str]) -> Iterator[dict[str, Any]]:
     """Other values of each of `fields` for which the parameter shapes stay the same."""
     shapes = _shapes(config, {})
-    for name, values in OPTIONS.items():
+    computed = {name: values for name, values in OPTIONS.items() if name not in ORDERS}
+    for name, values in computed.items():
         for field in (name, f"{ENCODER}{name}"):
             for value in values if field in fields else ():
                 changed = {field: value}

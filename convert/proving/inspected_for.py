@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from jaxgpt.seq2seq_config import AnyConfig, as_options, field_of
+from jaxgpt.seq2seq_config import ENCODER, AnyConfig, as_options, field_of
 
 from .. import api
 from ..detect.refusals import Asked
 from ..files import checkpoints
+from ..rows.arranged import ORDERS
 
 
 def inspected_for(
@@ -19,10 +20,24 @@ def inspected_for(
     answers: dict[str, Any] = {}
     while True:
         try:
-            return api.inspect(
+            inspected = api.inspect(
                 source, dialect=dialect, ignore_config=ignore_config, **as_options(answers)
             )
+            orders = _other_orders(inspected, config)
+            if not orders:
+                return inspected
+            answers |= orders
         except Asked as asked:
             if asked.field in answers:
                 raise
             answers[asked.field] = field_of(config, asked.field)
+
+
+def _other_orders(inspected: api.Inspected, config: AnyConfig) -> dict[str, Any]:
+    """The orders within matrices that are assumed for a file, and other ones in `config`."""
+    assumed = inspected.detected.report.assumed
+    return {
+        name: field_of(config, name)
+        for name, value in assumed.items()
+        if name.removeprefix(ENCODER) in ORDERS and field_of(config, name) != value
+    }

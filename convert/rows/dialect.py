@@ -148,7 +148,7 @@ class Dialect:
 
         Leaves out the fields in `known`, on which the class is certain to agree with `config`.
         """
-        shown = {"dropout", "rotary_layout", *known}
+        shown = {"dropout", "rotary_layout", "qkv_order", "gate_order", *known}
         shown |= {"positions"} if config.position_rows else set()
         shown |= {"qk_norm"} if config.qk_norm == "full_width" else set()
         shown |= {"final_norm"} if config.final_norm is False else set()

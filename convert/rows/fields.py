@@ -122,10 +122,13 @@ def usual_of(
         usual["qk_norm"] = "before_rotary"
     # Of eight files in public repositories without a last norm, all have norms after the sums. That
     # takes two norms in a block, and no more.
-    two = {PRESENCE["norm_weight"], ABSENT_NORMS["residual"][1]}
+    parallel, second = ABSENT_NORMS["residual"]
+    two = {PRESENCE["norm_weight"], second}
     others = {ABSENT_NORMS["final_norm"][1], EXTRA_NORMS["sandwich"]}
     if two <= names and not others & names:
         usual["norm"] = "post"
+    if two - names == {second}:
+        usual["residual"] = parallel
     return usual
 
 

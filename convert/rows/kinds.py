@@ -15,6 +15,7 @@ from .strides import stride
 EMBEDDING = View.parse("token_embedding/embedding : v d")
 HEAD = View.parse("head/kernel : d v")
 POSITIONS = "pos_embedding/embedding"
+SLOPES = "slopes"  # the form of buffers with the slopes of ALiBi
 TABLES = ("cos", "sin", "angles", "cis", "pairs", "frequencies")  # forms of rotary tables
 
 
@@ -73,18 +74,18 @@ class Alias:
 class Buffer:
     """A tensor that follows from the config: checked on reading, not moved, recreated on writing.
 
-    `form` is one of `buffers.FORMS`, the number that an additive mask adds, or "" for a tensor that
-    is not looked at. A rotary table's is one of `rotary_tables`, followed by the layout in which it
-    has each frequency twice, if it does.
+    `form` is one of `buffers.FORMS`, the number that an additive mask adds, SLOPES, or "" for a
+    tensor that is not looked at. A rotary table's is one of `rotary_tables`, followed by the layout
+    in which it has each frequency twice, if it does.
     """
 
     torch: Pattern
     form: str = "lower"
     dtype: str = "float32"
     written: bool = True  # whether the current version of the class stores it
-    shape: tuple[int, ...] = ()  # of a rotary table in a file
-    # The bits of rotary tables that cannot be computed again, compressed, in base64: those of one
-    # that all places share, or of each.
+    shape: tuple[int, ...] = ()  # of a rotary table or of slopes in a file
+    # The bits of slopes, and of rotary tables that cannot be computed again, compressed, in base64:
+    # those of one that all places share, or of each.
     bits: tuple[str, ...] = ()
 
     @property

@@ -3,7 +3,7 @@
 import base64
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +12,12 @@ import numpy as np
 def pack(array: np.ndarray) -> str:
     """The bits of `array`, compressed, in base64."""
     return base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 9)).decode()
+
+
+def pack_all(arrays: Iterable[np.ndarray]) -> tuple[str, ...]:
+    """The bits of `arrays`: those of one if all have the same, or else of each."""
+    bits = tuple(map(pack, arrays))
+    return bits[:1] if len(set(bits)) == 1 else bits
 
 
 def unpack(text: str, shape: Sequence[int], dtype: str) -> np.ndarray:

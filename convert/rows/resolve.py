@@ -106,7 +106,19 @@ def _present_rows(
         for alternatives in _stored(parts, dialect, shapes)
         for row in _present(alternatives, dialect, shapes)
     }
-    return [replace(row, torch=row.torch.required()) for row in rows if id(row) in present]
+    return _without_repeats(
+        [replace(row, torch=row.torch.required()) for row in rows if id(row) in present]
+    )
+
+
+def _without_repeats(rows: Sequence[Kind]) -> list[Kind]:
+    """`rows` without copies of the embedding under the name of the embedding itself."""
+    tables = {row.torch.pieces for row in rows if _is_embedding(row)}
+    return [
+        row
+        for row in rows
+        if not (isinstance(row, Alias) and row.is_copy and row.torch.pieces in tables)
+    ]
 
 
 def _subject(row: Kind) -> object:

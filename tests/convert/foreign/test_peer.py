@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from convert import to_flax, to_torch  # noqa: E402
 from convert.dialects import DIALECTS  # noqa: E402
+from convert.foreign import peer  # noqa: E402
 from convert.proving.verdict import Verification  # noqa: E402
 from convert.proving.verify import verify  # noqa: E402
 from jaxgpt.pytree import flatten  # noqa: E402
@@ -361,3 +362,13 @@ def test_torch_args_fill_parameters_without_a_value(
     )
     assert outcome.code == 0, outcome
     assert "wings = 2, tail = 'long'" in outcome.out
+
+
+def test_tables_that_a_file_rounded_keep_the_precision_of_the_class() -> None:
+    module = torch.nn.Module()
+    table = torch.outer(torch.arange(50.0), 1e4 ** -torch.arange(0, 1, 0.25)).double().cos()
+    module.register_buffer("cos", table)
+    rounded = table.float().double()
+    assert not torch.equal(rounded, table)
+    assert peer._own_tables(module, {"cos": rounded}) == ["cos"]
+    assert peer._own_tables(module, {"cos": rounded + 1e-3}) == []

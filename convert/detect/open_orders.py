@@ -1,0 +1,25 @@
+"""Which orders of parts within matrices the names in a file leave open."""
+
+from ..rows.arranged import ORDERS, holds_parts_of_heads
+from ..rows.dialect import Dialect
+from .gates import halves, is_told
+
+
+def open_orders(dialect: Dialect) -> set[str]:
+    """The fields of ORDERS that the settled `dialect` and its names leave open."""
+    still = ORDERS.keys() & dialect.unsaid.keys()
+    gates = [torch.name for flax, torch in dialect.views if "glu" in flax.labels]
+    if "gate_order" in still and (not gates or _tells(dialect, gates[0])):
+        still.remove("gate_order")
+    if not any(holds_parts_of_heads(torch.dims) for _, torch in dialect.views):
+        still.discard("qkv_order")
+    return still
+
+
+def _tells(dialect: Dialect, name: str) -> bool:
+    """Whether `name`, or those of two matrices, say which is the gate."""
+    if "{glu}" not in name:
+        return bool(halves(name))
+    words = dialect.spelling["glu"]
+    gate, up = (name.replace("{glu}", words[label]) for label in ("gate", "up"))
+    return is_told(gate, up)
