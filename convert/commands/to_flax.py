@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jaxgpt.commands.shell import working
 from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.seq2seq_config import Seq2SeqConfig
 from jaxgpt.settings import typed
 from jaxgpt.system import directories
+from jaxgpt.system.stages import working
 
 from . import fields_page
 from .options import (

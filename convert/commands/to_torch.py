@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxgpt.commands.shell import working
 from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.seq2seq_config import Seq2SeqConfig, field_of
+from jaxgpt.system.stages import working
 
 from .options import Directory, Out
 

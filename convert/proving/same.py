@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from jaxgpt.errors import UserError, require
+from jaxgpt.system.stages import PATIENCE, Stage, working
 
 from ..foreign.float64 import exact_module, in_float64
 from ..foreign.forward import logits_of
@@ -25,6 +26,7 @@ from .tolerances import GRADIENT_FLOOR
 from .training import RATE, Training, torch_training, without_padding
 
 DECAY = 0.01
+RUNNING = "running torch and JAX in float64"
 SINGLE = 1e-5  # a relative difference below it may be rounding in float32
 # (the parameters of the torch module -> its optimiser, the one of the JAX parameters)
 Optimizers = tuple[Callable[[Any], torch.optim.Optimizer], optax.GradientTransformation]
@@ -71,12 +73,14 @@ def assert_same(
         require(callable(model), f"The model is a {type(model).__name__}, which nobody can call.")
         if not hasattr(model, "config"):
             raise UserError("params is missing: pass the pytree that the JAX function takes.")
-        result = compare(torch_module, model, example)
+        with working(RUNNING, after=PATIENCE):
+            result = compare(torch_module, model, example)
         sameness = Sameness(result.logits, result.kl, result.top1)
     else:
         function = Function.of(model, params)
-        compared = Compared(example.given_to(torch_module), function, example.tokens)
-        sameness = compared.sameness(names or {}, train_steps, optimizers)
+        with working(RUNNING, after=PATIENCE) as stage:
+            compared = Compared(example.given_to(torch_module), function, example.tokens, stage)
+            sameness = compared.sameness(names or {}, train_steps, optimizers)
     if sameness.first_difference is not None:
         raise AssertionError(str(sameness))
     return sameness
@@ -89,9 +93,11 @@ class Compared:
     module: torch.nn.Module
     function: Function
     tokens: np.ndarray
+    stage: Stage  # to report progress to
 
     def sameness(self, names: Names, steps: int, optimizers: Optimizers | None) -> Sameness:
         """All differences, with the parameters matched by `names` and by their values."""
+        self.stage("logits", 0)
         theirs, ours = self._logits(), self.function.logits(self.tokens)
         require(
             theirs.shape == ours.shape,
@@ -120,6 +126,7 @@ class Compared:
         """A sentence on the cause of different logits, where one change removes it."""
         if logits.same:
             return ""
+        self.stage("looking for the cause of different logits", 0)
         exact = exact_module(self.module)
         change = repair(exact, lambda: of_logits(_logits_of(exact, self.tokens), ours).same)
         if change:
@@ -135,16 +142,20 @@ class Compared:
         self, names: Names, steps: int, optimizers: Optimizers
     ) -> tuple[Correspondence, Training]:
         """The parameters that correspond, and the differences of their training."""
+        self.stage("gradients and training in torch", 0)
         exact = exact_module(self.module)
         tokens = without_padding(self.tokens, exact)
         before = {name: _host(value) for name, value in exact.named_parameters()}
         optimizer = optimizers[0](exact.parameters())
         their_loss, their_slopes = torch_training(exact, tokens, steps, optimizer)
+        self.stage("gradients in JAX", 0)
         our_loss, our_slopes = self.function.gradients(tokens)
         arrays = self.function.arrays
+        self.stage("matching the parameters", 0)
         matched = correspondence(Side(before, their_slopes), Side(arrays, our_slopes), names)
         after = {name: _host(value) for name, value in exact.named_parameters()}
         frozen = _frozen(matched, arrays, their_slopes)
+        self.stage("training in JAX", 0)
         trained = self.function.trained(tokens, steps, optimizers[1], frozen)
         largest = [float(np.abs(value).max()) for value in their_slopes.values()]
         floor = GRADIENT_FLOOR * float(np.median(largest))
