@@ -16,9 +16,9 @@ from jaxgpt import __version__
 from jaxgpt.errors import Failure, UserError, instead_of, printable, system_error
 from jaxgpt.system.signals import signals
 
-BROKEN_PIPE = 141  # as shells report a program that SIGPIPE ended
-# New objects between two garbage collections: jax and torch make half a million that stay, and with
-# Python's 700 the collector takes a tenth of the start of a command.
+BROKEN_PIPE = 141  # the exit code that shells report for a program killed by SIGPIPE
+# New objects between two garbage collections. Importing jax and torch makes half a million objects
+# that stay; with Python's default of 700, collecting takes a tenth of a command's start-up.
 GC_THRESHOLD = 10_000
 PIPE_WIDTH = 200  # columns of a table that no terminal limits
 
@@ -60,7 +60,7 @@ def run(
         sys.stdout.flush()
     except (UserError, Failure) as error:
         code = _report(program, error)
-    except BrokenPipeError:  # the reader has left, as head does
+    except BrokenPipeError:  # the reader has closed the pipe, as head does
         code = BROKEN_PIPE
     except OSError as error:
         code = _report(program, system_error(error))
@@ -68,7 +68,7 @@ def run(
         _leave_at_once(128 + (stop.args[0] if stop.args else signal.SIGINT))
     try:
         sys.stdout.flush()
-    except OSError:  # the rest goes nowhere, or the interpreter would fail at its end
+    except OSError:  # discard the rest, or the interpreter would fail at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
