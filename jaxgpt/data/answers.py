@@ -38,8 +38,7 @@ Example = list[Turn]
 
 
 def recognise(sources: Sequence[str], field: str = "text") -> bool:
-    """Whether `sources` are examples: JSON lines whose first record has their fields and no text
-    field.
+    """Whether `sources` are examples: JSON lines with their fields, not text, in the first record.
 
     Sources for which a `field` is named are text, or pairs.
     """

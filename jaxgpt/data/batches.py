@@ -52,8 +52,7 @@ def _offset(seed: int, epoch: int, context_length: int) -> int:
 
 @lru_cache(maxsize=16)
 def shuffled(count: int, *entropy: int) -> np.ndarray:
-    """The numbers below `count`, shuffled by sorting random keys from a generator that numpy keeps
-    stable.
+    """The numbers below `count`, shuffled in an order that does not depend on numpy's version.
 
     The order is a function of `count` and `entropy`, such as a seed and an epoch.
     """

@@ -12,7 +12,7 @@ from jaxgpt.data.tokenizer_files import ready_made
 from jaxgpt.errors import UserError
 
 TOGETHER = 1 << 20  # characters encoded at once
-MERGES_FROM = 1 << 26  # characters that merges are learnt from: more would hardly change them
+MERGES_FROM = 1 << 26  # characters to learn merges from: more would hardly change the merges
 MERGES_WORDS = 1 << 22  # bytes of distinct words among them; training memory grows with these
 Item = TypeVar("Item")
 

@@ -108,8 +108,7 @@ def safe_cut(text: str, limit: int) -> int:
 
 
 def _pieces(chunks: Iterable[str], where: str, end: str) -> Iterator[Piece]:
-    """The pieces of one document, cut where no token is split; `end` separates it from the next
-    one."""
+    """The pieces of a document, cut so that no token is split; `end` separates it from the next."""
     text, start = "", 0
     for chunk in chunks:
         text += chunk
@@ -131,7 +130,7 @@ def _decoded(stream: BinaryIO, where: str, errors: str) -> Iterator[str]:
     while not ended:
         raw = stream.read(CHUNK)
         ended = not raw
-        pending = decoder.getstate()[0]  # the first bytes of a character that was cut in two
+        pending = decoder.getstate()[0]  # the first bytes of a divided character
         before = read - len(pending)
         try:
             yield decoder.decode(raw, ended)

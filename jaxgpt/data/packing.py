@@ -52,7 +52,7 @@ def documents(ids: np.ndarray, eot: int) -> Spans:
 
 
 def cut(spans: Spans, most: int) -> Spans:
-    """The spans, cut into pieces of at most `most` targets; the last id of a piece begins the
+    """The spans in pieces of at most `most` targets; the last id of a piece also begins the
     next."""
     counts = -(-spans.targets // most)
     pieces = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -61,8 +61,7 @@ def cut(spans: Spans, most: int) -> Spans:
 
 
 def windows_of(sizes: np.ndarray, room: int) -> np.ndarray:
-    """The window that each of `sizes` goes to, chosen so that windows of size `room` are well
-    filled.
+    """The window that each of `sizes` goes to, chosen to leave little of the `room` unused.
 
     Best fit decreasing: the largest first, each into the fullest window that has room for it.
     """
@@ -72,8 +71,7 @@ def windows_of(sizes: np.ndarray, room: int) -> np.ndarray:
 
 
 def _best_fit(sizes: list[int], room: int, first: int) -> Iterable[int]:
-    """The window of each of `sizes`, which are in descending order; new windows count from
-    `first`."""
+    """The window of each of `sizes`, in descending order; new windows count from `first`."""
     by_room: list[list[int]] = [[] for _ in range(room + 1)]  # windows by the room left in them
     rooms = 0  # bit i is set if by_room[i] is not empty
     for size in sizes:
