@@ -94,9 +94,9 @@ def _listed(count: int) -> Callable[[Any], None]:
 class _PlainUnpickler(pickle._Unpickler):
     """Python's own unpickler without the opcodes that import, call or build anything.
 
-    Tuples become lists: hashing a tuple that nests another tuple twice, which does the same, and so
-    on, as the key of a dict would take forever. Unlike the unpickler in C, this one does not
-    allocate gigabytes for a large memo index.
+    Tuples become lists, because the keys of a dict are hashed, and hashing tuples that nest each
+    other twice at many levels takes forever. Unlike the unpickler in C, this one does not allocate
+    gigabytes for a large memo index.
     """
 
     dispatch: ClassVar = {

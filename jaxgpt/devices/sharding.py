@@ -39,8 +39,7 @@ def _stored(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 
 def _used(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The sharding of a parameter where it is used: along `tensor` alone, on the first axis
-    listed."""
+    """The sharding of a parameter where it is used: along `tensor` alone."""
     table, parts = _table(name, shape), []
     for i, (n, axes) in enumerate(zip(shape, table, strict=True)):
         parts.append(_dividing(n, axes, mesh, without=("fsdp", "rest", *sum(table[:i], ()))))
