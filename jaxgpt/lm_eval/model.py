@@ -115,8 +115,7 @@ class DirectoryLM(TemplateLM):
         return [texts[i] for i in range(len(jobs))]
 
     def _job(self, prompt: str, settings: dict[str, Any]) -> tuple[Request, list[str]]:
-        """The ids of `prompt`, cut on the left so that the new tokens fit in the context, and the
-        stops."""
+        """The request for `prompt`, cut on the left so that the new tokens fit, and its stops."""
         wanted: dict[str, Any] = dict(normalize_gen_kwargs(settings, self.max_gen_toks))
         stops, tokens = wanted.pop("until"), wanted.pop("max_gen_toks")
         wanted.pop("do_sample")

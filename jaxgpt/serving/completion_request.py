@@ -9,7 +9,7 @@ from jaxgpt.errors import in_a_row, instead_of
 from jaxgpt.serving.limits import MAX_STOP, MAX_STOPS, Limits
 from jaxgpt.serving.refusal import Refusal, require_request
 
-# Fields of OpenAI's API that nothing here computes, with the values that ask for nothing.
+# Fields of OpenAI's API that are not supported, with the values that have no effect.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "echo": (None, False),
@@ -23,7 +23,7 @@ DEFAULT_TOKENS = 16  # as in OpenAI's API
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """A request for completions, as OpenAI's API has it; its prompts are texts or ids."""
+    """A request for completions as in OpenAI's API; its prompts are texts or ids."""
 
     prompt: list[str] | list[list[int]]
     model: str | None = None
@@ -41,10 +41,10 @@ class CompletionRequest:
 def parse(body: bytes, limits: Limits) -> CompletionRequest:
     """The request in `body`, refused with the name of the field that is wrong."""
     fields = _object(body)
-    fields.pop("user", None)  # who asks changes nothing
+    fields.pop("user", None)  # who sends the request makes no difference
     for name, neutral_values in NEUTRAL.items():
         value = fields.pop(name, None)
-        # True equals 1, and false 0, but neither is a number.
+        # In Python true equals 1 and false 0, but in JSON neither is a number.
         neutral = any(value == one and type(value) in (type(one), float) for one in neutral_values)
         require_request(neutral, f"{name} is not supported: leave it out.", "unsupported_parameter")
     unknown = sorted(fields.keys() - READERS.keys() - {"stream_options"})
@@ -139,7 +139,7 @@ def _stop(value: Any) -> tuple[str, ...]:
 
 
 def _prompt(value: Any, limits: Limits) -> list[str] | list[list[int]]:
-    """The prompts as a list: of one text or several, or of one list of ids or several."""
+    """The prompts as a list of texts, or a list of lists of ids."""
     rows = value if isinstance(value, list) else [value]
     if rows and all(map(_is_id, rows)):
         rows = [rows]
@@ -160,7 +160,7 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-# How each field that may be in a request is read.
+# The function that reads each field of a request.
 READERS: dict[str, Callable[[str, Any, Limits], Any]] = {
     "model": lambda name, value, limits: _text(name, value),
     "prompt": lambda name, value, limits: _prompt(value, limits),
