@@ -171,7 +171,7 @@ async def _each(queue: asyncio.Queue[Event]) -> AsyncIterator[Event]:
 async def _body(http: HttpRequest) -> bytes:
     """The body of a request, which must be JSON of limited size and arrive in time.
 
-    A page of another site cannot send JSON here without a preflight request, which is refused.
+    A page of another site cannot send JSON here without a preflight request, which is not granted.
     """
     kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":

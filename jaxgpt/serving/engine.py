@@ -115,7 +115,7 @@ class Engine:
             self.changed.notify()
 
     def join(self, seconds: float) -> None:
-        """Wait for the thread, and abandon what is still running after `seconds`."""
+        """Abandon what is still running, and wait up to `seconds` for the thread."""
         self.abandoned = True
         self.thread.join(seconds)
 
