@@ -144,6 +144,8 @@ def _print_tokenizer(tokenizer: "FileTokenizer") -> None:
     """Print which tokenizer was stored, or why none was."""
     if tokenizer.words:
         print(tokenizer.words)
+    elif not tokenizer.problem:
+        print("It has no tokenizer: text goes in and out as ids, unless --tokenizer names one.")
     if tokenizer.problem:
         without = "The model has no tokenizer now; --tokenizer gives it one."
         print(f"warning: {tokenizer.problem.rstrip('.')}. {without}", file=sys.stderr)

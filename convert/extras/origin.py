@@ -36,7 +36,7 @@ class Origin:
     prefix: str  # of all names
     extras: Mapping[Any, Any]  # its plain values besides the weights
     optimizer: RecordedOptimizer | None
-    certain: frozenset[str]  # fields of the model that were read from it, or given by the user
+    certain: frozenset[str]  # fields that were read from it, given, or found with its class
 
     def certain_of(self, dialect: AnyDialect) -> frozenset[str]:
         """The fields that the class of `dialect` is certain to have: none for another class."""
@@ -67,7 +67,7 @@ def _parsed(source: Mapping[str, Any], fields: Mapping[str, Any]) -> Origin:
         prefix=source["prefix"],
         extras=dict(plain_values.decode(pair) for pair in source.get("beside", [])),
         optimizer=_optimizer(source["optimizer"]) if source.get("optimizer") else None,
-        certain=frozenset({**fields.get("read", {}), **fields.get("given", {})}),
+        certain=frozenset().union(*(fields.get(each, ()) for each in ("read", "given", "found"))),
     )
 
 

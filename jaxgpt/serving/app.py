@@ -108,12 +108,15 @@ class Service:
                 raise Refusal(400, str(error), "not_in_vocabulary") from None
             require_request(
                 len(ids) <= self.context,
-                f"The prompt has {len(ids)} tokens, and the model sees at most {self.context}.",
+                f"The prompt has {len(ids)} tokens, and the model sees at most {self.context}: send "
+                "no more than its end.",
                 "context_length_exceeded",
             )
+            wrong = next((i for i in ids if not 0 <= i < vocab_size), None)
             require_request(
-                all(0 <= i < vocab_size for i in ids),
-                f"A prompt must be ids from 0 to {vocab_size - 1}.",
+                wrong is None,
+                f"There is no id {str(wrong)[:40]}: a prompt must be ids from 0 to "
+                f"{vocab_size - 1}.",
             )
             rows.append(ids or [self.codec.start])
         return rows

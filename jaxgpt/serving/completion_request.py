@@ -94,7 +94,7 @@ def _whole(name: str, value: Any, least: int, most: int) -> int:
     valid = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
     require_request(
         valid,
-        f"{name} must be a whole number from {least} to {most}, but is {str(value)[:40]!r}.",
+        f"{name} must be a whole number from {least} to {most}, but is {_shown(value)}.",
     )
     return int(value)
 
@@ -102,21 +102,26 @@ def _whole(name: str, value: Any, least: int, most: int) -> int:
 def _number(name: str, value: Any, valid: Callable[[float], bool], range_: str) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     require_request(
-        number and valid(value), f"{name} must be a number {range_}, but is {str(value)[:40]!r}."
+        number and valid(value), f"{name} must be a number {range_}, but is {_shown(value)}."
     )
     return float(value)
 
 
 def _flag(name: str, value: Any) -> bool:
     require_request(
-        isinstance(value, bool), f"{name} must be true or false, but is {str(value)[:40]!r}."
+        isinstance(value, bool), f"{name} must be true or false, but is {_shown(value)}."
     )
     return bool(value)
 
 
 def _text(name: str, value: Any) -> str:
-    require_request(isinstance(value, str), f"{name} must be text, but is {str(value)[:40]!r}.")
+    require_request(isinstance(value, str), f"{name} must be text, but is {_shown(value)}.")
     return str(value)
+
+
+def _shown(value: Any) -> str:
+    """The beginning of `value` as in the request, where 3 and "3" differ."""
+    return json.dumps(value)[:40]
 
 
 def _logprobs(value: Any) -> bool:

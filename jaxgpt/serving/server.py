@@ -140,7 +140,7 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if self.state.caught is not None:
-            print("Stopping: what runs is finished first.", flush=True)
+            print("Stopping once the texts in progress are finished.", flush=True)
             self.engine.close()
             return True
         return await super().on_tick(counter)
