@@ -99,7 +99,7 @@ def to_flax(
 def _loaded(
     file: Path, torch: str, torch_args: dict[str, Any], options: dict[str, Any]
 ) -> "Loaded | str":
-    """The converted file, or the sentence that says where its class and the model differ."""
+    """The converted file, or a sentence on where its class and the model differ."""
     if not torch:
         from .. import api
 
@@ -132,7 +132,7 @@ def _show(loaded: "Loaded", directory: Path, with_tokenizer: bool) -> None:
 
 
 def class_to_name(loaded: "Loaded") -> str:
-    """The option of verify needed for a proof; "" if the file itself names its class."""
+    """The option that `verify` needs for a proof; "" if the file itself names its class."""
     reference, report = loaded.dialect.reference, loaded.report
     if reference and not {*report.given, *report.assumed} - {"dropout", "encoder.dropout"}:
         return ""
@@ -152,7 +152,8 @@ def _print_tokenizer(tokenizer: "FileTokenizer") -> None:
 
 
 def _print_extras(extras: "Extras", directory: Path, data: str) -> None:
-    """Print how to train on from `directory` with `data`, and which extras were left out."""
+    """Print how to continue training from `directory` with `data`, and which extras were left
+    out."""
     if extras.optimizer:
         updates = extras.optimizer.moments.updates
         print(f"Its optimiser, AdamW after {updates:,} updates, goes along.")

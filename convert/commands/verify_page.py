@@ -51,7 +51,7 @@ def _verdict(page: Verification) -> str:
 
 
 def _explanation(page: Verification) -> str:
-    """The meaning of a first difference; "" where its name says enough."""
+    """The meaning of a first difference; "" if its name says enough."""
     first = page.first_difference or ""
     if first.startswith("block "):
         return f"All that comes before {first} agrees: look for the cause in that block."
@@ -118,7 +118,7 @@ def _worst(items: list[Difference]) -> Difference:
 
 
 def _training(page: Verification) -> list[str]:
-    """The worst of each group, by name, and the first that differs."""
+    """The largest difference in each group, by name, and the first that exceeds the tolerance."""
     lines = []
     for label, items in _training_groups(page)[1:]:
         differing = [item.name for item in items if not item.same]
@@ -130,7 +130,7 @@ def _training(page: Verification) -> list[str]:
 
 
 def _fields_of(page: Verification) -> list[str]:
-    """Lines on how each field that no file shows is known, unless the verdict has said so."""
+    """Lines on the source of each field that no file shows, unless the verdict already says so."""
     lines = []
     if page.proven:
         lines.append(f"Shown by running this class: {briefly(page.proven)}.")
@@ -182,7 +182,7 @@ def _proofs(page: Verification) -> list[str]:
 
 
 def _confirmations(defaults: dict[str, Any]) -> list[str]:
-    """How the user says with which arguments the class was built in training."""
+    """How the user can confirm the arguments with which the class was built in training."""
     words = [
         f"--torch-arg {name}={value if isinstance(value, str) else json.dumps(value, default=str)}"
         for name, value in defaults.items()
