@@ -44,7 +44,7 @@ def assert_same(
     source: ArrayLike | None = None,
     memory: ArrayLike | None = None,
 ) -> Sameness:
-    """The differences of both models on the ids `tokens` (B, T), all within tolerance.
+    """Assert that both models agree on the ids `tokens` (B, T), and return the differences.
 
     Both run in float64 on the CPU. With `params`, gradients and training are compared too.
 
@@ -54,18 +54,18 @@ def assert_same(
             logits: plain JAX, or Linen, NNX and Equinox with an `apply` or `combine` around them.
         tokens: The ids.
         params: The pytree of parameters of that function.
-        names: Which parameter is which: name in torch -> one or several paths in `params`, such as
-            "blocks/0/attn/kernel". What it leaves out is matched by equal values, also transposed,
-            reshaped, stacked or split.
-        train_steps: Steps of the optimisers that are compared; with 0 only the logits are.
+        names: The correspondence of parameters: name in torch -> one or several paths in `params`,
+            such as "blocks/0/attn/kernel". Others are matched by equal values, even if they are
+            transposed, reshaped, stacked or split.
+        train_steps: Number of optimiser steps to compare; 0 compares only the logits.
         optimizers: A function from torch's parameters to their optimiser, and the one of optax;
             AdamW with the same settings unless given.
         source: The ids (B, S) that an encoder-decoder reads.
         memory: The memory (B, S, D) that a decoder attends to.
 
     Raises:
-        AssertionError: They differ; the text says where first.
-        UserError: One of them does not run, or `names` names what does not exist.
+        AssertionError: They differ; the message says where first.
+        UserError: One of them does not run, or `names` has a name that does not exist.
     """
     others = (None if each is None else np.asarray(each) for each in (source, memory))
     example = Example(np.asarray(tokens), *others)
@@ -123,7 +123,7 @@ class Compared:
         return _logits_of(exact_module(self.module), self.tokens)
 
     def _hint(self, logits: Difference, ours: np.ndarray) -> str:
-        """A sentence on the cause of different logits, where one change removes it."""
+        """A sentence on the cause of different logits, if a single change removes it."""
         if logits.same:
             return ""
         self.stage("looking for the cause of different logits", 0)
@@ -163,7 +163,8 @@ class Compared:
         gradients = _by_part(matched, their_slopes, our_slopes, floor)
         moved = {name: after[name] for name in their_slopes}
         sizes = [float(np.abs(value).max()) for value in moved.values()]
-        # Adam divides by the gradient, so that the rounding of one that is zero moves a number.
+        # Adam divides by the gradient, so that even the rounding error of a zero gradient moves a
+        # number.
         parameters = _by_part(matched, moved, trained, max(RATE, float(np.median(sizes))))
         return matched, Training(steps, loss, gradients, parameters)
 
@@ -203,7 +204,7 @@ def _by_part(
     ours: Mapping[str, np.ndarray],
     floor: float,
 ) -> list[Difference]:
-    """The difference of each part that torch trains, under both of its names."""
+    """The difference of each part that torch trains, named by both of its names."""
     return [
         Difference.of(
             f"{part.torch} ({part.jax})",

@@ -15,11 +15,11 @@ class Sameness:
 
     logits: Difference
     kl: float  # mean KL divergence, in nats
-    top1: float  # share of the positions at which both find the same token likeliest
-    what: str = "jaxgpt model"  # was compared with the torch module
+    top1: float  # fraction of the positions at which both predict the same token
+    what: str = "jaxgpt model"  # the model that was compared with the torch module
     # For a function with parameters: name in torch -> its paths in JAX, proposed or given.
     names: dict[str, list[str]] = field(default_factory=dict)
-    only_torch: list[str] = field(default_factory=list)  # with values that JAX has nowhere
+    only_torch: list[str] = field(default_factory=list)  # parameters with values that JAX lacks
     only_jax: list[str] = field(default_factory=list)
     training: Training | None = None
     hint: str = ""  # the change after which the two agree, if one was found
