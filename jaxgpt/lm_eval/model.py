@@ -33,7 +33,7 @@ class DirectoryLM(TemplateLM):
 
     def __init__(
         self,
-        path: str,
+        path: str = "",
         tokenizer: str | None = None,
         batch_size: int | str = ROWS,
         max_gen_toks: int = NEW_TOKENS,
@@ -46,6 +46,7 @@ class DirectoryLM(TemplateLM):
             f"--model_args has {', '.join(unknown)}, but jaxgpt takes path, tokenizer and "
             "max_gen_toks.",
         )
+        require(bool(path), "--model_args lacks path=DIR, a model directory or a run.")
         make_devices()
         opened = ModelDirectory(path)
         require_decoder(opened)
