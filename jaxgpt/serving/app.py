@@ -108,8 +108,8 @@ class Service:
                 raise Refusal(400, str(error), "not_in_vocabulary") from None
             require_request(
                 len(ids) <= self.context,
-                f"The prompt has {len(ids)} tokens, and the model sees at most {self.context}: send "
-                "no more than its end.",
+                f"The prompt has {len(ids)} tokens, and the model sees at most {self.context}: "
+                "send no more than its end.",
                 "context_length_exceeded",
             )
             wrong = next((i for i in ids if not 0 <= i < vocab_size), None)
