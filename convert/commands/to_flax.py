@@ -77,9 +77,7 @@ def to_flax(
         loaded.save(directory, tokenizer, stage)
     _show(loaded, directory, tokenizer is None)
     if loaded.proven_by:
-        print(
-            f"PROVEN: the two compute the same function; beside the model ran {loaded.proven_by}."
-        )
+        print(f"PROVEN: the two compute the same function; compared with {loaded.proven_by}.")
     elif dtype:
         print("verify compares in the file's own dtype: to prove it, convert without --dtype.")
     else:
@@ -156,7 +154,7 @@ def _print_extras(extras: "Extras", directory: Path, data: str) -> None:
     out."""
     if extras.optimizer:
         updates = extras.optimizer.moments.updates
-        print(f"Its optimiser, AdamW after {updates:,} updates, goes along.")
+        print(f"Its optimiser was converted too: AdamW after {updates:,} updates.")
     model = shlex.quote(str(directory))
     print(f"Fine-tune it: jaxgpt train --init {model} --data.path {data} --run.dir OUT")
     settings = [
@@ -171,4 +169,4 @@ def _print_extras(extras: "Extras", directory: Path, data: str) -> None:
     for name, why in extras.recipe.left.items():
         print(f"warning: {name} of its config is not taken: {why}.", file=sys.stderr)
     for name, why in extras.left.items():
-        print(f"warning: {in_a_row([name])} stays behind: {why}.", file=sys.stderr)
+        print(f"warning: {in_a_row([name])} is left out: {why}.", file=sys.stderr)

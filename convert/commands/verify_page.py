@@ -22,7 +22,7 @@ def show(page: Verification) -> None:
     if explanation := _explanation(page):
         print(explanation)
     if page.ran:
-        print(f"Beside the model ran {page.ran}.")
+        print(f"Compared with {page.ran}.")
     for field, (theirs, ours) in page.fields.items():
         print(f"{field} is {theirs} in the file and {ours} in the directory")
     if page.stages:
@@ -59,8 +59,8 @@ def _explanation(page: Verification) -> str:
         return "They agree on full windows: the class depends on the length of its input."
     if page.random_weights and not page.random_weights.same:
         return (
-            "They agree on the weights in the file, of which some are constant, as untrained ones "
-            "are.\nTraining would make them differ, as random values do."
+            "They agree on the weights in the file, but some of these are constant, as before "
+            "training.\nWith random values they differ, as they would after training."
         )
     return ""
 

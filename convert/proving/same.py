@@ -70,7 +70,7 @@ def assert_same(
     others = (None if each is None else np.asarray(each) for each in (source, memory))
     example = Example(np.asarray(tokens), *others)
     if params is None:
-        require(callable(model), f"The model is a {type(model).__name__}, which nobody can call.")
+        require(callable(model), f"The model is a {type(model).__name__}, which is not callable.")
         if not hasattr(model, "config"):
             raise UserError("params is missing: pass the pytree that the JAX function takes.")
         with working(RUNNING, after=PATIENCE):

@@ -64,10 +64,11 @@ def _lines(training: Training) -> list[str]:
     if wrong:
         last = wrong[-1]
         lines.append(
-            f"the logits agree, but {len(wrong)} of {len(training.gradients)} gradients differ; "
-            f"nearest to the loss that of {last.name}, by up to {last.max:.3g} (largest "
-            f"{last.scale:.3g}). Look there first, as what lies before it in the model differs "
-            f"with it: {in_a_row((item.name for item in wrong), ', ')}."
+            f"the logits agree, but {len(wrong)} of {len(training.gradients)} gradients differ. "
+            f"The one nearest to the loss is that of {last.name}: it differs by up to "
+            f"{last.max:.3g} (largest {last.scale:.3g}). Look there first: a fault there changes "
+            "the gradients of all that is before it in the model. These differ: "
+            f"{in_a_row((item.name for item in wrong), ', ')}."
         )
     moved = [item for item in training.parameters if not item.same]
     if moved and not wrong:

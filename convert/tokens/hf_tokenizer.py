@@ -49,7 +49,7 @@ def of_checkpoint(path: Path | None, extras: Mapping[str, Any], vocab_size: int)
             return FileTokenizer(problem=f"{path} has {sizes}: it belongs to another model.")
         return FileTokenizer(
             loaded,
-            f"Its tokenizer came along: {path.name}, {loaded.vocab_size} ids ({loaded.kind}).",
+            f"Its tokenizer was stored too: {path.name}, {loaded.vocab_size} ids ({loaded.kind}).",
         )
     if not alphabet:
         return FileTokenizer()

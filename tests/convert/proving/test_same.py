@@ -89,8 +89,10 @@ def test_a_wrong_gradient_is_reported_where_it_is(module: Any, state: Any) -> No
     function, params = styles.plain(state, bend=halved)
     text = difference(module, function, TOKENS, params=params)
     assert "the logits agree, but" in text
-    assert re.search(r"nearest to the loss that of h\.1\.up\.\w+ \(blocks/mlp/0/\d\)", text), text
-    right = re.search(r"differs with it: (.*)\.$", text)
+    assert re.search(r"nearest to the loss is that of h\.1\.up\.\w+ \(blocks/mlp/0/\d\)", text), (
+        text
+    )
+    right = re.search(r"These differ: (.*)\.$", text)
     assert right
     assert "h.1.down" not in text
     assert "ln_f" not in text
@@ -113,7 +115,7 @@ def test_a_wrong_gradient_of_a_norm_is_reported_there(module: Any, state: Any) -
 
     text = difference(module, function, TOKENS, params=params)
     assert "1 of 29 gradients differ" in text
-    assert "nearest to the loss that of h.0.ln_2.weight (after_0/scale)" in text
+    assert "nearest to the loss is that of h.0.ln_2.weight (after_0/scale)" in text
 
 
 def test_a_transposed_matrix_is_named(module: Any, state: Any) -> None:
