@@ -51,7 +51,7 @@ def inspect(
 
 
 def _unwrapped(source: checkpoints.Checkpoint) -> Iterator[checkpoints.Checkpoint]:
-    """Yield `source` without the names of the modules around the model, one after the other."""
+    """Yield `source` with the names of outer modules removed, one module at a time."""
     for prefix in statedict.outer_modules(source.tensors):
         source = source.without(prefix)
         yield source
@@ -89,7 +89,7 @@ def to_flax(
         allow_nonfinite: Accept NaN and infinite values.
         ignore_config: Ignore a config in the file or next to it.
         weights_only: Leave out the optimiser and whatever else is stored with the weights.
-        stage: Is told the progress.
+        stage: Receives progress.
         **fields: Fields of ModelConfig that the weights do not show, such as `norm="post"`; those
             of an encoder as `encoder={"norm": "post"}`.
 
@@ -179,8 +179,8 @@ class _Reader:
 def _require_parameters_of(config: AnyConfig, params: Tree, path: object) -> None:
     """Raise UserError unless `params` has exactly the parameters of `config`.
 
-    One field of ModelConfig, such as mlp_bias, covers several biases: a class that has only some of
-    them has no config.
+    One field of ModelConfig, such as mlp_bias, covers several biases, so a class that has only some
+    of them has no config.
     """
     wanted, present = set(flatten(abstract_params(config))), set(flatten(params))
     differing = wanted ^ present
@@ -198,7 +198,8 @@ def _require_parameters_of(config: AnyConfig, params: Tree, path: object) -> Non
 
 
 def to_torch(params: Tree, config: AnyConfig, dialect: str | AnyDialect) -> dict[str, Any]:
-    """The state dict of the torch class, in its order, for `load_state_dict(strict=True)`.
+    """The state dict of the torch class, in the order of the class, for
+    `load_state_dict(strict=True)`.
 
     Args:
         params: The parameters, a nested dict of arrays.
@@ -224,7 +225,7 @@ def directory_to_file(
     weights_only: bool = False,
     stage: Stage = silent,
 ) -> Written:
-    """Write the model in `directory` to the file `out`: decide everything, then write.
+    """Write the model in `directory` to the file `out`; everything is decided before writing.
 
     Without `dialect`, a converted model gets the names and the nesting of its original file, and a
     model that was trained here is written for the class most like it. A file that ends in .bin is

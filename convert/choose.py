@@ -1,4 +1,4 @@
-"""The torch class to write a model for, if nobody names one. Opens no file."""
+"""Chooses the torch class to write a model for, if the user names none. Opens no file."""
 
 import contextlib
 from collections.abc import Collection
@@ -13,7 +13,7 @@ from .rows import whole
 from .rows.dialect import Dialect
 from .rows.pair import AnyDialect, Pair
 
-# The dialects whose Hugging Face classes most other programs open, the plainest first.
+# The dialects whose Hugging Face classes most other programs support, the plainest first.
 WIDELY_OPENED = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt-neox", "gemma", "gemma2")
 
 
@@ -46,7 +46,8 @@ def choose(config: AnyConfig, paths: Collection[str]) -> AnyDialect:
 
 
 def can_hold(dialect: AnyDialect, config: AnyConfig, paths: set[str]) -> bool:
-    """Whether files of `dialect` have a place for every parameter, and its class these sizes."""
+    """Whether files of `dialect` have a place for every parameter, and its class can have these
+    sizes."""
     try:
         whole.require_expressible(dialect, config, paths)
         class_settings(config, dialect)

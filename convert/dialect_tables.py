@@ -17,7 +17,7 @@ BRANCHES = {
 
 
 def dialect_table() -> str:
-    """The table of all dialects: whose class each is, and where its head count comes from."""
+    """The table of all dialects: the class of each, and where its head count comes from."""
     return _markdown(
         ("dialect", "class", "dropout", "heads"),
         (
@@ -28,7 +28,7 @@ def dialect_table() -> str:
 
 
 def pair_table() -> str:
-    """The table of the dialects of encoder-decoders: whose class each is, and what it computes."""
+    """The table of the dialects of encoder-decoders: the class of each, and what it computes."""
     return _markdown(
         ("dialect", "class", "positions", "norms", "MLP"),
         (
@@ -78,7 +78,8 @@ def _heads(dialect: Dialect) -> str:
 
 
 def _parameters(dialect: Dialect, optional: bool = True) -> set[str]:
-    """The Flax paths that files of `dialect` hold, the `optional` ones and other readings' too."""
+    """The Flax paths in files of `dialect`, including `optional` ones and those of other
+    readings."""
     readings = (dialect, *dialect.readings) if optional else (dialect,)
     rows = [row for reading in readings for row in reading.rows if isinstance(row, Row)]
     return {row.flax.name for row in rows if optional or not row.torch.optional}
@@ -95,7 +96,7 @@ def _positions(dialect: Dialect) -> str:
 
 
 def _norms(dialect: Dialect) -> str:
-    """Where norms are and of which kind, and which others there are."""
+    """The place and the kind of the norms, and any additional norms."""
     kind = {"layer": "LayerNorm", "rms": "RMSNorm"}[dialect.unsaid["norm_kind"]]
     weights = "" if "blocks/norm1/scale" in _parameters(dialect) else " without weights"
     words = [f"{dialect.unsaid['norm']}, {kind}{weights}", *dialect.unsaid["extra_norms"]]

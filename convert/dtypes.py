@@ -1,4 +1,4 @@
-"""The dtypes of tensors: numpy's and torch's name of each, and its code in safetensors files."""
+"""The dtypes of tensors: the name of each in numpy and torch, and its code in safetensors files."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,11 @@ import numpy as np
 
 
 class Kind(NamedTuple):
-    """A dtype as the formats of files know it."""
+    """A dtype with its names in numpy, torch and safetensors."""
 
-    name: str  # numpy's and torch's
-    code: str = ""  # that of safetensors; "" if they cannot hold it here
-    weights: bool = False  # whether the weights of a model may have it
+    name: str  # the name in numpy and torch
+    code: str = ""  # the code in safetensors; "" if it is not supported there
+    weights: bool = False  # whether weights of a model may have this dtype
 
     @property
     def dtype(self) -> np.dtype:

@@ -20,7 +20,7 @@ from jaxgpt.system import atomic_files, directories, json_files
 from jaxgpt.system.stages import Stage, silent
 
 from .choose import folders_for
-from .dialects import named
+from .dialects import DIALECTS, PAIRS, named
 from .files import checkpoints, hf_folder
 from .names.class_config import lacking_biases
 from .names.folder_config import config_words
@@ -66,7 +66,7 @@ def directory_to_folder(
     opened = model_directory.ModelDirectory(directory)
     paths = set(opened.paths)
     able = [other.name for other in folders_for(opened.config, paths)]
-    target = _target(dialect or (opened.about.get("source") or {}).get("dialect", ""), out, able)
+    target = _target(dialect or _recorded(opened), out, able)
     words, problems = config_words(target, opened.config)
     if problems:
         raise UserError(f"{opened.path}: {'; '.join(problems)}. {_way_out(able)}")
@@ -93,6 +93,12 @@ def _write_tokenizer(opened: model_directory.ModelDirectory, folder: Path) -> di
     tokenizer = hf_tokenizer.read(opened.path)
     hf_tokenizer.write(tokenizer, folder, opened.config.context_length)
     return ids | dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eot)
+
+
+def _recorded(opened: model_directory.ModelDirectory) -> str:
+    """The dialect that the model was converted from; "" if there is none, as with "auto"."""
+    name = (opened.about.get("source") or {}).get("dialect", "")
+    return name if name in {**DIALECTS, **PAIRS} else ""
 
 
 def _target(name: str, out: str | Path, able: Sequence[str]) -> AnyDialect:

@@ -62,7 +62,7 @@ class Loaded:
 
     @functools.cached_property
     def tokenizer(self) -> hf_tokenizer.FileTokenizer:
-        """The tokenizer in the file or next to it, and what stands in the way of one."""
+        """The tokenizer in the file or next to it, or the reason why it cannot be used."""
         return hf_tokenizer.of_checkpoint(
             self.source.tokenizer, self.source.extras, field_of(self.config, "vocab_size")
         )
@@ -83,7 +83,7 @@ class Loaded:
             "prefix": self.source.prefix,
             "ignore_config": self.ignore_config,
         }
-        if isinstance(self.dialect, Pair):  # without its ids such a class cannot generate
+        if isinstance(self.dialect, Pair):  # such a class cannot generate without these ids
             container["token_ids"] = self.source.token_ids
         source = {**container, **self.dialect.written(), **self.extras.about}
         about = {"source": source, "fields": self.report.fields}
@@ -112,7 +112,8 @@ class Inspected:
 
     @property
     def parameters(self) -> int:
-        """The number of trained values: a tied matrix counts once, masks and sinusoids not."""
+        """The number of trained values; a tied matrix counts once, and masks and sinusoids do not
+        count."""
         return _parameters(self.detected.report.config)
 
     @property

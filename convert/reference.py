@@ -1,6 +1,6 @@
 """The lyric generator's GPT in PyTorch, against which the Flax model is checked. Imports no JAX.
 
-Its modules carry the names, and are made in the order, that files of this class have.
+Its modules have the names and the order of those in files of this class.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Everything that is decided before a model directory is written as a checkpoint file."""
+"""Plans how a model directory is written as a checkpoint file."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from .rows.pair import AnyDialect
 
 @dataclass(frozen=True)
 class Written:
-    """The content written to a file or folder, to tell the user."""
+    """A description of a written file or folder, for the user."""
 
     source: Path  # the model directory
     config: AnyConfig
@@ -42,7 +42,7 @@ class WritePlan:
     """The class, the names and the extras of a file that has not been written yet."""
 
     opened: ModelDirectory
-    dialect: AnyDialect  # of the class that will load the file
+    dialect: AnyDialect  # the dialect of the class that will load the file
     nested: str = ""  # the key of the state dict, "" at the root
     prefix: str = ""  # of all names
     extras: Mapping[Any, Any] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class WritePlan:
 
     @property
     def result(self) -> Written:
-        """The content that the file will have, to tell the user."""
+        """A description of the file, for the user."""
         config = self.opened.config
         filled = whole.filled(self.dialect, config, set(self.opened.paths))
         unlike = self.dialect.unlike(config, self.certain)

@@ -105,7 +105,7 @@ class TrainConfig:
 @explained
 @dataclass(frozen=True)
 class ComputeConfig:
-    """Means of the computation, which change its result by rounding alone."""
+    """How the model is computed; these settings change the result by rounding alone."""
 
     attention: Literal["auto", "xla", "chunked", "tiled", "cudnn", "splash"] = setting(
         "auto", "Implementation of attention; auto takes the fastest on the device."

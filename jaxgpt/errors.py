@@ -1,4 +1,4 @@
-"""The two kinds of error that a person reads, and the checks that raise them."""
+"""The two kinds of error that are shown to users, and the checks that raise them."""
 
 import difflib
 import errno
@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-MOST_DIVISOR = 100_000  # a size of 2**62 in a config would be divided for centuries
+MOST_DIVISOR = 100_000  # finding the divisors of a size of 2**62 would take centuries
 
 
 class UserError(ValueError):
@@ -17,7 +17,7 @@ class Failure(RuntimeError):
     """A failure of the system, such as a full disk; the text is one paragraph with the way out."""
 
 
-# What the system could not do, whatever the user named. Any other OSError is the user's to mend.
+# Failures of the system that do not depend on what the user named; other OSErrors are user errors.
 SYSTEM = {
     errno.ENOSPC: "the disk is full: make room, or name another place",
     errno.EDQUOT: "the quota is used up: make room, or name another place",
@@ -28,7 +28,8 @@ SYSTEM = {
 
 
 def is_of_the_system(error: BaseException) -> bool:
-    """Whether `error` says that a file could not be opened or read, not that its content is odd."""
+    """Whether `error` means that a file could not be opened or read, not that its content is
+    wrong."""
     return isinstance(error, OSError) and (error.filename is not None or error.errno in SYSTEM)
 
 
@@ -92,7 +93,7 @@ def divisors(n: int) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` in one line, with an escape for each character that a terminal would obey."""
+    """`text` in one line, with control characters escaped."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 

@@ -17,14 +17,14 @@ def setting(default: Any, explanation: str) -> Any:
 
 
 class FrozenDict(dict):
-    """A dict that nobody changes, so that it can be part of a key."""
+    """A dict that is never changed, so that it can be hashed."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(tuple(sorted((key, str(value)) for key, value in self.items())))
 
 
 class FrozenList(list):
-    """A list that nobody changes, so that it can be part of a key."""
+    """A list that is never changed, so that it can be hashed."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(tuple(self))
@@ -38,7 +38,7 @@ def frozen(value: Any) -> Any:
 
 
 def require_choices(section: Any) -> None:
-    """Require that a text in a field of `section` declared as a Literal is one of its values."""
+    """Require that each text in a field of `section` declared as a Literal is one of its values."""
     for name, hint in type(section).__annotations__.items():
         value, alternatives = getattr(section, name), typing.get_args(hint)
         literal = hint if typing.get_origin(hint) is Literal else None
@@ -64,7 +64,7 @@ def explained(section: type[Section]) -> type[Section]:
 
 
 def suggesting(section: type[Section]) -> type[Section]:
-    """Let the constructor of `section` answer an unknown keyword with a field that may be meant."""
+    """Make the constructor of `section` suggest a field when it gets an unknown keyword."""
     construct = section.__init__
 
     @functools.wraps(construct)
@@ -81,7 +81,7 @@ def suggesting(section: type[Section]) -> type[Section]:
 
 
 def signed(cls: type[Section]) -> type[Section]:
-    """Let `help` and completion show the arguments of `cls`, which a metaclass hides from them."""
+    """Show the arguments of `cls`, which a metaclass hides, in `help` and completion."""
     own = inspect.signature(cls.__init__)
     parameters = list(own.parameters.values())[1:]
     cls.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jaxgpt.errors import require
 
-# A wheel has them inside the package, a clone next to it.
+# In a wheel they are inside the package, in a clone next to it.
 PLACES = (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs")
 
 
@@ -15,7 +15,8 @@ def presets() -> dict[str, Path]:
 
 
 def config_file(path: Path) -> Path:
-    """The file that `path` names: itself, or with .toml, before the preset of that name."""
+    """The file that `path` names: the file itself, else with .toml added, else the preset of that
+    name."""
     for file in (path, Path(f"{path}.toml")):
         if file.exists() and not file.is_dir():
             return file

@@ -1,11 +1,11 @@
-"""Nested dicts of arrays by path: flatten, unflatten, compare. Knows no model and no file."""
+"""Nested dicts of arrays by path: flatten, unflatten, compare. Independent of models and files."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from jaxgpt.errors import UserError
 
-Tree = dict[str, Any]  # nested; every leaf an array, or what describes one (shape and dtype)
+Tree = dict[str, Any]  # nested; every leaf is an array, or an abstract one (shape and dtype)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Stretched rotary wavelengths, which let a model see further than it was trained: their rules.
+"""Rules that stretch rotary wavelengths, so that a model can use a longer context than in training.
 
-Each is named by its `rope_type`, as in the config.json of Hugging Face.
+Each rule has the name of its `rope_type` in the config.json of Hugging Face.
 """
 
 import math
@@ -57,7 +57,7 @@ def _between_0_and_1(value: float) -> float:
     return min(max(value, 0.0), 1.0)
 
 
-RULES: dict[str, tuple[Rule, tuple[str, ...]]] = {  # and the numbers that each needs
+RULES: dict[str, tuple[Rule, tuple[str, ...]]] = {  # each with the numbers that it needs
     "linear": (linear, ("factor",)),
     "llama3": (
         llama3,
@@ -95,13 +95,14 @@ def require_scaling(scaling: Mapping[str, Any]) -> None:
 
 
 def frequencies(width: int, theta: float, scaling: Numbers | None) -> list[float]:
-    """The angle by which each pair of `width` elements turns from one position to the next."""
+    """The angle by which each pair of the `width` elements rotates from one position to the
+    next."""
     plain = [theta ** (-i / width) for i in range(0, width, 2)]
     return RULES[scaling["rope_type"]][0](plain, theta, scaling) if scaling else plain
 
 
 def amplitude(scaling: Mapping[str, Any] | None) -> float:
-    """The factor of rotated queries and keys."""
+    """The factor that multiplies rotated queries and keys."""
     if not scaling or scaling["rope_type"] != "yarn":
         return 1.0
     if scaling.get("attention_factor") is not None:

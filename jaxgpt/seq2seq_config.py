@@ -1,4 +1,4 @@
-"""The fields of an encoder-decoder: those of each side."""
+"""The fields of an encoder-decoder, which has those of a ModelConfig for each side."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ ENCODER = "encoder."  # precedes the names of an encoder's fields
 class Seq2SeqConfig:
     """The function that an encoder-decoder computes; each side has the fields of a ModelConfig.
 
-    What belongs to a head means nothing for the encoder.
+    The encoder ignores the fields of the head.
     """
 
     encoder: ModelConfig
@@ -58,7 +58,7 @@ AnyConfig = ModelConfig | Seq2SeqConfig
 
 
 def config_of(fields: Mapping[str, Any]) -> AnyConfig:
-    """The config with `fields`, of which those of an encoder are named `encoder.FIELD`."""
+    """The config with `fields`; those of an encoder are named `encoder.FIELD`."""
     options = as_options(fields)
     encoder = options.pop("encoder", None)
     model = ModelConfig(**options)
@@ -66,7 +66,7 @@ def config_of(fields: Mapping[str, Any]) -> AnyConfig:
 
 
 def field_of(config: AnyConfig, name: str) -> Any:
-    """The value of the field `name`, which for an encoder is `encoder.FIELD`."""
+    """The value of the field `name`, which is `encoder.FIELD` for an encoder."""
     if isinstance(config, ModelConfig):
         return getattr(config, name)
     encoder = name.startswith(ENCODER)

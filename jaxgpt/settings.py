@@ -31,7 +31,7 @@ def sections_of_a_run() -> dict[str, Any]:
 
 
 def _dataclass(hint: Any) -> Any:
-    """The dataclass that `hint` is, or that it is if it is not None; None for other types."""
+    """The dataclass in `hint`, which may also allow None; None if there is no dataclass."""
     for kind in typing.get_args(hint) or (hint,):
         if dataclasses.is_dataclass(kind):
             return kind
@@ -39,7 +39,7 @@ def _dataclass(hint: Any) -> Any:
 
 
 def build_run(sections: Sections, where: str) -> Config:
-    """The run that `sections` describe; its encoder is as the decoder where [encoder] is silent."""
+    """The run that `sections` describe; what [encoder] leaves out is as in the decoder."""
     if "encoder" in sections:
         model = sections.get("model", {})
         encoder = {**model, "cross_attention": False, **sections["encoder"]}
@@ -73,7 +73,7 @@ def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
 def check(cls: type, values: Mapping[str, Any], where: str) -> None:
     """Require that `values` are fields of `cls` with values of their types.
 
-    Which values are possible together is for the dataclass itself to say.
+    The dataclass itself checks which values are possible together.
     """
     hints = typing.get_type_hints(cls)
     for name, value in values.items():
@@ -100,15 +100,16 @@ def require_setting(section: str, field: str, where: str) -> None:
 def _require_field(hints: Mapping[str, Any], name: str, where: str) -> None:
     """Require that `name` is one of `hints`; `where` begins the error."""
     if name not in hints:
-        shown = in_a_row([name])  # a file may have terminal commands for a name
+        shown = in_a_row([name])  # a name in a file may contain terminal commands
         raise UserError(f"{where}: there is no setting {shown}. {instead_of(name, hints)}")
 
 
 def parse(cls: type, name: str, text: str) -> Any:
-    """The value of the field `name` of `cls` that `text` spells, or `text` itself if it is none."""
+    """`text` parsed as a value of the field `name` of `cls`, or `text` itself if that is
+    impossible."""
     hint = typing.get_type_hints(cls).get(name, str)
     readings = [text]
-    for spelled in (text, text.lower()):  # True and true are both meant
+    for spelled in (text, text.lower()):  # accept True as well as true
         with contextlib.suppress(ValueError, RecursionError):  # also a number of 5000 digits
             readings.append(tomllib.loads(f"value = {spelled}")["value"])
     with contextlib.suppress(ValueError, RecursionError):
@@ -126,7 +127,7 @@ def typed(value: Any) -> str:
 def read_settings(path: Path | None, options: Sections) -> dict[str, dict[str, Any]]:
     """The sections of a TOML file or a preset, if any, with those of the command line over them.
 
-    A setting that neither states is left out.
+    Settings that neither of them states are left out.
     """
     sections = _read_toml(path) if path else {}
     hints = sections_of_a_run()
@@ -145,7 +146,7 @@ def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
-    except ValueError as error:  # tomllib's own kind, and Python's for a number of 5000 digits
+    except ValueError as error:  # TOMLDecodeError, or Python's own for a number of 5000 digits
         raise UserError(f"{path} is not TOML: {error}.") from None
     except RecursionError:
         raise UserError(
@@ -156,7 +157,8 @@ def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_sections(settings: Sections, where: str) -> None:
-    """Require that `settings` has only sections and fields of a run, with values of their types."""
+    """Require that `settings` has only sections and fields of a run, with values of the right
+    types."""
     sections = sections_of_a_run()
     check(Config, settings, where)
     for section, fields in settings.items():
@@ -164,7 +166,8 @@ def check_sections(settings: Sections, where: str) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether `value` is of the type `hint`, as in TOML: true is not a number, but 1 is a float."""
+    """Whether `value` is of the type `hint` by the rules of TOML: true is no number, but 1 is a
+    float."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return any(fits(value, arg) for arg in args)

@@ -1,6 +1,6 @@
-"""Fixtures of all tests: torch models random in every tensor at trained scale, and the command line.
+"""Fixtures for all tests: torch models with random values at trained scale, and the command line.
 
-The environment of jax is set here, before the conftest of a folder or a test can import jax.
+The environment of jax is set here, before a test or the conftest of a folder can import jax.
 """
 
 import importlib.metadata
@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-# Tests compile much and compute little, so programs are kept for other tests, processes and runs, and
-# compiled without optimisation. In jaxlib 0.10 the code generator of fusions takes half of the time to
-# compile; later versions do not know the flag, and stop at one they do not know.
+# Tests compile much and compute little, so programs are cached for other tests, processes and runs,
+# and compiled without optimisation. In jaxlib 0.10 the code generator of fusions takes half of the
+# compile time; later versions lack the flag and abort at unknown flags.
 FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: each core has a test 
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say once that tests on other people's checkpoints were skipped."""
+    """Report once that tests on external checkpoints were skipped."""
     from tests.zoo import FACTS, ZOO
 
     if not FACTS:
@@ -41,10 +41,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def few_programs() -> Iterator[None]:
-    """Forgets compiled programs before they are too many.
+    """Drops compiled programs before there are too many.
 
-    Linux gives a process 65,530 parts of memory, of which each program takes several, and XLA crashes when there is
-    none left.
+    On Linux a process can have 65,530 memory mappings, each program takes several, and XLA crashes
+    when there are none left.
     """
     yield
     if MEMORY_MAP.exists() and MEMORY_MAP.read_bytes().count(b"\n") > 20_000:
@@ -53,7 +53,7 @@ def few_programs() -> Iterator[None]:
 
 @pytest.fixture
 def needs() -> Callable[[str], None]:
-    """Skips where a module that not every environment has is not installed."""
+    """A function that skips the test if an optional module is not installed."""
 
     def of(module: str) -> None:
         try:
@@ -77,7 +77,8 @@ def text(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def make_reference() -> Callable[..., Any]:
-    """A function (sizes, seed) -> our torch GPT with every tensor random: norms and biases too."""
+    """A function (sizes, seed) -> the reference torch GPT with random values in every tensor,
+    including norms and biases."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     from convert.reference import GPT
 
@@ -114,7 +115,7 @@ def primes_file(
 def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Any]:
-    """A function (program, *arguments) -> exit code and output, as a shell would see them."""
+    """A function (program, *arguments) -> the exit code and the output that a shell would see."""
 
     def call(program: str, *arguments: object) -> Any:
         from convert.__main__ import main as convert_main
@@ -132,7 +133,8 @@ def command(
 
 @pytest.fixture
 def refused(command: Callable[..., Any]) -> Callable[..., str]:
-    """As `command`, for input that is wrong: exit code 2 and one paragraph, which is returned."""
+    """Like `command`, for wrong input: requires exit code 2 and returns the single paragraph of the
+    error."""
 
     def call(program: str, *arguments: object) -> str:
         outcome = command(program, *arguments)

@@ -1,4 +1,4 @@
-"""What several tests share: sizes, tiny runs, random models and parameters, and comparisons."""
+"""Helpers of several tests: sizes, tiny runs, random models and parameters, and comparisons."""
 
 import json
 import os
@@ -58,8 +58,8 @@ EIGHT = {
     "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
     "NPROC": "16",
 }
-# The usual values of fields that no tensor shows, of a model with learned positions and LayerNorms
-# with biases, besides those that classes often differ in.
+# The usual values of fields that no tensor shows, for a model with learned positions and LayerNorms
+# with biases. Fields in which classes often differ are left out.
 INVISIBLE = {
     field: USUAL[field]
     for field in (
@@ -67,7 +67,7 @@ INVISIBLE = {
         "attention_softcap", "logit_scale", "logit_softcap",
     )
 }  # fmt: skip
-# Model settings that together have every choice of norm, positions, scale and ties.
+# Model settings that together cover every choice of norm, positions, scale and ties.
 CONFIGS: dict[str, dict[str, Any]] = {
     "gpt": {},
     "post, no output projection": {
@@ -147,9 +147,9 @@ def write_toml(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> Path:
 
 
 def config_of(dialect: Dialect, tied: bool = False) -> ModelConfig:
-    """A config that the class of `dialect` can have, with every tensor that it has a row for."""
+    """A config that the class of `dialect` can have, with a tensor for every row of the dialect."""
     views = {row.flax.name: row.flax for row in dialect.rows if isinstance(row, Row)}
-    if dialect.family:  # which has rows for both kinds of MLP, and for norms that few classes have
+    if dialect.family:  # it has rows for both kinds of MLP, and for norms that few classes have
         for path in ("blocks/mlp/gate_up/kernel", "embedding_norm/scale"):
             views.pop(path, None)
     ties = any(isinstance(row, Alias) for row in dialect.rows)
@@ -159,7 +159,8 @@ def config_of(dialect: Dialect, tied: bool = False) -> ModelConfig:
     fields = {"positions": "rotary" if modern else "learned", **usual}
     fields |= {**shown_by(list(views.values())), **dialect.certain}
     fields |= {"positions_stored": False, "tied": tied and ties}
-    # A quarter of each head can rotate in pairs; a class that cuts its heads in four has four.
+    # With this width, a quarter of each head can rotate in pairs; a class that divides its heads
+    # into four groups has four heads.
     cut = any("/" in axis for view in views.values() for dim in view.dims for axis in dim)
     sizes = {**PRIMES, "head_dim": 8, "num_heads": 4 if cut else 5} if modern else PRIMES
     return ModelConfig(**{**fields, **sizes})
@@ -175,13 +176,13 @@ def random_params(config: ModelConfig, dtype: np.dtype) -> Tree:
 
 
 def tensors_of(name: str, tied: bool = False) -> dict[str, np.ndarray]:
-    """Random tensors as a file of the dialect `name` has them."""
+    """Random tensors with the names and shapes of a file of the dialect `name`."""
     config = config_of(DIALECTS[name], tied)
     return to_torch(DIALECTS[name], config, random_params(config, np.dtype("float32")))
 
 
 def random_model(dtype: str = "float64", **fields: object) -> GPT:
-    """A model of sizes PRIMES with every tensor random at trained scale."""
+    """A model with the sizes PRIMES and random values at trained scale in every tensor."""
     return _random(ModelConfig(**{**PRIMES, "dropout": 0.0, **fields}), dtype)  # type: ignore[arg-type]
 
 
@@ -209,13 +210,14 @@ def _random(config: ModelConfig | Seq2SeqConfig, dtype: str) -> Any:
 
 
 def require_close(ours: np.ndarray, theirs: np.ndarray, relative: float) -> None:
-    """Require that no element differs by `relative` times the largest of `theirs`."""
+    """Require that no element differs by more than `relative` times the largest value of
+    `theirs`."""
     difference, largest = np.abs(ours - theirs).max(), np.abs(theirs).max()
     assert difference < relative * largest, f"{difference} of {largest}"
 
 
 def train_bytes(dataset: Dataset) -> int:
-    """The bytes of text from which the ids for training were made."""
+    """The number of bytes of text behind the ids for training."""
     _, header = open_tokens(dataset.path / "train.bin")
     text_bytes: int = header["text_bytes"]
     return text_bytes

@@ -61,7 +61,8 @@ def listed(fields: dict[str, Any]) -> str:
 
 
 def briefly(fields: dict[str, Any]) -> str:
-    """As `listed`, but only the names of those in which few classes differ from these values."""
+    """As `listed`, but with only the names of fields in which few classes differ from these
+    values."""
     from ..detect import caveats
     from ..rows.fields import SELDOM, USUAL
 

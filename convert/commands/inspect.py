@@ -57,7 +57,7 @@ def facts(inspected: "Inspected") -> dict[str, Any]:
 
 
 def _printable(value: int | str) -> str:
-    """`value` without the control characters that names in a stranger's file may have."""
+    """`value` with control characters escaped, which names in an untrusted file may contain."""
     return f"{value:,}" if isinstance(value, int) else in_a_row([value])
 
 

@@ -47,7 +47,8 @@ def model_fields(assignments: tuple[str, ...]) -> dict[str, Any]:
 
 
 def torch_arguments(assignments: tuple[str, ...]) -> dict[str, Any]:
-    """The NAME=VALUE words of `--torch-arg`; each value is JSON, or else the text itself."""
+    """The NAME=VALUE words of `--torch-arg`; each value is parsed as JSON, or else taken as
+    text."""
     pairs = _pairs("--torch-arg", assignments, "n_head=6")
     return {name: _json_or_text(value) for name, value in pairs}
 

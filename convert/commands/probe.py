@@ -3,7 +3,7 @@
 import json as json_format
 from pathlib import Path
 
-from jaxgpt.commands.shell import working
+from jaxgpt.system.stages import working
 
 from .options import Assignments, DialectName, File, IgnoreConfig, Json, model_fields
 

@@ -11,7 +11,7 @@ from .fields_page import listed
 if TYPE_CHECKING:
     from ..probing.ranking import Ranking
 
-MOST = 12  # rows of a printed table at most
+MOST = 12  # the most rows of a printed table
 
 
 def show(ranking: "Ranking") -> None:
@@ -57,7 +57,7 @@ def _show_rows(ranking: "Ranking") -> None:
 
 
 def _unsettled(ranking: "Ranking", name: str) -> str:
-    """The values of field `name` that fit alike, and what to do about it."""
+    """The values of field `name` that fit equally well, and what to do about it."""
     values = ", ".join(map(typed, ranking.unsettled[name]))
     if name in ranking.to_say:
         usual, choice = typed(ranking.assumed[name]), typed(ranking.to_say[name])
@@ -70,7 +70,7 @@ def _unsettled(ranking: "Ranking", name: str) -> str:
 
 
 def misfit(ranking: "Ranking") -> str:
-    """One paragraph on why no combination can be that of training."""
+    """One paragraph on why no combination can be the one used in training."""
     loss, reasons = ranking.rows[0].loss, []
     if loss >= ranking.floor:
         counted = (
@@ -107,7 +107,8 @@ def misfit(ranking: "Ranking") -> str:
 
 
 def _table(ranking: "Ranking") -> None:
-    """Print a table with a column for each field; on a narrow terminal, one for all of them."""
+    """Print a table with a column for each field, or, on a narrow terminal, a single one for
+    all."""
     from rich.table import Table
 
     screen, figures = console(), ("loss", "behind", "noise")

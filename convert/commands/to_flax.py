@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jaxgpt.commands.shell import working
 from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.seq2seq_config import Seq2SeqConfig
 from jaxgpt.settings import typed
 from jaxgpt.system import directories
+from jaxgpt.system.stages import working
 
 from . import fields_page
 from .options import (
@@ -77,9 +77,7 @@ def to_flax(
         loaded.save(directory, tokenizer, stage)
     _show(loaded, directory, tokenizer is None)
     if loaded.proven_by:
-        print(
-            f"PROVEN: the two compute the same function; beside the model ran {loaded.proven_by}."
-        )
+        print(f"PROVEN: the two compute the same function; compared with {loaded.proven_by}.")
     elif dtype:
         print("verify compares in the file's own dtype: to prove it, convert without --dtype.")
     else:
@@ -99,7 +97,7 @@ def to_flax(
 def _loaded(
     file: Path, torch: str, torch_args: dict[str, Any], options: dict[str, Any]
 ) -> "Loaded | str":
-    """The converted file, or the sentence that says where its class and the model differ."""
+    """The converted file, or a sentence on where its class and the model differ."""
     if not torch:
         from .. import api
 
@@ -132,7 +130,7 @@ def _show(loaded: "Loaded", directory: Path, with_tokenizer: bool) -> None:
 
 
 def class_to_name(loaded: "Loaded") -> str:
-    """The option of verify needed for a proof; "" if the file itself names its class."""
+    """The option that `verify` needs for a proof; "" if the file itself names its class."""
     reference, report = loaded.dialect.reference, loaded.report
     if reference and not {*report.given, *report.assumed} - {"dropout", "encoder.dropout"}:
         return ""
@@ -144,16 +142,19 @@ def _print_tokenizer(tokenizer: "FileTokenizer") -> None:
     """Print which tokenizer was stored, or why none was."""
     if tokenizer.words:
         print(tokenizer.words)
+    elif not tokenizer.problem:
+        print("It has no tokenizer: text goes in and out as ids, unless --tokenizer names one.")
     if tokenizer.problem:
         without = "The model has no tokenizer now; --tokenizer gives it one."
         print(f"warning: {tokenizer.problem.rstrip('.')}. {without}", file=sys.stderr)
 
 
 def _print_extras(extras: "Extras", directory: Path, data: str) -> None:
-    """Print how to train on from `directory` with `data`, and which extras were left out."""
+    """Print how to continue training from `directory` with `data`, and which extras were left
+    out."""
     if extras.optimizer:
         updates = extras.optimizer.moments.updates
-        print(f"Its optimiser, AdamW after {updates:,} updates, goes along.")
+        print(f"Its optimiser was converted too: AdamW after {updates:,} updates.")
     model = shlex.quote(str(directory))
     print(f"Fine-tune it: jaxgpt train --init {model} --data.path {data} --run.dir OUT")
     settings = [
@@ -168,4 +169,4 @@ def _print_extras(extras: "Extras", directory: Path, data: str) -> None:
     for name, why in extras.recipe.left.items():
         print(f"warning: {name} of its config is not taken: {why}.", file=sys.stderr)
     for name, why in extras.left.items():
-        print(f"warning: {in_a_row([name])} stays behind: {why}.", file=sys.stderr)
+        print(f"warning: {in_a_row([name])} is left out: {why}.", file=sys.stderr)

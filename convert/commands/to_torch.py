@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxgpt.commands.shell import working
 from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.seq2seq_config import Seq2SeqConfig, field_of
+from jaxgpt.system.stages import working
 
 from .options import Directory, Out
 
@@ -50,7 +50,7 @@ def to_torch(
             written = hub.directory_to_folder(directory, out, dialect, shard, stage)
         else:
             written = api.directory_to_file(directory, out, dialect, optimizer, weights_only, stage)
-    _show(written, out)
+    _show(written, out, folder)
 
 
 def _require_consistent(
@@ -66,11 +66,13 @@ def _require_consistent(
         )
 
 
-def _show(written: "Written", out: Path) -> None:
+def _show(written: "Written", out: Path, folder: bool) -> None:
     sizes = ", ".join(str(field_of(written.config, field)) for field in SIZES)
     name = written.dialect.name
     pair = isinstance(written.config, Seq2SeqConfig)
     cls = "an encoder-decoder" if pair else f"the class GPT({sizes})"
+    if folder and written.dialect.hub:
+        cls = written.dialect.hub.architecture
     print(f"{written.source} -> {out}, for {cls} of dialect {name}")
     if written.extras:
         names = in_a_row([", ".join(map(str, written.extras))])

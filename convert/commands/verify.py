@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxgpt.commands.shell import working
 from jaxgpt.errors import UserError
+from jaxgpt.system.stages import working
 
 from .options import DialectName, Directory, File, Json, TorchArgs, torch_arguments
 

@@ -22,7 +22,7 @@ def show(page: Verification) -> None:
     if explanation := _explanation(page):
         print(explanation)
     if page.ran:
-        print(f"Beside the model ran {page.ran}.")
+        print(f"Compared with {page.ran}.")
     for field, (theirs, ours) in page.fields.items():
         print(f"{field} is {theirs} in the file and {ours} in the directory")
     if page.stages:
@@ -51,7 +51,7 @@ def _verdict(page: Verification) -> str:
 
 
 def _explanation(page: Verification) -> str:
-    """The meaning of a first difference; "" where its name says enough."""
+    """The meaning of a first difference; "" if its name says enough."""
     first = page.first_difference or ""
     if first.startswith("block "):
         return f"All that comes before {first} agrees: look for the cause in that block."
@@ -59,8 +59,8 @@ def _explanation(page: Verification) -> str:
         return "They agree on full windows: the class depends on the length of its input."
     if page.random_weights and not page.random_weights.same:
         return (
-            "They agree on the weights in the file, of which some are constant, as untrained ones "
-            "are.\nTraining would make them differ, as random values do."
+            "They agree on the weights in the file, but some of these are constant, as before "
+            "training.\nWith random values they differ, as they would after training."
         )
     return ""
 
@@ -118,7 +118,7 @@ def _worst(items: list[Difference]) -> Difference:
 
 
 def _training(page: Verification) -> list[str]:
-    """The worst of each group, by name, and the first that differs."""
+    """The largest difference in each group, by name, and the first that exceeds the tolerance."""
     lines = []
     for label, items in _training_groups(page)[1:]:
         differing = [item.name for item in items if not item.same]
@@ -130,7 +130,7 @@ def _training(page: Verification) -> list[str]:
 
 
 def _fields_of(page: Verification) -> list[str]:
-    """Lines on how each field that no file shows is known, unless the verdict has said so."""
+    """Lines on the source of each field that no file shows, unless the verdict already says so."""
     lines = []
     if page.proven:
         lines.append(f"Shown by running this class: {briefly(page.proven)}.")
@@ -182,7 +182,7 @@ def _proofs(page: Verification) -> list[str]:
 
 
 def _confirmations(defaults: dict[str, Any]) -> list[str]:
-    """How the user says with which arguments the class was built in training."""
+    """How the user can confirm the arguments with which the class was built in training."""
     words = [
         f"--torch-arg {name}={value if isinstance(value, str) else json.dumps(value, default=str)}"
         for name, value in defaults.items()

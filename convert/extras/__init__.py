@@ -1,1 +1,1 @@
-"""What a file holds besides the weights, in and out: torch's AdamW, counters, settings."""
+"""Reads and writes what a file holds besides the weights: torch's AdamW, counters, settings."""

@@ -1,4 +1,4 @@
-"""torch's AdamW to optax's and back: moments move along the rows that move the weights."""
+"""Converts torch's AdamW to optax's and back: moments are converted by the same rows as weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from .torch_adamw import Unlike
 
 @dataclass(frozen=True)
 class Optimizer:
-    """The moments of a model, and the groups in which torch had its parameters."""
+    """The moments of a model, and torch's groups of its parameters."""
 
     moments: Moments
     groups: tuple[Group, ...]
@@ -64,7 +64,7 @@ def _shapes(dialect: AnyDialect, config: AnyConfig) -> dict[str, tuple[int, ...]
 
 
 def usual_settings() -> dict[str, Any]:
-    """The settings that torch's AdamW has by default, for groups that come from no file."""
+    """The default settings of torch's AdamW, for groups that do not come from a file."""
     import torch
 
     group = torch.optim.AdamW([torch.zeros(1)]).state_dict()[GROUPS][0]
@@ -74,8 +74,8 @@ def usual_settings() -> dict[str, Any]:
 def write(optimizer: Optimizer, dialect: AnyDialect, config: AnyConfig) -> dict[str, Any]:
     """The state dict for `load_state_dict` of an AdamW with the groups of `optimizer`.
 
-    The groups have exactly their settings: torch's Adam would compute something else with
-    `decoupled_weight_decay` among them.
+    The groups keep exactly their own settings, because torch's Adam would compute something else if
+    `decoupled_weight_decay` were among them.
     """
     moments = {
         key: whole.to_torch(dialect, config, getattr(optimizer.moments, own))
@@ -103,7 +103,7 @@ def _entry(updates: int, moments: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _numbered(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """The groups as torch stores them: with numbers instead of names, counted through them all."""
+    """The groups as torch stores them, with consecutive numbers instead of names."""
     numbered: list[dict[str, Any]] = []
     start = 0
     for group in groups:

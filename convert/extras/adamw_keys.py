@@ -1,9 +1,10 @@
-"""The keys in the state dict of torch's AdamW, and what each of them is here.
+"""The keys in the state dict of torch's AdamW, and the counterpart of each in jaxgpt.
 
-A new key of a group that has a plain value and means nothing here needs no change: it is carried
-along. One that a run can set goes into `FIELDS`, and one that makes another optimiser into `FLAGS`.
-A new moment also needs a field in `Moments` (`jaxgpt/storage/moments.py`), and another key in the
-state of a parameter a line in `torch_adamw`, which checks files by these tables.
+A new key of a group that has a plain value and no counterpart needs no change: it is stored and
+written back. A key that a run can set goes into `FIELDS`, and a key that makes it another optimiser
+into `FLAGS`. A new moment also needs a field in `Moments` (`jaxgpt/storage/moments.py`), and any
+other new key in the state of a parameter needs a line in `torch_adamw`, which checks files by these
+tables.
 """
 
 from collections.abc import Mapping
@@ -16,20 +17,20 @@ STATE = "state"  # the state of each parameter, by number
 GROUPS = "param_groups"
 
 # Keys of the state of a parameter, which has exactly these.
-STEP = "step"  # the number of its updates
+STEP = "step"  # the number of updates so far
 MOMENTS = {"exp_avg": "mu", "exp_avg_sq": "nu"}  # tensors of its shape -> their names in optax
-OF_PARAMETER = {STEP, *MOMENTS}  # another key makes another optimiser of it
+OF_PARAMETER = {STEP, *MOMENTS}  # any other key means another optimiser
 
 # Keys of a group.
 NUMBERS = "params"  # of its parameters
-NAMES = "param_names"  # of its parameters, where torch was given them
-FIELDS = {  # settings -> the fields of OptimConfig that have their values
+NAMES = "param_names"  # the names of its parameters, if torch was given them
+FIELDS = {  # settings -> the corresponding fields of OptimConfig
     "lr": ("learning_rate",),
     "betas": ("beta1", "beta2"),
     "eps": ("eps",),
     "weight_decay": ("weight_decay",),
 }
-BY_GROUP = "weight_decay"  # the setting in which the groups of one run may differ
+BY_GROUP = "weight_decay"  # the only setting that may differ between the groups of a run
 # If one of these flags is set, the optimiser is not AdamW, and is refused. `amsgrad` must be there:
 # RAdam has every other setting of AdamW, but not this one.
 FLAGS = ("amsgrad", "maximize")

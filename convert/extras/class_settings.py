@@ -1,4 +1,4 @@
-"""The settings from which a class's own program builds the model, as its checkpoints hold them."""
+"""The settings in a checkpoint from which the class's own program builds the model."""
 
 from typing import Any
 
@@ -34,7 +34,8 @@ def class_settings(config: Any, dialect: AnyDialect) -> dict[str, Any]:
 
 
 def _multiple(config: ModelConfig, dialect: AnyDialect) -> int:
-    """A number whose next multiple from 8/3 of model_dim on is the width of the MLPs."""
+    """A number for which 8/3 of model_dim, rounded up to a multiple of it, is the width of the
+    MLPs."""
     least = 8 * config.model_dim // 3
     if config.mlp_dim < least:
         raise UserError(

@@ -14,7 +14,7 @@ from ..rows.pair import AnyDialect, Pair
 from . import plain_values
 from .param_groups import Group
 
-STRUCTURE = Dialect("", "its structure alone", ())  # of files that no dialect describes
+STRUCTURE = Dialect("", "its structure alone", ())  # for files that no dialect describes
 STRUCTURES = Pair("", "its structure alone", STRUCTURE, STRUCTURE)
 
 
@@ -22,7 +22,7 @@ STRUCTURES = Pair("", "its structure alone", STRUCTURE, STRUCTURE)
 class RecordedOptimizer:
     """The layout of the file's AdamW; its moments are stored like the parameters."""
 
-    key: str  # under which the file had it
+    key: str  # its key in the file
     groups: tuple[Group, ...]
     untouched: tuple[str, ...]  # parameters without moments
 
@@ -31,12 +31,12 @@ class RecordedOptimizer:
 class Origin:
     """The file that a model came from."""
 
-    dialect: AnyDialect  # with the names in that file
+    dialect: AnyDialect  # with the tensor names of that file
     nested: str  # the key of its state dict
-    prefix: str  # of all names
+    prefix: str  # the prefix of all names
     extras: Mapping[Any, Any]  # its plain values besides the weights
     optimizer: RecordedOptimizer | None
-    certain: frozenset[str]  # fields of the model that were read from it, or given by the user
+    certain: frozenset[str]  # fields that were read from it, given, or found with its class
 
     def certain_of(self, dialect: AnyDialect) -> frozenset[str]:
         """The fields that the class of `dialect` is certain to have: none for another class."""
@@ -67,7 +67,7 @@ def _parsed(source: Mapping[str, Any], fields: Mapping[str, Any]) -> Origin:
         prefix=source["prefix"],
         extras=dict(plain_values.decode(pair) for pair in source.get("beside", [])),
         optimizer=_optimizer(source["optimizer"]) if source.get("optimizer") else None,
-        certain=frozenset({**fields.get("read", {}), **fields.get("given", {})}),
+        certain=frozenset().union(*(fields.get(each, ()) for each in ("read", "given", "found"))),
     )
 
 

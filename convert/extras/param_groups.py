@@ -1,7 +1,7 @@
-"""The names of an optimiser's parameters, and the groups in which people optimise them.
+"""The names of an optimiser's parameters, and the usual ways to group them.
 
-torch numbers the parameters through the groups and names none: which is which follows from the
-order in which a class lists them, and from how people make groups.
+torch numbers the parameters across groups and stores no names. The names follow from the order in
+which the class lists its parameters, and from the usual ways to make groups.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,7 +72,7 @@ def named(adamw: TorchAdamW, parameters: Leaves, shapes: Shapes) -> tuple[Group,
 
 
 def _partitions(adamw: TorchAdamW, parameters: Leaves) -> list[Partition]:
-    """The ways in which the parameters may be in the groups of `adamw`; at least one."""
+    """The possible partitions of the parameters into the groups of `adamw`; at least one."""
     if any(group.names for group in adamw.groups):
         return [_as_named(adamw, parameters)]
     partitions = list(_usual(len(adamw.groups), parameters))
@@ -85,7 +85,7 @@ def _partitions(adamw: TorchAdamW, parameters: Leaves) -> list[Partition]:
 
 
 def _mismatch(adamw: TorchAdamW, parts: Partition, shapes: Shapes) -> str:
-    """The first parameter whose moments have another shape than in `shapes`; "" if none has."""
+    """The first parameter whose moments do not have the shape in `shapes`; "" if all do."""
     names = [name for part in parts for name in part]
     for number, name in zip(adamw.numbers, names, strict=True):
         moments = adamw.moments.get(number)
@@ -109,10 +109,9 @@ def _require_one_order(adamw: TorchAdamW, fitting: Sequence[Partition]) -> None:
 
 
 def _as_named(adamw: TorchAdamW, parameters: Leaves) -> Partition:
-    """The names that torch recorded, without the outer modules that the class was wrapped in.
+    """The names that torch recorded, without those of outer modules.
 
-    Of the prefixes that all of them have, that one is removed which leaves the names most like
-    `parameters`.
+    The prefix removed is the common one that leaves the names most similar to `parameters`.
     """
     recorded = [name for group in adamw.groups for name in group.names]
     outer = recorded[0].split(".")[:-1]
@@ -132,11 +131,11 @@ def _as_named(adamw: TorchAdamW, parameters: Leaves) -> Partition:
 
 
 def _usual(count: int, parameters: Leaves) -> Iterator[Partition]:
-    """The partitions that people make of `count` groups."""
+    """The usual partitions into `count` groups."""
     if count == 1:
         yield (tuple(parameters),)
     if count == 2:
-        # Code that keeps embeddings out of the decay sorts the names, as minGPT's did, or does not.
+        # Code that excludes embeddings from decay may sort the names, as minGPT's did, or not.
         for kind, order in (
             ("matrices", list(parameters)),
             ("kernels", sorted(parameters)),
@@ -154,7 +153,7 @@ def _split(order: Sequence[str], parameters: Leaves, kind: str) -> tuple[Names, 
 
 
 def usual_groups(parameters: Leaves, kind: str, settings: Mapping[str, Any]) -> tuple[Group, ...]:
-    """The groups that most people make, all with `settings`; `kind` is the kind of decay."""
+    """The most common groups, all with `settings`; `kind` is the kind of decay."""
     if kind == "all":
         return (Group(tuple(parameters), settings),)
     order = sorted(parameters) if kind == "kernels" else list(parameters)
@@ -171,7 +170,7 @@ def renewed(
         settings = {
             **group.settings, **settings_of(optim), "lr": rate, "weight_decay": decay,
         }  # fmt: skip
-        if decay and DECOUPLED in settings:  # without decay it may have been Adam
+        if decay and DECOUPLED in settings:  # without decay, it may have been Adam
             settings[DECOUPLED] = True
         renewed_groups.append(Group(group.names, settings))
     return tuple(renewed_groups)
@@ -201,13 +200,13 @@ def as_settings(groups: tuple[Group, ...], parameters: Leaves) -> dict[str, Any]
     settings: dict[str, Any] = {**fields_of(first), **_decay_of(groups, parameters)}
     try:
         OptimConfig(**settings, final_learning_rate=0.0)
-    except UserError as error:  # a rate that has come down to zero
+    except UserError as error:  # the rate has decayed to zero
         raise Unlike(str(error).rstrip(".")) from None
     return settings
 
 
 def _decay_of(groups: tuple[Group, ...], parameters: Leaves) -> dict[str, Any]:
-    """How much decays and which kind of parameters do, in the words of OptimConfig."""
+    """The strength of the decay and the kind of parameters that decay, as fields of OptimConfig."""
     decaying = [group for group in groups if group.settings[BY_GROUP]]
     rates = {float(group.settings[BY_GROUP]) for group in decaying}
     names = {name for group in decaying for name in group.names}

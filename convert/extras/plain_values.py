@@ -5,10 +5,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-MOST_BYTES = 2**24  # of JSON for one value; anything larger is not a setting
-MOST_VALUES = 2**20  # in one value, each counted as often as it is contained
+MOST_BYTES = 2**24  # the most characters of JSON for one value; anything larger is no setting
+MOST_VALUES = 2**20  # the most items in one value, each counted as often as it occurs
 MOST_VALUES_OF_FILE = 4 * MOST_VALUES
-MOST_LEVELS = 64  # of brackets within brackets
+MOST_LEVELS = 64  # the deepest nesting of brackets
 
 
 def encode(value: Any) -> Any:
@@ -17,7 +17,8 @@ def encode(value: Any) -> Any:
 
 
 def _encode(value: Any, budget: Iterator[int], level: int = 0) -> Any:
-    """`encode`; lists that contain each other many times use up `budget`, and little memory."""
+    """`encode` with a `budget`, so that lists that contain each other many times take little
+    memory."""
     if next(budget, None) is None or level > MOST_LEVELS:
         raise TypeError("it is too large, or nested too deep, to be a setting")
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -32,7 +33,7 @@ def _encode(value: Any, budget: Iterator[int], level: int = 0) -> Any:
             for key, item in value.items()
         ]
         return {"dict": pairs}
-    if getattr(value, "shape", None) == ():  # a loss or a counter without .item()
+    if getattr(value, "shape", None) == ():  # a loss or a counter on which .item() was not called
         return {"tensor": [str(value.dtype).removeprefix("torch."), value.item()]}
     raise TypeError(f"a {type(value).__name__} is not a plain value")
 
@@ -63,7 +64,7 @@ def split(extras: dict[Any, Any]) -> tuple[list[Any], list[str]]:
         try:
             pair = _encode([name, value], itertools.islice(budget, MOST_VALUES))
             size = len(json.dumps(pair, ensure_ascii=False).encode())
-        except (TypeError, ValueError):  # complex numbers; half a surrogate, which has no bytes
+        except (TypeError, ValueError):  # complex numbers; lone surrogates, which have no bytes
             left.append(str(name))
             continue
         if size < MOST_BYTES:

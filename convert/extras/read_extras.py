@@ -1,4 +1,4 @@
-"""The extras of a checkpoint file on their way into a model directory: optimiser, counters, ..."""
+"""Reads the extras of a checkpoint file into a model directory: optimiser, counters, ..."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ class Extras:
     """The extras converted along with the weights, and why the rest is not."""
 
     optimizer: Optimizer | None = None
-    key: Any = ""  # under which the file has the optimiser
+    key: Any = ""  # the key of the optimiser in the file
     settings: Mapping[str, Any] = field(default_factory=dict)  # of it, in words of OptimConfig
     plain: Sequence[Any] = ()  # plain values as pairs of name and value, in JSON
     left: Mapping[str, str] = field(default_factory=dict)  # name -> why it is left out
@@ -34,7 +34,7 @@ class Extras:
 
     @property
     def about(self) -> dict[str, Any]:
-        """The entries of config.json from which the extras can be written again."""
+        """The entries of config.json from which the extras can be written back."""
         about = {"beside": self.plain, "settings": self.recipe.settings}
         if not self.optimizer:
             return about
@@ -121,6 +121,6 @@ def _with_settings(extras: Extras, parameters: Leaves) -> Extras:
         settings = as_settings(groups, parameters)
     except Unlike as unlike:
         return _without(extras, ["what its optimiser was set to"], str(unlike))
-    if len(groups) == 1:  # which can only decay as a whole, also where the decay is 0
+    if len(groups) == 1:  # such a kernel decays as a whole or not at all, even if the decay is 0
         settings = {"decay": "all", **settings}
     return replace(extras, settings=settings)

@@ -1,4 +1,4 @@
-"""How a checkpoint was trained, in the words of jaxgpt's settings, so that training can resume."""
+"""How a checkpoint was trained, as settings of jaxgpt, so that training can resume."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -64,7 +64,7 @@ def _meanings(words: Mapping[str, Any]) -> list[tuple[str, Sections]]:
         if word in words:
             meanings.append((word, {"optim": {name: words[word]}}))
     rows, parts = words.get("batch_size"), words.get("gradient_accumulation_steps", 1)
-    if type(rows) is int and type(parts) is int:  # nanoGPT counts the rows of one part
+    if type(rows) is int and type(parts) is int:  # nanoGPT's batch_size is that of one part
         batch = {"batch_size": rows * parts, "accumulate": parts}
         meanings.append(("batch_size", {"train": batch}))
     return meanings

@@ -1,4 +1,4 @@
-"""The state of torch's AdamW, parsed from a file once, with every part of it checked."""
+"""Parses the state of torch's AdamW in a file, and checks every part of it."""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ MOST_STEPS = 2**31
 
 
 class Unlike(UserError):
-    """An optimiser that does not compute what optax's AdamW does; training cannot resume it."""
+    """An optimiser that computes something other than optax's AdamW; training cannot resume it."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class TorchAdamW:
     """An AdamW with its groups, and the moments of the parameters that have had a gradient."""
 
     groups: tuple[TorchGroup, ...]
-    moments: Mapping[int, TorchMoments]  # by the number of the parameter
+    moments: Mapping[int, TorchMoments]  # by parameter number
 
     @property
     def numbers(self) -> list[int]:
@@ -203,5 +203,5 @@ def _number(value: Any) -> int | float | None:
 
 
 def _short(value: Any) -> str:
-    """`value` for an error message: a stranger's file may have anything there."""
+    """`value`, shortened for an error message: an untrusted file may hold anything there."""
     return repr(value) if is_tensor(value) or _number(value) is not None else type(value).__name__

@@ -1,4 +1,4 @@
-"""The extras of a checkpoint file on their way out of a model directory."""
+"""Writes the extras of a model directory to a checkpoint file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,11 +21,11 @@ from .read_extras import STEPS
 from .torch_adamw import Unlike
 
 LOSSES = ("best_val_loss", "val_loss")
-UNMEASURED = 1e9  # the best loss with which nanoGPT begins
+UNMEASURED = 1e9  # nanoGPT's initial best loss
 
 
 def as_the_file_had(opened: ModelDirectory, origin: Origin) -> dict[Any, Any]:
-    """The extras of the file `origin`, changed where training has changed them."""
+    """The extras of the file `origin`, updated where training has changed them."""
     extras = _plain(opened, origin)
     recorded = origin.optimizer
     if recorded is None:
@@ -91,7 +91,7 @@ def _sections(
 def _usual_groups(
     opened: ModelDirectory, dialect: AnyDialect, origin: Origin | None
 ) -> tuple[Group, ...]:
-    """The groups in which programs of the class optimise, with the settings of the run."""
+    """The groups that programs of the class use, with the settings of the run."""
     optim, rate = _settings(opened, origin)
     parameters = leaves(dialect, opened.config)
     kind = dialect.container.groups or optim.decay
@@ -142,7 +142,7 @@ def _optimizer(
     moments: Moments | None,
     untouched: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """The optimiser as torch stores it; one that has made no step if there are no `moments`."""
+    """The optimiser as torch stores it; without `moments`, one that has made no step."""
     optimizer = adamw.Optimizer(moments or _none(opened), tuple(groups), untouched)
     if moments is None:
         names = tuple(name for group in groups for name in group.names)
@@ -151,5 +151,5 @@ def _optimizer(
 
 
 def _none(opened: ModelDirectory) -> Moments:
-    """Moments of the right shapes for an optimiser that writes none of them."""
+    """Moments with the right shapes, for an optimiser that stores none."""
     return Moments(0, 0, opened.params(), opened.params())

@@ -1,1 +1,1 @@
-"""Checkpoint files of every format and the wrappers in them, read without running anything."""
+"""Checkpoint files of every format and the wrappers in them; reading runs no code from a file."""

@@ -31,9 +31,9 @@ TORCH_DTYPES, SAFE_DTYPES = {*dtypes.BY_NAME.values()}, {*dtypes.CODES}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint, with the names of its tensors as its model has them."""
+    """An opened checkpoint, with tensor names as in its model."""
 
-    path: Path | str  # or a description of what is not a file
+    path: Path | str  # or a description, if the source is not a file
     container: str
     nested: str  # the key of the state dict, "" at the root
     prefix: str  # what was removed from the start of every name
@@ -41,7 +41,7 @@ class Checkpoint:
     extras: dict[Any, Any] = field(repr=False)  # what the file holds besides the state dict
     aside: tuple[str, ...] = ()  # other files with the same weights, which were not read
     tokenizer: Path | None = None  # that of a folder, or nanoGPT's meta.pkl next to the file
-    files: Unchanged = field(default=NO_FILES, repr=False)  # that all of this is in
+    files: Unchanged = field(default=NO_FILES, repr=False)  # the files that hold all of this
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -102,7 +102,7 @@ def _in_memory(root: dict[Any, Any]) -> Checkpoint:
 def read(path: str | Path) -> Checkpoint:
     """The checkpoint at `path`, a file or a folder with weights in it.
 
-    Names, shapes and dtypes are read at once, the weights when they are asked for.
+    Names, shapes and dtypes are read at once, weights only on access.
     """
     path = Path(path)
     try:
@@ -152,7 +152,7 @@ def _require_dtypes(dtypes: Mapping[str, object], allowed: set[np.dtype], path: 
 def to_tensor(array: np.ndarray) -> Any:
     """A torch tensor with memory of its own.
 
-    torch changes tensors in place, and jax takes its arrays for constants.
+    The copy is needed because torch changes tensors in place, and jax relies on constant arrays.
     """
     return aliasing(np.array(array, order="C"))
 
@@ -166,11 +166,11 @@ def write(
 ) -> None:
     """Write `arrays`, bit for bit, to a new file whose suffix decides the format.
 
-    A torch file may have them under the key `nested`, with `extras` next to them. If anything
-    fails, there is no file.
+    In a torch file they may be under the key `nested`, with `extras` next to them. If anything
+    fails, no file is left.
     """
     path = Path(path)
-    arrays = dict(arrays)  # a mapping that makes its arrays on access would make them three times
+    arrays = dict(arrays)  # a lazy mapping would make its arrays three times
     _require_writable(path, arrays)
     stage("writing", 0)
     try:
@@ -204,7 +204,7 @@ def _require_writable(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _require_same_bits(path: Path, arrays: Mapping[str, np.ndarray], stage: Stage) -> None:
-    """Read the file back and compare, before anyone relies on it."""
+    """Read the file back and compare it with `arrays`, before it takes its name."""
     written = read(path)
     passed = stage("checking", sum(array.size for array in arrays.values()))
 

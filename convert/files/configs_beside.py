@@ -12,7 +12,7 @@ from .flat_yaml import read_flat_yaml
 from .hf_folder import CONFIG, MOST, config_beside
 
 META_PARAMS, LITGPT = "params.json", "model_config.yaml"
-# Settings of litgpt that ask for what ModelConfig lacks, where they are neither null nor 0.
+# Settings of litgpt that ModelConfig cannot express, unless they are null or 0.
 BEYOND_LITGPT = (
     "n_expert", "latent_attention", "rope_adjustments", "rope_indices", "rope_local_base_freq",
     "sliding_window_size", "attention_scores_scalar",

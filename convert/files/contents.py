@@ -1,4 +1,4 @@
-"""What every reader of a file format returns: its tensors by name, not yet read."""
+"""The result of every reader of a file format: tensors by name, not yet read."""
 
 import math
 from collections.abc import Callable
@@ -30,8 +30,8 @@ class Tensor:
 class Contents:
     """One opened file, or several shards of one."""
 
-    container: str  # its format, for people
+    container: str  # its format, for messages
     tensors: dict[str, Tensor]  # in the file's order
     extras: dict[Any, Any] = field(default_factory=dict)  # what the file holds besides the weights
     nested: str = ""  # the key of the state dict, "" at the root
-    files: Unchanged = NO_FILES  # that they are in
+    files: Unchanged = NO_FILES  # the files that hold them

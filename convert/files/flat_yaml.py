@@ -1,6 +1,6 @@
 """Reads the settings of a flat YAML file: one `key: value` a line, with plain values.
 
-Nothing nested is followed: such keys are passed over, as are aliases and tags.
+Keys with nested values, aliases and tags are skipped.
 """
 
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxgpt.errors import UserError
 
-MOST = 2**20  # bytes of a file of settings
+MOST = 2**20  # the most bytes of a file of settings
 LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]{0,99}):(?:[ \t]+(.*))?")
 CONSTANTS = {
     "": None, "null": None, "~": None, "Null": None, "NULL": None,

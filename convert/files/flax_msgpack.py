@@ -16,10 +16,10 @@ from .contents import Contents, Tensor
 from .msgpack_reader import Array, Reader
 from .safefile import piece, shorter
 
-# What Flax calls a parameter -> what torch calls it. Kernels are transposed: (in, out) of a Dense
-# is (out, in) of a Linear, and transformers stored those of its Conv1D the other way round as well.
+# The name of a parameter in Flax -> its name in torch. Kernels are transposed: a Dense has (in,
+# out), a Linear (out, in), and transformers reversed the kernels of its Conv1D as well.
 NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
-ROOTS = ("params",)  # a map that some programs put around the model
+ROOTS = ("params",)  # a map that some programs wrap around the model
 CONTAINER = "Flax msgpack"
 
 
@@ -43,7 +43,7 @@ def load(path: Path) -> Contents:
 
 
 def torch_names(paths: Collection[tuple[str, ...]]) -> list[str]:
-    """What torch calls the arrays of a file, to which the names in `paths` lead."""
+    """The names in torch of the arrays at `paths`."""
     rooted = all(names[0] in ROOTS and len(names) > 1 for names in paths)
     inner = (names[1:] if rooted else names for names in paths)
     return [".".join((*names[:-1], NAMES.get(names[-1], names[-1]))) for names in inner]

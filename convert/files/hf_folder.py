@@ -1,4 +1,4 @@
-"""Folders as Hugging Face lays them out: the names of their files, and which hold the weights.
+"""Hugging Face folders: the names of their files, and which of these hold the weights.
 
 Opens no weights.
 """
@@ -12,7 +12,7 @@ from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.file_names import MANIFEST
 from jaxgpt.system.json_files import read_json
 
-INDEX = ".index.json"  # ends the name of the file that lists shards
+INDEX = ".index.json"  # the suffix of the file that lists shards
 SAFETENSORS, TORCH, FLAX = "model.safetensors", "pytorch_model.bin", "flax_model.msgpack"
 WEIGHTS = (
     f"{SAFETENSORS}{INDEX}",
@@ -21,10 +21,10 @@ WEIGHTS = (
     TORCH,
     f"{FLAX}{INDEX}",
     FLAX,
-)  # the first is read
+)  # the first one found is read
 CONFIG, TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
 SUFFIXES = (".pt", ".pth", ".safetensors", ".bin", ".msgpack")
-MOST = 64 * 2**20  # bytes of JSON; an index of ten thousand tensors has one MiB
+MOST = 64 * 2**20  # the most bytes of JSON; an index of ten thousand tensors takes 1 MiB
 
 
 def find(folder: Path) -> tuple[Path, list[Path]]:

@@ -1,6 +1,6 @@
-"""Pickles followed without executing them: the names that they ask for, and what they claim.
+"""Follows pickles without executing them, and records the names and storage sizes in them.
 
-Knows how torch lays its pickles out, and imports none of it.
+It knows the structure of torch's pickles, but does not import torch.
 """
 
 import pickle
@@ -11,9 +11,9 @@ from typing import IO, Any, ClassVar
 
 from jaxgpt.errors import in_a_row
 
-MAX_ELEMENTS = 10**6  # of a tuple, with those of the tuples in it
-MAX_HASHED = 10**7  # of all keys in a pickle, counted like those of a tuple
-MAX_EQUAL = 64  # keys of one container that have the same hash; by chance there are two
+MAX_ELEMENTS = 10**6  # the most elements of a tuple, including those of nested tuples
+MAX_HASHED = 10**7  # the most elements of all keys in a pickle, counted like those of a tuple
+MAX_EQUAL = 64  # the most keys of one container with the same hash; two can occur by chance
 
 KINDS = {
     1: "Untyped Byte Char Bool QInt8 QUInt8",
@@ -26,15 +26,15 @@ ITEM_BYTES = {f"{kind}Storage": size for size, kinds in KINDS.items() for kind i
 ORDINARY = re.compile(
     r"torch\.\w+|torch\.storage\.\w+|torch\._utils\._rebuild_\w+|collections\.OrderedDict"
 )
-# torch allows these by name, and makes them as large as a file says, without bytes in the file.
+# torch allows these names, and allocates as much memory as the file claims, without any data.
 HUNGRY = re.compile(r"(builtins|__builtin__)\.bytearray|torch\.(\w+\.)*[A-Z]\w*Tensor")
 # Classes that torch allows and that hash what they are called with.
 HASHING = {"OrderedDict", "Counter", "set", "frozenset"}
-Step = Callable[[Any], None]  # what an unpickler does for an opcode
+Step = Callable[[Any], None]  # the action of an unpickler for an opcode
 
 
 class Dummy:
-    """A stand-in for anything that a pickle names; what the pickle does with it has no effect."""
+    """A placeholder for anything that a pickle names; nothing done to it has an effect."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Dummy":
         return super().__new__(cls)
@@ -46,20 +46,20 @@ class Dummy:
 
 
 class Hashing(Dummy):
-    """A stand-in for a class that hashes the items that it is called with."""
+    """A placeholder for a class that hashes the items that it is called with."""
 
 
 class Ledger(pickle._Unpickler):
     """The names that a pickle asks for, and the bytes that each of its storages claims.
 
-    Nothing that it names is ever looked up, so that nothing can be run. This is the unpickler that
-    Python has in Python, because the one in C allocates gigabytes for a hostile memo index. It
-    refuses what a hostile pickle could use up memory or time with: the opcode that fills any number
-    of bytes with zeros; tuples that contain each other so often that hashing one, as a key, would
-    take forever; and many keys with the same hash, each of which is compared with all before it.
+    No name is ever looked up, so that nothing can be run. The base class is Python's pure-Python
+    unpickler, because the one in C allocates gigabytes for a hostile memo index. It refuses what
+    could exhaust memory or time: the opcode that makes any number of zero bytes; tuples nested so
+    often that hashing one, as a key, would take forever; and many keys with the same hash, each of
+    which is compared with all earlier ones.
     """
 
-    proto: int  # of the pickle last followed
+    proto: int  # the names in the pickle that was last followed
     stack: list[Any]
     dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
     del dispatch[pickle.BYTEARRAY8[0]]
@@ -70,11 +70,11 @@ class Ledger(pickle._Unpickler):
         self.claims: dict[Any, int] = {}
         self.broken = ""
         self.elements: dict[int, tuple[tuple[Any, ...], int]] = {}  # of tuples, by their id
-        self.hashed = 0  # elements of all keys
+        self.hashed = 0  # the elements of all keys so far
         self.hashes: dict[int, tuple[object, Counter[int]]] = {}  # of keys, by their container's id
 
     def follow(self, pickles: int) -> "Ledger":
-        """Read as many pickles as `pickles` says; note an error that stops it in `broken`."""
+        """Read `pickles` pickles; an error that ends the reading is recorded in `broken`."""
         try:
             for _ in range(pickles):
                 self.load()
@@ -89,11 +89,11 @@ class Ledger(pickle._Unpickler):
 
     @property
     def hungry(self) -> list[str]:
-        """Names that take as much memory as the file says."""
+        """Names that allocate as much memory as the file claims."""
         return sorted(name for name in self.names if HUNGRY.fullmatch(name))
 
     def find_class(self, module: str, name: str) -> Any:
-        """The size of its items for the class of a storage, a dummy for all else."""
+        """The item size for the class of a storage, and a placeholder for anything else."""
         self.names.add(f"{module}.{name}")
         return ITEM_BYTES.get(name, Hashing if name in HASHING else Dummy)
 
@@ -122,7 +122,7 @@ class Ledger(pickle._Unpickler):
     def check_keys(self, container: object, keys: Iterable[Any]) -> None:
         """Refuse `keys` of `container` that would take forever to hash or to tell apart."""
         for key in keys:
-            if isinstance(key, (str, bytes, Dummy)):  # no file can choose their hashes
+            if isinstance(key, (str, bytes, Dummy)):  # a file cannot choose the hashes of these
                 continue
             self.hashed += self.elements[id(key)][1] if id(key) in self.elements else 1
             if self.hashed > MAX_HASHED:
@@ -152,14 +152,16 @@ def _with_keys(step: Step, keys: Callable[[Any], tuple[object, Iterable[Any]]]) 
 
 
 def _put(ledger: Any) -> None:
-    """Memoize the top of the stack under a number of any size, as old pickles do in decimal."""
+    """Memoize the top of the stack under a number of any size, which old pickles write in
+    decimal."""
     index = int(ledger.readline()[:-1])
     ledger.check_keys(ledger.memo, [index])
     ledger.memo[index] = ledger.stack[-1]
 
 
 def _arguments(ledger: Any) -> tuple[object, Iterable[Any]]:
-    """What the call on the stack hashes: the items of its arguments, or the first one of each."""
+    """The values that the call on the stack hashes: the items of its arguments, or the first of
+    each."""
     called, arguments = ledger.stack[-2:]
     if called is not Hashing:
         return None, ()

@@ -1,6 +1,6 @@
-"""llm.c's .bin files: a header that says everything, then the tensors of all layers in turn.
+"""llm.c's .bin files: a header with all sizes, then each tensor for all layers.
 
-Gives them nanoGPT's names. Imports no torch.
+The tensors get nanoGPT's names. Imports no torch.
 """
 
 import functools
@@ -42,8 +42,8 @@ def is_llmc(head: bytes) -> bool:
 def load(path: Path) -> Contents:
     """The tensors of the file at `path`, and what its header says of the model.
 
-    Version numbers mean different types in different years, so that the file's size decides. Older
-    files do not pad the vocabulary.
+    The meaning of version numbers changed over the years, so the size of the file decides the
+    dtype. Older files do not pad the vocabulary.
     """
     size, numbers = path.stat().st_size, np.fromfile(path, "<i4", 8)
     if len(numbers) < 8 or min(numbers[2:7]) <= 0:

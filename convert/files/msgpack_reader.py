@@ -1,4 +1,4 @@
-"""The msgpack files that Flax writes: nested maps of names to arrays, whose numbers are skipped.
+"""Reads msgpack files of Flax: nested maps from names to arrays, whose values are skipped.
 
 Every size is checked before anything is read. An array of more than 1 GiB is a map of its shape and
 of chunks, arrays of one axis.
@@ -18,7 +18,7 @@ from ..dtypes import BY_NAME
 ARRAY = 1  # the number of Flax's extension type for arrays
 CHUNKED, TRUE = "__msgpack_chunked_array__", 0xC3  # the first entry of an array in chunks
 MOST_DEPTH, MOST_ENTRIES, MOST_TEXT, MOST_AXES = 32, 100_000, 1000, 8
-# The first byte of a value -> the number of bytes that say its length.
+# The first byte of a value -> the number of bytes that hold its length.
 MAPS, LISTS = {0xDE: 2, 0xDF: 4}, {0xDC: 2, 0xDD: 4}
 TEXTS, BYTES = {0xD9: 1, 0xDA: 2, 0xDB: 4}, {0xC4: 1, 0xC5: 2, 0xC6: 4}
 EXTENSIONS, FIXED = {0xC7: 1, 0xC8: 2, 0xC9: 4}, {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
@@ -37,7 +37,7 @@ class Array(NamedTuple):
 
     dtype: np.dtype
     shape: tuple[int, ...]
-    chunks: dict[int, int]  # the first byte of each chunk, in their order -> its size
+    chunks: dict[int, int]  # offset of each chunk, in order -> its size
 
 
 class Reader:
@@ -55,7 +55,7 @@ class Reader:
         )
 
     def entries(self, outer: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Array]]:
-        """The arrays of the map that begins here, each with the names that lead to it."""
+        """The arrays of the map that begins here, each with its path of names."""
         count = self._length(self._byte(), MAPS, range(0x80, 0x90), "a map")
         if len(outer) > MOST_DEPTH:
             self.refuse(f"its maps are nested more than {MOST_DEPTH} deep")
@@ -178,7 +178,7 @@ class Reader:
         return int.from_bytes(self._bytes(width), "big")
 
     def _bytes(self, count: int) -> bytes:
-        """The next `count` bytes, which are few."""
+        """The next `count` bytes; `count` is small."""
         data = self.file.read(count)
         if len(data) < count:
             self.refuse(f"it ends at byte {self.size}, in the middle of a value")

@@ -1,4 +1,4 @@
-"""Opens one checkpoint file by its first bytes, whatever its name says."""
+"""Opens one checkpoint file; its first bytes decide the format, not its name."""
 
 import functools
 import re
@@ -20,9 +20,9 @@ HEAD = 256  # bytes that are enough to tell the formats apart
 
 
 def open_file(path: Path) -> Contents:
-    """The contents of the file at `path`; its weights are read when they are asked for.
+    """The contents of the file at `path`; its weights are read on access.
 
-    A file that was replaced or written to is noticed by each reading.
+    Every access checks that the file was not replaced or written to.
     """
     file, head = Unchanged([path]), first_bytes(path)
     contents = _opened(path, head)
@@ -71,7 +71,7 @@ def first_bytes(path: Path) -> bytes:
 
 
 def unknown(path: Path, head: bytes) -> str:
-    """The end of a sentence on what a file of no supported format is."""
+    """The end of a sentence that describes a file in no supported format."""
     if not head:
         return "is empty. Copy or download it again."
     if head.startswith(b"version https://git-lfs"):

@@ -18,7 +18,8 @@ from .contents import Contents, Tensor
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Whether `head` has the length of a JSON header, below 4 GB, and then its first bracket."""
+    """Whether `head` begins with the length of a JSON header, below 4 GB, and its opening
+    bracket."""
     return head[8:9] == b"{" and head[4:8] == bytes(4)
 
 
@@ -27,7 +28,7 @@ def load(path: Path) -> Contents:
     try:
         with safetensors.safe_open(path, framework="numpy") as handle:
             metadata, names = handle.metadata() or {}, handle.offset_keys()
-    except Exception as error:  # the library's own kind of error, or an OSError
+    except Exception as error:  # the library's own exception class, or OSError
         if is_of_the_system(error):
             raise
         raise UserError(
@@ -53,7 +54,7 @@ def _tensor(path: Path, entry: Mapping[str, Any], data: int) -> Tensor:
 def piece(path: Path, dtype: np.dtype, shape: tuple[int, ...], start: int) -> np.ndarray:
     """The array at byte `start` of a file, read-only.
 
-    It is not mapped: the pages of a mapping would stay in memory next to what is made of them.
+    The file is not mapped, because mapped pages would stay in memory next to the converted arrays.
     """
     array = np.fromfile(path, dtype, math.prod(shape), offset=start)
     if array.size != math.prod(shape):
@@ -64,7 +65,7 @@ def piece(path: Path, dtype: np.dtype, shape: tuple[int, ...], start: int) -> np
 
 
 def shorter(path: Path) -> UserError:
-    """The error that the file at `path` ends before the place where it had a tensor."""
+    """The error for a file that now ends before one of its tensors."""
     return UserError(
         f"{path} became shorter while it was read. Try again when nothing writes to it."
     )
@@ -94,13 +95,13 @@ def bits(array: np.ndarray) -> np.ndarray:
 def save(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
     """Write `arrays` to `file`, one by one.
 
-    The library's own writer gives wrong values for arrays that are not contiguous, so that all of
-    those would have to be copied at once.
+    The library's own writer writes wrong values for non-contiguous arrays, so that all of these
+    would have to be copied at the same time.
     """
     # Wide items first, so that each tensor begins at a multiple of its item size, as readers that
     # map the file expect.
     order = sorted(arrays, key=lambda name: -arrays[name].itemsize)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers insists on it
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers requires it
     end = 0
     for name in order:
         array = arrays[name]

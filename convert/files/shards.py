@@ -44,7 +44,7 @@ def _require_as_listed(
 
 
 class Shards:
-    """Files of which one is open at a time; reading them in their order opens each once."""
+    """Several files, one of which is open at a time; reading them in order opens each once."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
@@ -72,6 +72,6 @@ class Shards:
         array = opened.tensors[name].read()
         if not opened.container.startswith("torch"):
             return array
-        copy = array.copy()  # an array that torch has mapped would keep its file open
+        copy = array.copy()  # an array mapped by torch would keep its file open
         copy.flags.writeable = False
         return copy

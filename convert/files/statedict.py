@@ -1,7 +1,7 @@
-"""Finds the state dict in the root of a torch file, and what its names are wrapped in.
+"""Finds the state dict in the root of a torch file, and the prefixes of its names.
 
-A wrapper shows as the key of the state dict in the file (STATE_DICT_KEYS, or any other if it is the
-only one), as a known prefix of all names (WRAPPERS), or as the name of an outer module.
+A wrapper appears as the key of the state dict in the file (one of STATE_DICT_KEYS, or any other if
+it is the only one), as a known prefix of all names (WRAPPERS), or as the name of an outer module.
 
 Opens no file.
 """
@@ -53,7 +53,7 @@ def choose(root: Any, path: Path | str) -> tuple[str, dict[str, Any], dict[Any, 
 
 
 def is_state_dict(value: Any) -> bool:
-    """Whether `value` is a dict of tensors by name, which the state of an optimiser is not."""
+    """Whether `value` is a dict of tensors by name, unlike the state of an optimiser."""
     return isinstance(value, dict) and bool(value) and len(_tensors_of(value)) == len(value)
 
 
@@ -62,7 +62,7 @@ def _tensors_of(root: dict[Any, Any]) -> dict[str, Any]:
 
 
 def wrapping(names: list[str], wrappers: tuple[str, ...]) -> str:
-    """The prefix of `wrappers` that every name has; a prefix of some names belongs to the model."""
+    """The prefix in `wrappers` that all names have; a prefix of only some belongs to the model."""
     prefix = ""
     while True:
         longer = [
@@ -76,7 +76,8 @@ def wrapping(names: list[str], wrappers: tuple[str, ...]) -> str:
 
 
 def outer_modules(names: Iterable[str]) -> Iterator[str]:
-    """Yield the prefixes of up to OUTER_MODULES modules that all of `names` lie in, from outside.
+    """Yield the prefixes of up to OUTER_MODULES modules that contain all of `names`, outermost
+    first.
 
     The model may be an attribute of another module, or of a module in that one.
     """

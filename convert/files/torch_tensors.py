@@ -1,4 +1,4 @@
-"""torch's tensors as arrays and back, and which of them can be trusted to be what they claim."""
+"""Converts torch's tensors to arrays and back, and detects tensors that are not what they claim."""
 
 import functools
 import os
@@ -19,9 +19,9 @@ from .safefile import piece
 from .untrusted import HARMLESS_BYTES
 
 MAPS = Path("/proc/self/maps")  # the files that this process has mapped, on Linux
-SMALL = 2**20  # bytes of a tensor that may stay mapped
+SMALL = 2**20  # the most bytes of a tensor that may stay mapped
 NO_ARRAY = "which has no plain array"
-SHOWN = 8  # keys of a path that an error shows
+SHOWN = 8  # the most keys of a path in an error
 
 KeyPath = tuple["KeyPath", Any] | None  # (path of the parent, key); None is the root
 
@@ -29,7 +29,8 @@ KeyPath = tuple["KeyPath", Any] | None  # (path of the parent, key); None is the
 def tensors_within(torch: Any, root: Any) -> Iterator[tuple[KeyPath, Any]]:
     """Every tensor in `root`, however deep, with the path to it.
 
-    Also those next to the weights, because a file may nest weights, or contain itself.
+    This includes tensors outside the state dict, because a file may nest weights, or contain
+    itself.
     """
     waiting: list[tuple[KeyPath, Any]] = [(None, root)]
     seen = set()
@@ -54,7 +55,7 @@ def spelled(path: KeyPath) -> str:
 
 
 def unbacked(torch: Any, root: Any, stored: int) -> list[str]:
-    """Complaints about tensors without bytes of their own in a file of `stored` bytes.
+    """Problems with tensors that have no data of their own in a file of `stored` bytes.
 
     Tied tensors count once; a few may be views of others.
     """
@@ -80,7 +81,7 @@ def unbacked(torch: Any, root: Any, stored: int) -> list[str]:
 
 
 def oddity(torch: Any, tensor: Any) -> str:
-    """The kind of a tensor that has no plain array; "" for ordinary ones."""
+    """The kind of a tensor that cannot be a plain array; "" for ordinary ones."""
     if tensor.is_meta:
         return "a meta tensor (a shape without values)"
     if tensor.is_nested:
@@ -104,7 +105,8 @@ def described(tensor: Any) -> Tensor:
 
 
 def read_from_file(tensor: Any) -> np.ndarray:
-    """The values of `tensor`; small ones are copied, as a mapped page follows its file."""
+    """The values of `tensor`; small ones are copied, because mapped pages change with their
+    file."""
     array = to_array(tensor)
     if array.nbytes < SMALL:
         array = array.copy()
@@ -113,7 +115,8 @@ def read_from_file(tensor: Any) -> np.ndarray:
 
 
 def described_in_memory(state: Mapping[str, Any], what: str) -> dict[str, Tensor]:
-    """The tensors of `state`, on any device; reading copies one, since its owner may change it."""
+    """The tensors of `state`, on any device. Reading copies a tensor, because its owner may change
+    it."""
     import torch
 
     odd = [f"{name} is {kind}" for name, tensor in state.items() if (kind := oddity(torch, tensor))]
@@ -152,8 +155,8 @@ def to_array(tensor: Any) -> np.ndarray:
 def _read_from_mapped_file(tensor: Any) -> np.ndarray | None:
     """The values of `tensor`, read from the file that torch has mapped, if there is one.
 
-    Pages of a mapping that were touched would stay in memory next to what is made of them. None
-    for small tensors, and without such a file.
+    Mapped pages that were touched would stay in memory next to the converted arrays. None for small
+    tensors, and if there is no such file.
     """
     start, size = tensor.data_ptr(), tensor.numel() * tensor.element_size()
     if size < SMALL or not MAPS.exists():
@@ -164,7 +167,8 @@ def _read_from_mapped_file(tensor: Any) -> np.ndarray | None:
         if not (low <= start and start + size <= high):
             continue
         path = Path(*map(os.fsdecode, name))
-        # The kernel marks the name of a deleted file, which is then not that of another file.
+        # The kernel marks the name of a deleted file, so that it is not mistaken for another
+        # file's.
         if inode == b"0" or line.endswith(b" (deleted)") or not path.is_file():
             return None
         shape = tuple(tensor.shape)
@@ -173,7 +177,7 @@ def _read_from_mapped_file(tensor: Any) -> np.ndarray | None:
 
 
 def aliasing(array: np.ndarray) -> Any:
-    """A tensor that shares the memory of `array`, not to be written to."""
+    """A tensor that shares the memory of `array`; it must not be written to."""
     torch = need("torch", "A torch tensor")
     bfloat16 = array.dtype == ml_dtypes.bfloat16
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""One torch file, opened without trusting it, or written.
+"""Opens one untrusted torch file, or writes one.
 
 Independent of dialects, models and other formats.
 """
@@ -19,9 +19,9 @@ from .torch_tensors import aliasing, unbacked
 from .untrusted import RESAVE, Archive, report
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
-LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # begins files from before torch 1.6
+LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # the start of files from before torch 1.6
 LEGACY_PICKLES = 5  # magic number, version, machine, the root, the keys of the storages
-# Older ones run code in spite of weights_only: CVE-2025-32434, CVE-2026-24747.
+# Older versions run code in spite of weights_only: CVE-2025-32434, CVE-2026-24747.
 OLDEST_TORCH = (2, 10)
 
 
@@ -33,7 +33,7 @@ def is_torch(head: bytes) -> bool:
 def load(path: Path, head: bytes) -> tuple[str, Any]:
     """The container's name and the root object of the file at `path`, which begins with `head`.
 
-    Every tensor in it lies completely within bytes that the file holds.
+    The data of every tensor are completely inside the file.
     """
     torch = need_torch(path)
     size = path.stat().st_size
@@ -42,9 +42,9 @@ def load(path: Path, head: bytes) -> tuple[str, Any]:
         archive = Archive(path, who)
         container, ledger, stored = "torch zip", archive.ledger, archive.inflated_bytes
         problems = archive.overdrawn()
-        # torch maps a deflated entry as if it were stored, and takes the bytes there for weights. A
-        # path that ends in .safetensors it hands to another reader; an open file it cannot map.
-        # Nor can it map a file whose name is no text.
+        # torch maps a deflated entry as if it were stored, and interprets its bytes as weights. It
+        # passes a path that ends in .safetensors to another reader, and cannot map an open file, or
+        # a file whose name is not valid text.
         text = str(path).encode(errors="ignore").decode() == str(path)
         mapped = archive.stored and not path.name.endswith(".safetensors") and text
     else:
@@ -56,7 +56,7 @@ def load(path: Path, head: bytes) -> tuple[str, Any]:
     report(who, problems)
     try:
         root = _load_weights(torch, path, mapped)
-    except Exception as error:  # on hostile input torch raises any kind at all
+    except Exception as error:  # on hostile input torch raises any kind of exception
         if is_of_the_system(error):
             raise
         raise _unloadable(torch, path, who, ledger, _in_short(error)) from None
@@ -69,7 +69,7 @@ def load(path: Path, head: bytes) -> tuple[str, Any]:
 
 
 def need_torch(what: object) -> Any:
-    """The module torch, in a version that opens files safely; `what` needs it."""
+    """The module torch, which `what` needs, in a version that opens files safely."""
     torch = need("torch", what)
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
         raise UserError(
@@ -85,7 +85,7 @@ def _legacy_ledger(path: Path) -> Ledger:
 
 
 def _overdrawn(ledger: Ledger, size: int) -> list[str]:
-    """The complaint that the storages of a legacy file of `size` bytes claim more than that."""
+    """The problem that storages of a legacy file claim more than its `size` bytes, if they do."""
     claim = sum(ledger.claims.values())
     if claim <= size:
         return []
@@ -102,7 +102,7 @@ def _load_weights(torch: Any, path: Path, mapped: bool) -> Any:
 
 
 def _in_short(error: Exception) -> str:
-    """torch's own words, without its advice to load the file unsafely."""
+    """torch's own message, without its advice to load the file unsafely."""
     words = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]
     if "weights_only" in words:
         return ""
@@ -110,7 +110,7 @@ def _in_short(error: Exception) -> str:
 
 
 def _unloadable(torch: Any, path: Path, who: str, ledger: Ledger, reason: str) -> UserError:
-    """The error for a file that torch cannot load, or must not."""
+    """The error for a file that torch cannot load, or must not load."""
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # it reads no legacy file, and no pickle newer than protocol 2
@@ -144,9 +144,9 @@ def save(
 
     tensors: dict[int, Any] = {}
     for array in arrays.values():
-        # A transposed array keeps its strides: copies would be a second set of weights in memory.
-        # But torch writes everything between a tensor's first and last element, so that a slice
-        # of something larger is copied.
+        # A transposed array keeps its strides, because copies would double the weights in memory. A
+        # slice of something larger is copied, because torch writes everything between a tensor's
+        # first and last element.
         if id(array) not in tensors:
             tensors[id(array)] = aliasing(
                 array if array.flags.forc else np.ascontiguousarray(array)
@@ -155,5 +155,5 @@ def save(
     root = {nested: state, **extras} if nested else OrderedDict({**state, **extras})
     try:
         torch.save(root, file)
-    except RuntimeError as error:  # what a full disk becomes on the way through torch
+    except RuntimeError as error:  # what torch raises if the disk is full
         raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None

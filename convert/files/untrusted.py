@@ -1,6 +1,6 @@
-"""Checks of zip archives that inflate none of them; `ledger` follows the pickles in them.
+"""Checks zip archives without inflating them; `ledger` follows the pickles in them.
 
-They know how torch lays its files out, and import none of it.
+The checks know the structure of torch's files, but do not import torch.
 """
 
 import io
@@ -13,11 +13,11 @@ from jaxgpt.errors import UserError, in_a_row, is_of_the_system
 from .ledger import Ledger
 
 # Trained weights hardly shrink when deflated. Masks and zero biases shrink a thousandfold, but are
-# the smaller part of a model; an archive that grows a hundredfold was made to fill memory. Below
-# 64 MiB it does no harm.
+# the smaller part of a model, so an archive that grows a hundredfold was made to fill memory. Below
+# 64 MiB that does no harm.
 MAX_GROWTH = 100
 HARMLESS_BYTES = 64 * 2**20
-SUPPORTED, ENCRYPTED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED), 1  # a bit among the flags
+SUPPORTED, ENCRYPTED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED), 1  # a flag bit
 FOLDER = 0x10  # a bit among the external attributes
 
 RESAVE = (
@@ -49,7 +49,7 @@ class Archive:
                 self._check(archive, path.stat().st_size, who)
         except UserError:
             raise
-        except Exception as error:  # on hostile input zipfile raises a dozen kinds
+        except Exception as error:  # on hostile input zipfile raises a dozen kinds of exception
             if is_of_the_system(error):
                 raise
             raise UserError(
@@ -64,7 +64,7 @@ class Archive:
         self.entries = {entry.filename: entry for entry in entries}
         self.top = next(iter(self.entries), "").split("/")[0]
         require_checkpoint(who, self.top, self.entries)
-        damaged = archive.testzip()  # streams, whatever the size
+        damaged = archive.testzip()  # reads in chunks, whatever the size
         if damaged:
             raise UserError(
                 f"{who} is damaged: its entry {in_a_row([damaged])} does not match its checksum "
@@ -81,9 +81,9 @@ class Archive:
         return sum(entry.file_size for entry in self.entries.values())
 
     def overdrawn(self) -> list[str]:
-        """Complaints about storages that claim another size than their entry has.
+        """Problems with storages that claim another size than their entry has.
 
-        Mapped, they would show the bytes of their neighbours.
+        If mapped, they would expose the bytes of neighbouring entries.
         """
         problems = []
         for key, claim in self.ledger.claims.items():
@@ -99,7 +99,7 @@ class Archive:
 
 
 def objections(entries: list[zipfile.ZipInfo], size: int) -> list[str]:
-    """Complaints about the table of contents of an archive of `size` bytes."""
+    """Problems with the table of contents of an archive of `size` bytes."""
     problems = []
     total = sum(entry.file_size for entry in entries)
     if total > max(HARMLESS_BYTES, MAX_GROWTH * size):

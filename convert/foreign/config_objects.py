@@ -1,4 +1,4 @@
-"""The config objects that foreign classes take, and the signatures of those classes.
+"""Config objects for foreign classes, and the signatures of those classes.
 
 Independent of torch and of files.
 """
@@ -13,7 +13,8 @@ from jaxgpt.config import ModelConfig
 from ..names.config_words import FIELD
 from ..rows.fields import FIELDS
 
-# Names besides those in configs. Guesses do no harm: a model of the wrong size fails to load.
+# Names in addition to those in configs. Guesses do no harm, as a model of a wrong size fails to
+# load.
 GUESSES = {
     "vocab_size": "vocab vocabulary_size vocab_len num_tokens n_tokens ntoken",
     "context_length": "sequence_length max_length maxlen max_sequence_length max_position "
@@ -44,11 +45,11 @@ CONFIGS = (
 )
 ENDINGS = ("config", "args", "params", "settings")
 NOTHING = inspect.Parameter.empty
-ABSENT = "nothing"  # stands for the default of a setting that has none
+ABSENT = "nothing"  # the default of a setting without a default
 
 
 class OpenConfig(dict):
-    """A stand-in config whose values, read as items or attributes, come from `answer`."""
+    """A substitute config whose values, read as items or attributes, come from `answer`."""
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class OpenConfig(dict):
 def watched(config: Any, defaults: Mapping[str, Any], read: Callable[[str, Any], None]) -> None:
     """Make `config` call `read` with name and value of each of `defaults` that is read from it.
 
-    Configs have settings that no model reads, such as a learning rate.
+    This matters because configs also have settings that no model reads, such as a learning rate.
     """
     original = type(config)
 
@@ -98,7 +99,7 @@ def watched(config: Any, defaults: Mapping[str, Any], read: Callable[[str, Any],
         def __getattribute__(self, name: str) -> Any:
             if name in defaults:
                 read(name, defaults[name])
-            elif name == "__dict__":  # all of them, as by `vars(config)`
+            elif name == "__dict__":  # reads all of them, as `vars(config)` does
                 for word, value in defaults.items():
                     read(word, value)
             return super().__getattribute__(name)
@@ -107,7 +108,7 @@ def watched(config: Any, defaults: Mapping[str, Any], read: Callable[[str, Any],
         setattr(Watched, name, getattr(original, name))
     try:
         object.__setattr__(config, "__class__", Watched)
-    except TypeError:  # a class with slots cannot be replaced: any of them may be read
+    except TypeError:  # a class with slots cannot be replaced, so any setting may be read
         for word, value in defaults.items():
             read(word, value)
 

@@ -36,17 +36,17 @@ WAY_OUT = (
 class Answers:
     """Constructor arguments of a class: sizes, and what the file itself records.
 
-    Assumed fields are never passed, or running the class would prove nothing about them.
+    Assumed fields are never passed; otherwise running the class would prove nothing about them.
     """
 
     config: AnyConfig
     read: Mapping[str, Any]  # fields of `config` that the file shows
-    beside: Mapping[str, Any]  # a config in the file or next to it, as written
+    beside: Mapping[str, Any]  # a config in the file or next to it, unchanged
     given: Mapping[str, Any]  # arguments that the user set
-    unknown: frozenset[str] = frozenset()  # sizes of `config` that nothing has shown yet
-    told: dict[str, Any] = field(default_factory=dict)  # arguments that the class was passed
-    # Arguments that nothing determines and that the class may have been trained without: their
-    # defaults. Only the user can say whether the model was built with these.
+    unknown: frozenset[str] = frozenset()  # sizes in `config` that are not known yet
+    told: dict[str, Any] = field(default_factory=dict)  # arguments that were passed to the class
+    # The defaults of arguments that nothing determines. Only the user can say whether the model was
+    # built with these for training.
     defaults: dict[str, Any] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: Any) -> "Answers":
@@ -55,7 +55,7 @@ class Answers:
 
     @property
     def fields(self) -> set[str]:
-        """Fields of ModelConfig that the class was passed, under whatever names."""
+        """Fields of ModelConfig that were passed to the class, under any names."""
         told = [
             (side_of(word), MEANING.get(without_side(word.lower()), word)) for word in self.told
         ]
@@ -65,7 +65,7 @@ class Answers:
 
     @property
     def for_both(self) -> set[str]:
-        """Fields that the class was passed once for both sides of an encoder-decoder."""
+        """Fields that were passed to the class once for both sides of an encoder-decoder."""
         words = [word for word in self.told if side_of(word) is None]
         both = isinstance(self.config, Seq2SeqConfig)
         return {MEANING.get(word.lower(), word) for word in words if both}
@@ -76,7 +76,8 @@ class Answers:
         return value
 
     def _field(self, word: str) -> tuple[str, str]:
-        """What precedes the field that `word` means, and the field: `encoder.` for an encoder's."""
+        """The prefix and the name of the field that `word` means; the prefix is `encoder.` for an
+        encoder."""
         if not isinstance(self.config, Seq2SeqConfig):
             return "", MEANING.get(word.lower(), "")
         prefix = ENCODER if side_of(word.lower()) == "encoder" else ""
@@ -158,7 +159,7 @@ class Answers:
     def _is_written_for(self, cls: type) -> bool:
         """Whether a config in the file or next to it is one of the transformers class `cls`.
 
-        It is then opened by that class, which knows the words of each of its releases.
+        That class then opens it, as it knows the words of each of its releases.
         """
         kind = getattr(cls, "model_type", None)
         ours = cls.__module__.partition(".")[0] == "transformers"

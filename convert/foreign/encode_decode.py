@@ -1,7 +1,7 @@
-"""Runs a whole encoder-decoder whose class leaves a part of that to its caller.
+"""Runs a whole encoder-decoder whose class leaves a part of the work to its caller.
 
-Some classes have methods `encode` and `decode` and no forward; and in some, forward ends before the
-head.
+Some classes have methods `encode` and `decode` but no forward, and in others forward ends before
+the head.
 """
 
 import contextlib
@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 ENCODE, DECODE = ("encode",), ("decode",)
-# (function, what it takes by role) -> what it returns.
+# (function, its arguments by role) -> its result.
 Call = Callable[[Callable[..., Any], dict[str, torch.Tensor]], Any]
 
 
 def run(module: torch.nn.Module, call: Call, tokens: torch.Tensor, other: torch.Tensor) -> Any:
     """What `module` returns for `tokens` and the source or memory `other`, with its head applied.
 
-    `call` passes to a function what it takes, by the roles tokens, source and memory.
+    `call` passes a function its arguments, by the roles tokens, source and memory.
     """
     memory = other.is_floating_point()
     with _children_that_run(module) as ran:
@@ -43,7 +43,7 @@ def _first(returned: Any) -> Any:
 
 @contextlib.contextmanager
 def _children_that_run(module: torch.nn.Module) -> Iterator[set[str]]:
-    """Collect the names of the children of `module` that run inside of the block."""
+    """Collect the names of the children of `module` that run within the block."""
     ran: set[str] = set()
     hooks = [
         child.register_forward_pre_hook(lambda _, __, name=name: ran.add(name))
@@ -57,7 +57,7 @@ def _children_that_run(module: torch.nn.Module) -> Iterator[set[str]]:
 
 
 def _through_head(module: torch.nn.Module, ran: set[str], returned: Any) -> Any:
-    """`returned`, passed through the one child that has not run, if that accepts it."""
+    """`returned`, passed through the only child that has not run, if that accepts it."""
     x = _first(returned)
     idle = [
         child

@@ -1,4 +1,4 @@
-"""A torch module in float64 on the CPU, whatever dtypes its class asks for."""
+"""Runs a torch module in float64 on the CPU, whatever dtypes its class asks for."""
 
 import contextlib
 import copy
@@ -54,7 +54,7 @@ def float64_by_default() -> Iterator[None]:
 def exact_module(module: torch.nn.Module) -> torch.nn.Module:
     """A float64 copy of `module` on the CPU, in evaluation mode.
 
-    Complex tables stay complex: `module.to(torch.float64)` would leave out their imaginary part.
+    Complex tables stay complex; `module.to(torch.float64)` would drop their imaginary part.
     """
 
     def exact(value: torch.Tensor) -> torch.Tensor:

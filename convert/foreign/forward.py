@@ -10,9 +10,9 @@ import torch
 
 from jaxgpt.errors import UserError
 
-TARGETS = ("targets", "target", "labels", "label", "y")  # parameters for the ids to predict
+TARGETS = ("targets", "target", "labels", "label", "y")  # names of the parameter for targets
 
-NORMALISED = 1e-9  # how far the sum of probabilities may be from 1
+NORMALISED = 1e-9  # the most by which the sum of probabilities may differ from 1
 
 LOG_PROBABILITIES = (
     "the class returns probabilities or their logarithms; compared with them is the log_softmax of "
@@ -36,11 +36,11 @@ def blamed(doing: str, way_out: str = "") -> Iterator[None]:
 
 
 def logits_of(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    """Logits (B, T, V) from whatever the forward of `module` returns for `ids`.
+    """The logits (B, T, V) in whatever the forward of `module` returns for `ids`.
 
-    That may be logits, a tuple of logits and loss, or an object or mapping with logits; with batch
-    and time flattened; or for the last position only, unless targets are passed. Of probabilities,
-    the result is their logarithm.
+    Forward may return logits, a tuple of logits and loss, or an object or mapping with logits;
+    batch and time may be flattened; and without targets there may be only the last position. If it
+    returns probabilities, the result is their logarithm.
     """
     ids = _as_a_loader_gives(ids, module)
     words = inspect.signature(module.forward).parameters
@@ -72,7 +72,7 @@ def are_log_probabilities(logits: torch.Tensor) -> bool:
 
 
 def _as_a_loader_gives(ids: torch.Tensor, module: torch.nn.Module) -> torch.Tensor:
-    """Convert `ids` to what a data loader yields: contiguous int64 on the device of `module`.
+    """`ids` as a data loader would yield them: contiguous int64 on the device of `module`.
 
     A forward that takes `targets.view(-1)` relies on this.
     """

@@ -1,6 +1,6 @@
-"""Imports a foreign class, running of its file only what a class needs.
+"""Imports a foreign class, and runs only those parts of its file that the class needs.
 
-This runs its code, and so only that of a class which the user or a dialect names.
+As this runs code, only classes that the user or a dialect names are imported.
 """
 
 import ast
@@ -26,7 +26,7 @@ def folders(named: str) -> list[str]:
 
 @contextlib.contextmanager
 def at_home(home: Sequence[str]) -> Iterator[None]:
-    """Run the block as a script in `home`, with those folders on sys.path and no arguments."""
+    """Run the block like a script in `home`, with the folders on sys.path and no arguments."""
     path, argv = sys.path, sys.argv
     sys.path, sys.argv = [*home, *path], argv[:1]
     try:
@@ -75,9 +75,9 @@ def _imported(place: str, name: str) -> ModuleType:
 
 
 def _executed(called: str, path: Path, spec: Any, name: str) -> ModuleType:
-    """Import the file `path`, but run only definitions after that of `name`.
+    """Import the file `path`, but after the definition of `name` run only other definitions.
 
-    Scripts train there.
+    The statements that are left out are those with which a script trains.
     """
     tree = ast.parse(path.read_bytes(), str(path))
     last = max(
@@ -87,7 +87,7 @@ def _executed(called: str, path: Path, spec: Any, name: str) -> ModuleType:
     _require_unchanged(path, name, before, after)
     tree.body = [*before, *(_if_it_can(node) for node in after if isinstance(node, DEFINITIONS))]
     module, previous = importlib.util.module_from_spec(spec), sys.modules.get(called)
-    sys.modules[called] = module  # dataclasses look up their own module there
+    sys.modules[called] = module  # dataclasses look up their module there
     try:
         exec(
             compile(ast.fix_missing_locations(tree), str(path), "exec", dont_inherit=True),
@@ -105,10 +105,11 @@ def _require_unchanged(
 ) -> None:
     """Require that nothing which does not run changes what the class `name` computes.
 
-    That would be a new value of a global that a definition reads, or of an attribute of a class.
+    A change would be a new value of a global that a definition reads, or of an attribute of a
+    class.
     """
     inside = [node for node in before if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
-    outside = [node for node in before if node not in inside]  # where names are global
+    outside = [node for node in before if node not in inside]  # these contain global names
     read = {name for node in inside for name in _names(node, ast.Load)} - {"device"}
     bound = {_name(node) for node in inside}
     bound |= {name for node in outside for name in _names(node, ast.Store)}

@@ -1,4 +1,4 @@
-"""Finds the ids that a class hides as padding, by what its result depends on."""
+"""Finds the ids that a class hides as padding, by testing what its result depends on."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -14,8 +14,8 @@ from .float64 import in_float64
 from .peer import Peer
 from .with_context import Caller
 
-ENDS = 8  # ids at either end of a vocabulary, where padding is
-CLOSE = 1e-12  # of the largest logit
+ENDS = 8  # ids tested at either end of a vocabulary, where padding usually is
+CLOSE = 1e-12  # relative to the largest logit
 EMBEDDING = "token_embedding/embedding"
 
 
@@ -64,14 +64,14 @@ def _candidates(config: ModelConfig) -> list[int]:
 
 
 def _plain(config: ModelConfig, candidates: list[int]) -> torch.Tensor:
-    """A text (1, T) of ids that are no candidates."""
+    """A text (1, T) of ids other than the candidates."""
     first = len(candidates) // 2
     length = min(4, config.context_length)
     return (first + torch.arange(length) % (config.vocab_size - len(candidates)))[None]
 
 
 def _texts(config: ModelConfig, candidates: list[int]) -> torch.Tensor:
-    """A text for each of the `candidates`, which is its second token."""
+    """One text for each of the `candidates`, with it as the second token."""
     texts = _plain(config, candidates).repeat(len(candidates), 1)
     texts[:, 1] = torch.tensor(candidates)
     return texts
@@ -88,7 +88,7 @@ def _unseen(
         return
     before, stored = run(texts), table.data
     others = torch.ones(before.shape[-1], dtype=torch.bool)
-    others[[each for each in candidates if each < len(others)]] = False  # a tied head has them too
+    others[[each for each in candidates if each < len(others)]] = False  # a tied head uses them too
     noise = torch.zeros_like(stored)
     noise[candidates] = torch.randn(len(candidates), stored.shape[1], generator=_seeded())
     try:

@@ -1,6 +1,6 @@
 """Builds a foreign torch class, and loads a checkpoint into it.
 
-This runs its code, and so only that of a class which the user or a dialect names.
+As this runs code, only classes that the user or a dialect names are built.
 """
 
 import importlib.util
@@ -21,9 +21,9 @@ from .float64 import in_float64
 from .forward import blamed
 from .imports import at_home, find
 
-# Per parameter: float64 in torch, in a copy, here and on the device; and twice as it was read.
+# Bytes per parameter: float64 in torch, in a copy, in numpy and on the device; and twice as read.
 BYTES = 40
-ROUNDED = 1e-6  # the most by which sinusoids rounded to float32 are off, for each position
+ROUNDED = 1e-6  # the largest error of sinusoids rounded to float32, for each position
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _renamed(
 ) -> dict[str, str]:
     """The one tensor without a place, if it has the shape of the one parameter without a tensor.
 
-    transformers renames such when it opens a folder: GPT-NeoX has its head under another name.
+    transformers renames such tensors when it opens a folder: the head of GPT-NeoX has another name.
     """
     state = module.state_dict()
     unplaced = [old for old in names if old in weights and names[old] not in state]
@@ -211,7 +211,7 @@ def _unlike_shapes(
 def _unfilled(module: torch.nn.Module, filled: Collection[str]) -> Iterator[str]:
     """Yield the names of parameters that are not among `filled`, nor tied to one that is.
 
-    Those that are never trained, such as sinusoids, the class has made itself.
+    Parameters that are never trained, such as sinusoids, are made by the class itself.
     """
     state = module.state_dict()
     loaded = {state[name].data_ptr() for name in filled if name in state}

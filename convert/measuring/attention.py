@@ -1,8 +1,8 @@
 """Measures attention from texts of two tokens: rotation, scale, cap and slopes.
 
-The second position mixes two values. Its output shows their weights, and these give the
-difference of its two scores. The scores of many texts give all angles by linear equations; only a
-cap of the scores takes a search.
+The output of the second position is a mixture of two values. It shows their weights, which give the
+difference of the two scores. The scores of many texts give all angles by linear equations; only a
+cap on the scores requires a search.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import torch
 
 from .norm import same
 
-SATURATED = 1e-4  # a weight nearer to 0 or 1 says little about the scores
+SATURATED = 1e-4  # a weight closer than this to 0 or 1 says little about the scores
 
 
 Make = Callable[[torch.Tensor], torch.Tensor]
@@ -25,7 +25,7 @@ class Heads:
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
-    norms: tuple[Make, Make] | None = None  # of queries and keys that have been rotated
+    norms: tuple[Make, Make] | None = None  # norms of queries and keys after rotation
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Rotation:
-    """How the scores of a layer are made of queries and keys."""
+    """How the scores of a layer are computed from queries and keys."""
 
     layout: str
-    width: int  # of the part of a head that rotates
-    angles: torch.Tensor  # of each pair, from one position to the next
+    width: int  # width of the part of a head that rotates
+    angles: torch.Tensor  # angle of each pair from one position to the next
     scale: float
     softcap: float | None
-    slopes: torch.Tensor  # (M, G): what a key at distance 1 loses
+    slopes: torch.Tensor  # (M, G): the bias subtracted at distance 1
 
     @property
     def pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,7 +62,8 @@ def pairs(layout: str, width: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def second_weights(mixed: torch.Tensor, v: torch.Tensor) -> torch.Tensor | None:
-    """The weight (B, M, G) of the second value at the second position; None if it is no mixture."""
+    """The weight (B, M, G) of the second value at the second position; None if the output is no
+    mixture."""
     v = v[:, :, :, None]
     step, change = v[:, 1] - v[:, 0], mixed[:, 1] - v[:, 0]
     sizes = (step**2).sum(-1)
@@ -144,7 +145,7 @@ def across(heads: Heads, rotation: Rotation) -> torch.Tensor:
 
 
 def rotated(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    """Heads `x` (B, T, ..., h), each turned to its position."""
+    """Heads `x` (B, T, ..., h), rotated to their positions."""
     first, second = rotation.pairs
     order = torch.arange(x.shape[-1])
     partner, sign, pair = order.clone(), torch.zeros(len(order)), torch.full_like(order, len(first))

@@ -1,4 +1,5 @@
-"""Measures the fields of a block from what the class multiplies with each of its matrices."""
+"""Measures the fields of a block from the inputs that the class multiplies by each of its
+matrices."""
 
 import contextlib
 import dataclasses
@@ -30,8 +31,8 @@ Tensor = torch.Tensor
 def first_blocks(s: Subject, x: Tensor) -> Iterator[tuple[BlockForm, Rotation, Tensor]]:
     """The possible forms of the blocks, each with the first rotation and the stream after block 0.
 
-    Without weights, LayerNorm and RMSNorm of a stream whose mean is 0 are the same; only a later
-    block or the final norm shows which one it is.
+    For a stream with mean 0, LayerNorm and RMSNorm without weights are equal; only a later block or
+    the final norm shows which one it is.
     """
     problem: Parted | None = Parted(s.block(0), NO_NORM)
     for entrance in _entrances(s, x):
@@ -118,12 +119,12 @@ def _across(
 
 
 def _places(s: Subject) -> tuple[str, ...]:
-    """Where queries and keys may be normalised."""
+    """The places at which queries and keys may be normalised."""
     if s.config.qk_norm == "full_width":
         return ("full_width",)
     if "blocks/attn/q_norm/scale" in s.params:
         return ("before_rotary", "after_rotary")
-    # Without weights, a norm of whole heads is the same before and after they rotate.
+    # A norm of whole heads without weights is the same before and after rotation.
     return ("none",) if s.config.norm_weight else ("none", "before_rotary")
 
 

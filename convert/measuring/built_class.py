@@ -31,7 +31,7 @@ from ..names.pair_config import side_of, without_side
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the user asked for: a class, its arguments, fields that are known, how to read."""
+    """The user's request: a class, its arguments, known fields, and options for reading."""
 
     torch: Any  # "module:Class" or a module
     torch_args: Mapping[str, Any]
@@ -121,7 +121,7 @@ def _read(source: Checkpoint, request: Request) -> tuple[AnyConfig | None, dict[
             derived = {name for name in read if "num_heads" in stand_ins and _of_heads(name)}
             read = {name: value for name, value in read.items() if name not in derived}
             pair = isinstance(report.config, Seq2SeqConfig)
-            # Of a decoder, what depends on the heads is left to the measurements.
+            # For a decoder, fields that depend on the heads are left to the measurements.
             if not pair and "num_heads" in stand_ins:
                 return None, {n: v for n, v in read.items() if n in SIZES and not _of_heads(n)}
             return report.config if pair else None, read
@@ -142,11 +142,11 @@ def _of_heads(name: str) -> bool:
 
 
 PLACEHOLDERS = {"vocab_size": 2, "num_heads": 1}
-POSITIONS = ROLES["positions"][-1]  # beginnings of words in the name of a table of positions
+POSITIONS = ROLES["positions"][-1]  # prefixes of words in the name of a position table
 
 
 def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """The sizes that names and shapes show without any dialect."""
+    """The sizes that names and shapes show, without a dialect."""
     _, lists, _ = folded(dict(shapes), "layer", lambda block: len(block) > 2)
     stems = tuple(lists)
     outside = {

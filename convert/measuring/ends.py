@@ -1,4 +1,4 @@
-"""Measures what comes before the first block and after the last one."""
+"""Measures the stages before the first block and after the last one."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from .measured_fields import factor, near
 from .norm import Norm, measured, round_number, same
 from .subject import Parted, Subject, UnknownExit
 
-ROUNDING = 1e-12  # of a factor
+ROUNDING = 1e-12  # tolerance of a factor
 
 
 def entrances(s: Subject) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
@@ -63,7 +63,7 @@ def _normalised(
     if s.config.norm_weight and "embedding" not in s.config.extra_norms:
         yield {"extra_norms": []}, x
         return
-    if not s.config.norm_weight:  # a norm without weights shows only in what comes after
+    if not s.config.norm_weight:  # a norm without weights shows only in later stages
         yield {"extra_norms": []}, x
     parameters = s.norm_params("embedding_norm")
     for value in values:
@@ -117,10 +117,10 @@ def _streams(s: Subject, norm: Norm, x: torch.Tensor) -> dict[Any, torch.Tensor]
 
 
 def _chosen(streams: dict[Any, torch.Tensor], head_input: torch.Tensor) -> Any:
-    """The name of the stream that enters the head, up to a factor; None if none does.
+    """The name of the stream that is the head's input up to a factor; None if there is none.
 
-    Normalising a normalised stream again only scales it by nearly 1. Of two such streams, the one
-    with the rounder factor is chosen.
+    Normalising a stream twice only scales it by nearly 1, so of two such streams the one with the
+    rounder factor is chosen.
     """
     errors = {}
     for final in (True, "unused", False):

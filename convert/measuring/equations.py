@@ -1,6 +1,6 @@
-"""Equations for the scores of attention, and their solution for scores without a cap.
+"""Equations for attention scores, and their solution for scores without a cap.
 
-The numbers that make up a score enter it linearly, once its heads and their layout are known.
+Scores are linear in the unknown numbers once the heads and their layout are known.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from .search_angles import searched
 
 @dataclass(frozen=True)
 class Equations:
-    """The differences of scores, by numbers that enter the scores linearly.
+    """The differences of scores, as linear functions of unknown numbers.
 
     These numbers are the scale; the scale times the cosine and times the sine of each angle; and
     the slope of each head. A row is an equation.
@@ -25,7 +25,7 @@ class Equations:
     width: int
     own: torch.Tensor  # the score of the second token for itself
     other: torch.Tensor  # that for the first token
-    slopes: torch.Tensor  # what is added to the difference of the two
+    slopes: torch.Tensor  # the bias added to the difference of the two
     target: torch.Tensor
     weight: torch.Tensor
     groups: torch.Size

@@ -14,11 +14,11 @@ OUT = {"norm1": "out_norm1", "cross_norm": "cross_out_norm", "norm2": "out_norm2
 
 
 class Entrance(NamedTuple):
-    """The input of a block's attention, and how it comes from the stream."""
+    """The input of a block's attention, and how it is computed from the stream."""
 
     y: Tensor
     placements: tuple[str, ...]
-    norm: Norm | None  # None where the stream enters as it is
+    norm: Norm | None  # None if the stream itself is the input
 
 
 class Place(NamedTuple):

@@ -1,12 +1,12 @@
-"""Finds the numbers with which gaps vanish, by the method of Levenberg and Marquardt."""
+"""Finds the point where all gaps vanish, by the Levenberg-Marquardt method."""
 
 from collections.abc import Callable
 
 import torch
 
-CLOSE = 1e-7  # of a score difference, measured on weights that are neither 0 nor 1
+CLOSE = 1e-7  # tolerance of a score difference, measured on weights that are neither 0 nor 1
 STEPS = 60
-HOPELESS = 1e-2  # a gap that remains after a quarter of them
+HOPELESS = 1e-2  # the search ends if a larger gap remains after a quarter of the steps
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
@@ -19,7 +19,8 @@ def tolerance(target: torch.Tensor) -> float:
 def vanishing(
     gaps: Function, derivatives: Function, point: torch.Tensor, within: float
 ) -> torch.Tensor | None:
-    """The point near `point` where all `gaps` are below `within`; None if no way leads there."""
+    """A point near `point` where all `gaps` are below `within`; None if the search does not
+    converge."""
     damping, error, slope = 1e-3, gaps(point), derivatives(point)
     for step_number in range(STEPS):
         worst = float(error.abs().max())

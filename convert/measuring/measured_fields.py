@@ -1,4 +1,4 @@
-"""Fields of ModelConfig from what was measured: numbers get their names, equal layers one value."""
+"""Fields of ModelConfig from measurements: numbers become named values, equal layers one value."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from jaxgpt.rotary_scaling import frequencies
 from .attention import Rotation
 from .norm import round_number
 
-NEAR = 1e-7  # relative; measured numbers are compared with those that fields stand for
+NEAR = 1e-7  # relative tolerance for comparing measured numbers with those of fields
 ANGLE = 1e-8  # radians
 # Stretched wavelengths of well-known models.
 SCALINGS: tuple[dict[str, Any], ...] = tuple(
@@ -38,7 +38,8 @@ def near(one: float, other: float) -> bool:
 
 
 def factor(value: float, width: int) -> float:
-    """`value` exactly, if it is 1 or made of the root of `width`; else a round number near it."""
+    """The exact value for `value` if that is 1 or a root of `width`; else a round number near
+    it."""
     for exact in (1.0, width**0.5, width**-0.5):
         if near(value, exact):
             return exact
@@ -46,7 +47,7 @@ def factor(value: float, width: int) -> float:
 
 
 def scale_fields(scales: Sequence[float], config: ModelConfig) -> dict[str, Any]:
-    """attention_scale, and whether it falls by layer, from the factor of each layer's scores."""
+    """attention_scale and attention_scale_by_layer, from the factor of the scores in each layer."""
     by_layer = len(scales) > 1 and all(
         near(scale * (layer + 1), scales[0]) for layer, scale in enumerate(scales)
     )
@@ -59,7 +60,7 @@ def scale_fields(scales: Sequence[float], config: ModelConfig) -> dict[str, Any]
 
 
 def one_value(values: Sequence[Any]) -> Any:
-    """The value that all layers have, or the list of theirs."""
+    """The value that all layers share, or a list with one for each layer."""
     return values[0] if all(value == values[0] for value in values) else list(values)
 
 
@@ -100,7 +101,7 @@ def _rotary(
 
 
 def _turned(rotation: Rotation) -> int:
-    """The width of the part of a head that does rotate."""
+    """The width of the part of a head that actually rotates."""
     if rotation.layout == "half":
         return rotation.width
     turning = (rotation.angles.abs() > ANGLE).nonzero()

@@ -1,18 +1,18 @@
-"""Measures a norm: which one it is, and its epsilon, from its input and its output."""
+"""Measures the kind and the epsilon of a norm from its input and its output."""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-SAME = 1e-9  # of the largest value; models that differ part by a million times that
-SMALLEST = 1e-14  # an epsilon below it is hidden by rounding
+SAME = 1e-9  # relative to the largest value; different models differ by a million times as much
+SMALLEST = 1e-14  # a smaller epsilon is hidden by rounding
 MACHINE = 2.0**-52
 
 
 @dataclass(frozen=True)
 class Norm:
-    """A norm as fields of ModelConfig say it."""
+    """A norm, described by fields of ModelConfig."""
 
     kind: str
     std: str = "biased"
@@ -44,7 +44,7 @@ class Norm:
 
 
 def _parts(kind: str, std: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a norm of this kind divides, and by how much without epsilon."""
+    """The numerator of a norm of this kind, and its denominator without epsilon."""
     base = x if kind == "rms" else x - x.mean(-1, keepdim=True)
     if std == "biased":
         return base, (base**2).mean(-1, keepdim=True) ** 0.5
@@ -73,7 +73,7 @@ def measured(
             if not bool(torch.isfinite(ratio).all()) or not same(ratio * ideal, plain):
                 continue
             each = 1 / ratio - size if std != "biased" else 1 / ratio**2 - size**2
-            smallest = size.flatten().argmin()  # there an epsilon shows most
+            smallest = size.flatten().argmin()  # an epsilon has the largest effect there
             eps = round_number(float(each.flatten()[smallest]), 1e-15 * float(size.min()) ** 2)
             norm = Norm(kind, std, offset, eps, has_weight)
             if norm.eps < SMALLEST and norm.eps != 0:

@@ -1,4 +1,5 @@
-"""The ways in which a file may be read: by dialects with its names, or by roles that runs show."""
+"""The possible readings of a file: by dialects with its names, or by roles that runs of its class
+show."""
 
 import dataclasses
 import itertools
@@ -27,7 +28,7 @@ from .roles import proposals
 from .trace import Seen, Trace
 from .trace_reader import Reader
 
-LARGE = 2**40  # no value has so many numbers: none is recorded
+LARGE = 2**40  # no value has so many numbers, so that none is recorded
 ROWS, LENGTH = 4, 3
 HEADS = f"{ENCODER}num_heads"
 OF_TWO_TEXTS = (
@@ -35,12 +36,12 @@ OF_TWO_TEXTS = (
     "on one text alone. If it takes two, a source and a target, rename its tensors as a known "
     "encoder-decoder has them, or describe the class in a file of convert/dialects."
 )
-SHORT = 8  # tokens of a context that stands in for one that the user must say
+SHORT = 8  # placeholder for a context length that the user must provide
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What was detected, and the fields that were put in for those that the file asks for.
+    """The result of detection, and placeholders for the fields that the file asks for.
 
     `missing` is raised once the class agrees: it asks for a field that no run of a class shows.
     """
@@ -104,7 +105,7 @@ def _known_pairs(named: str | None, inputs: Inputs) -> list[Pair]:
         return [PAIRS[named]] if named in PAIRS else []
     try:
         pair = pair_of(inputs)
-    except UserError:  # several fit
+    except UserError:  # several dialects fit
         return sorted(PAIRS.values(), key=lambda pair: (pair.family, pair.name))
     return [pair] if pair else []
 
@@ -195,7 +196,7 @@ def _values(asked: Asked, hints: Mapping[str, int]) -> Sequence[Any]:
 
 
 def _with_swapped_sides(pair: Pair) -> Pair | None:
-    """The pair in which gate and up change places on both sides; None if it has no gates."""
+    """The pair with gate and up swapped on both sides; None if it has no gates."""
     encoder, decoder = map(_gate_and_up_swapped, (pair.encoder, pair.decoder))
     if encoder is None or decoder is None:
         return None
@@ -203,13 +204,13 @@ def _with_swapped_sides(pair: Pair) -> Pair | None:
 
 
 def _gate_and_up_swapped(dialect: Dialect) -> Dialect | None:
-    """The readings of the dialect that have gates, with gate and up in each other's place."""
+    """The readings of the dialect that have gates, with gate and up swapped."""
     swapped = [each for each in map(_swapped, (dialect, *dialect.readings)) if each is not None]
     return dataclasses.replace(swapped[0], readings=tuple(swapped[1:])) if swapped else None
 
 
 def _swapped(dialect: Dialect) -> Dialect | None:
-    """The dialect in which gate and up change places, if it has them."""
+    """The dialect with gate and up swapped, if it has them."""
     rows = (row for row in dialect.rows if isinstance(row, Row))
     return with_gates_swapped(dialect) if any("glu" in row.flax.labels for row in rows) else None
 

@@ -1,7 +1,7 @@
-"""Proposes dialects for a class with names of its own: the order and the inputs of its products.
+"""Proposes dialects for a class with unknown names, from the order and the inputs of its products.
 
 Matrices that multiply the same value belong together: queries, keys and values, or the gate and the
-first matrix of an MLP. Which of them is which, running decides.
+first matrix of an MLP. Running the class then shows which of them is which.
 """
 
 import contextlib
@@ -24,13 +24,14 @@ from .trace_reader import Matrix, Reader
 
 ABOUT = "a class without a known name, its roles shown by running it"
 UNSAID = {name: value for name, value in USUAL.items() if name != "norm_std"}
-# By the number of attention's matrices, how the last one may hold several of q, k and v.
+# By the number of matrices in attention, the ways in which the last one may hold several of q, k
+# and v.
 MERGED = {
     1: ("(qkv head k)", "(head qkv k)"),
-    2: ("(k_v head k)", "(head k_v k)"),  # beside one of queries alone
+    2: ("(k_v head k)", "(head k_v k)"),  # next to a matrix of queries alone
     3: ("",),
 }
-HALVES = ("gate up", "up gate")  # of the first matrix of a gated MLP
+HALVES = ("gate up", "up gate")  # the halves of the first matrix of a gated MLP
 
 
 @dataclass

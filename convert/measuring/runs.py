@@ -1,4 +1,4 @@
-"""Recorded runs of a module on random texts of two tokens, or of more."""
+"""Recorded runs of a module on random texts of two or more tokens."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ from ..foreign.with_context import Caller
 from .trace import TWINS, Seen, Trace
 
 MOST_TEXTS = 512
-SHORT = 2  # tokens; as many of a memory
+SHORT = 2  # tokens, and also positions of a memory
 
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of `module` as a model of `config`, each made once."""
+    """The runs of `module` as a model of `config`; each is made only once."""
 
     module: torch.nn.Module
     names: Mapping[str, str]  # names of the tensors in the module -> those in the file

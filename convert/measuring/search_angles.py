@@ -1,7 +1,7 @@
-"""Searches for the angles of heads that are normalised after they rotate.
+"""Searches for the rotation angles of heads that are normalised after rotation.
 
-Such scores are no linear function of cosines and sines. The search starts from the angles of many
-thetas, with the scale that fits best.
+Such scores are not linear in cosines and sines. The search starts from the angles for many values
+of theta, with the scale that fits best.
 """
 
 import itertools
@@ -15,10 +15,10 @@ from .least_squares import tolerance, vanishing
 from .norm import round_number
 
 THETAS = tuple(10.0 ** (quarter / 4) for quarter in range(4, 33))
-STRETCHES = (1.0, -1.0, 0.5, 0.25, 0.125)  # of the angles; below 0 they turn backward
-GROWTHS = (1.0, 1.5, 2.5)  # of the scale that fits without a cap
-TRIALS = 3  # starts of each layout that are followed
-STEP = 1e-6  # for derivatives
+STRETCHES = (1.0, -1.0, 0.5, 0.25, 0.125)  # factors of the angles; negative ones rotate backwards
+GROWTHS = (1.0, 1.5, 2.5)  # factors of the scale that fits without a cap
+TRIALS = 3  # number of starts of each layout that are followed
+STEP = 1e-6  # for numerical derivatives
 SPARE = 4  # equations for each unknown number
 
 

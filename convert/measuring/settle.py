@@ -2,7 +2,7 @@
 
 The class runs once on many texts of two tokens, and once on a few long ones, in float64. What it
 multiplies with each of its matrices is compared, stage by stage, with what the fields would give;
-most fields follow by solving for them. The whole is proven afterwards, by `parity`.
+most fields follow by solving for them. The result is proven afterwards, by `parity`.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ class Settled:
     """The fields of a class, and whether its pairs rotate by minus the angle, by side."""
 
     fields: dict[str, Any]
-    backward: dict[str, bool]  # by what precedes the fields of the side
-    notes: list[str] = dataclasses.field(default_factory=list)  # what users should know of it
+    backward: dict[str, bool]  # by prefix of the fields of a side
+    notes: list[str] = dataclasses.field(default_factory=list)  # notes for the user
     memory: torch.Tensor | None = None  # the output of an encoder for texts of two tokens
 
 
@@ -55,7 +55,7 @@ def _with_embedding(s: Subject, fields: dict[str, Any], x: torch.Tensor) -> Sett
             return _settled(s, dict(fields), *first)
         except Parted as parted:
             problem = furthest_of(problem, parted)
-    assert problem is not None  # there is a first block, or an error
+    assert problem is not None  # there is at least one block, or this raises
     raise problem
 
 

@@ -69,7 +69,7 @@ class UnknownExit(Parted):
 
 
 def furthest_of(one: Parted | None, other: Parted) -> Parted:
-    """The one of the two with which the class and the model agree further."""
+    """The one of the two for which the class and the model agree further."""
     return other if one is None or other.progress > one.progress else one
 
 
@@ -82,7 +82,7 @@ class Subject:
 
     runs: Runs
     dialect: Dialect
-    config: ModelConfig  # its sizes and the fields that tensors show are right
+    config: ModelConfig  # only its sizes and the fields that tensors show are right
     read: Callable[[str], np.ndarray]
     solve: Solve  # the rotations that may give some weights
     decoder: "Subject | None" = None  # that of an encoder
@@ -164,11 +164,11 @@ class Subject:
 
     @property
     def embedding(self) -> str:
-        """What users read of the stage before the blocks."""
+        """The name of the stage before the blocks, for users."""
         return "the embedding" if self.decoder is None else "the encoder embedding"
 
     def block(self, layer: int) -> str:
-        """What users read of block `layer`."""
+        """The name of block `layer`, for users."""
         return f"block {layer}" if self.decoder is None else f"encoder block {layer}"
 
     def gets(self, path: str, layer: int, width: int) -> torch.Tensor | None:

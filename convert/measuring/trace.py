@@ -41,7 +41,7 @@ class Trace(TorchDispatchMode):
         self.values: list[tuple[int, torch.Tensor]] = []  # those of `width` features, with `at`
         self._width, self._at = width, 0
         self._sources: dict[int, frozenset[str]] = {}
-        self._alive: list[torch.Tensor] = []  # so that no address is used again
+        self._alive: list[torch.Tensor] = []  # keeps values alive, so that no address is reused
         for name, value in module.state_dict(keep_vars=True).items():
             if name in names and (key := _storage(value)):
                 self._sources[key] = self._sources.get(key, frozenset()) | {names[name]}

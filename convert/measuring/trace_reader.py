@@ -24,7 +24,7 @@ class Matrix:
     shape: tuple[int, ...]
     at: int
     x: torch.Tensor
-    transposed: bool  # (in, out), where torch's Linear has (out, in)
+    transposed: bool  # (in, out), unlike torch's Linear, which has (out, in)
     bias: str  # its folded name, or ""
 
     @property

@@ -1,4 +1,4 @@
-"""The values that a field may have where no file shows it, in the order in which they are tried."""
+"""The values to try for a field that no file shows, in order."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "norm_kind": ("layer", "rms"),
     "norm_unit_offset": (False, True),
     "embedding_scale": (1.0,),  # and the square root of the width
-    "logit_scale": (1.0, 0.0625, 0.125, 0.25),  # those of Granite and Cohere
+    "logit_scale": (1.0, 0.0625, 0.125, 0.25),  # the scales of Granite and Cohere
     "attention_scale_by_layer": (False, True),
     "activation": ("relu", "gelu", "gelu_tanh"),
     "rotary_fraction": (1.0, 0.5, 0.25),
@@ -30,10 +30,10 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "attention_softcap": (None, 50.0, 30.0, 20.0),
     "logit_softcap": (None, 30.0, 15.0, 50.0),
     "norm_eps": (1e-5, 1e-6, 1e-8, 1e-12),
-}  # and num_heads: those that the shapes allow
+}  # num_heads is added, with the counts that the shapes allow
 MODERN_ACTIVATIONS = ("silu", "relu2")
-# Fields that ruin the loss when wrong are tried first. Then the fields of each group are varied
-# together, as a scale of attention can compensate for a wrong number of heads.
+# Fields whose wrong values ruin the loss are tried first. Then the fields of each group are varied
+# together, because an attention scale, for example, can compensate for a wrong number of heads.
 FIRST = ("norm", "final_norm", "num_heads")
 GROUPS = (
     ("norm", "final_norm", "residual"),
@@ -60,7 +60,7 @@ ALIKE = {
         )
     },
 }  # fmt: skip
-# The part of a model whose size may make up for a wrong value of each of these fields.
+# For each of these fields, the part of a model whose size may compensate for a wrong value.
 COMPENSATED = {"logit_scale": LOGITS, "logit_softcap": LOGITS, "attention_softcap": QUERIES}
 
 
@@ -79,7 +79,7 @@ def options_of(
         for name, values in options.items()
         if name in assumed
     }
-    # Loading takes longest: the values of these fields vary slowest, to load rarely.
+    # Loading takes longest, so the fields that require it vary most slowly.
     return {**{name: tuple(candidates) for name, candidates in asked.items()}, **values}
 
 

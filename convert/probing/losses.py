@@ -29,7 +29,7 @@ class Knobs(NamedTuple):
 
     scales_l: np.ndarray  # the factor of the scores in each layer
     has_final_norm: np.ndarray  # whether the final norm is applied
-    stretch: np.float32  # the factor of all distances that rotary positions or ALiBi measure
+    stretch: np.float32  # the factor of all distances in rotary positions or ALiBi
     attention_softcap: float | None
     logit_softcap: float | None
 
@@ -127,8 +127,8 @@ def _without_numbers(config: ModelConfig, length: int) -> ModelConfig:
         norm_unit_offset=False,
         final_norm=bool(config.final_norm),
         tied=False,
-        rotary_layout="half",  # of the file; here it changes nothing
-        sinusoidal_layout="half",  # of a table that is stored by now
+        rotary_layout="half",  # concerns only the file, and has no effect here
+        sinusoidal_layout="half",  # concerns only a table that is now stored
         **table,
     )
 
@@ -180,7 +180,7 @@ def _token_losses(config: ModelConfig, params: Tree, knobs: Knobs, ids_bt: jax.A
 def _attend(knobs: Knobs, layer: jax.Array) -> Attend:
     """Attention in `layer` with the numbers of `knobs`.
 
-    The scale multiplies queries that are normed and rotated already: a norm of queries would undo
+    The scale multiplies queries after their norm and rotation, because a norm of queries would undo
     a scale of the parameters.
     """
 

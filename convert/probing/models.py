@@ -1,4 +1,4 @@
-"""The models that one checkpoint may hold, by the values of the fields that it leaves open."""
+"""The models that a checkpoint may hold, by the values of the fields that it leaves open."""
 
 import contextlib
 import dataclasses

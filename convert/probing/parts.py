@@ -1,4 +1,4 @@
-"""The parts of a model whose sizes training has chosen, and which a wrong reading would resize.
+"""The parts of a model whose sizes result from training, and which a wrong reading would resize.
 
 If a model is read correctly, the loss rises when one of them is made larger or smaller.
 """
@@ -32,7 +32,7 @@ def parts_of(config: ModelConfig) -> dict[str, Part]:
     }
     if config.positions in ("rotary", "alibi"):  # weights are trained for their distances
         parts["its positions"] = Part(knob="stretch")
-    if config.qk_norm != "none" and not config.norm_weight:  # nothing trained can resize them
+    if config.qk_norm != "none" and not config.norm_weight:  # no trained parameter can resize them
         del parts[QUERIES]
     return parts
 

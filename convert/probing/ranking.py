@@ -11,7 +11,7 @@ import numpy as np
 from jaxgpt.settings import typed
 
 SURE = 3.0  # standard errors
-LEAST = 1e-3  # nats per token: a smaller difference may have the other sign on another text
+LEAST = 1e-3  # nats per token; the sign of a smaller difference may change on another text
 SHOWN = (  # attributes in the JSON of a ranking
     "settled",
     "unsettled",
@@ -44,7 +44,7 @@ class Row:
     def behind(self, other: "Row") -> tuple[float, float]:
         """The extra loss of this row over `other`, and how much of it may be chance.
 
-        Losses are compared window by window, since windows differ far more than functions do.
+        Losses are compared window by window, because windows differ far more than candidates do.
         """
         gaps = self.losses - other.losses
         return float(gaps.mean()), max(LEAST, SURE * float(gaps.std(ddof=1)) / len(gaps) ** 0.5)
@@ -59,7 +59,7 @@ class Row:
         return [name for name in common if self.fields[name] != other.fields[name]]
 
     def has(self, name: str, value: Any) -> bool:
-        """Whether field `name` means something here, and has `value`."""
+        """Whether field `name` has an effect in this combination, and has `value`."""
         return name in self.fields and self.fields[name] == value
 
 
@@ -71,7 +71,7 @@ class Ranking:
     rows: list[Row]
     options: Options  # the possible values of each open field
     assumed: dict[str, Any]  # the usual values of open fields that have one
-    asked: list[str]  # fields without one, which no loss can settle
+    asked: list[str]  # fields without a usual value, which no loss can settle
     tokens: int
     entropy: float  # nats per token of a unigram model of the text
     spelling: str  # the name of the tokenizer of the text
@@ -103,7 +103,7 @@ class Ranking:
 
     @property
     def fits(self) -> bool:
-        """Whether the best combination is that of training; if not, the order means nothing."""
+        """Whether the best combination is that of training; if not, the ranking has no meaning."""
         return not self.rows or (self.rows[0].loss < self.floor and not self.improvements)
 
     @functools.cached_property
@@ -144,7 +144,7 @@ class Ranking:
     def to_say(self) -> dict[str, Any]:
         """Unsettled fields whose usual value is ruled out, with one of the remaining values.
 
-        Only chance decides between those, so the user has to.
+        The differences between these are chance, so the user has to decide.
         """
         return {name: value for name, value in self.kept.items() if value != self.assumed[name]}
 
@@ -152,8 +152,8 @@ class Ranking:
     def kept(self) -> dict[str, Any]:
         """Values to assume for the unsettled fields: those of the most usual remaining combination.
 
-        Of several that differ from the usual model in as many fields, the one is taken that differs
-        in the fields in which models vary more often.
+        If several differ from the usual model in equally many fields, the one that differs in the
+        more commonly varied fields is chosen.
         """
 
         usual = self.assumed.items()

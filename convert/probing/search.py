@@ -1,6 +1,6 @@
-"""The search for the combination of values with the least loss.
+"""Searches for the combination of values with the lowest loss.
 
-Independent of models and texts: a function measures the losses.
+It is independent of models and texts: losses are measured by a function that is passed in.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Windows of a text on which losses are measured, and the losses of counting on that text."""
+"""Windows of a text for measuring losses, and the losses of n-gram models of that text."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model import flops
 
-SHORTEST, LONGEST = 64, 256  # tokens of a window, where the context and the text allow
+SHORTEST, LONGEST = 64, 256  # tokens of a window, if the context and the text allow
 FEWEST = 8  # windows
 MOST = 2**14  # tokens of all windows together
-OPERATIONS = 3e11  # for one combination: some seconds on two cores
+OPERATIONS = 3e11  # for one combination; takes some seconds on two cores
 
 
 def windows_of(ids: np.ndarray, config: ModelConfig, path: object) -> np.ndarray:
@@ -45,7 +45,8 @@ def unigram_loss(ids: np.ndarray) -> float:
 def bigram_loss(ids: np.ndarray) -> float:
     """The loss of predicting each id from the previous one, by the counts in the rest of the text.
 
-    Where these are few, the frequencies of single ids stand in (Witten-Bell interpolation).
+    Where these counts are small, the frequencies of single ids are used (Witten-Bell
+    interpolation).
     """
     before, after = ids[:-1], ids[1:]
     size = int(ids.max()) + 1

@@ -87,7 +87,7 @@ def measured(
 ) -> Agreement | None:
     """Other values of `fields` with which the model would be that of `peer`, found by running it.
 
-    None if `config` is another one in any other field as well, or if no values make them agree.
+    None if `config` also differs in any other field, or if no values make them agree.
     """
     dialect = inspected.detected.dialect.name
     prefixes = (ENCODER, "") if isinstance(config, Seq2SeqConfig) else ("",)

@@ -83,7 +83,8 @@ class Function:
         optimizer: optax.GradientTransformation,
         frozen: Mapping[str, np.ndarray],
     ) -> dict[str, np.ndarray]:
-        """The arrays after `steps` steps on `tokens`, without those numbers that are `frozen`."""
+        """The arrays after `steps` steps on `tokens`, in which the `frozen` numbers do not
+        change."""
         with jax.enable_x64(True):
             batch = jnp.asarray(tokens, jnp.int32)
             arrays = jax.tree.map(jnp.asarray, self.arrays)

@@ -1,4 +1,4 @@
-"""Converts a file with the class that it belongs to, which settles what no tensor shows.
+"""Converts a file by running its class, which settles the fields that no tensor shows.
 
 The class runs because the user named it. The result is proven before it is returned.
 """

@@ -1,19 +1,20 @@
-"""Matches numbers by their names, where values and gradients do not say which is which."""
+"""Matches numbers by the names of their arrays, if values and gradients leave several choices."""
 
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-Places = Mapping[str, Sequence[int]]  # name of an array -> places of numbers in it
+Places = Mapping[str, Sequence[int]]  # name of an array -> positions of numbers in it
 
 
 def matched(
     torch: Places, jax: Places, sure: Iterable[tuple[str, str]]
 ) -> Iterator[tuple[int, int]]:
-    """Pair the places of both sides, first those of arrays whose names are nearest.
+    """Pair the positions of both sides, beginning with arrays whose names are most similar.
 
-    Near are names that begin as a pair in `sure` does, such as the weight beside a bias. The rest
-    goes by order, the layers of one name in torch together, as they are in an array of all layers.
+    Names are similar if they begin like a pair in `sure`, as a weight does next to a bias. The rest
+    is paired in order; layers with the same name in torch stay together, as in an array of all
+    layers.
     """
     if len(torch) == len(jax) == 1:
         yield from zip(*torch.values(), *jax.values(), strict=False)

@@ -1,8 +1,8 @@
-"""Which number of a JAX function's parameters is which number of a torch module's.
+"""Finds the number in the parameters of a torch module for each number in those of a JAX function.
 
-Numbers correspond if their values are equal, wherever they are: transposed, reshaped, stacked,
-split or fused. Among numbers with equal values, such as the ones of norms, the gradients decide,
-and what they leave open goes by the names.
+Numbers correspond if their values are equal, even if arrays are transposed, reshaped, stacked,
+split or fused. Among numbers with equal values, such as the ones in norms, the gradients decide;
+what these leave open is decided by the names.
 """
 
 import itertools
@@ -17,17 +17,17 @@ from .by_names import matched
 
 Arrays = Mapping[str, np.ndarray]
 Names = Mapping[str, str | Sequence[str]]  # name in torch -> one or several paths in JAX
-ROUNDING = 1e-9  # of a gradient, relative to itself
-FLOOR = 1e-11  # of a gradient, relative to the largest one
+ROUNDING = 1e-9  # tolerance of a gradient, relative to itself
+FLOOR = 1e-11  # tolerance of a gradient, relative to the largest one
 NONE = -1
 
 
 @dataclass(frozen=True)
 class Side:
-    """Arrays laid end to end, and the gradient of each number."""
+    """Arrays, concatenated to one vector of numbers, and the gradient of each number."""
 
     arrays: Arrays
-    gradients: Arrays  # those that there are, by the same names
+    gradients: Arrays  # by the same names; may be incomplete
 
     @property
     def names(self) -> list[str]:
@@ -44,7 +44,7 @@ class Side:
 
     @property
     def owners(self) -> np.ndarray:
-        """The number of the array that each number is in."""
+        """The index of the array that each number belongs to."""
         return np.repeat(np.arange(len(self.arrays)), [x.size for x in self.arrays.values()])
 
 
@@ -59,13 +59,13 @@ class Part:
 
     torch: str
     jax: str
-    in_torch: np.ndarray  # places in the array, flat
+    in_torch: np.ndarray  # flat indices into the array
     in_jax: np.ndarray
 
 
 @dataclass(frozen=True)
 class Correspondence:
-    """The parts of all arrays, and the arrays with numbers that the other side has not."""
+    """The parts of all arrays, and the arrays with numbers that the other side lacks."""
 
     parts: list[Part]
     only_torch: list[str]
@@ -73,7 +73,7 @@ class Correspondence:
 
     @property
     def names(self) -> dict[str, list[str]]:
-        """The paths in JAX of each name in torch; those of single equal numbers are left out."""
+        """The paths in JAX of each name in torch, without those that share only a few numbers."""
         names: dict[str, list[str]] = {}
         largest: dict[str, int] = {}
         for part in self.parts:
@@ -85,7 +85,7 @@ class Correspondence:
 
 
 def correspondence(torch: Side, jax: Side, names: Names) -> Correspondence:
-    """Match the numbers of both sides, those of the arrays in `names` only with each other."""
+    """Match the numbers of both sides; arrays in `names` are matched only with each other."""
     places = _places(torch, jax, names)
     parts = list(_parts(torch, jax, places))
     taken = np.zeros(len(torch.values), bool)
@@ -98,7 +98,7 @@ def correspondence(torch: Side, jax: Side, names: Names) -> Correspondence:
 
 
 def _places(torch: Side, jax: Side, names: Names) -> np.ndarray:
-    """The place in torch of each number in JAX, or NONE."""
+    """The index in torch of each number in JAX, or NONE."""
     groups = _groups(torch.names, jax.names, names)
     values = torch.values, jax.values
     _, ranks = np.unique(np.concatenate(values), return_inverse=True)
@@ -108,9 +108,9 @@ def _places(torch: Side, jax: Side, names: Names) -> np.ndarray:
     )
     raw = torch.slopes, jax.slopes
     floor = FLOOR * max(float(np.abs(slope).max(initial=0)) for slope in raw)
-    # What is rounding, as in the bias of keys, goes by order.
+    # Gradients that are mere rounding, as of the bias of keys, are matched in order.
     slopes = tuple(np.where(np.abs(slope) <= floor, 0, slope) for slope in raw)
-    # Places sorted by key, then by gradient, then as they come.
+    # Indices sorted by key, then by gradient, then in their original order.
     sorted_places = [np.lexsort((slopes[i], keys[i])) for i in (0, 1)]
     sorted_keys = [keys[i][sorted_places[i]] for i in (0, 1)]
     places = np.full(len(values[1]), NONE)
@@ -149,7 +149,8 @@ def _by_name(places: list[int], side: Side, owners: np.ndarray) -> dict[str, lis
 def _groups(
     torch: Sequence[str], jax: Sequence[str], names: Names
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The number of the group of each array on either side: those that `names` joins; else 0."""
+    """The group number of each array on both sides: arrays that `names` joins share one, others
+    have 0."""
     of_torch, of_jax = dict.fromkeys(torch, 0), dict.fromkeys(jax, 0)
     for number, (name, paths) in enumerate(names.items(), 1):
         paths = [paths] if isinstance(paths, str) else list(paths)
@@ -165,9 +166,9 @@ def _groups(
 def _paired(
     places: tuple[np.ndarray, np.ndarray], slopes: tuple[np.ndarray, ...], floor: float
 ) -> tuple[list[tuple[int, int]], list[int], list[int]]:
-    """Pair places of both sides whose gradients agree; also return those that are left.
+    """Pair indices of both sides whose gradients agree; also return those that are left over.
 
-    The places are sorted by their gradients. Those that are rounding on both sides are left, too.
+    The indices are sorted by gradient. Those with mere rounding on both sides are also left over.
     """
     theirs, ours = (each.tolist() for each in places)
     pairs: list[tuple[int, int]] = []
@@ -192,7 +193,7 @@ def _paired(
 
 
 def _parts(torch: Side, jax: Side, places: np.ndarray) -> Iterator[Part]:
-    """The numbers that correspond, by the arrays that they are in, in torch's order."""
+    """The corresponding numbers, grouped by their arrays, in torch's order."""
     owners, starts = (torch.owners, jax.owners), []
     for side in (torch, jax):
         sizes = [array.size for array in side.arrays.values()]

@@ -11,7 +11,7 @@ from .tolerances import TOLERANCE
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """The logarithms of the probabilities that `logits` stand for."""
+    """The logarithms of the probabilities that `logits` define."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 

@@ -1,4 +1,4 @@
-"""What both models are run on: tokens, and what they attend to besides."""
+"""The inputs that both models are run on: tokens, and a source or memory to attend to."""
 
 from collections.abc import Collection
 from typing import Any, NamedTuple
@@ -34,11 +34,11 @@ class Example(NamedTuple):
 
     @property
     def inputs(self) -> "Example":
-        """The example without the last token of each row, which is only to be predicted."""
+        """The example without the last token of each row, which is only a target."""
         return self._replace(tokens=self.tokens[:, :-1])
 
     def part(self, rows: int, length: int) -> "Example":
-        """The first `length` tokens of the first `rows`, with all of what they attend to."""
+        """The first `length` tokens of the first `rows`, with the complete source or memory."""
         source, memory = (
             None if each is None else each[:rows] for each in (self.source, self.memory)
         )
@@ -54,7 +54,7 @@ class Example(NamedTuple):
         return Example(tokens, source, self.memory)
 
     def given_to(self, module: torch.nn.Module) -> torch.nn.Module:
-        """`module` as one that takes tokens alone."""
+        """`module`, wrapped to take tokens alone."""
         if self.source is not None:
             return WithContext(module, torch.from_numpy(self.source.astype(np.int64)))
         if self.memory is not None:

@@ -1,4 +1,4 @@
-"""Other values for tensors of a checkpoint that are constant, as untrained ones are.
+"""Replaces constant tensors of a checkpoint, such as untrained ones, by other values.
 
 A matrix of zeros hides what is computed before it, and a norm of ones hides its own place: two
 functions that differ can agree on such weights, and diverge as soon as they are trained.
@@ -31,7 +31,7 @@ class Pair:
 
     module: torch.nn.Module
     model: Any  # a GPT or a Seq2Seq
-    example: Example  # what both are run on
+    example: Example  # the input of both
 
 
 def with_random_constants(pair: Pair, file: Inspected, names: Mapping[str, str]) -> Pair | None:

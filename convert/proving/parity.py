@@ -31,8 +31,8 @@ class Comparison:
 
     stages: list[Difference]  # in the order of the computation; the last is the logits
     kl: float  # mean KL divergence, in nats
-    top1: float  # share of the positions at which both find the same token likeliest
-    notes: list[str] = field(default_factory=list)  # what was compared with what
+    top1: float  # fraction of the positions at which both predict the same token
+    notes: list[str] = field(default_factory=list)  # sentences on what was compared
 
     @property
     def logits(self) -> Difference:

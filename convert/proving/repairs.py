@@ -1,7 +1,7 @@
 """Single changes to a torch module after which it agrees with a JAX function, to say where to look.
 
-Tried are the other form of GELU, transposes of square matrices and the usual epsilons of norms: of
-one module, of the modules of the same name in all layers, and of all.
+The changes tried are the other form of GELU, transposed square matrices and the usual epsilons of
+norms: in one module, in the modules of the same name in all layers, and in all modules.
 """
 
 import contextlib
@@ -13,13 +13,13 @@ import torch
 
 EPSILONS = (1e-5, 1e-6, 1e-8, 1e-12, 1e-7, 1e-3)
 WORDS = ("eps", "epsilon", "variance_epsilon")
-MOST = 200  # changes to try
+MOST = 200  # the most changes to try
 
 
 def repair(module: torch.nn.Module, agrees: Callable[[], bool]) -> str:
     """The first change after which `agrees` holds, as the end of a sentence; "" if none does.
 
-    `module` is changed while one is tried, and restored.
+    `module` is changed temporarily for each trial.
     """
     changes = itertools.chain(_gelus(), _transposes(module), _epsilons(module))
     for text, change in itertools.islice(changes, MOST):
@@ -74,7 +74,7 @@ def _epsilons(module: torch.nn.Module) -> Iterator[tuple[str, contextlib.Abstrac
 
 
 def _together(names: Iterable[str]) -> Iterator[list[str]]:
-    """Each of `names`, then those that differ by numbers alone, then all."""
+    """Each of `names` alone, then groups of names that differ only in numbers, then all."""
     names = list(names)
     alike: dict[str, list[str]] = {}
     for name in names:

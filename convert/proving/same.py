@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from jaxgpt.errors import UserError, require
+from jaxgpt.system.stages import PATIENCE, Stage, working
 
 from ..foreign.float64 import exact_module, in_float64
 from ..foreign.forward import logits_of
@@ -25,6 +26,7 @@ from .tolerances import GRADIENT_FLOOR
 from .training import RATE, Training, torch_training, without_padding
 
 DECAY = 0.01
+RUNNING = "running torch and JAX in float64"
 SINGLE = 1e-5  # a relative difference below it may be rounding in float32
 # (the parameters of the torch module -> its optimiser, the one of the JAX parameters)
 Optimizers = tuple[Callable[[Any], torch.optim.Optimizer], optax.GradientTransformation]
@@ -42,7 +44,7 @@ def assert_same(
     source: ArrayLike | None = None,
     memory: ArrayLike | None = None,
 ) -> Sameness:
-    """The differences of both models on the ids `tokens` (B, T), all within tolerance.
+    """Assert that both models agree on the ids `tokens` (B, T), and return the differences.
 
     Both run in float64 on the CPU. With `params`, gradients and training are compared too.
 
@@ -52,31 +54,33 @@ def assert_same(
             logits: plain JAX, or Linen, NNX and Equinox with an `apply` or `combine` around them.
         tokens: The ids.
         params: The pytree of parameters of that function.
-        names: Which parameter is which: name in torch -> one or several paths in `params`, such as
-            "blocks/0/attn/kernel". What it leaves out is matched by equal values, also transposed,
-            reshaped, stacked or split.
-        train_steps: Steps of the optimisers that are compared; with 0 only the logits are.
+        names: The correspondence of parameters: name in torch -> one or several paths in `params`,
+            such as "blocks/0/attn/kernel". Others are matched by equal values, even if they are
+            transposed, reshaped, stacked or split.
+        train_steps: Number of optimiser steps to compare; 0 compares only the logits.
         optimizers: A function from torch's parameters to their optimiser, and the one of optax;
             AdamW with the same settings unless given.
         source: The ids (B, S) that an encoder-decoder reads.
         memory: The memory (B, S, D) that a decoder attends to.
 
     Raises:
-        AssertionError: They differ; the text says where first.
-        UserError: One of them does not run, or `names` names what does not exist.
+        AssertionError: They differ; the message says where first.
+        UserError: One of them does not run, or `names` has a name that does not exist.
     """
     others = (None if each is None else np.asarray(each) for each in (source, memory))
     example = Example(np.asarray(tokens), *others)
     if params is None:
-        require(callable(model), f"The model is a {type(model).__name__}, which nobody can call.")
+        require(callable(model), f"The model is a {type(model).__name__}, which is not callable.")
         if not hasattr(model, "config"):
             raise UserError("params is missing: pass the pytree that the JAX function takes.")
-        result = compare(torch_module, model, example)
+        with working(RUNNING, after=PATIENCE):
+            result = compare(torch_module, model, example)
         sameness = Sameness(result.logits, result.kl, result.top1)
     else:
         function = Function.of(model, params)
-        compared = Compared(example.given_to(torch_module), function, example.tokens)
-        sameness = compared.sameness(names or {}, train_steps, optimizers)
+        with working(RUNNING, after=PATIENCE) as stage:
+            compared = Compared(example.given_to(torch_module), function, example.tokens, stage)
+            sameness = compared.sameness(names or {}, train_steps, optimizers)
     if sameness.first_difference is not None:
         raise AssertionError(str(sameness))
     return sameness
@@ -89,9 +93,11 @@ class Compared:
     module: torch.nn.Module
     function: Function
     tokens: np.ndarray
+    stage: Stage  # to report progress to
 
     def sameness(self, names: Names, steps: int, optimizers: Optimizers | None) -> Sameness:
         """All differences, with the parameters matched by `names` and by their values."""
+        self.stage("logits", 0)
         theirs, ours = self._logits(), self.function.logits(self.tokens)
         require(
             theirs.shape == ours.shape,
@@ -117,9 +123,10 @@ class Compared:
         return _logits_of(exact_module(self.module), self.tokens)
 
     def _hint(self, logits: Difference, ours: np.ndarray) -> str:
-        """A sentence on the cause of different logits, where one change removes it."""
+        """A sentence on the cause of different logits, if a single change removes it."""
         if logits.same:
             return ""
+        self.stage("looking for the cause of different logits", 0)
         exact = exact_module(self.module)
         change = repair(exact, lambda: of_logits(_logits_of(exact, self.tokens), ours).same)
         if change:
@@ -135,16 +142,20 @@ class Compared:
         self, names: Names, steps: int, optimizers: Optimizers
     ) -> tuple[Correspondence, Training]:
         """The parameters that correspond, and the differences of their training."""
+        self.stage("gradients and training in torch", 0)
         exact = exact_module(self.module)
         tokens = without_padding(self.tokens, exact)
         before = {name: _host(value) for name, value in exact.named_parameters()}
         optimizer = optimizers[0](exact.parameters())
         their_loss, their_slopes = torch_training(exact, tokens, steps, optimizer)
+        self.stage("gradients in JAX", 0)
         our_loss, our_slopes = self.function.gradients(tokens)
         arrays = self.function.arrays
+        self.stage("matching the parameters", 0)
         matched = correspondence(Side(before, their_slopes), Side(arrays, our_slopes), names)
         after = {name: _host(value) for name, value in exact.named_parameters()}
         frozen = _frozen(matched, arrays, their_slopes)
+        self.stage("training in JAX", 0)
         trained = self.function.trained(tokens, steps, optimizers[1], frozen)
         largest = [float(np.abs(value).max()) for value in their_slopes.values()]
         floor = GRADIENT_FLOOR * float(np.median(largest))
@@ -152,7 +163,8 @@ class Compared:
         gradients = _by_part(matched, their_slopes, our_slopes, floor)
         moved = {name: after[name] for name in their_slopes}
         sizes = [float(np.abs(value).max()) for value in moved.values()]
-        # Adam divides by the gradient, so that the rounding of one that is zero moves a number.
+        # Adam divides by the gradient, so that even the rounding error of a zero gradient moves a
+        # number.
         parameters = _by_part(matched, moved, trained, max(RATE, float(np.median(sizes))))
         return matched, Training(steps, loss, gradients, parameters)
 
@@ -192,7 +204,7 @@ def _by_part(
     ours: Mapping[str, np.ndarray],
     floor: float,
 ) -> list[Difference]:
-    """The difference of each part that torch trains, under both of its names."""
+    """The difference of each part that torch trains, named by both of its names."""
     return [
         Difference.of(
             f"{part.torch} ({part.jax})",

@@ -15,11 +15,11 @@ class Sameness:
 
     logits: Difference
     kl: float  # mean KL divergence, in nats
-    top1: float  # share of the positions at which both find the same token likeliest
-    what: str = "jaxgpt model"  # was compared with the torch module
+    top1: float  # fraction of the positions at which both predict the same token
+    what: str = "jaxgpt model"  # the model that was compared with the torch module
     # For a function with parameters: name in torch -> its paths in JAX, proposed or given.
     names: dict[str, list[str]] = field(default_factory=dict)
-    only_torch: list[str] = field(default_factory=list)  # with values that JAX has nowhere
+    only_torch: list[str] = field(default_factory=list)  # parameters with values that JAX lacks
     only_jax: list[str] = field(default_factory=list)
     training: Training | None = None
     hint: str = ""  # the change after which the two agree, if one was found
@@ -64,10 +64,11 @@ def _lines(training: Training) -> list[str]:
     if wrong:
         last = wrong[-1]
         lines.append(
-            f"the logits agree, but {len(wrong)} of {len(training.gradients)} gradients differ; "
-            f"nearest to the loss that of {last.name}, by up to {last.max:.3g} (largest "
-            f"{last.scale:.3g}). Look there first, as what lies before it in the model differs "
-            f"with it: {in_a_row((item.name for item in wrong), ', ')}."
+            f"the logits agree, but {len(wrong)} of {len(training.gradients)} gradients differ. "
+            f"The one nearest to the loss is that of {last.name}: it differs by up to "
+            f"{last.max:.3g} (largest {last.scale:.3g}). Look there first: a fault there changes "
+            "the gradients of all that is before it in the model. These differ: "
+            f"{in_a_row((item.name for item in wrong), ', ')}."
         )
     moved = [item for item in training.parameters if not item.same]
     if moved and not wrong:

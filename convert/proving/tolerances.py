@@ -1,8 +1,8 @@
 """The tolerances of `verify`: how far two arrays may differ and still count as the same.
 
-`to-flax --torch` has others, beside the measurement of each field. What a text must show before
-`probe` settles a field is `LEAST` in `probing/ranking.py`; what counts as a table of sinusoids is
-`SINUSOID` in `detect/values.py`.
+`to-flax --torch` has tolerances of its own, next to the measurement of each field. What a text must
+show before `probe` settles a field is `LEAST` in `probing/ranking.py`; what counts as a table of
+sinusoids is `SINUSOID` in `detect/values.py`.
 """
 
 # The largest difference that is allowed. Those in a column are divided by the largest value of the

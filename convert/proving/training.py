@@ -23,7 +23,7 @@ from .exact_model import exact_model
 from .example import Example, logits_of_model
 from .tolerances import GRADIENT_FLOOR
 
-RATE = 1e-3  # the learning rate, and the floor of the parameters: a step is no longer than it
+RATE = 1e-3  # the learning rate, and the floor for parameters, as no step is larger
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Training:
 
     @property
     def rows(self) -> list[Difference]:
-        """All differences, each under a name that says what it is."""
+        """All differences, each with a descriptive name."""
         return [
             self.loss,
             *(item.named(f"gradient of {item.name}") for item in self.gradients),
@@ -87,7 +87,7 @@ def compare_training(
 def _frozen(
     config: AnyConfig, dialect: AnyDialect, module: torch.nn.Module, trained: Collection[str]
 ) -> set[str]:
-    """The Flax paths whose tensors the `module` holds and trains none of, such as a buffer."""
+    """The Flax paths whose tensors `module` has but does not train, such as buffers."""
     resting = module.state_dict().keys() - {*trained}
 
     def among(names: Collection[str], weight: str) -> bool:

@@ -1,4 +1,4 @@
-"""The result of `verify`, and whether it is a proof: how each field of the model is known."""
+"""The result of `verify`, and whether it is a proof, which depends on the source of each field."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ OFF = "dropout"  # off in both models while they are compared
 
 @dataclass(frozen=True)
 class Standing:
-    """Fields of a model that no file shows, with their values, by how they are known."""
+    """The fields of a model that no file shows, with their values, by their source."""
 
     given: dict[str, Any]  # set by the user
     assumed: dict[str, Any]  # a usual value
@@ -76,7 +76,7 @@ class Verification:
     # Names of tensors whose values differ.
     weights: list[str] = field(default_factory=list)
     ran: str = ""  # the torch class and its arguments; "" if only tensors were compared
-    # What has to be true for the class that ran to be the file's; "" if it certainly is.
+    # The condition for the class that ran to be that of the file; "" if it certainly is.
     doubt: str = ""
     defaults: dict[str, Any] = field(default_factory=dict)  # arguments of the class, in doubt
     hint: str = ""  # how to obtain a proof

@@ -37,13 +37,13 @@ def verify(
     """The verdict on whether `file` and the model in `directory` compute the same function.
 
     The class of the file runs beside the model in float64: `torch`, or else that of the file's
-    dialect. Where there is neither, only the tensors are compared. Importing and running `torch`
-    runs its code.
+    dialect. If there is neither, only the tensors are compared. The code of `torch` is imported and
+    run.
 
     Args:
         file: A checkpoint file, or a Hugging Face folder.
         directory: A model directory, or a run.
-        train_steps: Compare also every gradient, and the parameters after this many steps of AdamW.
+        train_steps: Also compare every gradient, and the parameters after this many steps of AdamW.
         dialect: The class that wrote the file, where several fit.
         torch: The class of the file, as "module:Class" or "path/to/model.py:Class".
         torch_args: Arguments of that class.
@@ -112,7 +112,7 @@ def _judged(page: Verification, sides: Sides, peer: Peer, by_user: bool) -> Veri
         page = _with_defaults(page, peer.answers.defaults)
     report, answers = sides.inspected.detected.report, peer.answers
     set_by_user = {MEANING.get(word.lower(), word) for word in answers.given}
-    # An argument for both sides, of which the user set the field of one.
+    # If an argument sets a field of both sides, the user's value for one side counts for both.
     set_by_user |= {f"{ENCODER}{field}" for field in answers.for_both & page.given.keys()}
     # An argument that the file itself records counts as read, not as passed by us.
     page = page.judged(answers.fields - report.read.keys(), set_by_user)
@@ -136,7 +136,7 @@ def _advised(
     directory: Path,
     named: Peer | None,
 ) -> Verification:
-    """Add to the `page` of two models that differ what would make them agree.
+    """Add to the `page` of two different models the changes that would make them agree.
 
     Other values of fields that the user set are tried only for a class that the user `named`.
     """

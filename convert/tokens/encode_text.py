@@ -1,4 +1,4 @@
-"""Encodes a text to the ids of a checkpoint, by any tokenizer that comes with it.
+"""Encodes a text to the ids of a checkpoint, with any tokenizer that comes with it.
 
 Independent of weights.
 """

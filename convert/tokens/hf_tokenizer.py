@@ -28,7 +28,7 @@ class FileTokenizer(NamedTuple):
 
     tokenizer: Tokenizer | None = None
     words: str = ""  # a sentence for the user
-    problem: str = ""  # why a tokenizer that is there is not taken along
+    problem: str = ""  # why an existing tokenizer cannot be used
 
 
 def of_checkpoint(path: Path | None, extras: Mapping[str, Any], vocab_size: int) -> FileTokenizer:
@@ -49,7 +49,7 @@ def of_checkpoint(path: Path | None, extras: Mapping[str, Any], vocab_size: int)
             return FileTokenizer(problem=f"{path} has {sizes}: it belongs to another model.")
         return FileTokenizer(
             loaded,
-            f"Its tokenizer came along: {path.name}, {loaded.vocab_size} ids ({loaded.kind}).",
+            f"Its tokenizer was stored too: {path.name}, {loaded.vocab_size} ids ({loaded.kind}).",
         )
     if not alphabet:
         return FileTokenizer()
@@ -110,7 +110,7 @@ def write(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:
         else dict.fromkeys(("bos_token", "eos_token"), tokenizer.decode([tokenizer.eot]))
     )
     about = {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # takes the tokenizer.json as it is
+        "tokenizer_class": "PreTrainedTokenizerFast",  # uses tokenizer.json unchanged
         "model_max_length": context_length,
         "clean_up_tokenization_spaces": False,
     }

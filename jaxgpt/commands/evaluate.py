@@ -1,7 +1,7 @@
 """jaxgpt eval: the loss of a model over a validation split."""
 
 from jaxgpt.commands.options import Directory, OptionalFile
-from jaxgpt.commands.shell import working
+from jaxgpt.system.stages import working
 
 
 def evaluate(

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jaxgpt.commands.options import Directory
-from jaxgpt.commands.shell import working
+from jaxgpt.system.stages import working
 
 
 def export(directory: Directory, /, *, out: Path, batch_size: int = 1) -> None:

@@ -5,7 +5,8 @@ from typing import Annotated
 import tyro
 
 from jaxgpt.commands.options import Directory, OptionalFile, TargetTokenizer, Tokenizer, Unknown
-from jaxgpt.commands.shell import console, working
+from jaxgpt.commands.shell import console
+from jaxgpt.system.stages import working
 
 UNLIMITED = 10**6  # columns: a pipe has as many as a table takes
 Head = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]

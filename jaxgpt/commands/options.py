@@ -85,7 +85,7 @@ def options(section: type, name: str) -> Any:
     return typed_dict
 
 
-dict_type: Any = TypedDict  # which a type checker lets nobody call with names unknown to it
+dict_type: Any = TypedDict  # typed as Any, because type checkers accept only literal field names
 if TYPE_CHECKING:
     Settings = dict[str, dict[str, Any]]
 else:

@@ -6,8 +6,8 @@ from typing import Annotated
 import tyro
 
 from jaxgpt.commands.options import Settings
-from jaxgpt.commands.shell import working
 from jaxgpt.settings import read_settings
+from jaxgpt.system.stages import working
 
 ConfigFile = Annotated[
     Path,

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import tyro
 
-from jaxgpt.commands.shell import console, working
+from jaxgpt.commands.shell import console
+from jaxgpt.system.stages import working
 
 Place = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[DIR]")]
 COLUMNS = ("run", "config", "model", "step", "loss", "best val", "size", "state")

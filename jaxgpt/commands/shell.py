@@ -1,4 +1,4 @@
-"""The call of a command, its exit code, and a bar to watch while it works."""
+"""The call of a command, and its exit code."""
 
 import contextlib
 import gc
@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import tyro
@@ -15,11 +15,10 @@ import tyro
 from jaxgpt import __version__
 from jaxgpt.errors import Failure, UserError, instead_of, printable, system_error
 from jaxgpt.system.signals import signals
-from jaxgpt.system.stages import Stage, silent
 
-BROKEN_PIPE = 141  # as shells report a program that SIGPIPE ended
-# New objects between two garbage collections: jax and torch make half a million that stay, and with
-# Python's 700 the collector takes a tenth of the start of a command.
+BROKEN_PIPE = 141  # the exit code that shells report for a program killed by SIGPIPE
+# New objects between two garbage collections. Importing jax and torch makes half a million objects
+# that stay; with Python's default of 700, collecting takes a tenth of a command's start-up.
 GC_THRESHOLD = 10_000
 PIPE_WIDTH = 200  # columns of a table that no terminal limits
 
@@ -33,41 +32,6 @@ def console() -> Any:
 
     terminal = Console(highlight=False)
     return terminal if terminal.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
-
-
-@contextlib.contextmanager
-def working(what: str) -> Iterator[Stage]:
-    """Show on a terminal that `what` is being done, with a bar for stages of known length."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        SpinnerColumn,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-
-    terminal = Console(stderr=True)
-    if not terminal.is_terminal:
-        yield silent
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=terminal, transient=True) as progress:
-        task = progress.add_task(escape(what), total=None)
-
-        def stage(name: str, total: int) -> Callable[[int], None]:
-            progress.reset(task, total=total or None, description=escape(f"{what}: {name}"))
-            return lambda done: progress.advance(task, done)
-
-        yield stage
 
 
 def run(
@@ -96,7 +60,7 @@ def run(
         sys.stdout.flush()
     except (UserError, Failure) as error:
         code = _report(program, error)
-    except BrokenPipeError:  # the reader has left, as head does
+    except BrokenPipeError:  # the reader has closed the pipe, as head does
         code = BROKEN_PIPE
     except OSError as error:
         code = _report(program, system_error(error))
@@ -104,7 +68,7 @@ def run(
         _leave_at_once(128 + (stop.args[0] if stop.args else signal.SIGINT))
     try:
         sys.stdout.flush()
-    except OSError:  # the rest goes nowhere, or the interpreter would fail at its end
+    except OSError:  # discard the rest, or the interpreter would fail at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 

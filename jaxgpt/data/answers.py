@@ -7,8 +7,8 @@ An example is text of which some parts, the answers, are to be learnt. A record 
                                           each message as "ROLE:", a newline, and its content; after
                                           that END where the role is assistant, else a newline
 
-END is the end-of-text id, or a newline where the tokenizer has none. Counted are what the assistant
-says and the END after it.
+END is the end-of-text id, or a newline where the tokenizer has none. The loss counts what the
+assistant says and the END after it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,11 +24,11 @@ from jaxgpt.errors import UserError, require
 FIELDS = ("prompt", "answer")
 MESSAGES = "messages"
 ROLES = ("system", "user", "assistant")
-END = "\n"  # of an answer, for tokenizers without an end-of-text id
+END = "\n"  # ends an answer, for tokenizers without an end-of-text id
 
 
 class Turn(NamedTuple):
-    """A text that is read, and the answer to it, which is learnt."""
+    """A prompt, which is only read, and the answer to it, which is learnt."""
 
     prompt: Piece
     answer: Piece
@@ -38,7 +38,7 @@ Example = list[Turn]
 
 
 def recognise(sources: Sequence[str], field: str = "text") -> bool:
-    """Whether `sources` are examples: JSON lines whose first record has their fields, and no text.
+    """Whether `sources` are examples: JSON lines with their fields, not text, in the first record.
 
     Sources for which a `field` is named are text, or pairs.
     """
@@ -61,7 +61,7 @@ def examples(sources: Sequence[str], errors: str = "strict") -> Iterator[Example
 
 
 def pieces(example: Example) -> Iterator[Piece]:
-    """All text of an example, with an END, in the order in which it is read."""
+    """All text of an example, with an END, in reading order."""
     for turn in example:
         yield from turn
     yield Piece(END, example[-1].answer.where, 0, None)

@@ -1,8 +1,8 @@
-"""Batches: the windows of a training step, a function of (seed, step), and of an evaluation.
+"""Batches of windows: those of a training step, a function of (seed, step), and of an evaluation.
 
-grain could shuffle without memory, but it tries up to 2**16 indices for one where a text has few
-windows, and a sort for the ten million windows of ten billion tokens takes 160 MB and about ten
-seconds an epoch.
+grain could shuffle without storing the order, but for a text with few windows it may try 2**16
+indices to find one. Sorting the ten million windows of ten billion tokens takes 160 MB and about
+ten seconds per epoch.
 """
 
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ def batch(
 ) -> np.ndarray:
     """The windows of `step`, (rows, T+1) int32: inputs are [:, :-1], targets [:, 1:].
 
-    Row r is window step * batch_size + r of an endless sequence of epochs, each of which has every
-    window once. There is no state, and each host may ask for any `rows`.
+    Row r is window step * batch_size + r of an endless sequence of epochs, each with every window
+    once. There is no state, and each host may ask for any `rows`.
     """
     windows = (len(tokens) - context_length) // context_length
     require(
@@ -46,13 +46,13 @@ def batch(
 
 @lru_cache(maxsize=16)
 def _offset(seed: int, epoch: int, context_length: int) -> int:
-    """The start of the first window, another in each epoch, so that window edges move."""
+    """The start of the first window, which differs by epoch so that window boundaries move."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]) % context_length
 
 
 @lru_cache(maxsize=16)
 def shuffled(count: int, *entropy: int) -> np.ndarray:
-    """The numbers below `count`, shuffled by a sort of random keys that numpy never changes.
+    """The numbers below `count`, shuffled in an order that does not depend on numpy's version.
 
     The order is a function of `count` and `entropy`, such as a seed and an epoch.
     """

@@ -16,7 +16,7 @@ from jaxgpt.errors import UserError, in_a_row, require
 
 # The end-of-text tokens of GPT-2, Llama 3, Llama 2 and Gemma.
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
-MOST_IDS = 2**22  # a file may name any id, and memory is needed for all below it
+MOST_IDS = 2**22  # a file may use any id, and all ids below it take memory
 
 
 class BpeTokenizer(Tokenizer):
@@ -127,7 +127,7 @@ def _token_bytes(library_tokenizer: Any) -> dict[int, bytes]:
 def byte_alphabet() -> dict[str, bytes]:
     """The byte that each character of a byte-level vocabulary stands for.
 
-    Printable bytes are spelled as themselves, the others, in order, as the characters from 256 on.
+    Printable bytes stand for themselves; the others become, in order, the characters from 256 on.
     """
     from tokenizers import pre_tokenizers
 

@@ -1,6 +1,6 @@
-"""The built-in corpus of pairs: dates as people write them, and as ISO 8601 has them.
+"""The built-in corpus of pairs: dates as people write them, and the same dates in ISO 8601.
 
-A small encoder-decoder learns it in minutes, and anybody can see what it got wrong.
+A small encoder-decoder learns it in minutes, and its mistakes are obvious to anyone.
 """
 
 import re
@@ -29,7 +29,7 @@ ORDINALS = [
 ]
 ROMAN = ["I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII"]
 # fmt: on
-WAYS = (  # none can be read as two dates
+WAYS = (  # none is ambiguous between two dates
     "the {ordinal} of {month} {year}",
     "{month} {nth}, {year}",
     "{day}.{number}.{year}",
@@ -52,7 +52,7 @@ def recognise(source: str) -> tuple[int, int] | None:
 
 
 def records(count: int, seed: int) -> Records:
-    """`count` pairs, each of another date, written in one of WAYS: a function of `seed`."""
+    """`count` pairs of different dates, each written in one of WAYS; a function of `seed`."""
     days = (LAST - FIRST).days + 1
     require(0 < count <= days, f"{NAME} has from 1 to {days:,} pairs, but {count:,} are asked for.")
     ways = np.random.SeedSequence([seed, count]).generate_state(count) % len(WAYS)
@@ -63,7 +63,7 @@ def records(count: int, seed: int) -> Records:
 
 
 def _words(when: date) -> dict[str, object]:
-    """What WAYS are made of. The names are English in every locale."""
+    """The words that WAYS are made of, for the date `when`. Names are English in every locale."""
     endings = {1: "st", 2: "nd", 3: "rd", 21: "st", 22: "nd", 23: "rd", 31: "st"}
     month = MONTHS[when.month - 1]
     return {

@@ -1,4 +1,4 @@
-"""Text to ids: the tokenizer that a choice names, learnt where need be, and many texts at once."""
+"""Text to ids: makes or loads the chosen tokenizer, and encodes many texts at once."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -12,15 +12,15 @@ from jaxgpt.data.tokenizer_files import ready_made
 from jaxgpt.errors import UserError
 
 TOGETHER = 1 << 20  # characters encoded at once
-MERGES_FROM = 1 << 26  # characters that merges are learnt from: more would hardly change them
-MERGES_WORDS = 1 << 22  # bytes of distinct words among them, which the memory for learning follows
+MERGES_FROM = 1 << 26  # characters to learn merges from: more would hardly change the merges
+MERGES_WORDS = 1 << 22  # bytes of distinct words among them; training memory grows with these
 Item = TypeVar("Item")
 
 
 def tokenizer_for(
     choice: str, read: Callable[[str], Iterator[Piece]], vocab_size: int
 ) -> Tokenizer:
-    """The tokenizer `choice`, made from the text that `read` gives where it is char or bpe."""
+    """The tokenizer `choice`; char and bpe are made from the text that `read` returns."""
     if choice == "char":
         return train_char(piece.text for piece in joined(read("characters")))
     if choice == "bpe":
@@ -45,7 +45,7 @@ def _sample(pieces: Iterator[Piece]) -> Iterator[str]:
 def joined(pieces: Iterator[Piece], separator: str = "") -> Iterator[Piece]:
     """The pieces with documents separated by text, for tokenizers without an end-of-text id.
 
-    `separator` is that from a document before them.
+    `separator` separates them from the document before, if there is one.
     """
     for piece in pieces:
         yield piece._replace(text=separator + piece.text, start=piece.start - len(separator))
@@ -57,7 +57,7 @@ def ids_of(
 ) -> Iterator[np.ndarray]:
     """Ids of all documents, with an end of text between any two where the tokenizer has one.
 
-    With `after_text` there is one before the first, too: that of a record before them.
+    With `after_text` there is also one before the first, which ends the record before it.
     """
     ended = after_text
     if tokenizer.eot is None:
@@ -73,7 +73,7 @@ def ids_of(
 def groups(items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[list[Item]]:
     """Lists of about TOGETHER characters, so that short texts are encoded on all cores.
 
-    `size` is the number of characters of an item.
+    `size` counts the characters of an item.
     """
     group: list[Item] = []
     total = 0

@@ -12,7 +12,7 @@ from jaxgpt.errors import UserError, require
 
 PIECE = 1 << 16  # characters; a longer document comes in several pieces
 CHUNK = 1 << 20  # bytes read at once
-_REACH = 4096  # characters searched back for a cut; text without a space in these has no words
+_REACH = 4096  # characters searched backwards for a cut; text with no space in these has no words
 _AFTER_WORD = re.compile(r".*[^\W_](?=\s)", re.DOTALL)
 _BEFORE_SPACE = re.compile(r".*\S(?=\s)", re.DOTALL)
 
@@ -23,13 +23,13 @@ class Piece(NamedTuple):
     text: str
     where: str  # the document, for messages
     start: int  # characters of the document before this piece
-    # None where the document continues; else the separator from the next one, for tokenizers
-    # without an end-of-text id.
+    # None where the document continues; else the text that separates it from the next one, for
+    # tokenizers without an end-of-text id.
     end: str | None
 
 
 class Pair(NamedTuple):
-    """A source and the target that it is to become."""
+    """A source and the target that a model should produce for it."""
 
     source: Piece
     target: Piece
@@ -61,12 +61,12 @@ def pairs_from_file(path: Path, reading: Reading) -> Iterator[Pair]:
 
 
 def from_bytes(stream: BinaryIO, where: str, reading: Reading) -> Iterator[Piece]:
-    """The text of one document in UTF-8."""
+    """The text of one UTF-8 document."""
     return _pieces(_decoded(stream, where, reading.errors), where, "")
 
 
 def from_records(records: Records, reading: Reading) -> Iterator[Piece]:
-    """The text of each record, which is a document of its own."""
+    """The text of each record, as a document of its own."""
     for where, (text,) in texts(records, reading):
         yield from _pieces([text], where, "\n")
 
@@ -88,7 +88,7 @@ def pairs_from_records(records: Records, reading: Reading) -> Iterator[Pair]:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The opened file, which is named if it cannot be read."""
+    """Open the file `path`; an error in opening or reading it names the file."""
     try:
         with path.open("rb") as stream:
             yield stream
@@ -99,7 +99,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 def safe_cut(text: str, limit: int) -> int:
     """The position, at most `limit`, where a cut leaves the byte-pair tokens of `text` unchanged.
 
-    This is before the space that follows a word, as no tokenizer joins the two.
+    The cut is before the space after a word, because no tokenizer joins the two.
     """
     for pattern in (_AFTER_WORD, _BEFORE_SPACE):
         if match := pattern.match(text, max(0, limit - _REACH), limit + 1):
@@ -108,7 +108,7 @@ def safe_cut(text: str, limit: int) -> int:
 
 
 def _pieces(chunks: Iterable[str], where: str, end: str) -> Iterator[Piece]:
-    """The pieces of one document, cut so that no tokenizer notices; `end` separates the next."""
+    """The pieces of a document, cut so that no token is split; `end` separates it from the next."""
     text, start = "", 0
     for chunk in chunks:
         text += chunk
@@ -130,7 +130,7 @@ def _decoded(stream: BinaryIO, where: str, errors: str) -> Iterator[str]:
     while not ended:
         raw = stream.read(CHUNK)
         ended = not raw
-        pending = decoder.getstate()[0]  # the first bytes of a character that was cut in two
+        pending = decoder.getstate()[0]  # the first bytes of a divided character
         before = read - len(pending)
         try:
             yield decoder.decode(raw, ended)

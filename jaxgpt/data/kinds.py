@@ -12,8 +12,8 @@ class Kind(NamedTuple):
     """A kind of prepared data, in words for messages."""
 
     content: str
-    model: str  # that is trained on it
-    command: str  # that makes it
+    model: str  # the kind of model that is trained on it
+    command: str  # the command that makes it
 
 
 KINDS = {
@@ -26,7 +26,7 @@ KINDS = {
 
 
 def data_kind(path: Path) -> Literal["text", "answers", "pairs"]:
-    """What the prepared directory `path` holds."""
+    """The kind of data in the prepared directory `path`."""
     require(
         (path / ABOUT).is_file(),
         f"{path} is not a prepared directory, for it has no {ABOUT}. `jaxgpt prepare TEXT... "
@@ -42,7 +42,7 @@ def data_kind(path: Path) -> Literal["text", "answers", "pairs"]:
 
 
 def require_model(path: Path, needed: Literal["text", "pairs"]) -> None:
-    """Require that the data in `path` are for a model that is trained on the kind `needed`."""
+    """Require that the data in `path` are of the kind `needed`, for the model that trains on it."""
     here, other = KINDS[data_kind(path)], KINDS[needed]
     require(
         here.model == other.model,

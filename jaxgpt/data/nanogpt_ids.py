@@ -1,4 +1,4 @@
-"""nanoGPT's train.bin and val.bin, ids without a header, taken over as token files."""
+"""Imports nanoGPT's train.bin and val.bin, which are ids without a header, as token files."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -53,7 +53,7 @@ def take(
 
 
 def _tokenizer(meta: Path, choice: str) -> Tokenizer | None:
-    """The tokenizer of ids: the `choice`, or the one in nanoGPT's `meta` by default."""
+    """The tokenizer of the ids: `choice`, or by default the one in nanoGPT's `meta`."""
     if choice != "char":  # char is the default of `prepare`
         return ready_made(choice)
     if not meta.is_file():

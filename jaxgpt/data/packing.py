@@ -12,14 +12,14 @@ from jaxgpt.file_names import TOKENIZER
 
 
 class Spans(NamedTuple):
-    """Parts of a sequence of ids: each from its start up to its stop."""
+    """Parts of a sequence of ids, each from its start to before its stop."""
 
     starts: np.ndarray
     stops: np.ndarray
 
     @property
     def targets(self) -> np.ndarray:
-        """The number of ids of each span that have another one before them."""
+        """The number of targets in each span: ids that have another one before them."""
         return self.stops - self.starts - 1
 
 
@@ -40,10 +40,10 @@ def end_of_text(dataset: Dataset, pack: str) -> int:
 
 
 def documents(ids: np.ndarray, eot: int) -> Spans:
-    """The documents of a text in which `eot` is between any two.
+    """The documents of a text whose documents are separated by `eot`.
 
-    It is the last id of the one and the first of the other, so that every id but the first of the
-    text is a target once.
+    `eot` is both the last id of a document and the first of the next, so that every id of the text
+    except the first is a target once.
     """
     chunks = [at + np.flatnonzero(ids[at : at + CHUNK] == eot) for at in range(0, len(ids), CHUNK)]
     borders = np.concatenate([np.empty(0, np.int64), *chunks])
@@ -52,7 +52,8 @@ def documents(ids: np.ndarray, eot: int) -> Spans:
 
 
 def cut(spans: Spans, most: int) -> Spans:
-    """The spans in pieces of at most `most` targets; the last id of a piece begins the next."""
+    """The spans in pieces of at most `most` targets; the last id of a piece also begins the
+    next."""
     counts = -(-spans.targets // most)
     pieces = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     starts = np.repeat(spans.starts, counts) + pieces * most
@@ -60,7 +61,7 @@ def cut(spans: Spans, most: int) -> Spans:
 
 
 def windows_of(sizes: np.ndarray, room: int) -> np.ndarray:
-    """The number of the window that each of `sizes` goes to, so that few have `room` left.
+    """The window that each of `sizes` goes to, chosen to leave little of the `room` unused.
 
     Best fit decreasing: the largest first, each into the fullest window that has room for it.
     """
@@ -70,9 +71,9 @@ def windows_of(sizes: np.ndarray, room: int) -> np.ndarray:
 
 
 def _best_fit(sizes: list[int], room: int, first: int) -> Iterable[int]:
-    """The window of each of the falling `sizes`; new ones are counted from `first`."""
-    by_room: list[list[int]] = [[] for _ in range(room + 1)]  # the windows with so much room
-    rooms = 0  # a bit for each list that is not empty
+    """The window of each of `sizes`, in descending order; new windows count from `first`."""
+    by_room: list[list[int]] = [[] for _ in range(room + 1)]  # windows by the room left in them
+    rooms = 0  # bit i is set if by_room[i] is not empty
     for size in sizes:
         if fitting := rooms >> size:
             left = size + (fitting & -fitting).bit_length() - 1
@@ -88,7 +89,7 @@ def _best_fit(sizes: list[int], room: int, first: int) -> Iterable[int]:
 
 
 def _inverse(order: np.ndarray, values: list[int]) -> np.ndarray:
-    """`values`, which are in `order`, in the order of the places."""
+    """`values`, which are sorted by `order`, back in their original order."""
     placed = np.empty(len(order), np.int64)
     placed[order] = values
     return placed

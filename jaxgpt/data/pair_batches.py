@@ -1,6 +1,6 @@
 """Batches of pairs: those of a training step, a function of (seed, step), and of an evaluation.
 
-Pairs of about the same length are in a bucket, whose batches have one shape.
+Pairs of similar length share a bucket, and all batches of a bucket have one shape.
 """
 
 from collections.abc import Iterator
@@ -14,15 +14,15 @@ from jaxgpt.data.pairs import PairSplit
 from jaxgpt.errors import require
 
 MOST_BUCKETS = 6
-BATCHES_EACH = 4  # at least, of each bucket in an epoch, which leaves out pairs that fill no batch
-CANDIDATES = 256  # shapes among which those of the buckets are chosen
+BATCHES_EACH = 4  # least batches of a bucket in an epoch, as those that are not full are left out
+CANDIDATES = 256  # candidate shapes for the buckets
 
 
 class PairBatch(NamedTuple):
     """A batch of pairs, arrays of the host or of devices; padding is id 0 where masks are False."""
 
     source_bs: Any  # int32
-    source_mask_bs: Any  # True at a token of the source
+    source_mask_bs: Any  # True at tokens, False at padding
     tokens_bt: Any  # int32, what the decoder reads: start, target
     targets_bt: Any  # int32, what it should predict: target, end
     target_mask_bt: Any  # True where the loss counts
@@ -42,11 +42,11 @@ class Buckets:
 
     split: PairSplit
     batch_size: int
-    shapes: tuple[Shape, ...]  # of each bucket; all that batches ever have
-    members: tuple[np.ndarray, ...]  # the numbers of the pairs in each bucket
+    shapes: tuple[Shape, ...]  # one for each bucket; no batch has another shape
+    members: tuple[np.ndarray, ...]  # the indices of the pairs in each bucket
 
     def padding_share(self) -> float:
-        """The part of all positions, of sources and targets, that is padding."""
+        """The fraction of all positions, of sources and targets, that are padding."""
         positions = sum(
             len(pairs) * (shape.source + shape.target)
             for shape, pairs in zip(self.shapes, self.members, strict=True)
@@ -63,8 +63,8 @@ def make_buckets(
 ) -> Buckets:
     """Sort a split into up to MOST_BUCKETS buckets with little padding.
 
-    `source_context` and `target_context` are the contexts of the encoder and of the decoder, which
-    has a target and its start.
+    `source_context` is the context of the encoder, and `target_context` that of the decoder, which
+    reads the start and the target.
     """
     sources, targets = split.source_lengths, split.target_lengths + 1
     _require_contexts(sources, targets, source_context, target_context)
@@ -90,9 +90,9 @@ def batch(
 ) -> PairBatch:
     """The `rows` of the batch of `step`.
 
-    Each epoch has the full batches of all buckets in a random order, so that every pair occurs
-    once, except for the few that fill no batch, which are others in each epoch. There is no state,
-    and each host may ask for any `rows`.
+    Each epoch has the full batches of all buckets in random order. Every pair occurs once, except
+    for the few that do not fill a batch; these differ from epoch to epoch. There is no state, and
+    each host may ask for any `rows`.
     """
     count = sum(buckets.full_batches())
     require(
@@ -114,7 +114,7 @@ def batch(
 def eval_batches(buckets: Buckets) -> Iterator[PairBatch]:
     """Batches with every pair of the split once.
 
-    The last one of a bucket is filled with rows that have a source and no target.
+    The last batch of a bucket is filled up with rows that have a source and no target.
     """
     size = buckets.batch_size
     for bucket, members in enumerate(buckets.members):
@@ -144,17 +144,17 @@ def _padded(buckets: Buckets, bucket: int, pairs: np.ndarray) -> PairBatch:
 def _rows(
     ids: np.ndarray, firsts: np.ndarray, lasts: np.ndarray, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ids from `firsts` up to `lasts` as rows of `width`, and where they are."""
+    """The ids from `firsts` to before `lasts` as rows of `width`, and the mask of these ids."""
     places = firsts[:, None] + np.arange(width)
     mask = places < lasts[:, None]
     return np.where(mask, ids[np.where(mask, places, 0)], 0).astype(np.int32), mask
 
 
 def _cheapest(counts: np.ndarray, costs: np.ndarray, least: int) -> np.ndarray:
-    """The last level of each bucket, chosen so that all positions together are fewest.
+    """The last level of each bucket, chosen to minimise the total number of positions.
 
-    `counts` has the pairs of each level; a bucket whose last level is i takes `costs[i]` positions
-    for each of its pairs, and has at least `least` pairs unless there is only one bucket.
+    `counts` has the number of pairs of each level. A bucket whose last level is i takes `costs[i]`
+    positions for each of its pairs; it has at least `least` pairs, unless it is the only bucket.
     """
     before = np.concatenate([[0], np.cumsum(counts)])  # pairs below each level
     inside = before[None, 1:] - before[:-1, None]  # [i, j]: pairs of a bucket of levels i to j

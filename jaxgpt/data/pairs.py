@@ -23,8 +23,8 @@ NUMBERS = ("source_vocab_size", "target_vocab_size", "start", "end", "left_out")
 class PairSplit:
     """The pairs of a split: `split[i]` is a source and its target, int32, without start and end."""
 
-    ids: np.ndarray  # of source 0, target 0, source 1, target 1 and so on
-    offsets: np.ndarray  # where each of these begins, and the number of ids
+    ids: np.ndarray  # the ids of source 0, target 0, source 1, target 1 and so on
+    offsets: np.ndarray  # where each of these texts begins; at the end, the number of ids
     start: int  # the id that every target begins with
     end: int  # the id that every target ends with
 
@@ -54,14 +54,14 @@ class PairDataset:
 
     path: Path
     source_vocab_size: int
-    target_vocab_size: int  # counts start and end
+    target_vocab_size: int  # including start and end
     start: int
     end: int
     left_out: int  # pairs that were too long when the data were prepared
     train: PairSplit
     val: PairSplit
-    train_sha256: str  # of the ids and their offsets, to compare the data of two directories
-    files: Unchanged = NO_FILES  # that the ids are read from, where they were verified
+    train_sha256: str  # hash of the ids and offsets, to compare the data of two directories
+    files: Unchanged = NO_FILES  # the files of the ids, if they were verified
 
     @property
     def source_tokenizer(self) -> Path:
@@ -70,7 +70,7 @@ class PairDataset:
 
     @property
     def target_tokenizer(self) -> Path:
-        """The file with the tokenizer of the targets, which may be that of the sources."""
+        """The file with the tokenizer of the targets, which may also be that of the sources."""
         own = self.path / TARGET_TOKENIZER
         return own if own.exists() else self.source_tokenizer
 

@@ -15,7 +15,7 @@ from jaxgpt.errors import UserError, require
 SUFFIXES = (".pkl", ".pickle")
 MOST_BYTES = 2**24
 MOST_OPCODES = 2**21  # each may build an empty dict: 130 MB in all
-FRAME_BYTES = 9  # of the opcode FRAME and its length
+FRAME_BYTES = 9  # length of the opcode FRAME with its argument
 LARGEST = 2**63  # larger integers can be chosen so that all collide as keys of a dict
 PLAIN = """
 PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1
@@ -94,9 +94,9 @@ def _listed(count: int) -> Callable[[Any], None]:
 class _PlainUnpickler(pickle._Unpickler):
     """Python's own unpickler without the opcodes that import, call or build anything.
 
-    Tuples become lists: as the key of a dict, a tuple that nests another one twice, and so on,
-    takes forever to hash. Unlike the unpickler in C, this one does not allocate gigabytes for a
-    large memo index.
+    Tuples become lists, because the keys of a dict are hashed, and hashing tuples that nest each
+    other twice at many levels takes forever. Unlike the unpickler in C, this one does not allocate
+    gigabytes for a large memo index.
     """
 
     dispatch: ClassVar = {

@@ -45,8 +45,9 @@ def prepare(
     or fewer where there are very many distinct words), or a file or folder with a tokenizer. The
     last `val` of the ids, a fraction, is for validation. nanoGPT's train.bin and val.bin, named as
     their folder or as the two files, keep their own split and take the characters of a meta.pkl in
-    the same folder. `max_tokens` takes no more than the first ids. One data set of the datasets
-    library is a stream, which an interrupted process leaves so that another one resumes it.
+    the same folder. With `max_tokens`, only that many ids are taken, from the beginning. A data set
+    of the datasets library, as the only source, is read as a stream, which a later process can
+    resume.
     """
     require_sources(sources, val)
     require(
@@ -87,7 +88,7 @@ def prepare(
 
 
 def require_sources(sources: Sequence[str], val: float) -> None:
-    """Require that there are sources, and that `val` is a part of them."""
+    """Require that there are sources, and that `val` is a fraction."""
     require(bool(sources), "There is no text to prepare: name files, folders or other sources.")
     require(0 < val < 1, f"val is a part of the text, between 0 and 1, but is {val}.")
 
@@ -95,7 +96,8 @@ def require_sources(sources: Sequence[str], val: float) -> None:
 def _write_whole(
     ids: Iterable[np.ndarray], partial: Path, tokenizer: Tokenizer, most: int | None
 ) -> Whole:
-    """Write the first `most` ids to one file: where they are cut depends on their number."""
+    """Write the first `most` ids to one file, because where to split them depends on their
+    number."""
     file = partial / "whole.bin"
     header = write_tokens(file, _first(ids, most or sys.maxsize), tokenizer.vocab_size)
     dtype = np.dtype(header["dtype"]).newbyteorder("<")

@@ -22,7 +22,7 @@ COUNTED = np.dtype("u1")
 
 
 class Whole(NamedTuple):
-    """The files of all examples until they are split: without headers."""
+    """Files without headers that hold all examples until they are split."""
 
     ids: Path
     answers: Path

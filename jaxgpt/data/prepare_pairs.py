@@ -22,7 +22,7 @@ from jaxgpt.system.directories import new_directory
 from jaxgpt.system.json_files import write_json
 
 LENGTH = np.dtype("<i8")
-Tokenizers = tuple[Tokenizer, Tokenizer]  # of the sources and of the targets, perhaps the same
+Tokenizers = tuple[Tokenizer, Tokenizer]  # for the sources and for the targets; may be the same
 Splits = dict[str, dict[str, Any]]  # name -> headers of its two files
 
 
@@ -87,9 +87,9 @@ def _tokenizers(
 
 
 def _vocabularies(tokenizers: Tokenizers) -> dict[str, Any]:
-    """The kinds and sizes, and the ids that every target begins and ends with.
+    """The kinds and sizes of both vocabularies, and the ids that every target begins and ends with.
 
-    These are the end of text, or two more ids where the tokenizer has none.
+    Both are the end-of-text id, or two additional ids where the tokenizer has none.
     """
     source, target = tokenizers
     size, eot = target.vocab_size, target.eot
@@ -104,7 +104,7 @@ def _vocabularies(tokenizers: Tokenizers) -> dict[str, Any]:
 
 
 def _whole(folder: Path) -> tuple[Path, Path]:
-    """The files with the ids of all pairs, and with their lengths, until they are split."""
+    """The files with the ids and lengths of all pairs, which exist until the pairs are split."""
     return folder / "whole.bin", folder / "lengths.bin"
 
 
@@ -135,7 +135,7 @@ def _write_whole(read: Iterable[Pair], folder: Path, tokenizers: Tokenizers, lon
 def _split(folder: Path, tokenizers: Tokenizers, val: float) -> Splits:
     """Write the ids and offsets of both splits; return their headers.
 
-    The position of the cut depends on the number of pairs, so all are first written to one file.
+    Where to split depends on the number of pairs, so all of them are first written to one file.
     """
     ids_file, lengths_file = _whole(folder)
     count = lengths_file.stat().st_size // (2 * LENGTH.itemsize)

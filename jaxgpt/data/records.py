@@ -12,20 +12,20 @@ from jaxgpt.errors import UserError, require
 from jaxgpt.optional import need
 from jaxgpt.system.json_files import parse_json
 
-SIDES = ("source", "target")  # of a pair, and the names of the columns of a .tsv file
+SIDES = ("source", "target")  # the sides of a pair, and the columns of a .tsv file
 TAB_SEPARATED = ".tsv"
 JSON_LINES = (".jsonl", ".ndjson")
-Records = Iterator[tuple[str, Any]]  # each with its place in the file, for messages
+Records = Iterator[tuple[str, Any]]  # (place in the file, for messages; record)
 
 
 @dataclass(frozen=True)
 class Reading:
     """How text is read from records and bytes."""
 
-    # The fields of a record that hold the text, or the two sides of a pair; dots lead into records
-    # within records.
+    # The fields of a record that hold the text, or the two sides of a pair. A dot separates the
+    # names of nested fields.
     fields: tuple[str, ...] = ("text",)
-    errors: str = "strict"  # or "replace", for what is not UTF-8
+    errors: str = "strict"  # for text that is not UTF-8; or "replace"
 
     def __post_init__(self) -> None:
         require(
@@ -87,7 +87,7 @@ def _no_field(where: str, field: str, names: Iterable[str], reading: Reading) ->
 
 
 def _lines(stream: BinaryIO, path: Path, reading: Reading) -> Iterator[tuple[str, str]]:
-    """The place and the text of each line, without its ending and a byte order mark."""
+    """The place and the text of each line, without line ending and byte order mark."""
     before = 0
     for number, line in enumerate(stream, 1):
         try:
@@ -129,11 +129,11 @@ def tab_separated(stream: BinaryIO, path: Path, reading: Reading) -> Records:
 
 
 def _parquet(stream: BinaryIO, path: Path, reading: Reading) -> Records:
-    """The rows of a Parquet file, of which only the columns with the text are read."""
+    """The rows of a Parquet file; only the columns with the text are read."""
     parquet = need("pyarrow.parquet", path)
     try:
         file = parquet.ParquetFile(stream)
-    except ValueError as error:  # pyarrow's ArrowInvalid is one
+    except ValueError as error:  # pyarrow's ArrowInvalid is a ValueError
         raise UserError(f"{path} is not a parquet file: {' '.join(str(error).split())}") from None
     names = file.schema_arrow.names
     columns = {field: field if field in names else field.split(".")[0] for field in reading.fields}

@@ -43,7 +43,7 @@ def documents(
 
 
 def known_bytes(sources: Sequence[str]) -> int | None:
-    """The size of all text, or None where it is not known before reading."""
+    """The size of all text, or None if it is not known before reading."""
     if any(source in ("-", BUILT_IN) or source.startswith("hf:") for source in sources):
         return None
     files = [path for source in sources for path in files_of(source)]
@@ -60,10 +60,10 @@ def reader(
     size: Callable[[Item], int],
     total: int | None,
 ) -> Iterator[Callable[[str], Iterator[Item]]]:
-    """A function that reads all of `sources` at each call, with progress under the name it takes.
+    """A function that reads all of `sources` at each call, showing progress under the name passed.
 
-    `items` reads them with the given standard input, which is kept in a file in `folder`; `size`
-    has the bytes of an item, and `total` those of all, where known.
+    `items` reads the sources, taking standard input from its argument, a copy in `folder`. `size`
+    returns the bytes of an item; `total` is the bytes of all items, where known.
     """
     with tempfile.TemporaryFile(dir=folder) as stdin:
         if "-" in sources:
@@ -123,7 +123,7 @@ def hugging_face(source: str) -> Records:
 
 
 def stream_of(source: str) -> Any:
-    """The data set that `source` names, an IterableDataset, of which nothing is stored."""
+    """The data set that `source` names, as an IterableDataset, which stores nothing."""
     name, config, split, *rest = [*source.removeprefix("hf:").split(":"), "", ""]
     require(
         bool(name) and not any(rest),
@@ -132,7 +132,7 @@ def stream_of(source: str) -> Any:
     datasets = need("datasets", source)
     try:
         return datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
-    except (OSError, ValueError) as error:  # the library's errors are these or derive from them
+    except (OSError, ValueError) as error:  # the library raises these or subclasses
         raise UserError(f"{source} cannot be opened: {' '.join(str(error).split())}") from None
 
 

@@ -1,8 +1,8 @@
-"""Ids of a data set that is read as a stream and never stored, resumed where reading stopped.
+"""Ids of a data set that is read as a stream and never stored; an interrupted reading resumes.
 
-In a folder that outlives the process are the tokenizer, once it is chosen or learnt, the ids so
-far, and how far the stream has been read. That is replaced after the ids are on the disk, so that
-ids beyond its count are cut off.
+A folder that outlives the process holds the tokenizer, once it is chosen or learnt, the ids so far,
+and the place that reading has reached. The place is replaced only after its ids are on the disk;
+ids beyond its count are cut off on resuming.
 """
 
 import os
@@ -33,11 +33,11 @@ class Place(NamedTuple):
 
     ids: int = 0  # written
     records: int = 0  # read
-    library: dict[str, Any] | None = None  # the state of the library
+    library: dict[str, Any] | None = None  # the state of the library's iterator
 
 
 class Streaming(NamedTuple):
-    """What is made of a stream, and where it is written."""
+    """The settings for reading a stream, and the place to write its ids to."""
 
     source: str
     folder: Path
@@ -49,7 +49,7 @@ class Streaming(NamedTuple):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the ids depend on."""
+        """The settings that the ids depend on."""
         return {name: value for name, value in self._asdict().items() if name != "folder"}
 
     def place(self) -> Place:
@@ -101,7 +101,7 @@ def write_stream(what: Streaming) -> tuple[Tokenizer, Whole]:
 
 
 def _encode(what: Streaming, place: Place, tokenizer: Tokenizer, whole: Whole) -> int:
-    """Append the ids of what is left of a stream; return the number of all."""
+    """Append the ids of the rest of a stream; return the number of ids in all."""
     dataset = stream_of(what.source)
     if place.library is not None:
         dataset.load_state_dict(place.library)
@@ -121,7 +121,8 @@ def _encode(what: Streaming, place: Place, tokenizer: Tokenizer, whole: Whole) -
 
 
 def _append(whole: Whole, group: list[Piece], tokenizer: Tokenizer, count: int, most: int) -> int:
-    """Append the ids of `group` to the `count` before it, up to `most` in all; the new number."""
+    """Append the ids of `group` to the `count` ids so far, up to `most` in all; return their
+    number."""
     chunks = ids_of(iter(group), tokenizer, after_text=count > 0)
     ids = np.concatenate([np.empty(0, np.int64), *chunks])[: most - count]
     with whole.file.open("ab") as file:

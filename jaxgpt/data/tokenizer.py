@@ -53,7 +53,7 @@ class Tokenizer(ABC):
         """Ids of each text, as from `encode`; byte-pair merges run on all cores."""
         encoded = self._encode([text.encode("utf-8", "replace").decode() for text in texts])
         for which, (text, ids) in enumerate(zip(texts, encoded, strict=True)):
-            # Half a surrogate pair was encoded as "?", so it is reported as lost, too.
+            # A lone surrogate was encoded as "?", so it is also reported as lost.
             before, after = text.encode("utf-8", "surrogatepass"), self.decode_bytes(ids)
             if before != after:
                 same = next(
@@ -67,7 +67,7 @@ class Tokenizer(ABC):
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def text_bytes(self, ids: np.ndarray) -> int:
-        """The number of UTF-8 bytes of `ids`, in which an end of text has none."""
+        """The number of UTF-8 bytes of the text of `ids`; an end of text counts as none."""
         return len(self.decode_bytes(ids if self.eot is None else ids[ids != self.eot]))
 
     def _in_vocabulary(self, ids: Any) -> np.ndarray:
@@ -84,7 +84,7 @@ class Tokenizer(ABC):
 
 
 class Unencodable(UserError):
-    """The error for text `which` of several, lost or changed from character `position` on."""
+    """The error for text number `which`, which is lost or changed from character `position` on."""
 
     def __init__(self, tokenizer: Tokenizer, text: str, position: int, which: int):
         lost = (

@@ -13,7 +13,7 @@ KNOWN = (
     "jaxgpt knows its own and Hugging Face's tokenizer.json, vocab.json with merges.txt beside it, "
     'nanoGPT\'s meta.pkl, and characters as ["a", "b"], {"0": "a", "1": "b"} or {"a": 0, "b": 1}.'
 )
-FILES = (TOKENIZER, VOCABULARY, META)  # in the order in which a folder is searched
+FILES = (TOKENIZER, VOCABULARY, META)  # in the order in which they are looked for in a folder
 
 
 def load(path: Path) -> Tokenizer:
@@ -45,7 +45,7 @@ def load(path: Path) -> Tokenizer:
 
 
 def ready_made(choice: str) -> Tokenizer:
-    """The tokenizer that `choice` names without a text to make it from: byte, or a path."""
+    """The tokenizer `choice`, a path or byte, which need no text to be made from."""
     if choice == "byte":
         return ByteTokenizer()
     require(

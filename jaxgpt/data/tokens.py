@@ -17,25 +17,25 @@ from jaxgpt.system.directories import check_manifest
 from jaxgpt.system.unchanged import NO_FILES, Unchanged
 
 MAGIC = b"jaxgpt tokens\n"
-HEADER_BYTES = 512  # magic line, JSON object, spaces; a multiple of 64, so that ids are aligned
+HEADER_BYTES = 512  # magic line, JSON object, spaces; a multiple of 64, to align the ids
 HEADER_FIELDS = {"version", "dtype", "count", "vocab_size", "text_bytes", "sha256"}
 CHUNK = 1 << 20  # ids read at once
 
 
 class Whole(NamedTuple):
-    """A file with all ids, until they are split."""
+    """A file that holds all ids until they are split."""
 
     file: Path
     dtype: np.dtype
     skip: int  # bytes before the ids
-    length: int  # of all ids
+    length: int  # the number of ids
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Which ids of a split are an example, and which of these are answers."""
+    """The division of a split into examples, and which of its ids are answers."""
 
-    offsets: np.ndarray  # where each example begins, and the number of ids
+    offsets: np.ndarray  # where each example begins; at the end, the number of ids
     answers: np.ndarray  # 1 for each id that counts in the loss
 
     def __len__(self) -> int:
@@ -50,10 +50,10 @@ class Dataset:
     vocab_size: int
     train: np.ndarray
     val: np.ndarray
-    val_bytes: int  # of the UTF-8 text, 0 where unknown
-    train_sha256: str  # of the ids, to compare the data of two directories
-    examples: dict[str, Examples] | None = None  # of each split; None for text
-    files: Unchanged = NO_FILES  # that the ids are read from, where they were verified
+    val_bytes: int  # size of the UTF-8 text, 0 if unknown
+    train_sha256: str  # hash of the ids, to compare the data of two directories
+    examples: dict[str, Examples] | None = None  # by split; None for text
+    files: Unchanged = NO_FILES  # the files of the ids, if they were verified
 
 
 def open_dataset(path: Path, verify: bool = True) -> Dataset:
@@ -100,7 +100,8 @@ def write_tokens(
 ) -> dict[str, Any]:
     """Write `pieces`, one at a time; return the header.
 
-    `text_bytes` counts the UTF-8 bytes of a piece; the header has their sum, or 0 without it.
+    `text_bytes` counts the UTF-8 bytes of a piece. The header has their sum, or 0 without
+    `text_bytes`.
     """
     dtype = narrowest(vocab_size)
     digest, count, size = hashlib.sha256(), 0, 0
@@ -133,7 +134,7 @@ def write_tokens(
 
 
 def offsets_of(lengths: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Where each text of these `lengths` begins, and where the last ends."""
+    """The offset of each text, given their `lengths`, and the end of the last one."""
     total = 0
     yield np.zeros(1, np.int64)
     for chunk in lengths:
@@ -143,7 +144,7 @@ def offsets_of(lengths: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def narrowest(vocab_size: int) -> np.dtype:
-    """The narrowest dtype, little-endian, that has all ids below `vocab_size`."""
+    """The narrowest little-endian dtype that holds all ids below `vocab_size`."""
     limits = {"u1": 1 << 8, "<u2": 1 << 16, "<u4": 1 << 32, "<u8": 1 << 63}
     return np.dtype(next(name for name, limit in limits.items() if vocab_size <= limit))
 
@@ -163,13 +164,13 @@ def open_tokens(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def require_ids(path: Path, vocab_sizes: Sequence[int]) -> None:
-    """Require that the ids of a token file are in the largest of the vocabularies.
+    """Require that the ids of a token file are below the largest of `vocab_sizes`.
 
-    Training would not notice others: outside of a table jax finds something, too.
+    Training would not notice other ids: jax returns some row even for an index outside a table.
     """
     (ids, _), limit = open_tokens(path), max(vocab_sizes)
     for first in range(0, len(ids), CHUNK):
-        # Read and not mapped, as mapped pages would count as memory in use.
+        # The file is read instead of mapped, because mapped pages would count as memory in use.
         at = HEADER_BYTES + first * ids.itemsize
         largest = int(np.fromfile(path, ids.dtype, CHUNK, offset=at).max())
         require(
@@ -217,7 +218,7 @@ def ids_in_chunks(
 ) -> Iterator[np.ndarray]:
     """Ids `first` to `last` of a file whose ids begin at byte `skip`, in chunks.
 
-    The file is read and not mapped, as mapped pages would count as memory in use.
+    The file is read instead of mapped, because mapped pages would count as memory in use.
     """
     parts = (
         np.fromfile(path, dtype, min(CHUNK, last - at), offset=skip + at * dtype.itemsize)

@@ -1,4 +1,4 @@
-"""Batches of windows in which documents do not see each other: of a step, and of an evaluation."""
+"""Batches of windows whose documents do not see each other: of a step, and of an evaluation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,22 +27,22 @@ class Windows:
     """A split as windows of whole documents."""
 
     ids: np.ndarray
-    answers: np.ndarray | None  # 1 for each id that counts as a target; without them all do
+    answers: np.ndarray | None  # 1 for each id that counts as a target; None if all do
     context_length: int
-    pack: str  # as data.pack; off is a document in each window
-    spans: Spans  # of the documents, sorted by window
-    firsts: np.ndarray  # the first document of each window, and the number of documents
+    pack: str  # the value of data.pack; off puts one document in each window
+    spans: Spans  # the documents, sorted by window
+    firsts: np.ndarray  # the first document of each window; at the end, the number of documents
 
     def __len__(self) -> int:
         return len(self.firsts) - 1
 
     @property
     def padding_share(self) -> float:
-        """The part of all positions that is padding."""
+        """The fraction of all positions that are padding."""
         return 1 - int(self.spans.targets.sum()) / (len(self) * self.context_length)
 
     def rows(self, numbers: np.ndarray) -> TextBatch:
-        """The windows of these `numbers`, of which -1 is one without documents."""
+        """The windows with these `numbers`; -1 stands for one without documents."""
         shape = len(numbers), self.context_length
         tokens, targets, segments, positions = (np.zeros(shape, np.int32) for _ in range(4))
         mask = np.zeros(shape, bool)
@@ -104,7 +104,7 @@ def make_windows(
 
 
 def split_of(dataset: Dataset, name: str, context_length: int, pack: str) -> np.ndarray | Windows:
-    """The split `name`: its ids, to be read as one text, or windows of documents or examples."""
+    """The split `name`: its ids, if they are read as one text, or else windows."""
     ids: np.ndarray = getattr(dataset, name)
     if dataset.examples is not None:
         examples = dataset.examples[name]
@@ -119,7 +119,7 @@ def split_of(dataset: Dataset, name: str, context_length: int, pack: str) -> np.
 
 
 def _require_room(dataset: Dataset, spans: Spans, context_length: int) -> None:
-    """Require that every example fits a window; an answer must not lose its prompt."""
+    """Require that every example fits in a window, as an answer must not lose its prompt."""
     long = spans.targets > context_length
     first = int(long.argmax())
     require(

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-    """The limits of what jax counts as one device, on TPU v2 and v3 half a chip."""
+    """The limits of one device, as jax counts them: on TPU v2 and v3 it is half a chip."""
 
-    peak: float  # operations a second: dense, in 16 bits
+    peak: float  # operations per second: dense, in 16 bits
     memory: float  # bytes
-    bandwidth: float  # bytes a second between chip and memory
-    links: float  # bytes received a second from other chips, over all links
+    bandwidth: float  # bytes per second between chip and memory
+    links: float  # bytes received per second from other chips, over all links
 
 
 CHIPS = {

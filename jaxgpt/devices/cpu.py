@@ -17,8 +17,8 @@ def use_devices(config: MeshConfig) -> None:
     """Set up a CPU for training: the devices that `config` asks for, and `keep_memory`."""
     asked = math.prod((config.data, config.fsdp, config.tensor)) // max(config.processes, 1)
     make_devices(asked if 0 < asked <= cores() else 0)
-    # One program at a time: devices that wait for each other block their threads, and two programs
-    # could block all of them forever.
+    # Run one program at a time: devices that wait for each other block their threads, and two
+    # programs could block all threads forever.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     keep_memory()
 
@@ -33,23 +33,23 @@ def make_devices(count: int = 0) -> None:
     count = (
         int(flag[1]) if flag else int(os.environ.get("JAX_NUM_CPU_DEVICES", 0)) or count or cores()
     )
-    # XLA's pool gets a thread for each device and no more: on two cores, four threads make a step a
-    # fifth longer.
+    # Give XLA's pool one thread for each device and no more: on two cores, four threads make a step
+    # a fifth longer.
     os.environ.setdefault("NPROC", str(max(count, cores())))
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count)
 
 
 def cores() -> int:
-    """The number of cores that this process may use, or all where the system does not tell."""
+    """The number of cores that this process may use, or of all cores if the system does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_memory() -> None:
     """Let glibc reuse large freed blocks; other C libraries are left alone.
 
-    By default glibc returns them to the system, and a step that allocates them again spends a sixth
-    of its time in 180,000 page faults.
+    By default glibc returns these to the system; allocating them again costs a step 180,000 page
+    faults, a sixth of its time.
     """
     with contextlib.suppress(OSError, AttributeError):
         malloc = ctypes.CDLL(None)

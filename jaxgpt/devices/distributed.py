@@ -32,7 +32,7 @@ def together() -> bool:
 
 
 def first() -> bool:
-    """Whether this is process 0, which prints and writes what is written once."""
+    """Whether this is process 0, the one that prints and that writes what is written only once."""
     return jax.process_index() == 0
 
 
@@ -40,12 +40,12 @@ def join(config: MeshConfig) -> None:
     """Join the other processes of the run, before any other use of jax."""
     if not config.coordinator:
         return
-    # jax itself would end the process from within, with a page of addresses.
+    # Without this, jax would abort the process and print a page of addresses.
     watch = threading.Timer(config.timeout, _give_up, [config])
     watch.daemon = True
     watch.start()
     without_gloo()
-    # SIGTERM ends the waiting at once; jax takes it once all processes have joined.
+    # SIGTERM ends the waiting at once; jax handles it after all processes have joined.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         jax.distributed.initialize(
@@ -69,8 +69,8 @@ def join(config: MeshConfig) -> None:
 def without_gloo() -> None:
     """Drop the lines about connections that Gloo writes to standard output, and pass on the rest.
 
-    They come from C++ whenever a group of devices first meets, and no setting turns them off, so
-    the file descriptor is filtered. Python's own output gets another descriptor and bypasses the
+    C++ code prints them when a group of devices first connects, and no setting turns them off, so
+    the file descriptor is filtered. Python's own output goes to another descriptor and bypasses the
     filter.
     """
     try:
@@ -116,12 +116,12 @@ def alone_if_it_fails() -> Iterator[None]:
         raise
     except Stopped:
         if together():
-            jax.distributed.shutdown()  # waits for the others, so that none takes this one for dead
+            jax.distributed.shutdown()  # waits for the others, so that none considers this one dead
         raise
 
 
 def unreachable(error: Exception) -> str:
-    """The sentence for what jax raises when another process does not answer."""
+    """A sentence for the `error` that jax raises when another process does not answer."""
     reason = " ".join(str(error).split())[:200]
     return f"Another process of this run has ended, or cannot be reached: {reason}."
 
@@ -181,7 +181,8 @@ def _gathered(text: str) -> list[str]:
 
 
 def code() -> str:
-    """A hash of this package's source and jax's version, equal in processes of the same code."""
+    """A hash of this package's source and jax's version, equal in processes that run the same
+    code."""
     digest = hashlib.sha256(jax.__version__.encode())
     package = Path(__file__).parents[1]
     for file in sorted(package.rglob("*.py")):
@@ -193,7 +194,8 @@ def code() -> str:
 def stops() -> Iterator[Signals]:
     """The signals that stop the run.
 
-    Among several processes jax handles SIGTERM, which must reach all, and the others send it.
+    With several processes jax handles SIGTERM, which must reach all of them; the other signals send
+    it.
     """
     if not together():
         with signals() as own:

@@ -13,7 +13,8 @@ LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
     "pos_embedding/embedding": (("rest",), ("fsdp",)),
     "blocks/attn/qkv/kernel": ((), ("fsdp",), ("tensor",), (), ("rest", "tensor")),
     "blocks/attn/qkv/bias": ((), ("tensor",), (), ("fsdp", "rest", "tensor")),
-    # Norms over all heads together; those of each head have only the first and the last axis.
+    # Norms over all heads together; norms of each head have only the first and the last of these
+    # axes.
     "blocks/attn/q_norm/scale": ((), ("tensor",), (), ("fsdp", "rest")),
     "blocks/attn/q_norm/bias": ((), ("tensor",), (), ("fsdp", "rest")),
     "blocks/attn/k_norm/scale": ((), ("tensor",), (), ("fsdp", "rest")),
@@ -52,7 +53,7 @@ LAYOUT |= {
     for name, axes in LAYOUT.items()
     if own in name
 }
-# Adapters are sharded like the axes of their kernel that they have, and not along their rank.
+# Adapters are sharded like their kernel along the axes that they share, and not along their rank.
 LAYOUT |= {
     f"{name}/{part}": (*(each for i, each in enumerate(axes) if i not in missing), ())
     for name, axes in LAYOUT.items()

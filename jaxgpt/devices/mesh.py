@@ -43,7 +43,7 @@ def make_mesh(config: MeshConfig, rows: int, width: int, devices: list[Any] | No
             "the others stay idle."
         )
         grid = np.asarray(devices[:count])
-    else:  # neighbours in the mesh are neighbours on the board
+    else:  # places neighbours in the mesh next to each other in hardware
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     data, fsdp, tensor = shape
     divides = math.gcd(width, fsdp)
@@ -51,7 +51,7 @@ def make_mesh(config: MeshConfig, rows: int, width: int, devices: list[Any] | No
 
 
 def shape_of(mesh: Mesh) -> dict[str, int]:
-    """The sizes of `mesh` by the fields of MeshConfig."""
+    """The sizes of `mesh`, by field of MeshConfig."""
     size = mesh.shape
     return {"data": size["data"], "fsdp": size["fsdp"] * size["rest"], "tensor": size["tensor"]}
 

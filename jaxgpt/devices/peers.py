@@ -21,8 +21,8 @@ BY_GROUP, SAME = PartitionSpec("groups"), PartitionSpec()
 def make_groups(weights: Any, rows: int, context: int) -> tuple[Mesh | None, Mesh | None]:
     """Two meshes of the CPU's devices: one that shards the rows, one that adds peers to each group.
 
-    Both are None where `weights` are not on one CPU device: all devices of a mesh read the same
-    weights, of which other kinds of device would need a copy each.
+    Both are None unless `weights` are on one CPU device: the devices of a mesh read the same
+    weights, and other kinds of device would each need a copy.
     """
     devices = jax.tree.leaves(weights)[0].devices()
     if len(devices) > 1 or {device.platform for device in devices} != {"cpu"}:
@@ -40,7 +40,8 @@ def _mesh(devices: list[Any], groups: int) -> Mesh | None:
 
 
 def share(tree: Any, mesh: Mesh) -> Any:
-    """Replicate `tree` on the devices of a CPU without copies, which would not fit its cache."""
+    """Replicate `tree` on the devices of a CPU without copies, which would not fit into its
+    cache."""
     return jax.device_put(jax.tree.map(np.asarray, tree), replicated(mesh))
 
 

@@ -39,7 +39,7 @@ def _stored(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 
 def _used(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The sharding of a parameter where it is used: along `tensor` alone, and as first listed."""
+    """The sharding of a parameter where it is used: along `tensor` alone."""
     table, parts = _table(name, shape), []
     for i, (n, axes) in enumerate(zip(shape, table, strict=True)):
         parts.append(_dividing(n, axes, mesh, without=("fsdp", "rest", *sum(table[:i], ()))))
@@ -84,7 +84,7 @@ class Gather:
 
     def all_but_blocks(self, params: Any) -> Any:
         outside = {name: part for name, part in params.items() if name != "blocks"}
-        # Without this the compiler would gather what they are a cast of, in float32.
+        # Without this the compiler would gather the float32 weights that these are cast from.
         outside = jax.lax.with_sharding_constraint(outside, shardings(outside, self.mesh))
         return params | self._whole(outside)
 
@@ -116,7 +116,7 @@ def on_each(attend: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.A
         scores: Any,
         segments_bt: jax.Array | None = None,
     ) -> jax.Array:
-        # Biases differ from head to head, and every device has those of all heads.
+        # Biases differ by head, and every device has those of all heads.
         divides = k_btmh.shape[2] % mesh.shape["tensor"] == 0 and scores.slopes is None
         heads = "tensor" if divides else None
         parts, whole = PartitionSpec(ROWS, None, heads), PartitionSpec()
@@ -142,7 +142,7 @@ def _scatter(
 ) -> tuple[jax.Array]:
     """Reduce-scatter `gradient` to the sharding `divided`.
 
-    With one constraint instead of two, the compiler would shard the terms of the sum as well.
+    With only one of the two constraints, the compiler would shard the terms of the sum as well.
     """
     summed = jax.lax.with_sharding_constraint(gradient, whole)
     return (jax.lax.with_sharding_constraint(summed, divided),)

@@ -1,4 +1,4 @@
-"""lm-eval's command with one more model, called jaxgpt; lm-eval itself looks for no others.
+"""lm-eval's command with one more model type, jaxgpt; lm-eval itself does not look for plugins.
 
 python -m jaxgpt.lm_eval --model jaxgpt --model_args path=DIR --tasks NAME
 """
@@ -15,7 +15,7 @@ MODEL = "jaxgpt.lm_eval.model:DirectoryLM"
 def main() -> None:
     try:
         command = need("lm_eval.__main__", NAME)
-        need("lm_eval.models", NAME)  # registers its own, if there are none yet
+        need("lm_eval.models", NAME)  # registers lm-eval's own models, only while there are none
         need("lm_eval.api.registry", NAME).model_registry.register("jaxgpt", target=MODEL)
         command.cli_evaluate()
     except (UserError, Failure) as error:

@@ -1,4 +1,4 @@
-"""The model that lm-eval calls jaxgpt: log-likelihoods and texts of a model directory."""
+"""The lm-eval model type jaxgpt: log-likelihoods and texts from a model directory."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,18 +21,19 @@ from jaxgpt.lm_eval.scoring import Scorer
 from jaxgpt.model import exactly
 from jaxgpt.storage.model_directory import ModelDirectory
 
-ROWS = 8  # where no --batch_size says otherwise
-NEW_TOKENS = 256  # where a task does not say how many
+ROWS = 8  # the default of --batch_size
+NEW_TOKENS = 256  # the default for tasks that do not set a number
 SAMPLING = ("temperature", "top_k", "top_p", "min_p")
-Pair = tuple[Any, list[int], list[int]]  # what identifies it, ids of the context, ids to score
+Pair = tuple[Any, list[int], list[int]]  # (its key, ids of the context, ids to score)
 
 
 class DirectoryLM(TemplateLM):
-    """A decoder in a model directory or run, with its own tokenizer or that in `tokenizer`."""
+    """A decoder from a model directory or run, with its own tokenizer or that in the file
+    `tokenizer`."""
 
     def __init__(
         self,
-        path: str,
+        path: str = "",
         tokenizer: str | None = None,
         batch_size: int | str = ROWS,
         max_gen_toks: int = NEW_TOKENS,
@@ -45,6 +46,7 @@ class DirectoryLM(TemplateLM):
             f"--model_args has {', '.join(unknown)}, but jaxgpt takes path, tokenizer and "
             "max_gen_toks.",
         )
+        require(bool(path), "--model_args lacks path=DIR, a model directory or a run.")
         make_devices()
         opened = ModelDirectory(path)
         require_decoder(opened)
@@ -102,7 +104,7 @@ class DirectoryLM(TemplateLM):
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
         jobs = [self._job(*request.args) for request in requests]
-        # Those with prompts of about the same length are generated together.
+        # Requests with prompts of similar length are generated together.
         order = sorted(range(len(jobs)), key=lambda i: -len(jobs[i][0].prompts[0]))
         texts: dict[int, str] = {}
         weights = self._weights()
@@ -114,7 +116,7 @@ class DirectoryLM(TemplateLM):
         return [texts[i] for i in range(len(jobs))]
 
     def _job(self, prompt: str, settings: dict[str, Any]) -> tuple[Request, list[str]]:
-        """A prompt, cut on the left so that its text fits in the context, and its stops."""
+        """The request for `prompt`, cut on the left so that the new tokens fit, and its stops."""
         wanted: dict[str, Any] = dict(normalize_gen_kwargs(settings, self.max_gen_toks))
         stops, tokens = wanted.pop("until"), wanted.pop("max_gen_toks")
         wanted.pop("do_sample")

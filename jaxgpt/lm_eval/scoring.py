@@ -16,10 +16,10 @@ from jaxgpt.model.attention_forms import sum_dtype
 
 
 class Scored(NamedTuple):
-    """What a model expects at the last tokens of a text."""
+    """The score of the last tokens of a text."""
 
-    logprob: float  # of all of them
-    greedy: bool  # whether each is the likeliest one
+    logprob: float  # the sum over these tokens
+    greedy: bool  # whether each of them is the likeliest token
 
 
 class Scorer:
@@ -30,9 +30,9 @@ class Scorer:
         self.context = model.config.context_length
 
     def score(self, texts: Sequence[tuple[Sequence[int], int]]) -> list[Scored]:
-        """The scores of the last `count` ids of each text and count, in their order.
+        """The scores of `texts`, pairs of ids and the number of last ids to score, in order.
 
-        A text has one id more than the context at most. Texts of about the same length are scored
+        A text has at most one id more than the context. Texts of similar length are scored
         together.
         """
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i][0]))
@@ -45,7 +45,7 @@ class Scorer:
     def _batch(self, texts: Sequence[tuple[Sequence[int], int]]) -> list[Scored]:
         longest = max(len(ids) for ids, _ in texts)
         width = min(self.context, padded_width(longest - 1))
-        # What is on the right of a text changes nothing on its left.
+        # Padding on the right changes nothing on its left, as the model is causal.
         tokens_bs, targets_bs = np.zeros((2, self.rows, width), np.int32)
         for row, (ids, _) in enumerate(texts):
             tokens_bs[row, : len(ids) - 1], targets_bs[row, : len(ids) - 1] = ids[:-1], ids[1:]

@@ -22,8 +22,8 @@ from jaxgpt.model.positions import rotate
 
 INIT_STD = 0.02
 # (queries (B, T, M, G, H), keys and values (B, T, M, H), scale, Scores) -> the weighted sums of the
-# values, of the shape of the queries, and any other output that the caller wants. One made of a
-# form also takes segments (B, T).
+# values, in the shape of the queries, and any other output that the caller wants. An Attend made
+# from a form also takes segments (B, T).
 Attend = Callable[..., tuple[jax.Array, Any]]
 
 
@@ -36,16 +36,17 @@ causal = keep_nothing(attention_forms.chunked)
 
 
 def within(attend: Attend, segments_bt: jax.Array | None) -> Attend:
-    """`attend` for rows of several texts, each a segment that sees no other, if there are any."""
+    """`attend` restricted to segments, several texts in a row that do not see each other, if
+    any."""
     if segments_bt is None:
         return attend
     return lambda *parts: attend(*parts, segments_bt)
 
 
 class Memory(NamedTuple):
-    """What cross-attention sees: keys and values of another text, and which of them are real.
+    """What cross-attention sees: keys and values of another text, and a mask of the real ones.
 
-    A memory for several layers has them along a leading axis.
+    A memory for several layers has a leading axis of layers.
     """
 
     keys_bsmh: jax.Array
@@ -61,7 +62,8 @@ def unordered(mask_bs: jax.Array) -> Attend:
 class Attention(nnx.Module):
     """Attention with one projection to queries, keys and values.
 
-    Its kernel has an axis of key heads; each stores its G query heads, then its key and value.
+    The kernel has an axis of key heads; each entry stores its G query heads, then its key and
+    value.
     """
 
     def __init__(
@@ -122,7 +124,7 @@ class Attention(nnx.Module):
         return weights_bmgts.reshape(len(x_btd), -1, *weights_bmgts.shape[3:])
 
     def keep_queries(self) -> None:
-        """Drop the projections to keys and values: then only `across` works, and copies no slices
+        """Drop the projections to keys and values. Only `across` works then, without copying slices
         of the kernel.
         """
         self.qkv.kernel.set_value(self.qkv.kernel[:, :, : self.spec.group])
@@ -155,13 +157,13 @@ class Attention(nnx.Module):
     def _products(self, x_btd: jax.Array, rows: slice, cuts: list[int]) -> list[jax.Array]:
         """Project the stream by one matrix product, and split the result at `cuts`.
 
-        Each key head has its queries, its key and its value in this order, of which `rows` are
-        computed.
+        Each key head has its queries, its key and its value, in this order; `rows` selects among
+        these.
         """
         heads = product(x_btd, self.qkv.kernel[:, :, rows])
         if self.qkv.bias is not None:
             heads += self.qkv.bias[:, rows]
-        # The gradient of slices would be a sum of padded arrays: a step would take 6 % longer.
+        # The gradient of slices would be a sum of padded arrays, and a step would take 6 % longer.
         return jnp.split(heads, cuts, axis=3)
 
     def _joined(self, mixed_btmgh: jax.Array) -> jax.Array:
@@ -175,7 +177,7 @@ class Attention(nnx.Module):
     def _placed(
         self, heads: jax.Array, norm: str, layer: ArrayLike, positions: jax.Array
     ) -> jax.Array:
-        """Queries or keys after the norm of this name, if there is one, and rotation."""
+        """Queries or keys `heads` after the norm called `norm`, if there is one, and rotation."""
         rotary, qk_norm = self.spec.rotary, self.spec.qk_norm
         if qk_norm in ("before_rotary", "full_width"):
             heads = getattr(self, norm)(heads)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from jaxgpt.model.spec import Scores
 
-# (queries (B, T, M, G, H), keys and values (B, T, M, H), scale, Scores, and of rows with several
-# texts their segments (B, T)) -> the weighted sums of the values, of the shape of the queries.
+# (queries (B, T, M, G, H), keys and values (B, T, M, H), scale, Scores, and for rows with several
+# texts their segments (B, T)) -> the weighted sums of the values, in the shape of the queries.
 Form = Callable[..., jax.Array]
 Scale = jax.Array | float  # the factor of the scores; an array where it depends on the layer
 Segments = tuple[jax.Array, jax.Array] | None  # of the queries (B, T) and of the keys (B, S)
@@ -46,7 +46,7 @@ def chunked(
     This skips most of the scores that the mask would discard.
     """
     length = q_btmgh.shape[1]
-    width = 64 * -(-length // 512)  # 128 positions make 2 blocks, and no length makes more than 8
+    width = 64 * -(-length // 512)  # 2 blocks from 128 positions on, and never more than 8
     scaled_btmgh = q_btmgh * jnp.asarray(scale, q_btmgh.dtype)
     blocks = []
     for start in range(0, length, width):
@@ -68,7 +68,7 @@ def unordered(
     scores: Scores,
     mask_bs: jax.Array,
 ) -> jax.Array:
-    """Attention of every query to all keys for which `mask_bs` is true, wherever they lie."""
+    """Attention of every query to all keys for which `mask_bs` is true, regardless of position."""
     scaled_btmgh = q_btmgh * jnp.asarray(scale, q_btmgh.dtype)
     return _attend_block(scaled_btmgh, k_bsmh, v_bsmh, mask_bs, None, scores)
 
@@ -81,7 +81,7 @@ def scattered(
     scale: Scale,
     scores: Scores,
 ) -> jax.Array:
-    """Attention to keys in any order: each lies `distance_bts` before a query.
+    """Attention to keys in any order, each of which is `distance_bts` positions before a query.
 
     Keys at a negative distance are hidden.
     """
@@ -105,8 +105,8 @@ def attend_cached(
 ) -> jax.Array:
     """Attention of one query in each row to its own position and to cached ones.
 
-    `distance_bs` is how far each cached key lies before the query; keys at 0 are hidden. The cache
-    has no keys from before the window.
+    `distance_bs` is the distance of each cached key before the query; keys at distance 0 are
+    hidden. The cache has no keys from before the window.
     """
     (k_bmh, v_bmh), (k_bmsh, v_bmsh) = own_bmh, cached_bmsh
     q_bmgh = q_bmgh * jnp.asarray(scale, q_bmgh.dtype)
@@ -131,8 +131,9 @@ def attention_weights(
 ) -> jax.Array:
     """Weights (B, M, G, T, S) of each key for each query.
 
-    A query sees the keys for which `mask_bs` is true. Without it the queries are the last positions
-    of the text, and see those before them, of their own segment where there are `segments`.
+    A query sees the keys for which `mask_bs` is true. Without a mask, the queries are the last
+    positions of the text and see themselves and the positions before, in their own segment if there
+    are `segments`.
     """
     scaled_btmgh = q_btmgh * jnp.asarray(scale, q_btmgh.dtype)
     scores_bmgts = _capped(_products(scaled_btmgh, k_bsmh), scores)
@@ -197,7 +198,7 @@ def _backward(
     """Gradients written by hand: autodiff would make more passes over the (T, S) matrices."""
     q_btmgh, k_bsmh, v_bsmh, weights_bmgts = residuals
     by_weights = _products(gradient_btmgh, v_bsmh)
-    # One product, since XLA takes twice as long to multiply and then sum.
+    # A single product, because multiplying and then summing takes XLA twice as long.
     along_bmgt = jnp.einsum("bmgts,bmgts->bmgt", by_weights, weights_bmgts)
     by_scores = weights_bmgts * (by_weights - along_bmgt[..., None])
     if scores.softcap is not None:
@@ -208,8 +209,8 @@ def _backward(
         jnp.einsum("bmgts,bsmh->btmgh", by_scores, k_bsmh),
         jnp.einsum("bmgts,btmgh->bsmh", by_scores, q_btmgh),
         jnp.einsum("bmgts,btmgh->bsmh", weights_bmgts, gradient_btmgh),
-        None,  # of the mask
-        None,  # of the segments
+        None,  # for the mask
+        None,  # for the segments
     )
 
 
@@ -218,7 +219,7 @@ _attend_block.defvjp(_forward, _backward)
 
 def _products(a_btmgh: jax.Array, b_bsmh: jax.Array) -> jax.Array:
     """Products (B, M, G, T, S) of heads, in `sum_dtype`."""
-    # Transposed by hand, since einsum would transpose the product, which is larger.
+    # Transposed by hand, because einsum would transpose the product, which is larger.
     a_bmgth = jnp.moveaxis(a_btmgh, 1, 3)
     return jnp.einsum(
         "bmgth,bsmh->bmgts", a_bmgth, b_bsmh, preferred_element_type=sum_dtype(a_bmgth)

@@ -29,7 +29,7 @@ def cudnn(
 ) -> jax.Array:
     """cuDNN's fused attention, for NVIDIA GPUs; scores are never written to memory.
 
-    It has no segments: `pick` does not choose it for rows of several texts.
+    It does not support segments, so `pick` does not choose it for rows of several texts.
     """
     q_btnh = q_btmgh.reshape(*q_btmgh.shape[:2], -1, q_btmgh.shape[-1])
     q_btnh = q_btnh * jnp.asarray(scale, q_btnh.dtype)
@@ -65,7 +65,7 @@ def splash(
         interpret=interpret
     )
     segments = None if segments_bt is None else _splash_segments(segments_bt, length)
-    if group == 1:  # one kernel for all heads, instead of one for each head of keys
+    if group == 1:  # one kernel for all heads, instead of one for each key head
         mixed_bmth = jax.vmap(kernel)(q_bmgth[:, :, 0], k_bmth, v_bmth, segments)
         mixed_bmgth = mixed_bmth[:, :, None]
     else:
@@ -86,7 +86,8 @@ def _splash_segments(segments_bt: jax.Array, length: int) -> Any:
 
 
 def _splash_kernel(length: int, heads: int, group: int, scores: Scores) -> Callable[..., Any]:
-    """A function that makes the kernel of `heads` query heads, for `group` of each key head."""
+    """A function that makes the kernel for `heads` query heads, `group` of which share a key
+    head."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as mask
 
@@ -107,7 +108,7 @@ def _splash_kernel(length: int, heads: int, group: int, scores: Scores) -> Calla
 
 
 def _padded(*parts: jax.Array, length: int, width: int) -> list[jax.Array]:
-    """The parts, zero-padded to multiples of `length` positions and of `width` in each head.
+    """The arrays, zero-padded to a multiple of `length` positions and of `width` in each head.
 
     Zeros past a head's width change no score, and no query attends to later positions.
     """
@@ -128,10 +129,10 @@ class Kernel:
     device: str  # the devices that have it, for the error message
     dtypes: tuple[str, ...]
     widest_head: float
-    caps: bool  # whether it bounds scores
-    biases: bool  # whether it has ALiBi's
-    segments: bool  # whether rows may have several texts
-    shortest: int  # the context length from which it is the fastest form
+    caps: bool  # whether it supports attention_softcap
+    biases: bool  # whether it supports ALiBi's biases
+    segments: bool  # whether a row may hold several texts
+    shortest: int  # the shortest context at which it is the fastest form
 
     def refuses(self, device: Any, dtype: str, model: ModelConfig, pack: str) -> str:
         """The reason why the kernel cannot be used, or an empty string."""

@@ -1,4 +1,4 @@
-"""What every model has: token embeddings, positions, blocks, and a final norm.
+"""The part that encoders and decoders share: embeddings, positions, blocks, and a final norm.
 
 Shapes: B batch, T time, D model width.
 """
@@ -45,7 +45,7 @@ class Backbone(Stack):
         self.spec = s
 
     def embed(self, tokens_bt: jax.Array, positions_bt: jax.Array | None = None) -> jax.Array:
-        """The stream (B, T, D) before the first block; positions count from 0 unless given."""
+        """The stream (B, T, D) before the first block; `positions_bt` count from 0 by default."""
         return self.place(self.token_embedding(tokens_bt), positions_bt)
 
     def place(self, x_btd: jax.Array, positions_bt: jax.Array | None = None) -> jax.Array:
@@ -71,5 +71,5 @@ class Backbone(Stack):
         return self.pos_embedding.embedding[...]
 
     def normalise(self, x_btd: jax.Array) -> jax.Array:
-        """`x_btd` after the final norm, where the model has one that is applied."""
+        """`x_btd` after the final norm, if the model applies one."""
         return self.final_norm(x_btd) if self.spec.final_norm == "applied" else x_btd

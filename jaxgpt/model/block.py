@@ -16,7 +16,7 @@ from jaxgpt.model.attention import INIT_STD, Attend, Attention, Memory, causal
 from jaxgpt.model.mlp import Mlp
 from jaxgpt.model.norms import Norm
 
-# x -> the update of the stream, and any other output.
+# the stream -> its update, and any other output
 Branch = Callable[[jax.Array], tuple[jax.Array, Any]]
 
 
@@ -24,7 +24,8 @@ class Block(nnx.Module):
     """One layer: its parts, each with its norm and its residual connection."""
 
     def __init__(self, s: spec.Block, model_dim: int, num_blocks: int, rngs: nnx.Rngs):
-        # GPT-2's init keeps the variance of the stream independent of how often it is added to.
+        # As in GPT-2's init, so that the variance of the stream does not grow with the number of
+        # blocks.
         additions = num_blocks * (2 if s.cross is None else 3)
         out_init = nnx.initializers.normal(INIT_STD / additions**0.5)
         self.attn = Attention(s.attention, model_dim, out_init, rngs)
@@ -106,7 +107,7 @@ class Block(nnx.Module):
         """The keys and values of this block's attention for the stream `x_btd`."""
         normed = self.spec.placement in ("pre", "residual")
         x_btd = self.norm1(x_btd) if normed else x_btd
-        # A product with all of the kernel is faster than to slice it, which copies it.
+        # Multiplying by the whole kernel is faster than slicing it, which copies it.
         return self.attn.project(x_btd, layer, positions)[1:]
 
 
@@ -137,6 +138,6 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """`x` with a share `rate` of its elements zeroed, the others scaled up; `x` without a key."""
     if key is None or rate == 0:
         return x
-    # 16 random bits cost half of a uniform float32, and the rate is exact to 1 in 65,536.
+    # 16 random bits cost half as much as a uniform float32; the rate is exact to 1 in 65,536.
     keep = jax.random.bits(key, x.shape, jnp.uint16) < round((1 - rate) * 2**16)
     return jnp.where(keep, x / (1 - rate), 0)

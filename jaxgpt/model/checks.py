@@ -1,4 +1,4 @@
-"""Checks of what a model takes, on the host."""
+"""Checks of the inputs of a model, on the host."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from jaxgpt.errors import UserError, require
 def check_tokens(tokens: ArrayLike, config: ModelConfig) -> None:
     """Refuse ids outside the vocabulary and sequences outside the context.
 
-    JAX clamps, wraps or fills such ids and never raises, so the host checks first.
+    JAX never raises on such ids, but clamps, wraps or fills, so they are checked on the host first.
     """
     if isinstance(tokens, jax.core.Tracer):
         raise UserError(
@@ -30,7 +30,7 @@ def check_source(source: ArrayLike, config: ModelConfig) -> None:
 def _check_ids(values: ArrayLike, what: str, config: ModelConfig) -> None:
     try:
         ids = np.asarray(values)
-    except (ValueError, TypeError, OverflowError):  # rows of different lengths, for one
+    except (ValueError, TypeError, OverflowError):  # for example, rows of different lengths
         raise UserError(
             f"{what} must be whole numbers of shape (batch, time), but are {str(values)[:60]}."
         ) from None
@@ -65,7 +65,8 @@ def require_vocabulary(config: ModelConfig) -> None:
 def check_memory(
     tokens: ArrayLike, memory: ArrayLike | None, mask: ArrayLike | None, config: ModelConfig
 ) -> None:
-    """Refuse a memory of the wrong shape, one that is missing, and one that nothing attends to."""
+    """Refuse a memory of the wrong shape, a missing one, and one for a model without
+    cross-attention."""
     if not config.cross_attention:
         require(memory is None, "This model has no cross-attention, so it takes no memory.")
         return

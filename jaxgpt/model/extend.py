@@ -1,4 +1,4 @@
-"""Prompts that are read into a cache piece by piece.
+"""Reads prompts into a cache, piece by piece.
 
 Shapes: B rows, T positions, S slots, M heads of keys and values, G queries for each, H head width.
 """
@@ -20,7 +20,7 @@ class Text(NamedTuple):
 
     tokens_bt: jax.Array
     start: jax.Array  # the position of the first of them
-    lengths_b: jax.Array  # number of tokens of the row from its beginning; then there is padding
+    lengths_b: jax.Array  # number of tokens in the row; padding follows
 
 
 def extend(
@@ -30,9 +30,9 @@ def extend(
     text: Text,
     cross: CrossCache | None = None,
 ) -> Cache:
-    """The `cache` with the tokens of `text` after those that it has of each row."""
+    """The `cache`, extended by the tokens of `text` in each row."""
     tokens_bt, start, lengths_b = text
-    # Padding is placed at the end of its row, where every model has a position.
+    # Padding gets the position at the end of its row, which exists in every model.
     positions_bt = start + jnp.arange(tokens_bt.shape[1])
     positions_bt = jnp.minimum(positions_bt, lengths_b[:, None] - 1)
     x_btd, cached = model.embed(tokens_bt, positions_bt), []

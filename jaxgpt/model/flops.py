@@ -1,8 +1,8 @@
 """Floating-point operations of a training step.
 
-In training each weight of a matrix is multiplied and added once forward and twice backward, and
-attention computes scores and weighted sums over the whole context: 6 N + 12 L H k T operations a
-token, as PaLM's appendix B counts them.
+Training takes 6 N + 12 L H k T operations per token, counted as in appendix B of PaLM: each matrix
+weight takes one multiply-add forward and two backward, and attention computes scores and weighted
+sums over the whole context.
 """
 
 import math
@@ -14,7 +14,7 @@ from jaxgpt.config import ModelConfig
 def per_token(config: ModelConfig) -> float:
     """Operations per token of a training step, without recomputation, with unmasked attention.
 
-    A layer with a window counts as attending to the whole of it.
+    A layer with a window counts as attending to the full window.
     """
     heads, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     projections = (1 + config.attention_out) * heads + 2 * keys
@@ -30,7 +30,7 @@ def per_token(config: ModelConfig) -> float:
 def of_program(jaxpr: Any, times: int = 1) -> int:
     """Operations of the matrix products in `jaxpr`, recomputation included, for `times` runs.
 
-    Of branches, such as those of layers with different windows, the longest counts.
+    Where the program branches, as for layers with different windows, the longest branch counts.
     """
     return sum(times * _of_equation(equation) for equation in jaxpr.eqns)
 
@@ -39,7 +39,7 @@ def _of_equation(equation: Any) -> int:
     if equation.primitive.name == "dot_general":
         (contracted, _), (batch, _) = equation.params["dimension_numbers"]
         left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-        if len(out) == len(batch):  # products of vectors, such as a norm has
+        if len(out) == len(batch):  # products of vectors, as in norms
             return 0
         return 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
     times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1

@@ -87,9 +87,9 @@ class GPT(Backbone):
     ) -> jax.Array:
         """Logits of `tokens`, with ids checked on the host and products at full precision.
 
-        A model with cross-attention takes `memory` (B, S, D), of which `memory_mask` (B, S) says
-        what is real: all of it without a mask. Rows of several texts take `segments` (B, T), a
-        number for each text: none sees another, and positions count from 0 in each.
+        A model with cross-attention takes `memory` (B, S, D), and `memory_mask` (B, S) says which
+        of its positions are real; by default all are. For rows of several texts, `segments` (B, T)
+        has a number for each text: texts do not see each other, and positions count from 0 in each.
         """
         check_tokens(tokens, self.config)
         check_memory(tokens, memory, memory_mask, self.config)

@@ -1,7 +1,7 @@
 """Linear layers with a hand-written backward pass.
 
-Autodiff would always multiply the gradient, transposed, by the input. Here the narrower of the two
-is transposed.
+Autodiff would always transpose the gradient and multiply it by the input. Here the narrower of the
+two is transposed.
 """
 
 import functools
@@ -15,7 +15,7 @@ PRODUCT = "product"
 
 
 def linear(layer: nnx.LinearGeneral, x: jax.Array, inputs: int = 1) -> jax.Array:
-    """`layer` of `x`, over its last axes, of which there are `inputs`."""
+    """`layer` applied to the last `inputs` axes of `x`."""
     y = product(x, layer.kernel[...], inputs)
     return y if layer.bias is None else y + layer.bias[...]
 

@@ -1,8 +1,8 @@
 """Low-rank adapters (LoRA): fine-tuning that adds a product of two thin matrices to each kernel.
 
-A kernel of the blocks becomes base + scale * A @ B for each matrix that it holds, so that nothing
-but the sum reaches the model. A has the axes of the kernel without its outputs, B those without its
-inputs, and both the rank as their last axis.
+Each matrix in a kernel of the blocks becomes base + scale * A @ B, and the model sees only the sum.
+A has the axes of the kernel without the outputs, B those without the inputs, and both have the rank
+as their last axis.
 """
 
 import math
@@ -29,7 +29,8 @@ def adapters(params: Tree, rank: int) -> Tree:
 
 
 def init(params: Tree, rank: int, seed: int) -> Tree:
-    """Adapters that change nothing yet: A random, with products of unit scale, and B zero."""
+    """Initial adapters, which change nothing: A is random, with products of unit scale, and B
+    zero."""
     key, shapes, flat = jax.random.key(seed), flatten(params), flatten(adapters(params, rank))
     for i, (name, like) in enumerate(sorted(flat.items())):
         if name.endswith(f"/{A}"):

@@ -20,7 +20,7 @@ from jaxgpt.model import spec
 from jaxgpt.model.attention import INIT_STD
 from jaxgpt.model.linear import linear, product, product_gradients
 
-# By the names that ModelConfig.activation takes.
+# By the values of ModelConfig.activation.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -59,7 +59,7 @@ class Mlp(nnx.Module):
 
 @jax.custom_vjp
 def _gate_and_up(x_btd: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The two projections, by one product: slices of the kernel would be copied for every token."""
+    """Both projections, by one product: slices of the kernel would be copied for every token."""
     both_btgf = product(x_btd, kernel)
     return both_btgf[..., 0, :], both_btgf[..., 1, :]
 
@@ -69,7 +69,8 @@ def _gate_and_up_forward(x_btd: jax.Array, kernel: jax.Array) -> tuple[Any, Any]
 
 
 def _gate_and_up_backward(residuals: Any, gradients: Any) -> tuple[jax.Array, ...]:
-    """Gradients by a product for each of the two: joining their gradients first takes longer."""
+    """Gradients by one product for each projection, which is faster than joining their
+    gradients."""
     x_btd, kernel = residuals
     (x_by_gate, by_gate), (x_by_up, by_up) = (
         product_gradients(1, (x_btd, kernel[:, i]), gradients[i]) for i in (0, 1)
@@ -96,7 +97,7 @@ def _forward(activation: str, gate: jax.Array, up: jax.Array) -> tuple[jax.Array
 def _backward(
     activation: str, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, ...]:
-    """Gradients from `gate` and `up` alone: autodiff would store what it can compute again."""
+    """Gradients computed from `gate` and `up` alone; autodiff would store intermediate results."""
     return jax.vjp(functools.partial(_times, activation), *residuals)[1](gradient)
 
 

@@ -19,11 +19,12 @@ from flax import nnx
 from jaxgpt.model import spec
 from jaxgpt.model.attention_forms import sum_dtype
 
-LARGEST_EPSILON = float(jnp.finfo(jnp.float32).eps)  # also of 16-bit numbers, as torch has it
+LARGEST_EPSILON = float(jnp.finfo(jnp.float32).eps)  # for 16-bit numbers too, as in torch
 
 
 class Norm(nnx.Module):
-    """A norm over the last axes of its input, which are `shape`, with the parameters of `s`."""
+    """A norm over the last axes of its input, of this `shape`, with the parameters that `s`
+    specifies."""
 
     def __init__(self, s: spec.Norm, *shape: int):
         if s.scale:
@@ -95,7 +96,7 @@ unit_rms.defvjp(_unit_rms, _unit_rms_backward)
 def _divided(
     x: jax.Array, eps: float, dtype: jnp.dtype
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """`x` by the root of its mean square plus `eps`, in `dtype`; and the residuals of that."""
+    """`x` divided by the root of its mean square plus `eps`, in `dtype`; and the residuals."""
     inverse = jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + eps)
     normal = (x * inverse).astype(dtype)
     return normal, (normal, inverse)
@@ -104,14 +105,16 @@ def _divided(
 def _mean_product(a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """The mean (..., 1) of `a * b` over the last axis, computed in `dtype`.
 
-    One einsum: to multiply and then sum takes XLA seven times as long on a CPU for a single text.
+    It is one einsum, because multiplying and then summing takes XLA seven times as long on a CPU
+    for a single text.
     """
     summed = jnp.einsum("...d,...d->...", a, b, preferred_element_type=dtype)
     return summed[..., None] / a.shape[-1]
 
 
 def unbiased(x_btd: jax.Array, eps: float) -> jax.Array:
-    """`x_btd` minus its mean, by its standard deviation of n - 1 plus `eps`."""
+    """`x_btd` minus its mean, divided by `eps` plus the standard deviation with n - 1 degrees of
+    freedom."""
     centred = x_btd.astype(sum_dtype(x_btd))
     centred -= centred.mean(axis=-1, keepdims=True)
     std = jnp.sqrt(jnp.square(centred).sum(axis=-1, keepdims=True) / (x_btd.shape[-1] - 1))

@@ -1,4 +1,4 @@
-"""The encodings of positions as typed cases, made from the flat ModelConfig."""
+"""The position encodings as typed cases, made from the flat ModelConfig."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -47,7 +47,7 @@ class Alibi:
 
 @dataclass(frozen=True)
 class Unplaced:
-    """No encoding of positions: order shows in the causal mask alone."""
+    """No position encoding: only the causal mask shows the order."""
 
 
 Positions = Learned | Sinusoids | Rotary | Alibi | Unplaced
@@ -85,8 +85,8 @@ def _rotary(c: ModelConfig) -> Rotary:
 def alibi_slopes(heads: int) -> tuple[float, ...]:
     """The slope of each of `heads` heads: powers of 2 from 2^(-8 / heads) to 2^-8.
 
-    Where `heads` is no power of 2, they are chosen from those of the next one: every second slope,
-    from the second on, then the others.
+    If `heads` is not a power of 2, they are chosen from those of the next power: every second
+    slope, from the second on, then the others.
     """
     power = 2 ** (heads - 1).bit_length()
     slopes = [2.0 ** (-8 * i / power) for i in range(1, power + 1)]

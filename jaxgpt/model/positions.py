@@ -14,7 +14,7 @@ from jaxgpt.model.position_spec import Rotary
 def sinusoids(length: int, width: int, layout: str = "interleaved") -> np.ndarray:
     """Sines and cosines; pair i has the period 2 pi * 10000^(2i / width).
 
-    The pair is in the features 2i and 2i + 1, or with the layout "half" in i and i + width / 2.
+    Pair i is in the features 2i and 2i + 1, or with the layout "half" in i and i + width / 2.
     """
     exponents = -np.arange(0, width, 2) / width
     angles = np.arange(length)[:, None] * np.exp(exponents * np.log(10000.0))
@@ -39,14 +39,14 @@ def rotate(rotary: Rotary, x: jax.Array, layer: ArrayLike, positions: jax.Array)
     cos, sin = ((size * wave(angles)).reshape(shape).astype(x.dtype) for wave in (jnp.cos, jnp.sin))
     turning, rest = jnp.split(x, [rotary.width], axis=-1)
     pairs = turning.reshape(*x.shape[:-1], 2, half)
-    # (a, b) becomes (a cos - b sin, b cos + a sin). Parts put together by reversing the pairs take
-    # half of the time of parts that are concatenated.
+    # (a, b) becomes (a cos - b sin, b cos + a sin). Reversing the pairs takes half as long as
+    # concatenating the parts.
     turned = pairs * cos + pairs[..., ::-1, :] * jnp.concatenate([-sin, sin], axis=-2)
     turned = turned.reshape(turning.shape)
     return jnp.concatenate([turned, rest], axis=-1) if rest.shape[-1] else turned
 
 
 def _of_layer(values: tuple, layer: ArrayLike, dtype: jnp.dtype) -> jax.Array:
-    """The entry of `values` for `layer`; a constant where all layers have the same."""
+    """The entry of `values` for `layer`; a constant if all layers have the same."""
     table = jnp.asarray(np.asarray(values), dtype)
     return table[0] if len(set(values)) == 1 else table[layer]

@@ -14,7 +14,7 @@ from jaxgpt.training.compatibility import fit_vocabularies
 
 
 def sized(config: Config) -> Config:
-    """`config` with the vocabularies of its data where these are prepared."""
+    """`config` with the vocabularies of its data, if these are prepared."""
     path = Path(config.data.path)
     if (path / ABOUT).exists():
         return fit_vocabularies(config, open_pairs(path) if config.encoder else open_dataset(path))
@@ -28,7 +28,7 @@ def sized(config: Config) -> Config:
 
 
 def of_answers(config: Config) -> bool:
-    """Whether the data of `config` are prompts and answers; a text where they are not at hand."""
+    """Whether the data of `config` are prompts and answers; data that are absent count as text."""
     path = Path(config.data.path)
     if (path / ABOUT).exists():
         return data_kind(path) == "answers"

@@ -23,10 +23,10 @@ CALLED = re.compile(
 
 
 class Traffic(NamedTuple):
-    """Communication by one kind of collective in one run of the program."""
+    """Communication by one kind of collective in one execution of the program."""
 
     times: int
-    received: float  # bytes, by each device
+    received: float  # bytes received by each device
 
 
 class Instruction(NamedTuple):
@@ -39,9 +39,9 @@ class Instruction(NamedTuple):
 
 
 def collectives(text: str) -> dict[str, Traffic]:
-    """Traffic of each kind of collective in the program `text`, loops multiplied out.
+    """Traffic of each kind of collective in the program `text`, counting every iteration of loops.
 
-    The bytes that a device receives are those of a ring algorithm.
+    The bytes that a device receives are counted as for a ring algorithm.
     """
     traffic: dict[str, Traffic] = defaultdict(lambda: Traffic(0, 0.0))
     for kind, one, times in communication(text):
@@ -53,7 +53,7 @@ def collectives(text: str) -> dict[str, Traffic]:
 
 
 def communication(text: str) -> Iterator[tuple[str, Instruction, int]]:
-    """Each collective in the program `text`: its kind, its line, and how often a run has it."""
+    """Each collective in the program `text`: its kind, its line, and how often it runs."""
     computations = dict(computations_of(text))
 
     def walk(name: str, times: int) -> Iterator[tuple[str, Instruction, int]]:
@@ -61,8 +61,8 @@ def communication(text: str) -> Iterator[tuple[str, Instruction, int]]:
             kind = one.opcode.removesuffix("-start")
             if kind in KINDS:
                 yield kind, one, times
-            # On TPU a started collective is named again in the fusions that overlap with it, and at
-            # its end.
+            # On TPU a collective is named again in the fusions that overlap with it, and where it
+            # ends.
             if one.opcode.endswith(("-done", "-update")) or (
                 one.opcode == "fusion" and STARTS not in one.name
             ):
@@ -118,7 +118,7 @@ def _received(one: Instruction, kind: str) -> float:
     if kind == "collective-permute":
         return size / (2 if one.opcode.endswith("-start") else 1)
     if kind == "all-gather" and one.opcode.endswith("-start"):
-        size *= n / (n + 1)  # the shape lists operand and result
+        size *= n / (n + 1)  # the shape includes both the operand and the result
     if kind == "reduce-scatter" and one.opcode.endswith("-start"):
         size /= n + 1
     share = {"all-reduce": 2, "reduce-scatter": n}.get(kind, 1)

@@ -31,7 +31,7 @@ def ideal(plan: Plan) -> Ideal | None:
         / plan.mesh.shape["tensor"]
         * (3 if plan.config.compute.remat == "full" else 2)
     )
-    parameters = memory.parameters * (1 if train.lora_rank else 2)  # a base is not written
+    parameters = memory.parameters * (1 if train.lora_rank else 2)  # the frozen base is not written
     moved = (
         parameters + 2 * memory.optimizer + train.accumulate * (2 * memory.temporaries + weights)
     )
@@ -79,7 +79,7 @@ def _sampling(plan: Plan) -> str:
     """The memory that generation takes, in the dtype of the weights."""
     model, encoder = plan.config.model, plan.config.encoder
     elements = cache_elements(model)
-    if encoder:  # the keys and values of cross-attention
+    if encoder:  # add the keys and values of cross-attention
         width = model.num_kv_heads * model.head_dim
         elements += 2 * model.num_blocks * encoder.context_length * width
     cache = _in_short(4 * elements)
@@ -155,7 +155,8 @@ def _time(plan: Plan) -> list[str]:
 
 
 def verdict(plan: Plan, other: Plan | None) -> str:
-    """One line that says whether `plan` fits, and if not, what to change: to `other`, if given."""
+    """One line that says whether `plan` fits, and if not, what to change: to get `other`, if there
+    is one."""
     takes, limit = _in_short(plan.memory.total), _in_short(plan.limit)
     if plan.fits:
         return f"fits: {takes} of {limit}"

@@ -1,7 +1,7 @@
-"""Plan of a run: its training step, compiled for the given devices and analysed, never executed.
+"""Plans a run: compiles its training step for the given devices and analyses it, without running
+it.
 
-The devices need not be present. Of the data only their kind and the size of the vocabulary are
-read.
+The devices need not be present. Only the kind of the data and the size of the vocabulary are read.
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ from jaxgpt.training.step import init_state, jitted_step, make_step
 class Memory(NamedTuple):
     """Bytes on each device."""
 
-    parameters: int  # with adapters, and the base that they are added to
-    optimizer: int  # with the average of the weights, if there is one
+    parameters: int  # including adapters and their frozen base
+    optimizer: int  # including the average of the weights, if there is one
     temporaries: int
     program: int
     total: int
@@ -46,13 +46,13 @@ class Plan:
 
     config: Config
     mesh: Mesh
-    choices: tuple[tuple[str, str], ...]  # what was chosen for the devices, and why
+    choices: tuple[tuple[str, str], ...]  # (what was chosen for the devices, why)
     size: int  # parameters, without adapters
-    adapters: int  # parameters that alone are trained, if there are any
+    adapters: int  # parameters of adapters, which alone are trained, or 0
     memory: Memory
     limit: float  # bytes available on a device
-    operations: float  # floating-point operations of a device in a step
-    again: float  # the share of `operations` that is recomputation
+    operations: float  # floating-point operations of each device in a step
+    again: float  # the fraction of `operations` that is recomputation
     traffic: dict[str, Traffic]
     seconds: float  # compile time
     text: str  # the compiled program; empty if it was too large to be compiled
@@ -69,7 +69,8 @@ class Plan:
 def plan(
     settings: Mapping[str, Any], where: str, topology: str = "", stage: Stage = silent
 ) -> tuple[Plan, Plan | None]:
-    """Plan of the run in `settings`; if it does not fit, also of the first change found that does.
+    """The plan of the run in `settings` and, if that does not fit, of the first change found that
+    does.
 
     It is made for the devices of `topology`, or for those present.
     """
@@ -140,7 +141,7 @@ def _compile(lowered: Any, parameters: int, optimizer: int) -> tuple[Memory, str
 def _operations(config: Config, like: Any, batch: Any) -> tuple[int, int]:
     """Operations of a step, and of the same step without recomputation.
 
-    Attention counts without the blocks above the diagonal.
+    For attention, blocks above the diagonal do not count.
     """
 
     def counted(**settings: Any) -> int:
@@ -175,7 +176,8 @@ def _asked(message: str) -> int:
 
 
 def _limit(devices: list[Any]) -> float:
-    """The bytes available on each device; without a data sheet `devices` share the machine's."""
+    """The bytes available on each device; devices without a data sheet share the machine's
+    memory."""
     data_sheet = chip(devices[0].device_kind)
     if data_sheet and devices[0].platform == "gpu":
         return data_sheet.memory * gpu_share()

@@ -28,13 +28,13 @@ SLICES = {"v4": DEEP, "v5e": FLAT, "v5p": [*DEEP, "16x16x24"], "v6e": FLAT}
 
 
 class Gpu(NamedTuple):
-    """The facts about a GPU that the compiler needs and `chips` does not have."""
+    """What the compiler needs to know about a GPU, beyond what `chips` has."""
 
     name: str
     capability: int
     cores: int
     clock_ghz: float
-    cache: int  # level 2
+    cache: int  # bytes of level-2 cache
     shared: int  # bytes of shared memory in a core; a block can have 1 KiB less
 
 
@@ -43,7 +43,7 @@ GPUS = {
     "h100": Gpu("NVIDIA H100 80GB HBM3", 9, 132, 1.98, 50 * 2**20, 228 * 2**10),
     "h200": Gpu("NVIDIA H200", 9, 132, 1.98, 50 * 2**20, 228 * 2**10),
 }
-COUNTS = ["1", "2", "4", "8"]  # in one machine
+COUNTS = ["1", "2", "4", "8"]  # GPUs in one machine
 
 
 TARGET = """
@@ -71,7 +71,7 @@ gpu_device_info {{
   block_dim_limit_z: 65535
 }}
 """
-# Otherwise libtpu asks the network, in vain, which machine it is on, and logs that at length.
+# Otherwise libtpu queries the network for its machine, in vain, and logs the failures at length.
 ALONE = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
@@ -96,7 +96,7 @@ def _slice(kind: str, shape: str) -> list[Any]:
     """The devices of a slice of TPUs."""
     _require_library(["libtpu"], f"{kind}:{shape}", "libtpu, the compiler for TPUs", "jax[tpu]")
     os.environ.update(ALONE)
-    # A v4 chip is one device.
+    # On v4, jax counts a chip as one device.
     options: dict[str, Any] = {"chip_config_name": "megacore"} if kind == "v4" else {}
     options |= {"chips_per_host_bounds": (1, 1, 1)} if shape == "1x1" else {}
     return _described("tpu", topology_name=f"{kind}:{shape}", **options)
@@ -124,7 +124,7 @@ def _described(platform: str, **options: Any) -> list[Any]:
     from jax.experimental.compilation_cache import compilation_cache
 
     jax.config.update("jax_platforms", "cpu")
-    # A program for such devices could not be read back from the cache.
+    # A cached program for such devices could not be read back.
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     with quiet():
@@ -135,7 +135,7 @@ def _described(platform: str, **options: Any) -> list[Any]:
 def quiet() -> Iterator[None]:
     """Silence standard error at the level of the file descriptor.
 
-    Compilers print there, past Python, that their devices are missing; real errors are raised.
+    Compilers print there, bypassing Python, that their devices are missing. Real errors are raised.
     """
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -150,7 +150,7 @@ def quiet() -> Iterator[None]:
 
 
 def _require_library(modules: list[str], topology: str, what: str, extra: str) -> None:
-    """Raise unless one of `modules` is installed; `what` and `extra` are named in the error."""
+    """Raise an error that names `what` and `extra` unless one of `modules` is installed."""
     require(
         any(map(installed, modules)),
         f"To plan for {topology} takes {what}, which is not installed here: pip install '{extra}', "

@@ -1,1 +1,1 @@
-"""An HTTP server for one model: requests as OpenAI's API has them, generated in batches."""
+"""An HTTP server for one model: requests as in OpenAI's API, generated in batches."""

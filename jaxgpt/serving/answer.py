@@ -1,4 +1,4 @@
-"""The JSON of completions, whole or as events."""
+"""The JSON of completions, in one piece or as server-sent events."""
 
 import json
 import secrets
@@ -40,7 +40,7 @@ class Answer:
         }
 
     async def deltas(self) -> AsyncIterator[Delta]:
-        """The parts of all texts as they come, until all have ended."""
+        """The parts of all texts as they are generated, until all texts have ended."""
         unfinished = len(self.job.choices)
         while unfinished:
             event = await anext(self.events)
@@ -51,7 +51,7 @@ class Answer:
                 unfinished -= bool(delta.finish_reason)
 
     async def whole(self) -> dict[str, Any]:
-        """The answer in one piece."""
+        """The answer in one piece, once it is complete."""
         parts: dict[Choice, list[Delta]] = {choice: [] for choice in self.job.choices}
         async for delta in self.deltas():
             parts[delta.choice].append(delta)

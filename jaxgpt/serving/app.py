@@ -28,7 +28,7 @@ from jaxgpt.serving.limits import BODY_SECONDS, MAX_BODY
 from jaxgpt.serving.refusal import Refusal, require_request
 
 PAGE = Path(__file__).with_name("page.html")
-# The page is one file: it loads nothing, and no other page can show it in a frame.
+# The page is a single file that loads nothing, and other pages cannot show it in a frame.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src "
     "'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -39,7 +39,7 @@ PAGE_HEADERS = {
 
 
 class Service:
-    """One model with its name, its text and its engine."""
+    """One model with its name, its tokenizer and its engine."""
 
     def __init__(
         self, name: str, codec: TextCodec, errors: Literal["strict", "skip"], engine: Engine
@@ -108,12 +108,15 @@ class Service:
                 raise Refusal(400, str(error), "not_in_vocabulary") from None
             require_request(
                 len(ids) <= self.context,
-                f"The prompt has {len(ids)} tokens, and the model sees at most {self.context}.",
+                f"The prompt has {len(ids)} tokens, and the model sees at most {self.context}: "
+                "send no more than its end.",
                 "context_length_exceeded",
             )
+            wrong = next((i for i in ids if not 0 <= i < vocab_size), None)
             require_request(
-                all(0 <= i < vocab_size for i in ids),
-                f"A prompt must be ids from 0 to {vocab_size - 1}.",
+                wrong is None,
+                f"There is no id {str(wrong)[:40]}: a prompt must be ids from 0 to "
+                f"{vocab_size - 1}.",
             )
             rows.append(ids or [self.codec.start])
         return rows
@@ -148,7 +151,7 @@ class Service:
 
 
 class Events(StreamingResponse):
-    """An answer as events; a client that leaves frees its place."""
+    """A streamed answer; its job is cancelled if the client disconnects."""
 
     def __init__(self, answer: Answer, engine: Engine):
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -169,9 +172,9 @@ async def _each(queue: asyncio.Queue[Event]) -> AsyncIterator[Event]:
 
 
 async def _body(http: HttpRequest) -> bytes:
-    """The body of a request, which must be JSON, of limited size, and complete in time.
+    """The body of a request, which must be JSON of limited size and arrive in time.
 
-    A page of another site cannot send JSON here without a preflight request, which goes unanswered.
+    A page of another site cannot send JSON here without a preflight request, which is not granted.
     """
     kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":

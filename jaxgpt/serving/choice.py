@@ -1,4 +1,4 @@
-"""One text of an answer while it is written: what is certain of it, and why it ended."""
+"""One text of an answer while it is generated: the part that is final, and why it ended."""
 
 import codecs
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ class Choice:
         self.index, self.limit, self.writer = index, limit, Writer(codec, stops)
         self.codec, self.tokenizer = codec, codec.tokenizer
         self.tokens, self.finish_reason = 0, ""
-        self.released = 0  # characters of the text that are certain
+        self.released = 0  # characters of the text that are final
         self.log = TokenLog(codec)
 
     def add(self, ids: np.ndarray, logprobs: np.ndarray) -> str:
-        """The text that is certain once `ids`, padded with NOTHING, have been appended."""
+        """Append `ids`, padded with NOTHING, and return the text that has become final."""
         text = ""
         for token, logprob in zip(ids.tolist(), logprobs.tolist(), strict=True):
             if self.finish_reason or token == NOTHING:
@@ -41,12 +41,12 @@ class Choice:
         return text
 
     def logprobs(self) -> dict[str, Any]:
-        """The tokens within the certain text that have not been asked for yet."""
+        """The tokens of the final text that no earlier call has returned."""
         return self.log.take(self.released)
 
 
 class TokenLog:
-    """The text, log-probability and place of each token."""
+    """The text, log-probability and offset of each token."""
 
     def __init__(self, codec: TextCodec):
         self.codec, self.length = codec, 0

@@ -9,7 +9,7 @@ from jaxgpt.errors import in_a_row, instead_of
 from jaxgpt.serving.limits import MAX_STOP, MAX_STOPS, Limits
 from jaxgpt.serving.refusal import Refusal, require_request
 
-# Fields of OpenAI's API that nothing here computes, with the values that ask for nothing.
+# Fields of OpenAI's API that are not supported, with the values that have no effect.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "echo": (None, False),
@@ -23,7 +23,7 @@ DEFAULT_TOKENS = 16  # as in OpenAI's API
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """A request for completions, as OpenAI's API has it; its prompts are texts or ids."""
+    """A request for completions as in OpenAI's API; its prompts are texts or ids."""
 
     prompt: list[str] | list[list[int]]
     model: str | None = None
@@ -41,10 +41,10 @@ class CompletionRequest:
 def parse(body: bytes, limits: Limits) -> CompletionRequest:
     """The request in `body`, refused with the name of the field that is wrong."""
     fields = _object(body)
-    fields.pop("user", None)  # who asks changes nothing
+    fields.pop("user", None)  # who sends the request makes no difference
     for name, neutral_values in NEUTRAL.items():
         value = fields.pop(name, None)
-        # True equals 1, and false 0, but neither is a number.
+        # In Python true equals 1 and false 0, but in JSON neither is a number.
         neutral = any(value == one and type(value) in (type(one), float) for one in neutral_values)
         require_request(neutral, f"{name} is not supported: leave it out.", "unsupported_parameter")
     unknown = sorted(fields.keys() - READERS.keys() - {"stream_options"})
@@ -94,7 +94,7 @@ def _whole(name: str, value: Any, least: int, most: int) -> int:
     valid = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
     require_request(
         valid,
-        f"{name} must be a whole number from {least} to {most}, but is {str(value)[:40]!r}.",
+        f"{name} must be a whole number from {least} to {most}, but is {_shown(value)}.",
     )
     return int(value)
 
@@ -102,21 +102,26 @@ def _whole(name: str, value: Any, least: int, most: int) -> int:
 def _number(name: str, value: Any, valid: Callable[[float], bool], range_: str) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     require_request(
-        number and valid(value), f"{name} must be a number {range_}, but is {str(value)[:40]!r}."
+        number and valid(value), f"{name} must be a number {range_}, but is {_shown(value)}."
     )
     return float(value)
 
 
 def _flag(name: str, value: Any) -> bool:
     require_request(
-        isinstance(value, bool), f"{name} must be true or false, but is {str(value)[:40]!r}."
+        isinstance(value, bool), f"{name} must be true or false, but is {_shown(value)}."
     )
     return bool(value)
 
 
 def _text(name: str, value: Any) -> str:
-    require_request(isinstance(value, str), f"{name} must be text, but is {str(value)[:40]!r}.")
+    require_request(isinstance(value, str), f"{name} must be text, but is {_shown(value)}.")
     return str(value)
+
+
+def _shown(value: Any) -> str:
+    """The beginning of `value` as in the request, where 3 and "3" differ."""
+    return json.dumps(value)[:40]
 
 
 def _logprobs(value: Any) -> bool:
@@ -139,7 +144,7 @@ def _stop(value: Any) -> tuple[str, ...]:
 
 
 def _prompt(value: Any, limits: Limits) -> list[str] | list[list[int]]:
-    """The prompts as a list: of one text or several, or of one list of ids or several."""
+    """The prompts as a list of texts, or a list of lists of ids."""
     rows = value if isinstance(value, list) else [value]
     if rows and all(map(_is_id, rows)):
         rows = [rows]
@@ -160,7 +165,7 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-# How each field that may be in a request is read.
+# The function that reads each field of a request.
 READERS: dict[str, Callable[[str, Any, Limits], Any]] = {
     "model": lambda name, value, limits: _text(name, value),
     "prompt": lambda name, value, limits: _prompt(value, limits),

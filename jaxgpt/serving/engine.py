@@ -1,4 +1,4 @@
-"""The thread that generates: requests that wait are taken together, as many as fit.
+"""The thread that generates: as many waiting requests as fit form a batch.
 
 A batch runs to its end before the next one begins; each request is answered as soon as its own
 texts have ended.
@@ -24,12 +24,12 @@ from jaxgpt.serving.refusal import Refusal
 
 
 class Delta(NamedTuple):
-    """What a piece adds to one text of an answer."""
+    """An addition to one text of an answer."""
 
     choice: Choice
     text: str
     logprobs: dict[str, Any]
-    finish_reason: str  # "" until it ends
+    finish_reason: str  # "" until the text ends
 
 
 Event = list[Delta] | Refusal
@@ -37,7 +37,7 @@ Deliver = Callable[[Event], None]
 
 
 class Job:
-    """The texts of one request, and where its events go."""
+    """The texts of one request, and the function that receives its events."""
 
     def __init__(self, request: Request, choices: Sequence[Choice], deliver: Deliver):
         self.request, self.choices, self.deliver = request, choices, deliver
@@ -49,7 +49,7 @@ class Job:
         return self.cancelled or all(choice.finish_reason for choice in self.choices)
 
     def take(self, piece: Piece, first: int) -> None:
-        """Deliver what `piece` has for the rows of this job, which begin at `first`."""
+        """Deliver the part of `piece` in the rows of this job, which begin at `first`."""
         deltas = []
         for row, choice in enumerate(self.choices, first):
             if choice.finish_reason:
@@ -74,18 +74,18 @@ class Engine:
         self.thread = threading.Thread(target=self._run, name="generation", daemon=True)
 
     def options(self, **fields: Any) -> SampleOptions:
-        """SampleOptions of `fields`, and of what is the same in all requests."""
+        """The SampleOptions with `fields` and with what all requests share."""
         return SampleOptions(**{**self.shared, **fields})
 
     def start(self) -> None:
-        """Generate two tokens, which shows that the model works, and start the thread."""
+        """Generate two tokens, to be sure that the model works, and start the thread."""
         one = Request([[0]], self.options(max_new_tokens=2))
         for _ in stream_batch(self.weights, make_batch([one], self.config)):
             pass
         self.thread.start()
 
     def submit(self, job: Job) -> None:
-        """Queue `job`, or refuse it where the queue is full or the server stops."""
+        """Queue `job`, or refuse it if the queue is full or the server is stopping."""
         with self.changed:
             if self.closed:
                 raise Refusal(503, "The server is stopping.", "stopping")
@@ -99,14 +99,14 @@ class Engine:
             self.changed.notify()
 
     def cancel(self, job: Job) -> None:
-        """Drop `job`, waiting or running: nobody reads its answer."""
+        """Drop `job`, waiting or running, as its answer is no longer wanted."""
         with self.changed:
             job.cancelled = True
             with contextlib.suppress(ValueError):
                 self.waiting.remove(job)
 
     def close(self) -> None:
-        """Take no more jobs, and refuse those that wait; those that run go on."""
+        """Accept no more jobs, and refuse those that are waiting; running jobs continue."""
         with self.changed:
             self.closed = True
             for job in self.waiting:
@@ -115,7 +115,7 @@ class Engine:
             self.changed.notify()
 
     def join(self, seconds: float) -> None:
-        """Abandon what still runs, and wait for the thread."""
+        """Abandon what is still running, and wait up to `seconds` for the thread."""
         self.abandoned = True
         self.thread.join(seconds)
 
@@ -123,12 +123,12 @@ class Engine:
         while jobs := self._next():
             try:
                 self._generate(jobs)
-            except Exception as error:  # which must not end the server
+            except Exception as error:  # an error in one batch must not end the server
                 for job in jobs:
                     job.deliver(_failure(error))
 
     def _next(self) -> list[Job]:
-        """The jobs that have waited longest, as many as fit; none when the server stops."""
+        """The jobs that have waited longest, as many as fit; none once the server is stopping."""
         with self.changed:
             self.changed.wait_for(lambda: self.waiting or self.closed)
             self.running, rows = [], 0
@@ -141,8 +141,9 @@ class Engine:
         """Generate all texts of `jobs`."""
         requests = [job.request for job in jobs]
         rows = sum(request.rows for request in requests)
-        # Programs are compiled for each number of rows, so that number is a power of two. The rows
-        # that fill it up copy a prompt, as another one would shorten the prefix that all share.
+        # A program is compiled for each number of rows, so the number is rounded up to a power of
+        # two. The additional rows copy a prompt, because any other would shorten the prefix that
+        # all rows share.
         filler = Request(requests[0].prompts[:1], self.options(max_new_tokens=1))
         requests += [filler] * (padded_width(rows) - rows)
         for piece in stream_batch(self.weights, make_batch(requests, self.config)):

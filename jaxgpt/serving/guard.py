@@ -1,4 +1,4 @@
-"""Guards between network and application, against slow clients and requests for other hosts."""
+"""Protects the application from slow clients and from requests for other hosts."""
 
 import asyncio
 from typing import Any
@@ -13,10 +13,11 @@ from jaxgpt.serving.refusal import Refusal
 
 
 class Guard:
-    """`app` for requests to one of `hosts`, or to any if that is empty.
+    """`app`, restricted to requests for one of `hosts`, or unrestricted if that is empty.
 
-    A page of another site can give its own name this computer's address, so that a browser takes
-    the server for a part of that site. Such a request has the name of that site as its Host.
+    This prevents DNS rebinding: another site can point its own name at this computer, so that a
+    browser takes the server for part of that site. Such requests have that site's name as their
+    Host.
     """
 
     def __init__(self, app: Any, hosts: frozenset[str]):
@@ -50,7 +51,7 @@ def _host(scope: Any) -> str:
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 that closes a connection whose request does not come within HEADER_SECONDS."""
+    """HTTP/1.1 that closes a connection whose headers do not arrive within HEADER_SECONDS."""
 
     deadline: asyncio.TimerHandle | None = None
 
@@ -67,7 +68,7 @@ class Protocol(H11Protocol):
         self._stop_watching()
 
     def _watch(self) -> None:
-        """Start the clock where headers are missing, and stop it where they are there."""
+        """Start the clock while headers are missing, and stop it once they have arrived."""
         if self.conn.their_state is not h11.IDLE:
             self._stop_watching()
         elif self.deadline is None:

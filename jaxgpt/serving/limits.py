@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from jaxgpt.errors import require_positive
 
 MAX_BODY = 2**20  # bytes
-MAX_STOPS, MAX_STOP = 4, 200  # texts, and characters of each
-BODY_SECONDS = 10.0  # until the whole body of a request is there
-HEADER_SECONDS = 10.0  # until all headers of a request are there
-SEND_SECONDS = 30.0  # until a client takes the next part of its answer
+MAX_STOPS, MAX_STOP = 4, 200  # number of texts, and characters in each
+BODY_SECONDS = 10.0  # for the whole body of a request to arrive
+HEADER_SECONDS = 10.0  # for all headers of a request to arrive
+SEND_SECONDS = 30.0  # for a client to accept the next part of its answer
 GRACE_SECONDS = 30  # for the answers in progress, after a signal
-RETRY_SECONDS = 2  # after which a client that was refused should try again
-SPARE_CONNECTIONS = 100  # besides those of requests that run or wait
+RETRY_SECONDS = 2  # before a refused client should try again
+SPARE_CONNECTIONS = 100  # beyond those of running and waiting requests
 
 
 @dataclass(frozen=True)

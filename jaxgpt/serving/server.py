@@ -1,4 +1,4 @@
-"""The server from its start to its end: socket, model, signals."""
+"""Runs the server: socket, model, signals."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,7 @@ class Reading(NamedTuple):
 
 
 def serve(directory: Path, address: Address, reading: Reading, limits: Limits) -> None:
-    """Serve the model in `directory` until a signal comes; SIGINT then raises Stopped."""
+    """Serve the model in `directory` until a signal arrives; SIGINT then raises Stopped."""
     with listening(address) as listener:
         service = open_service(directory, reading, limits)
         port = listener.getsockname()[1]
@@ -92,7 +92,7 @@ def open_service(directory: Path, reading: Reading, limits: Limits) -> Service:
     model = opened.model()
     with exactly(model.dtype):
         weights = Weights.prepare(model, model.dtype)
-    # A window that moves would read all of it again for each token, and the others would wait.
+    # A sliding window would be read again for each token, and the other requests would wait.
     shared = {
         **codec.limits(opened.config.vocab_size),
         "on_full": "stop",
@@ -127,7 +127,7 @@ def run(service: Service, address: Address, listener: socket.socket, state: Sign
 
 
 class _Server(uvicorn.Server):
-    """A server that ends when `state` has caught a signal."""
+    """A server that stops when `state` has caught a signal."""
 
     def __init__(self, config: uvicorn.Config, state: Signals, engine: Engine):
         super().__init__(config)
@@ -135,12 +135,12 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to `jaxgpt.system.signals`."""
+        """Do nothing: `jaxgpt.system.signals` handles the signals."""
         yield
 
     async def on_tick(self, counter: int) -> bool:
         if self.state.caught is not None:
-            print("Stopping: what runs is finished first.", flush=True)
+            print("Stopping once the texts in progress are finished.", flush=True)
             self.engine.close()
             return True
         return await super().on_tick(counter)

@@ -1,8 +1,8 @@
 """Nested dicts of arrays in folders; the only module that imports orbax.
 
-Its CheckpointManager, which also keeps the newest and the best and saves beside the steps, is not
-used: here a checkpoint is a model directory, with config, tokenizer and checksums beside the
-arrays, and takes its name only when all of that is written.
+orbax's CheckpointManager, which also keeps the newest and the best checkpoints and saves in the
+background, is not used: here a checkpoint is a model directory with config, tokenizer and
+checksums, and takes its name only when all of these are written.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from jaxgpt.devices.distributed import together
 from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.pytree import Tree
 
-PIECE = 2**26  # approximate bytes of a file
+PIECE = 2**26  # approximate size of a file in bytes
 
 
 def write(folder: Path, tree: Any) -> None:
     """Write `tree` with little memory beyond its arrays.
 
-    By default orbax would copy them all, and keep what it has packed until the end.
+    By default orbax would copy all arrays, and keep the packed copies until the end.
     """
     numpy = type_handlers.NumpyHandler(deepcopy_host_arrays=False)
     sharded = type_handlers.ArrayHandler()
@@ -50,7 +50,8 @@ def write(folder: Path, tree: Any) -> None:
 
 
 def _raise_os_error(error: Exception, folder: Path) -> None:
-    """Raise the OSError behind `error`, if there is one: orbax has its errno in the message."""
+    """Raise the OSError behind `error`, if there is one; its errno is in the message of orbax's
+    error."""
     if number := re.search(r"os_error_code='(\d+)'", str(error)):
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
 
@@ -59,7 +60,7 @@ def stored(folder: Path) -> Tree:
     """The shape and dtype of each array in `folder`."""
     with _named_if_damaged(folder), ocp.PyTreeCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(folder.resolve()).item_metadata
-        tree = metadata.tree if metadata else None  # None where the list of arrays is unreadable
+        tree = metadata.tree if metadata else None  # None if the list of arrays is unreadable
         if not isinstance(tree, dict) or not all(map(_is_array, jax.tree.leaves(tree))):
             raise ValueError("it does not list arrays")
         return tree
@@ -71,9 +72,10 @@ def _is_array(leaf: Any) -> bool:
 
 @contextlib.contextmanager
 def _named_if_damaged(folder: Path) -> Iterator[None]:
-    """Raise UserError that names `folder` for what orbax raises where its files are damaged.
+    """Turn the errors that orbax raises for damaged files into a UserError that names `folder`.
 
-    A failure of the disk, which orbax keeps only in the message, is not one of these.
+    A failure of the disk, which shows only in the message of orbax's error, is raised as an
+    OSError.
     """
     try:
         yield
@@ -89,7 +91,7 @@ def _named_if_damaged(folder: Path) -> Iterator[None]:
 
 
 def read(folder: Path, item: Any) -> Any:
-    """The arrays of `folder` at the places of the leaves of `item`, on the host, as stored."""
+    """The arrays of `folder` in the structure of `item`, on the host, as stored."""
     numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     args = ocp.args.PyTreeRestore(item=item, restore_args=numpy, partial_restore=True)
     with _named_if_damaged(folder):

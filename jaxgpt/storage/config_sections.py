@@ -1,4 +1,5 @@
-"""The config of a model as sections of a config.json: `model`, and `encoder` if it has one."""
+"""The config of a model as sections of a config.json: `model`, and `encoder` for an
+encoder-decoder."""
 
 from collections.abc import Mapping
 from typing import Any

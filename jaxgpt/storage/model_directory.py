@@ -35,7 +35,7 @@ from jaxgpt.storage.moments import read_moments
 from jaxgpt.storage.weights import Adapted, Weights, open_weights, stored_params
 from jaxgpt.system import atomic_files, directories, json_files
 
-FORMAT = 2  # of parameters and config; 1 kept queries, keys and values in arrays of their own
+FORMAT = 2  # the version of the format; in version 1, queries, keys and values were separate arrays
 
 
 def save(
@@ -142,7 +142,8 @@ class ModelDirectory:
 
     @contextlib.contextmanager
     def _unchanged(self) -> Iterator[None]:
-        """Require, after the block, the files whose checksums were compared."""
+        """Require at the end of the block that the files whose checksums were compared are
+        unchanged."""
         yield
         self.files.require()
 
@@ -168,7 +169,7 @@ class ModelDirectory:
             raise UserError(other) from None
 
     def moments(self) -> Moments | None:
-        """AdamW's moments, wherever they are in the state; None in a directory without state."""
+        """AdamW's moments in the state; None in a directory without state."""
         if not (self.path / STATE).is_dir():
             return None
         with self._unchanged():
@@ -176,7 +177,7 @@ class ModelDirectory:
 
 
 def _require_directory(path: Path) -> None:
-    """Refuse what is not a directory, and name a model directory or run that may be meant."""
+    """Refuse anything but a directory, and suggest a model directory or run nearby."""
     require(
         not path.is_file(),
         f"{path} is a file, but should be a model directory or a run. jaxgpt-convert to-flax "
@@ -191,7 +192,8 @@ def _require_directory(path: Path) -> None:
 
 
 def newest_whole(run: Path, say: Callable[[str], None]) -> ModelDirectory | None:
-    """The newest undamaged checkpoint of `run`; `say` reports damaged ones, which are set aside."""
+    """The newest undamaged checkpoint of `run`. Damaged ones are set aside and reported by
+    `say`."""
     damaged: dict[Path, str] = {}
     for path in reversed(run_directory.checkpoints(run)):
         try:
@@ -242,6 +244,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
 
 
 def to_device(params: Tree) -> Tree:
-    """Move `params` to the device, with float64 kept, which jax would silently make float32."""
+    """Move `params` to the device without turning float64 into float32, as jax would silently
+    do."""
     with jax.enable_x64(True):
         return jax.tree.map(jnp.array, params)

@@ -22,14 +22,14 @@ INSTEAD = (
 class Moments(NamedTuple):
     """AdamW's moments of one set of parameters."""
 
-    step: int  # of the run, for the schedule and the order of the data
-    updates: int  # the count of AdamW itself, for its bias correction
+    step: int  # the run's step, for the schedule and the order of the data
+    updates: int  # AdamW's own count, for its bias correction
     mu: Tree
     nu: Tree
 
 
 def read_moments(path: Path, config: AnyConfig, about: Mapping[str, Any]) -> Moments:
-    """The moments in the state of the model directory `path`, wherever they are in it."""
+    """The moments in the state of the model directory `path`."""
     require(
         about.get("optim", {}).get("name", "adamw") == "adamw",
         f"{path} was trained with Muon, which has no mean of squared gradients for the kernels of "

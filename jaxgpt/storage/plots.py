@@ -12,13 +12,14 @@ from jaxgpt.file_names import PICTURE
 from jaxgpt.optional import installed, need
 from jaxgpt.system import atomic_files
 
-LABEL = 0.11  # inches for the name of a token at a legible size
-LARGEST = 24.0  # inches of a figure at most, unless a head would get less than 4
+LABEL = 0.11  # inches that the name of a token takes at a legible size
+LARGEST = 24.0  # the most inches of a figure, unless a head would get fewer than 4
 INSTALLED = installed("matplotlib")
 
 
 def draw_losses(metrics: Sequence[Mapping[str, Any]], run: Path, evaluated_on: str = "") -> None:
-    """Write loss.png; `evaluated_on` is the part of the validation split, for the legend."""
+    """Write loss.png; `evaluated_on` says in the legend how much of the validation split was
+    used."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -28,7 +29,7 @@ def draw_losses(metrics: Sequence[Mapping[str, Any]], run: Path, evaluated_on: s
     for key, name, style in (("loss", "training", "-"), ("val_loss", validation, "o-")):
         points = [(line["step"], line[key]) for line in metrics if line.get(key) is not None]
         if points:
-            style = "o" if len(points) == 1 else style  # a line of one point is invisible
+            style = "o" if len(points) == 1 else style  # a line through a single point is invisible
             axes.plot(*zip(*points, strict=True), style, label=name, markersize=3.5, linewidth=1)
     evaluations = [line for line in metrics if line.get("val_loss") is not None]
     best = min(evaluations, key=lambda line: line["val_loss"], default=None)
@@ -39,7 +40,7 @@ def draw_losses(metrics: Sequence[Mapping[str, Any]], run: Path, evaluated_on: s
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
     losses = sorted(line["loss"] for line in metrics if line.get("loss") is not None)
-    # On a linear axis, high losses of the first steps would squeeze all others together.
+    # On a linear axis, the high losses of the first steps would compress all others.
     if losses and losses[-1] > 2 * losses[len(losses) // 2]:
         _logarithmic(axes)
     axes.grid(alpha=0.3, which="both")
@@ -76,7 +77,7 @@ def require_format(file: Path) -> None:
 def draw_attention(weights_lnts: np.ndarray, names: Sequence[str], file: Path) -> None:
     """Write a figure with a map for each head and a row of maps for each layer.
 
-    Only every n-th token is labelled where not all `names` fit.
+    If not all `names` fit, only every n-th token is labelled.
     """
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
@@ -92,7 +93,7 @@ def draw_attention(weights_lnts: np.ndarray, names: Sequence[str], file: Path) -
     labels = [names[i] for i in shown]
     for layer, head in np.ndindex(layers, heads):
         here: Any = axes[layer, head]
-        # The square root makes small weights visible.
+        # The square root makes small weights visible as well.
         norm = PowerNorm(0.5, vmin=0, vmax=1)
         here.imshow(weights_lnts[layer, head], norm=norm, cmap="magma")
         here.set_title(f"layer {layer}, head {head}", fontsize=8)
@@ -111,7 +112,7 @@ def draw_alignment(
 ) -> None:
     """Write a figure of the attention of each `written` token to those of the `source`.
 
-    The first map is the mean of all heads, the others are one head each.
+    The first map is the mean of all heads, and each other map is one head.
     """
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure

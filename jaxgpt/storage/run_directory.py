@@ -21,7 +21,7 @@ MARK = "jaxgpt train\n"  # the content of the lock
 
 @contextlib.contextmanager
 def held(run: Path) -> Iterator[None]:
-    """Lock `run` for this process, and remove the partial files of an interrupted one."""
+    """Lock `run` for this process, and remove partial files that an interrupted process left."""
     if run.exists() and not is_run(run) and not _has_only_a_lock(run):
         directories.require_empty(run)
     taken = f"{run} is being trained by another process: wait for it, or choose another --run.dir."
@@ -37,7 +37,7 @@ def held(run: Path) -> Iterator[None]:
 
 
 def _has_only_a_lock(run: Path) -> bool:
-    """Whether nothing was written to `run`; its lock has no mark if the process died before."""
+    """Whether `run` has nothing but a lock, which lacks its mark if the process died early."""
     names = [path.name for path in run.iterdir()] if run.is_dir() else []
     return names == [LOCK] and (run / LOCK).read_bytes() in (b"", MARK.encode())
 
@@ -45,7 +45,7 @@ def _has_only_a_lock(run: Path) -> bool:
 def is_run(path: Path) -> bool:
     """Whether `path` is a run, recognised by files that only jaxgpt writes.
 
-    Other programs also use names such as checkpoints/, data/ or metrics.jsonl.
+    Names such as checkpoints/, data/ or metrics.jsonl are not enough: other programs use them too.
     """
     lock = path / LOCK
     return any(path.glob(f"{CHECKPOINTS}/step-*/{MANIFEST}")) or (
@@ -74,7 +74,8 @@ def step_of(checkpoint: Path) -> int:
 
 
 def best(run: Path) -> Path | None:
-    """The checkpoint with the lowest validation loss, the newest of equals; None without any."""
+    """The checkpoint with the lowest validation loss, the newest of equal ones; None if there is
+    none."""
 
     def loss(checkpoint: Path) -> float:
         try:
@@ -82,7 +83,7 @@ def best(run: Path) -> Path | None:
         except (UserError, FileNotFoundError):
             if checkpoint.exists():
                 raise
-            return math.inf  # discarded by the process that trains
+            return math.inf  # the training process has just discarded it
 
     return min(reversed(checkpoints(run)), key=loss, default=None)
 
@@ -121,7 +122,7 @@ def set_aside(checkpoint: Path) -> Path:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The logged metrics; incomplete lines are skipped, as the last one may just be written."""
+    """The logged metrics; incomplete lines are skipped, as the last one may be being written."""
     text = (
         (run / METRICS).read_text(encoding="utf-8", errors="replace")
         if (run / METRICS).exists()
@@ -135,7 +136,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def _is_of_a_step(line: Mapping[str, Any]) -> bool:
-    """Whether a line of metrics has a step, a loss, and no other losses than numbers."""
+    """Whether a line of metrics has a step and a loss, and all of its losses are numbers."""
     losses = [line.get("loss"), line.get("val_loss")]
     numbers = all(loss is None or _is_number(loss) for loss in losses)
     return "loss" in line and type(line.get("step")) is int and numbers
@@ -158,7 +159,7 @@ def append_metrics(run: Path, line: Mapping[str, Any]) -> None:
 def rewind_metrics(run: Path, checkpoint: Path | None) -> None:
     """Reset the metrics to those saved in `checkpoint`, or to none.
 
-    Steps that are computed again are then logged only once.
+    Steps that are repeated are then logged only once.
     """
     with atomic_files.replaced_file(run / METRICS) as partial:
         partial.write_bytes((checkpoint / METRICS).read_bytes() if checkpoint else b"")
@@ -170,11 +171,11 @@ class Summary:
 
     path: Path
     model: str
-    origin: str  # the config file's name
+    origin: str  # the name of the config file
     step: int
     steps: int
     loss: float | None
-    val_loss: float | None  # the best
+    val_loss: float | None  # of the best checkpoint
     size: int
     state: str
 
@@ -188,7 +189,7 @@ def find(root: Path) -> list[Path]:
 
 
 def summary(run: Path) -> Summary:
-    """The line of `run`, whose files may be damaged."""
+    """The summary of `run`, whose files may be damaged."""
     metrics = read_metrics(run)
     config = _config(run)
     model, steps = config.get("model", {}), config.get("train", {}).get("steps", 0)

@@ -1,4 +1,5 @@
-"""The weights of a model directory: stored whole, or as adapters of a base that a run has once."""
+"""The weights of a model directory: stored whole, or as adapters of a base that the run stores
+once."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -42,7 +43,7 @@ class Weights:
 
 
 class Adapted:
-    """The parameters `base` with adapters added, read like any other weights."""
+    """The parameters `base` with adapters merged into them, read like any other weights."""
 
     def __init__(self, adapters: Weights, base: Weights, scale: float):
         self.adapters, self.base, self.scale = adapters, base, scale
@@ -73,7 +74,7 @@ AnyWeights = Weights | Adapted
 
 
 def open_weights(directory: Path, config: AnyConfig, about: Mapping[str, Any]) -> AnyWeights:
-    """The weights in `directory`, with the base that they are adapters of, if they are."""
+    """The weights in `directory`; if they are adapters, together with their base."""
     stored = Weights(directory / WEIGHTS, stored_params(config, about))
     if not rank_of(about):
         return stored
@@ -90,25 +91,27 @@ def open_weights(directory: Path, config: AnyConfig, about: Mapping[str, Any]) -
 
 
 def stored_params(config: AnyConfig, about: Mapping[str, Any]) -> Tree:
-    """Shapes and dtypes of what a directory stores whose config.json has `about`."""
+    """Shapes and dtypes of the arrays in a directory whose config.json holds `about`."""
     params, rank = abstract_params(config), rank_of(about)
     return lora.adapters(params, rank) if rank else params
 
 
 def rank_of(about: Mapping[str, Any]) -> int:
-    """The rank of the adapters in a directory whose config.json has `about`; 0 without any."""
+    """The rank of the adapters in a directory whose config.json holds `about`; 0 if there are
+    none."""
     rank: int = about.get("train", {}).get("lora_rank", 0)
     return rank
 
 
 def fingerprint(directory: Path) -> str:
-    """The sha256 of the manifest of `directory`, and so of all its files; "" without one."""
+    """The sha256 of the manifest of `directory`, which covers all its files; "" without a
+    manifest."""
     manifest = directory / MANIFEST
     return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else ""
 
 
 def jitted_merge(shardings: Tree, scale: float) -> Callable[[Tree, Tree], Any]:
-    """A function (base, adapters) -> the parameters with the adapters added, sharded."""
+    """A function (base, adapters) -> the merged parameters, sharded."""
     return jax.jit(
         lambda base, adapters: lora.merge(base, adapters, scale), out_shardings=shardings
     )

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are either complete or absent."""
 
 import contextlib
 import errno
@@ -13,16 +13,16 @@ from pathlib import Path
 from jaxgpt.errors import UserError
 from jaxgpt.system import locks
 
-PARTIAL = ".partial-"  # in the hidden name of what is being written, or removed
-MOST_BYTES = 255  # of a name, in nearly every file system
-ENDING_BYTES = 32  # of a hidden name, what is not its file's name
-# How file systems say that a folder is nothing to wait for, as some on a network do.
+PARTIAL = ".partial-"  # in the hidden names of files that are being written or removed
+MOST_BYTES = 255  # the longest name on nearly every file system
+ENDING_BYTES = 32  # what a hidden name adds to the name of its file
+# What file systems, such as some network ones, raise if a folder cannot be synced.
 UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
-    """Make a file to write that takes its name only when the block ends without error."""
+    """A new file to write to, which takes its name only when the block ends without error."""
     path = Path(path)
     remove_abandoned(path)
     _require_new(path)
@@ -32,7 +32,7 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """Make a file to write that replaces `path` only when the block ends without error."""
+    """A new file to write to, which replaces `path` only when the block ends without error."""
     remove_abandoned(path)
     with _written(path, _take_name) as partial:
         yield partial
@@ -40,7 +40,8 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _written(path: Path, take_name: Callable[[Path, Path], None]) -> Iterator[Path]:
-    """Make a file to write that `take_name` names `path` when the block ends without error."""
+    """A new file to write to, which `take_name` renames to `path` when the block ends without
+    error."""
     partial = hidden(path, f"{PARTIAL}{secrets.token_hex(4)}")
     with errors_naming(path), folders_above(path):
         try:
@@ -61,16 +62,17 @@ def _require_new(path: Path) -> None:
 
 
 def _take_name(partial: Path, path: Path) -> None:
-    """Give the file `partial` the name `path`, whoever has it now."""
+    """Give the file `partial` the name `path`, replacing any file there."""
     partial.replace(path)
     sync_folder(path.parent)
 
 
 def _take_free_name(partial: Path, path: Path) -> None:
-    """Give the file `partial` the name `path`, unless another program has taken it by now."""
+    """Give the file `partial` the name `path`, unless another program has taken that name
+    meanwhile."""
     try:
         os.link(partial, path)
-    except OSError:  # the name is taken, or the file system has no links
+    except OSError:  # the name is taken, or the file system has no hard links
         _require_new(path)
         partial.rename(path)
     try:
@@ -82,26 +84,27 @@ def _take_free_name(partial: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def folders_above(path: Path) -> Iterator[None]:
-    """Make the folders above `path`, and remove those that it made if the block fails."""
-    made = [folder for folder in path.parents if not folder.exists()]  # from the inside out
+    """Make the missing folders above `path`, and remove these again if the block fails."""
+    made = [folder for folder in path.parents if not folder.exists()]  # innermost first
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
         for folder in made:
-            with contextlib.suppress(OSError):  # another program may use it by now
+            with contextlib.suppress(OSError):  # another program may be using it by now
                 folder.rmdir()
         raise
 
 
 def hidden(path: Path, ending: str) -> Path:
-    """A hidden name next to `path` that ends in `ending`, cut to the length of any name."""
+    """A hidden name next to `path` that ends in `ending`, cut to the length that names can have."""
     name = os.fsencode(path.name)[: MOST_BYTES - ENDING_BYTES]
     return path.with_name(f".{name.decode(errors='ignore')}{ending}")
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what processes that were killed left of `path`, while another may be writing it."""
+    """Remove partial files of `path` that killed processes left; another process may be writing
+    it."""
     for partial in path.parent.glob(f"{glob.escape(hidden(path, PARTIAL).name)}*"):
         with contextlib.suppress(OSError):  # it is complete by now, or nothing tells who writes it
             if not locks.is_locked(partial):
@@ -118,7 +121,7 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def errors_naming(path: Path) -> Iterator[None]:
-    """Let an OSError that names no file, or a hidden partial one, name `path`."""
+    """Make an OSError that names no file, or a hidden partial one, name `path`."""
     try:
         yield
     except OSError as error:
@@ -128,7 +131,8 @@ def errors_naming(path: Path) -> Iterator[None]:
 
 
 def require_room(directory: Path, size: int) -> None:
-    """Raise OSError at once, instead of in the middle of writing `size` bytes, on a full disk."""
+    """Raise OSError now, rather than in the middle of writing `size` bytes, if the disk is too
+    full."""
     if hasattr(os, "posix_fallocate"):  # not on macOS
         with tempfile.TemporaryFile(dir=directory) as file:
             os.posix_fallocate(file.fileno(), 0, size)

@@ -1,7 +1,7 @@
-"""Folders that are whole or not there, each with a manifest of its files and their checksums.
+"""Folders that are either complete or absent, each with a manifest of its files' checksums.
 
-orbax and others write folders atomically, too, but not these: here a folder holds files of any
-kind, and whoever copies it can check that it is whole.
+orbax and others also write folders atomically, but these folders hold files of any kind, and a copy
+can be checked for completeness.
 """
 
 import contextlib
@@ -34,9 +34,9 @@ from jaxgpt.system.unchanged import Unchanged
 
 @contextlib.contextmanager
 def new_directory(path: str | Path, partial: Path | None = None) -> Iterator[Path]:
-    """Make a folder to fill; with a manifest it takes its name when the block ends without error.
+    """A new folder to fill, which gets a manifest and its name when the block ends without error.
 
-    Until then it is `partial`, or a temporary folder.
+    Until then its name is `partial`, or temporary.
     """
     path = Path(path)
     require_vacant(path)
@@ -57,9 +57,10 @@ def new_directory(path: str | Path, partial: Path | None = None) -> Iterator[Pat
 
 @contextlib.contextmanager
 def resumable_directory(path: str | Path) -> Iterator[Path]:
-    """Make a folder to fill, as `new_directory` does, that an interrupted process leaves as it is.
+    """A new folder to fill, as from `new_directory`, which stays as it is if the process is
+    interrupted.
 
-    Until it is complete it is a hidden folder next to `path`, locked by the process that fills it.
+    Until it is complete, it is hidden next to `path` and locked by the process that fills it.
     """
     path = Path(path)
     require_vacant(path)
@@ -73,16 +74,16 @@ def resumable_directory(path: str | Path) -> Iterator[Path]:
 
 
 def _complete(partial: Path, path: Path) -> None:
-    """Add a manifest to `partial` and give it its name, or that of what `path` links to."""
+    """Add a manifest to `partial` and rename it to `path`, or to what `path` links to."""
     write_manifest(partial)
     for file in partial.rglob("*"):
         (sync_folder if file.is_dir() else sync)(file)
     sync_folder(partial)
-    partial.chmod(0o755)  # a temporary folder is private, this one is no longer temporary
-    require_vacant(path)  # another program may have taken the name by now
+    partial.chmod(0o755)  # temporary folders are private, and this one no longer is temporary
+    require_vacant(path)  # another program may have taken the name meanwhile
     place = resolved(path)
     if place.exists():
-        place.rmdir()  # not every file system can rename a folder to an empty one
+        place.rmdir()  # not every file system can rename a folder over an empty one
     partial.rename(place)
     try:
         sync_folder(place.parent)
@@ -92,7 +93,7 @@ def _complete(partial: Path, path: Path) -> None:
 
 
 def resolved(path: Path) -> Path:
-    """The place that `path` leads to; a link that leads in a circle is itself."""
+    """The path that `path` leads to through links; a circular link stays itself."""
     return Path(os.path.realpath(path))
 
 
@@ -121,7 +122,7 @@ def require_vacant(path: Path) -> None:
 
 
 def discard(directory: Path) -> None:
-    """Remove a folder; a machine that dies meanwhile leaves no half of it under its name."""
+    """Remove a folder, so that a crash never leaves half of it under its name."""
     gone = hidden(directory, f"{PARTIAL}discarded")
     directory.rename(gone)
     shutil.rmtree(gone)
@@ -141,7 +142,7 @@ def nearby(path: Path, contents: Sequence[str]) -> str:
 
 
 def size(directory: Path) -> int:
-    """Bytes of all files; those that vanish meanwhile count nothing."""
+    """Bytes of all files; those that vanish meanwhile are not counted."""
     total = 0
     for file in directory.rglob("*"):
         with contextlib.suppress(FileNotFoundError):
@@ -166,9 +167,9 @@ def write_manifest(directory: Path) -> None:
 
 
 def check_manifest(directory: Path) -> Unchanged:
-    """Require every file of the manifest as it was written; other files are ignored.
+    """Require that every file in the manifest is as it was written; other files are ignored.
 
-    What is returned notices when one of these files changes later.
+    The returned object can check later that these files are still unchanged.
     """
     entries = read_json(directory / MANIFEST).get("files")
     require(
@@ -193,7 +194,7 @@ def _problem(directory: Path, name: str, entry: dict[str, Any]) -> str:
     file = directory / name
     try:
         inside = file.resolve().is_relative_to(directory.resolve())
-    except ValueError:  # half a surrogate pair, or a null
+    except ValueError:  # a lone surrogate, or a null character
         return f"{name} is not the name of a file"
     if not inside:
         return f"{name} lies outside"

@@ -1,4 +1,4 @@
-"""JSON files, written atomically and read with errors for people."""
+"""JSON files, written atomically and read with readable errors."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def parse_json(text: str | bytes, where: object, way_out: str) -> Any:
-    """The value of a JSON text; UserError for any other text, and for too deep a nesting."""
+    """The value of a JSON text; UserError for any other text, and if it is nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:

@@ -11,7 +11,8 @@ from jaxgpt.errors import UserError
 
 @contextlib.contextmanager
 def locked(file: Path, mark: str, taken: str) -> Iterator[None]:
-    """Hold the lock `file`, whose content is `mark`; `taken` is the error for a second process."""
+    """Hold the lock `file`, whose content is `mark`; `taken` is the error if another process holds
+    it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+b", buffering=0) as handle:
         if not _flock(handle.fileno()):
@@ -36,7 +37,7 @@ def _mark(handle: IO[bytes], file: Path, mark: bytes) -> None:
 
 @contextlib.contextmanager
 def being_written(path: Path) -> Iterator[None]:
-    """Lock the file or folder `path` itself, so that no process takes it for abandoned."""
+    """Lock the file or folder `path` itself, so that no process considers it abandoned."""
     with _opened(path) as handle:
         with contextlib.suppress(OSError):  # some network file systems have no locks
             _flock(handle)
@@ -62,7 +63,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 def _flock(handle: int) -> bool:
     """Lock an open file until it is closed; False where another process has it."""
-    import fcntl  # missing on Windows, where only this would fail
+    import fcntl  # here, because Windows lacks it
 
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

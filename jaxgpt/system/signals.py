@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal, which can be held back until a step is done.
+"""Handles Ctrl-C, SIGTERM and a closed terminal; signals can be held back until a step is done.
 
 The training loop holds them back and saves (`training.loop`); `commands.shell` ends the process
 with exit code 130, 143 or 129; `devices.distributed` stops the other processes of a run.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-AGAIN = 0.1  # seconds until a signal that came at a bad moment is sent again
+AGAIN = 0.1  # seconds until a signal whose exception was lost is sent again
 INSTALLED = ("site-packages", "dist-packages")  # the folders of installed libraries
 
 
@@ -35,14 +35,14 @@ class Signals:
 
     held = False
     caught: int | None = None
-    raised: int | None = None  # the last one that raised Stopped
+    raised: int | None = None  # the last signal that raised Stopped
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Note the signal `number`, and raise Stopped unless it is to be held back."""
         if _importing_library(frame):
             _send_again(number)
             return
-        # Noted even where it is raised: an exception inside a destructor gets lost.
+        # Noted even if it is raised, because an exception inside a destructor is lost.
         before, self.caught = self.caught, number
         if before or not self.held:
             self.raised = number
@@ -51,10 +51,10 @@ class Signals:
 
 @contextlib.contextmanager
 def signals() -> Iterator[Signals]:
-    """Handle these signals within the block; only a program's main thread gets any.
+    """Handle these signals within the block; only the main thread of a program receives signals.
 
-    An exception that follows Stopped becomes one: jax turns what is raised inside a trace into a
-    ValueError.
+    Any exception after Stopped is replaced by Stopped, because jax turns exceptions inside a trace
+    into ValueErrors.
     """
     state = Signals()
     if threading.current_thread() is not threading.main_thread():
@@ -78,7 +78,7 @@ def signals() -> Iterator[Signals]:
 def _importing_library(frame: FrameType | None) -> bool:
     """Whether an installed library is being imported.
 
-    jaxlib crashes if its own import is interrupted, and others leave behind half a module.
+    jaxlib crashes if its import is interrupted, and other libraries leave half-initialised modules.
     """
     while frame and frame.f_back:
         imported = frame.f_back.f_code.co_filename.startswith("<frozen importlib")
@@ -89,9 +89,9 @@ def _importing_library(frame: FrameType | None) -> bool:
 
 
 def _rescuing(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """An unraisable hook that sends a signal again whose exception got lost.
+    """An unraisable hook that sends a signal again if its exception was lost.
 
-    That happens inside destructors and garbage collection, for which jax has a callback.
+    That happens inside destructors and in garbage collection, where jax has a callback.
     """
 
     def lost(what: Any) -> None:
@@ -104,7 +104,7 @@ def _rescuing(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _send_again(number: int) -> None:
-    """Send the signal `number` to this process, a little later."""
+    """Send the signal `number` to this process after a short delay."""
     timer = threading.Timer(AGAIN, os.kill, [os.getpid(), number])
     timer.daemon = True
     timer.start()

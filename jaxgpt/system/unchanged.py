@@ -1,4 +1,4 @@
-"""Files that must stay as they are while they are read."""
+"""Files that must not change while they are read."""
 
 import os
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ GONE: Version = ()
 
 
 class Unchanged:
-    """Some files as they are now, so that a reader can notice that one was replaced or written to.
+    """The current versions of some files, to detect later that one was replaced or written to.
 
     A file is read in parts, by its name or through a mapping: without this, the parts could be of
     two different files.
@@ -23,7 +23,7 @@ class Unchanged:
     def require(self) -> None:
         """Raise UserError if one of the files was replaced or written to.
 
-        One that is gone may have been read, since what is open outlives its name.
+        A file that is gone is fine, because an open file can still be read after its removal.
         """
         for path, version in self.versions.items():
             if _version(path) not in (version, GONE):
@@ -34,10 +34,10 @@ class Unchanged:
 
 
 def _version(path: Path) -> Version:
-    """What changes with the content of the file at `path`; GONE where there is none."""
+    """A version of the file at `path`, which changes with its content; GONE if there is none."""
     try:
         about = os.stat(path)
-    except (OSError, ValueError):  # a null, or half a surrogate pair, is in no name
+    except (OSError, ValueError):  # no name contains a null character or a lone surrogate
         return GONE
     return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
 

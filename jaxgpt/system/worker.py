@@ -1,4 +1,4 @@
-"""A thread for work beside the training loop, one job after another."""
+"""A thread that works in parallel with the training loop, one job after another."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Background:
-    """A worker thread; the next call of any method raises what a job has raised."""
+    """A worker thread. An exception in a job is raised by the next call of any method."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1)
@@ -28,5 +28,5 @@ class Background:
             try:
                 self._job.result()
             finally:
-                if self._job.done():  # else the waiting was interrupted, and not the job
+                if self._job.done():  # otherwise the wait was interrupted, not the job
                     self._job = None

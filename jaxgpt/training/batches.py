@@ -1,4 +1,4 @@
-"""The batches of a run as arrays sharded over the rows."""
+"""The batches of a run as arrays that are sharded over their rows."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from jaxgpt.devices.sharding import over_rows, placed
 def batches(
     dataset: Dataset | PairDataset, config: Config, mesh: jax.sharding.Mesh
 ) -> "PairBatches | WindowBatches | Batches":
-    """The function from the index of a step, from 0, to its batch."""
+    """A function from the index of a step, counted from 0, to its batch."""
     if isinstance(dataset, PairDataset):
         return PairBatches(dataset, config, mesh)
     split = windows.split_of(dataset, "train", config.model.context_length, config.data.pack)
@@ -28,7 +28,7 @@ def batches(
 def split_of(
     dataset: Dataset | PairDataset, name: str, config: Config
 ) -> np.ndarray | windows.Windows | PairSplit:
-    """The split `name` as the batches of a run read it."""
+    """The split `name` in the form that the batches of a run are made from."""
     if isinstance(dataset, PairDataset):
         pairs: PairSplit = getattr(dataset, name)
         return pairs
@@ -38,7 +38,7 @@ def split_of(
 def largest_batch(config: Config, answers: bool = False) -> Any:
     """Shapes and dtypes of the largest batch that a step of `config` can have.
 
-    `answers` says that the data are prompts and answers.
+    `answers` says whether the data are prompts and answers.
     """
     parts, length = config.train.accumulate, config.model.context_length
     rows = config.train.batch_size // parts
@@ -62,7 +62,7 @@ def largest_batch(config: Config, answers: bool = False) -> Any:
 
 
 def parted(batch: Any, parts: int, sharding: jax.sharding.NamedSharding) -> Any:
-    """The arrays of `batch`, (A * B, ...), as sharded ones of (A, B, ...) with A `parts`."""
+    """The arrays of `batch`, (A * B, ...), sharded and reshaped to (A, B, ...) with A = `parts`."""
     return jax.tree.map(
         lambda x: placed(x.reshape(parts, -1, *x.shape[1:]), sharding),
         batch,
@@ -70,7 +70,8 @@ def parted(batch: Any, parts: int, sharding: jax.sharding.NamedSharding) -> Any:
 
 
 class PairBatches:
-    """The batch of each step, a PairBatch with a leading axis of parts; its shape is a bucket's."""
+    """The batch of each step, a PairBatch with a leading axis of parts and the shape of its
+    bucket."""
 
     def __init__(self, dataset: PairDataset, config: Config, mesh: jax.sharding.Mesh):
         assert config.encoder is not None
@@ -118,7 +119,7 @@ class Batches:
         numbers = np.arange(parts * rows).reshape(parts, rows)
 
         def shard(index: Any) -> np.ndarray:
-            """The rows of one device; no process makes those of another."""
+            """The rows of one device; a process makes only the rows of its own devices."""
             own = numbers[index[:2]]
             ids = batch(
                 self.tokens,

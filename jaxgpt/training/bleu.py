@@ -1,4 +1,4 @@
-"""BLEU of what an encoder-decoder writes for a validation split."""
+"""BLEU of the outputs of an encoder-decoder for a validation split."""
 
 from jaxgpt.data.pairs import PairDataset
 from jaxgpt.generation.pair import Pair, PairOptions
@@ -8,7 +8,7 @@ from jaxgpt.storage.model_directory import ModelDirectory
 
 
 def bleu(opened: ModelDirectory, dataset: PairDataset) -> str:
-    """The BLEU of greedy decoding over the validation split, as sacrebleu writes it."""
+    """The BLEU of greedy decoding over the validation split, in sacrebleu's notation."""
     sacrebleu = need("sacrebleu", "--bleu", "leave --bleu out")
     pair, split = Pair(opened, PairOptions()), dataset.val
     pairs = [split[i] for i in range(len(split))]

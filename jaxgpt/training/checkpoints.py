@@ -1,4 +1,4 @@
-"""The checkpoints of a run, written by a thread while its steps continue."""
+"""Writes the checkpoints of a run in a thread, while its steps continue."""
 
 import contextlib
 from typing import Any
@@ -21,7 +21,7 @@ from jaxgpt.training.step import State, besides_weights, evaluated
 
 
 class Checkpoints:
-    """Writes the checkpoints of `job`; `extent` says how much an evaluation takes."""
+    """Writes the checkpoints of `job`; `extent` says how much of the split an evaluation takes."""
 
     def __init__(self, job: Job, extent: str, say: Say):
         self.job, self.extent, self.say = job, extent, say
@@ -36,9 +36,9 @@ class Checkpoints:
         self.worker = Background()
 
     def write_base(self, params: Tree) -> None:
-        """Write the frozen model that a run trains adapters of, once, for all its checkpoints."""
+        """Write the frozen base of a run that trains adapters, once for all checkpoints."""
         path = self.job.directory / file_names.BASE
-        if first() and path.exists():  # of a run that died before its first checkpoint
+        if first() and path.exists():  # left by a run that died before its first checkpoint
             directories.discard(path)
         source, target = self.tokenizers
         model_directory.save(
@@ -51,7 +51,7 @@ class Checkpoints:
         )
 
     def save(self, state: State, about: dict[str, Any]) -> None:
-        """Start to write `state`; `about` goes into its config.json, with step and val_loss."""
+        """Start writing `state`; `about`, with step and val_loss, goes into its config.json."""
         copied = on_devices if together() else on_host
         weights, rest = copied(evaluated(state)), copied(besides_weights(state))
         directory, config = self.job.directory, self.job.config
@@ -68,7 +68,8 @@ class Checkpoints:
         path = run_directory.checkpoint_of(directory, about["step"])
 
         def write() -> None:
-            # The picture first: a run that is killed after its last checkpoint is done.
+            # Draw the picture first, because a run that is killed after its last checkpoint counts
+            # as done.
             if first() and plots.INSTALLED and about["val_loss"] is not None:
                 self.draw()
             model_directory.save(
@@ -98,7 +99,7 @@ class Checkpoints:
             self.say(f"{directory / file_names.PICTURE} was not drawn: {reason}")
 
     def last_good(self) -> str:
-        """A sentence that names the newest checkpoint, once none is being written any more."""
+        """A sentence that names the newest checkpoint; waits for one that is being written."""
         with contextlib.suppress(OSError):
             self.worker.wait()
         if saved := run_directory.checkpoints(self.job.directory):
@@ -107,7 +108,8 @@ class Checkpoints:
 
 
 def on_host(tree: Tree) -> Tree:
-    """A copy of `tree` in memory; on a CPU a view would change when the next step is computed."""
+    """A copy of `tree` on the host; on a CPU, a view would change when the next step is
+    computed."""
     return jax.tree.map(np.array, tree)
 
 

@@ -1,4 +1,4 @@
-"""Whether a model, its data and the settings of a run belong together."""
+"""Checks that a model, its data and the settings of a run fit together."""
 
 import dataclasses
 from pathlib import Path
@@ -11,13 +11,13 @@ from jaxgpt.file_names import DATA, TOKENIZER
 from jaxgpt.storage.config_sections import sections_of
 from jaxgpt.storage.model_directory import ModelDirectory
 
-KINDS = {1: "a decoder", 2: "an encoder-decoder"}  # by how many sections describe it
+KINDS = {1: "a decoder", 2: "an encoder-decoder"}  # by the number of config sections
 SECTIONS = {"optim": OptimConfig, "train": TrainConfig}
 ROUNDED_UP = 128  # ids more than the tokenizer has: people round up to a multiple of 64 or 128
 
 
 def fit_vocabulary(model: ModelConfig, dataset: Dataset) -> ModelConfig:
-    """`model` with the vocabulary of `dataset`, or its own, which may be a little larger."""
+    """`model` with the vocabulary of `dataset`, or with its own, which may be slightly larger."""
     return _fitted(model, dataset.vocab_size, "model", dataset.path)
 
 
@@ -44,9 +44,10 @@ def fit_vocabularies(config: Config, dataset: Dataset | PairDataset) -> Config:
 def fit_both(
     encoder: ModelConfig, decoder: ModelConfig, dataset: PairDataset
 ) -> tuple[ModelConfig, ModelConfig]:
-    """Both sides with the vocabularies of `dataset`, or their own, as `fit_vocabulary` has them."""
+    """Both sides with the vocabularies of `dataset`, or with their own, by `fit_vocabulary`'s
+    rule."""
     source, target = dataset.source_vocab_size, dataset.target_vocab_size
-    if encoder.shares_embedding:  # the target's ids are the source's, and start and end
+    if encoder.shares_embedding:  # the target has the ids of the source, plus start and end
         source = target
     return (
         _fitted(encoder, source, "encoder", dataset.path),
@@ -65,9 +66,9 @@ def require_same_tokenizer(ours: Path, data: Path) -> None:
 
 
 def require_same_characters(source: ModelDirectory, dataset: Dataset, run: Path) -> None:
-    """Require as many characters in a text prepared for `run` as `source` has ids.
+    """Require that a text prepared for `run` has as many characters as `source` has ids.
 
-    Without a tokenizer in `source` nothing else says which id means which character.
+    This applies if `source` has no tokenizer, as nothing else says which id means which character.
     """
     if (source.path / TOKENIZER).exists() or dataset.path != run / DATA:
         return
@@ -81,7 +82,7 @@ def require_same_characters(source: ModelDirectory, dataset: Dataset, run: Path)
 
 
 def require_same_architecture(source: ModelDirectory, config: Config, name: str) -> None:
-    """Require that `config` describes the model of `source`, called `name`, dropout aside."""
+    """Require that `config` describes the model of `source`, called `name`; dropout may differ."""
     theirs, asked = sections_of(source.config), sections_of(config.architecture)
     require(
         theirs.keys() == asked.keys(),
@@ -94,7 +95,7 @@ def require_same_architecture(source: ModelDirectory, config: Config, name: str)
         for field, value in fields.items()
         if field != "dropout"
         and asked[section][field] != value
-        # A vocabulary left out is the data's, which is checked once they are prepared.
+        # A vocabulary that is left out comes from the data, and is checked once they are prepared.
         and not (field == "vocab_size" and not asked[section][field])
     ]
     require(
@@ -106,10 +107,11 @@ def require_same_architecture(source: ModelDirectory, config: Config, name: str)
 
 
 def require_same_optimizer(stopped: ModelDirectory, config: Config, run: Path) -> None:
-    """Require that the run resumes with the optimiser, and the adapters, of its checkpoint."""
+    """Require that the run resumes with the optimiser and the adapter settings of its
+    checkpoint."""
     for section, field in (("optim", "name"), ("train", "lora_rank"), ("train", "lora_alpha")):
         now = getattr(getattr(config, section), field)
-        # Checkpoints of versions without the setting have what is its default now.
+        # Checkpoints from versions without the setting have its present default.
         before = stopped.about[section].get(field, getattr(SECTIONS[section], field))
         require(
             now == before,

@@ -26,8 +26,8 @@ class Compute:
 
     settings: ComputeConfig
     attend: Attend = causal
-    gather: Gather | None = None  # where weights are sharded: each block's are gathered before use
-    choices: tuple[tuple[str, str], ...] = ()  # what was chosen for the device and why, to print
+    gather: Gather | None = None  # if weights are sharded: gathers those of each block before use
+    choices: tuple[tuple[str, str], ...] = ()  # (what was chosen for the device, why), to print
 
     @staticmethod
     def on(
@@ -46,7 +46,7 @@ class Compute:
         return Compute(settings, keep_nothing(form), Gather.on(mesh), tuple(choices))
 
     def run(self, stack: Stack, x_btd: jax.Array, apply: Apply) -> jax.Array:
-        """The stream after the blocks of `stack`, each of which `apply` runs."""
+        """The stream after the blocks of `stack`, each run by `apply`."""
 
         def gathered(block: Any, layer: jax.Array, x: jax.Array, _: Any) -> tuple[jax.Array, None]:
             if self.gather:

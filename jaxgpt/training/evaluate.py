@@ -46,7 +46,7 @@ class Evaluator:
         )
 
     def extent(self, split: Split, limit: int | None = None) -> str:
-        """The part of `split` that `mean_loss` takes, as a phrase."""
+        """A phrase that says how much of `split` `mean_loss` uses."""
         return _extent(eval_batch_count(split, self.rows, self.model.context_length), limit)
 
     def figures(self, params: Tree, split: Split, limit: int | None = None) -> dict[str, float]:
@@ -56,7 +56,7 @@ class Evaluator:
     def mean_loss(self, params: Tree, split: Split, limit: int | None = None) -> float:
         """The mean loss over `split`, or over at most `limit` batches of it.
 
-        Each sum is read after the next batch has started, so that the device never waits.
+        The sum of a batch is read after the next batch has started, so that the device never waits.
         """
         total, count, unread = 0.0, 0, None
         batches = text_batches(split, self.rows, self.model.context_length)
@@ -83,7 +83,7 @@ class PairEvaluator:
         )
 
     def extent(self, split: PairSplit, limit: int | None = None) -> str:
-        """The part of `split` that `figures` takes, as a phrase."""
+        """A phrase that says how much of `split` `figures` uses."""
         return _extent(sum(1 for _ in self._batches(split)), limit)
 
     def figures(self, params: Tree, split: PairSplit, limit: int | None = None) -> dict[str, float]:
@@ -149,7 +149,7 @@ def evaluate(directory: Path, data: Path | None, batch_size: int, with_bleu: boo
 
 
 def _require_sound(loss: float, opened: ModelDirectory, dataset: Dataset | PairDataset) -> None:
-    """Require that `loss` is a number, and that the data stayed as they were."""
+    """Require that `loss` is finite, and that the data have not changed meanwhile."""
     dataset.files.require()
     require(
         math.isfinite(loss),
@@ -176,7 +176,7 @@ def _evaluate_pairs(opened: ModelDirectory, dataset: PairDataset, batch_size: in
 
 
 def losses(loss: float, dataset: Dataset) -> str:
-    """The mean `loss` over a validation split, in nats, with what follows from it."""
+    """The mean `loss` over a validation split, in nats, and the figures derived from it."""
     if dataset.examples is not None:
         return (
             f"loss {loss:.4f} per token of the answers, perplexity {math.exp(min(loss, 700)):.3f}, "
@@ -185,7 +185,7 @@ def losses(loss: float, dataset: Dataset) -> str:
         )
     tokens = len(dataset.val)
     per_byte = ""
-    if dataset.val_bytes:  # known of text, and not of ids alone
+    if dataset.val_bytes:  # known for text, but not for ids alone
         bits = loss / math.log(2) * (tokens - 1) / dataset.val_bytes
         per_byte = f", bits per byte {bits:.4f}"
     return (
@@ -195,7 +195,8 @@ def losses(loss: float, dataset: Dataset) -> str:
 
 
 def trained_on(opened: ModelDirectory, directory: Path) -> Path:
-    """The prepared directory that a model was trained on: the one in its config, or its run's."""
+    """The prepared directory that a model was trained on: the one in its config, or that of its
+    run."""
     named = opened.about.get("data", {}).get("path")
     candidates = [Path(named)] if named else []
     for place in (directory, opened.path.parent.parent):

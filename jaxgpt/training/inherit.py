@@ -13,7 +13,7 @@ FINE_TUNING: Sections = {
     "optim": {"learning_rate": 1e-4},
     "train": {"steps": 500, "eval_every": 100},
 }
-# Settings whose defaults depend on others: without them a resumed run would change.
+# Settings whose defaults depend on other settings: without these a resumed run would change.
 DERIVED = {"optim": ("warmup_steps",), "data": ("tokenizer",)}
 TOKENS_AT_ONCE = 4096  # in a part of a batch, so that the logits of a large vocabulary fit
 
@@ -26,9 +26,10 @@ def recorded(source: ModelDirectory) -> Sections:
 
 
 def for_resuming(stopped: ModelDirectory, settings: Sections, config_file: bool) -> Sections:
-    """Settings of the run that stopped, for those that `settings` leaves out.
+    """The values in the stopped run of the settings that `settings` leaves out.
 
-    With a config file, which states all others, only those whose defaults depend on something else.
+    With a config file, which defines all others, only those whose defaults depend on other
+    settings.
     """
     own = layered(recorded(stopped), {"data": stopped.about["data"]})
     if config_file:
@@ -40,7 +41,8 @@ def for_resuming(stopped: ModelDirectory, settings: Sections, config_file: bool)
 
 
 def for_fine_tuning(source: ModelDirectory, settings: Sections, say: Say) -> Sections:
-    """Settings to fine-tune `source` with, for those left out of `settings`; `say` lists them."""
+    """Settings for fine-tuning `source`, in place of those that `settings` leaves out; `say` lists
+    them."""
     own = possible(recorded(source), settings)
     usual = _usual(source.config, layered(own, settings))
     is_run = "optim" in source.about
@@ -52,7 +54,7 @@ def for_fine_tuning(source: ModelDirectory, settings: Sections, say: Say) -> Sec
 
 
 def _list(name: str, sections: Sections, settings: Sections, say: Say) -> None:
-    """Say `name` and the fields of `sections` that `settings` leaves out, if any."""
+    """Say `name` and the fields of `sections` that `settings` leaves out, if there are any."""
     words = [
         f"{section}.{field} {typed(value)}"
         for section, fields in sections.items()
@@ -114,7 +116,8 @@ def _unlike_defaults(sections: Sections) -> Sections:
 
 
 def _usual(model: ModelConfig, stated: Mapping[str, Mapping[str, Any]]) -> Sections:
-    """FINE_TUNING without the fields in `stated`, and parts of a batch that suit `model`."""
+    """FINE_TUNING without the fields in `stated`, with a number of batch parts that suits
+    `model`."""
     batch = max(1, stated.get("train", {}).get("batch_size", TrainConfig.batch_size))
     rows = max(1, TOKENS_AT_ONCE // model.context_length)
     parts = next(n for n in range(1, batch + 1) if batch % n == 0 and batch // n <= rows)

@@ -28,7 +28,7 @@ class Job:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """The file that the first weights came from, and how each field of its model is known."""
+        """The file that the first weights came from, and the origin of each field of its model."""
         return {name: self.about[name] for name in ("source", "fields") if name in self.about}
 
     @property

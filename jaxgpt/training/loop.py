@@ -1,4 +1,4 @@
-"""The loop of a run: its steps, and what happens between them."""
+"""The training loop: the steps of a run, and what happens between them."""
 
 import contextlib
 import math
@@ -33,7 +33,7 @@ from jaxgpt.training.weights import all_finite
 
 
 class Loop:
-    """The loop of `job`; what is wrong with its config is found before anything is written."""
+    """The loop of `job`. The constructor finds errors in the config before anything is written."""
 
     def __init__(
         self, job: Job, say: Say, passing: Passing | None = None, signals: Signals | None = None
@@ -49,7 +49,7 @@ class Loop:
             self.merge = jitted_merge(where.base, config.train.lora_scale)
         self.finite = jax.jit(all_finite, out_shardings=replicated(self.mesh))
         self.batch = batches(job.dataset, config, self.mesh)
-        self.batch(0)  # the data may be too short
+        self.batch(0)  # raises if there are too few data
         self.evaluator = make_evaluator(config, self.mesh, rows)
         self.eval_limit = config.train.eval_batches or None
         self.val = split_of(job.dataset, "val", config)
@@ -70,7 +70,7 @@ class Loop:
     def train(self, state: State) -> None:
         """Run the steps that remain after `state`.
 
-        However they end, wait until a checkpoint that is being written is complete.
+        However the steps end, wait until a checkpoint that is being written is complete.
         """
         try:
             with self._errors_explained(), contextlib.ExitStack() as stack:
@@ -85,12 +85,13 @@ class Loop:
                 self.checkpoints.worker.wait()
         finally:
             self.signals.held = False
-            with contextlib.suppress(OSError):  # the run is locked until nothing is being written
+            with contextlib.suppress(OSError):  # keep the run locked until nothing is being written
                 self.checkpoints.worker.wait()
 
     @contextlib.contextmanager
     def _errors_explained(self) -> Iterator[None]:
-        """Add to an error or a signal which checkpoint the run can resume from."""
+        """Extend errors and signals by a sentence on the checkpoint that the run can resume
+        from."""
         try:
             yield
         except Stopped as stopped:
@@ -113,7 +114,7 @@ class Loop:
     def run_steps(self, state: State) -> None:
         """Run the steps after `state`, and read the metrics of each after the next has started.
 
-        So the device never waits for the host, and the host is never more than a step ahead.
+        This way the device never waits for the host, and the host is at most one step ahead.
         """
         t = self.config.train
         start = int(state.step) + 1
@@ -126,7 +127,7 @@ class Loop:
             self.profile.after(step, state)
             if unread:
                 self.process(*unread)
-                if step == start + 1:  # the time of the first step included compiling
+                if step == start + 1:  # the first step included compiling
                     self.progress.start(start)
             unread = step, metrics
             self.checkpoints.worker.check()
@@ -209,7 +210,7 @@ class Loop:
         return figures
 
     def save(self, state: State, step: int, val_loss: float | None) -> None:
-        """Start to write a checkpoint of `state`, if all its numbers are finite."""
+        """Start writing a checkpoint of `state`, if all its numbers are finite."""
         if not self.finite(state):
             raise UserError(
                 f"After step {step} weights, or moments of the optimiser, are NaN or infinite, and "

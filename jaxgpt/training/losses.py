@@ -30,7 +30,7 @@ def token_losses(
 ) -> jax.Array:
     """The loss (B, T) of every target of `batch` given its prefix.
 
-    The targets of ids (B, T + 1) are all of them, except the first.
+    For ids (B, T + 1), all ids except the first are targets.
     """
     compute = compute or Compute(ComputeConfig())
     if not isinstance(batch, TextBatch):
@@ -83,7 +83,7 @@ def pair_logits(
     positions, places = jnp.arange(batch.tokens_bt.shape[1]), jnp.arange(mask_bs.shape[1])
 
     def apply(block: Any, layer: jax.Array, x: jax.Array) -> jax.Array:
-        # Each block's own, computed from its gathered weights; remat may compute them again.
+        # Computed in each block from its gathered weights, so that remat may recompute them.
         keys, values = block.cross_attn.keys_values(memory_bsd, layer, places)
         memory = Memory(keys, values, mask_bs)
         return block(x, layer, positions, compute.attend, for_decoder, memory)[0]
@@ -95,7 +95,7 @@ def pair_logits(
 def encoded(
     model: Seq2Seq, batch: PairBatch, dropout_key: jax.Array | None, compute: Compute
 ) -> jax.Array:
-    """The memory (B, S, D): what the encoder makes of the sources."""
+    """The memory (B, S, D): the encoder's output for the sources."""
     attend = unordered(jnp.asarray(batch.source_mask_bs))
     positions = jnp.arange(batch.source_bs.shape[1])
     x_bsd = compute.run(
@@ -107,7 +107,8 @@ def encoded(
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """The loss of each of `targets`, with a share `smoothing` of it spread over all tokens."""
+    """The loss of each of `targets`, whose share `smoothing` of probability is spread over all
+    tokens."""
     return _cross_entropy(smoothing, logits, targets)
 
 
@@ -121,7 +122,7 @@ def _forward(
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     wide = logits.astype(sum_dtype(logits))
     log_sums = jax.nn.logsumexp(wide, axis=-1)
-    # Indexed in `logits` and not in `wide`, since XLA stores the array that is indexed.
+    # `logits` is indexed instead of `wide`, because XLA stores the array that is indexed.
     likely = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0].astype(wide.dtype)
     if smoothing:
         likely = (1 - smoothing) * likely + smoothing * wide.mean(axis=-1)
@@ -133,7 +134,7 @@ def _backward(
 ) -> tuple[jax.Array, None]:
     """The gradient by the logits, in one pass over them.
 
-    Autodiff would store their exponentials in float32, and add to them at the targets by a scatter.
+    Autodiff would store the exponentials in float32, and update them at the targets by a scatter.
     """
     logits, targets, log_sums = residuals
     wide = logits.astype(log_sums.dtype)

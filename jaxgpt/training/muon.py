@@ -1,7 +1,7 @@
-"""Muon in optax: matrices move by their momentum, orthogonalised; all else is AdamW's.
+"""Muon in optax: matrices are updated by their orthogonalised momentum, all else by AdamW.
 
-From https://kellerjordan.github.io/posts/muon: each update of a matrix has nearly equal singular
-values, so that it moves all directions alike.
+See https://kellerjordan.github.io/posts/muon: the updates of a matrix have nearly equal singular
+values, so that they have the same size in all directions.
 """
 
 import math
@@ -19,7 +19,7 @@ def muon_beside(
     adamw: optax.GradientTransformation, o: OptimConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
     """Muon for the matrices of the blocks, and `adamw`, with the learning rates of `schedule`."""
-    # optax.contrib.muon would give AdamW Nesterov's momentum as well.
+    # optax.contrib.muon would use Nesterov momentum in AdamW as well.
     muon = optax.chain(
         _scale_by_layer(o.muon_momentum),
         optax.add_decayed_weights(o.weight_decay),
@@ -40,7 +40,7 @@ def optimizer_names(params: Tree) -> Tree:
 def _scale_by_layer(momentum: float) -> optax.GradientTransformation:
     """optax's Muon for stacked kernels, one layer after the other.
 
-    For all layers at once, devices that share the weights would gather those of the whole model.
+    If all layers were updated at once, devices with sharded weights would gather the whole model.
     """
     state = contrib.scale_by_muon(beta=momentum)
 
@@ -68,7 +68,8 @@ def _scale_by_layer(momentum: float) -> optax.GradientTransformation:
 
 
 def _scale(matrix: Matrix, shape: tuple[int, ...]) -> float:
-    """The factor of an update with more outputs than inputs: that of Keller Jordan."""
+    """Keller Jordan's scale for the update of a `matrix`, which depends on its outputs and
+    inputs."""
     inputs, outputs = (math.prod(shape[axis] for axis in each) for each in matrix)
     return max(1, outputs / inputs) ** 0.5
 

@@ -1,4 +1,5 @@
-"""The optimiser and its learning-rate schedule in optax; what decays is chosen by name."""
+"""The optimiser and its learning-rate schedule in optax; parameters that decay are chosen by
+name."""
 
 import functools
 
@@ -33,7 +34,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     )
     if o.name == "muon":
         rule = muon_beside(rule, o, schedule)
-    # The state has one structure, whatever is clipped or decayed: a run can resume with another.
+    # The structure of the state does not depend on clipping or decay, so a run can resume with
+    # others.
     return optax.chain(
         optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity(), rule
     )
@@ -62,20 +64,21 @@ def make_schedule(config: Config) -> optax.Schedule:
 
 
 def decayed(config: Config, params: Tree) -> Tree:
-    """Mask of the parameters that decay, by name: a stacked bias has two axes like a matrix."""
+    """Mask of the parameters that decay; by name, because a stacked bias has two axes like a
+    matrix."""
     frozen, leaves = without_gradient(config.architecture), DECAYED[config.optim.decay]
 
     def is_decayed(path: tuple, _: jax.Array) -> bool:
-        parts = [part.key for part in path]  # which end in kernel/a for an adapter
+        parts = [part.key for part in path]  # the path of an adapter ends in kernel/a
         return not "/".join(parts).startswith(tuple(frozen)) and any(x in leaves for x in parts)
 
     return jax.tree_util.tree_map_with_path(is_decayed, params)
 
 
 def without_gradient(model: ModelConfig | Seq2SeqConfig) -> set[str]:
-    """The parameters that get no gradient, by the beginnings of their names.
+    """The prefixes of the names of parameters that get no gradient.
 
-    torch's AdamW skips them, and they must not decay.
+    They must not decay, as torch's AdamW skips them.
     """
     if isinstance(model, Seq2SeqConfig):
         sides = {"encoder": model.encoder, "decoder": model.decoder}
@@ -85,7 +88,7 @@ def without_gradient(model: ModelConfig | Seq2SeqConfig) -> set[str]:
 
 
 def resumed(state: optax.OptState, moments: Moments) -> optax.OptState:
-    """The fresh optimizer `state` with `moments` and their counters, to resume from them."""
+    """The fresh optimiser `state` with the `moments` and their counters filled in."""
 
     def like(old: Tree, new: Tree) -> Tree:
         return jax.tree.map(lambda a, b: np.asarray(b, a.dtype), old, new)

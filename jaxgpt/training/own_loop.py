@@ -19,7 +19,7 @@ from jaxgpt.settings import build
 from jaxgpt.training.batches import parted
 from jaxgpt.training.step import Metrics, State, init_state, jitted_step
 
-NOWHERE = "none"  # a step reads no data and writes no run
+NOWHERE = "none"  # placeholder: a step reads no data and writes no run
 Settings = Mapping[str, Any] | None
 
 
@@ -73,10 +73,10 @@ def compiled_step(
     """The training step that `jaxgpt train` compiles, and the state with the weights of `model`.
 
     `step(state, ids)` returns the next state and the metrics of the step, for ids (B, T + 1) of any
-    origin: each token is to be predicted from those before it. The step of an encoder-decoder is
-    `step(state, source, ids, source_mask, mask)`: each token of `ids` is to be predicted from those
-    before it and from the ids `source` (B, S). Its masks say what is no padding, of the source and
-    of `ids`: all of it without them.
+    origin: each token is predicted from those before it. The step of an encoder-decoder is
+    `step(state, source, ids, source_mask, mask)`: each token of `ids` is predicted from those
+    before it and from the ids `source` (B, S). The masks are true at real tokens of the source and
+    of `ids`, false at padding; by default all are real.
 
     The state that a step takes is donated, which means that its arrays are used up; `model` itself
     does not change. The weights of a state are `state.params`, of which
@@ -100,7 +100,7 @@ def compiled_step(
     rows = config.train.batch_size // config.train.accumulate
     grid = make_mesh(config.mesh, rows, config.model.model_dim)
     jitted, where = jitted_step(config, grid)
-    # A copy, since the first step uses up its state.
+    # A copy, because the first step donates its state.
     params = jax.tree.map(jnp.copy, params_of(model))
     state = jax.jit(lambda tree: init_state(config, tree), out_shardings=where)(params)
 
@@ -140,7 +140,7 @@ def _config(model: GPT | Seq2Seq, settings: Mapping[str, Settings]) -> Config:
 
 
 def _checked(ids: ArrayLike, config: Config) -> np.ndarray:
-    """The batch `ids`; one of another size than `config` says is refused, and ids that are none."""
+    """The batch `ids`, checked: its size must be as in `config`, and its values valid ids."""
     batch = np.asarray(ids)
     size = config.train.batch_size
     require(

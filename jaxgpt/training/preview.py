@@ -16,14 +16,14 @@ from jaxgpt.pytree import Tree
 from jaxgpt.training.job import Job
 
 TEMPERATURE = 0.8
-PAIRS = 3  # of the validation split
-Tokenizers = tuple[Tokenizer | None, Tokenizer | None]  # of sources, or of texts; of targets
+PAIRS = 3  # pairs of the validation split
+Tokenizers = tuple[Tokenizer | None, Tokenizer | None]  # (of sources or texts, of targets)
 
 
 def preview(job: Job, weights: Tree, tokenizers: Tokenizers, mesh: jax.sharding.Mesh) -> str:
     """Text of at most train.sample_tokens tokens, generated on one device if it has all weights.
 
-    It is empty in all processes but the first, without a tokenizer, and if the weights are sharded
+    Empty in all processes but the first, if there is no tokenizer, and if the weights are sharded
     over several processes.
     """
     sharded = mesh.size > mesh.shape["data"]
@@ -50,7 +50,7 @@ def _text(config: Config, model: GPT, tokenizer: Tokenizer) -> str:
 def _targets(
     config: Config, model: Any, data: PairDataset, of_source: Tokenizer, of_target: Tokenizer
 ) -> str:
-    """A line for each of the first pairs: its source, and what the model makes of it."""
+    """A line for each of the first pairs: its source, and the model's output for it."""
     sources = [data.val[i][0].tolist() for i in range(min(PAIRS, len(data.val)))]
     allowed = of_target.decodable(config.model.vocab_size)
     allowed |= np.arange(len(allowed)) == data.end

@@ -1,4 +1,4 @@
-"""The trace of some steps of a run, for xprof and perfetto."""
+"""Traces some steps of a run, for xprof and perfetto."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ PERFETTO = "perfetto_trace.json.gz"
 
 
 class Profile:
-    """Traces the steps of run.profile, of the first process; does nothing in all others."""
+    """Traces the steps of run.profile in the first process; does nothing in the others."""
 
     def __init__(self, run: RunConfig, directory: Path, say: Say):
         self.steps = range(0)
@@ -31,7 +31,7 @@ class Profile:
         if step not in self.steps:
             return contextlib.nullcontext()
         if not self.begun:
-            jax.block_until_ready(state)  # so that the steps before are not in the trace
+            jax.block_until_ready(state)  # keep earlier steps out of the trace
             jax.profiler.start_trace(self.folder, create_perfetto_trace=True)
             self.begun = step
         return jax.profiler.StepTraceAnnotation("train", step_num=step)
@@ -54,7 +54,8 @@ class Profile:
 
     @contextlib.contextmanager
     def ended(self) -> Iterator[None]:
-        """Stop a trace that a signal or an error has cut short; its files are written too."""
+        """Stop a trace that was cut short by a signal or an error; its files are written as
+        well."""
         try:
             yield
         finally:

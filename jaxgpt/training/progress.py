@@ -1,4 +1,4 @@
-"""The display of a run: a line that moves on a terminal, successive lines elsewhere."""
+"""The display of a run: a line that is updated on a terminal, successive lines elsewhere."""
 
 import contextlib
 import errno
@@ -13,8 +13,8 @@ from jaxgpt.config import Config
 from jaxgpt.devices.chips import chip
 from jaxgpt.model import flops
 
-Say = Callable[[str], None]  # shows a line that stays
-# (step, number of steps, text): a line that the next one replaces
+Say = Callable[[str], None]  # prints a line
+# (step, number of steps, text): shows a line until the next one replaces it
 Passing = Callable[[int, int, str], None]
 
 STEP = "step "  # the start of a line of figures
@@ -49,7 +49,7 @@ class Progress:
         self.steps = config.train.steps
         self.tokens_per_step = tokens_per_step
         self.figures: dict[str, float] = {}
-        self.utilization_per_speed = None  # without a data sheet of the device
+        self.utilization_per_speed = None  # unknown without a data sheet of the device
         data_sheet = chip(devices[0].device_kind)
         if data_sheet and config.encoder is None:
             peak = data_sheet.peak * len(devices)
@@ -57,7 +57,7 @@ class Progress:
         self.start(0)
 
     def start(self, step: int) -> None:
-        """Count time from here, after `step`: what came before was not a step."""
+        """Count time from here, after `step`, to leave out what was not a step."""
         self.since, self.time = step, time.perf_counter()
 
     def tokens_per_second(self, step: int) -> float:
@@ -70,7 +70,7 @@ class Progress:
         return speed
 
     def doing(self, step: int, what: str) -> None:
-        """Show on a terminal `what` takes time now, and the figures of the last step."""
+        """Show on a terminal `what` is being done, and the figures of the last step."""
         if self.passing:
             figures = self.line(step) if self.figures else ""
             self.passing(step, self.steps, f"{what}  {figures}".rstrip())
@@ -148,7 +148,7 @@ def watching() -> Iterator[tuple[Say, Passing | None]]:
 
 
 def fitted(text: str, width: int) -> str:
-    """`text`, a line of figures, without the least important ones until it fits `width`."""
+    """`text`, a line of figures, shortened to `width` by leaving out the least important ones."""
     for figure in SPARE:
         if len(text) <= width:
             break
@@ -157,7 +157,8 @@ def fitted(text: str, width: int) -> str:
 
 
 def unbroken(say: Say) -> Say:
-    """`say`, but the run continues if the reader has left, as head does, or the terminal closed."""
+    """`say`, except that the run continues if the reader exits, as head does, or the terminal
+    closes."""
 
     def say_or_not(text: str) -> None:
         try:

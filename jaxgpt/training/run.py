@@ -1,4 +1,4 @@
-"""A training run, from settings to a directory with checkpoints; it resumes where it stopped."""
+"""A training run, from settings to a directory with checkpoints; a stopped run resumes."""
 
 import contextlib
 import shlex
@@ -40,10 +40,10 @@ def train(
     say: Say = print,
     passing: Passing | None = None,
 ) -> Path:
-    """Train as `settings` say, plain values in sections, and return the run's directory.
+    """Train with `settings`, plain values in sections, and return the directory of the run.
 
     Without a `config_file`, settings that are left out are those of the model in run.init. `say`
-    gets each line that stays; `passing`, on a terminal, what the next step replaces.
+    prints a line; `passing` shows, on a terminal, a line that the next one replaces.
     """
     where = config_file or f"--init {_required_init(settings)}"
     check_sections(settings, where)
@@ -57,7 +57,7 @@ def train(
     lock = run_directory.held(run) if first() else contextlib.nullcontext()
     with alone_if_it_fails(), stops() as signals, lock:
         job = begin(settings, config_file, run, say)
-        if first() and job.resumed:  # a process that was killed after its last save has not done so
+        if first() and job.resumed:  # in case the process was killed after its last save
             run_directory.keep(run, job.config.train.keep)
         loop = Loop(job, say, passing, signals)
         for parameter in undivided(abstract_params(job.config.architecture), loop.mesh):
@@ -115,7 +115,7 @@ def _announcement(job: Job, state: State, choices: Iterable[tuple[str, str]]) ->
 
 
 def _prepare_directory(job: Job, where: str) -> None:
-    """Write the run's config.json, and drop the metrics of steps that are repeated."""
+    """Write config.json of the run, and drop the metrics of steps that are repeated."""
     about = {"origin": where, **job.config.sections()}
     write_json(job.directory / file_names.CONFIG, about)
     checkpoint = job.source.path if job.source and job.resumed else None
@@ -125,9 +125,9 @@ def _prepare_directory(job: Job, where: str) -> None:
 def _to_torch(job: Job) -> str:
     """The command that writes the model for torch, or "" if no class may take it.
 
-    It goes back as the file that it came from, or is written for a class that the converter
-    chooses. Without torch it becomes safetensors, which hold the weights alone. The file is next
-    to the run, where git ignores both if it ignores runs/.
+    The model is written like the file that it came from, or for a class that the converter chooses.
+    Without torch the format is safetensors, which holds only the weights. The file is next to the
+    run, where git ignores both if it ignores runs/.
     """
     config, file = job.config, job.origin.get("source")
     if config.model.positions_offset and not file:  # only OPT has rows before position 0
@@ -136,7 +136,7 @@ def _to_torch(job: Job) -> str:
     torch = installed("torch")
     name = job.directory.resolve().name + (".pt" if torch else ".safetensors")
     words = ["jaxgpt-convert", "to-torch", str(job.directory), str(job.directory.parent / name)]
-    # torch's AdamW has neither an average, nor these groups, nor the state of Muon or of adapters.
+    # torch's AdamW cannot hold an average, these groups, or the state of Muon or of adapters.
     other = config.optim.name != "adamw" or config.optim.ema or config.train.lora_rank
     if other or config.optim.decay not in ("all", groups) or not torch:
         words.append("--weights-only")
@@ -144,7 +144,7 @@ def _to_torch(job: Job) -> str:
 
 
 def _ending(job: Job, done: int, extent: str) -> str:
-    """The last lines of a run: its losses, its files, and commands to use it with."""
+    """The last lines of a run: its losses, its files, and commands that use it."""
     run, summary = job.directory, run_directory.summary(job.directory)
     loss, val_loss = (
         "unknown" if x is None else f"{x:.4f}" for x in (summary.loss, summary.val_loss)

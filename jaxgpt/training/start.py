@@ -1,4 +1,4 @@
-"""The start of a run: at random weights, at another model's, or at its own checkpoint."""
+"""Starts a run from random weights, from another model, or from its own checkpoint."""
 
 import contextlib
 import dataclasses
@@ -41,7 +41,7 @@ def begin(settings: Sections, config_file: str | None, run: Path, say: Say) -> J
 
     Without a `config_file`, settings that are left out are those of the model it starts from.
     """
-    if not first():  # process 0 sets aside damaged checkpoints, and prepares the data
+    if not first():  # process 0 sets damaged checkpoints aside and prepares the data
         wait("the first has begun")
     stopped = newest_whole(run, say)
     init = settings.get("run", {}).get("init", "")
@@ -113,7 +113,7 @@ def _pass_over_init(init: str, stopped: ModelDirectory, say: Say) -> None:
 def _left_out(
     source: ModelDirectory, resumed: bool, settings: Sections, config_file: str | None, say: Say
 ) -> list[Sections]:
-    """Layers of settings for those that `settings` leaves out."""
+    """Layers of defaults for the settings that `settings` leaves out."""
     layers: list[Sections] = []
     if settings.get("run", {}).get("init"):
         layers.append(sections_of(source.config))
@@ -126,9 +126,9 @@ def _left_out(
 
 
 def _changes(job: Job) -> list[str]:
-    """Settings, and data, that differ from those of the steps before.
+    """Settings and data that differ from those of the earlier steps.
 
-    Where a run is written, who watches it and which devices share it are no changes.
+    The directory of a run, its trackers and its devices are not counted as changes.
     """
     if job.source is None or not (job.resumed or job.config.run.go_on):
         return []
@@ -143,7 +143,7 @@ def _changes(job: Job) -> list[str]:
 
 
 def _find_data(config: Config, run: Path, stopped: ModelDirectory | None) -> AnyData:
-    """The data of a run: a prepared directory, or its own from a source, prepared once."""
+    """The data of a run: a prepared directory, or a source that is prepared once in the run."""
     path, own = Path(config.data.path), run / file_names.DATA
     open_data: Callable[[Path], AnyData] = open_pairs if config.encoder else open_dataset
     if (path / file_names.ABOUT).exists():
@@ -172,7 +172,8 @@ def _find_data(config: Config, run: Path, stopped: ModelDirectory | None) -> Any
 
 
 def _prepared_from(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of data that preparing depends on; how batches are made of it does not."""
+    """The settings of `data` on which preparation depends; how batches are made is not among
+    them."""
     return {name: value for name, value in data.items() if name != "pack"}
 
 

@@ -19,7 +19,7 @@ from jaxgpt.training.compute import Compute
 from jaxgpt.training.losses import cross_entropy, pair_logits, token_losses
 from jaxgpt.training.optimizer import make_optimizer, make_schedule
 
-MASKED = (PairBatch, TextBatch)  # batches that say which of their targets count
+MASKED = (PairBatch, TextBatch)  # batches with a mask of the targets that count
 
 
 class State(NamedTuple):
@@ -28,12 +28,12 @@ class State(NamedTuple):
     step: jax.Array
     params: Tree
     optimizer: optax.OptState
-    ema: Tree | None  # the moving average of the weights, where optim.ema asks for one
-    base: Tree | None = None  # the frozen parameters that `params` are adapters of, if they are
+    ema: Tree | None  # the moving average of the weights, if optim.ema is set
+    base: Tree | None = None  # the frozen base, if `params` are adapters
 
 
 def evaluated(state: State) -> Tree:
-    """The weights to evaluate and to store: their moving average, where there is one."""
+    """The weights to evaluate and to store: the moving average, if there is one."""
     return state.params if state.ema is None else state.ema
 
 
@@ -55,9 +55,10 @@ class Metrics(NamedTuple):
 
 
 def init_state(config: Config, params: Tree | None = None) -> State:
-    """The state before the first step, with `params` in float32, or else with random weights.
+    """The state before the first step, with `params` in float32, or random weights without
+    `params`.
 
-    With train.lora_rank they are the base, and what is trained is adapters.
+    With train.lora_rank, `params` are the base, and the adapters are trained.
     """
     params = (
         params_of(build(config.architecture, config.train.seed))
@@ -88,8 +89,8 @@ def make_step(
 ) -> Callable[[State, Any], tuple[State, Metrics]]:
     """A function (state, batch) -> (state, metrics).
 
-    The arrays of a batch, ids (A, B, T + 1) or those of a TextBatch or a PairBatch, begin with an
-    axis of A parts, whose gradients are computed one after the other and accumulated.
+    A batch is ids (A, B, T + 1), or a TextBatch or PairBatch. The first axis of its arrays is that
+    of A parts, whose gradients are computed one after the other and accumulated.
     """
     optimizer, schedule, rate = make_optimizer(config), make_schedule(config), config.optim.ema
     compute, smoothing = (
@@ -125,12 +126,12 @@ def make_step(
         parts = len(jax.tree.leaves(batch)[0])
         zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
         sums, _ = jax.lax.scan(add_part, zeros, (batch, jnp.arange(parts)))
-        # Each part of ids has the mean of its losses, one with a mask the sum over its targets.
+        # For a part of ids the loss is the mean, for a part with a mask the sum over its targets.
         count = batch.target_mask_bt.sum() if isinstance(batch, MASKED) else parts
         mean_loss, gradients = jax.tree.map(lambda x: x / count, sums)
         updates, moments = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        # A weighted sum would drift, by rounding, away from weights that do not change.
+        # By rounding, a weighted sum would drift away from weights that do not change.
         ema = state.ema and jax.tree.map(
             lambda old, new: old + (1 - rate) * (new - old), state.ema, params
         )
@@ -170,8 +171,8 @@ def make_pair_eval_step(
 ) -> Callable[[Tree, PairBatch], tuple[jax.Array, jax.Array]]:
     """A function (params, batch) -> the sum of its losses, and how many targets are exactly right.
 
-    A target is if each of its tokens is the likeliest after those before it: that is when greedy
-    decoding writes it.
+    A target is exactly right if each of its tokens is the likeliest after those before it, so that
+    greedy decoding produces it.
     """
 
     def eval_step(params: Tree, batch: PairBatch) -> tuple[jax.Array, jax.Array]:

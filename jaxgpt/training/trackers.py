@@ -1,4 +1,4 @@
-"""Metrics sent to TensorBoard and Weights & Biases, where a setting asks for it."""
+"""Sends metrics to TensorBoard and Weights & Biases, if settings ask for it."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ from typing import Any
 from jaxgpt.config import Config
 from jaxgpt.optional import need
 
-# Takes one line of metrics.
+# Called with each line of metrics.
 Track = Callable[[Mapping[str, Any]], None]
 
 
@@ -30,7 +30,8 @@ def trackers(config: Config, run: Path, since: int) -> Iterator[list[Track]]:
 
 @contextlib.contextmanager
 def _tensorboard(folder: Path, since: int) -> Iterator[Track]:
-    """A tracker that writes to `folder`, without metrics after the step `since` of earlier runs."""
+    """A tracker that writes to `folder` and discards metrics of earlier runs after the step
+    `since`."""
     library = need("tensorboardX", "run.tensorboard", "leave the setting out")
     with library.SummaryWriter(
         str(folder), purge_step=since + 1, filename_suffix=f".{since}"
@@ -46,7 +47,8 @@ def _tensorboard(folder: Path, since: int) -> Iterator[Track]:
 
 @contextlib.contextmanager
 def _wandb(config: Config, run: Path) -> Iterator[Track]:
-    """A tracker with the directory's name as its run id, so that a resumed run is the same one."""
+    """A tracker with the directory's name as its run id, so that a resumed run continues its own
+    page."""
     library = need("wandb", "run.wandb", "leave the setting out")
     options = {
         "project": config.run.wandb,

@@ -14,7 +14,7 @@ from jaxgpt.training.step import State, besides_weights, init_state
 
 
 def first_state(job: Job, mesh: jax.sharding.Mesh) -> State:
-    """The state before the next step of `job`, computed or read in parts on each device."""
+    """The state before the next step of `job`; each device computes or reads its own part."""
     config, source = job.config, job.source
     where = shardings(jax.eval_shape(lambda: init_state(config)), mesh)
     if source is None:
@@ -60,7 +60,7 @@ def _read(job: Job, source: ModelDirectory, where: State) -> State:
 
 
 def _with_optimizer_of(source: ModelDirectory, state: State, config: Config) -> State:
-    """`state` with the step and the optimiser's moments that `source` has stored."""
+    """`state` with the step and the optimiser moments that are stored in `source`."""
     moments = source.moments()
     require(
         moments is not None,

@@ -512,7 +512,7 @@ def test_a_name_without_a_suffix_is_a_folder_and_the_config_says_all(
         assert (outcome.code, outcome.err) == (0, "")
         assert "model.safetensors" in os.listdir(tmp_path / name)
         outcome = command("jaxgpt-convert", "to-flax", tmp_path / name, tmp_path / f"{name}.m")
-        assert "Its tokenizer came along: tokenizer.json, 256 ids (byte)." in outcome.out
+        assert "Its tokenizer was stored too: tokenizer.json, 256 ids (byte)." in outcome.out
         assert (outcome.code, outcome.err) == (0, "")
         back = command("jaxgpt-convert", "to-torch", tmp_path / f"{name}.m", tmp_path / again)
         assert back.code == 0, back  # as what it came from

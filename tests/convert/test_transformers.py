@@ -119,7 +119,7 @@ def test_a_bare_file_is_given_to_the_class_as_it_usually_is(
         assert made.code == 0
         outcome = command("jaxgpt-convert", "verify", bare, tmp_path / model)
         assert outcome.code == code
-        assert "Beside the model ran transformers:GPT2LMHeadModel." in outcome.out
+        assert "Compared with transformers:GPT2LMHeadModel." in outcome.out
         assert ("UNPROVEN: equal under these assumptions: norm = pre" in outcome.out) == (code == 4)
         assert f"Given, as you said: num_heads = 5, {field.replace('=', ' = ')}" in outcome.out
         unlike = "only what files with such names usually are, and in it activation is"

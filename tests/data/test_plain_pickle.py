@@ -203,7 +203,7 @@ def test_the_commands_take_it(
     assert (sampled.code, sampled.out[:2]) == (0, "日a")
     written(folder / "meta.pkl", META)
     beside = command("jaxgpt-convert", "to-flax", folder / "ckpt.pt", tmp_path / "beside", *sizes)
-    assert "Its tokenizer came along: meta.pkl, 6 ids (char)." in beside.out
+    assert "Its tokenizer was stored too: meta.pkl, 6 ids (char)." in beside.out
     text = tmp_path / "text.txt"
     text.write_text("aé日 😀\n" * 30)
     for options in ((), ("--tokenizer", given)):

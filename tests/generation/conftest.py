@@ -11,8 +11,8 @@ from jaxgpt.seq2seq_config import Seq2SeqConfig
 from jaxgpt.storage import model_directory
 
 LETTERS = "\nabcdefgh"
-CONFIG = ModelConfig(12, 16, 12, 2, 2)  # three ids more than letters
-# Of the decoder's ids the last two are those that targets begin and end with.
+CONFIG = ModelConfig(12, 16, 12, 2, 2)  # three more ids than letters
+# The last two ids of the decoder are those that targets begin and end with.
 PAIR = Seq2SeqConfig(
     ModelConfig(9, 14, 12, 2, 2), ModelConfig(11, 16, 12, 2, 2, cross_attention=True)
 )
@@ -20,7 +20,7 @@ PAIR = Seq2SeqConfig(
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory with a tokenizer, and beside it `bare`, without."""
+    """A model directory with a tokenizer; next to it, `bare` is the same without one."""
     folder = tmp_path_factory.mktemp("models")
     params = params_of(GPT(CONFIG, seed=3))
     params["head"]["kernel"] = params["head"]["kernel"] * 30  # else all is equally likely
@@ -31,7 +31,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder-decoder with one tokenizer; beside it `bare`, without, and `alone`, its decoder."""
+    """An encoder-decoder with one tokenizer; next to it, `bare` has none, and `alone` is its
+    decoder."""
     folder = tmp_path_factory.mktemp("pairs")
     params = params_of(Seq2Seq(PAIR.encoder, PAIR.decoder, seed=3))
     params["decoder"]["head"]["kernel"] = params["decoder"]["head"]["kernel"] * 60

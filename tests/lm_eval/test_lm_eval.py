@@ -137,9 +137,11 @@ def flags(row: Any) -> list[str]:
     [
         ({"path": "no/such"}, "no/such is not a directory"),
         ({"path": "MODEL", "revision": "x"}, "--model_args has revision, but jaxgpt takes path"),
+        ({"pretrained": "MODEL"}, "--model_args has pretrained, but jaxgpt takes path"),
+        ({}, "--model_args lacks path=DIR"),
         ({"path": "MODEL", "batch_size": "auto"}, "--batch_size must be a whole number"),
     ],
-    ids=["path", "argument", "batch"],
+    ids=["path", "argument", "hf", "nothing", "batch"],
 )
 def test_what_it_cannot_do_is_said(words: dict[str, str], said: str, model: Path) -> None:
     pytest.importorskip("lm_eval", reason="lm_eval is not installed")

@@ -19,7 +19,7 @@ from jaxgpt.storage import model_directory
 
 LETTERS = "\nabcdefgh"
 CONTEXT = 64
-PATIENCE = 300.0  # seconds until what should happen counts as not happening
+PATIENCE = 300.0  # seconds after which an expected event counts as missing
 HEADERS = {"Content-Type": "application/json"}
 
 
@@ -36,7 +36,7 @@ class Reply(NamedTuple):
 
     @property
     def events(self) -> list[Any]:
-        """The JSON of each server-sent event, the last of which must be [DONE]."""
+        """The JSON of each server-sent event; the last event must be [DONE]."""
         *parts, end = self.text.removesuffix("\n\n").split("\n\n")
         assert end == "data: [DONE]"
         return [json.loads(part.removeprefix("data: ")) for part in parts]
@@ -74,12 +74,12 @@ class Running(NamedTuple):
     thread: threading.Thread
 
     def stop(self) -> None:
-        """What SIGTERM does."""
+        """Stop the server as SIGTERM does."""
         self.state.caught = signal.SIGTERM
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[list[int]]:
-        """Keep the engine waiting with one request; yield the sizes of the batches that it takes."""
+        """Occupy the engine with one request; yield the sizes of the batches that it takes."""
         engine, began, gate = self.service.engine, threading.Event(), threading.Event()
         generate, sizes = type(engine)._generate, []
 
@@ -100,11 +100,11 @@ class Running(NamedTuple):
             first.join()
 
     def wait_for_queue(self, length: int) -> None:
-        """Return when `length` requests wait."""
+        """Return once `length` requests are waiting."""
         self.wait_until(lambda: len(self.service.engine.waiting) == length)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Return when `condition` holds, which must happen some time."""
+        """Return once `condition` holds; fail after PATIENCE seconds."""
         end = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < end
@@ -140,6 +140,6 @@ def start() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def served(start: Callable[..., Any], model: Path) -> Iterator[Running]:
-    """A server of the model, for tests that leave it as it was."""
+    """A server of the model, for tests that do not change it."""
     with start(model) as running:
         yield running

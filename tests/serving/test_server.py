@@ -104,7 +104,9 @@ def test_a_signal_lets_what_runs_finish(number: int, code: int, patient: Path) -
         assert running.wait(300) == code
         assert running.stdout
         said = running.stdout.read().decode()
-        assert said == "Stopping: what runs is finished first.\nThe server has stopped.\n"
+        assert (
+            said == "Stopping once the texts in progress are finished.\nThe server has stopped.\n"
+        )
         with pytest.raises(ConnectionRefusedError):
             ask(port, request)
 

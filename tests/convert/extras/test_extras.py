@@ -143,7 +143,7 @@ def test_what_is_no_plain_value_is_named(
     torch.save({**load(ckpt), "rng": torch.arange(5)}, tmp_path / "more.pt")
     outcome = command("jaxgpt-convert", "to-flax", tmp_path / "more.pt", tmp_path / "model")
     assert outcome.code == 0
-    assert "warning: rng stays behind: it holds more than numbers and words." in outcome.err
+    assert "warning: rng is left out: it holds more than numbers and words." in outcome.err
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +324,7 @@ def test_one_that_is_no_adamw_is_left_behind(
     torch.save(held, tmp_path / "odd.pt")
     outcome = command("jaxgpt-convert", "to-flax", tmp_path / "odd.pt", tmp_path / "model")
     assert outcome.code == 0
-    assert "warning: optimizer stays behind: it is set to amsgrad." in outcome.err
+    assert "warning: optimizer is left out: it is set to amsgrad." in outcome.err
     assert not (tmp_path / "model" / "state").exists()
 
 
@@ -368,7 +368,7 @@ def test_a_counter_that_counts_no_steps(
 ) -> None:
     torch.save({**load(ckpt), "iter_num": step, "note": "\ud800"}, tmp_path / "odd.pt")
     outcome = command("jaxgpt-convert", "to-flax", tmp_path / "odd.pt", tmp_path / "model")
-    assert (outcome.code, "warning: note stays behind" in outcome.err) == (0, True)
+    assert (outcome.code, "warning: note is left out" in outcome.err) == (0, True)
     moments = model_directory.ModelDirectory(tmp_path / "model").moments()
     assert moments
     assert moments.step == 3

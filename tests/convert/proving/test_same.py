@@ -1,7 +1,10 @@
 """`assert_same` of a torch module and JAX functions of anybody's: equal ones, and wrong ones."""
 
 import functools
+import io
 import re
+import sys
+import threading
 from typing import Any
 
 import jax
@@ -13,6 +16,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import convert  # noqa: E402
+from convert.proving import same  # noqa: E402
 from jaxgpt.errors import UserError  # noqa: E402
 from tests.classes import small_gpt_jax as styles  # noqa: E402
 from tests.classes.small_gpt import SIZES, SmallGPT  # noqa: E402
@@ -85,8 +89,10 @@ def test_a_wrong_gradient_is_reported_where_it_is(module: Any, state: Any) -> No
     function, params = styles.plain(state, bend=halved)
     text = difference(module, function, TOKENS, params=params)
     assert "the logits agree, but" in text
-    assert re.search(r"nearest to the loss that of h\.1\.up\.\w+ \(blocks/mlp/0/\d\)", text), text
-    right = re.search(r"differs with it: (.*)\.$", text)
+    assert re.search(r"nearest to the loss is that of h\.1\.up\.\w+ \(blocks/mlp/0/\d\)", text), (
+        text
+    )
+    right = re.search(r"These differ: (.*)\.$", text)
     assert right
     assert "h.1.down" not in text
     assert "ln_f" not in text
@@ -109,7 +115,7 @@ def test_a_wrong_gradient_of_a_norm_is_reported_there(module: Any, state: Any) -
 
     text = difference(module, function, TOKENS, params=params)
     assert "1 of 29 gradients differ" in text
-    assert "nearest to the loss that of h.0.ln_2.weight (after_0/scale)" in text
+    assert "nearest to the loss is that of h.0.ln_2.weight (after_0/scale)" in text
 
 
 def test_a_transposed_matrix_is_named(module: Any, state: Any) -> None:
@@ -236,3 +242,44 @@ def test_the_other_gelu_is_named() -> None:
         convert.assert_same(module, ported, [[1, 2, 3]], params=params, train_steps=0)
     exact = functools.partial(ported, approximate=False)
     convert.assert_same(module, exact, [[1, 2, 3]], params=params, train_steps=0)
+
+
+class Screen(io.StringIO):
+    """A terminal that says when `words` have been written to it."""
+
+    def __init__(self, words: str = "") -> None:
+        super().__init__()
+        self.words, self.shown = words, threading.Event()
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if self.words in self.getvalue():
+            self.shown.set()
+        return written
+
+
+def test_progress_is_shown_on_a_terminal_while_it_takes_long(
+    module: Any, state: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function, params = styles.plain(state)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def seen(screen: io.StringIO, until: threading.Event | None) -> str:
+        def waiting(params: Any, tokens: Any) -> Any:
+            assert until is None or until.wait(60), "nothing was shown"
+            return function(params, tokens)
+
+        monkeypatch.setattr(sys, "stderr", screen)
+        convert.assert_same(module, waiting, TOKENS, params=params, train_steps=0)
+        return screen.getvalue()
+
+    monkeypatch.setattr(same, "PATIENCE", 0.0)
+    slow = Screen("running torch and JAX in float64: logits")
+    seen(slow, slow.shown)
+    assert not seen(io.StringIO(), None)
+    monkeypatch.setattr(same, "PATIENCE", 1000.0)
+    assert not seen(Screen(), None)

@@ -87,17 +87,17 @@ def test_the_folders_tokenizer_comes_along(
 ) -> None:
     BPE._library.model.save(str(folder))  # type: ignore[attr-defined]
     outcome = command("jaxgpt-convert", "to-flax", folder, tmp_path / "two")
-    assert f"Its tokenizer came along: vocab.json, {BPE.vocab_size} ids (bpe)." in outcome.out
+    assert f"Its tokenizer was stored too: vocab.json, {BPE.vocab_size} ids (bpe)." in outcome.out
     np.testing.assert_array_equal(load(tmp_path / "two").encode(TEXT), BPE.encode(TEXT))
     train_char(["ab"]).save(folder / "tokenizer.json")  # which comes first
     (folder / "pytorch_model.bin").write_bytes(b"never opened")
     outcome = command("jaxgpt-convert", "to-flax", folder, tmp_path / "one")
-    assert "Its tokenizer came along: tokenizer.json, 2 ids (char)." in outcome.out
+    assert "Its tokenizer was stored too: tokenizer.json, 2 ids (char)." in outcome.out
     assert "Not read, because it holds the same weights: pytorch_model.bin." in outcome.out
     given = tmp_path / "given.json"
     train_char(["abc"]).save(given)
     outcome = command("jaxgpt-convert", "to-flax", folder, tmp_path / "given", "--tokenizer", given)
-    assert "came along" not in outcome.out
+    assert "stored too" not in outcome.out
     assert load(tmp_path / "given").vocab_size == 3
     command("jaxgpt-convert", "to-flax", folder / "model.safetensors", tmp_path / "alone")
     assert not (tmp_path / "alone" / "tokenizer.json").exists()  # it was not asked for the folder
