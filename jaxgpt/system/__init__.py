@@ -1,1 +1,1 @@
-"""Services of the operating system: atomic files, locks, signals such as Ctrl-C, a thread, progress."""
+"""Services of the operating system: atomic files, locks, signals, a thread, shown progress."""
