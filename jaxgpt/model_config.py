@@ -123,13 +123,13 @@ class ModelConfig:
     )
     qkv_order: Literal["by_part", "by_head"] = setting(
         "by_part",
-        "Order in a matrix of queries, keys and values of the original file, if it is no known "
-        "class's: all queries first, or those of each head together. Parameters here have one.",
+        "Order within a fused matrix of queries, keys and values in the original file: all queries "
+        "first, or the three parts of each head together. Parameters here always have one order.",
     )
     gate_order: Literal["gate_up", "up_gate"] = setting(
         "gate_up",
-        "Order of the two projections of a gated MLP in the original file, if no name tells it. "
-        "Parameters here always have the gate first.",
+        "Order within a fused matrix of gate and up in the original file. Parameters here always "
+        "have the gate first.",
     )
     rotary_scaling: dict[str, Any] | list[dict[str, Any] | None] | None = setting(
         None, "Stretched rotary wavelengths, as rope_type (linear, llama3 or yarn) and its numbers."
