@@ -80,6 +80,8 @@ def test_no_choice_is_left_out() -> None:
     for name, hint in fields.items():
         if name in ("cross_attention", "shares_embedding"):
             continue  # of encoder-decoders, which test_seq2seq compares with torch
+        if name in ("qkv_order", "gate_order"):
+            continue  # of files alone; the model computes the same with each
         made = {config[name] for config in configs}
         assert made >= choices(hint), name
         assert len(made) > 1 or name in {*PRIMES, "dropout"}, name
