@@ -109,7 +109,7 @@ def test_a_stopped_command_ends_before_the_teardown() -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that takes long to compile, for its blocks are compiled one by one."""
+    """A model whose programs take long to compile, for each has all blocks one after the other."""
     path = tmp_path_factory.mktemp("many") / "blocks"
     config = ModelConfig(**{**PRIMES, "num_blocks": 8})
     model_directory.save(path, config, random_params(config, np.dtype("float32")))
@@ -117,7 +117,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("program", ["_blocks", "empty", "cached_steps"])
+@pytest.mark.parametrize("program", ["start_rows", "empty", "cached_steps"])
 def test_a_signal_while_something_compiles(program: str, number: int, model: Path) -> None:
     environment = {
         **os.environ,
