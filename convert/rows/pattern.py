@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from .axes import LABELS, Dims, Spelling, View, parse_dims
 
 MOST_DIGITS = 9  # of a number in a name
-MOST_ENDINGS = 100  # of a pattern
+MOST_ENDINGS = 100  # that a name is compared with before it is matched
 LabelWords = tuple[tuple[str, tuple[str, ...]], ...]  # each label axis, and the words on it
 
 
@@ -122,7 +122,7 @@ class Pattern:
         endings = _endings(alternatives)
 
         def match(name: str) -> Match | None:
-            # Of most names the ending shows that they do not fit.
+            # Most names are ruled out by their ending.
             return rest(name, 0, 0) if name.endswith(endings) else None
 
         def rest(name: str, start: int, number: int) -> Match | None:
@@ -177,7 +177,7 @@ def _words_of(
 
 
 def _endings(alternatives: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """What a name ends with that fits parts of these words: up to MOST_ENDINGS, or anything."""
+    """The possible endings of a name whose parts are these words; an empty one allows any name."""
     endings: tuple[str, ...] = ("",)
     for words in reversed(alternatives):
         if not 0 < len(words) * len(endings) <= MOST_ENDINGS:
