@@ -90,9 +90,8 @@ def _search_rows(
     def for_beams(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.repeat(leaf, size.beams, axis=0), tree)
 
-    choose = functools.partial(
-        _choose, limits_b=limits_b, rules=rules, allowed_v=conditions.sampling.allowed_v
-    )
+    allowed_v = jnp.asarray(conditions.sampling.allowed_v)
+    choose = functools.partial(_choose, limits_b=limits_b, rules=rules, allowed_v=allowed_v)
     cross, lengths_r = for_beams((conditions.cross, lengths_b))
     search, _ = choose(_begin(size, logits_bv), for_beams(logits_bv))
 

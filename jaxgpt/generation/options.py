@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -85,7 +84,10 @@ class SampleOptions:
         return self.context or config.context_length
 
     def sampling(self, vocab_size: int) -> Sampling:
-        """The options of the choice as arrays, checked against the model's `vocab_size`."""
+        """The options of the choice as arrays, checked against the model's `vocab_size`.
+
+        They are NumPy's, since reading one of jax's waits for what its device still computes.
+        """
         require(
             0 <= self.top_k <= vocab_size,
             f"top_k must lie between 1 and the {vocab_size} ids there are, but is {self.top_k}.",
@@ -99,11 +101,11 @@ class SampleOptions:
         )
         require(bool(mask.any()), "allowed leaves no id to choose.")
         return Sampling(
-            temperature=jnp.float32(self.temperature),
-            top_k=jnp.int32(self.top_k or vocab_size),
-            top_p=jnp.float32(self.top_p),
-            min_p=jnp.float32(self.min_p),
-            allowed_v=jnp.asarray(mask),
+            temperature=np.asarray(self.temperature, np.float32),
+            top_k=np.asarray(self.top_k or vocab_size, np.int32),
+            top_p=np.asarray(self.top_p, np.float32),
+            min_p=np.asarray(self.min_p, np.float32),
+            allowed_v=mask,
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxgpt.model.attention_forms import sum_dtype
 
 NOT_FINITE = -2  # stands for an id where the logits are not finite
+Array = jax.Array | np.ndarray
 FEW = 1024  # size of the partial sort that usually is enough
 
 
@@ -22,18 +23,18 @@ class Sampling(NamedTuple):
     All but `allowed_v` are one value for all rows, or have the shape (B, 1).
     """
 
-    temperature: jax.Array  # 0: the likeliest token
-    top_k: jax.Array  # number of likeliest ids to choose from
-    top_p: jax.Array  # the fewest likeliest ids whose probabilities reach this sum
-    min_p: jax.Array  # least probability, as a share of the likeliest id's
-    allowed_v: jax.Array  # False for ids that decode to nothing, such as vocabulary padding
+    temperature: Array  # 0: the likeliest token
+    top_k: Array  # number of likeliest ids to choose from
+    top_p: Array  # the fewest likeliest ids whose probabilities reach this sum
+    min_p: Array  # least probability, as a share of the likeliest id's
+    allowed_v: Array  # False for ids that decode to nothing, such as vocabulary padding
 
 
 def for_rows(each: Sequence[Sampling], counts: Sequence[int]) -> Sampling:
     """The choices of as many rows of each of `each` as `counts` says; all allow the same ids."""
 
-    def by_row(name: str) -> jax.Array:
-        return jnp.asarray(np.repeat([getattr(one, name) for one in each], counts)[:, None])
+    def by_row(name: str) -> np.ndarray:
+        return np.repeat([getattr(one, name) for one in each], counts)[:, None]
 
     fields = {name: by_row(name) for name in Sampling._fields[:-1]}
     return Sampling(**fields, allowed_v=each[0].allowed_v)
