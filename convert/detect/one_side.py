@@ -11,7 +11,6 @@ from ..rows.dialect import Dialect
 from ..rows.fields import is_relevant, usual_of
 from ..rows.fit import Fit, fit
 from ..rows.pair import AnyDialect
-from ..rows.resolve import settle
 from .caveats import other_caveats
 from .file_order import as_in_file
 from .open_orders import open_orders
@@ -119,7 +118,7 @@ def _fit_of_reading(dialect: Dialect, inputs: Inputs) -> Fit:
     if not dialect.grouped:
         sizes |= {"group": 1}
         sizes.pop("kv", None)
-    return fit(settle(dialect, inputs.shapes), inputs.shapes, sizes)
+    return fit(inputs.names.settled(dialect), inputs.shapes, sizes)
 
 
 def explained_by(inputs: Inputs, dialect: Dialect) -> tuple[Fit, Evidence, Dialect]:

@@ -15,7 +15,7 @@ from ..rows.arranged import ORDERS
 from ..rows.fields import OF_DECODERS
 from ..rows.fit import Fit, joint_width
 from ..rows.kinds import EMBEDDING, Row
-from ..rows.known import Names
+from ..rows.known import Names, names_of
 from .by_structure import propose
 from .open_orders import open_orders
 from .values import Evidence
@@ -57,7 +57,7 @@ class Inputs:
     @functools.cached_property
     def names(self) -> Names:
         """The names of the tensors."""
-        return Names(self.shapes)
+        return names_of(self.shapes)
 
     @property
     def irrelevant(self) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def readings(
                 yield reading
     if some:
         return
-    for dialect in _known(named):
+    for dialect in filter(inputs.names.explained_by, _known(named)):
         told = True
         for reading in _detections(dialect, inputs, hints, {}):
             told &= "gate_order" not in reading.stand_ins

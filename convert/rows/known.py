@@ -3,22 +3,29 @@
 To fit a reading takes milliseconds, and families have many of them.
 """
 
+import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import replace
 
 from .dialect import Dialect
 from .pattern import LabelWords
+from .resolve import Shape, settle
 
 NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # one that stands alone between dots
 
 
 class Names:
-    """The names of a file, of which one stands for all that differ in the number of a layer."""
+    """The names of a file's tensors, and what is known of them; `shapes` maps them to shapes."""
 
-    def __init__(self, names: Iterable[str]):
-        self._names = list({NUMBER.sub("0", name): name for name in names}.values())
+    def __init__(self, shapes: Mapping[str, Shape]):
+        self._shapes = shapes
+        # One name stands for all that differ in the number of a layer.
+        self._distinct = list({NUMBER.sub("0", name): name for name in shapes}.values())
         # By pattern, and by the words of the labels in it: readings and dialects share many.
         self._matched: dict[tuple[str, LabelWords], frozenset[str]] = {}
+        # By the ids of the rows and words of the first, which are all that is settled.
+        self._settled: dict[tuple[int, int], tuple[Dialect, Dialect]] = {}
 
     def nearest(self, dialect: Dialect) -> list[Dialect]:
         """The readings of `dialect` with rows for the most names."""
@@ -29,7 +36,15 @@ class Names:
 
     def explained_by(self, dialect: Dialect) -> bool:
         """Whether a reading of `dialect` has a row for each name."""
-        return self._known_to(self.nearest(dialect)[0]) == len(self._names)
+        return self._known_to(self.nearest(dialect)[0]) == len(self._distinct)
+
+    def settled(self, dialect: Dialect) -> Dialect:
+        """`dialect` settled for the file."""
+        key = id(dialect.rows), id(dialect.words)
+        if key not in self._settled:
+            self._settled[key] = dialect, settle(dialect, self._shapes)
+        settled = self._settled[key][1]
+        return replace(dialect, rows=settled.rows, words=settled.words, readings=())
 
     def _known_to(self, reading: Dialect) -> int:
         """The number of names for which `reading` has a row."""
@@ -38,6 +53,16 @@ class Names:
             pattern = row.torch
             key = pattern.text, words if pattern.labels else ()
             if key not in self._matched:
-                self._matched[key] = frozenset(filter(pattern.matcher(words), self._names))
+                self._matched[key] = frozenset(filter(pattern.matcher(words), self._distinct))
             found |= self._matched[key]
         return len(found)
+
+
+@functools.lru_cache(8)
+def _names_of(shapes: tuple[tuple[str, Shape], ...]) -> Names:
+    return Names(dict(shapes))
+
+
+def names_of(shapes: Mapping[str, Shape]) -> Names:
+    """The Names of a file with these `shapes`: the same ones for all fields that are tried."""
+    return _names_of(tuple((name, tuple(shape)) for name, shape in shapes.items()))

@@ -14,6 +14,7 @@ from .axes import LABELS, Dims, Spelling, View, parse_dims
 
 MOST_DIGITS = 9  # of a number in a name
 MOST_ENDINGS = 100  # that a name is compared with before it is matched
+MOST_NAMES = 256  # whose matches with one pattern are remembered
 LabelWords = tuple[tuple[str, tuple[str, ...]], ...]  # each label axis, and the words on it
 
 
@@ -67,7 +68,7 @@ class Pattern:
         optional = name.strip().endswith("?")
         return Pattern(tuple(pieces), parse_dims(dims), optional)
 
-    @property
+    @functools.cached_property
     def choices(self) -> list[Choice]:
         """The choices of the pattern, in the order of the name."""
         return [piece for piece in self.pieces if isinstance(piece, Choice)]
@@ -86,15 +87,17 @@ class Pattern:
 
     def required(self) -> "Pattern":
         """The pattern of a tensor that a file must have."""
-        return replace(self, optional=False)
+        return _shared(replace(self, optional=False)) if self.optional else self
 
     def worded(self, words: Mapping[Choice, str]) -> "Pattern":
         """The pattern with the word of `words`, or else the first one, for each choice."""
+        if not self.choices:
+            return self
         name = "".join(
             words.get(piece, piece.words[0]) if isinstance(piece, Choice) else piece
             for piece in self.pieces
         )
-        return replace(self, pieces=(name,))
+        return _shared(replace(self, pieces=(name,)))
 
     def view(self, spelling: Spelling | None = None) -> View:
         """The view of the tensors, once every choice is made."""
@@ -123,7 +126,11 @@ class Pattern:
 
         def match(name: str) -> Match | None:
             # Most names are ruled out by their ending.
-            return rest(name, 0, 0) if name.endswith(endings) else None
+            return whole(name) if name.endswith(endings) else None
+
+        @functools.lru_cache(MOST_NAMES)  # detection may try many fields for the same file
+        def whole(name: str) -> Match | None:
+            return rest(name, 0, 0)
 
         def rest(name: str, start: int, number: int) -> Match | None:
             """How `name` from `start` on fits the parts from `number` on."""
@@ -165,6 +172,12 @@ class Pattern:
             for i, text in enumerate(re.split(r"{(\w+)}", piece)):
                 parts.append(Axis(text) if i % 2 else text)
         return tuple(part for part in parts if part != "")
+
+
+@functools.lru_cache(4096)
+def _shared(pattern: Pattern) -> Pattern:
+    """The first pattern that equals `pattern`, with all that it has cached."""
+    return pattern
 
 
 def _words_of(

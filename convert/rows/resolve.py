@@ -171,9 +171,11 @@ def _present(
 
 def _is_there(row: Kind, dialect: Dialect, shapes: Mapping[str, Shape], by_dims: bool) -> bool:
     """Whether the file has a tensor with a name of `row` and, if `by_dims`, with its dimensions."""
-    view = row.torch.view(dialect.spelling)
+    view, matches = row.torch.view(dialect.spelling), row.torch.matcher(dialect.label_words)
     return any(
-        view.match(name) is not None and (not by_dims or _could_be(view.dims, shape))
+        matches(name)
+        and view.match(name) is not None
+        and (not by_dims or _could_be(view.dims, shape))
         for name, shape in shapes.items()
     )
 
