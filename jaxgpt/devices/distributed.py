@@ -111,7 +111,7 @@ def alone_if_it_fails() -> Iterator[None]:
     except (ValueError, RuntimeError, OSError) as error:
         if together():
             atexit.register(os._exit, 2 if isinstance(error, UserError) else 1)
-            if isinstance(error, jax.errors.JaxRuntimeError):
+            if from_peer(error):
                 raise Failure(f"{unreachable(error)} {START_AGAIN}") from error
         raise
     except Stopped:
@@ -120,8 +120,17 @@ def alone_if_it_fails() -> Iterator[None]:
         raise
 
 
+def from_peer(error: Exception) -> bool:
+    """Whether `error` is what jax raises when another process of the run does not answer.
+
+    What Gloo reports is a ValueError where a program is started, and otherwise a JaxRuntimeError.
+    """
+    of_gloo = isinstance(error, ValueError) and "Gloo" in str(error)
+    return together() and (of_gloo or isinstance(error, jax.errors.JaxRuntimeError))
+
+
 def unreachable(error: Exception) -> str:
-    """A sentence for the `error` that jax raises when another process does not answer."""
+    """A sentence for an `error` that comes `from_peer`."""
     reason = " ".join(str(error).split())[:200]
     return f"Another process of this run has ended, or cannot be reached: {reason}."
 

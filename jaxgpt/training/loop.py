@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jaxgpt.devices.distributed import START_AGAIN, first, together, unreachable
+from jaxgpt.devices.distributed import START_AGAIN, first, from_peer, unreachable
 from jaxgpt.devices.distributed import stopping as stopping_at
 from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.devices.sharding import replicated
@@ -100,8 +100,8 @@ class Loop:
             if not first():
                 print("Stopped with the other processes; see process 0.", file=sys.stderr)
             raise
-        except jax.errors.JaxRuntimeError as error:
-            if not together():
+        except (jax.errors.JaxRuntimeError, ValueError) as error:
+            if not from_peer(error):
                 raise
             last_good = self.checkpoints.last_good()
             raise Failure(f"{unreachable(error)} {last_good} {START_AGAIN}") from error

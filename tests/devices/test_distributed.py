@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from jaxgpt.config import MeshConfig
+from jaxgpt.devices import distributed
 from jaxgpt.errors import UserError
 from jaxgpt.pytree import flatten
 from jaxgpt.storage import model_directory, run_directory
@@ -304,6 +306,26 @@ def test_the_run_of_several_is_a_run_like_any_other(of_four: Path) -> None:
         "data",
     }
     assert not [path for path in (of_four / "checkpoints").iterdir() if path.name.startswith(".")]
+
+
+GLOO = "UNKNOWN: Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:49572"
+
+
+@pytest.mark.parametrize(
+    ("error", "from_peer"),
+    [
+        (jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out"), True),
+        (ValueError(GLOO), True),
+        (ValueError("operands could not be broadcast together"), False),
+        (UserError("There is no such run."), False),
+    ],
+)
+def test_errors_that_come_from_another_process_are_known(
+    error: Exception, from_peer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not distributed.from_peer(error)  # there is no other
+    monkeypatch.setattr(distributed, "together", lambda: True)
+    assert distributed.from_peer(error) is from_peer
 
 
 def test_lines_of_gloo_are_dropped_and_all_others_pass() -> None:
