@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .compiled import compiled
 from .cuts import Sizes, counted, size_of, whole_of
 from .strides import stride
 
@@ -201,7 +202,7 @@ class View:
     @functools.cached_property
     def _pattern(self) -> re.Pattern[str]:
         named = [axis for axis in re.findall(r"{(\w+)}", self.name) if axis in LABELS]
-        return _compiled(self.name, tuple((axis, *self.words(axis).values()) for axis in named))
+        return compiled(self.name, tuple((axis, *self.words(axis).values()) for axis in named))
 
     def _index(self, axis: str, word: str) -> int | None:
         if axis not in LABELS:
@@ -215,21 +216,6 @@ class View:
             if axis in LABELS
             else str(stride(axis).number(index))
         )
-
-
-@functools.lru_cache(4096)
-def _compiled(name: str, labels: tuple[tuple[str, ...], ...]) -> re.Pattern[str]:
-    """The pattern of the names of a view; `labels` are the label axes in it, each with its words."""
-    words_of = {axis: words for axis, *words in labels}
-
-    def group(axis: str) -> str:
-        words = map(re.escape, words_of[axis]) if axis in LABELS else ["0|[1-9][0-9]{0,8}"]
-        return f"(?P<{axis}>{'|'.join(words)})"
-
-    parts = re.split(r"{(\w+)}", name)
-    return re.compile(
-        "".join(group(part) if i % 2 else re.escape(part) for i, part in enumerate(parts))
-    )
 
 
 def _own(axis: str, index: int) -> tuple[str, ...]:

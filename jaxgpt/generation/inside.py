@@ -151,5 +151,5 @@ def _attend_and_watch(
 
 def _by_head(weights_bmgts: jax.Array) -> jax.Array:
     """The weights (B, N, T, S) with one axis for all heads of queries."""
-    batch, _, _, queries, keys = weights_bmgts.shape
-    return weights_bmgts.reshape(batch, -1, queries, keys)
+    rows, heads, groups, queries, keys = weights_bmgts.shape
+    return weights_bmgts.reshape(rows, heads * groups, queries, keys)

@@ -121,7 +121,8 @@ class Attention(nnx.Module):
             return attention_forms.attention_weights(*parts), None
 
         weights_bmgts, _ = self._with_scores_of(layer, attend)
-        return weights_bmgts.reshape(len(x_btd), -1, *weights_bmgts.shape[3:])
+        rows, heads, groups, *rest = weights_bmgts.shape
+        return weights_bmgts.reshape(rows, heads * groups, *rest)
 
     def keep_queries(self) -> None:
         """Drop the projections to keys and values. Only `across` works then, without copying slices
@@ -168,10 +169,10 @@ class Attention(nnx.Module):
 
     def _joined(self, mixed_btmgh: jax.Array) -> jax.Array:
         """The output (B, T, D) of all heads."""
-        batch, time = mixed_btmgh.shape[:2]
+        rows, time, heads, groups, width = mixed_btmgh.shape  # -1 would not do for no rows
         if self.spec.out == "none":
-            return mixed_btmgh.reshape(batch, time, -1)
-        heads_btnh = mixed_btmgh.reshape(batch, time, -1, self.spec.width)
+            return mixed_btmgh.reshape(rows, time, heads * groups * width)
+        heads_btnh = mixed_btmgh.reshape(rows, time, heads * groups, width)
         return linear(self.out, heads_btnh, inputs=2)
 
     def _placed(

@@ -239,6 +239,11 @@ def test_look_gives_what_the_model_computes_for_every_row() -> None:
     assert inside.encoder_attention is None
 
 
+def test_look_takes_no_rows() -> None:
+    inside = jaxgpt.look(random_model("float32"), np.zeros((0, 3), int))
+    assert [len(inside.logits), inside.attention.shape[1]] == [0, 0]
+
+
 def test_look_into_an_encoder_decoder_hides_padding() -> None:
     pair = random_pair("float64")
     source, ids = np.array([[3, 1, 4, 0], [5, 9, 2, 6]]), np.array([[7, 8, 1], [2, 3, 1]])
