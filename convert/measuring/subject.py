@@ -22,7 +22,7 @@ from .trace import Seen
 
 
 class Differs(UserError):
-    """The class computes something that the model computes with no values of its fields."""
+    """The class computes something that the model does not, whatever the values of its fields."""
 
     @classmethod
     def first_in(cls, where: str, why: str, file: object) -> "Differs":

@@ -1,4 +1,4 @@
-"""Idioms that one class alone has in its config.json: which blocks are local, who shares keys."""
+"""Idioms of single classes in their config.json: which blocks are local, which heads share keys."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -56,8 +56,8 @@ class Scaled(Row):
 class Alias:
     """A tensor that may be a copy of the parameter `of`, as in a tied head.
 
-    It is one if the bits agree, and otherwise the parameter `own`. One whose `own` is `of` must be
-    a copy, and is written only where the file had it.
+    If the bits agree it is a copy, otherwise it is the parameter `own`. If `own` is `of`, it must
+    be a copy, and is written only where the file had it.
     """
 
     torch: Pattern

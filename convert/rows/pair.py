@@ -163,7 +163,7 @@ def changed(dialect: Dialect, change: Callable[[tuple[Kind, ...]], tuple[Kind, .
 def rotating(dialect: AnyDialect, rotations: Mapping[str, tuple[str, bool]]) -> AnyDialect:
     """`dialect` with the rotary layout of each side, and whether it rotates by minus the angle.
 
-    `rotations` are by what precedes the fields of the side.
+    `rotations` has both for the prefix of each side's fields.
     """
     if isinstance(dialect, Pair):
         encoder, decoder = (

@@ -26,7 +26,7 @@ TOKENIZER = (
 Tokenizer = Annotated[OptionalFile, tyro.conf.arg(help=TOKENIZER)]
 TARGETS = "Tokenizer of the targets of an encoder-decoder, where it is not that of the sources."
 TargetTokenizer = Annotated[OptionalFile, tyro.conf.arg(help=TARGETS)]
-UNKNOWN = "Treatment of characters that the tokenizer lacks: strict names them, skip drops them."
+UNKNOWN = "What to do with characters that the tokenizer lacks: strict refuses, skip drops them."
 Unknown = Annotated[Literal["strict", "skip"], tyro.conf.arg(help=UNKNOWN)]
 
 # The help of a section, where the docstring of its class says something else.

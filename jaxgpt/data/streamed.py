@@ -75,7 +75,8 @@ def is_stream(sources: Sequence[str]) -> bool:
 
 
 def write_stream(what: Streaming) -> tuple[Tokenizer, Whole]:
-    """Write the ids of a stream, from where an earlier process stopped; with its tokenizer."""
+    """Write the ids of a stream, from where an earlier process stopped; also return its
+    tokenizer."""
     place, used = what.place(), what.folder / TOKENIZER
     if not used.exists():
         made = tokenizer_for(

@@ -132,7 +132,7 @@ def remember(model: GPT, memory_bsd: jax.Array, mask_bs: jax.Array) -> CrossCach
 
 
 def slots_of(scores: Scores, context: int) -> int:
-    """The number of positions that a layer with `scores` caches of a text of `context` tokens."""
+    """The number of positions that a layer with `scores` caches, for a context of `context`."""
     return min(scores.window or context, context)
 
 

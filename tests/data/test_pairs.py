@@ -286,7 +286,7 @@ def test_fields_that_are_not_two(field: str, named: str) -> None:
 @pytest.mark.parametrize(
     ("raw", "named"),
     [
-        (b"a\tb\nno tab\n", r"in\.tsv line 2 has no tab: .* take it out"),
+        (b"a\tb\nno tab\n", r"in\.tsv line 2 has no tab: .* remove it"),
         (b"\xef\xbb\xbfno tab\r\n", r"in\.tsv line 1 has no tab"),
         (b"a\tb\nc\td\te\n", r"in\.tsv line 2 has 3 columns, .*cut -f 1,2"),
         (b"a\tb\n\tb\n", r"in\.tsv line 2: the source is empty.*Take the pair out"),

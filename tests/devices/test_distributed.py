@@ -86,7 +86,7 @@ class Job(contextlib.AbstractContextManager["Job"]):
             process.communicate()
 
     def ends(self) -> tuple[list[int], list[str]]:
-        """Exit codes, and what was said on standard error."""
+        """The exit code and the standard error of each process."""
         both = [process.communicate(timeout=600) for process in self.processes]
         assert not [
             line for out, err in both for line in (out + err).splitlines() if "[Gloo] Rank" in line
@@ -94,7 +94,7 @@ class Job(contextlib.AbstractContextManager["Job"]):
         return [process.returncode for process in self.processes], [err for _, err in both]
 
     def steps(self, count: int) -> None:
-        """Waits for so many."""
+        """Wait until `count` steps are logged."""
         while len(run_directory.read_metrics(self.run)) < count:
             assert all(process.poll() is None for process in self.processes), self.ends()
             time.sleep(0.05)

@@ -158,7 +158,7 @@ def test_a_long_continuation_and_a_long_text_are_refused(model: Path) -> None:
     from jaxgpt.lm_eval.model import DirectoryLM
 
     lm = DirectoryLM(str(model))
-    with pytest.raises(UserError, match="and the model sees 1 to 48"):
+    with pytest.raises(UserError, match="but must have 1 to 48"):
         lm.loglikelihood([Instance("loglikelihood", {}, ("a", LONG), 0)])
     with pytest.raises(UserError, match="asks for 48 new tokens, and the model sees 48"):
         lm.generate_until([Instance("generate_until", {}, ("a", {"max_gen_toks": 48}), 0)])

@@ -1,4 +1,4 @@
-"""What lies beside the weights goes along: there and back, and through training."""
+"""Extras that are stored with the weights are converted both ways, and survive training."""
 
 import re
 from collections.abc import Callable
@@ -49,7 +49,7 @@ ARGS = {
 
 
 def adamw(state: dict[str, Any], seed: int = 0) -> Any:
-    """torch's own, over these tensors in nanoGPT's two groups, after three steps on made-up gradients."""
+    """torch's AdamW for the tensors of `state` in nanoGPT's two groups, after three steps on random gradients."""
     torch.manual_seed(seed)
     parameters = [
         torch.nn.Parameter(value.clone())
@@ -69,7 +69,7 @@ def adamw(state: dict[str, Any], seed: int = 0) -> Any:
 
 @pytest.fixture(scope="module")
 def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As nanoGPT's train.py leaves one behind."""
+    """A ckpt.pt like those that nanoGPT's train.py writes."""
     state = to_torch(random_params(CONFIG, np.dtype("float32")), CONFIG, "nanogpt")
     held = {
         "model": state,
@@ -127,7 +127,7 @@ def test_weights_only_leaves_it_behind(
 def test_extras_among_the_weights_go_back_among_them(
     ckpt: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
-    """Some are under numbers."""
+    """Some extras have numbers as keys."""
     mixed = {**load(ckpt)["model"], "note": "v2", 3: [4.5]}
     torch.save(mixed, tmp_path / "mixed.pt")
     words = "--set", "num_heads=2"
@@ -428,7 +428,7 @@ OLDER = {
 def test_groups_come_back_with_the_keys_they_had(
     kind: str, age: str, ckpt: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
-    """Torch takes a key that an older torch had not for what it says, and not for what that torch did."""
+    """A key added to a group would change what torch computes, since the older torch acted as if it were absent."""
     held = load(ckpt)
     for group in held["optimizer"]["param_groups"]:
         if kind == "Adam":

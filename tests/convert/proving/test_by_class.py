@@ -105,7 +105,7 @@ def test_the_command_names_the_fields_and_the_proof(
     assert not again.err  # what was found with the class is certain
     folder = command("jaxgpt-convert", "to-torch", tmp_path / "model", tmp_path / "folder")
     assert folder.code == 2, folder
-    assert "Nothing says which class of Hugging Face for the folder" in folder.err
+    assert "Nothing names the Hugging Face class for the model in the folder" in folder.err
 
 
 def test_a_given_field_that_the_class_contradicts_is_refused(primes_file: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_context_length_that_nothing_shows_is_asked_for(
     asked += ["--torch", f"{HERE / 'modern.py'}:{name}"]
     outcome = command(*asked)
     assert outcome.code == 2, outcome
-    assert "say it with --set context_length=N" in outcome.err
+    assert "set it with --set context_length=N" in outcome.err
     outcome = command(*asked, "--set", "context_length=13")
     assert outcome.code == 0, outcome
     assert "window = 5" in outcome.out
