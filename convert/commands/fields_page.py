@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def show(report: "Report", assumed: str) -> None:
-    """Print the fields by source, then warnings; `assumed` is the label of those assumed."""
+    """Print the fields by source, then warnings; `assumed` is the label of assumed fields."""
     from ..detect import caveats
     from ..rows.fields import SELDOM
 

@@ -91,7 +91,7 @@ def find(extras: Mapping[Any, Any]) -> list[Any]:
 
 
 def parse(stored: Mapping[Any, Any]) -> TorchAdamW:
-    """The optimiser of which `stored` is the `state_dict()`.
+    """The optimiser whose `state_dict()` is `stored`.
 
     Raises Unlike if it is another kind of optimiser, and UserError if it is damaged.
     """

@@ -1,7 +1,7 @@
 """Reads msgpack files of Flax: nested maps from names to arrays, whose values are skipped.
 
-Every size is checked before anything is read. An array of more than 1 GiB is a map of its shape and
-of chunks, arrays of one axis.
+Every size is checked before anything is read. An array of more than 1 GiB is stored as a map with
+its shape and its chunks, which are arrays of one axis.
 """
 
 import math
@@ -103,9 +103,9 @@ class Reader:
         return Array(dtype, shape, {start: wanted})
 
     def _chunked(self, count: int, name: str) -> Array:
-        """The array `name` in chunks, from a map of `count` entries of which the first key is read.
+        """The array `name` in chunks, a map of `count` entries whose first key has been read.
 
-        It is True; then come a map of the sizes of all axes, and one of the chunks.
+        Its value is True; then come a map of the sizes of all axes, and a map of the chunks.
         """
         if count != 3 or self._byte() != TRUE:
             self.refuse(f"{name} has no shape and chunks")

@@ -100,7 +100,7 @@ def _known(named: str | None) -> list[Dialect]:
 
 
 def _known_pairs(named: str | None, inputs: Inputs) -> list[Pair]:
-    """The pairs that may have written the file, those of one class first."""
+    """The pairs that may have written the file, single classes before families."""
     if named:
         return [PAIRS[named]] if named in PAIRS else []
     try:

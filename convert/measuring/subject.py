@@ -124,7 +124,7 @@ class Subject:
                         yield torch_view.at(place)
 
     def cross_inputs(self, layer: int) -> list[torch.Tensor]:
-        """What the class multiplies with the matrices of cross-attention in `layer`."""
+        """The inputs of the matrices of cross-attention in `layer`."""
         names = dict.fromkeys(self.torch_names("blocks/cross_attn/qkv/kernel", layer))
         seen, width = self.pairs_of_tokens, self.config.model_dim
         return [each for name in names for each in seen.inputs_of(name, width)]
@@ -159,7 +159,7 @@ class Subject:
 
     @property
     def prefix(self) -> str:
-        """What precedes the names of the fields of this side."""
+        """The prefix of the names of this side's fields."""
         return "" if self.decoder is None else ENCODER
 
     @property
@@ -176,7 +176,7 @@ class Subject:
         return self.observed(self.pairs_of_tokens, f"blocks/{path}/kernel", layer, width)
 
     def observed(self, seen: Seen, path: str, layer: int, width: int) -> torch.Tensor | None:
-        """What the class multiplies with the matrix at `path` in `layer`, as (B, T, `width`)."""
+        """The input of the matrix at `path` in `layer` in the run `seen`, as (B, T, `width`)."""
         name = self.torch_name(path, layer)
         return seen.input_of(name, width) if name else None
 

@@ -61,7 +61,7 @@ class MultiQuery:
 
 @dataclass(frozen=True)
 class MptAttention:
-    """The section `attn_config`, of which the class follows the scale and the clipping."""
+    """The section `attn_config`; the class uses only the scale and the clipping in it."""
 
     words: tuple[str, ...] = ("attn_config",)
 

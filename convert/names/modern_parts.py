@@ -76,7 +76,7 @@ class Gated:
 
 
 def _three(inside: str, triples: Sequence[str], order: str) -> Gated:
-    """Three matrices, of which each of `triples` lists the words in `order`."""
+    """A gated MLP of three matrices; each of `triples` has their words in `order`."""
     named = [dict(zip(order.split(), each.split(), strict=True)) for each in triples]
     down = parts.choice(" ".join(each["down"] for each in named), named[0]["down"])
     return Gated(
@@ -89,7 +89,7 @@ def _three(inside: str, triples: Sequence[str], order: str) -> Gated:
 
 
 def _two(inside: str, words: str, first: str, down: str) -> Gated:
-    """Two matrices, of which the first, one of `words`, begins with the half called `first`."""
+    """A gated MLP of two matrices; the first, one of `words`, begins with the half `first`."""
     one, *others = words.split()
     return Gated(
         (

@@ -89,7 +89,7 @@ class Dialect:
 
     @functools.cached_property
     def spelling(self) -> Spelling:
-        """The spelling of each label axis, of which a settled dialect has one."""
+        """The spelling of each label axis; a settled dialect has only one."""
         return {axis: labelled(axis, spellings[0]) for axis, spellings in self.words.items()}
 
     @functools.cached_property

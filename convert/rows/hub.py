@@ -23,7 +23,10 @@ class Idiom(Protocol):
         ...
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
-        """The words for the model of `config`, if there are any: `read` then gives its fields."""
+        """The words for the model of `config`.
+
+        If `read` makes other fields of them, the class has no words for the model.
+        """
         ...
 
 
@@ -32,7 +35,7 @@ class Hub:
     """The Hugging Face class that opens a folder of such tensors, and its words in config.json."""
 
     architecture: str
-    words: str  # those that stand for a field of ModelConfig, by `config_words.SYNONYMS`
+    words: str  # words that each mean one field of ModelConfig, by `config_words.SYNONYMS`
     repeated: Mapping[str, str] = field(default_factory=dict)  # word -> the word whose value it has
     idioms: tuple[Idiom, ...] = ()  # in the order in which they are read
     refused: Mapping[str, str] = field(default_factory=dict)  # word -> what a model with it does

@@ -75,8 +75,8 @@ class Buffer:
     """A tensor that follows from the config: checked on reading, not moved, recreated on writing.
 
     `form` is one of `buffers.FORMS`, the number that an additive mask adds, SLOPES, or "" for a
-    tensor that is not looked at. A rotary table's is one of `rotary_tables`, followed by the layout
-    in which it has each frequency twice, if it does.
+    tensor that is not looked at. That of a rotary table is one of TABLES, followed by a layout if
+    the table has each frequency twice.
     """
 
     torch: Pattern

@@ -17,7 +17,7 @@ from .kinds import EMBEDDING, Alias, Kind, Row
 class Pair:
     """One class of encoder-decoder. The rows of each side have all names as the file has them.
 
-    A tensor of which both sides have a row, such as one table of positions, is read by both.
+    A tensor for which both sides have a row, such as a shared table of positions, is read by both.
     """
 
     name: str

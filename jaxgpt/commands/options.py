@@ -74,7 +74,7 @@ def option(section: type, field: dataclasses.Field, hint: Any, name: str) -> Any
 
 
 def options(section: type, name: str) -> Any:
-    """A dict type with the settings of `section`, of which any may be left out."""
+    """A dict type with the settings of `section`, each of them optional."""
     hints = typing.get_type_hints(section)
     fields = {
         field.name: option(section, field, hints[field.name], name)

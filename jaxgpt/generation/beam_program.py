@@ -124,7 +124,7 @@ def _begin(size: Size, logits_bv: jax.Array) -> Search:
 
 
 def _newest(search: Search) -> jax.Array:
-    """The last token of each beam, those of all rows in one axis."""
+    """The last token of each beam, with rows and beams in one axis."""
     return search.ids_bkn[:, :, search.new - 1].reshape(-1)
 
 

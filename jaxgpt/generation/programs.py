@@ -31,7 +31,7 @@ NOTHING = -1  # stands for an id after the end of a row
 
 
 class Conditions(NamedTuple):
-    """What the next tokens depend on besides the weights and the text itself."""
+    """The inputs of the next tokens besides the weights and the text itself."""
 
     sampling: Sampling
     cross: CrossCache | None = None  # of a model with cross-attention
@@ -109,7 +109,7 @@ def read_on(
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def empty(weights: Weights, rows: int, context: int, mesh: Mesh | None) -> Cache:
-    """A cache for `context` positions of `rows` texts of which nothing has been read."""
+    """An empty cache for `context` positions of `rows` texts."""
 
     def program(weights: Weights) -> Cache:
         own = rows // (mesh.shape["groups"] if mesh else 1)

@@ -73,7 +73,7 @@ def prefill(
 
 
 def empty(model: GPT, rows: int, context: int, dtype: jnp.dtype) -> Cache:
-    """A cache for `context` positions of `rows` texts of which nothing has been read."""
+    """An empty cache for `context` positions of `rows` texts."""
     attention = model.spec.block.attention
     heads, width = attention.kv_heads, attention.width
     shapes = [(rows, heads, slots_of(each, context), width) for each in attention.scores]

@@ -159,7 +159,7 @@ def test_adapters_of_two_processes_are_those_of_one(
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_what_four_saved_others_go_on_with(
+def test_a_checkpoint_of_four_processes_resumes_on_other_numbers(
     count: int, config: Path, alone: Path, of_four: Path, tmp_path: Path
 ) -> None:
     import shutil

@@ -85,7 +85,7 @@ def test_a_run_belongs_to_one_process_and_is_cleaned_for_it(make_run: Callable[.
 @pytest.mark.parametrize(
     "name", ["thesis.txt", "data/p.csv", "checkpoints/epoch1.ckpt", "metrics.jsonl", ".lock"]
 )
-def test_what_is_no_run_is_left_alone(name: str, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_left_alone(name: str, tmp_path: Path) -> None:
     precious = tmp_path / "theirs" / name
     precious.parent.mkdir(parents=True)
     precious.write_text("precious")
@@ -97,7 +97,7 @@ def test_what_is_no_run_is_left_alone(name: str, tmp_path: Path) -> None:
     assert [path for path in (tmp_path / "theirs").rglob("*") if path.is_file()] == [precious]
 
 
-def test_a_run_of_which_nothing_came_leaves_nothing(tmp_path: Path) -> None:
+def test_a_run_that_fails_at_once_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("new", "empty"):
         with pytest.raises(ZeroDivisionError), run_directory.locked_run(tmp_path / name):

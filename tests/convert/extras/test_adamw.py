@@ -305,7 +305,7 @@ def test_parameters_without_a_gradient_have_no_moments_again() -> None:
     require_equal(write(found, ends(dialect), config), held)
 
 
-def test_one_that_has_made_no_step_is_fresh() -> None:
+def test_an_optimizer_without_steps_is_fresh() -> None:
     held = {**made_up(DIALECTS["gpt"], "all"), "state": {}}
     dialect, config = ends(DIALECTS["gpt"]), config_of(DIALECTS["gpt"])
     found = read(held, dialect, config, list(leaves(dialect, config)))
@@ -388,10 +388,10 @@ def wrong(change: str) -> dict[str, Any]:
         ("radam", Unlike, "no amsgrad"),
         ("betas", Unlike, "in its groups betas"),
         ("tensors", Unlike, "in its groups lookahead"),
-        ("sgd", Unlike, "keeps momentum_buffer"),
+        ("sgd", Unlike, "state of a parameter has momentum_buffer"),
         ("amsgrad", Unlike, "amsgrad"),
         ("adam", Unlike, "adds the decay to the gradient"),
-        ("steps", Unlike, "6 to 7 steps"),
+        ("steps", Unlike, "different numbers of steps, 6 to 7"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: str, kind: type[UserError], said: str) -> None:

@@ -111,7 +111,7 @@ def test_all_of_a_checkpoint_comes_back(
     )
 
 
-def test_weights_only_leaves_it_behind(
+def test_weights_only_leaves_extras_out(
     ckpt: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     command("jaxgpt-convert", "to-flax", ckpt, tmp_path / "model", "--weights-only")
@@ -260,7 +260,7 @@ def test_its_own_class_gets_the_step_and_the_settings_too(
     [
         (
             {"qkv_bias": False},
-            "bias, for what differs in this model: norm_bias is True, qkv_bias is False",
+            "bias, for fields that differ in this model: norm_bias is True, qkv_bias is False",
         ),
         ({"mlp_dim": 47}, "cannot have mlp_dim = 47: with the other sizes it is 48"),
     ],
@@ -295,8 +295,13 @@ def test_an_optimizer_is_not_promised_where_none_can_be(
     command("jaxgpt-convert", "to-flax", ckpt, tmp_path / "whole")
     command("jaxgpt-convert", "to-flax", ckpt, tmp_path / "bare", "--weights-only")
     for source, out, more, said in (
-        ("whole", "w.safetensors", ["--dialect", "mingpt"], "it goes into .pt and .pth"),
-        ("whole", "w.pt", ["--weights-only"], "not with --weights-only"),
+        (
+            "whole",
+            "w.safetensors",
+            ["--dialect", "mingpt"],
+            "which only .pt and .pth files can hold",
+        ),
+        ("whole", "w.pt", ["--weights-only"], "--weights-only leaves it out"),
         ("bare", "w.pt", ["--dialect", "mingpt"], "bare has none"),
     ):
         words = "to-torch", tmp_path / source, tmp_path / out, "--optimizer", *more
@@ -316,7 +321,7 @@ def test_an_optimizer_of_another_model_is_refused(
     assert not (tmp_path / "model").exists()
 
 
-def test_one_that_is_no_adamw_is_left_behind(
+def test_an_optimizer_other_than_adamw_is_left_out(
     ckpt: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     held = load(ckpt)
