@@ -104,10 +104,12 @@ def _recorded(opened: model_directory.ModelDirectory) -> str:
 def _target(name: str, out: str | Path, able: Sequence[str]) -> AnyDialect:
     """The dialect `name`; `able` are those whose classes can hold the model."""
     if not name or named(name).hub is None:
-        choice = f"name one with --dialect {' or '.join(able)}" if able else "none can hold it"
+        lack = f"the dialect {name} has none" if name else "nothing names one"
+        choice = (
+            f": use --dialect {' or '.join(able)}" if able else ", and none can hold this model"
+        )
         raise UserError(
-            (f"The dialect {name} has no" if name else "Nothing names the")
-            + f" Hugging Face class for the model in the folder {out}: {choice}. To write a file "
+            f"The folder {out} needs a Hugging Face class, but {lack}{choice}. To write a file "
             f"instead, give it a suffix, {' or '.join(checkpoints.WRITTEN)}."
         )
     return named(name)

@@ -33,7 +33,7 @@ class Differs(UserError):
 class Parted(Exception):
     """A stage of the class computes something that no values of the fields give."""
 
-    part = 0  # where in the stage: the later, the further the class and the model agree
+    part = 0  # how late in the stage the two part; the later, the further they agree
 
     def __init__(self, where: str, why: str):
         super().__init__(f"{where}: {why}")

@@ -21,7 +21,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "attention_scale": ("head_dim", "model_dim", "none"),
     "norm_kind": ("layer", "rms"),
     "norm_unit_offset": (False, True),
-    "embedding_scale": (1.0,),  # and the square root of the width
+    "embedding_scale": (1.0,),  # the square root of the width is added
     "logit_scale": (1.0, 0.0625, 0.125, 0.25),  # the scales of Granite and Cohere
     "attention_scale_by_layer": (False, True),
     "activation": ("relu", "gelu", "gelu_tanh"),

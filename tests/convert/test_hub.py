@@ -405,9 +405,9 @@ def test_every_choice_is_said_as_it_is_read_or_refused_by_name(dialect: Any) -> 
         (
             "nanogpt",
             {},
-            "nanogpt has no Hugging Face class for the model .*: name one with --dialect gpt2 or gptbigcode",
+            "needs a Hugging Face class, but the dialect nanogpt has none: use --dialect gpt2 or gptbigcode",
         ),
-        (None, {}, "Nothing names the Hugging Face class"),
+        (None, {}, "Hugging Face class, but nothing names one"),
     ],
 )
 def test_what_a_class_cannot_be_is_refused_and_nothing_is_written(
