@@ -75,11 +75,11 @@ def readings(
     if some:
         return
     for dialect in filter(inputs.names.explained_by, _known(named)):
-        told = True
+        gates_known = True
         for reading in _detections(dialect, inputs, hints, {}):
-            told &= "gate_order" not in reading.stand_ins
+            gates_known &= "gate_order" not in reading.stand_ins
             yield reading
-        if told and (swapped := _gate_and_up_swapped(dialect)) is not None:
+        if gates_known and (swapped := _gate_and_up_swapped(dialect)) is not None:
             yield from _detections(swapped, inputs, hints, {})
     if named in (None, "auto"):
         for proposal, counts in _proposed(inputs, peer):

@@ -40,7 +40,7 @@ def probe(
     """Rank the values of the fields that `weights` leave open by their loss on a text.
 
     The text is given as `text`, the string itself, or as `ids`. Fields set in `fields` or recorded
-    in the file or its config are not varied.
+    in the file or its config are not varied. `tell` is called with a line on the progress so far.
     """
     require(
         (text is None) != (ids is None),
