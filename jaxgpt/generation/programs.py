@@ -1,9 +1,9 @@
 """Compiled programs that generate several tokens in one call.
 
 Up to the context, keys and values are cached. Past it the model sees a window of the last S tokens,
-and positions count from 0 in each window, as in the torch original: the
-cache is then invalid, and every token needs a prefill of its own window. The next few windows are
-complete but for their last few tokens, so several devices prefill one each at the same time.
+and positions count from 0 in each window, as in the torch reference. The cache is then invalid, and
+every token needs a prefill of its own window. All but the last few tokens of the next few windows
+are known, so several devices prefill one window each at the same time.
 
 Where there is a `mesh`, it shards the rows over groups of devices; see `jaxgpt.devices.peers`.
 

@@ -73,10 +73,10 @@ def compiled_step(
     """The training step that `jaxgpt train` compiles, and the state with the weights of `model`.
 
     `step(state, ids)` returns the next state and the metrics of the step, for any ids (B, T + 1);
-    each is predicted from those before it. The step of an encoder-decoder is
-    `step(state, source, ids, source_mask, mask)`: each token of `ids` is predicted from those
-    before it and from the ids `source` (B, S). The masks are true at real tokens of the source and
-    of `ids`, false at padding; by default all are real.
+    each is predicted from those before it. The step of an encoder-decoder is `step(state, source,
+    ids, source_mask, mask)`: each token of `ids` is predicted from those before it and from the ids
+    `source` (B, S). The masks are true at real tokens of the source and of `ids`, false at padding;
+    by default all are real.
 
     The state that a step takes is donated, which means that its arrays are used up; `model` itself
     does not change. The weights of a state are `state.params`; `assemble(model.config,
