@@ -219,7 +219,7 @@ class View:
 
 @functools.lru_cache(4096)
 def _compiled(name: str, labels: tuple[tuple[str, ...], ...]) -> re.Pattern[str]:
-    """The pattern of the names of a view; `labels` are the label axes in it, each with its words."""
+    """The pattern of a view's names; `labels` are the label axes in them, each with its words."""
     words_of = {axis: words for axis, *words in labels}
 
     def group(axis: str) -> str:
