@@ -6,8 +6,8 @@ The public names, each loaded when it is first used, so that the import costs no
     Loaded       what to_flax returns: model, params, config, and a report on each field
     to_torch     a state_dict for load_state_dict(strict=True), from parameters and their config
     inspect      says what to_flax would do with a file, without reading all of it
-    verify       runs the class of a file beside a model directory, and reports where they differ
-    probe        ranks what a file leaves open by the loss on a text
+    verify       runs the class of a file and a model directory, and reports where they differ
+    probe        ranks the values that a file leaves open by their loss on a text
     assert_same  compares a torch module with a model of ours or any JAX function, for test suites
 
 For example:

@@ -13,7 +13,7 @@ from .rows import whole
 from .rows.dialect import Dialect
 from .rows.pair import AnyDialect, Pair
 
-# The dialects whose Hugging Face classes most other programs support, the plainest first.
+# The dialects whose Hugging Face classes most other programs support, the simplest first.
 WIDELY_OPENED = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt-neox", "gemma", "gemma2")
 
 
@@ -25,8 +25,8 @@ def _registry(config: AnyConfig) -> Collection[AnyDialect]:
 def choose(config: AnyConfig, paths: Collection[str]) -> AnyDialect:
     """The dialect whose class is most like the model of `config` with parameters at `paths`.
 
-    The dialect differs from the model in the fewest fields. Ties are broken, in this order, by the
-    fewest biases that the model lacks, by having no `twin`, and by not being a family.
+    It differs from the model in the fewest fields. Of several, it has the fewest biases that the
+    model lacks; then one without a `twin` comes first, and a family last.
     """
     parameters = set(paths)
     able = [dialect for dialect in _registry(config) if can_hold(dialect, config, parameters)]
@@ -62,7 +62,7 @@ def can_hold(dialect: AnyDialect, config: AnyConfig, paths: set[str]) -> bool:
 
 
 def folders_for(config: AnyConfig, paths: Collection[str]) -> list[AnyDialect]:
-    """The dialects whose Hugging Face class computes the model of `config`, the plainest first."""
+    """The dialects whose Hugging Face class computes the model of `config`, the simplest first."""
     able = []
     for dialect in _registry(config):
         if not dialect.hub or not _has_folder(dialect, config):

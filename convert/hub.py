@@ -34,7 +34,7 @@ from .write_plan import Written, reading
 SHARD = "5GB"
 UNITS = {f"{prefix}B": 1000**n for n, prefix in enumerate("KMGT", 1)}
 UNITS |= {f"{prefix}iB": 1024**n for n, prefix in enumerate("KMGT", 1)}
-# The beginning of the Flax paths of the biases that a field is about.
+# Fields for biases -> how the Flax paths of these biases begin.
 PREFIXES = {
     "qkv_bias": "blocks/attn/qkv/",
     "attention_out_bias": "blocks/attn/out/",
@@ -104,11 +104,13 @@ def _recorded(opened: model_directory.ModelDirectory) -> str:
 def _target(name: str, out: str | Path, able: Sequence[str]) -> AnyDialect:
     """The dialect `name`; `able` are those whose classes can hold the model."""
     if not name or named(name).hub is None:
-        who = f"The dialect {name} has no class" if name else "Nothing says which class"
-        choice = f"say --dialect {' or '.join(able)}" if able else "and none can hold this model"
+        lack = f"the dialect {name} has none" if name else "nothing names one"
+        choice = (
+            f": use --dialect {' or '.join(able)}" if able else ", and none can hold this model"
+        )
         raise UserError(
-            f"{who} of Hugging Face for the folder {out}: {choice}. For a file, give it a suffix, "
-            f"{' or '.join(checkpoints.WRITTEN)}."
+            f"The folder {out} needs a Hugging Face class, but {lack}{choice}. To write a file "
+            f"instead, give it a suffix, {' or '.join(checkpoints.WRITTEN)}."
         )
     return named(name)
 

@@ -22,7 +22,7 @@ SIZES = (
     "model_dim", "mlp_dim", "num_blocks", "num_heads", "num_kv_heads", "vocab_size",
     "context_length",
 )  # fmt: skip
-# Tensors of all layers, in the order of the file: of each kind those of all layers.
+# The tensors of the layers, in the order of the file: each kind for all layers, then the next.
 OF_LAYERS = (
     "attention_norm", "attention.wq", "attention.wk", "attention.wv", "attention.wo",
     "ffn_norm", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3",
@@ -40,7 +40,7 @@ def directory_to_bin(
     """
     if dialect not in (None, DIALECT):
         raise UserError(
-            f"{out} would be for llama2.c's program, and not for the dialect {dialect}: give it a "
+            f"{out} would be for llama2.c's program, not for the dialect {dialect}: give it a "
             "name that ends in .pt or .safetensors, or leave out --dialect."
         )
     opened, target = ModelDirectory(directory), DIALECTS[DIALECT]
@@ -76,7 +76,7 @@ def _require_what_the_program_computes(opened: ModelDirectory) -> None:
     if problems:
         raise UserError(
             f"{opened.path} cannot be written for llama2.c's program: {'; '.join(problems)}. A "
-            "name that ends in .pt or .safetensors holds any model."
+            "file whose name ends in .pt or .safetensors can hold any model."
         )
 
 

@@ -35,7 +35,7 @@ class Loaded:
     source: checkpoints.Checkpoint
     extras: Extras
     ignore_config: bool = False  # whether a config in the file or next to it was ignored
-    proven_by: str = ""  # the class beside which the model was run, if one was
+    proven_by: str = ""  # the class with which the model was compared, if any
 
     def __repr__(self) -> str:
         return _in_short(self)

@@ -95,7 +95,7 @@ def plan(
 ) -> WritePlan:
     """Decide how the model in `opened` is written to the file `out`.
 
-    `optimizer` asks for the optimiser's state where the file need not have it.
+    With `optimizer`, the optimiser's state is written even if files of the class may lack it.
     """
     weights_only = weights_only or out.suffix == ".safetensors"
     if optimizer:
@@ -105,8 +105,8 @@ def plan(
         plan = WritePlan.as_it_was(opened, origin, weights_only)
         if optimizer and not find(plan.extras):
             raise UserError(
-                f"The file that {opened.path} came from had no optimiser: say with --dialect how "
-                "to write one."
+                f"The file that {opened.path} came from had no optimiser: name with --dialect the "
+                "class to write one for."
             )
         return plan
     target = named(dialect) if dialect else choose(opened.config, opened.paths)
@@ -119,8 +119,8 @@ def _require_possible(opened: ModelDirectory, weights_only: bool) -> None:
     """Require that the file has a place for an optimiser, and that there is one."""
     if weights_only:
         raise UserError(
-            "--optimizer asks for the optimiser's state, but it goes into .pt and .pth, and not "
-            "with --weights-only."
+            "--optimizer writes the optimiser's state, which only .pt and .pth files can hold, and "
+            "--weights-only leaves it out."
         )
     if not (opened.path / STATE).is_dir():
         raise UserError(f"--optimizer asks for the optimiser's state, but {opened.path} has none.")

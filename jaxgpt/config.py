@@ -72,7 +72,7 @@ class TrainConfig:
         0, "Consecutive steps that may be skipped because loss or gradient is non-finite."
     )
     lora_rank: int = setting(
-        0, "Rank of adapters of init's kernels, trained instead of all parameters; 0 has none."
+        0, "Rank of adapters that are trained instead of the model of init; 0 trains the model."
     )
     lora_alpha: float = setting(
         16.0, "The product of two adapters is scaled by lora_alpha / lora_rank."

@@ -1,4 +1,4 @@
-"""The names of all files that jaxgpt writes or reads in a folder of its own.
+"""The names of all files in the folders that jaxgpt writes.
 
 A model directory:
 
@@ -27,24 +27,24 @@ DIR/tokenizer.json           the tokenizer, where the ids come from text
 DIR/data.json                the sources and settings, for people
 DIR/manifest.json            size and sha256 of every file above
 
-While a data set is being streamed to it, .DIR.unfinished/ next to it has instead:
+While a data set is being streamed to DIR, .DIR.unfinished/ next to it has instead:
 
 stream.json, tokenizer.json, .lock, and the ids so far
 
-A prepared directory of pairs, besides:
+A prepared directory of pairs also has:
 
 DIR/train.bin, DIR/val.bin       the ids of each source and its target
 DIR/train.offsets.bin, ...       where each source and each target begins
 DIR/target_tokenizer.json        the tokenizer of the targets, if it is not that of the sources
 DIR/data.json                    also the ids that each target begins and ends with
 
-A prepared directory of prompts and answers, besides:
+A prepared directory of prompts and answers also has:
 
 DIR/train.answers.bin, ...   1 for each id that counts in the loss, else 0
 DIR/train.offsets.bin, ...   where each example begins
 
-Names in the folders of other programs, from which tokenizers are read: vocab.json with merges.txt,
-meta.pkl. Those of weights in Hugging Face folders are in `convert/files/hf_folder.py`.
+Tokenizers are also read from files of other programs: vocab.json with merges.txt, and meta.pkl. The
+names of weights in Hugging Face folders are in `convert/files/hf_folder.py`.
 """
 
 CONFIG = "config.json"

@@ -40,8 +40,8 @@ class ModelConfig:
     )
     norm: Literal["pre", "post", "residual", "output"] = setting(
         "pre",
-        "Place of the norms: before each part (pre), after each sum (post), before it and as the "
-        "residual, or on the output of each part.",
+        "Place of the norms: before each part (pre), after each sum (post), on the residual stream "
+        "itself before each part (residual), or on the output of each part (output).",
     )
     final_norm: bool | Literal["unused"] = setting(
         True, "Whether a norm precedes the head; unused: the file has one that is never applied."

@@ -35,8 +35,8 @@ class OptimConfig:
     eps: float = setting(1e-8, "Number that AdamW adds to the root of the mean square.")
     muon_learning_rate: float = setting(
         0.02,
-        "Learning rate of Muon's kernels when learning_rate is at its highest; the two rise and "
-        "fall together.",
+        "Highest learning rate of the kernels that Muon trains; it rises and falls as "
+        "learning_rate does.",
     )
     muon_momentum: float = setting(0.95, "Decay of Muon's mean of gradients.")
     weight_decay: float = setting(

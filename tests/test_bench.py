@@ -1,4 +1,4 @@
-"""Measurements say how they are called; what they measure is no test's business."""
+"""Benchmarks answer --help; what they measure is not tested."""
 
 import runpy
 import sys

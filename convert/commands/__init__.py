@@ -1,1 +1,1 @@
-"""One file per command of `jaxgpt-convert`: its arguments in, its page out."""
+"""The commands of `jaxgpt-convert`, one per file, and the pages that they print."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def show(report: "Report", assumed: str) -> None:
-    """Print the fields by source, then warnings; `assumed` is the label of those assumed."""
+    """Print the fields by source, then warnings; `assumed` is the label of assumed fields."""
     from ..detect import caveats
     from ..rows.fields import SELDOM
 
@@ -61,8 +61,7 @@ def listed(fields: dict[str, Any]) -> str:
 
 
 def briefly(fields: dict[str, Any]) -> str:
-    """As `listed`, but with only the names of fields in which few classes differ from these
-    values."""
+    """As `listed`, but without the values of fields that are the same in nearly all classes."""
     from ..detect import caveats
     from ..rows.fields import SELDOM, USUAL
 

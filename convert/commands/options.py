@@ -12,7 +12,7 @@ from jaxgpt.seq2seq_config import ENCODER, as_options
 from jaxgpt.settings import parse
 
 FILE = "A PyTorch checkpoint, .pt, .pth, .bin or .safetensors, or a Hugging Face folder."
-SET = "A field of the model that the file cannot say, such as activation=gelu; may be repeated."
+SET = "A field of the model that the file does not show, such as activation=gelu; may be repeated."
 DIALECT = "The class that wrote the file, if its tensors fit several; auto for any other class."
 IGNORE = "Ignore the configs in the file and next to it."
 

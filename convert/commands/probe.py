@@ -1,4 +1,4 @@
-"""jaxgpt-convert probe: what a checkpoint leaves open, ranked by the loss on a text."""
+"""jaxgpt-convert probe: ranks what a checkpoint leaves open by the loss on a text."""
 
 import json as json_format
 from pathlib import Path
@@ -22,8 +22,8 @@ def probe(
     ignore_config: IgnoreConfig = False,
     json: Json = False,
 ) -> int:
-    """Rank what a checkpoint leaves open, such as where the norms are, by the loss on text of the
-    kind that the model was trained on. Exit code 3 when nothing fits that text.
+    """Rank the values of fields that a checkpoint leaves open, such as where the norms are, by
+    their loss on text like that of the training. Exit code 3 when none fits the text.
 
     Args:
         text: A text, as jaxgpt prepare takes it: a file, a folder, - for standard input, and so on.

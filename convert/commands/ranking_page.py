@@ -21,11 +21,9 @@ def show(ranking: "Ranking") -> None:
         _show_rows(ranking)
     if ranking.fits:
         for name in ranking.unsettled:
-            print(f"cannot be told: {_unsettled(ranking, name)}", file=sys.stderr)
+            print(f"undecided: {_unsettled(ranking, name)}", file=sys.stderr)
     for name in ranking.asked:
-        print(
-            f"cannot be told: {name} shows in no loss; say it with --set {name}=N", file=sys.stderr
-        )
+        print(f"undecided: {name} shows in no loss; set it with --set {name}=N", file=sys.stderr)
     if ranking.line:
         print(ranking.line)
 
@@ -38,9 +36,9 @@ def _verdict(ranking: "Ranking") -> str:
         return "NOTHING FITS: no combination computes what the model was trained to compute."
     still_open = ", ".join([*ranking.unsettled, *ranking.asked])
     if not ranking.settled:
-        return f"NOT SETTLED: this text cannot tell {still_open}."
+        return f"NOT SETTLED: this text does not decide {still_open}."
     if still_open:
-        return f"SETTLED: {listed(ranking.settled)}. This text cannot tell {still_open}."
+        return f"SETTLED: {listed(ranking.settled)}. This text does not decide {still_open}."
     return f"SETTLED: {listed(ranking.settled)}."
 
 
@@ -61,11 +59,11 @@ def _unsettled(ranking: "Ranking", name: str) -> str:
     values = ", ".join(map(typed, ranking.unsettled[name]))
     if name in ranking.to_say:
         usual, choice = typed(ranking.assumed[name]), typed(ranking.to_say[name])
-        way = f"not with the usual {usual}, so say one of them, such as --set {name}={choice}"
+        way = f"the usual {usual} does not fit, so choose one, such as --set {name}={choice}"
     elif name in ranking.kept:
         way = f"{typed(ranking.kept[name])} is kept, as assumed"
     else:
-        way = f"say which with --set {name}={typed(ranking.unsettled[name][0])}, and probe again"
+        way = f"choose with --set {name}={typed(ranking.unsettled[name][0])}, and probe again"
     return f"{name} is one of {values}; {way}"
 
 
@@ -79,14 +77,14 @@ def misfit(ranking: "Ranking") -> str:
             else "how frequent each token is"
         )
         reasons.append(
-            f"The best loses {loss:.4f} nats per token, and counting {counted} loses "
-            f"{ranking.floor:.4f}."
+            f"The best has a loss of {loss:.4f} nats per token, but a model that only counts "
+            f"{counted} has {ranking.floor:.4f}."
         )
     if ranking.improvements:
         change, gain = max(ranking.improvements.items(), key=lambda pair: pair[1])
         reasons.append(
-            f"A trained model is at its best as it is, but with {change} the best loses "
-            f"{gain:.4f} less."
+            f"Training leaves no part of a model at the wrong size, but with {change} the loss of "
+            f"the best falls by {gain:.4f}."
         )
     causes = [
         "the model computes something else than any candidate (other rotary angles, other slopes "
@@ -97,12 +95,12 @@ def misfit(ranking: "Ranking") -> str:
     ]
     if "context_length" in ranking.asked:
         causes.append(
-            "its context is shorter than what was tried; say it with --set context_length=N"
+            "its context is shorter than what was tried; set it with --set context_length=N"
         )
     return (
-        f"NOTHING FITS. {' '.join(reasons)} So the order means nothing, and nothing is settled. "
-        f"Either {', or '.join(causes)}. verify --torch with the class that wrote the file can "
-        "tell."
+        f"NOTHING FITS. {' '.join(reasons)} So the ranking means nothing, and nothing is settled. "
+        f"Either {', or '.join(causes)}. verify --torch shows it, with the class that wrote the "
+        "file."
     )
 
 

@@ -49,12 +49,12 @@ def to_flax(
     weights_only: bool = False,
 ) -> int:
     """Convert a PyTorch checkpoint to a new model directory. With --torch, exit code 3 when the
-    class computes what no model here does; nothing is written then.
+    class computes something that no model here does; nothing is written then.
 
     Args:
         directory: The model directory to write; must not exist, or be empty.
-        torch: The class of FILE, module:Class or file.py:Class, or a function. It is run, settles
-            every field that FILE does not show, and proves the result.
+        torch: The class of FILE, module:Class or file.py:Class, or a function. It is run, which
+            settles every field that FILE does not show, and proves the result.
         torch_args: An argument of that class, such as n_head=6, JSON or text; may be repeated.
         dtype: Store the weights in this type instead of the file's.
         tokenizer: A tokenizer.json or nanoGPT's meta.pkl to store in the directory, instead of the
@@ -87,8 +87,8 @@ def to_flax(
             print("  (if another class wrote the file, name that one)")
     if loaded.report.assumed and not loaded.proven_by:
         print(
-            "What leaves no trace in a file, such as BitLinear's rounded weights, shows only in "
-            "its class, by --torch, or in a text that it knows: "
+            "Some choices leave no trace in a file, such as BitLinear's rounded weights. Only its "
+            "class, run by --torch, or a text that it knows can show them: "
             f"jaxgpt-convert probe {file} --text TEXT"
         )
     return 0
@@ -143,9 +143,9 @@ def _print_tokenizer(tokenizer: "FileTokenizer") -> None:
     if tokenizer.words:
         print(tokenizer.words)
     elif not tokenizer.problem:
-        print("It has no tokenizer: text goes in and out as ids, unless --tokenizer names one.")
+        print("It has no tokenizer: prompts and output are ids, unless --tokenizer names one.")
     if tokenizer.problem:
-        without = "The model has no tokenizer now; --tokenizer gives it one."
+        without = "So the model has no tokenizer; --tokenizer gives it one."
         print(f"warning: {tokenizer.problem.rstrip('.')}. {without}", file=sys.stderr)
 
 
@@ -165,8 +165,8 @@ def _print_extras(extras: "Extras", directory: Path, data: str) -> None:
     if settings:
         print(f"  with the file's own settings: {', '.join(settings)}")
     if extras.optimizer:
-        print("  and, with --run.go_on true, from its optimiser's step, as train.steps counts")
+        print("  --run.go_on true resumes its optimiser; train.steps then counts its steps too")
     for name, why in extras.recipe.left.items():
-        print(f"warning: {name} of its config is not taken: {why}.", file=sys.stderr)
+        print(f"warning: {name} of its config is not used: {why}.", file=sys.stderr)
     for name, why in extras.left.items():
         print(f"warning: {in_a_row([name])} is left out: {why}.", file=sys.stderr)

@@ -82,6 +82,7 @@ def _show(written: "Written", out: Path, folder: bool) -> None:
         print(f"This class has {filled}, which the model lacks; it was filled with zeros.")
     for field, (ours, usual) in written.unlike.items():
         print(
-            f"warning: {field} is {ours!r}; the file cannot say so, and this class has {usual!r}.",
+            f"warning: {field} is {ours!r}; the file cannot hold that, and this class has "
+            f"{usual!r}.",
             file=sys.stderr,
         )

@@ -60,7 +60,7 @@ def _explanation(page: Verification) -> str:
     if page.random_weights and not page.random_weights.same:
         return (
             "They agree on the weights in the file, but some of these are constant, as before "
-            "training.\nWith random values they differ, as they would after training."
+            "training.\nWith random values the two differ, as they would after training."
         )
     return ""
 
@@ -167,7 +167,7 @@ def _proofs(page: Verification) -> list[str]:
     """Ways to prove two models that are equal under assumptions."""
     lines = []
     if page.proven and page.assumed:
-        lines.append("The class was passed what is assumed, so running it does not prove that.")
+        lines.append("The class was passed what is assumed, so running it proves nothing about it.")
     if page.defaults:
         lines += _confirmations(page.defaults)
     if page.proven:
@@ -193,5 +193,5 @@ def _confirmations(defaults: dict[str, Any]) -> list[str]:
         "the values that were used with --torch-arg, or name a function that returns the model.",
     ]
     if words:
-        lines.append(f"If it was, say so: {' '.join(words)}")
+        lines.append(f"If it was, confirm them: {' '.join(words)}")
     return lines

@@ -14,6 +14,8 @@ def candidates(inputs: Inputs) -> list[Dialect]:
         for dialect in DIALECTS.values()
         if named_kinds & dialect.says.get("model_type", {}).keys()
     ]
-    for dialect in chosen[:1]:  # a config that cannot be followed is told before tensors are
+    for dialect in chosen[
+        :1
+    ]:  # report a config that cannot be followed before any problem with tensors
         stated_fields(inputs.configs, dialect, inputs.path, inputs.given)
     return chosen or list(DIALECTS.values())

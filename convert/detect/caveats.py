@@ -1,7 +1,7 @@
 """The wording of the warnings about a config: which fields are assumed, and what may be wrong.
 
-Sentences without a full stop. `commands/fields_page.py` prints them with the fields; the labels and
-phrases of that page are here too.
+The sentences have no full stop. `commands/fields_page.py` prints them with the fields; its labels
+and phrases are here too.
 """
 
 from collections.abc import Mapping, Sequence

@@ -34,8 +34,8 @@ def detect(
     """Detect the dialect of a file, or fit the dialect `name`, and its ModelConfig.
 
     `shapes` maps tensor names to shapes and `read` returns a tensor by name; `path` is for errors.
-    `given` are fields of ModelConfig that the caller sets, and under `encoder` a dict of those of
-    an encoder; `configs` those stored with the tensors.
+    `given` are the fields of ModelConfig that the caller sets, an encoder's in a dict under
+    `encoder`; `configs` are the configs stored with the tensors.
     """
     fields = dict(given or {})
     of_encoder = fields.pop("encoder", {})
@@ -90,10 +90,9 @@ def _of_registry(inputs: Inputs) -> tuple[Fit, Evidence, Dialect]:
 
 
 def _weighed(fits: Mapping[str, Fit], inputs: Inputs) -> dict[str, Evidence]:
-    """The evidence of the values for each of `fits`, except for twins of another one of them.
+    """The evidence in the values for each of `fits`, except those that are twins of another.
 
-    Twins are classes whose files have the same names, so that the values, which may be large, are
-    read once.
+    Files of twins have the same names, so their values, which may be large, are read only once.
     """
     return {
         name: weigh(fitted.dialect, fitted.sizes, inputs.read)
@@ -137,8 +136,8 @@ def _fits(dialects: Iterable[Dialect], inputs: Inputs) -> dict[str, Fit]:
 def _best_marked(fits: Mapping[str, Fit], evidence: Evidence, inputs: Inputs) -> str:
     """The dialect of `fits` to choose among those whose files have the same names.
 
-    It is the one with most marks (`Dialect.told_by`) if all of them are in the file; if there is
-    none, the class of which the others are twins.
+    It is the one with the most marks (`Dialect.told_by`), all of which must be in the file; if
+    there is none, it is the class whose twins the others are.
     """
     keys = {key for config in inputs.configs.values() for key in config}
     marks = evidence.marks | keys

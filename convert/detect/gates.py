@@ -15,9 +15,9 @@ def is_told(gate: str, gated: str) -> bool:
 
 
 def gate_ranks(gate: str, gated: str) -> tuple[int, int]:
-    """The ranks as a gate of two matrices of equal shape: by words, or else by numbers.
+    """How much each of two matrices of equal shape looks like the gate, by words or else numbers.
 
-    Of numbered matrices the first is ranked higher.
+    Of numbered matrices, the first one does.
     """
     if is_told(gate, gated):
         return _leaning(gate), _leaning(gated)

@@ -99,7 +99,7 @@ def _matchers(
 
 
 def _claimed(dialect: Dialect, names: Iterable[str]) -> list[str]:
-    """Those of `names` that a row of `dialect` may be of."""
+    """The `names` that match a row of `dialect`."""
     names, known = list(names), dialect.claims
     if any(name not in known for name in names):
         matchers = list(_matchers(dialect))

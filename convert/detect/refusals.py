@@ -49,8 +49,8 @@ class Inputs:
     path: object
     given: Mapping[str, Any]
     configs: Configs  # by name; stored with the tensors, in the file or in its folder
-    widths: Mapping[str, int] = field(default_factory=dict)  # axis -> its size, told by values
-    side: str = ""  # what precedes the names of its fields: "encoder." for an encoder
+    widths: Mapping[str, int] = field(default_factory=dict)  # axis -> its size, shown by values
+    side: str = ""  # the prefix of its fields' names: "encoder." for an encoder
     # Fields that the other side shows, such as the vocabulary of a shared embedding.
     known: Mapping[str, Any] = field(default_factory=dict)
 

@@ -89,7 +89,7 @@ def _fields(thetas: Mapping[Layer, float | None], twice: list[str]) -> dict[str,
 def _settled(
     row: Kind, dialect: Dialect, sizes: Sizes, read: Read, fields: Mapping[str, Any]
 ) -> Kind:
-    """The row with what makes its tables again: their form, or else their own bits."""
+    """The row with what its tables are made from again: their form, or else their own bits."""
     if not (isinstance(row, Buffer) and row.is_table):
         return row
     view = row.torch.view(dialect.spelling)
@@ -111,7 +111,7 @@ def _settled(
 
 
 def head_width(inputs: Inputs, fitted: Fit, rotation: Rotation) -> int:
-    """The width of a head of which rotary tables show the rotated part; 0 if it shows otherwise."""
+    """The width of a head, from that of its rotated part in tables; 0 if it is known without."""
     if "k" in fitted.sizes or not rotation.rotated:
         return 0
     usual = fitted.dialect.unsaid.get("rotary_fraction", 1.0)

@@ -11,7 +11,7 @@ from ..rows.pair import AnyDialect, Pair
 
 
 def find_all(kind: str = "DIALECTS") -> dict[str, Any]:
-    """What the modules of this package declare as `kind`, by name."""
+    """All that the modules of this package list in a tuple called `kind`, by name."""
     modules = [
         importlib.import_module(f"{__name__}.{info.name}")
         for info in pkgutil.iter_modules(__path__)

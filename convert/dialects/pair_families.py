@@ -1,6 +1,6 @@
 """Families of encoder-decoders, and of decoders that attend to a memory, by how they store q, k, v.
 
-The blocks of a decoder have three norms: numbered, or one with the word of cross-attention.
+The blocks of a decoder have three norms, which are numbered, or one is named for cross-attention.
 """
 
 from collections.abc import Mapping, Sequence

@@ -8,7 +8,7 @@ from ..rows.kinds import Kind, Row, linear, mask, norm, row, table, tied
 
 
 def rows(block: str, norms: tuple[Row, ...]) -> tuple[Kind, ...]:
-    """The rows of a class with blocks `block`, in each of which are `norms`."""
+    """The rows of a class with blocks `block`, which contain `norms`."""
     return (
         row("token_embedding/embedding : v d", "tok_emb.weight : v d"),
         *linear("blocks/attn/qkv : layer d head qkv k", f"{block}.att.{{qkv}} : (head k) d", "no"),

@@ -1,7 +1,7 @@
 """TransformerLens' HookedTransformer, and classes that lessons on interpretability write like it.
 
-Its matrices are parameters of their own, (in, out), with an axis of heads. A model whose norms were
-folded into the matrices after them has norms without weights.
+Its matrices are bare parameters, (in, out), with an axis of heads. A model whose norms were folded
+into the matrices after them has norms without weights.
 """
 
 from ..rows.dialect import Dialect

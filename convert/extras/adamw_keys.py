@@ -1,10 +1,10 @@
 """The keys in the state dict of torch's AdamW, and the counterpart of each in jaxgpt.
 
-A new key of a group that has a plain value and no counterpart needs no change: it is stored and
-written back. A key that a run can set goes into `FIELDS`, and a key that makes it another optimiser
-into `FLAGS`. A new moment also needs a field in `Moments` (`jaxgpt/storage/moments.py`), and any
-other new key in the state of a parameter needs a line in `torch_adamw`, which checks files by these
-tables.
+When torch adds a key to its groups: if its value is plain and nothing here corresponds to it, no
+change is needed, because it is stored and written back. If a run can set it, it goes into `FIELDS`;
+if it makes AdamW another optimiser, into `FLAGS`. When torch adds a moment to the state of a
+parameter, it also needs a field in `Moments` (`jaxgpt/storage/moments.py`). Any other new key in
+that state needs a line in `torch_adamw`, which checks files by these tables.
 """
 
 from collections.abc import Mapping
@@ -31,8 +31,8 @@ FIELDS = {  # settings -> the corresponding fields of OptimConfig
     "weight_decay": ("weight_decay",),
 }
 BY_GROUP = "weight_decay"  # the only setting that may differ between the groups of a run
-# If one of these flags is set, the optimiser is not AdamW, and is refused. `amsgrad` must be there:
-# RAdam has every other setting of AdamW, but not this one.
+# If one of these flags is set, the optimiser is not AdamW, and is refused. `amsgrad` must be
+# present, because RAdam has all other settings of AdamW but not this one.
 FLAGS = ("amsgrad", "maximize")
 DECOUPLED = "decoupled_weight_decay"  # False in Adam, which is refused if it has weight decay
 REQUIRED = {*FIELDS, "amsgrad"}

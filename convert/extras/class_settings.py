@@ -1,4 +1,4 @@
-"""The settings in a checkpoint from which the class's own program builds the model."""
+"""The settings in a checkpoint from which programs of its class build the model."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..rows.pair import AnyDialect
 def class_settings(config: Any, dialect: AnyDialect) -> dict[str, Any]:
     """The settings with which the class of `dialect` computes the model of `config`.
 
-    Raises UserError if no settings of the class do.
+    Raises UserError if there are none.
     """
     settings, sizes = {}, {}
     for word, fields in dialect.container.words.items():
@@ -20,7 +20,7 @@ def class_settings(config: Any, dialect: AnyDialect) -> dict[str, Any]:
         if len(set(values.values())) > 1:
             differing = in_a_row([f"{field} is {value}" for field, value in values.items()], ", ")
             raise UserError(
-                f"{dialect.about} has one word, {word}, for what differs in this model: "
+                f"{dialect.about} has one setting, {word}, for fields that differ in this model: "
                 f"{differing}."
             )
         settings[word] = next(iter(values.values()))
@@ -34,8 +34,10 @@ def class_settings(config: Any, dialect: AnyDialect) -> dict[str, Any]:
 
 
 def _multiple(config: ModelConfig, dialect: AnyDialect) -> int:
-    """A number for which 8/3 of model_dim, rounded up to a multiple of it, is the width of the
-    MLPs."""
+    """The value of the class's setting `mlp_multiple` that gives its MLPs the width of `config`.
+
+    The class rounds 8/3 of model_dim up to a multiple of it, so mlp_dim itself is one.
+    """
     least = 8 * config.model_dim // 3
     if config.mlp_dim < least:
         raise UserError(

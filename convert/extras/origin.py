@@ -1,4 +1,4 @@
-"""What a model directory records of the checkpoint file that its model came from."""
+"""The record in a model directory of the checkpoint file that its model came from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -103,8 +103,8 @@ def _require_one_order(adamw: TorchAdamW, fitting: Sequence[Partition]) -> None:
     for parts in fitting:
         if adamw.moments and parts != first and [*map(set, parts)] == [*map(set, first)]:
             raise Unlike(
-                "its parameters could be in the order of the class or of the alphabet, and no "
-                "shape tells which"
+                "its parameters could be in the order of the class or in alphabetical order, and "
+                "no shape tells which"
             )
 
 
@@ -181,14 +181,15 @@ def _decays(group: Group, parameters: Leaves, kind: str) -> bool:
     decays = {parameters[name] in DECAYED[kind] for name in group.names}
     if len(decays) > 1:
         raise UserError(
-            f"The optimiser cannot be written: with optim.decay {kind} one group of this class, "
-            f"that of {group.names[0]}, would decay in part. Set --weights-only to go without it."
+            f"The optimiser cannot be written: with optim.decay {kind}, only some parameters in "
+            f"the group of {group.names[0]} would decay. --weights-only leaves the optimiser out."
         )
     return decays == {True}
 
 
 def as_settings(groups: tuple[Group, ...], parameters: Leaves) -> dict[str, Any]:
-    """The settings of `groups` in the words of OptimConfig; raises Unlike if it has none."""
+    """The settings of `groups` as fields of OptimConfig; raises Unlike if there are no such
+    fields."""
     first = groups[0].settings
     different = [
         key
@@ -217,7 +218,8 @@ def _decay_of(groups: tuple[Group, ...], parameters: Leaves) -> dict[str, Any]:
     ]
     if len(rates) > 1 or (rates and not kinds):
         raise Unlike(
-            f"which of its parameters decay, and how much, is none of {', '.join(DECAYED)}"
+            "which of its parameters decay, and how much, corresponds to no optim.decay: "
+            f"{', '.join(DECAYED)}"
         )
     if not rates:
         return {"weight_decay": 0.0}

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-MOST_BYTES = 2**24  # the most characters of JSON for one value; anything larger is no setting
+MOST_BYTES = 2**24  # the most characters of JSON for one value; anything larger is not a setting
 MOST_VALUES = 2**20  # the most items in one value, each counted as often as it occurs
 MOST_VALUES_OF_FILE = 4 * MOST_VALUES
 MOST_LEVELS = 64  # the deepest nesting of brackets

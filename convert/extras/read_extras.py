@@ -27,7 +27,7 @@ class Extras:
 
     optimizer: Optimizer | None = None
     key: Any = ""  # the key of the optimiser in the file
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of it, in words of OptimConfig
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of it, as fields of OptimConfig
     plain: Sequence[Any] = ()  # plain values as pairs of name and value, in JSON
     left: Mapping[str, str] = field(default_factory=dict)  # name -> why it is left out
     recipe: Recipe = field(default_factory=Recipe)
@@ -113,14 +113,14 @@ def _is_count(value: Any) -> bool:
 
 
 def _with_settings(extras: Extras, parameters: Leaves) -> Extras:
-    """`extras` with the settings of its optimiser, if OptimConfig has words for them."""
+    """`extras` with the settings of its optimiser, if OptimConfig has fields for them."""
     if not extras.optimizer:
         return extras
     groups = extras.optimizer.groups
     try:
         settings = as_settings(groups, parameters)
     except Unlike as unlike:
-        return _without(extras, ["what its optimiser was set to"], str(unlike))
+        return _without(extras, ["the setup of its optimiser"], str(unlike))
     if len(groups) == 1:  # such a kernel decays as a whole or not at all, even if the decay is 0
         settings = {"decay": "all", **settings}
     return replace(extras, settings=settings)

@@ -33,7 +33,8 @@ class Recipe:
 
 
 def read(extras: Mapping[Any, Any], optimizer: Mapping[str, Any]) -> Recipe:
-    """The recipe in `extras`, nanoGPT's words, over `optimizer`, the settings of the optimiser."""
+    """The recipe in `extras`, under nanoGPT's names; it overrides `optimizer`, the optimiser's
+    settings."""
     words = extras.get(SECTION)
     words = dict(words) if isinstance(words, Mapping) else {}
     left: dict[str, str] = {}
@@ -56,7 +57,7 @@ def read(extras: Mapping[Any, Any], optimizer: Mapping[str, Any]) -> Recipe:
 
 
 def _meanings(words: Mapping[str, Any]) -> list[tuple[str, Sections]]:
-    """Each word, or group of words that have a meaning together, with the fields that it sets."""
+    """Each word, or group of words that belong together, with the fields that it sets."""
     meanings: list[tuple[str, Sections]] = []
     if "max_iters" in words:
         meanings.append(("max_iters", {"train": {"steps": words["max_iters"]}}))

@@ -33,7 +33,7 @@ class Unlike(UserError):
 
 @dataclass(frozen=True)
 class TorchGroup:
-    """One of an optimiser's groups of parameters, which torch numbers through all groups."""
+    """A group of parameters, which torch numbers consecutively through all groups."""
 
     numbers: tuple[int, ...]
     settings: Mapping[str, Any]  # lr, betas, eps, weight_decay, ...: all but the parameters
@@ -74,7 +74,7 @@ class TorchAdamW:
         steps = {moments.step for moments in self.moments.values()} or {0}
         if len(steps) > 1:
             raise Unlike(
-                f"its parameters have had {min(steps)} to {max(steps)} steps, and not all the same"
+                f"its parameters have had different numbers of steps, {min(steps)} to {max(steps)}"
             )
         return steps.pop()
 
@@ -91,7 +91,7 @@ def find(extras: Mapping[Any, Any]) -> list[Any]:
 
 
 def parse(stored: Mapping[Any, Any]) -> TorchAdamW:
-    """The optimiser of which `stored` is the `state_dict()`.
+    """The optimiser whose `state_dict()` is `stored`.
 
     Raises Unlike if it is another kind of optimiser, and UserError if it is damaged.
     """
@@ -132,11 +132,11 @@ def _numbers(group: Any) -> tuple[int, ...]:
 
 def _moments(entry: Any) -> TorchMoments:
     if not isinstance(entry, dict):
-        raise Unlike(f"of a parameter it keeps a {type(entry).__name__}, and AdamW keeps moments")
+        raise Unlike(f"its state of a parameter is a {type(entry).__name__}, not AdamW's moments")
     if entry.keys() != OF_PARAMETER:
         keys = in_a_row(sorted(map(str, entry)), ", ") or "nothing"
         raise Unlike(
-            f"of a parameter it keeps {keys}, and AdamW keeps {in_a_row(sorted(OF_PARAMETER))}"
+            f"its state of a parameter has {keys}, and AdamW's has {in_a_row(sorted(OF_PARAMETER))}"
         )
     if not all(_is_moment(entry[key]) for key in MOMENTS):
         raise UserError("its moments are NaN or infinite, or not tensors of floating-point numbers")
@@ -165,7 +165,7 @@ def _settings(group: Mapping[Any, Any], count: int) -> dict[str, Any]:
     settings = {key: value for key, value in group.items() if key != NUMBERS}
     if odd := _odd(settings, count):
         raise Unlike(
-            f"in its groups {in_a_row(odd, ', ')} is not a plain value, or not what AdamW has there"
+            f"in its groups {in_a_row(odd, ', ')} is not a plain value, or not one of AdamW's"
         )
     if flags := [flag for flag in FLAGS if settings.get(flag)]:
         raise Unlike(f"it is set to {flags[0]}")

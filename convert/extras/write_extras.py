@@ -112,9 +112,9 @@ def _settings(opened: ModelDirectory, origin: Origin | None) -> tuple[OptimConfi
         optim = OptimConfig(**settings, final_learning_rate=0.0)
     except Unlike as unlike:
         raise UserError(
-            f"{opened.path}: what the optimiser of its file was set to has no words here: {unlike}."
-            " Write the file as it was, without --dialect, or without the optimiser, with "
-            "--weights-only."
+            f"{opened.path}: the settings of its file's optimiser have no counterpart here: "
+            f"{unlike}. Write the file as it was, without --dialect, or leave the optimiser out "
+            "with --weights-only."
         ) from None
     return optim, optim.learning_rate
 
@@ -129,8 +129,8 @@ def _settings_of_run(about: Mapping[str, Any], where: str) -> tuple[OptimConfig,
 def _moments(opened: ModelDirectory) -> Moments | None:
     if opened.about.get("optim", {}).get("ema"):
         raise UserError(
-            f"{opened.path} holds the average of the weights that its optimiser trained, so that "
-            "the two do not go together. Set --weights-only."
+            f"{opened.path} holds an average of the weights, and its optimiser belongs to the "
+            "weights themselves. Leave it out with --weights-only."
         )
     return opened.moments()
 

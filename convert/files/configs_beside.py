@@ -35,7 +35,7 @@ def configs_beside(path: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def _json(path: Path) -> Mapping[str, Any]:
-    return read_json(path, "Mend it or move it away.", MOST)
+    return read_json(path, "Correct it or move it away.", MOST)
 
 
 def _litgpt(path: Path) -> Mapping[str, Any]:
@@ -44,8 +44,8 @@ def _litgpt(path: Path) -> Mapping[str, Any]:
     beyond = [f"{key} = {settings[key]}" for key in BEYOND_LITGPT if settings.get(key)]
     if beyond:
         raise UserError(
-            f"{path} says {in_a_row(beyond)}, which has no counterpart here, or not in one word: "
-            "move it away and set with --set what can be set."
+            f"{path} says {in_a_row(beyond)}, which has no counterpart here, or none in one field: "
+            "move it away, and set the fields that there are with --set."
         )
     if settings.get("padded_vocab_size"):
         settings["vocab_size"] = settings["padded_vocab_size"]  # the rows of the embedding

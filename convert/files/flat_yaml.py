@@ -1,4 +1,4 @@
-"""Reads the settings of a flat YAML file: one `key: value` a line, with plain values.
+"""Reads the settings of a flat YAML file: one `key: value` per line, with plain values.
 
 Keys with nested values, aliases and tags are skipped.
 """

@@ -95,4 +95,4 @@ def config_beside(path: Path) -> Mapping[str, Any]:
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
-    return read_json(path, "Mend it or move it away.", MOST)
+    return read_json(path, "Correct it or move it away.", MOST)

@@ -1,7 +1,7 @@
 """Reads msgpack files of Flax: nested maps from names to arrays, whose values are skipped.
 
-Every size is checked before anything is read. An array of more than 1 GiB is a map of its shape and
-of chunks, arrays of one axis.
+Every size is checked before anything is read. An array of more than 1 GiB is stored as a map with
+its shape and its chunks, which are arrays of one axis.
 """
 
 import math
@@ -80,11 +80,11 @@ class Reader:
         """The array whose extension begins with the byte `first`; its numbers are skipped."""
         name = in_a_row(["/".join(names)])
         if first not in EXTENSIONS and first not in FIXED:
-            self.refuse(f"{name} is no array")
+            self.refuse(f"{name} is not an array")
         length = FIXED.get(first) or self._number(EXTENSIONS.get(first, 1))
         kind, end = self._byte(), self.file.tell() + length
         if kind != ARRAY or end > self.size:
-            self.refuse(f"{name} is no array, or should end at byte {end} of {self.size}")
+            self.refuse(f"{name} is not an array, or should end at byte {end} of {self.size}")
         if self._byte() != 0x93:
             self.refuse(f"{name} has no shape, dtype and numbers")
         axes = self._length(self._byte(), LISTS, range(0x90, 0xA0), f"the shape of {name}")
@@ -103,9 +103,9 @@ class Reader:
         return Array(dtype, shape, {start: wanted})
 
     def _chunked(self, count: int, name: str) -> Array:
-        """The array `name` in chunks, from a map of `count` entries of which the first key is read.
+        """The array `name` in chunks, a map of `count` entries whose first key has been read.
 
-        It is True; then come a map of the sizes of all axes, and one of the chunks.
+        Its value is True; then come a map of the sizes of all axes, and a map of the chunks.
         """
         if count != 3 or self._byte() != TRUE:
             self.refuse(f"{name} has no shape and chunks")
@@ -115,7 +115,7 @@ class Reader:
             for key in self._numbered("chunks", name)
         ]
         if len(shape) > MOST_AXES or any(len(chunk.shape) != 1 for chunk in chunks):
-            self.refuse(f"{name} has {len(shape)} axes, and chunks that are no rows of numbers")
+            self.refuse(f"{name} has {len(shape)} axes, and chunks that are not rows of numbers")
         held, wanted = sum(chunk.shape[0] for chunk in chunks), math.prod(shape)
         dtypes = {chunk.dtype for chunk in chunks}
         if held != wanted or len(dtypes) != 1:

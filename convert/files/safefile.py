@@ -95,8 +95,8 @@ def bits(array: np.ndarray) -> np.ndarray:
 def save(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
     """Write `arrays` to `file`, one by one.
 
-    The library's own writer writes wrong values for non-contiguous arrays, so that all of these
-    would have to be copied at the same time.
+    The library's own writer writes wrong values for non-contiguous arrays; with it, all of these
+    would have to be copied first.
     """
     # Wide items first, so that each tensor begins at a multiple of its item size, as readers that
     # map the file expect.

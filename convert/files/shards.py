@@ -44,7 +44,7 @@ def _require_as_listed(
 
 
 class Shards:
-    """Several files, one of which is open at a time; reading them in order opens each once."""
+    """Several files, only one of them open at a time; reading in order opens each once."""
 
     def __init__(self) -> None:
         self._path: Path | None = None

@@ -73,8 +73,8 @@ def need_torch(what: object) -> Any:
     torch = need("torch", what)
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
         raise UserError(
-            f"{what} needs torch {'.'.join(map(str, OLDEST_TORCH))} or later. Here is "
-            f"{torch.__version__}, which a file can make run code: {how_to_install('torch')}."
+            f"{what} needs torch {'.'.join(map(str, OLDEST_TORCH))} or later. In the installed "
+            f"{torch.__version__}, a file can run code: {how_to_install('torch')}."
         )
     return torch
 

@@ -61,13 +61,13 @@ def logits_of(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
 
 
 def are_probabilities(logits: torch.Tensor) -> bool:
-    """Whether a class ends with a softmax, by what it returned."""
+    """Whether `logits`, which a class returned, are probabilities."""
     values = logits.detach()
     return bool((values >= 0).all()) and bool(((values.sum(-1) - 1).abs() < NORMALISED).all())
 
 
 def are_log_probabilities(logits: torch.Tensor) -> bool:
-    """Whether a class ends with a log_softmax, by what it returned."""
+    """Whether `logits`, which a class returned, are logarithms of probabilities."""
     return bool((logits.detach().logsumexp(-1).abs() < NORMALISED).all())
 
 

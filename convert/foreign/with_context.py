@@ -1,7 +1,7 @@
-"""Calls a foreign module that attends to a second text or to given vectors, by what it calls them.
+"""Calls a foreign module that attends to a second text or to given vectors, by its own names.
 
-Masks that it insists on are made in each of the usual forms, and taken if the result is causal and
-depends on all of the second text.
+If it requires masks, each of the usual forms is tried, and used if the result is causal and depends
+on all of the second text.
 """
 
 import inspect
@@ -145,7 +145,7 @@ class Caller:
 
 
 def _named(asked: Mapping[str, Any], values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`values`, which are by role, by the names that the parameters `asked` have for them."""
+    """`values`, which are by role, under the names of the parameters `asked`."""
     named: dict[str, torch.Tensor] = {}
     for role in values:
         words = (word for word in ROLES[role].split() if word in asked and word not in named)

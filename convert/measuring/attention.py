@@ -62,7 +62,7 @@ def pairs(layout: str, width: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def second_weights(mixed: torch.Tensor, v: torch.Tensor) -> torch.Tensor | None:
-    """The weight (B, M, G) of the second value at the second position; None if the output is no
+    """The weight (B, M, G) of the second value at the second position; None if the output is not a
     mixture."""
     v = v[:, :, :, None]
     step, change = v[:, 1] - v[:, 0], mixed[:, 1] - v[:, 0]
@@ -77,7 +77,7 @@ def second_weights(mixed: torch.Tensor, v: torch.Tensor) -> torch.Tensor | None:
 
 
 def heads_seen(mixed: torch.Tensor, v: torch.Tensor) -> int:
-    """The number of heads whose values (B, T, W) are mixed with weights of their own."""
+    """The number of heads in `v` (B, T, W): each mixes its values with its own weights."""
     step, change = v[:, 1] - v[:, 0], mixed[:, 1] - v[:, 0]
     usable = step.abs() > 1e-3 * step.abs().mean()
     share = change / torch.where(usable, step, torch.ones_like(step))

@@ -23,7 +23,7 @@ from .subject import BlockForm, OtherHeads, Parted, Subject, UnknownScores, furt
 
 SCORES = "its scores are not rotated, scaled or capped products of queries and keys"
 NO_NORM = "no norm of the stream gives the input of its attention"
-NO_MEMORY = "its cross-attention is no mixture of the memory by scores like those of its attention"
+NO_MEMORY = "its cross-attention does not mix the memory by scores like those of its attention"
 SELF, CROSS = "blocks/attn", "blocks/cross_attn"
 Tensor = torch.Tensor
 
@@ -147,7 +147,7 @@ def _mixture(s: Subject, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         if share is None and s.of_pair and c.model_dim % max(seen, 1) == 0 < seen:
             raise OtherHeads(s.block(layer), f"{s.prefix}num_heads", seen)
     raise Parted(
-        s.block(layer), "the output of its attention is no mixture of values, head by head"
+        s.block(layer), "the output of its attention is not a mixture of values, head by head"
     )
 
 

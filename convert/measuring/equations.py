@@ -80,7 +80,7 @@ class Equations:
         return torch.linalg.lstsq(self.matrix * weight, wanted, driver="gelsd").solution[:, 0]
 
     def rotation(self, values: torch.Tensor, softcap: float | None) -> Rotation:
-        """The rotation of which `values` are the numbers."""
+        """The rotation with the numbers `values`."""
         n, heads = self.width // 2, self.groups.numel()
         cosines, sines = values[1 : 1 + n], values[1 + n : 1 + 2 * n]
         angles = torch.atan2(sines, cosines)

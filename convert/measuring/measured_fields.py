@@ -38,8 +38,8 @@ def near(one: float, other: float) -> bool:
 
 
 def factor(value: float, width: int) -> float:
-    """The exact value for `value` if that is 1 or a root of `width`; else a round number near
-    it."""
+    """1, the root of `width` or its inverse, if `value` is near one of these; else a round number
+    near `value`."""
     for exact in (1.0, width**0.5, width**-0.5):
         if near(value, exact):
             return exact
@@ -73,7 +73,7 @@ def position_fields(
     if float(slopes.abs().max()) > 1e-6:
         usual = torch.tensor(alibi_slopes(config.num_heads))
         if float((slopes - usual).abs().max()) > 1e-6 or any(turning) or table != "none":
-            raise Inexpressible("its scores fall with the distance in a way that no field says")
+            raise Inexpressible("its scores fall with the distance as no field describes")
         return {"positions": "alibi"}
     if not any(turning):
         return {"positions": table}

@@ -75,11 +75,11 @@ def readings(
     if some:
         return
     for dialect in filter(inputs.names.explained_by, _known(named)):
-        told = True
+        gates_known = True
         for reading in _detections(dialect, inputs, hints, {}):
-            told &= "gate_order" not in reading.stand_ins
+            gates_known &= "gate_order" not in reading.stand_ins
             yield reading
-        if told and (swapped := _gate_and_up_swapped(dialect)) is not None:
+        if gates_known and (swapped := _gate_and_up_swapped(dialect)) is not None:
             yield from _detections(swapped, inputs, hints, {})
     if named in (None, "auto"):
         for proposal, counts in _proposed(inputs, peer):
@@ -100,7 +100,7 @@ def _known(named: str | None) -> list[Dialect]:
 
 
 def _known_pairs(named: str | None, inputs: Inputs) -> list[Pair]:
-    """The pairs that may have written the file, those of one class first."""
+    """The pairs that may have written the file, single classes before families."""
     if named:
         return [PAIRS[named]] if named in PAIRS else []
     try:
@@ -111,9 +111,9 @@ def _known_pairs(named: str | None, inputs: Inputs) -> list[Pair]:
 
 
 def _of_pair(pair: Pair, inputs: Inputs, *knowledge: Mapping[str, int]) -> Iterator[Reading]:
-    """What is detected with `pair`, with each number of heads that its encoder may have.
+    """The readings with `pair`, for each number of heads that its encoder may have.
 
-    What is likeliest comes first in `knowledge`, each of which are sizes of the class.
+    Each of `knowledge` has sizes that the class may have, the likeliest first.
     """
     for sizes in knowledge:
         for reading in _detections(pair, inputs, sizes, {}):
@@ -133,7 +133,7 @@ def _of_pair(pair: Pair, inputs: Inputs, *knowledge: Mapping[str, int]) -> Itera
 
 
 def _detected(dialect: AnyDialect, inputs: Inputs, stand_ins: Mapping[str, Any]) -> Detected:
-    """What is detected with `dialect`, and with `stand_ins` as if they were given."""
+    """The result of detection with `dialect`, and with `stand_ins` as if they were given."""
     given = as_options({**inputs.given, **stand_ins})
     of_encoder = given.pop("encoder", {})
     inputs = dataclasses.replace(inputs, given=given)
@@ -149,7 +149,7 @@ def _detections(
     stand_ins: dict[str, Any],
     missing: Asked | None = None,
 ) -> Iterator[Reading]:
-    """What is detected with `dialect`, for each value of what it asks for."""
+    """The readings with `dialect`, for each possible value of the fields that it asks for."""
     try:
         detected = _detected(dialect, inputs, stand_ins)
         orders = list(_orders(detected))
@@ -188,7 +188,7 @@ def _orders(detected: Detected) -> Iterator[dict[str, str]]:
 
 
 def _values(asked: Asked, hints: Mapping[str, int]) -> Sequence[Any]:
-    """The values to put in for what is `asked`: that of the class, or all that may be right."""
+    """The values to try for the field `asked` for: that of the class, or all that may be right."""
     if asked.field in hints:
         return [hints[asked.field]]
     stand_ins: dict[str, Sequence[Any]] = {"positions": ["none"], "context_length": [SHORT]}

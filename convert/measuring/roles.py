@@ -82,7 +82,7 @@ Split = tuple[list[Matrix], Matrix | None, list[Matrix], Matrix]
 def _splits(matrices: list[Matrix]) -> Iterator[Split]:
     """How the matrices of a block may divide into attention and MLP."""
     if len(matrices) < 3:
-        raise UserError("a block of it multiplies with less than three matrices")
+        raise UserError("one of its blocks multiplies with fewer than three matrices")
     first = [each for each in matrices if same(each.x, matrices[0].x)]
     rest = [each for each in matrices if each not in first]
     if len(first) in MERGED and len(rest) in (3, 4):
@@ -180,7 +180,7 @@ def _norm_rows(reader: Reader, roles: Roles, split: Split) -> None:
     if len(ordered) == 4:
         names = ["norm1", "out_norm1", "norm2", "out_norm2"]
     if len(ordered) > 4 or ends < 0:
-        raise UserError("a block of it has more norms than four")
+        raise UserError("one of its blocks has more than four norms")
     for (_, scale, bias, _), name in zip(ordered, names, strict=False):
         _norm_row(reader, roles, f"blocks/{name}", (scale, bias), "layer d", "d")
     for (_, scale, bias, _), name in zip(heads, ("q_norm", "k_norm"), strict=False):

@@ -30,7 +30,7 @@ class Runs:
     made: dict[tuple[int, int, bool, bool], Seen] = field(default_factory=dict)
 
     def seen(self, length: int, rows: int) -> Seen:
-        """The recorded run on `rows` random texts, of which the first are the same."""
+        """The recorded run on `rows` random texts; the first ones are equal."""
         decoder, *encoder = self._sides
         key = length, rows, bool(encoder), decoder.cross_attention
         if key not in self.made:

@@ -1,4 +1,4 @@
-"""Finds the fields that no tensor shows by running the class that has them.
+"""Finds the fields that no tensor shows by running the class of a file.
 
 The class runs once on many texts of two tokens, and once on a few long ones, in float64. What it
 multiplies with each of its matrices is compared, stage by stage, with what the fields would give;
@@ -90,7 +90,7 @@ def _settled(
     if s.decoder is None:
         fields["window"] = one_value(windows(s, form, rotations))
     elif fields["positions"] == "alibi":
-        raise Parted(s.block(0), "its scores fall with the distance, as no encoder's do here")
+        raise Parted(s.block(0), "its scores fall with the distance, which no encoder's do here")
     return Settled(fields, {s.prefix: is_backward(rotations)}, notes, memory)
 
 

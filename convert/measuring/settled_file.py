@@ -98,7 +98,7 @@ def _agreeing(inputs: Inputs, peer: Peer, source: Checkpoint, request: Request) 
         remaining = unknown
     if furthest:
         raise Differs.first_in(furthest.where, furthest.why, source.path)
-    # No dialect fits, or something was asked for that the class does not say.
+    # No dialect fits, or a field is needed that the class does not show.
     inspect(source, dialect=request.dialect, ignore_config=request.ignore_config, **request.fields)
     raise UserError(f"{source.path}: running its class does not show which tensor is used where.")
 
@@ -125,7 +125,7 @@ def _settled(
 
 
 def _with_fields(reading: Reading, found: Settled, notes: list[str]) -> Detected:
-    """What was detected, with the fields of the class in place of assumed ones and stand-ins."""
+    """The detected fields, with those of the class in place of assumed ones and stand-ins."""
     detected, old = reading.detected, reading.detected.report
     counted = {n: v for n, v in reading.stand_ins.items() if n not in found.fields}
     given = {name: value for name, value in old.given.items() if name not in reading.stand_ins}

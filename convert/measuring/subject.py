@@ -22,7 +22,7 @@ from .trace import Seen
 
 
 class Differs(UserError):
-    """The class computes something that the model computes with no values of its fields."""
+    """The class computes something that the model does not, whatever the values of its fields."""
 
     @classmethod
     def first_in(cls, where: str, why: str, file: object) -> "Differs":
@@ -33,7 +33,7 @@ class Differs(UserError):
 class Parted(Exception):
     """A stage of the class computes something that no values of the fields give."""
 
-    part = 0  # where in the stage: the later, the further the class and the model agree
+    part = 0  # how late in the stage the two part; the later, the further they agree
 
     def __init__(self, where: str, why: str):
         super().__init__(f"{where}: {why}")
@@ -124,7 +124,7 @@ class Subject:
                         yield torch_view.at(place)
 
     def cross_inputs(self, layer: int) -> list[torch.Tensor]:
-        """What the class multiplies with the matrices of cross-attention in `layer`."""
+        """The inputs of the matrices of cross-attention in `layer`."""
         names = dict.fromkeys(self.torch_names("blocks/cross_attn/qkv/kernel", layer))
         seen, width = self.pairs_of_tokens, self.config.model_dim
         return [each for name in names for each in seen.inputs_of(name, width)]
@@ -159,7 +159,7 @@ class Subject:
 
     @property
     def prefix(self) -> str:
-        """What precedes the names of the fields of this side."""
+        """The prefix of the names of this side's fields."""
         return "" if self.decoder is None else ENCODER
 
     @property
@@ -176,7 +176,7 @@ class Subject:
         return self.observed(self.pairs_of_tokens, f"blocks/{path}/kernel", layer, width)
 
     def observed(self, seen: Seen, path: str, layer: int, width: int) -> torch.Tensor | None:
-        """What the class multiplies with the matrix at `path` in `layer`, as (B, T, `width`)."""
+        """The input of the matrix at `path` in `layer` in the run `seen`, as (B, T, `width`)."""
         name = self.torch_name(path, layer)
         return seen.input_of(name, width) if name else None
 

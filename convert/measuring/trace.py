@@ -71,9 +71,9 @@ class Trace(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Seen:
-    """The recorded run of a module on `ids` (B, T), of which the first rows are the same.
+    """The recorded run of a module on `ids` (B, T), whose first rows are equal.
 
-    That is also true of `other`: the sources (B, S) or the memory (B, S, D) that it attends to.
+    So are those of `other`, the sources (B, S) or the memory (B, S, D) that it attends to.
     """
 
     ids: torch.Tensor
@@ -101,11 +101,11 @@ class Seen:
         return [use for use in self.uses if name in use.names and use.op in PRODUCTS]
 
     def input_of(self, name: str, width: int) -> torch.Tensor | None:
-        """What the last product with the matrix `name` multiplies, as (B, T, `width`)."""
+        """The input of the last product with the matrix `name`, as (B, T, `width`)."""
         return next(self.inputs_of(name, width), None)
 
     def inputs_of(self, name: str, width: int) -> Iterator[torch.Tensor]:
-        """Yield what each product with the matrix `name` multiplies, that of the last one first."""
+        """Yield the input of each product with the matrix `name`, the last product first."""
         for use in reversed(self.products(name)):
             for value in use.inputs:
                 for rows in (value, value.mT if value.ndim > 1 else value):

@@ -66,7 +66,7 @@ CACHES = (
 
 
 def caches(inside: str) -> tuple[Buffer, ...]:
-    """The rows of keys and values that a class keeps while it generates, which are no weights."""
+    """The rows of keys and values that a class caches while it generates, which are not weights."""
     return tuple(ignored(f"{inside}.{word}") for word in CACHES.split())
 
 

@@ -1,4 +1,4 @@
-"""Idioms that one class alone has in its config.json: which blocks are local, who shares keys."""
+"""Idioms of single classes in their config.json: which blocks are local, which heads share keys."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class MultiQuery:
 
 @dataclass(frozen=True)
 class MptAttention:
-    """The section `attn_config`, of which the class follows the scale and the clipping."""
+    """The section `attn_config`; the class uses only the scale and the clipping in it."""
 
     words: tuple[str, ...] = ("attn_config",)
 

@@ -1,4 +1,4 @@
-"""The words of configs in a checkpoint file, or alongside it, for the fields of ModelConfig."""
+"""The words that configs in a checkpoint file, or next to it, use for fields of ModelConfig."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

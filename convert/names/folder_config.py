@@ -31,7 +31,7 @@ def config_words(dialect: AnyDialect, config: AnyConfig) -> tuple[dict[str, Any]
         elif len(values) == 2 and values[0] != values[1]:
             problems.append(
                 f"{word} would be {values[0]!r} for the encoder and {values[1]!r} for the decoder, "
-                "and the class has one for both"
+                "but the class has one for both"
             )
         else:
             joined[word] = values[0]

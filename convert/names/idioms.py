@@ -1,7 +1,7 @@
-"""What several words of a config.json say together, or one word in a form of its own.
+"""Idioms: words of a config.json that have a meaning only together, or one in an unusual form.
 
-Each kind reads the words and writes them. Those of one class alone are in the file of its dialect,
-those of rotary positions in `rope_idioms`.
+Each idiom reads its words as fields of ModelConfig, and writes them. Those of a single class are in
+`class_idioms` or in the file of its dialect, those of rotary positions in `rope_idioms`.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ class QueryScalar:
     def read(self, config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
         width = config.get("query_pre_attn_scalar") or self.usual
         if not isinstance(width, (int, float)) or width <= 0:
-            raise UserError(f"query_pre_attn_scalar = {width!r} is no width")
+            raise UserError(f"query_pre_attn_scalar = {width!r} is not a width")
         return {"attention_scale": width**-0.5}
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class QueryScalar:
 
 @dataclass(frozen=True)
 class RootOfWidth:
-    """The embeddings times the root of model_dim, which the class does without a word."""
+    """Embeddings that the class multiplies by the root of model_dim; no word states it."""
 
     words: tuple[str, ...] = ()
 
@@ -95,7 +95,7 @@ class Window:
         if size is None:
             return {"window": None}
         if not isinstance(size, int) or size <= 0:
-            raise UserError(f"sliding_window = {size!r} is no number of tokens")
+            raise UserError(f"sliding_window = {size!r} is not a number of tokens")
         kinds = config.get("layer_types") if self.rule != "all" else None
         layers = by_layer(None, fields)
         if kinds and (len(kinds) != len(layers) or not {*kinds} <= {SLIDING, FULL}):

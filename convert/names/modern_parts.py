@@ -1,6 +1,6 @@
-"""Names in use for what modern decoders have: gated MLPs, rotary tables and slopes of ALiBi.
+"""Names in use for parts of modern decoders: gated MLPs, rotary tables and slopes of ALiBi.
 
-The readings of a family are made of them.
+Made of them are the readings of families with such parts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,8 +32,8 @@ NUMBERED = (
     "linear1 linear2 linear3", "linear_1 linear_2 linear_3", "lin1 lin2 lin3", "l1 l2 l3",
     "c_fc1 c_fc2 c_fc3", "dense1 dense2 dense3", "proj1 proj2 proj3",
 )  # fmt: skip
-# Gate and up in one matrix, the gate first or last. A word that says neither is taken for a value
-# followed by its gate, as torch's own glu has them.
+# Gate and up in one matrix, the gate first or last. A word that shows neither is taken to hold the
+# gate last, as torch's own glu does.
 GATE_FIRST = (
     "gate_up_proj gate_up w12 w13 w1_w3 gate_and_up gate_up_linear fc_gate_up gate_value_proj "
     "w_gate_up linear_gate_up proj_gate_up c_gate_up"
@@ -76,7 +76,7 @@ class Gated:
 
 
 def _three(inside: str, triples: Sequence[str], order: str) -> Gated:
-    """Three matrices, of which each of `triples` lists the words in `order`."""
+    """A gated MLP of three matrices; each of `triples` has their words in `order`."""
     named = [dict(zip(order.split(), each.split(), strict=True)) for each in triples]
     down = parts.choice(" ".join(each["down"] for each in named), named[0]["down"])
     return Gated(
@@ -89,7 +89,7 @@ def _three(inside: str, triples: Sequence[str], order: str) -> Gated:
 
 
 def _two(inside: str, words: str, first: str, down: str) -> Gated:
-    """Two matrices, of which the first, one of `words`, begins with the half called `first`."""
+    """A gated MLP of two matrices; the first, one of `words`, begins with the half `first`."""
     one, *others = words.split()
     return Gated(
         (

@@ -1,6 +1,6 @@
-"""Names in use for the norms of modern decoders: of queries and keys, and of what a part puts out.
+"""Names in use for the norms of modern decoders: of queries and keys, and after parts of a block.
 
-The readings of a family are made of them.
+Made of them are the readings of families with such norms.
 """
 
 import itertools
@@ -43,8 +43,7 @@ def with_norms(plain: Dialect, attention: Mapping[str, str], blocks: str, module
     """The family `plain` with readings for gated MLPs and optional norms of queries and keys.
 
     `attention` has the modules of attention by their Flax paths. The readings with norms over all
-    heads come first: a norm that is as wide as all queries must not be taken for that of the one
-    head.
+    heads come first, or a norm as wide as all queries would be taken for that of one wide head.
     """
     first, second = (
         with_gated(_with_norms(plain, attention, each), blocks, module) for each in (WIDE, NARROW)
@@ -57,7 +56,7 @@ def with_all_norms(
 ) -> Dialect:
     """The readings of `with_norms`, and those with norms after the parts of a block.
 
-    These are there as well as norms before the parts, or instead of them.
+    A block has these in addition to norms before the parts, or instead of them.
     """
     both = [*BEFORE, *zip(("blocks/out_norm1", "blocks/out_norm2"), AFTER, strict=True)]
     after = list(zip(("blocks/norm1", "blocks/norm2"), AFTER, strict=True))

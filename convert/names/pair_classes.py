@@ -27,7 +27,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Names:
-    """What both sides of a class call the parts of modules."""
+    """The names that both sides of a class have for the parts of modules."""
 
     qkv: str  # the words of queries, keys and values
     inside: str  # the matrix of one of them, with {qkv} for its word

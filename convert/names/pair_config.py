@@ -41,7 +41,7 @@ def side_of(word: Any) -> str | None:
 
 
 def without_side(word: str) -> str:
-    """`word` without what says which side it is about."""
+    """`word` without the part that names a side."""
     for mark in (mark for marks in SIDES.values() for mark in marks):
         word = word.replace(mark, "", 1)
     return word

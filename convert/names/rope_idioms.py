@@ -18,7 +18,7 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 @dataclass(frozen=True)
 class Rope:
-    """Base, stretching and rotated fraction; each has the class's value where nothing states it.
+    """Base, scaling and rotated fraction; each has the class's value where nothing states it.
 
     Releases since 5 have `rope_parameters`, earlier ones `rope_theta` and `rope_scaling`. Both are
     written, because other programs read the older words.
@@ -70,7 +70,7 @@ class Rope:
 class RopeByWindow:
     """Rotary positions of a class whose blocks with a window have a base of their own.
 
-    Only blocks without a window are stretched. The idiom of the windows is read first.
+    Only blocks without a window are scaled. The idiom of the windows is read first.
     """
 
     theta: float
@@ -145,7 +145,7 @@ class NoRope:
 
 @dataclass(frozen=True)
 class OnlyWindowsRotate:
-    """The rule of a class whose blocks without a window rotate nothing; it has no word."""
+    """The rule of a class whose blocks without a window rotate nothing; no word states it."""
 
     all_without_window: bool = False  # whether all blocks rotate in a model without any window
     words: tuple[str, ...] = ()
@@ -182,7 +182,7 @@ class RotaryDim:
 def _dict(config: Mapping[str, Any], word: str) -> Mapping[str, Any]:
     value = config.get(word) or {}
     if not isinstance(value, dict):
-        raise UserError(f"{word} = {value!r} has no rope_type of its own, as an object would")
+        raise UserError(f"{word} = {value!r} is not an object with a rope_type")
     return value
 
 
@@ -191,7 +191,7 @@ def _number(config: Mapping[str, Any], word: str, usual: float) -> float:
     if value is None:
         return usual
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UserError(f"{word} = {value!r} is no number")
+        raise UserError(f"{word} = {value!r} is not a number")
     return float(value)
 
 
@@ -210,7 +210,7 @@ def _require_one_value(
 def _scaling(
     parameters: Mapping[str, Any], config: Mapping[str, Any], fields: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """The stretching in `parameters` as ModelConfig has it; None if there is none."""
+    """The scaling in `parameters` as ModelConfig has it; None if there is none."""
     kind = parameters.get("rope_type", parameters.get("type")) or "default"
     numbers = {
         word: value
@@ -222,7 +222,7 @@ def _scaling(
     if kind not in RULES:
         known = in_a_row([*RULES], ", ")
         raise UserError(
-            f"rope_type is {kind!r}, a stretching of rotary positions that has no counterpart here "
+            f"rope_type is {kind!r}, a scaling of rotary positions that has no counterpart here "
             f"(known are {known})"
         )
     if TRAINED in RULES[kind][1]:
@@ -243,7 +243,7 @@ def _head_dim(fields: Mapping[str, Any]) -> int | None:
 
 
 def _exact(fraction: float, fields: Mapping[str, Any]) -> float:
-    """The fraction of a head that the classes rotate: they round the width down."""
+    """The fraction of a head that the classes really rotate: they round the rotated width down."""
     width = _head_dim(fields)
     if width is None or int(width * fraction) == width * fraction:
         return fraction

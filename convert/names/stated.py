@@ -1,4 +1,4 @@
-"""What the configs in a checkpoint file, or alongside it, state of fields of ModelConfig."""
+"""The fields of ModelConfig that the configs in a checkpoint file, or next to it, state."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -32,14 +32,14 @@ def stated_fields(
     given: Collection[str] = (),
     shown: Mapping[str, Any] = NOTHING,
 ) -> dict[str, Statement]:
-    """What `configs`, those in the file and alongside it by name, state of fields of ModelConfig.
+    """The fields of ModelConfig that `configs`, those in the file and next to it by name, state.
 
     They may contradict each other in the fields of `given`, which the caller sets anyway, and in
     the length of the context, where one of them agrees with `shown`, the fields that tensors show.
 
     Example: {"config.json": {"model_type": "gpt2", "n_head": 4}} states that num_heads is 4, and
-    what model_type = 'gpt2' implies for the dialect gpt2, such as the activation gelu_tanh. With
-    "n_layer": "x" it cannot be followed; a config of no known class would state nothing by that.
+    what model_type = 'gpt2' implies for the dialect gpt2, such as the activation gelu_tanh. If it
+    also had "n_layer": "x", it would be refused; in a config of no known class that is ignored.
     """
     _require_known_class(configs, dialect, path)
     others = {where: config for where, config in configs.items() if not is_of(dialect, config)}
@@ -77,15 +77,13 @@ def _add(
     elif field == "context_length" and shown.get(field) in (old.value, new.value):
         stated[field] = old if old.value == shown[field] else new
     elif not new.by_default and field not in given and not _overrides(old, field):
-        raise UserError(
-            f"{path}: {old.where}, but {new.where}. Say which with --set {field}=VALUE."
-        )
+        raise UserError(f"{path}: {old.where}, but {new.where}. Choose with --set {field}=VALUE.")
 
 
 def _of_class(
     config: Mapping[str, Any], dialect: Dialect, where: str, path: object
 ) -> dict[str, Statement]:
-    """What the config of the dialect's own Hugging Face class states, and its class implies."""
+    """The fields that a config of the dialect's Hugging Face class states or its class implies."""
     try:
         fields = read(dialect, config)
     except UserError as error:

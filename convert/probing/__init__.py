@@ -1,1 +1,1 @@
-"""Combinations of the fields that a file leaves open, ranked by their loss on a text."""
+"""Ranks the values of fields that a file leaves open by their loss on a text."""

@@ -21,7 +21,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "attention_scale": ("head_dim", "model_dim", "none"),
     "norm_kind": ("layer", "rms"),
     "norm_unit_offset": (False, True),
-    "embedding_scale": (1.0,),  # and the square root of the width
+    "embedding_scale": (1.0,),  # the square root of the width is added
     "logit_scale": (1.0, 0.0625, 0.125, 0.25),  # the scales of Granite and Cohere
     "attention_scale_by_layer": (False, True),
     "activation": ("relu", "gelu", "gelu_tanh"),
@@ -50,7 +50,7 @@ GROUPS = (
     ("logit_softcap",),
     ("norm_eps",),
 )
-# Values that are tried last: the other fields are found with any of them.
+# Values so alike that the other fields are found with any of them; only the first is tried at once.
 ALIKE = {
     "activation": ("gelu", "gelu_tanh"),
     **{
@@ -84,9 +84,10 @@ def options_of(
 
 
 def by_likelihood(heads: Sequence[int]) -> list[int]:
-    """The head counts `heads`, those first whose heads are even and about as wide as there are.
+    """The head counts `heads`, the likeliest first.
 
-    Rotary positions need an even width.
+    Those with heads of even width come first, as rotary positions need; among them, those with
+    about as many heads as each is wide.
     """
     width = max(heads)
     return sorted(heads, key=lambda n: (width // n % 2, abs(n * n - width)))

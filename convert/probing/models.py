@@ -18,8 +18,8 @@ from ..rows.arranged import ORDERS
 from ..rows.fields import is_relevant
 from .candidates import OPTIONS, by_likelihood
 
-# Values to read a file with that asks for these fields. A short context is safe, a long one is not:
-# positions past the true context were never trained. Every shape allows no positions at all.
+# Values with which to read a file that asks for these fields. A short context is safe, a long one
+# is not: positions past the true context were never trained. No positions fit files of all shapes.
 PLACEHOLDERS = {"context_length": 32, "positions": "none"}
 # Fields on which shapes of parameters depend, or the order of their elements.
 SHAPING = ("num_heads", "positions", "rotary_layout", "rotary_fraction", *ORDERS)

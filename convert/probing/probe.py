@@ -40,7 +40,7 @@ def probe(
     """Rank the values of the fields that `weights` leave open by their loss on a text.
 
     The text is given as `text`, the string itself, or as `ids`. Fields set in `fields` or recorded
-    in the file or its config are not varied.
+    in the file or its config are not varied. `tell` is called with a line on the progress so far.
     """
     require(
         (text is None) != (ids is None),
@@ -87,7 +87,7 @@ def probe(
 
 
 def _adjusted(rows: list[Row], models: Models, windows: np.ndarray) -> list[Row]:
-    """Rivals of the best in one field, with the part resized that may make up for a wrong value.
+    """Rows that differ from the best in one field, with the part resized that may compensate.
 
     Example: on a text that it knows less well, a model is too sure of itself. A bound of its logits
     that it never had would help, but so would smaller logits.

@@ -78,7 +78,7 @@ class Ranking:
     bigram: float = math.inf  # nats per token of a bigram model of the text
     # The best combination with one part of the model larger or smaller.
     altered: dict[str, Row] = field(default_factory=dict)
-    # Rivals of the best with one part larger or smaller, which may make up for a wrong value.
+    # Rows that differ from the best in one field, with the part resized that may compensate for it.
     adjusted: list[Row] = field(default_factory=list)
 
     @property

@@ -38,9 +38,8 @@ class Search:
 
     It tries all values of the first fields, then varies each group on the few best so far, or on
     the best alone once its loss is below `good`, then tries all neighbours of the best until none
-    is better. Among values that are alike, all but the
-    first are tried only next to the best. Fields that mean nothing in a combination keep their
-    first value, so that none is measured twice.
+    is better. Of values that are alike, all but the first are tried only next to the best. Fields
+    that mean nothing in a combination keep their first value, so that none is measured twice.
     """
 
     def __init__(

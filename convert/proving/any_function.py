@@ -20,7 +20,7 @@ class Function:
     """A function of (params, tokens (B, T)) that returns logits (B, T, V), and its parameters."""
 
     call: Callable[[Any, jax.Array], Any]
-    leaves: dict[str, Any]  # of the pytree of parameters, by path; also those that are no arrays
+    leaves: dict[str, Any]  # of the pytree of parameters, by path; including those not arrays
     structure: Any
 
     @staticmethod

@@ -42,7 +42,7 @@ def to_flax(
 
     Raises:
         UserError: The weights are damaged, incomplete, ambiguous, or of another kind of model; or
-            the class computes what no model here does.
+            the class computes something that no model here does.
     """
     if torch is None:
         if torch_args:

@@ -31,7 +31,7 @@ class Difference:
     max: float
     mean: float
     scale: float  # the largest absolute value on torch's side
-    relative: float  # as `of` says: a huge value elsewhere must not excuse a difference
+    relative: float  # as `of` defines it: a huge value elsewhere does not excuse a difference
 
     @property
     def same(self) -> bool:

@@ -109,7 +109,7 @@ class Sides:
         return example_for(self.opened.config, special, hidden)
 
     def build(self, named: str, torch_args: Mapping[str, Any], by_user: bool) -> Peer:
-        """Build the class `named` with the weights of the file; `by_user` is whose choice it is."""
+        """Build the class `named`, which the user chose if `by_user`, with the file's weights."""
         source, detected = self.inspected.source, self.inspected.detected
         written = {} if self.origin.get("ignore_config") else as_written(source.configs)
         answers = Answers(detected.report.config, detected.report.read, written, torch_args)

@@ -29,8 +29,8 @@ class Standing:
     def of(opened: ModelDirectory, report: Report) -> "Standing":
         """The standing of the fields in the model directory `opened`.
 
-        If the directory does not record how its fields are known, `report`, that of the file
-        compared with it, serves; fields given there count as assumed.
+        If the directory does not record how its fields are known, the `report` on the file that is
+        compared with it is used, and fields given there count as assumed.
         """
         recorded = opened.about.get("fields") or {}
         trained_here = "step" in opened.about and "source" not in opened.about
@@ -112,8 +112,8 @@ class Verification:
     def verdict(self) -> Verdict:
         """The verdict on the two models.
 
-        Equal tensors alone prove nothing, nor does a class that may not be the one that wrote the
-        file, nor one that was chosen or built by assumptions.
+        Equal tensors alone prove nothing. Nor does running a class that may not be the one that
+        wrote the file, or that was chosen or built by assumptions.
         """
         if not self.same:
             return "differs"

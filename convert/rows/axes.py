@@ -114,7 +114,7 @@ class View:
         return tuple(tuple(itertools.chain(*map(expand, dim))) for dim in self.dims)
 
     def shape(self, sizes: Sizes, place: Place | None = None) -> tuple[int, ...]:
-        """The shape of the array at `place`, of which only labels matter."""
+        """The shape of the array at `place`; only the labels in it matter."""
         return tuple(sum(widths) for widths in self._widths(sizes, place or {}))
 
     def _widths(self, sizes: Sizes, place: Place) -> list[list[int]]:
@@ -179,7 +179,7 @@ class View:
     def _repeats(self, i: int, place: Place, sizes: Sizes) -> "Repeats":
         """Dimension `i` as repeats of its labels, for the label in `place`.
 
-        In a dimension without labels there is one repeat, of which all is taken.
+        A dimension without labels is one repeat, and all of it is taken.
         """
         dim, lengths = self.dims[i], self._widths(sizes, place)[i]
         axis = next((axis for axis in dim if axis in LABELS), None)

@@ -1,4 +1,4 @@
-"""Buffers stored among the tensors of a file, such as causal masks: their forms, known and made."""
+"""Buffers stored among the tensors of a file, such as causal masks: recognised, and made again."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

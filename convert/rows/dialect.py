@@ -49,7 +49,7 @@ class Dialect:
     yields_to: str = ""
     told_by: frozenset[str] = frozenset()  # marks of `detect/values`, or keys beside the state dict
     # Other rows of the same class or family, for models that these rows have no place for, such as
-    # gated MLPs. A file fits one of them all.
+    # gated MLPs. A file fits only one of the readings.
     readings: tuple["Dialect", ...] = ()
     grouped: bool = False  # whether several query heads may share a key and a value
     # The rotary layout that the class has; "": as the config says.
@@ -89,7 +89,7 @@ class Dialect:
 
     @functools.cached_property
     def spelling(self) -> Spelling:
-        """The spelling of each label axis, of which a settled dialect has one."""
+        """The spelling of each label axis; a settled dialect has only one."""
         return {axis: labelled(axis, spellings[0]) for axis, spellings in self.words.items()}
 
     @functools.cached_property
@@ -114,8 +114,8 @@ class Dialect:
     def view(self, row: Kind) -> View:
         """The torch view of `row`.
 
-        The order of the words of a label axis is that of the merged labels in a matrix, unless
-        they are in names: then it is the order of a file.
+        The words of a label axis give the order of labels that are merged in a matrix. But if they
+        occur in names, they give only the order of these tensors in a file.
         """
         spelling = {
             axis: words

@@ -97,7 +97,7 @@ def _problems(view: View, place: Place, shapes: Mapping[str, Shape], sizes: Size
 def _contradictions(
     claimed: Mapping[str, tuple[View, Place]], shapes: Mapping[str, Shape], sizes: Sizes
 ) -> list[str]:
-    """The problems with axes of unknown sizes of which the products differ among tensors.
+    """The problems with axes of unknown sizes whose product differs from tensor to tensor.
 
     Example: with H heads of unknown width k, queries of 48 rows and an output of 40 columns.
     """

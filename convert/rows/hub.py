@@ -8,7 +8,7 @@ from jaxgpt.config import ModelConfig
 
 
 class Idiom(Protocol):
-    """Words of a config.json that mean something together, or not what they mean elsewhere."""
+    """Words of a config.json that have a meaning only together, or another one than elsewhere."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -23,7 +23,10 @@ class Idiom(Protocol):
         ...
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
-        """The words for the model of `config`; if `read` gives other fields, there are none."""
+        """The words for the model of `config`.
+
+        If `read` makes other fields of them, the class has no words for the model.
+        """
         ...
 
 
@@ -32,9 +35,9 @@ class Hub:
     """The Hugging Face class that opens a folder of such tensors, and its words in config.json."""
 
     architecture: str
-    words: str  # those that stand for a field of ModelConfig, by `config_words.SYNONYMS`
+    words: str  # words that each mean one field of ModelConfig, by `config_words.SYNONYMS`
     repeated: Mapping[str, str] = field(default_factory=dict)  # word -> the word whose value it has
     idioms: tuple[Idiom, ...] = ()  # in the order in which they are read
     refused: Mapping[str, str] = field(default_factory=dict)  # word -> what a model with it does
     lacks: str = ""  # spellings that other classes know, and this one does not
-    even: bool = False  # whether the class opens only what num_heads divides model_dim of
+    even: bool = False  # whether the class requires that num_heads divides model_dim

@@ -56,8 +56,8 @@ class Scaled(Row):
 class Alias:
     """A tensor that may be a copy of the parameter `of`, as in a tied head.
 
-    It is one if the bits agree, and otherwise the parameter `own`. One whose `own` is `of` must be
-    a copy, and is written only where the file had it.
+    If the bits agree it is a copy, otherwise it is the parameter `own`. If `own` is `of`, it must
+    be a copy, and is written only where the file had it.
     """
 
     torch: Pattern
@@ -75,8 +75,8 @@ class Buffer:
     """A tensor that follows from the config: checked on reading, not moved, recreated on writing.
 
     `form` is one of `buffers.FORMS`, the number that an additive mask adds, SLOPES, or "" for a
-    tensor that is not looked at. A rotary table's is one of `rotary_tables`, followed by the layout
-    in which it has each frequency twice, if it does.
+    tensor that is not looked at. That of a rotary table is one of TABLES, followed by a layout if
+    the table has each frequency twice.
     """
 
     torch: Pattern

@@ -1,6 +1,6 @@
-"""The readings of a dialect that have rows for the names of a file, told before any is fitted.
+"""Finds the readings of a dialect that have rows for the names of a file, before any is fitted.
 
-To fit a reading takes milliseconds, and families have many of them.
+Fitting a reading takes milliseconds, and families have many of them.
 """
 
 import functools

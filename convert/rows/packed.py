@@ -1,4 +1,4 @@
-"""Arrays as text, for those that a model directory keeps bit for bit among its rows."""
+"""Arrays as text, in which a model directory keeps some bit for bit among its rows."""
 
 import base64
 import math

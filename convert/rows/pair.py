@@ -17,7 +17,7 @@ from .kinds import EMBEDDING, Alias, Kind, Row
 class Pair:
     """One class of encoder-decoder. The rows of each side have all names as the file has them.
 
-    A tensor of which both sides have a row, such as one table of positions, is read by both.
+    A tensor for which both sides have a row, such as a shared table of positions, is read by both.
     """
 
     name: str
@@ -163,7 +163,7 @@ def changed(dialect: Dialect, change: Callable[[tuple[Kind, ...]], tuple[Kind, .
 def rotating(dialect: AnyDialect, rotations: Mapping[str, tuple[str, bool]]) -> AnyDialect:
     """`dialect` with the rotary layout of each side, and whether it rotates by minus the angle.
 
-    `rotations` are by what precedes the fields of the side.
+    `rotations` has both for the prefix of each side's fields.
     """
     if isinstance(dialect, Pair):
         encoder, decoder = (

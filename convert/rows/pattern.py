@@ -20,7 +20,7 @@ LabelWords = tuple[tuple[str, tuple[str, ...]], ...]  # each label axis, and the
 
 @dataclass(frozen=True)
 class Choice:
-    """Words of which a file uses one, wherever the same choice stands."""
+    """Alternative words, of which a file uses the same one wherever this choice occurs."""
 
     words: tuple[str, ...]
 

@@ -19,7 +19,7 @@ BLOCK = 64  # numbers on each side of what is transposed at a time
 
 @dataclass(frozen=True)
 class Heads:
-    """An order of the elements in each head, of those parts of an array for which `holds`."""
+    """An order of the elements in each head, for the parts of an array where `holds` is true."""
 
     order: np.ndarray | None  # None where source and target have the same
     holds: Callable[[Place], bool]

@@ -141,7 +141,7 @@ def _stored(
 def _there(
     alternatives: Sequence[Kind], dialect: Dialect, shapes: Mapping[str, Shape]
 ) -> list[Kind]:
-    """Those of the `alternatives` of one subject of which the file has a tensor."""
+    """The `alternatives` of one subject for which the file has a tensor."""
     rivals = len(alternatives) > 1
     return [
         row
@@ -155,7 +155,7 @@ def _there(
 def _present(
     alternatives: Sequence[Kind], dialect: Dialect, shapes: Mapping[str, Shape]
 ) -> Sequence[Kind]:
-    """Those of the `alternatives` of one subject that a file has or must have: at most one.
+    """The one of the `alternatives` of one subject that a file has or must have, if any.
 
     Tensors that are ignored are all present, as they need not be in the file.
     """

@@ -16,8 +16,9 @@ NORMS = ("blocks/attn/q_norm/", "blocks/attn/k_norm/")
 def order(layout: str, backward: bool, rotated: int, head_dim: int) -> np.ndarray:
     """The element of a file's head for each element of the model's head.
 
-    The first `rotated` of `head_dim` elements rotate, in pairs of the given `layout`; `backward`
-    ones by minus the angle, which the two elements of each pair exchanged make the usual rotation.
+    The first `rotated` of `head_dim` elements rotate, in pairs of the given `layout`. If they
+    rotate `backward`, by minus the angle, the two elements of each pair are exchanged, which makes
+    it the usual rotation.
     """
     pairs = np.arange(rotated).reshape((-1, 2) if layout == "interleaved" else (2, -1))
     halves = pairs.T if layout == "interleaved" else pairs

@@ -55,16 +55,16 @@ def _of_keys(equations: list[Equation]) -> list[Equation]:
 
 
 def _implied(equations: list[Equation], sizes: Sizes) -> dict[str, int]:
-    """The sizes that follow from the equations with `sizes`; of an axis, that with most votes."""
+    """The sizes that follow from the equations and `sizes`; for each axis, the one most implied."""
     left = rests(equations, sizes)
     votes = _votes(left) or _votes_of_pairs(left)
     return {axis: tally.most_common(1)[0][0] for axis, tally in votes.items()}
 
 
 def rests(equations: list[Equation], sizes: Sizes) -> Counter[Rest]:
-    """Each equation divided by the sizes that are known: the number of those that leave each rest.
+    """The number of equations that leave each rest when divided by the sizes that are known.
 
-    Leaves out those of which the length is no multiple: one of their numbers is wrong.
+    Leaves out equations whose length is not a multiple of these: one of the numbers is wrong.
     """
     known = {**sizes, **label_sizes(sizes)}
     left: Counter[Rest] = Counter()

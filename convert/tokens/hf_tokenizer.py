@@ -74,8 +74,8 @@ def read(path: Path) -> Tokenizer:
     if lacking := byte_alphabet().keys() - content.keys():
         raise UserError(
             f"{path} has no token for {len(lacking)} of the 256 bytes: with its merges.txt it is "
-            "another kind of tokenizer than GPT-2's. Save it as a tokenizer.json, which says all "
-            "of its kind."
+            "another kind of tokenizer than GPT-2's. Save it as a tokenizer.json, which describes "
+            "it completely."
         )
     return tokenizer
 

@@ -1,1 +1,1 @@
-"""The command line: how every command is called and how it ends."""
+"""The commands of `jaxgpt`: their options, what they print, and their exit codes."""

@@ -19,7 +19,7 @@ def evaluate(
     Args:
         data: A prepared directory; by default the one that the model was trained on.
         batch_size: Number of windows, or pairs, computed at a time.
-        bleu: Write the targets of all pairs, and compare them by BLEU too; takes sacrebleu.
+        bleu: Also generate the targets of all pairs, and compute their BLEU; needs sacrebleu.
     """
     from jaxgpt.training.evaluate import evaluate as evaluate_model
 

@@ -39,8 +39,8 @@ def look(
         layer: The layer that the tables show; -1 is the last.
         head: The head that the tables show; by default the mean of all.
         top: Number of likeliest tokens to list.
-        start: The id that a text of an encoder-decoder begins with; -1 is that of the model.
-        end: The id that ends it; -1 is that of the model.
+        start: The id that a text of an encoder-decoder begins with; -1 takes the model's.
+        end: The id that ends it; -1 takes the model's.
     """
     from jaxgpt.generation import inspect
     from jaxgpt.generation.attention_map import map_table

@@ -26,7 +26,7 @@ TOKENIZER = (
 Tokenizer = Annotated[OptionalFile, tyro.conf.arg(help=TOKENIZER)]
 TARGETS = "Tokenizer of the targets of an encoder-decoder, where it is not that of the sources."
 TargetTokenizer = Annotated[OptionalFile, tyro.conf.arg(help=TARGETS)]
-UNKNOWN = "Treatment of characters that the tokenizer lacks: strict names them, skip drops them."
+UNKNOWN = "What to do with characters that the tokenizer lacks: strict refuses, skip drops them."
 Unknown = Annotated[Literal["strict", "skip"], tyro.conf.arg(help=UNKNOWN)]
 
 # The help of a section, where the docstring of its class says something else.
@@ -74,7 +74,7 @@ def option(section: type, field: dataclasses.Field, hint: Any, name: str) -> Any
 
 
 def options(section: type, name: str) -> Any:
-    """A dict type with the settings of `section`, of which any may be left out."""
+    """A dict type with the settings of `section`, each of them optional."""
     hints = typing.get_type_hints(section)
     fields = {
         field.name: option(section, field, hints[field.name], name)

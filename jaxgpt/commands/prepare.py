@@ -42,12 +42,12 @@ def prepare(
         field: The field of JSONL, parquet and data sets that holds the text, or for pairs two:
             source,target. A field in a field has a dot: translation.en,translation.de.
         val: The fraction of the text, from its end, that is set aside for validation.
-        errors: Treatment of text that is not UTF-8: strict stops, replace inserts a replacement
+        errors: What to do with text that is not UTF-8: strict stops, replace inserts a replacement
             character.
         max_length: Leave out pairs with more ids than this on a side, or prompts and answers with
             more in all.
-        max_tokens: Take no more than this number of tokens of a text: the first ones. So a data set
-            may be larger than the disk.
+        max_tokens: Take only this number of tokens, from the beginning of a text, so that a data
+            set may be larger than the disk.
     """
     from jaxgpt.data.answers import recognise
     from jaxgpt.data.pair_sources import fields_of

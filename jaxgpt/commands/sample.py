@@ -53,16 +53,17 @@ def sample(
         min_p: Draw only from tokens with at least MIN_P times the probability of the likeliest.
         seed: The same seed writes the same text.
         stop: Text at which to end, and which is not written; may be repeated.
-        on_full: Past the context, slide continues with the end of the text, stop ends.
-        context: Number of tokens that the model sees at once; 0 is as many as it was made for.
+        on_full: When the text fills the context, slide continues it from its end, stop ends it.
+        context: Number of tokens that the model sees at once; 0 is as many as it was trained with.
             Models with rotary, ALiBi or no positions can see more.
-        source: The text that an encoder-decoder reads; - reads standard input, a source a line.
+        source: The text that an encoder-decoder reads; - reads a source on each line of standard
+            input.
         source_file: A file with a source on each line; the texts are written in their order.
         beams: Number of texts that are continued together to find the likeliest; 1 does not search.
-        length_penalty: Beams compare log-probabilities divided by length to this power: more
-            prefers longer texts.
-        start: The id that a text of an encoder-decoder begins with; -1 is that of the model.
-        end: The id that ends it; -1 is that of the model.
+        length_penalty: Beams compare log-probabilities divided by length to this power; a larger
+            one prefers longer texts.
+        start: The id that a text of an encoder-decoder begins with; -1 takes the model's.
+        end: The id that ends it; -1 takes the model's.
         stats: Print how long it took.
     """
     from jaxgpt.generation.beam import Beams

@@ -19,12 +19,13 @@ def serve(
     """Serve a model over HTTP, as OpenAI's API for completions, with a page to try it.
 
     Args:
-        host: The address to listen at; other computers reach 0.0.0.0, and need no password.
+        host: The address to listen at; with 0.0.0.0 other computers reach the server too, without
+            a password.
         port: The port to listen at; 0 takes a free one.
         max_tokens: The most new tokens that a request may ask for.
         rows: Number of texts that are generated together, and the most in one request.
         queue: Number of requests that may wait; more are refused.
-        context: Number of tokens that the model sees at once; 0 is as many as it was made for.
+        context: Number of tokens that the model sees at once; 0 is as many as it was trained with.
             Models with rotary, ALiBi or no positions can see more.
     """
     from jaxgpt.optional import need

@@ -21,7 +21,7 @@ def train(config: OptionalConfig = None, /, *, settings: Settings, init: Init = 
 
     Args:
         config: A TOML file with settings, or the name of a preset such as quickstart; the options
-            below go over it. Not needed with --init DIR, --data.path TEXT and --run.dir OUT.
+            below override it. Not needed with --init DIR, --data.path TEXT and --run.dir OUT.
         init: A model directory or a run to start from, instead of random weights.
     """
     if init:

@@ -1,6 +1,6 @@
 """Prompts and their answers, and conversations, from JSON lines.
 
-An example is text of which some parts, the answers, are to be learnt. A record is one:
+An example is a text, some parts of which, the answers, are to be learnt. Each record is one:
 
     {"prompt": "...", "answer": "..."}    the prompt as it is, the answer as it is, END
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
@@ -70,8 +70,8 @@ def pieces(example: Example) -> Iterator[Piece]:
 def _records(path: Path, errors: str = "strict") -> Records:
     require(
         path.suffix in JSON_LINES,
-        f"{path} has no prompts and answers, by its name: these come from files that end in "
-        f"{' or '.join(JSON_LINES)}, with one object on each line. Prepare other text apart.",
+        f"{path} is not a file of prompts and answers: the names of these end in "
+        f"{' or '.join(JSON_LINES)}, and each line is an object. Prepare other text separately.",
     )
     with opened(path) as stream:
         yield from RECORDS[path.suffix](stream, path, Reading(FIELDS, errors))
@@ -89,7 +89,7 @@ def _example(where: str, record: Any, reading: Reading) -> Example:
     require(
         _is_example(record),
         f"{where} must have the fields {' and '.join(FIELDS)}, or {MESSAGES}, as the first record "
-        f"has; there are: {', '.join(record) or 'none'}. Mend the line or take it out.",
+        f"has; there are: {', '.join(record) or 'none'}. Correct the line or remove it.",
     )
     if MESSAGES in record:
         return _conversation(where, record[MESSAGES], reading)
@@ -125,8 +125,8 @@ def _conversation(where: str, messages: Any, reading: Reading) -> Example:
             prompt += f"{content}\n"
     require(
         bool(turns) and not prompt,
-        f"{where}: the last message must be of the {ROLES[-1]}, which is what is learnt, but is "
-        f"of the {messages[-1]['role']}. Take it out.",
+        f"{where}: the last message must be from the {ROLES[-1]}, whose messages are learnt, but "
+        f"is from the {messages[-1]['role']}. Remove it.",
     )
     return turns
 
@@ -144,6 +144,6 @@ def _piece(where: str, text: str) -> Piece:
     require(
         bool(text.strip()),
         f"{where}: the text is empty, but there is nothing to learn without a prompt and an "
-        "answer. Mend the line or take it out.",
+        "answer. Correct the line or remove it.",
     )
     return Piece(text, where, 0, None)

@@ -70,7 +70,8 @@ def eval_windows(
     last = len(tokens) - 1  # the position of the last target
     require(
         last > 0,
-        f"The validation split has {len(tokens)} tokens; it takes 2 to have anything to predict.",
+        f"The validation split has {len(tokens)} tokens, but needs at least 2, so that there is "
+        "something to predict.",
     )
     span = batch_size * context_length
     for start in range(0, last, span):

@@ -1,7 +1,7 @@
 """Byte-pair tokenizers of the `tokenizers` library.
 
-Byte-level is the library's word for a vocabulary that spells every byte as a character, so that it
-can encode any text.
+The library calls a vocabulary byte-level if it has a character for every byte, so that any text can
+be encoded.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -118,8 +118,8 @@ def _token_bytes(library_tokenizer: Any) -> dict[int, bytes]:
     together = library_tokenizer.decode([*alone], skip_special_tokens=False)
     require(
         together == "".join(alone.values()) and "ByteFallback" not in decoder,
-        "What a token is as text depends on its neighbours in this tokenizer, whose decoder is "
-        f"{decoder}. That is not supported: use one of byte level, as GPT-2 has.",
+        f"In this tokenizer, whose decoder is {decoder}, the text of a token depends on its "
+        "neighbours. That is not supported: use a byte-level tokenizer, such as GPT-2's.",
     )
     return {i: text.encode() for i, text in alone.items()}
 

@@ -1,4 +1,7 @@
-"""Text as pieces of documents, and pairs of texts, from files and records of any format."""
+"""Text as pieces of documents, and pairs of texts, from files and records of any format.
+
+The formats with many records in a file are in `records`, which says how to add one.
+"""
 
 import codecs
 import contextlib
@@ -39,8 +42,8 @@ def from_file(path: Path, reading: Reading) -> Iterator[Piece]:
     """The text of a file, in the format that its suffix names."""
     require(
         path.suffix != ".bin",
-        f"{path} has ids and not text in it, by its name. nanoGPT's train.bin and val.bin are "
-        "taken together, as their folder or as these two files, and nothing else with them.",
+        f"{path} has the name of a file of ids, not of text. Name nanoGPT's train.bin and val.bin "
+        "together, or their folder, and nothing else with them.",
     )
     with opened(path) as stream:
         if path.suffix in RECORDS:
@@ -53,7 +56,7 @@ def pairs_from_file(path: Path, reading: Reading) -> Iterator[Pair]:
     """The pairs of a file, in the format that its suffix names."""
     require(
         path.suffix in PAIR_RECORDS,
-        f"{path} has no pairs of source and target, by its name: these come from files that end in "
+        f"{path} is not a file of pairs of source and target: the names of these end in "
         f"{', '.join(PAIR_RECORDS)}.",
     )
     with opened(path) as stream:
@@ -77,8 +80,8 @@ def pairs_from_records(records: Records, reading: Reading) -> Iterator[Pair]:
         for side, text in zip(SIDES, sides, strict=True):
             require(
                 bool(text.strip()),
-                f"{where}: the {side} is empty, but a pair needs a text on both sides. Take the "
-                "pair out.",
+                f"{where}: the {side} is empty, but a pair needs a text on both sides. Remove the "
+                "pair.",
             )
         source, target = (
             Piece(text, f"{where}, {side}", 0, "") for side, text in zip(SIDES, sides, strict=True)

@@ -29,7 +29,7 @@ def data_kind(path: Path) -> Literal["text", "answers", "pairs"]:
     """The kind of data in the prepared directory `path`."""
     require(
         (path / ABOUT).is_file(),
-        f"{path} is not a prepared directory, for it has no {ABOUT}. `jaxgpt prepare TEXT... "
+        f"{path} is not a prepared directory: it has no {ABOUT}. `jaxgpt prepare TEXT... "
         f"--out {path}` makes it, from text, pairs, prompts and answers, or from "
         "nanoGPT's train.bin and val.bin.",
     )
@@ -46,6 +46,6 @@ def require_model(path: Path, needed: Literal["text", "pairs"]) -> None:
     here, other = KINDS[data_kind(path)], KINDS[needed]
     require(
         here.model == other.model,
-        f"{path} holds {here.content}, on which {here.model} is trained. What is asked for here is "
+        f"{path} holds {here.content}, on which {here.model} is trained. This needs "
         f"{other.content}, for {other.model}: `{other.command}` makes it.",
     )

@@ -77,7 +77,8 @@ def _require_ids(path: Path) -> None:
     )
     require(
         size >= 4,
-        f"{path} has {size} bytes; it takes two ids of 2 bytes to have anything to predict.",
+        f"{path} has {size} bytes, but needs at least two ids of 2 bytes, so that there is "
+        "something to predict.",
     )
 
 

@@ -23,8 +23,8 @@ def fields_of(sources: Sequence[str], field: str = "text") -> tuple[str, ...] | 
         names = tuple(name.strip() for name in field.split(","))
         require(
             len(names) == len(SIDES) and all(names),
-            f"--field {field} must be two names with a comma between them, those of the source and "
-            "of the target, for pairs, or one name for text.",
+            f"--field {field} must be the names of the source and of the target, with a comma "
+            "between them, for pairs, or one name for text.",
         )
         return names
     named = [source for source in sources if dates.recognise(source) or _is_tsv(source)]

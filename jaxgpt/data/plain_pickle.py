@@ -54,7 +54,7 @@ def loads(content: bytes) -> Any:
         raise
     except Exception as error:  # damaged opcodes raise a dozen types
         problem = ascii(f"{type(error).__name__}: {error}")[1:160]
-        raise UserError(f"it is no whole pickle of plain values ({problem}).") from None
+        raise UserError(f"it is not a complete pickle of plain values ({problem}).") from None
 
 
 def _require_plain(content: bytes) -> None:

@@ -120,8 +120,8 @@ def _split(whole: Whole, partial: Path, tokenizer: Tokenizer, val: float) -> Spl
     require(
         min(cut, count - cut) > 1,
         f"The text is too short: of its {count} tokens {cut} are for training and {count - cut} "
-        "for validation, and each takes 2 at least. Give more text, or another part for validation "
-        "(--val).",
+        "for validation, and each needs at least 2. Give more text, or set aside another part for "
+        "validation (--val).",
     )
     splits = {}
     for name, first, last in (("train", 0, cut), ("val", cut, count)):

@@ -110,7 +110,7 @@ def _split(folder: Path, tokenizer: Tokenizer, val: float) -> dict[str, dict[str
     require(
         min(cut, count - cut) > 0,
         f"There are too few examples: of {count} are {cut} for training and {count - cut} for "
-        "validation, and each takes 1 at least. Give more of them, allow longer ones "
+        "validation, and each needs at least 1. Give more of them, allow longer ones "
         "(--max-length), or set aside another part for validation (--val).",
     )
     splits, first_id = {}, 0

@@ -113,12 +113,12 @@ def tab_separated(stream: BinaryIO, path: Path, reading: Reading) -> Records:
         if not text.strip(" "):
             blank = blank or where
             continue
-        require(not blank, f"{blank} is blank, and more pairs follow. Take it out.")
+        require(not blank, f"{blank} is blank, and more pairs follow. Remove it.")
         columns = text.split("\t")
         require(
             len(columns) > 1,
-            f"{where} has no tab: a line is the source, a tab and the target. Mend it or take it "
-            "out.",
+            f"{where} has no tab: a line is the source, a tab and the target. Correct it or remove "
+            "it.",
         )
         require(
             len(columns) == 2,

@@ -74,46 +74,50 @@ def is_stream(sources: Sequence[str]) -> bool:
     return len(sources) == 1 and sources[0].startswith("hf:")
 
 
-def write_stream(what: Streaming) -> tuple[Tokenizer, Whole]:
-    """Write the ids of a stream, from where an earlier process stopped; with its tokenizer."""
-    place, used = what.place(), what.folder / TOKENIZER
+def write_stream(streaming: Streaming) -> tuple[Tokenizer, Whole]:
+    """Write the ids of a stream, from where an earlier process stopped; also return its
+    tokenizer."""
+    place, used = streaming.place(), streaming.folder / TOKENIZER
     if not used.exists():
         made = tokenizer_for(
-            what.tokenizer,
+            streaming.tokenizer,
             lambda name: with_progress(
-                documents([what.source], what.field, what.errors), name, _bytes, None
+                documents([streaming.source], streaming.field, streaming.errors), name, _bytes, None
             ),
-            what.vocab_size,
+            streaming.vocab_size,
         )
         with replaced_file(used) as partial:
             made.save(partial)
-        what.save(place)
+        streaming.save(place)
     if place.records:
-        print(f"{what.source}: resuming after record {place.records:,}", file=sys.stderr)
+        print(f"{streaming.source}: resuming after record {place.records:,}", file=sys.stderr)
     tokenizer = load(used)
-    whole = Whole(what.folder / "whole.bin", narrowest(tokenizer.vocab_size), 0, place.ids)
+    whole = Whole(streaming.folder / "whole.bin", narrowest(tokenizer.vocab_size), 0, place.ids)
     whole.file.touch()
     os.truncate(whole.file, place.ids * whole.dtype.itemsize)
-    count = _encode(what, place, tokenizer, whole)
-    require(count > 0, f"{what.source} is empty: there is no text in it.")
-    (what.folder / STREAM).unlink()
+    count = _encode(streaming, place, tokenizer, whole)
+    require(count > 0, f"{streaming.source} is empty: there is no text in it.")
+    (streaming.folder / STREAM).unlink()
     return tokenizer, whole._replace(length=count)
 
 
-def _encode(what: Streaming, place: Place, tokenizer: Tokenizer, whole: Whole) -> int:
+def _encode(streaming: Streaming, place: Place, tokenizer: Tokenizer, whole: Whole) -> int:
     """Append the ids of the rest of a stream; return the number of ids in all."""
-    dataset = stream_of(what.source)
+    dataset = stream_of(streaming.source)
     if place.library is not None:
         dataset.load_state_dict(place.library)
-    most, reading = what.max_tokens or sys.maxsize, Reading((what.field,), what.errors)
+    most, reading = (
+        streaming.max_tokens or sys.maxsize,
+        Reading((streaming.field,), streaming.errors),
+    )
     count, group, size = place.ids, list[Piece](), 0
     for number, record in enumerate(dataset, place.records + 1):
-        pieces = [*from_records(iter([(f"{what.source} record {number}", record)]), reading)]
+        pieces = [*from_records(iter([(f"{streaming.source} record {number}", record)]), reading)]
         group += pieces
         size += sum(len(piece.text) for piece in pieces)
         if size >= encoding.TOGETHER:
             count = _append(whole, group, tokenizer, count, most)
-            what.save(Place(count, number, dataset.state_dict()))
+            streaming.save(Place(count, number, dataset.state_dict()))
             if count >= most:
                 return count
             group, size = [], 0

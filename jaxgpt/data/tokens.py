@@ -166,7 +166,7 @@ def open_tokens(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 def require_ids(path: Path, vocab_sizes: Sequence[int]) -> None:
     """Require that the ids of a token file are below the largest of `vocab_sizes`.
 
-    Training would not notice other ids: jax returns some row even for an index outside a table.
+    Training would not notice larger ids: jax returns some row even for an index outside a table.
     """
     (ids, _), limit = open_tokens(path), max(vocab_sizes)
     for first in range(0, len(ids), CHUNK):
@@ -184,7 +184,7 @@ def require_rising(path: Path, offsets: np.ndarray) -> None:
     """Require that the `offsets` in the file `path` begin with 0 and never fall."""
     require(
         int(offsets[0]) == 0 and bool((offsets[1:] >= offsets[:-1]).all()),
-        f"{path} does not say where texts begin: its numbers should rise from 0. Prepare it again.",
+        f"{path} is damaged: the offsets in it should start at 0 and never fall. Prepare it again.",
     )
 
 

@@ -18,8 +18,9 @@ class TextBatch(NamedTuple):
     tokens_bt: Any  # int32, what the model reads
     targets_bt: Any  # int32, what it should predict
     target_mask_bt: Any  # True where the loss counts
-    segments_bt: Any = None  # int32, the document of each position, from 1; None if a row is one
-    positions_bt: Any = None  # int32, its place in the document; None if places count in the row
+    # int32, the document of each position, numbered from 1; None if a row is one document
+    segments_bt: Any = None
+    positions_bt: Any = None  # int32, counted in each document; None if counted in the whole row
 
 
 @dataclass(frozen=True, eq=False)

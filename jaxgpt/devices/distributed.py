@@ -58,8 +58,8 @@ def join(config: MeshConfig) -> None:
     except (ValueError, RuntimeError) as error:
         raise UserError(
             "The processes of this run did not find each other: "
-            f"{' '.join(str(error).split()).rstrip('.')}. With mesh.coordinator {AUTO} that is for "
-            "SLURM, Open MPI and TPU pods to say; elsewhere give each process mesh.coordinator "
+            f"{' '.join(str(error).split()).rstrip('.')}. mesh.coordinator {AUTO} works only under "
+            "SLURM, Open MPI and on TPU pods; elsewhere give each process mesh.coordinator "
             "HOST:PORT, mesh.processes and mesh.process."
         ) from None
     finally:
@@ -142,7 +142,7 @@ def _give_up(config: MeshConfig) -> None:
     text = (
         f"jaxgpt: {name} timed out after {config.timeout} seconds at {config.coordinator}: not "
         f"{others} of the run joined. Check that each was started, with the same mesh.coordinator "
-        "and mesh.processes and a mesh.process of its own, and that it can reach that address; "
+        "and mesh.processes and a different mesh.process, and that it can reach that address; "
         "mesh.timeout sets how long to wait."
     )
     print(text, file=sys.stderr, flush=True)

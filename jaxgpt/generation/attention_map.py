@@ -31,8 +31,8 @@ class AttentionMap(NamedTuple):
 def map_table(seen: AttentionMap, layer: int, head: int | None, width: int | None = None) -> Group:
     """Table of `seen` in hundredths, for `head` of `layer` or the mean of all heads.
 
-    Where the table would be wider than `width`, the first columns are left out, and the rows that
-    show none of the others; the title says so.
+    If the table would be wider than `width`, it leaves out the first columns, and the rows that
+    would then be empty, and its title mentions this.
     """
     layers, heads, _, length = seen.weights_lnts.shape
     for name, value, count in (("layer", layer, layers), ("head", head or 0, heads)):
@@ -45,7 +45,7 @@ def map_table(seen: AttentionMap, layer: int, head: int | None, width: int | Non
     whose = "mean of all heads" if head is None else f"head {head}"
     title = f"{seen.name}layer {layer % layers}, {whose}, in hundredths"
     if first:
-        title += f"\nThe last {length - first} of {length} tokens: {seen.whole} has all."
+        title += f"\nThe last {length - first} of {length} tokens: {seen.whole} shows all."
     names = (Column(Cell(name)) for name in seen.columns[first:])
     table = Table("", *names, box=None, padding=(0, PADDING))
     for row in np.flatnonzero(seen.visible_ts[:, first:].any(axis=1)).tolist():

@@ -1,4 +1,4 @@
-"""Rows that are generated together: prompts with their options, of one caller or of several.
+"""Rows that are generated together: prompts with their options, from one caller or several.
 
 Shapes: B rows.
 """
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     seeds_b: np.ndarray
     numbers_b: np.ndarray  # number of the row within its request, which also seeds it
     sampling: Sampling
-    shared: SampleOptions  # of these, what SHARED names
+    shared: SampleOptions  # only its options in SHARED are used
 
 
 def make_batch(requests: Sequence[Request], config: ModelConfig) -> Batch:

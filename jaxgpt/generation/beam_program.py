@@ -124,7 +124,7 @@ def _begin(size: Size, logits_bv: jax.Array) -> Search:
 
 
 def _newest(search: Search) -> jax.Array:
-    """The last token of each beam, those of all rows in one axis."""
+    """The last token of each beam, with rows and beams in one axis."""
     return search.ids_bkn[:, :, search.new - 1].reshape(-1)
 
 
@@ -151,7 +151,7 @@ def _choose(
     logits_bkv = logits_rv.astype(search.sums_bk.dtype).reshape(rows, beams, -1)
     finite_bk = jnp.isfinite(logits_bkv).all(axis=-1) | (search.sums_bk == -jnp.inf)
     total_bk1 = jax.nn.logsumexp(logits_bkv, axis=-1, keepdims=True)
-    # No more than the number of beams come from one of them.
+    # At most `beams` of the next texts can continue the same beam.
     few = min(beams, logits_bkv.shape[-1])
     likeliest_bkc, ids_bkc = jax.lax.top_k(jnp.where(allowed_v, logits_bkv, -jnp.inf), few)
     sums_bkc = search.sums_bk[..., None] + (likeliest_bkc - total_bk1)

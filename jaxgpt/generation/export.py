@@ -40,14 +40,14 @@ def export(directory: Path, file: Path, batch_size: int) -> None:
     opened = model_directory.ModelDirectory(directory)
     require(
         isinstance(opened.config, ModelConfig) and not opened.config.cross_attention,
-        f"{opened.path} attends to a source, and jaxgpt export writes the programs of decoders "
-        "that have none: to use it elsewhere, take it to PyTorch with jaxgpt-convert to-torch.",
+        f"{opened.path} attends to a source, but jaxgpt export takes only decoders without one: "
+        "to use it elsewhere, convert it to PyTorch with jaxgpt-convert to-torch.",
     )
     model = opened.model()
     require(
         all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params_of(model))),
-        f"{opened.path} has weights that are NaN or infinite, and its programs could compute "
-        "nothing with them. Take an earlier checkpoint.",
+        f"{opened.path} has weights that are NaN or infinite, with which programs would compute "
+        "nothing useful. Take an earlier checkpoint.",
     )
     about = {
         "model": vars(opened.config),
@@ -72,7 +72,7 @@ def export(directory: Path, file: Path, batch_size: int) -> None:
 
 
 def _add(parts: zipfile.ZipFile, name: str, content: bytes) -> None:
-    """Add a file without the time, which a zip archive can hold from 1980 to 2107 alone."""
+    """Add a file without its time: a zip archive can only hold times from 1980 to 2107."""
     parts.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
 
 

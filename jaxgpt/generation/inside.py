@@ -55,8 +55,8 @@ def look(
 ) -> Inside:
     """The logits, the hidden states of all layers and the attention of `model` for `ids` (B, T).
 
-    An encoder-decoder also takes the ids `source` (B, S), of which `source_mask` says what is real:
-    all of it without a mask.
+    An encoder-decoder also takes the ids `source` (B, S). `source_mask` (B, S) is true where they
+    are not padding; by default nothing is padding.
     """
     require_sides(model, source)
     with exactly(model.dtype):
@@ -67,7 +67,7 @@ def look(
             return InsidePair(*map(_on_host, arrays))
         require(
             not model.config.cross_attention,
-            "This decoder attends to a memory, which look does not take: look at the "
+            "This decoder attends to a memory, which look does not take: pass the "
             "encoder-decoder that it belongs to.",
         )
         check_tokens(ids, model.config)

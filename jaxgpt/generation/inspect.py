@@ -39,11 +39,11 @@ def look_at(
     require_decoder(opened)
     codec = TextCodec.of(opened, tokenizer)
     ids = codec.encode(text, errors)
-    require(bool(ids), "There is no text to look at: give some by --text.")
+    require(bool(ids), "There is no text to look at: give some with --text.")
     require(
         len(ids) <= opened.config.context_length,
         f"The text has {len(ids)} tokens, and the model sees {opened.config.context_length} "
-        "at a time: give less.",
+        "at a time: give a shorter one.",
     )
     names = names_of_ids(codec, opened.config.vocab_size)
     weights_lnts, logprobs_tv = inside(opened.model(), ids)

@@ -43,8 +43,8 @@ def look_pair(
         target_ids = pair.target.encode(text, options.errors)
         require(
             len(target_ids) < context,
-            f"The text has {len(target_ids)} tokens, and the decoder sees {context} at a time, the "
-            "one that it starts with among them: give less.",
+            f"The text has {len(target_ids)} tokens, and the decoder sees {context} at a time, "
+            "including the one that it starts with: give a shorter one.",
         )
     else:
         (target_ids,) = translate(model, [source_ids], **pair.target_ids())

@@ -12,7 +12,7 @@ from jaxgpt.fields import suggesting
 from jaxgpt.generation.sampling import Sampling
 from jaxgpt.model_config import ModelConfig
 
-# The positions that do not end with the context that the model was trained with.
+# The positions with which a model can see more than the context that it was trained with.
 UNLIMITED = ("rotary", "alibi", "none")
 
 
@@ -122,7 +122,7 @@ class Choices(TypedDict, total=False):
 
 
 class Keywords(Choices, total=False):
-    """All fields of SampleOptions as keywords, but for the two that functions name themselves."""
+    """All fields of SampleOptions as keywords, except the two that functions name themselves."""
 
     stop_ids: Iterable[int]
     on_full: Literal["slide", "stop"]

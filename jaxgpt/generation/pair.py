@@ -21,7 +21,7 @@ class PairOptions:
     Attributes:
         tokenizer: The tokenizer of the sources, and of the targets unless they have their own.
         target_tokenizer: The tokenizer of the targets.
-        errors: Treatment of what a tokenizer lacks.
+        errors: What to do with characters that a tokenizer lacks.
         start: The id that a target begins with; -1 takes that of the model.
         end: The id that a target ends with; -1 takes that of the model.
     """
@@ -68,8 +68,8 @@ def _mark(
 ) -> int:
     """The id that targets start or end with: as asked for, else as config.json says.
 
-    Where that says nothing it is the tokenizer's end of text, or one of the two ids after its own,
-    as `jaxgpt prepare` numbers them.
+    Where that says nothing, it is the tokenizer's end of text, or one of the two ids that
+    `jaxgpt prepare` adds after the tokenizer's ids.
     """
     vocab_size = opened.config.decoder.vocab_size
     mark = opened.about.get(name) if asked < 0 else asked
@@ -79,13 +79,13 @@ def _mark(
             mark = tokenizer.vocab_size + ("start", "end").index(name)
     if mark is None:
         raise UserError(
-            f"{opened.path} does not say with which id a text of its decoder {name}s: give it by "
+            f"{opened.path} does not say with which id a text of its decoder {name}s: give it with "
             f"--{name} ID, from 0 to {vocab_size - 1}."
         )
     require(
         0 <= mark < vocab_size,
         f"A text would {name} with id {mark}, but the decoder in {opened.path} has ids 0 to "
-        f"{vocab_size - 1}: give the right one by --{name}.",
+        f"{vocab_size - 1}: give the right one with --{name}.",
     )
     return mark
 
@@ -94,7 +94,7 @@ def require_pair(opened: ModelDirectory) -> None:
     """Refuse a decoder, which reads no source."""
     require(
         isinstance(opened.config, Seq2SeqConfig),
-        f"{opened.path} is a decoder, and reads no source: give it its text by --prompt (jaxgpt "
+        f"{opened.path} is a decoder, and reads no source: give it text with --prompt (jaxgpt "
         "sample) or --text (jaxgpt look). --source is for an encoder-decoder.",
     )
 

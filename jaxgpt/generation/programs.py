@@ -1,9 +1,9 @@
 """Compiled programs that generate several tokens in one call.
 
 Up to the context, keys and values are cached. Past it the model sees a window of the last S tokens,
-and positions count from 0 in each window, as in the torch original: the
-cache is then invalid, and every token needs a prefill of its own window. The next few windows are
-complete but for their last few tokens, so several devices prefill one each at the same time.
+and positions count from 0 in each window, as in the torch reference. The cache is then invalid, and
+every token needs a prefill of its own window. All but the last few tokens of the next few windows
+are known, so several devices prefill one window each at the same time.
 
 Where there is a `mesh`, it shards the rows over groups of devices; see `jaxgpt.devices.peers`.
 
@@ -31,7 +31,7 @@ NOTHING = -1  # stands for an id after the end of a row
 
 
 class Conditions(NamedTuple):
-    """What the next tokens depend on besides the weights and the text itself."""
+    """The inputs of the next tokens besides the weights and the text itself."""
 
     sampling: Sampling
     cross: CrossCache | None = None  # of a model with cross-attention
@@ -109,7 +109,7 @@ def read_on(
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def empty(weights: Weights, rows: int, context: int, mesh: Mesh | None) -> Cache:
-    """A cache for `context` positions of `rows` texts of which nothing has been read."""
+    """An empty cache for `context` positions of `rows` texts."""
 
     def program(weights: Weights) -> Cache:
         own = rows // (mesh.shape["groups"] if mesh else 1)

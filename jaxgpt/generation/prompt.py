@@ -23,14 +23,14 @@ class Prompts(NamedTuple):
     def slots(self, new: int) -> int:
         """The number of positions to cache while each row gets `new` more tokens.
 
-        Each step reads the whole cache, so that it is not larger than it must be; a power of two
-        lets calls of many lengths share one compiled program.
+        Each step reads the whole cache, so it should be small. Powers of two let calls of many
+        lengths share one compiled program.
         """
         needed = int(self.lengths_b.max()) + new - 1  # the last new token is not read
         return min(self.tokens_bs.shape[1], max(FEWEST_SLOTS, padded_width(needed)))
 
     def shared(self) -> int:
-        """The number of tokens that all rows begin with, besides the last one of any row."""
+        """The length of the prefix that all rows share; the last token of a row never counts."""
         same_s = (self.tokens_bs == self.tokens_bs[0]).all(axis=0)[: self.lengths_b.min() - 1]
         return len(same_s) if same_s.all() else int(same_s.argmin())
 
@@ -66,14 +66,14 @@ def as_rows(prompt: Any, vocab_size: int) -> tuple[list[list[int]], bool]:
 
 
 def cropping_note(length: int, context: int) -> str:
-    """The sentence for the user on a prompt of `length` tokens; "" if all of it is seen."""
+    """The note that tells the user how much of a prompt the model sees; "" if all of it."""
     if length <= context:
         return ""
     return f"The prompt has {length} tokens; the model sees the last {context} of them."
 
 
 def crop_and_pad(rows: Sequence[Sequence[int]], context: int) -> Prompts:
-    """The batch of `rows`; of a prompt longer than the context the model sees the last part."""
+    """The batch of `rows`; a prompt longer than `context` loses its beginning."""
     cropped = [row[-context:] for row in rows]
     tokens_bs = np.zeros((len(rows), context), np.int32)
     lengths_b = np.array([len(row) for row in cropped], np.int32)

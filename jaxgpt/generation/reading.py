@@ -1,4 +1,4 @@
-"""Prompts are read into a cache: by pieces, and what all of them begin with only once.
+"""Reads prompts into a cache, in pieces; a prefix that all of them share is read only once.
 
 Shapes: B rows, S context.
 """

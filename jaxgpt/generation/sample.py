@@ -1,4 +1,4 @@
-"""The work of `jaxgpt sample`: texts printed as they are generated, and the speed of it."""
+"""The work of `jaxgpt sample`: prints texts as they are generated, and measures the speed."""
 
 import dataclasses
 import sys
@@ -67,19 +67,19 @@ def sample(
 
 
 def _remarks(opened: ModelDirectory, codec: TextCodec, tokenizer: Path | None) -> Iterator[str]:
-    """What a user may not expect of this model and its tokenizer."""
+    """Notes on what users may not expect of this model and its tokenizer."""
     vocab_size = opened.config.vocab_size
     if codec.tokenizer is None:
         yield (
-            f"{opened.path} has no tokenizer: ids go in and out. "
-            "To have text, name its tokenizer by --tokenizer."
+            f"{opened.path} has no tokenizer: prompt and output are ids. "
+            "For text, name its tokenizer with --tokenizer."
         )
     if codec.tokenizer and tokenizer:
         unused = int((~codec.tokenizer.decodable(vocab_size)).sum())
         if unused:
             yield (
-                f"Of the model's {vocab_size} ids {unused} mean nothing to {tokenizer}: "
-                "they are left out."
+                f"{unused} of the model's {vocab_size} ids are unknown to {tokenizer}: "
+                "they are never chosen."
             )
 
 

@@ -18,7 +18,7 @@ FEW = 1024  # size of the partial sort that usually is enough
 
 
 class Sampling(NamedTuple):
-    """The choice's part of SampleOptions, in arrays: other values need no new compilation.
+    """The options by which tokens are chosen, as arrays, so that other values need no compilation.
 
     All but `allowed_v` are one value for all rows, or have the shape (B, 1).
     """
@@ -31,7 +31,7 @@ class Sampling(NamedTuple):
 
 
 def for_rows(each: Sequence[Sampling], counts: Sequence[int]) -> Sampling:
-    """The choices of as many rows of each of `each` as `counts` says; all allow the same ids."""
+    """The options of a batch in which `each[i]` has `counts[i]` rows; all allow the same ids."""
 
     def by_row(name: str) -> np.ndarray:
         return np.repeat([getattr(one, name) for one in each], counts)[:, None]

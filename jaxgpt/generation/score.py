@@ -29,8 +29,8 @@ def score(
 ) -> np.ndarray:
     """Log-probabilities (B, T - 1) of the `ids` (B, T) given their prefixes, without the first.
 
-    An encoder-decoder also takes the ids `source` (B, S), of which `source_mask` says what is real:
-    all of it without a mask.
+    An encoder-decoder also takes the ids `source` (B, S). `source_mask` (B, S) is true where they
+    are not padding; by default nothing is padding.
     """
     require_sides(model, source)
     if isinstance(model, Seq2Seq):

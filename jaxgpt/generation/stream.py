@@ -55,8 +55,9 @@ def generate(
 ) -> Iterator[np.ndarray]:
     """The ids of `stream` alone: pieces (n,) for one prompt, (B, n) for several.
 
-    The arguments after `prompt` are the fields of SampleOptions. A model with cross-attention takes
-    `memory` (B, S, D), of which `memory_mask` (B, S) says what is real: all of it without a mask.
+    The arguments after `prompt` are the fields of SampleOptions. A model with cross-attention also
+    takes `memory` (B, S, D). `memory_mask` (B, S) is true where that is not padding; by default
+    nothing is padding.
     """
     chosen = SampleOptions(max_new_tokens, temperature, **options)
     rows, several = as_rows(prompt, model.config.vocab_size)
@@ -110,10 +111,11 @@ def _phases(generation: "Generation", batch: Batch) -> Iterator[Piece]:
     """Take cached steps while they fit in the context, then move windows."""
     tokens = cached = int(batch.limits_b.max())
     if batch.shared.on_full == "slide":
-        # Of a full row the first token, too, is that of a window: a cache would serve no other one.
+        # A row that is full at the start needs a new window even for its first token, so it has no
+        # use for a cache.
         visible = int(batch.visible_b.min())
         cached = min(visible, tokens) if visible > 1 else 0
-    # A row that stops at the end of its context is computed on, and its tokens are not used.
+    # Rows that stop at the end of their context are still computed; their tokens are not used.
     host = Host(batch.limits_b, batch.shared.stop_ids)
     for phase in (generation.cached_steps(cached), generation.window_moves(tokens - cached)):
         for piece in host.overlapped(phase):
@@ -187,7 +189,7 @@ class Generation:
 
 
 def _placed(parts: Any, specs: Any, mesh: Mesh | None) -> Any:
-    """The arrays of `parts`, each sharded over `mesh` as `specs` has it."""
+    """The arrays of `parts`, sharded over `mesh` by their `specs`."""
     if mesh is None:
         return parts
     return jax.device_put(parts, jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs))

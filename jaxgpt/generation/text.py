@@ -1,4 +1,4 @@
-"""Text in and out: the prompt as ids, and new ids as text while they come."""
+"""Text in and out: prompts to ids, and new ids to text as they are generated."""
 
 import codecs
 import sys
@@ -72,7 +72,7 @@ class TextCodec:
         except ValueError:
             raise UserError(
                 f"{self.directory} has no tokenizer, so a prompt is ids, like 0 29 59, but is "
-                f"{text[:40]!r}. To give it text, name its tokenizer by --tokenizer: "
+                f"{text[:40]!r}. For text, name its tokenizer with --tokenizer: "
                 "a tokenizer.json, a list of characters as JSON, or nanoGPT's meta.pkl."
             ) from None
 
@@ -91,8 +91,8 @@ def _unencodable(tokenizer: Tokenizer, text: str, error: Unencodable) -> UserErr
     unknown = [f"{c!r} (U+{ord(c):04X})" for c in tokenizer.unknown(text)] or [str(error)]
     more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
     return UserError(
-        f"The text has what the {tokenizer.kind} tokenizer does not know: "
-        f"{', '.join(unknown[:10])}{more}. Leave it out, or let --errors skip do so."
+        f"The text has characters that the {tokenizer.kind} tokenizer does not know: "
+        f"{', '.join(unknown[:10])}{more}. Remove them, or skip them with --errors skip."
     )
 
 
@@ -171,4 +171,4 @@ def read_prompt(prompt: str, file: Path | None, name: str = "prompt") -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         where = "Standard input" if standard else file
-        raise UserError(f"{where} is not UTF-8 text: {error}. iconv makes it so.") from None
+        raise UserError(f"{where} is not UTF-8 text: {error}. Convert it with iconv.") from None

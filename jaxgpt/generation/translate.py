@@ -39,9 +39,9 @@ def translate(
 ) -> Iterator[list[int]]:
     """The ids that `model` writes for each of the `sources`, in their order, as they are computed.
 
-    A text begins after the id `start` and ends before `end`, at the latest where the decoder's
-    context does, or after `max_new_tokens`. The other options are the fields of SampleOptions that
-    say how tokens are chosen. More than one of the `beams` searches for the text with the greatest
+    A text begins after the id `start` and ends before `end`, or else at the end of the decoder's
+    context, or after `max_new_tokens`. The other options are the fields of SampleOptions that say
+    how tokens are chosen. With more than one of `beams`, a search finds the text with the greatest
     log-probability divided by length ** `length_penalty`.
     """
     config = model.config.decoder
@@ -50,7 +50,7 @@ def translate(
     for name, value in (("start", start), ("end", end)):
         require(
             0 <= value < config.vocab_size,
-            f"{name} is {value}, which is no id of the decoder: they are 0 to "
+            f"{name} is {value}, which is not an id of the decoder: these are 0 to "
             f"{config.vocab_size - 1}.",
         )
     rows = checked_sources(sources, model.config.encoder)
@@ -76,7 +76,7 @@ def checked_sources(sources: Sequence[Sequence[int]], config: ModelConfig) -> li
 def _in_batches(
     model: Seq2Seq, rows: list[list[int]], start: int, options: SampleOptions, beams: Beams
 ) -> Iterator[list[int]]:
-    """Every row's texts; batches have the same number of rows, and each a seed of its own."""
+    """The texts of all rows; batches have the same number of rows, and each its own seed."""
     context = options.context or min(
         model.config.decoder.context_length, padded_width(options.max_new_tokens)
     )

@@ -78,8 +78,8 @@ class DirectoryLM(TemplateLM):
         for _, context, continuation in requests:
             require(
                 0 < len(continuation) <= self.max_length,
-                f"A text to score has {len(continuation)} tokens, and the model sees 1 to "
-                f"{self.max_length}.",
+                f"A text to score has {len(continuation)} tokens, but must have 1 to "
+                f"{self.max_length}, the model's context.",
             )
             texts.append(((context + continuation)[-self.max_length - 1 :], len(continuation)))
         answers = [(score.logprob, score.greedy) for score in self.scorer.score(texts)]
@@ -124,7 +124,7 @@ class DirectoryLM(TemplateLM):
         require(
             room > 0,
             f"A task asks for {tokens} new tokens, and the model sees {self.max_length} in all: "
-            "set fewer by --gen_kwargs max_gen_toks=N.",
+            "set fewer with --gen_kwargs max_gen_toks=N.",
         )
         unknown = sorted(wanted.keys() - {*SAMPLING})
         require(not unknown, f"jaxgpt does not know the generation settings {unknown}.")

@@ -36,8 +36,8 @@ causal = keep_nothing(attention_forms.chunked)
 
 
 def within(attend: Attend, segments_bt: jax.Array | None) -> Attend:
-    """`attend` restricted to segments, several texts in a row that do not see each other, if
-    any."""
+    """`attend` restricted to the texts of a row, numbered by `segments_bt`; None restricts
+    nothing."""
     if segments_bt is None:
         return attend
     return lambda *parts: attend(*parts, segments_bt)
@@ -164,7 +164,7 @@ class Attention(nnx.Module):
         heads = product(x_btd, self.qkv.kernel[:, :, rows])
         if self.qkv.bias is not None:
             heads += self.qkv.bias[:, rows]
-        # The gradient of slices would be a sum of padded arrays, and a step would take 6 % longer.
+        # Not by slices: their gradient is a sum of padded arrays, and a step would take 6 % longer.
         return jnp.split(heads, cuts, axis=3)
 
     def _joined(self, mixed_btmgh: jax.Array) -> jax.Array:

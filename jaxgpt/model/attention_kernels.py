@@ -146,7 +146,7 @@ class Kernel:
             return f"computes in {' or '.join(self.dtypes)}, and compute.dtype is {dtype}"
         if model.head_dim > self.widest_head:
             return (
-                f"takes heads as wide as {self.widest_head}, and model.head_dim is {model.head_dim}"
+                f"takes heads up to {self.widest_head} wide, and model.head_dim is {model.head_dim}"
             )
         if model.positions == "alibi" and not self.biases:
             return "has no biases of scores, and model.positions is alibi"
@@ -218,7 +218,7 @@ def pick(
         if setting not in possible:
             raise UserError(
                 f"compute.attention is {setting}, which {refusals[setting]}. "
-                f"Here these would do: auto, {', '.join(possible)}."
+                f"These can be used here: auto, {', '.join(possible)}."
             )
         return setting, "as compute.attention says"
     name = next(

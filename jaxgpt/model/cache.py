@@ -73,7 +73,7 @@ def prefill(
 
 
 def empty(model: GPT, rows: int, context: int, dtype: jnp.dtype) -> Cache:
-    """A cache for `context` positions of `rows` texts of which nothing has been read."""
+    """An empty cache for `context` positions of `rows` texts."""
     attention = model.spec.block.attention
     heads, width = attention.kv_heads, attention.width
     shapes = [(rows, heads, slots_of(each, context), width) for each in attention.scores]
@@ -132,7 +132,7 @@ def remember(model: GPT, memory_bsd: jax.Array, mask_bs: jax.Array) -> CrossCach
 
 
 def slots_of(scores: Scores, context: int) -> int:
-    """The number of positions that a layer with `scores` caches of a text of `context` tokens."""
+    """The number of positions that a layer with `scores` caches, for a context of `context`."""
     return min(scores.window or context, context)
 
 

@@ -5,7 +5,7 @@ Another kind of norm is one more function in NORMALISE, under its name in `Model
 show of them is in `convert/rows/fields.py`, the choices of `probe` in
 `convert/probing/candidates.py`, and the names in the docs in `convert/dialect_tables.py`.
 
-Where a block places its norms (`ModelConfig.norm`) is `residual` in block.py.
+The place of the norms in a block (`ModelConfig.norm`) is decided by `residual` in block.py.
 """
 
 import functools

@@ -64,9 +64,10 @@ class Seq2Seq(nnx.Module):
     def __call__(
         self, source: ArrayLike, tokens: ArrayLike, source_mask: ArrayLike | None = None
     ) -> jax.Array:
-        """Logits of `tokens` for each row's source, of which `source_mask` says what is real.
+        """Logits of `tokens`, each row given its source.
 
-        The ids are checked on the host, and products have full precision.
+        `source_mask` is true where a source id is not padding; by default nothing is padding. The
+        ids are checked on the host, and products have full precision.
         """
         mask = np.ones(np.shape(source), bool) if source_mask is None else source_mask
         check_source(source, self.config.encoder)

@@ -1,7 +1,7 @@
 """Attention by tiles that fit a core's cache, for long contexts on CPUs.
 
-No (T, T) matrix is ever in memory: a tile of scores is used at once, and the backward pass computes
-it again. Tiles that the causal mask or a window hides are skipped.
+No (T, T) matrix is ever in memory: each tile of scores is used as soon as it is computed, and the
+backward pass computes it again. Tiles that the causal mask or a window hides are skipped.
 
 Shapes: B batch, T time, M heads of keys and values, G queries for each, H head width; U = B * M
 units, which are computed one after the other; Q and S positions of the queries and keys of a tile.
@@ -97,8 +97,8 @@ def _attend(units: Unit, tiling: Tiling, scores: Scores) -> jax.Array:
 
 
 def _forward(units: Unit, tiling: Tiling, scores: Scores) -> tuple[jax.Array, Any]:
-    """The outputs (U, G, T, H), and what the backward pass needs: the logarithms of the sums of
-    exponentials are all it takes to compute any weight again.
+    """The outputs (U, G, T, H), and what the backward pass needs, including the logarithms of the
+    softmax sums, from which any weight can be computed again.
     """
     results = jax.lax.map(partial(_forward_of_unit, tiling, scores), units)
     return results[0], (units, *results)

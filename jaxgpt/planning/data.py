@@ -22,7 +22,7 @@ def sized(config: Config) -> Config:
         require(
             model is None or model.vocab_size > 0,
             f"{section}.vocab_size is left to the data, and {path} has not been prepared: prepare "
-            f"it, or say --{section}.vocab_size N.",
+            f"it, or set --{section}.vocab_size N.",
         )
     return config
 

@@ -153,6 +153,6 @@ def _require_library(modules: list[str], topology: str, what: str, extra: str) -
     """Raise an error that names `what` and `extra` unless one of `modules` is installed."""
     require(
         any(map(installed, modules)),
-        f"To plan for {topology} takes {what}, which is not installed here: pip install '{extra}', "
-        "best in an environment of its own. No such device is needed.",
+        f"Planning for {topology} needs {what}, which is not installed here: pip install "
+        f"'{extra}', best in a separate environment. The device itself is not needed.",
     )

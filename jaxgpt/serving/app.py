@@ -109,7 +109,7 @@ class Service:
             require_request(
                 len(ids) <= self.context,
                 f"The prompt has {len(ids)} tokens, and the model sees at most {self.context}: "
-                "send no more than its end.",
+                f"send only the last {self.context}.",
                 "context_length_exceeded",
             )
             wrong = next((i for i in ids if not 0 <= i < vocab_size), None)

@@ -92,7 +92,7 @@ class Engine:
             if len(self.waiting) >= self.limits.queue:
                 raise Refusal(
                     429,
-                    f"{len(self.waiting)} requests are waiting, and no more may: try again later.",
+                    f"{len(self.waiting)} requests are waiting, the limit: try again later.",
                     "queue_full",
                 )
             self.waiting.append(job)

@@ -84,8 +84,8 @@ def open_service(directory: Path, reading: Reading, limits: Limits) -> Service:
     opened = ModelDirectory(directory)
     require(
         not isinstance(opened.config, Seq2SeqConfig),
-        f"{opened.path} is an encoder-decoder, and completions continue a prompt, which takes a "
-        "decoder. jaxgpt sample writes with it: --source TEXT.",
+        f"{opened.path} is an encoder-decoder, but the server continues prompts, which needs a "
+        "decoder. Generate text with jaxgpt sample --source TEXT.",
     )
     require_decoder(opened)
     codec = TextCodec.of(opened, reading.tokenizer)
@@ -161,14 +161,14 @@ def listening(address: Address) -> Iterator[socket.socket]:
             _bind(listener, place, address)
             yield listener
     except (socket.gaierror, UnicodeError) as error:
-        raise UserError(f"--host {host} is no address of this computer: {error}.") from None
+        raise UserError(f"--host {host} is not an address of this computer: {error}.") from None
 
 
 def _bind(listener: socket.socket, place: Any, address: Address) -> None:
     why = {
-        errno.EADDRINUSE: "another program has it. Choose another by --port; 0 takes a free one",
-        errno.EACCES: "the system lets only its administrator have it. Choose another by --port",
-        errno.EADDRNOTAVAIL: "this computer does not have this address. Choose another by --host",
+        errno.EADDRINUSE: "another program uses it. Choose another with --port; 0 takes a free one",
+        errno.EACCES: "only the administrator may use it. Choose another with --port",
+        errno.EADDRNOTAVAIL: "this computer does not have this address. Choose another with --host",
     }
     try:
         listener.bind(place)

@@ -116,7 +116,7 @@ def _restore(folder: Path, args: ocp.args.PyTreeRestore) -> Any:
         if folder.parent.exists():
             raise
         raise UserError(
-            f"{folder.parent} was there and is gone: its run has newer ones by now. Try again."
+            f"{folder.parent} was removed while it was read: its run has newer ones. Try again."
         ) from None
 
 

@@ -225,7 +225,7 @@ def load(directory: str | Path, kind: type[GPT] | type[Seq2Seq] | None = None) -
     """The model in a model directory, or in the best checkpoint of a run, in its stored dtype.
 
     Args:
-        kind: GPT or Seq2Seq, where only a model of this class will do.
+        kind: GPT or Seq2Seq, to refuse a model of the other class.
 
     Raises:
         UserError: There is no model, it is damaged, or it is of another `kind`.

@@ -38,7 +38,7 @@ def read_moments(path: Path, config: AnyConfig, about: Mapping[str, Any]) -> Mom
     )
     require(
         rank_of(about) == 0,
-        f"{path} was trained by adapters: its optimiser has moments of those, and not of the "
+        f"{path} was trained with adapters: its optimiser has moments of these, not of the "
         f"parameters that they are merged into. {INSTEAD}",
     )
     state = arrays.read(path / STATE, arrays.stored(path / STATE))

@@ -20,7 +20,7 @@ MARK = "jaxgpt train\n"  # the content of the lock
 
 
 @contextlib.contextmanager
-def held(run: Path) -> Iterator[None]:
+def locked_run(run: Path) -> Iterator[None]:
     """Lock `run` for this process, and remove partial files that an interrupted process left."""
     if run.exists() and not is_run(run) and not _has_only_a_lock(run):
         directories.require_empty(run)

@@ -14,7 +14,7 @@ def write_json(file: Path, value: Any) -> None:
     """Write `value` to `file`, indented, as UTF-8."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     with replaced_file(file) as partial:
-        # The name of a file may have bytes that are no UTF-8; JSON has escapes for them.
+        # The name of a file may have bytes that are not UTF-8; JSON has escapes for them.
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 

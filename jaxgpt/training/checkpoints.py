@@ -114,5 +114,5 @@ def on_host(tree: Tree) -> Tree:
 
 
 def on_devices(tree: Tree) -> Tree:
-    """A copy of `tree` that stays sharded, for several processes of which none has all of it."""
+    """A copy of `tree` that stays sharded, for several processes that each hold a part of it."""
     return jax.tree.map(jnp.copy, tree)

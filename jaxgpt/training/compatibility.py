@@ -75,7 +75,7 @@ def require_same_characters(source: ModelDirectory, dataset: Dataset, run: Path)
     require(
         not (dataset.path / TOKENIZER).exists() or dataset.vocab_size == source.config.vocab_size,
         f"the model has no tokenizer, and its vocabulary is {source.config.vocab_size}, but the "
-        f"text has {dataset.vocab_size} different characters: which id means which is not known. "
+        f"text has {dataset.vocab_size} different characters: nothing says which id is which. "
         "Name the tokenizer that the model was trained with: --data.tokenizer FILE, a "
         "tokenizer.json or a list of characters as JSON.",
     )
@@ -100,9 +100,9 @@ def require_same_architecture(source: ModelDirectory, config: Config, name: str)
     ]
     require(
         not differing,
-        f"The config describes another model than {name}: {'; '.join(differing)}. Set these as "
-        "they are there (with --init, leaving them out of [model] does so), or begin another run "
-        "in another --run.dir.",
+        f"The config describes another model than {name}: {'; '.join(differing)}. Set these as in "
+        f"{name} (with --init it is enough to leave them out of [model]), or begin another run in "
+        "another --run.dir.",
     )
 
 

@@ -153,8 +153,8 @@ def _require_sound(loss: float, opened: ModelDirectory, dataset: Dataset | PairD
     dataset.files.require()
     require(
         math.isfinite(loss),
-        f"The loss of {opened.path} is {loss}: its weights are not numbers that it can compute "
-        "with. A run that diverged saves such weights; take an earlier checkpoint.",
+        f"The loss of {opened.path} is {loss}: its weights are damaged, or its training diverged. "
+        "Take an earlier checkpoint.",
     )
 
 

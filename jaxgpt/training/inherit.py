@@ -13,7 +13,8 @@ FINE_TUNING: Sections = {
     "optim": {"learning_rate": 1e-4},
     "train": {"steps": 500, "eval_every": 100},
 }
-# Settings whose defaults depend on other settings: without these a resumed run would change.
+# Settings whose defaults depend on other settings. A resumed run keeps their values, or changing
+# another setting would change these too.
 DERIVED = {"optim": ("warmup_steps",), "data": ("tokenizer",)}
 TOKENS_AT_ONCE = 4096  # in a part of a batch, so that the logits of a large vocabulary fit
 
@@ -26,10 +27,10 @@ def recorded(source: ModelDirectory) -> Sections:
 
 
 def for_resuming(stopped: ModelDirectory, settings: Sections, config_file: bool) -> Sections:
-    """The values in the stopped run of the settings that `settings` leaves out.
+    """The values that the stopped run had for the settings that `settings` leaves out.
 
-    With a config file, which defines all others, only those whose defaults depend on other
-    settings.
+    If there is a config file, it decides all settings except those whose defaults depend on
+    others; the result then holds only these.
     """
     own = layered(recorded(stopped), {"data": stopped.about["data"]})
     if config_file:
@@ -48,12 +49,12 @@ def for_fine_tuning(source: ModelDirectory, settings: Sections, say: Say) -> Sec
     is_run = "optim" in source.about
     file = source.about.get("source", {}).get("file")
     origin = str(source.path) if is_run else f"the file {file}"
-    _list(f"From {origin}", _unlike_defaults(own) if is_run else own, settings, say)
-    _list("Usual for fine-tuning", usual, settings, say)
+    _say_fields(f"From {origin}", _unlike_defaults(own) if is_run else own, settings, say)
+    _say_fields("Usual for fine-tuning", usual, settings, say)
     return layered(usual, own)
 
 
-def _list(name: str, sections: Sections, settings: Sections, say: Say) -> None:
+def _say_fields(name: str, sections: Sections, settings: Sections, say: Say) -> None:
     """Say `name` and the fields of `sections` that `settings` leaves out, if there are any."""
     words = [
         f"{section}.{field} {typed(value)}"

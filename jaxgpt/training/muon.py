@@ -15,7 +15,7 @@ from jaxgpt.optim_config import OptimConfig
 from jaxgpt.pytree import Tree
 
 
-def muon_beside(
+def with_muon(
     adamw: optax.GradientTransformation, o: OptimConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
     """Muon for the matrices of the blocks, and `adamw`, with the learning rates of `schedule`."""

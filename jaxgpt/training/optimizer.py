@@ -12,7 +12,7 @@ from jaxgpt.config import Config, ModelConfig
 from jaxgpt.pytree import Tree
 from jaxgpt.seq2seq_config import Seq2SeqConfig
 from jaxgpt.storage.model_directory import Moments
-from jaxgpt.training.muon import muon_beside
+from jaxgpt.training.muon import with_muon
 
 DECAYED = {  # optim.decay -> the last parts of the paths of parameters that decay
     "matrices": ("kernel", "embedding"),
@@ -33,7 +33,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
         mask=functools.partial(decayed, config),
     )
     if o.name == "muon":
-        rule = muon_beside(rule, o, schedule)
+        rule = with_muon(rule, o, schedule)
     # The structure of the state does not depend on clipping or decay, so a run can resume with
     # others.
     return optax.chain(

@@ -1,4 +1,4 @@
-"""The compiled training step and its first state, for a loop of one's own without a run."""
+"""The compiled training step and its first state, for users who write their own loop."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, overload
@@ -72,15 +72,15 @@ def compiled_step(
 ) -> tuple[Step | PairStep, State]:
     """The training step that `jaxgpt train` compiles, and the state with the weights of `model`.
 
-    `step(state, ids)` returns the next state and the metrics of the step, for ids (B, T + 1) of any
-    origin: each token is predicted from those before it. The step of an encoder-decoder is
-    `step(state, source, ids, source_mask, mask)`: each token of `ids` is predicted from those
-    before it and from the ids `source` (B, S). The masks are true at real tokens of the source and
-    of `ids`, false at padding; by default all are real.
+    `step(state, ids)` returns the next state and the metrics of the step, for any ids (B, T + 1);
+    each is predicted from those before it. The step of an encoder-decoder is `step(state, source,
+    ids, source_mask, mask)`: each token of `ids` is predicted from those before it and from the ids
+    `source` (B, S). The masks are true at real tokens of the source and of `ids`, false at padding;
+    by default all are real.
 
     The state that a step takes is donated, which means that its arrays are used up; `model` itself
-    does not change. The weights of a state are `state.params`, of which
-    `assemble(model.config, state.params)` makes a model.
+    does not change. The weights of a state are `state.params`; `assemble(model.config,
+    state.params)` gives the model with these.
 
     Args:
         train: Settings of `[train]`: `batch_size`, which is B, `steps`, which the learning rate

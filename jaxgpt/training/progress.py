@@ -57,7 +57,7 @@ class Progress:
         self.start(0)
 
     def start(self, step: int) -> None:
-        """Count time from here, after `step`, to leave out what was not a step."""
+        """Measure the speed from here, after `step`, so that time between steps does not count."""
         self.since, self.time = step, time.perf_counter()
 
     def tokens_per_second(self, step: int) -> float:
@@ -112,7 +112,8 @@ def clock(seconds: float) -> str:
 
 @contextlib.contextmanager
 def watching() -> Iterator[tuple[Say, Passing | None]]:
-    """Functions that show lines on standard output; the second only on a terminal."""
+    """Yield `say` and `passing`, which print on standard output; without a terminal, `passing` is
+    None."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -157,8 +158,8 @@ def fitted(text: str, width: int) -> str:
 
 
 def unbroken(say: Say) -> Say:
-    """`say`, except that the run continues if the reader exits, as head does, or the terminal
-    closes."""
+    """`say`, which no longer fails when the reader of the output exits, as head does, or the
+    terminal closes."""
 
     def say_or_not(text: str) -> None:
         try:

@@ -54,7 +54,7 @@ def train(
     if not first():
         say, passing = (lambda line: None), None
     run = Path(location.dir)
-    lock = run_directory.held(run) if first() else contextlib.nullcontext()
+    lock = run_directory.locked_run(run) if first() else contextlib.nullcontext()
     with alone_if_it_fails(), stops() as signals, lock:
         job = begin(settings, config_file, run, say)
         if first() and job.resumed:  # in case the process was killed after its last save
@@ -123,7 +123,7 @@ def _prepare_directory(job: Job, where: str) -> None:
 
 
 def _to_torch(job: Job) -> str:
-    """The command that writes the model for torch, or "" if no class may take it.
+    """The command that writes the model for torch, or "" if there may be no class for it.
 
     The model is written like the file that it came from, or for a class that the converter chooses.
     Without torch the format is safetensors, which holds only the weights. The file is next to the

@@ -51,7 +51,7 @@ def begin(settings: Sections, config_file: str | None, run: Path, say: Say) -> J
             _pass_over_init(init, stopped, say)
     layers = [settings]
     if source:
-        layers = [*_left_out(source, bool(stopped), settings, config_file, say), settings]
+        layers = [*_default_layers(source, bool(stopped), settings, config_file, say), settings]
     config = build_run(inherit.layered(*layers), config_file or f"--init {init}")
     option = f"--init {init}" if init and not stopped else ""
     with _blaming(option):
@@ -110,7 +110,7 @@ def _pass_over_init(init: str, stopped: ModelDirectory, say: Say) -> None:
     say(f"Resuming from {stopped.path}; --init {init} is not read again.")
 
 
-def _left_out(
+def _default_layers(
     source: ModelDirectory, resumed: bool, settings: Sections, config_file: str | None, say: Say
 ) -> list[Sections]:
     """Layers of defaults for the settings that `settings` leaves out."""

@@ -22,8 +22,8 @@ def first_state(job: Job, mesh: jax.sharding.Mesh) -> State:
     state = _read(job, source, where)
     require(
         bool(jax.jit(all_finite, out_shardings=replicated(mesh))(state)),
-        f"{source.path} has weights, or moments of its optimiser, that are NaN or infinite, and no "
-        "training mends these. A run that diverged saves them: take an earlier checkpoint.",
+        f"{source.path} has weights, or moments of its optimiser, that are NaN or infinite, and "
+        "training cannot repair these. Take an earlier checkpoint.",
     )
     return state
 

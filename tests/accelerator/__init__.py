@@ -7,8 +7,8 @@ printed.
 
 from typing import Any
 
-# The name of each section, and its share of the time in seconds: in all less than ten minutes. What
-# a section does not use goes to those after it.
+# The name of each section, and its time in seconds: less than ten minutes together. Sections pass
+# on the time that they do not use.
 SECTIONS = {
     "device": 25,
     "parity": 100,

@@ -1,7 +1,7 @@
 """Generation by GPT-2 124M with random weights, sampling after a prompt of one token.
 
-The share of bandwidth is that of the data sheet which reading all weights once for each token
-takes.
+The share of bandwidth is what reading all weights once for each token takes of the data sheet's
+bandwidth.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""What a section is called with and what it yields, at two sizes: that of the device, and a toy."""
+"""The settings of a section, at two sizes: that of the device, and a toy; and helpers of sections."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -81,7 +81,7 @@ TOY = Sizes(
 
 @dataclass(frozen=True)
 class Settings:
-    """What a section is called with."""
+    """The settings that a section gets."""
 
     platform: str  # of the device: cpu, gpu or tpu
     out: Path  # the folder of the page, in which a section may write

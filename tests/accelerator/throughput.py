@@ -1,8 +1,8 @@
 """Training steps of GPT-2 124M in bfloat16 on one device, for every form of attention and remat.
 
 All of them with the smallest batch, then larger ones with the form that the device picks. Weights
-and ids are random. MFU is the share of the data sheet's peak that 6 N + 12 L H k T operations a
-token are; temporaries are the compiler's figure.
+and ids are random. MFU is the speed at 6 N + 12 L H k T operations per token, as a share of the
+data sheet's peak; temporaries are the compiler's figure.
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,7 @@
     python -m tests.bench.against TREE [--rounds ROUNDS] [--only TEXT]
 
 Both trees run the programs of `tests.bench.training` and `tests.bench.generation` in processes that stay, and convert a
-file of the seed's GPT at its released sizes in processes of their own. Rounds alternate, so that a machine that slows
+file of the reference GPT at its released sizes in processes of their own. Rounds alternate, so a machine that slows
 down slows both; medians and ranges of the ratios of their speeds are printed, above 1 where this tree is faster.
 """
 

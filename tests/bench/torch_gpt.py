@@ -1,4 +1,4 @@
-"""The seed's GPT as fast as PyTorch has it: fused projections and attention, and a cache of keys and values."""
+"""The reference GPT made fast in PyTorch: fused projections and attention, and a cache of keys and values."""
 
 import torch
 from torch import Tensor

@@ -30,7 +30,7 @@ def attention(c: ModelConfig, q: Any, k: Any, v: Any) -> Any:
 
 
 class Names:
-    """What a dialect's tensors are called, written once more, by hand, in the way in which its class uses them."""
+    """The tensor names of a dialect, written by hand a second time, in the way in which its class uses them."""
 
     def __init__(
         self,

@@ -276,7 +276,7 @@ def test_what_transformers_saves_again_comes_back_bit_for_bit(
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_thousand_strings_are_the_same_ids(name: str, peer: Peer, tmp_path: Path) -> None:
-    """Text that names a token is text to us, in corpora; to them when it is asked for."""
+    """Text that spells a special token is plain text here, and in transformers if that is asked for."""
     theirs = peer.tokenizers[name]
     loaded = to_flax(peer.home / FOLDERS[name] / "out")
     loaded.save(tmp_path / "m")
@@ -337,7 +337,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize("dialect", HUBS, ids=lambda dialect: dialect.name)
 def test_every_choice_is_said_as_it_is_read_or_refused_by_name(dialect: Any) -> None:
-    """What the class can say, one reads back; and of what it cannot, field, value and what it can are named."""
+    """Values that the class supports are read back; for others the error names field, value and what is supported."""
     usual = {
         **dialect.unsaid,
         "positions": "learned",
@@ -405,9 +405,9 @@ def test_every_choice_is_said_as_it_is_read_or_refused_by_name(dialect: Any) -> 
         (
             "nanogpt",
             {},
-            "nanogpt has no class of Hugging Face for the folder .*: say --dialect gpt2 or gptbigcode",
+            "needs a Hugging Face class, but the dialect nanogpt has none: use --dialect gpt2 or gptbigcode",
         ),
-        (None, {}, "Nothing says which class"),
+        (None, {}, "Hugging Face class, but nothing names one"),
     ],
 )
 def test_what_a_class_cannot_be_is_refused_and_nothing_is_written(

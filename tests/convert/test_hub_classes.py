@@ -370,11 +370,11 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         {"attention_bias": False},
         "qkv_bias = False, but .* show True",
     ),
-    "window": ("mistral", {"sliding_window": -7}, "sliding_window = -7 is no number of tokens"),
+    "window": ("mistral", {"sliding_window": -7}, "sliding_window = -7 is not a number of tokens"),
     "window in words": (
         "mistral",
         {"sliding_window": "all"},
-        "sliding_window = 'all' is no number",
+        "sliding_window = 'all' is not a number",
     ),
     "rotated part": (
         "gpt-neox",
@@ -383,7 +383,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "epsilon": ("llama", {"rms_norm_eps": -1.0}, "rms_norm_eps = -1.0 is impossible for norm_eps"),
     "cap": ("gemma2", {"attn_logit_softcapping": -50.0}, "softcapping = -50.0 is imposs"),
-    "scale": ("gemma2", {"query_pre_attn_scalar": -4}, "query_pre_attn_scalar = -4 is no width"),
+    "scale": ("gemma2", {"query_pre_attn_scalar": -4}, "query_pre_attn_scalar = -4 is not a width"),
     "gate of another kind": (
         "gemma",
         {"hidden_act": "relu2_glu"},
@@ -397,7 +397,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "a base in words": (
         "llama",
         {"rope_parameters": None, "rope_theta": "big"},
-        "rope_theta = 'big' is no number",
+        "rope_theta = 'big' is not a number",
     ),
     "biases": ("llama", {"attention_bias": True}, "qkv_bias = True, but the tensors show False"),
     "activation": ("llama", {"hidden_act": "mish"}, "hidden_act = 'mish'; there can be"),

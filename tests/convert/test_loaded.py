@@ -1,4 +1,4 @@
-"""Weights that lie in memory are brought over as those of a file are; and what stands on a page of a loaded model."""
+"""Weights in memory are converted like those of a file; and how a loaded model describes itself."""
 
 import json
 from collections.abc import Callable

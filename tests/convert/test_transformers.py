@@ -129,7 +129,7 @@ def test_a_bare_file_is_given_to_the_class_as_it_usually_is(
     assert named.code == 4, named
     assert named.out.startswith("UNPROVEN: equal if the class was built with ")
     line = named.out.splitlines()[-1]
-    said = shlex.split(line.partition("say so: ")[2])
+    said = shlex.split(line.partition("confirm them: ")[2])
     assert "activation_function=gelu_new" in said
     named = command("jaxgpt-convert", "verify", bare, tmp_path / "m", *asked, *said)
     assert named.code == 0, named

@@ -83,7 +83,7 @@ def test_json_lines_with_text_stay_text(tmp_path: Path) -> None:
     [
         ("{", "line 2 is not JSON"),
         ("[]", "line 2: a record must be an object, but is a list"),
-        ({"prompt": "x"}, "line 2 must have the fields prompt and answer, .* are: prompt. Mend"),
+        ({"prompt": "x"}, "line 2 must have the fields prompt and answer, .* are: prompt. Correct"),
         ({"prompt": "x", "answer": " "}, "line 2, answer: the text is empty"),
         ({"prompt": "", "answer": "x"}, "line 2, prompt: the text is empty"),
         ({"prompt": 3, "answer": "x"}, "line 2: field prompt must hold text, but holds a int"),
@@ -98,7 +98,7 @@ def test_json_lines_with_text_stay_text(tmp_path: Path) -> None:
         ),
         (
             {"messages": CHAT["messages"][:4]},
-            "line 2: the last message must be of the assistant, .* but is of the user",
+            "line 2: the last message must be from the assistant, .* but is from the user",
         ),
         (
             {"messages": [*CHAT["messages"][:2], {"role": "assistant", "content": ""}]},

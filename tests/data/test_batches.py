@@ -42,7 +42,7 @@ def test_each_epoch_has_each_window_once(length: int, context: int, size: int, s
 
 
 @pytest.mark.parametrize("windows", [4000, 12_000])
-def test_long_splits_too_and_every_epoch_otherwise(windows: int) -> None:
+def test_long_splits_are_shuffled_differently_in_each_epoch(windows: int) -> None:
     tokens = np.arange(2 * (windows + 1))
     size = 1000
     steps = -(-2 * windows // size)

@@ -263,15 +263,17 @@ def test_several_sources_in_their_order(tmp_path: Path) -> None:
         (["hf:opus"], "translation.en,translation.de", ("translation.en", "translation.de")),
     ],
 )
-def test_what_is_pairs(sources: list[str], field: str, expected: tuple[str, str] | None) -> None:
+def test_which_sources_are_pairs(
+    sources: list[str], field: str, expected: tuple[str, str] | None
+) -> None:
     assert fields_of(sources, field) == expected
 
 
 @pytest.mark.parametrize(
     ("field", "named"),
     [
-        ("a,b,c", "--field a,b,c must be two names"),
-        ("a,", "--field a, must be two names"),
+        ("a,b,c", "--field a,b,c must be the names"),
+        ("a,", "--field a, must be the names"),
         ("body", "x.tsv has pairs, but --field body names one field"),
     ],
 )
@@ -286,10 +288,10 @@ def test_fields_that_are_not_two(field: str, named: str) -> None:
 @pytest.mark.parametrize(
     ("raw", "named"),
     [
-        (b"a\tb\nno tab\n", r"in\.tsv line 2 has no tab: .* take it out"),
+        (b"a\tb\nno tab\n", r"in\.tsv line 2 has no tab: .* remove it"),
         (b"\xef\xbb\xbfno tab\r\n", r"in\.tsv line 1 has no tab"),
         (b"a\tb\nc\td\te\n", r"in\.tsv line 2 has 3 columns, .*cut -f 1,2"),
-        (b"a\tb\n\tb\n", r"in\.tsv line 2: the source is empty.*Take the pair out"),
+        (b"a\tb\n\tb\n", r"in\.tsv line 2: the source is empty.*Remove the pair"),
         (b"a\tb\na\t \r\n", r"in\.tsv line 2: the target is empty"),
         (b"a\tb\n\t\n", r"in\.tsv line 2: the source is empty"),
         (b"a\tb\n\n\nc\td\n", r"in\.tsv line 2 is blank, and more pairs follow"),
@@ -312,7 +314,10 @@ def test_what_is_wrong_is_named_and_nothing_written(raw: bytes, named: str, tmp_
     [
         (lambda at: [], "no text to prepare"),
         (lambda at: [f"{at}/missing.tsv"], r"missing\.tsv"),
-        (lambda at: [f"{at}/in.txt"], r"in\.txt has no pairs .*\.tsv, \.jsonl, \.ndjson, \.parq"),
+        (
+            lambda at: [f"{at}/in.txt"],
+            r"in\.txt is not a file of pairs .*\.tsv, \.jsonl, \.ndjson, \.parq",
+        ),
         (lambda at: [f"{at}/empty.jsonl"], r"line 2: the target is empty"),
         (lambda at: [f"{at}/null.jsonl"], r"line 1: the source is empty"),
         (lambda at: [f"{at}/number.jsonl"], r"line 1: field target must hold text, but .* int"),

@@ -151,14 +151,16 @@ def test_standard_input_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("source", ["missing.txt", "*.none", "", "x" * 5000])
-def test_nothing_there(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_does_not_exist_is_refused(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="There is no file, no folder"):
         texts(source)
 
 
 @pytest.mark.parametrize("name", ["empty.txt", "empty.jsonl", "blank.jsonl", "folder", "-"])
-def test_nothing_in_it(name: str, tmp_path: Path) -> None:
+def test_an_empty_source_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "blank.jsonl").write_text('\n{"text": ""}\n{"text": null}\n')
@@ -321,7 +323,7 @@ def test_the_built_in_corpus_is_english() -> None:
     assert sum(text.count(" the ") for text in found) > 1000
 
 
-def test_how_much_there_is(tmp_path: Path) -> None:
+def test_the_size_of_sources_is_known_before_reading(tmp_path: Path) -> None:
     tree(tmp_path)
     assert known_bytes([str(tmp_path / "a"), str(tmp_path / "b.txt")]) == len(
         "a/z.md" + "a/b.txt" + "b.txt"

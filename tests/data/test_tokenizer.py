@@ -250,7 +250,7 @@ def llama(vocabulary: dict[str, int]) -> tokenizers.Tokenizer:
 )
 def test_tokens_that_depend_on_their_neighbours_are_refused(vocabulary: dict[str, int]) -> None:
     """Written one by one they would lose spaces, and characters of several bytes."""
-    with pytest.raises(UserError, match="use one of byte level"):
+    with pytest.raises(UserError, match="use a byte-level tokenizer"):
         BpeTokenizer(llama(vocabulary)).decode([0])
 
 

@@ -88,7 +88,7 @@ class Job(contextlib.AbstractContextManager["Job"]):
             process.communicate()
 
     def ends(self) -> tuple[list[int], list[str]]:
-        """Exit codes, and what was said on standard error."""
+        """The exit code and the standard error of each process."""
         both = [process.communicate(timeout=600) for process in self.processes]
         assert not [
             line for out, err in both for line in (out + err).splitlines() if "[Gloo] Rank" in line
@@ -96,7 +96,7 @@ class Job(contextlib.AbstractContextManager["Job"]):
         return [process.returncode for process in self.processes], [err for _, err in both]
 
     def steps(self, count: int) -> None:
-        """Waits for so many."""
+        """Wait until `count` steps are logged."""
         while len(run_directory.read_metrics(self.run)) < count:
             assert all(process.poll() is None for process in self.processes), self.ends()
             time.sleep(0.05)
@@ -161,7 +161,7 @@ def test_adapters_of_two_processes_are_those_of_one(
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_what_four_saved_others_go_on_with(
+def test_a_checkpoint_of_four_processes_resumes_on_other_numbers(
     count: int, config: Path, alone: Path, of_four: Path, tmp_path: Path
 ) -> None:
     import shutil

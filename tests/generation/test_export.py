@@ -78,4 +78,4 @@ def test_a_model_with_a_source_is_refused(
 ) -> None:
     for name in ("pair", "alone"):
         message = refused("jaxgpt", "export", pair.with_name(name), "--out", tmp_path / "a.zip")
-        assert "attends to a source, and jaxgpt export writes the programs of decoders" in message
+        assert "attends to a source, but jaxgpt export takes only decoders without one" in message

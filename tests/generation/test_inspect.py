@@ -20,7 +20,7 @@ from tests.helpers import CONFIGS, random_model, random_pair
 
 @pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
 def test_weights_are_those_that_the_model_mixes_with(fields: dict[str, object]) -> None:
-    """Shown by the other side: what is expected after each token is what the model says."""
+    """Each row sums to 1 and sees no later token; the log-probabilities are those of the model's logits."""
     gpt = random_model("float64", **fields)
     ids = [3, 1, 4, 1, 5, 9, 2, 6]
     weights, logprobs = inspect.inside(gpt, ids)
@@ -111,7 +111,7 @@ def test_tables_say_what_they_show() -> None:
     assert "head 1" in one
     assert ["␣", "100", "0", "0"] in [line.split() for line in one.splitlines()]
     narrow = shown(map_table(inspect.map_of(seen), 0, None, 8), 80).splitlines()
-    assert narrow[1:2] == ["The last 1 of 3 tokens: a pipe, or a picture (--out), has all."]
+    assert narrow[1:2] == ["The last 1 of 3 tokens: a pipe, or a picture (--out), shows all."]
     assert [line.split() for line in narrow[2:]] == [["\N{OPEN BOX}"], ["\N{OPEN BOX}", "17"]]
     tokens = [line.split() for line in shown(inspect.token_table(seen, 2), 80).splitlines()]
     assert tokens[2] == ["y", "0.3000", "2", "M", "0.50"]

@@ -115,7 +115,7 @@ def test_without_a_tokenizer_ids_go_in_and_out(
         "jaxgpt", "sample", bare, "--prompt", "1 2, 3", "--tokens", "6", "--temperature", "0"
     )
     assert (
-        "has no tokenizer: ids go in and out. To have text, name its tokenizer by --tokenizer"
+        "has no tokenizer: prompt and output are ids. For text, name its tokenizer with --tokenizer"
         in outcome.err
     )
     ids = outcome.out
@@ -132,7 +132,7 @@ def test_without_a_tokenizer_ids_go_in_and_out(
     assert named == command("jaxgpt", "sample", model, *words).out
     fewer = command("jaxgpt", "sample", bare, *words, "--tokenizer", tmp_path / "chars.json").err
     assert (
-        f"Of the model's 12 ids 3 mean nothing to {tmp_path / 'chars.json'}: they are left out."
+        f"3 of the model's 12 ids are unknown to {tmp_path / 'chars.json'}: they are never chosen."
         in fewer
     )
     assert command("jaxgpt", "sample", bare, *words, "--tokenizer", model).out == named
@@ -160,7 +160,7 @@ def test_a_prompt_longer_than_the_context_is_cropped_and_said_once(
     [
         (
             ["--prompt", "abzé"],
-            "what the char tokenizer does not know: 'z' (U+007A), 'é' (U+00E9). Leave it out",
+            "characters that the char tokenizer does not know: 'z' (U+007A), 'é' (U+00E9). Remove them",
         ),
         (["--temperature", "-1"], "temperature must be 0 (the likeliest token) or lie in"),
         (["--top-k", "13"], "top_k must lie between 1 and the 12 ids there are, but is 13"),
@@ -330,7 +330,7 @@ def test_an_encoder_decoder_writes_a_line_for_each_source(
         ("pair", ["--source", "a", "--prompt", "b"], "--prompt is for decoders"),
         ("pair", ["--source", "a", "--stop", "b"], "--stop is for decoders"),
         ("pair", ["--source", "a", "--source-file", "FILE"], "from --source or from --source-file"),
-        ("pair", ["--source", "a", "--start", "11"], "has ids 0 to 10: give the right one by --start"),
+        ("pair", ["--source", "a", "--start", "11"], "has ids 0 to 10: give the right one with --start"),
         ("pair", ["--source", "a", "--beams", "2", "--samples", "2"], "samples must be 1 with beams"),
         ("bare", ["--source", "1"], "does not say with which id a text of its decoder starts"),
         ("model", ["--prompt", "a", "--beams", "2", "--top-k", "2"], "top_k must be 0 with beams"),

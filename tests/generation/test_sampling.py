@@ -93,7 +93,7 @@ def one(logits: list[float], draws: int = 200, **options: Any) -> set[int]:
     )
 
 
-def test_of_equals_no_more_are_drawn_from_than_asked_for() -> None:
+def test_cuts_are_exact_among_equal_logits() -> None:
     assert one([0, 3, 3, 3, 1], top_k=1) == {1}
     assert one([0, 3, 3, 3, 1], top_k=2) == {1, 2}
     assert one([2] * 20, top_p=0.12) == {0, 1, 2}

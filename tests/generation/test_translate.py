@@ -166,7 +166,7 @@ def test_nothing_of_the_memory_is_copied_in_the_loop(pair: Seq2Seq) -> None:
         ({"sources": [[1] * 14]}, "Source 1 has 14 tokens, but the encoder reads at most 13"),
         ({"sources": [1, 2]}, "Sources are lists of ids, but source 1 is 1"),
         ({"sources": [[61]]}, "outside the vocabulary of 61"),
-        ({"start": 103}, "start is 103, which is no id of the decoder"),
+        ({"start": 103}, "start is 103, which is not an id of the decoder"),
         ({"beams": 2, "temperature": 0.5}, "temperature must be 0 with beams"),
         ({"beams": 0}, "beams must be positive"),
     ],

@@ -99,7 +99,7 @@ def evaluated(tasks: Path, out: Path, *words: str) -> dict[str, list[Any]]:
     return responses
 
 
-def test_it_has_the_numbers_and_texts_of_lm_evals_own_model(
+def test_numbers_and_texts_equal_those_of_lm_evals_hf_model(
     tasks: Path, model: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
@@ -143,7 +143,7 @@ def flags(row: Any) -> list[str]:
     ],
     ids=["path", "argument", "hf", "nothing", "batch"],
 )
-def test_what_it_cannot_do_is_said(words: dict[str, str], said: str, model: Path) -> None:
+def test_unsupported_requests_are_refused(words: dict[str, str], said: str, model: Path) -> None:
     pytest.importorskip("lm_eval", reason="lm_eval is not installed")
     from jaxgpt.lm_eval.model import DirectoryLM
 
@@ -158,7 +158,7 @@ def test_a_long_continuation_and_a_long_text_are_refused(model: Path) -> None:
     from jaxgpt.lm_eval.model import DirectoryLM
 
     lm = DirectoryLM(str(model))
-    with pytest.raises(UserError, match="and the model sees 1 to 48"):
+    with pytest.raises(UserError, match="but must have 1 to 48"):
         lm.loglikelihood([Instance("loglikelihood", {}, ("a", LONG), 0)])
     with pytest.raises(UserError, match="asks for 48 new tokens, and the model sees 48"):
         lm.generate_until([Instance("generate_until", {}, ("a", {"max_gen_toks": 48}), 0)])

@@ -226,7 +226,7 @@ def picked(
         (AMD, "bfloat16", {}, "chunked", "the device is AMD Instinct"),
         (TPU, "float32", {}, "splash", "TPU v5 lite"),
         (TPU, "bfloat16", {"head": 42}, "splash", "heads of 42"),
-        (TPU, "bfloat16", {"head": 264}, "chunked", "heads as wide as 256"),
+        (TPU, "bfloat16", {"head": 264}, "chunked", "heads up to 256 wide"),
         (CPU, "float32", {}, "tiled", "for cpu"),
         (CPU, "bfloat16", {}, "tiled", "for cpu"),
         (CPU, "float32", {"length": 128}, "chunked", "128 positions"),
@@ -257,9 +257,9 @@ def test_what_every_device_can_do_may_be_asked_of_it(device: dict[str, str], for
         ),
         (CPU, "float32", "splash", 64, "splash, which needs a TPU, and the device is cpu"),
         (GPU, "float32", "cudnn", 64, "computes in bfloat16, and compute.dtype is float32"),
-        (GPU, "bfloat16", "splash", 64, "would do: auto, xla, chunked, cudnn.$"),
-        (GPU, "bfloat16", "cudnn", 256, "takes heads as wide as 128, and model.head_dim is 256"),
-        (TPU, "bfloat16", "cudnn", 64, "would do: auto, xla, chunked, splash.$"),
+        (GPU, "bfloat16", "splash", 64, "can be used here: auto, xla, chunked, cudnn.$"),
+        (GPU, "bfloat16", "cudnn", 256, "takes heads up to 128 wide, and model.head_dim is 256"),
+        (TPU, "bfloat16", "cudnn", 64, "can be used here: auto, xla, chunked, splash.$"),
     ],
 )
 def test_what_cannot_be_used_is_an_error_that_says_what_can(

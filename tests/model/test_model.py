@@ -93,8 +93,8 @@ def test_dropout_is_off_without_a_key_and_fresh_with_each() -> None:
 
 
 @pytest.mark.parametrize("norm", ["pre", "post", "residual", "output"])
-def test_dropout_reaches_both_that_a_block_adds(norm: str) -> None:
-    """With one of them silent, it is the other that is another one at each seed."""
+def test_dropout_reaches_both_branches_of_a_block(norm: str) -> None:
+    """With one branch zero, the output still differs from seed to seed, by the other branch."""
     config = ModelConfig(**{**vars(SMALL), "norm": norm})
     params, ids = params_of(GPT(config)), jnp.asarray(tokens(config))
     run = jax.jit(lambda params, seed: assemble(config, params).logits(ids, jax.random.key(seed)))

@@ -210,7 +210,7 @@ def test_state_shrinks_as_devices_grow_in_number(name: str) -> None:
 
 def test_a_vocabulary_that_is_left_to_data_that_are_not_there_is_asked_for() -> None:
     with pytest.raises(
-        UserError, match=r"nowhere has not been prepared: prepare it, or say --model.vocab_size N"
+        UserError, match=r"nowhere has not been prepared: prepare it, or set --model.vocab_size N"
     ):
         made("", model={"vocab_size": 0})
 

@@ -92,7 +92,9 @@ def test_what_the_server_refuses_is_shown_and_text_is_never_markup(
         page.wait_for("document.title === 'letters - jaxgpt'")
         page.evaluate("part('prompt').value = '<img src=x onerror=alert(1)>'")
         page.evaluate("part('write').click()")
-        page.wait_for("part('state').textContent.startsWith('Not done: The text has what the')")
+        page.wait_for(
+            "part('state').textContent.startsWith('Not done: The text has characters that the')"
+        )
         assert page.evaluate("part('text').textContent") == "<img src=x onerror=alert(1)>"
         assert page.evaluate("document.querySelectorAll('img').length") == 0
         # Each field has a label, and the state is read aloud.

@@ -217,9 +217,11 @@ def test_a_wrong_start_is_one_paragraph(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = refused("jaxgpt", "serve", model, "--port", port)
-        assert f"Port {port} of 127.0.0.1: another program has it." in said
+        assert f"Port {port} of 127.0.0.1: another program uses it." in said
     assert "between 0 and 65535" in refused("jaxgpt", "serve", model, "--port", "70000")
-    assert "is no address" in refused("jaxgpt", "serve", model, "--host", "no.such.host.invalid")
+    assert "is not an address" in refused(
+        "jaxgpt", "serve", model, "--host", "no.such.host.invalid"
+    )
     assert "rows must be positive" in refused("jaxgpt", "serve", model, "--rows", "0")
     assert "is not a directory" in refused("jaxgpt", "serve", tmp_path / "nix", "--port", "0")
     monkeypatch.setitem(sys.modules, "starlette", None)
@@ -235,7 +237,7 @@ def test_an_encoder_decoder_is_refused(tmp_path: Path, refused: Callable[..., st
     pair = Seq2SeqConfig(ModelConfig(*sizes), ModelConfig(*sizes, cross_attention=True))
     model_directory.save(tmp_path / "pair", pair, params_of(Seq2Seq(pair.encoder, pair.decoder)))
     said = refused("jaxgpt", "serve", tmp_path / "pair", "--port", "0")
-    assert "is an encoder-decoder, and completions continue a prompt" in said
+    assert "is an encoder-decoder, but the server continues prompts" in said
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_a_loaded_model_computes_the_same(whole: Path) -> None:
     assert json.loads((whole / "config.json").read_text())["note"] == "kept"
 
 
-def test_one_that_is_replaced_while_it_is_read_is_noticed(whole: Path, tmp_path: Path) -> None:
+def test_a_directory_replaced_while_it_is_read_is_noticed(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "m")
     opened = model_directory.ModelDirectory(tmp_path / "m")
     opened.read("head/kernel")

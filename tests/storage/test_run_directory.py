@@ -68,16 +68,16 @@ def test_a_run_belongs_to_one_process_and_is_cleaned_for_it(make_run: Callable[.
     )
     leftover.mkdir()
     hidden.write_text("half")
-    with run_directory.held(run):
+    with run_directory.locked_run(run):
         assert not leftover.exists()
         assert not hidden.exists()
         assert run_directory.summary(run).state == "running"
         with (
             pytest.raises(UserError, match="run is being trained by another process"),
-            run_directory.held(run),
+            run_directory.locked_run(run),
         ):
             pass
-    with run_directory.held(run):
+    with run_directory.locked_run(run):
         pass
     assert run_directory.checkpoints(run) == [run_directory.checkpoint_of(run, 10)]
 
@@ -85,22 +85,22 @@ def test_a_run_belongs_to_one_process_and_is_cleaned_for_it(make_run: Callable[.
 @pytest.mark.parametrize(
     "name", ["thesis.txt", "data/p.csv", "checkpoints/epoch1.ckpt", "metrics.jsonl", ".lock"]
 )
-def test_what_is_no_run_is_left_alone(name: str, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_left_alone(name: str, tmp_path: Path) -> None:
     precious = tmp_path / "theirs" / name
     precious.parent.mkdir(parents=True)
     precious.write_text("precious")
     with (
         pytest.raises(UserError, match="exists and is not an empty directory"),
-        run_directory.held(tmp_path / "theirs"),
+        run_directory.locked_run(tmp_path / "theirs"),
     ):
         pass
     assert [path for path in (tmp_path / "theirs").rglob("*") if path.is_file()] == [precious]
 
 
-def test_a_run_of_which_nothing_came_leaves_nothing(tmp_path: Path) -> None:
+def test_a_run_that_fails_at_once_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("new", "empty"):
-        with pytest.raises(ZeroDivisionError), run_directory.held(tmp_path / name):
+        with pytest.raises(ZeroDivisionError), run_directory.locked_run(tmp_path / name):
             raise ZeroDivisionError
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
@@ -111,10 +111,10 @@ def test_a_process_that_died_while_it_locked_a_run_is_no_obstacle(
     run = tmp_path / "new"
     run.mkdir()
     (run / run_directory.LOCK).touch()
-    with run_directory.held(run):
+    with run_directory.locked_run(run):
         json_files.write_json(run / run_directory.CONFIG, {})
     before = (run / run_directory.LOCK).stat().st_mtime_ns
-    with run_directory.held(run):  # so that the mark is never away again
+    with run_directory.locked_run(run):  # so that the mark is never away again
         pass
     assert (run / run_directory.LOCK).stat().st_mtime_ns == before
 

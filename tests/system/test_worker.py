@@ -48,7 +48,7 @@ def test_waiting_that_is_interrupted_can_be_taken_up_again() -> None:
 
 
 class Interrupted:
-    """A job that somebody grows tired of."""
+    """A job that is interrupted while somebody waits for it."""
 
     def __init__(self, job: Future):
         self.job = job

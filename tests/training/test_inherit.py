@@ -317,7 +317,7 @@ def test_an_init_that_does_not_exist_is_refused_where_a_run_resumes(
     assert "nowhere is not a directory. The run would resume from its own checkpoint" in said
 
 
-def test_one_that_exists_is_said_not_to_be_read_again(
+def test_a_run_says_that_init_is_not_read_again(
     stopped: Path, made: Path, tune: Callable[..., Any]
 ) -> None:
     for model in ("bare", "known"):

@@ -1,4 +1,4 @@
-"""Adapters: they begin as nothing, are all that a run trains and stores, and come out merged."""
+"""Adapters change nothing at first, are all that a run trains and stores, and are read merged."""
 
 import dataclasses
 import json
@@ -225,7 +225,7 @@ def test_the_checkpoint_for_torch_is_merged(
     assert torch.load(out)
     words = "--dialect", "nanogpt", "--optimizer"
     said = refused("jaxgpt-convert", "to-torch", run, tmp_path / "b.pt", *words)
-    assert "was trained by adapters: its optimiser has moments of those" in said
+    assert "was trained with adapters: its optimiser has moments of these" in said
 
 
 def test_the_evaluation_of_a_run_is_that_of_what_it_stores(

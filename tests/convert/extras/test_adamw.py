@@ -1,4 +1,4 @@
-"""AdamW's moments go by the same rows as the weights: there and back, and on from where torch was."""
+"""AdamW's moments are converted by the same rows as the weights, both ways, and training resumes from them."""
 
 import copy
 from pathlib import Path
@@ -55,7 +55,7 @@ def ends(dialect: Dialect) -> Dialect:
 
 
 def groups_of(module: Any, kind: str) -> list[dict[str, Any]]:
-    """As people make them: all in one, or what has two axes apart from what has one."""
+    """The groups that people make: one for all parameters, or one for those with two axes and one for the rest."""
     parameters = list(module.parameters())
     if kind == "all":
         return [{"params": parameters}]
@@ -135,7 +135,7 @@ def moments_of(state: optax.OptState, step: int) -> Moments:
 def steps_here(
     config: Config, params: Any, moments: Moments, batches: np.ndarray
 ) -> tuple[Any, Moments, list[float]]:
-    """In float32 with the step that training takes; in float64 with its optimiser."""
+    """Train in float32 by the training step, in float64 by its optimiser alone."""
     losses = []
     if next(iter(flatten(params).values())).dtype == np.float32:
         state = init_state(config, jax.tree.map(jnp.array, params))
@@ -160,7 +160,7 @@ def steps_here(
 
 
 def made_up(dialect: Dialect, kind: str, swapped: bool = False) -> dict[str, Any]:
-    """What torch's AdamW would give for a class of this dialect: its numbers, and nobody's names."""
+    """The state_dict of torch's AdamW for the class of `dialect`: parameters have numbers and no names."""
     config = config_of(dialect)
     params = random_params(config, np.dtype("float32"))
     groups = usual_groups(leaves(ends(dialect), config), kind, {})
@@ -185,8 +185,8 @@ def test_there_and_back_bit_for_bit(name: str, kind: str) -> None:
         assert np.array_equal(value, flatten(expected)[path]), path
 
 
-def test_who_leaves_embeddings_out_sorts_the_names() -> None:
-    """As minGPT makes its groups, spelled out here: weights of Linear, then all else, each by the alphabet."""
+def test_groups_without_decay_of_embeddings_are_sorted_by_name() -> None:
+    """minGPT makes such groups: weights of Linear, then all others, each in alphabetical order."""
     dialect, config = ends(DIALECTS["mingpt"]), config_of(DIALECTS["mingpt"])
     params = random_params(config, np.dtype("float32"))
     state = {
@@ -215,7 +215,7 @@ def test_who_leaves_embeddings_out_sorts_the_names() -> None:
 
 @pytest.mark.parametrize("prefix", ["", "_orig_mod.", "system.gpt."])
 def test_names_that_torch_kept_are_believed(prefix: str) -> None:
-    """It keeps them where it was given named_parameters(), in whatever order and however many groups."""
+    """torch stores names if it was given named_parameters(), in any order and number of groups."""
     dialect, config = ends(DIALECTS["gpt"]), config_of(DIALECTS["gpt"])
     params = random_params(config, np.dtype("float32"))
     state = to_torch(params, config, "gpt")
@@ -242,7 +242,7 @@ LIKE = {
 
 @pytest.mark.parametrize("order", [["m.2.weight", "m.10.weight"], ["m.10.weight", "m.2.weight"]])
 def test_no_order_is_guessed_where_shapes_allow_two(order: list[str]) -> None:
-    """Who leaves embeddings out may have sorted the names, or not."""
+    """Code that excludes embeddings from decay may have sorted the names, or not."""
     known = {name: LIKE[name] for name in ("e.weight", *order, "f.scale", "f.bias")}
     shapes = {name: (5, 5) if name.endswith("weight") else (5,) for name in known}
     parts = [[*order], ["e.weight", "f.scale", "f.bias"]]
@@ -305,7 +305,7 @@ def test_parameters_without_a_gradient_have_no_moments_again() -> None:
     require_equal(write(found, ends(dialect), config), held)
 
 
-def test_one_that_has_made_no_step_is_fresh() -> None:
+def test_an_optimizer_without_steps_is_fresh() -> None:
     held = {**made_up(DIALECTS["gpt"], "all"), "state": {}}
     dialect, config = ends(DIALECTS["gpt"]), config_of(DIALECTS["gpt"])
     found = read(held, dialect, config, list(leaves(dialect, config)))
@@ -388,10 +388,10 @@ def wrong(change: str) -> dict[str, Any]:
         ("radam", Unlike, "no amsgrad"),
         ("betas", Unlike, "in its groups betas"),
         ("tensors", Unlike, "in its groups lookahead"),
-        ("sgd", Unlike, "keeps momentum_buffer"),
+        ("sgd", Unlike, "state of a parameter has momentum_buffer"),
         ("amsgrad", Unlike, "amsgrad"),
         ("adam", Unlike, "adds the decay to the gradient"),
-        ("steps", Unlike, "6 to 7 steps"),
+        ("steps", Unlike, "different numbers of steps, 6 to 7"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: str, kind: type[UserError], said: str) -> None:
@@ -407,7 +407,7 @@ ORACLES = [name for name, facts in FACTS.items() if "optimizer_oracle" in facts]
 @needs_zoo
 @pytest.mark.parametrize("name", ORACLES or ["none"])
 def test_recorded_gradients_and_the_recorded_step(name: str) -> None:
-    """What the original class and torch's AdamW gave, from the state in the file."""
+    """The original class and torch's AdamW gave these, starting from the state in the file."""
     loaded = to_flax(path_of(name), dtype="float64", **given(FACTS[name]))
     found, folder = loaded.extras.optimizer, path_of(name).parent
     assert found
@@ -458,7 +458,7 @@ def test_recorded_gradients_and_the_recorded_step(name: str) -> None:
         )
 
 
-def test_only_what_is_laid_out_as_one_is_taken_for_one() -> None:
+def test_only_dicts_laid_out_like_an_optimizer_are_taken_for_one() -> None:
     assert find(
         {"a": {"state": {}, "param_groups": []}, "b": {"state": 1}, "model": {}, "c": 3}
     ) == ["a"]

@@ -1,4 +1,4 @@
-"""What lies beside the weights goes along: there and back, and through training."""
+"""Extras that are stored with the weights are converted both ways, and survive training."""
 
 import re
 from collections.abc import Callable
@@ -49,7 +49,7 @@ ARGS = {
 
 
 def adamw(state: dict[str, Any], seed: int = 0) -> Any:
-    """torch's own, over these tensors in nanoGPT's two groups, after three steps on made-up gradients."""
+    """torch's AdamW for the tensors of `state` in nanoGPT's two groups, after three steps on random gradients."""
     torch.manual_seed(seed)
     parameters = [
         torch.nn.Parameter(value.clone())
@@ -69,7 +69,7 @@ def adamw(state: dict[str, Any], seed: int = 0) -> Any:
 
 @pytest.fixture(scope="module")
 def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As nanoGPT's train.py leaves one behind."""
+    """A ckpt.pt like those that nanoGPT's train.py writes."""
     state = to_torch(random_params(CONFIG, np.dtype("float32")), CONFIG, "nanogpt")
     held = {
         "model": state,
@@ -111,7 +111,7 @@ def test_all_of_a_checkpoint_comes_back(
     )
 
 
-def test_weights_only_leaves_it_behind(
+def test_weights_only_leaves_extras_out(
     ckpt: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     command("jaxgpt-convert", "to-flax", ckpt, tmp_path / "model", "--weights-only")
@@ -127,7 +127,7 @@ def test_weights_only_leaves_it_behind(
 def test_extras_among_the_weights_go_back_among_them(
     ckpt: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
-    """Some are under numbers."""
+    """Some extras have numbers as keys."""
     mixed = {**load(ckpt)["model"], "note": "v2", 3: [4.5]}
     torch.save(mixed, tmp_path / "mixed.pt")
     words = "--set", "num_heads=2"
@@ -260,7 +260,7 @@ def test_its_own_class_gets_the_step_and_the_settings_too(
     [
         (
             {"qkv_bias": False},
-            "bias, for what differs in this model: norm_bias is True, qkv_bias is False",
+            "bias, for fields that differ in this model: norm_bias is True, qkv_bias is False",
         ),
         ({"mlp_dim": 47}, "cannot have mlp_dim = 47: with the other sizes it is 48"),
     ],
@@ -295,8 +295,13 @@ def test_an_optimizer_is_not_promised_where_none_can_be(
     command("jaxgpt-convert", "to-flax", ckpt, tmp_path / "whole")
     command("jaxgpt-convert", "to-flax", ckpt, tmp_path / "bare", "--weights-only")
     for source, out, more, said in (
-        ("whole", "w.safetensors", ["--dialect", "mingpt"], "it goes into .pt and .pth"),
-        ("whole", "w.pt", ["--weights-only"], "not with --weights-only"),
+        (
+            "whole",
+            "w.safetensors",
+            ["--dialect", "mingpt"],
+            "which only .pt and .pth files can hold",
+        ),
+        ("whole", "w.pt", ["--weights-only"], "--weights-only leaves it out"),
         ("bare", "w.pt", ["--dialect", "mingpt"], "bare has none"),
     ):
         words = "to-torch", tmp_path / source, tmp_path / out, "--optimizer", *more
@@ -316,7 +321,7 @@ def test_an_optimizer_of_another_model_is_refused(
     assert not (tmp_path / "model").exists()
 
 
-def test_one_that_is_no_adamw_is_left_behind(
+def test_an_optimizer_other_than_adamw_is_left_out(
     ckpt: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     held = load(ckpt)
@@ -428,7 +433,7 @@ OLDER = {
 def test_groups_come_back_with_the_keys_they_had(
     kind: str, age: str, ckpt: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
-    """Torch takes a key that an older torch had not for what it says, and not for what that torch did."""
+    """A key added to a group would change what torch computes, since the older torch acted as if it were absent."""
     held = load(ckpt)
     for group in held["optimizer"]["param_groups"]:
         if kind == "Adam":

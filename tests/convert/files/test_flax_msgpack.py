@@ -233,12 +233,12 @@ HOSTILE = {
         damaged(b"\x92\x02\x03", b"\x92\x02\x7f"), r"float32 \(2, 127\), 1016 bytes, but has 24"
     ),
     "no such dtype": (damaged(b"\xa7float32", b"\xa7object_"), "has the dtype object_"),
-    "another extension": (damaged(b"\x01\x93\x92", b"\x02\x93\x92"), "is no array"),
+    "another extension": (damaged(b"\x01\x93\x92", b"\x02\x93\x92"), "is not an array"),
     "a length beyond the end": (
         GOOD[: GOOD.index(b"\xc7")] + b"\xc9\xff\xff\xff\xff\x01\x93", "should end at byte 42949"
     ),
-    "a number for an array": (b"\x81\xa1a\x05", "a is no array"),
-    "a list": (b"\x81\xa1a\x91\x05", "a is no array"),
+    "a number for an array": (b"\x81\xa1a\x05", "a is not an array"),
+    "a list": (b"\x81\xa1a\x91\x05", "a is not an array"),
     "names that are numbers": (b"\x82\xa1a\x80\x01\x02", "a name should begin at byte 4"),
     "the same name twice": (b"\x82\xa1a\x80\xa1a\x80", "the name a is there twice"),
     "two arrays of one name in torch": (
@@ -249,7 +249,7 @@ HOSTILE = {
     "deep": (b"\x81\xa1a" * 1000, "nested more than 32 deep"),
     "a long name": (b"\x81\xdb\xff\xff\xff\xff", "a name of 4294967295 bytes"),
     "a name in Latin-1": (b"\x81\xa2a\xff\x80", "the name that ends at byte 4 is not UTF-8"),
-    "terminal commands": (b"\x81\xa5\x1b[31m\x05", r"\\x1b\[31m is no array"),
+    "terminal commands": (b"\x81\xa5\x1b[31m\x05", r"\\x1b\[31m is not an array"),
     "nothing": (b"\x81\xa1a\x80", "holds no tensors"),
     "a chunk missing": (
         cut(b"\xa6chunks\x83", b"\xa6chunks\x82")[: -len(CHUNK) - 2],
@@ -281,12 +281,12 @@ HOSTILE = {
     ),
     "a chunk with two axes": (
         cut(b"\xc7\x15\1\x93\x91\2", b"\xc7\x16\1\x93\x92\1\2"),
-        "chunks that are no rows of numbers",
+        "chunks that are not rows of numbers",
     ),
     "not in chunks": (cut(b"__\xc3", b"__\xc2"), "a/kernel has no shape and chunks"),
     "chunks and no shape": (cut(b"\xa5shape", b"\xa5sharp"), "has sharp where its shape should be"),
     "one more entry": (cut(b"\x83\xb9__", b"\x84\xb9__"), "a/kernel has no shape and chunks"),
-    "chunks without a name": (CUT[CUT.index(b"\x83\xb9") :], r"__msgpack_chunked_array__ is no array"),
+    "chunks without a name": (CUT[CUT.index(b"\x83\xb9") :], r"__msgpack_chunked_array__ is not an array"),
 }  # fmt: skip
 
 

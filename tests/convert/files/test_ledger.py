@@ -1,4 +1,4 @@
-"""A hostile pickle is seen through by its own words; nothing is executed or allocated for it."""
+"""A hostile pickle is recognised by following it; nothing in it is executed, or allocated for it."""
 
 import collections
 import io

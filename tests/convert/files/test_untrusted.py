@@ -1,4 +1,4 @@
-"""A hostile archive is seen through by its own words; nothing is inflated for it."""
+"""A hostile archive is recognised by its table of contents; nothing is inflated for it."""
 
 import os
 import pickle

@@ -100,7 +100,7 @@ def test_another_class_of_hugging_face_is_not_taken_for_this_one() -> None:
 
 def test_what_is_given_settles_what_two_places_say() -> None:
     both = {"hidden_size": 128, "embed_dim": 32, "dropout": 0.1, "resid_pdrop": 0.2}
-    with pytest.raises(UserError, match="Say which with --set model_dim=VALUE"):
+    with pytest.raises(UserError, match="Choose with --set model_dim=VALUE"):
         values(file=both)
     assert stated_fields({"file": both}, NOBODY, "f.pt", {"model_dim"})["dropout"][0] == 0.1
 

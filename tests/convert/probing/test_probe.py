@@ -417,15 +417,15 @@ def test_a_part_that_does_better_at_another_scale_is_a_misfit() -> None:
     found = altered(0.25)
     assert not found.fits
     assert (found.settled, found.line, found.close) == ({}, "", [])
-    assert "but with its positions halved the best loses 0.2500 less" in misfit(found)
+    assert "but with its positions halved the loss of the best falls by 0.2500" in misfit(found)
 
 
 def test_a_model_worse_than_bigrams_settles_nothing() -> None:
     found = ranked(table(lambda a, b, c: float(b != "z")), bigram=4.9)
     assert (found.fits, found.settled) == (False, {})
     assert (
-        "The best loses 5.0000 nats per token, and counting which token follows which loses 4.9000"
-        in misfit(found)
+        "The best has a loss of 5.0000 nats per token, but a model that only counts which token "
+        "follows which has 4.9000" in misfit(found)
     )
     assert ranked(table(lambda a, b, c: float(b != "z")), bigram=5.1).settled == {"b": "z"}
 
@@ -531,11 +531,11 @@ def test_to_flax_takes_the_line_that_probe_writes(
     outcome = command("jaxgpt-convert", "probe", saved(), "--text", text, *given)
     assert outcome.code == 0, outcome
     assert outcome.out.startswith(
-        "SETTLED: num_heads = 4, attention_scale = model_dim. This text cannot tell norm_eps.\n"
+        "SETTLED: num_heads = 4, attention_scale = model_dim. This text does not decide norm_eps.\n"
     )
     assert "ids by the sorted characters of the text, as many as the vocabulary" in outcome.out
     assert (
-        "cannot be told: norm_eps is one of 1e-05, 1e-06, 1e-08, 1e-12; 1e-05 is kept, as assumed"
+        "undecided: norm_eps is one of 1e-05, 1e-06, 1e-08, 1e-12; 1e-05 is kept, as assumed"
         in outcome.err
     )
     line = outcome.out.splitlines()[-1]
@@ -689,7 +689,7 @@ def test_the_context_length_shows_in_no_loss(
     outcome = command("jaxgpt-convert", "probe", tmp_path / "sinusoids.pt", "--text", text, *given)
     assert outcome.code in (0, 3)
     assert (
-        "cannot be told: context_length shows in no loss; say it with --set context_length=N"
+        "undecided: context_length shows in no loss; set it with --set context_length=N"
         in outcome.err
     )
 

@@ -66,7 +66,7 @@ def test_a_default_of_the_class_is_no_proof_until_the_user_says_it(
     assert outcome.code == 4
     assert outcome.out.startswith("UNPROVEN: equal if the class was built with scale_embedding = ")
     said = "--torch-arg scale_embedding=false"
-    assert outcome.out.splitlines()[-1] == f"If it was, say so: {said}"
+    assert outcome.out.splitlines()[-1] == f"If it was, confirm them: {said}"
     assert command(*asked, *said.split()).code == 0
     assert command(*asked, "--torch-arg", "scale_embedding=true").code == 3
 

@@ -19,7 +19,7 @@ def test_a_transposed_copy_has_every_number(order: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (0, 5), (1, 200), (200, 1)], ids=str)
-def test_so_has_one_of_no_or_few_numbers(shape: tuple[int, ...]) -> None:
+def test_a_transposed_copy_of_few_or_no_numbers_is_complete(shape: tuple[int, ...]) -> None:
     values = np.random.default_rng(0).normal(size=shape[::-1]).T
     room = np.empty(shape)
     _copy(values, room)
