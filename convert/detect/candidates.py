@@ -16,4 +16,5 @@ def candidates(inputs: Inputs) -> list[Dialect]:
     ]
     for dialect in chosen[:1]:  # a config that cannot be followed is told before tensors are
         stated_fields(inputs.configs, dialect, inputs.path, inputs.given)
-    return chosen or list(DIALECTS.values())
+    families = [dialect for dialect in DIALECTS.values() if dialect.family]
+    return families if inputs.renamed else chosen or list(DIALECTS.values())

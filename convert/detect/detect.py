@@ -20,6 +20,7 @@ from .candidates import candidates
 from .one_side import Detected, detected_with, explained_by, fit_of
 from .partial import is_part
 from .refusals import Configs, Inputs, Shapes, Stranger, why_strange
+from .usual_names import renamings
 from .values import Evidence, weigh
 
 
@@ -42,13 +43,44 @@ def detect(
     inputs = Inputs(shapes, read, path, fields, configs or {})
     check(ModelConfig, fields, "ModelConfig")
     check(ModelConfig, of_encoder, "ModelConfig")
+    try:
+        return _detected(inputs, name, of_encoder)
+    except Stranger as stranger:
+        ways = [_tried(inputs.under(each), name, of_encoder) for each in renamings(shapes)]
+        results = [result for result in ways if not isinstance(result, Stranger)]
+        if not results:
+            raise stranger from None
+    if len(results) > 1:
+        raise UserError(f"{path}: {OF_TWO_WAYS}")
+    if isinstance(results[0], UserError):
+        raise results[0]
+    return results[0]
+
+
+OF_TWO_WAYS = (
+    "nothing in it tells whether its matrices are (in, out) or (out, in). Your class settles it: "
+    "to-flax FILE DIR --torch module:Class."
+)
+
+
+def _tried(
+    inputs: Inputs, name: str | None, of_encoder: Mapping[str, Any]
+) -> Detected | UserError:
+    """The result of detection, or the error."""
+    try:
+        return _detected(inputs, name, of_encoder)
+    except UserError as error:
+        return error
+
+
+def _detected(inputs: Inputs, name: str | None, of_encoder: Mapping[str, Any]) -> Detected:
     chosen = named(name) if name and name != "auto" else None
     pair = chosen if chosen else pairs.pair_of(inputs) if not name else None
     if isinstance(pair, Pair):
         return pairs.detect_pair(pair, inputs, of_encoder)
     require(
         not of_encoder,
-        f"{path}: encoder.{next(iter(of_encoder), '')} was given, but the file is of a decoder "
+        f"{inputs.path}: encoder.{next(iter(of_encoder), '')} was given, but the file is of a decoder "
         "alone.",
     )
     if isinstance(chosen, Dialect):
@@ -66,7 +98,7 @@ def detect(
 def _proposed(inputs: Inputs) -> Dialect:
     proposal = propose(inputs.shapes)
     if proposal.dialect is None:
-        raise UserError(
+        raise Stranger(
             f"{inputs.path}: no GPT can be seen in its tensors: {in_a_row(proposal.problems)}."
         )
     return proposal.dialect

@@ -87,7 +87,8 @@ def detected_with(
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     others = other_caveats(tuple(assumed), evidence, inputs.configs)
-    settled = as_in_file(replace(evidence.dialect, layout=config.rotary_layout), config, shapes)
+    settled = replace(evidence.dialect, layout=config.rotary_layout)
+    settled = as_in_file(settled, config, shapes, inputs.renamed)
     return Detected(settled, replace(report, other_caveats=others))
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..rows.kinds import EMBEDDING, Row
 from ..rows.known import Names
 from .by_structure import propose
 from .open_orders import open_orders
+from .renamed import Renamed
 from .values import Evidence
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -53,6 +54,12 @@ class Inputs:
     side: str = ""  # what precedes the names of its fields: "encoder." for an encoder
     # Fields that the other side shows, such as the vocabulary of a shared embedding.
     known: Mapping[str, Any] = field(default_factory=dict)
+    renamed: Renamed | None = None  # the way back from the names to those in the file
+
+    def under(self, renamed: Renamed) -> "Inputs":
+        """The same tensors under other names."""
+        shapes, read = renamed.shapes(self.shapes), renamed.reading(self.read)
+        return replace(self, shapes=shapes, read=read, renamed=renamed)
 
     @functools.cached_property
     def names(self) -> Names:

@@ -7,7 +7,7 @@ from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 
 BLOCK = parts.block("blocks")
-INSIDE = f"{BLOCK}.{parts.choice(parts.ATTENTION, 'attn')}"
+INSIDE = parts.inside_attention(BLOCK, "attn")
 
 FAMILY = Dialect(
     name="fused",

@@ -15,6 +15,7 @@ from jaxgpt.seq2seq_config import ENCODER, as_options
 from ..detect.one_side import Detected, detect_as
 from ..detect.pairs import detect_pair, pair_of
 from ..detect.refusals import Asked, Inputs
+from ..detect.usual_names import renamings
 from ..dialects import DIALECTS, PAIRS
 from ..foreign.peer import Peer
 from ..foreign.with_context import Caller
@@ -63,40 +64,53 @@ def readings(
     `hints` are sizes of the class by their fields; `right` has those that measurements of the
     readings so far have shown.
     """
-    some = False
-    for pair in _known_pairs(named, inputs):
-        knowledge = [ChainMap(right, hints)]
-        if heads := heads_of_parts(peer.module):
-            knowledge.insert(0, ChainMap(right, hints, heads))
-        for each in filter(None, (pair, _with_swapped_sides(pair))):
-            for reading in _of_pair(each, inputs, *knowledge):
-                some = True
-                yield reading
-    if some:
-        return
-    for dialect in _known(named):
-        told = True
-        for reading in _detections(dialect, inputs, hints, {}):
-            told &= "gate_order" not in reading.stand_ins
+    renamed = [inputs.under(each) for each in renamings(inputs.shapes)]
+    knowledge = [ChainMap(right, hints)]
+    if heads := heads_of_parts(peer.module):
+        knowledge.insert(0, ChainMap(right, hints, heads))
+    for named_so in (inputs, *renamed):
+        some = False
+        for reading in _of_pairs(named, named_so, knowledge):
+            some = True
             yield reading
-        if told and (swapped := _gate_and_up_swapped(dialect)) is not None:
-            yield from _detections(swapped, inputs, hints, {})
+        if some:
+            return
+    for named_so in (inputs, *renamed):
+        for dialect in _known(named, named_so):
+            yield from _of_dialect(dialect, named_so, hints)
     if named in (None, "auto"):
-        for proposal, counts in _proposed(inputs, peer):
+        named_so, reader = _reader([inputs, *renamed[:1]], peer)
+        for proposal, counts in proposals(reader):
             for sizes in counts:
                 if all(hints.get(name, size) == size for name, size in sizes.items()):
-                    yield from _detections(proposal, inputs, hints, sizes)
+                    yield from _detections(proposal, named_so, hints, sizes)
 
 
-def _known(named: str | None) -> list[Dialect]:
+def _of_pairs(
+    named: str | None, inputs: Inputs, knowledge: Sequence[Mapping[str, int]]
+) -> Iterator[Reading]:
+    """What is detected with each pair, and with gate and up swapped."""
+    for pair in _known_pairs(named, inputs):
+        for each in filter(None, (pair, _with_swapped_sides(pair))):
+            yield from _of_pair(each, inputs, *knowledge)
+
+
+def _of_dialect(dialect: Dialect, inputs: Inputs, hints: Mapping[str, int]) -> Iterator[Reading]:
+    """What is detected with `dialect`, and with gate and up swapped where names tell them apart."""
+    told = True
+    for reading in _detections(dialect, inputs, hints, {}):
+        told &= "gate_order" not in reading.stand_ins
+        yield reading
+    if told and (swapped := _gate_and_up_swapped(dialect)) is not None:
+        yield from _detections(swapped, inputs, hints, {})
+
+
+def _known(named: str | None, inputs: Inputs) -> list[Dialect]:
     """The dialects that may have written the file, the one first that detection would choose."""
-    if named == "auto":
-        return []
+    known = [each for each in DIALECTS.values() if each.family or not inputs.renamed]
     if named:
-        return [DIALECTS[named]] if named in DIALECTS else []
-    return sorted(
-        DIALECTS.values(), key=lambda dialect: (dialect.family, bool(dialect.twin), dialect.name)
-    )
+        return [dialect for dialect in known if dialect.name == named]
+    return sorted(known, key=lambda each: (each.family, bool(each.twin), each.name))
 
 
 def _known_pairs(named: str | None, inputs: Inputs) -> list[Pair]:
@@ -215,13 +229,24 @@ def _swapped(dialect: Dialect) -> Dialect | None:
     return with_gates_swapped(dialect) if any("glu" in row.flax.labels for row in rows) else None
 
 
-def _proposed(inputs: Inputs, peer: Peer) -> Iterator[tuple[Dialect, list[dict[str, int]]]]:
-    """The dialects whose roles a run of the class shows, and head counts that fit them."""
-    names, run = {new: old for old, new in peer.names.items()}, Caller(peer.module)
+def _reader(ways: Sequence[Inputs], peer: Peer) -> tuple[Inputs, Reader]:
+    """The first of `ways` to name the tensors that shows the blocks; a recorded run with them."""
+    try:
+        return ways[0], _reader_of(ways[0], peer)
+    except UserError:
+        if len(ways) == 1:
+            raise
+    return _reader(ways[1:], peer)
+
+
+def _reader_of(inputs: Inputs, peer: Peer) -> Reader:
+    new = inputs.renamed.names if inputs.renamed else {}
+    names = {theirs: new.get(own, own) for own, theirs in peer.names.items()}
+    run = Caller(peer.module)
     ids = torch.arange(ROWS * LENGTH).reshape(ROWS, LENGTH) % 5
     ids[1] = ids[0]
     try:
         seen = Seen.of(Trace(peer.module, names, LARGE), run, ids, LARGE)
     except UserError as error:
         raise UserError(f"{inputs.path}: {error} {OF_TWO_TEXTS}") from None
-    yield from proposals(Reader(seen, inputs.shapes, inputs.read))
+    return Reader(seen, inputs.shapes, inputs.read)

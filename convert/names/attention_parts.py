@@ -40,19 +40,24 @@ Way = Callable[[str, str], tuple[Row, ...]]  # the rows of queries, keys and val
 
 
 def separate(flax: str, inside: str) -> tuple[Row, ...]:
-    """The rows of a matrix each for queries, keys and values."""
-    return linear(f"{flax}/qkv : layer d head qkv k", f"{inside}.{{qkv}} : (head k) d", "?")
+    """The rows of a matrix each for queries, keys and values, or of one for each head in a stack."""
+    name = f"{inside}{{qkv}}"
+    return (
+        *linear(f"{flax}/qkv : layer d head qkv k", f"{name} : (head k) d", "?"),
+        row(f"{flax}/qkv/kernel : layer d head qkv k", f"{name}.weight : head k d"),
+        row(f"{flax}/qkv/bias : layer head qkv k", f"{name}.bias? : head k"),
+    )
 
 
 def fused(flax: str, inside: str) -> tuple[Row, ...]:
     """The rows of one matrix for all three."""
-    one = f"{inside}.{choice(FUSED, 'qkv')}"
+    one = f"{inside}{choice(FUSED, 'qkv')}"
     return linear(f"{flax}/qkv : layer d head qkv k", f"{one} : (qkv head k) d", "?")
 
 
 def in_two(flax: str, inside: str) -> tuple[Row, ...]:
     """The rows of one matrix for queries, and one for keys and values."""
-    query, rest = f"{inside}.{choice(QUERY, 'q_proj')}", f"{inside}.{choice(KEY_VALUE, 'kv_proj')}"
+    query, rest = f"{inside}{choice(QUERY, 'q_proj')}", f"{inside}{choice(KEY_VALUE, 'kv_proj')}"
     return (
         *linear(f"{flax}/qkv : layer d head qkv k", f"{query} : (q head k) d", "?"),
         *linear(f"{flax}/qkv : layer d head qkv k", f"{rest} : (k_v head k) d", "?"),
@@ -67,12 +72,12 @@ CACHES = (
 
 def caches(inside: str) -> tuple[Buffer, ...]:
     """The rows of keys and values that a class keeps while it generates, which are no weights."""
-    return tuple(ignored(f"{inside}.{word}") for word in CACHES.split())
+    return tuple(ignored(f"{inside}{word}") for word in CACHES.split())
 
 
 def of_torch(flax: str, inside: str) -> tuple[Row, ...]:
     """The rows of an nn.MultiheadAttention."""
     return (
-        row(f"{flax}/qkv/kernel : layer d head qkv k", f"{inside}.in_proj_weight : (qkv head k) d"),
-        row(f"{flax}/qkv/bias : layer head qkv k", f"{inside}.in_proj_bias? : (qkv head k)"),
+        row(f"{flax}/qkv/kernel : layer d head qkv k", f"{inside}in_proj_weight : (qkv head k) d"),
+        row(f"{flax}/qkv/bias : layer head qkv k", f"{inside}in_proj_bias? : (qkv head k)"),
     )

@@ -156,7 +156,7 @@ def tables(blocks: str, module: str) -> tuple[Buffer, ...]:
     They are in a file or follow from fields. A file may have frequencies once (`w`), beside tables
     that have them twice (`r`).
     """
-    inside = f"{blocks}.{parts.choice(parts.ATTENTION, module)}."
+    inside = parts.inside_attention(blocks, module)
     places = inside, f"{blocks}.", "(transformer.|model.|)"
     modules = parts.choice(f"{ROTATION} ", "rope.")
     slopes = parts.choice(SLOPE_WORDS, "slopes")

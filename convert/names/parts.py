@@ -73,8 +73,8 @@ ATTENTION = (
     "attention.mha attn.mha attn.attn attention.attention attn.attention attention.attn"
 )
 HEADS = (
-    ".heads. .attention_heads. .att_heads. .attn_heads. .head_attentions. .heads_list. .sa_heads. "
-    ". .head_ .heads_ .mha."
+    "heads. attention_heads. att_heads. attn_heads. head_attentions. heads_list. sa_heads. head_ "
+    "heads_ mha. "
 )
 OUT = (
     "proj projection compute out_proj output_proj out_projection output_projection c_proj linear "
@@ -198,6 +198,11 @@ def mlp(blocks: str, module: str, up: str, down: str) -> tuple[Row, ...]:
     )
 
 
+def inside_attention(blocks: str, module: str) -> str:
+    """The prefix of names in the attention, which is `module`, or the block itself."""
+    return f"{blocks}.{choice(' '.join(f'{word}.' for word in ATTENTION.split()) + ' ', f'{module}.')}"
+
+
 def inside_mlp(blocks: str, module: str) -> str:
     """The prefix of names in the MLP's `module`, which may be the block itself, as for ""."""
     first = f"{module}." if module else ""
@@ -232,12 +237,13 @@ def head(first: str) -> tuple[Kind, ...]:
 def out(blocks: str, module: str, first: str) -> tuple[Row, ...]:
     """The rows of the optional projection after attention, in its module or next to it."""
     inside, alongside = (
-        f"{blocks}.{choice(ATTENTION, module)}.{choice(OUT, first)}",
+        f"{inside_attention(blocks, module)}{choice(OUT, first)}",
         f"{blocks}.(proj|out_proj|attn_proj)",
     )
     return optional(
         (
             *linear("blocks/attn/out : layer head k d", f"{inside} : d (head k)"),
+            row("blocks/attn/out/kernel : layer head k d", f"{inside}.weight : head d k"),
             *linear("blocks/attn/out : layer head k d", f"{alongside} : d (head k)"),
         )
     )
@@ -245,6 +251,6 @@ def out(blocks: str, module: str, first: str) -> tuple[Row, ...]:
 
 def masks(blocks: str, module: str) -> tuple[Buffer, ...]:
     """The rows of causal masks at every place in use; none is written on export."""
-    attention, word = choice(ATTENTION, module), choice(MASKS, "mask")
-    places = (f"{blocks}.{attention}.{word}", f"{blocks}.{word}", word, f"transformer.{word}")
+    inside, word = inside_attention(blocks, module), choice(MASKS, "mask")
+    places = (f"{inside}{word}", f"{blocks}.{word}", word, f"transformer.{word}")
     return tuple(mask(f"{place} : {dims}", written=False) for place in places for dims in SQUARES)
