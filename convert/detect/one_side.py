@@ -127,5 +127,5 @@ def explained_by(inputs: Inputs, dialect: Dialect) -> tuple[Fit, Evidence, Diale
     """The fit and the evidence for `dialect`; raises Stranger if it does not explain the file."""
     fitted = fit_of(dialect, inputs)
     if fitted.problems:
-        raise Stranger(why_strange(inputs, [fitted]))
+        raise Stranger(lambda: why_strange(inputs, [fitted]))
     return fitted, weigh(fitted.dialect, fitted.sizes, inputs.read), fitted.dialect

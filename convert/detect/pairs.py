@@ -147,7 +147,7 @@ def detect_pair(pair: Pair, inputs: Inputs, of_encoder: Mapping[str, Any]) -> De
     """
     split = _split(pair, inputs)
     if split.problems:
-        raise Stranger(_why_strange(pair, split, inputs))
+        raise Stranger(lambda: _why_strange(pair, split, inputs))
     pair, shared = _with_shared_embedding(pair, split, inputs)
     encoder, decoder, _ = _sides(pair, inputs)
     ours = detected_with(decoder, lambda sized: explained_by(sized, pair.decoder))

@@ -27,7 +27,18 @@ LONGEST = 2**22  # largest context length accepted without a position table
 
 
 class Stranger(UserError):
-    """No dialect explains these tensors."""
+    """No dialect explains these tensors; `why` says so, which takes seconds to find out."""
+
+    def __init__(self, why: Callable[[], str]):
+        super().__init__()
+        self._why = why
+
+    @functools.cached_property
+    def _text(self) -> str:
+        return self._why()
+
+    def __str__(self) -> str:
+        return self._text
 
 
 class Asked(UserError):
