@@ -129,8 +129,9 @@ def _proposed(inputs: Inputs) -> Dialect:
     proposal = propose(inputs.shapes)
     if proposal.dialect is None:
         raise Stranger(
-            lambda: f"{inputs.path}: no GPT can be seen in its tensors: "
-            f"{in_a_row(proposal.problems)}."
+            lambda: (
+                f"{inputs.path}: no GPT can be seen in its tensors: {in_a_row(proposal.problems)}."
+            )
         )
     return proposal.dialect
 

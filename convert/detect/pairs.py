@@ -77,7 +77,8 @@ def _plausible(inputs: Inputs) -> list[Pair]:
         pair
         for pair in PAIRS.values()
         if (pair.family or not inputs.renamed)
-        and _has_row(pair.decoder, CROSS, names) and _has_row(pair.encoder, SELF, names)
+        and _has_row(pair.decoder, CROSS, names)
+        and _has_row(pair.encoder, SELF, names)
     ]
 
 

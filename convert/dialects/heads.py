@@ -23,9 +23,7 @@ FAMILY = Dialect(
             for dims in parts.SQUARES
         ),
         *linear("blocks/attn/qkv : layer d head qkv k", f"{HEAD}.{{qkv}} : k d", "?"),
-        *linear(
-            "blocks/attn/qkv : layer d head qkv k", f"{INSIDE}{{qkv}}.{{head}} : k d", "?"
-        ),
+        *linear("blocks/attn/qkv : layer d head qkv k", f"{INSIDE}{{qkv}}.{{head}} : k d", "?"),
         *linear("blocks/attn/qkv : layer d head qkv k", f"{HEAD}.{FUSED} : (qkv k) d", "?"),
         *linear("blocks/attn/qkv : layer d head qkv k", f"{HEAD}.{QUERY} : (q k) d", "?"),
         *linear("blocks/attn/qkv : layer d head qkv k", f"{HEAD}.{KEY_VALUE} : (k_v k) d", "?"),

@@ -22,7 +22,11 @@ def run(module: torch.nn.Module, call: Call, tokens: torch.Tensor, other: torch.
     memory = other.is_floating_point()
     with _children_that_run(module) as ran:
         encode, decode = getattr(module, "encode", None), getattr(module, "decode", None)
-        if callable(encode) and callable(decode) and type(module).forward is torch.nn.Module.forward:
+        if (
+            callable(encode)
+            and callable(decode)
+            and type(module).forward is torch.nn.Module.forward
+        ):
             made = call(encode, {"source": other})
             returned = call(decode, {"tokens": tokens, "memory": _first(made)})
         else:

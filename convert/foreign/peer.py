@@ -12,18 +12,17 @@ from typing import Any
 import torch
 
 from jaxgpt.errors import UserError, in_a_row
-from jaxgpt.model.positions import sinusoids
 
 from ..files import checkpoints
 from .config_objects import described, parameters
 from .constructor_args import WAY_OUT, Answers
-from .float64 import in_float64
+from .float64 import in_float64, widened
 from .forward import blamed
 from .imports import at_home, find
+from .tables import ROUNDED, sharpen
 
 # Bytes per parameter: float64 in torch, in a copy, in numpy and on the device; and twice as read.
 BYTES = 40
-ROUNDED = 1e-6  # the largest error of sinusoids rounded to float32, for each position
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,10 @@ def build_of(
 ) -> Peer:
     """Load the tensors of `source` into `module`, which is changed; `about` names it for users."""
     about = about or f"a {type(module).__name__}"
-    module = module.to("cpu", torch.float64).eval()
-    return Peer(module, about, answers, _fill(module, about, source, weights))
+    module = widened(module)
+    names = _fill(module, about, source, weights)
+    sharpen(module)
+    return Peer(module, about, answers, names)
 
 
 def _built(target: Any, namespace: dict[str, Any], answers: Answers) -> Any:
@@ -150,7 +151,6 @@ def _fill(
         del tensors[name]
     with blamed(f"Loading {source.path} into {about}"):
         module.load_state_dict(tensors, strict=False)
-    _sharpen(module, {*tensors})
     return names
 
 
@@ -163,17 +163,6 @@ def _own_tables(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) ->
         and own.is_floating_point()
         and (own - tensors[name]).abs().max() <= ROUNDED * max(own.shape, default=1)
     ]
-
-
-def _sharpen(module: torch.nn.Module, loaded: Collection[str]) -> None:
-    """Give tables of sinusoids that the class has made in float32 the precision of float64."""
-    for name, table in module.state_dict(keep_vars=True).items():
-        if name in loaded or table.requires_grad or table.ndim != 2 or table.shape[1] % 2:
-            continue
-        for layout in ("interleaved", "half"):
-            exact = torch.from_numpy(sinusoids(len(table), table.shape[1], layout))
-            if (table - exact).abs().max() < ROUNDED:
-                table.data = exact
 
 
 def _renamed(

@@ -69,11 +69,11 @@ def readings(
     if heads := heads_of_parts(peer.module):
         knowledge.insert(0, ChainMap(right, hints, heads))
     for named_so in (inputs, *renamed):
-        some = False
-        for reading in _of_pairs(named, named_so, knowledge):
+        known, some = _known_pairs(named, named_so), False
+        for reading in _of_pairs(known, named_so, knowledge):
             some = True
             yield reading
-        if some:
+        if some or (known and not named):
             return
     for named_so in (inputs, *renamed):
         for dialect in _known(named, named_so):
@@ -87,10 +87,10 @@ def readings(
 
 
 def _of_pairs(
-    named: str | None, inputs: Inputs, knowledge: Sequence[Mapping[str, int]]
+    known: Sequence[Pair], inputs: Inputs, knowledge: Sequence[Mapping[str, int]]
 ) -> Iterator[Reading]:
-    """What is detected with each pair, and with gate and up swapped."""
-    for pair in _known_pairs(named, inputs):
+    """What is detected with each of the `known` pairs, and with gate and up swapped."""
+    for pair in known:
         for each in filter(None, (pair, _with_swapped_sides(pair))):
             yield from _of_pair(each, inputs, *knowledge)
 

@@ -200,7 +200,9 @@ def mlp(blocks: str, module: str, up: str, down: str) -> tuple[Row, ...]:
 
 def inside_attention(blocks: str, module: str) -> str:
     """The prefix of names in the attention, which is `module`, or the block itself."""
-    return f"{blocks}.{choice(' '.join(f'{word}.' for word in ATTENTION.split()) + ' ', f'{module}.')}"
+    return (
+        f"{blocks}.{choice(' '.join(f'{word}.' for word in ATTENTION.split()) + ' ', f'{module}.')}"
+    )
 
 
 def inside_mlp(blocks: str, module: str) -> str:

@@ -429,7 +429,9 @@ def test_the_ids_of_each_side_are_within_its_own_vocabulary(
     assert ids.max() == 3
     ids[place] = {"sources": 2, "targets": 6}[side]
     tokens.write_tokens(tmp_path / "out" / "train.bin", [ids], 7)
-    with pytest.raises(UserError, match=rf"has the id {ids[place]}, and the vocabulary of its {side}"):
+    with pytest.raises(
+        UserError, match=rf"has the id {ids[place]}, and the vocabulary of its {side}"
+    ):
         open_pairs(tmp_path / "out")
 
 

@@ -1,0 +1,66 @@
+"""Tables of positions that a class made in float32, with the precision of float64.
+
+A class that is built in float64 makes exact tables. One that was built before has rounded ones,
+with which no comparison in float64 would succeed.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils._pytree import tree_leaves
+
+from jaxgpt.model.positions import sinusoids
+
+from ..rows.rotary_tables import DIGITS, FORMS, FREQUENCIES, Table, exact, theta_of
+
+ROUNDED = 1e-6  # the largest error of sinusoids rounded to float32, for each position
+
+
+def sharpen(module: torch.nn.Module) -> None:
+    """Give the tables of `module` that are sinusoids or rotary ones the precision of float64."""
+    for tensor in _untrained(module):
+        wide = torch.complex128 if tensor.is_complex() else torch.float64
+        tensor.data = tensor.data.to(wide)
+        if (table := _exact(tensor.numpy())) is not None:
+            tensor.data = torch.from_numpy(table)
+
+
+def _untrained(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """Yield the floating-point buffers, frozen parameters and other tensors of all modules."""
+    for part in module.modules():
+        for tensor in tree_leaves(vars(part)):
+            if isinstance(tensor, torch.Tensor) and not tensor.requires_grad:
+                if tensor.is_floating_point() or tensor.is_complex():
+                    yield tensor
+
+
+def _exact(rounded: np.ndarray) -> np.ndarray | None:
+    """The table that is `rounded` to float32, in double precision; None if it is none."""
+    narrow = rounded.astype(np.complex64 if rounded.dtype.kind == "c" else np.float32)
+    plain = narrow.reshape([length for length in rounded.shape if length > 1])
+    if not np.array_equal(narrow, rounded) or plain.size < 4:
+        return None
+    if plain.ndim == 2 and plain.dtype.kind != "c" and plain.shape[1] % 2 == 0:
+        for layout in ("interleaved", "half"):
+            table = sinusoids(*plain.shape, layout)
+            if np.abs(table - plain).max() < ROUNDED * len(plain):
+                return table.reshape(rounded.shape)
+    for form in _forms(plain):
+        table = Table("", form, plain)
+        theta = theta_of([table], None) if table.rotated > 2 else None
+        if theta and theta == float(f"{theta:.{DIGITS}g}"):
+            made = exact(form, table.twice, theta, None, table.rotated, len(plain))
+            return made.reshape(rounded.shape)
+    return None
+
+
+def _forms(table: np.ndarray) -> list[str]:
+    """The forms of rotary tables that `table` may have by its dimensions."""
+    if table.dtype.kind == "c":
+        return ["cis"] if table.ndim == 2 else []
+    if table.ndim == 1:
+        return [FREQUENCIES]
+    if table.ndim == 3:
+        return ["pairs"] if table.shape[-1] == 2 else []
+    return [form for form in FORMS if form not in ("cis", "pairs")] if table.ndim == 2 else []
