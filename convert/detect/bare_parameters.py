@@ -7,8 +7,7 @@ import re
 from collections import defaultdict
 
 from ..names import attention_parts, modern_parts, parts
-from .roles import ROLES
-from .tensor_names import Table, count_words, is_mask
+from .tensor_names import Table, is_mask
 
 # The last words of names that are usual, or of buffers.
 USUAL = {
@@ -20,6 +19,7 @@ USUAL = {
     ) for word in words.split()),
 }  # fmt: skip
 HEAD = ".{head}"  # at the end of the name of one of a list of parameters
+TABLES = {word.rpartition(".")[2] for word in parts.TABLE.split()}  # of positions
 # What tells in a name that it is of a weight or of a bias: the first or the last of its words.
 WEIGHT, BIAS = "weights|weight|kernel|gamma|scale|w|g", "biases|bias|beta|shift|offset|b"
 
@@ -45,8 +45,8 @@ def _usual_leaves(table: Table, width: int) -> dict[str, str]:
     for module, tensors in modules.items():
         bare = {n: s for n, s in tensors.items() if _is_bare(n, s, width)}
         alone = module and not any(other.startswith(f"{module}.") for other in modules)
-        if alone and len(bare) == len(tensors) and _is_one(list(bare.values())):
-            usual |= {n: f"{module}.{_leaf(n, s, len(bare))}" for n, s in bare.items()}
+        if alone and bare and _is_one(list(tensors.values())):
+            usual |= {n: f"{module}.{_leaf(n, s, len(tensors))}" for n, s in tensors.items()}
         else:
             usual |= _paired(bare)
     return usual
@@ -60,7 +60,7 @@ def _is_bare(name: str, shape: tuple[int, ...], width: int) -> bool:
         return True
     if len(shape) == 1:
         return shape[0] == width
-    return width in shape and not count_words(name, ROLES["positions"][-1])
+    return width in shape and name.rpartition(".")[2] not in TABLES
 
 
 def _is_one(shapes: list[tuple[int, ...]]) -> bool:

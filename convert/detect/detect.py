@@ -58,7 +58,8 @@ def detect_renamed(
     inputs, of_encoder = _inputs(shapes, read, path, given, configs)
     if reasons(shapes) or is_part(_of_classes(_named_alike(inputs)).values(), shapes):
         return None
-    ways = [_tried(inputs.under(each), name, of_encoder) for each in renamings(shapes)]
+    renamed = renamings(shapes)[: 1 if name == "auto" else None]  # auto knows both ways
+    ways = [_tried(inputs.under(each), name, of_encoder) for each in renamed]
     results = [result for result in ways if result is not None]
     if len(results) > 1:
         raise UserError(

@@ -11,7 +11,7 @@ from jaxgpt.errors import UserError, in_a_row
 
 from ..names.stated import Statement
 from ..names.unsupported import KINDS, reasons
-from ..rows.arranged import ORDERS
+from ..rows.arranged import ORDERS, PERMUTED
 from ..rows.fields import OF_DECODERS
 from ..rows.fit import Fit, joint_width
 from ..rows.kinds import EMBEDDING, Row
@@ -19,6 +19,7 @@ from ..rows.known import Names
 from .by_structure import propose
 from .open_orders import open_orders
 from .renamed import Renamed
+from .usual_names import renamings
 from .values import Evidence
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -123,6 +124,12 @@ def require_agreement(
         for name in ORDERS.keys() - open_orders(evidence.dialect)
         if name in inputs.given
     ]
+    named = any(row.torch.has("qkv") for row in evidence.dialect.rows)
+    if named and inputs.given.get("qkv_order") in PERMUTED:
+        contradictions.append(
+            f"qkv_order = {inputs.given['qkv_order']} was given, but other matrices have the words "
+            "of queries, keys and values in their names, and such a class is read in the order qkv"
+        )
     for name, value in inputs.given.items():
         others = [("the tensors show", shown[name])] if name in shown else []
         others += [(f"{stated[name].where} says", stated[name].value)] if name in stated else []
@@ -153,6 +160,7 @@ def require_agreement(
 
 def why_strange(inputs: Inputs, fits: list[Fit]) -> str:
     """The error for a file that no fit explains: names a known architecture or the nearest fit."""
+    usual = renamings(inputs.shapes)
     if foreign := reasons(inputs.shapes):
         return f"{inputs.path}: {in_a_row(foreign)}. Models of this kind have no counterpart here."
     nearest = min(
@@ -164,7 +172,8 @@ def why_strange(inputs: Inputs, fits: list[Fit]) -> str:
         f"{inputs.path}: its {len(inputs.shapes)} tensors {verdict} {nearest.dialect.name} "
         f"({nearest.dialect.about}), {with_problems(nearest.problems, most)}"
     )
-    if len(fits) > 1 and propose(inputs.shapes).dialect:
+    known_by_structure = (inputs.shapes, *(r.shapes(inputs.shapes) for r in usual[:1]))
+    if len(fits) > 1 and any(propose(shapes).dialect for shapes in known_by_structure):
         text += (
             " By its structure it could be a GPT. If you have its class, to-flax --torch "
             "model.py:YourClass reads it under any names, and proves the result; without it, "

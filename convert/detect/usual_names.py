@@ -6,7 +6,6 @@ without a module (`wq`, `bq`), and matrices may be (in, out).
 """
 
 import re
-from collections.abc import Iterator
 
 from .bare_parameters import usual_leaves
 from .groups import Group, Groups

@@ -30,9 +30,9 @@ def _untrained(module: torch.nn.Module) -> Iterator[torch.Tensor]:
     """Yield the floating-point buffers, frozen parameters and other tensors of all modules."""
     for part in module.modules():
         for tensor in tree_leaves(vars(part)):
-            if isinstance(tensor, torch.Tensor) and not tensor.requires_grad:
-                if tensor.is_floating_point() or tensor.is_complex():
-                    yield tensor
+            untrained = isinstance(tensor, torch.Tensor) and not tensor.requires_grad
+            if untrained and (tensor.is_floating_point() or tensor.is_complex()):
+                yield tensor
 
 
 def _exact(rounded: np.ndarray) -> np.ndarray | None:
