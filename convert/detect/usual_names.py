@@ -8,6 +8,7 @@ without a module (`wq`, `bq`), and matrices may be (in, out).
 import re
 
 from .bare_parameters import usual_leaves
+from .block_modules import usual_modules
 from .groups import Group, Groups
 from .renamed import Renamed, Shapes, Template
 from .tensor_names import matrices
@@ -29,9 +30,11 @@ def renamings(shapes: Shapes) -> list[Renamed]:
     placed = {own: _in_usual_place(own, lists) for own, _ in folded.values()}
     table = {placed[own]: shapes[name] for name, (own, _) in folded.items()}
     leaves = usual_leaves(table, groups.width)
+    modules = usual_modules({new: table[name] for name, new in leaves.items()}, groups.width)
+    leaves = {name: modules[new] for name, new in leaves.items()}
     if len({*leaves.values()}) < len(placed):
         return []
-    bare = {name for name in matrices(table) if leaves[name] != name}
+    bare = {n for n in matrices(table) if leaves[n].rpartition(".")[2] != n.rpartition(".")[2]}
     inside = {n for n in matrices(table) if "{layer}" in n and leaves[n].endswith(".weight")}
     head = {n for n in bare - inside if table[n][0] == groups.width != table[n][-1]}
     ways = []
