@@ -4,7 +4,7 @@ A class that is built in float64 makes exact tables. One that was built before h
 with which no comparison in float64 would succeed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import torch
@@ -17,9 +17,16 @@ from ..rows.rotary_tables import DIGITS, FORMS, FREQUENCIES, Table, exact, theta
 ROUNDED = 1e-6  # the largest error of sinusoids rounded to float32, for each position
 
 
-def sharpen(module: torch.nn.Module) -> None:
-    """Give the tables of `module` that are sinusoids or rotary ones the precision of float64."""
+def sharpen(module: torch.nn.Module, loaded: Collection[str] = ()) -> None:
+    """Give the tables of `module` that are sinusoids or rotary ones the precision of float64.
+
+    Sinusoids that are `loaded` stay as they are: the model has them from the file as well.
+    """
+    state = module.state_dict(keep_vars=True)
+    kept = {id(state[name]) for name in loaded if sinusoids_like(_plain(state[name])) is not None}
     for tensor in _untrained(module):
+        if id(tensor) in kept:
+            continue
         wide = torch.complex128 if tensor.is_complex() else torch.float64
         tensor.data = tensor.data.to(wide)
         if (table := _exact(tensor.numpy())) is not None:
@@ -41,11 +48,8 @@ def _exact(rounded: np.ndarray) -> np.ndarray | None:
     plain = narrow.reshape([length for length in rounded.shape if length > 1])
     if not np.array_equal(narrow, rounded) or plain.size < 4:
         return None
-    if plain.ndim == 2 and plain.dtype.kind != "c" and plain.shape[1] % 2 == 0:
-        for layout in ("interleaved", "half"):
-            table = sinusoids(*plain.shape, layout)
-            if np.abs(table - plain).max() < ROUNDED * len(plain):
-                return table.reshape(rounded.shape)
+    if (table := sinusoids_like(plain)) is not None:
+        return table.reshape(rounded.shape)
     for form in _forms(plain):
         table = Table("", form, plain)
         theta = theta_of([table], None) if table.rotated > 2 else None
@@ -53,6 +57,19 @@ def _exact(rounded: np.ndarray) -> np.ndarray | None:
             made = exact(form, table.twice, theta, None, table.rotated, len(plain))
             return made.reshape(rounded.shape)
     return None
+
+
+def _plain(tensor: torch.Tensor) -> np.ndarray:
+    """The values of a tensor without axes of length 1."""
+    return np.asarray(tensor.detach().squeeze())
+
+
+def sinusoids_like(table: np.ndarray) -> np.ndarray | None:
+    """The sinusoids that `table` has up to rounding; None if it has others."""
+    if table.ndim != 2 or table.dtype.kind == "c" or table.shape[1] % 2:
+        return None
+    layouts = (sinusoids(*table.shape, layout) for layout in ("interleaved", "half"))
+    return next((s for s in layouts if np.abs(s - table).max() < ROUNDED * len(table)), None)
 
 
 def _forms(table: np.ndarray) -> list[str]:
