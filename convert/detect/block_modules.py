@@ -10,9 +10,9 @@ from collections.abc import Collection
 
 from ..names import attention_parts, modern_parts, pair_parts, parts
 from .gates import gate_ranks, is_told
-from .tensor_names import Table, matrices
+from .tensor_names import Table, count_words, matrices
 
-BLOCK = "{layer}."
+BLOCK, ENCODER = "{layer}.", "encoder.layers.{layer}."
 PARTS = {  # words of the matrices of attention that say which they are
     *(word.rpartition("=")[2] for words in attention_parts.QKV_OF_PAIRS for word in words.split()),
     *attention_parts.FUSED.split(), *attention_parts.QUERY.split(),
@@ -44,22 +44,23 @@ def usual_modules(table: Table, width: int) -> dict[str, str]:
     children = {stem: {name.partition(".")[0] for name in block} for stem, block in blocks.items()}
     usual = {name: name for name in table}
     for stem, block in blocks.items():
-        others = [own for other, own in children.items() if other != stem]
-        renamed = _usual_in_block(block, width, others[0] if others else None)
+        encoder = children.get(ENCODER) if stem != ENCODER else None
+        renamed = _usual_in_block(block, width, encoder)
         usual |= {stem + name: stem + new for name, new in renamed.items()}
     return usual
 
 
 def _usual_in_block(block: Table, width: int, other: Collection[str] | None) -> dict[str, str]:
-    """The usual names in a block; `other` are the modules in those of the other side."""
+    """The usual names in a block; for a decoder's, `other` are the modules in the encoder's."""
     modules: defaultdict[str, Table] = defaultdict(dict)
     for name, shape in block.items():
-        module, _, rest = name.partition(".")
-        modules[module][rest] = shape
+        module, _, inside_it = name.partition(".")
+        modules[module][inside_it] = shape
     wide = {m: matrices(inside) for m, inside in modules.items() if len(matrices(inside)) > 1}
     mlps = [m for m, inside in wide.items() if _leads_back([*inside.values()], width)]
-    own = [m for m in wide if other is not None and m not in other and m not in mlps]
-    rest = [m for m in wide if m not in mlps and m not in own]
+    rest = [m for m in wide if m not in mlps]
+    own = [m for m in rest[1:] if other is not None and m not in other and not _is_own(m)]
+    rest = [m for m in rest if m not in own]
     new = {m: m for m in modules}
     inner: dict[str, str] = {}
     for found, words, usual in (
@@ -77,6 +78,11 @@ def _usual_in_block(block: Table, width: int, other: Collection[str] | None) -> 
     if len({*new.values()}) < len(new):
         return {}
     return {name: _renamed(name, new, inner) for name in block}
+
+
+def _is_own(module: str) -> bool:
+    """Whether the word of a module says that it is self-attention."""
+    return module in ATTENTION or bool(count_words(module, "mask|self|causal"))
 
 
 def _renamed(name: str, modules: dict[str, str], inner: dict[str, str]) -> str:

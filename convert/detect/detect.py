@@ -20,7 +20,8 @@ from .by_structure import propose
 from .candidates import candidates
 from .one_side import Detected, detected_with, explained_by, fit_of
 from .partial import is_part
-from .refusals import Configs, Inputs, Shapes, Stranger, why_strange
+from .refusals import Configs, Inputs, Shapes, Stranger
+from .strangers import why_strange
 from .usual_names import renamings
 from .values import Evidence, weigh
 
@@ -102,10 +103,10 @@ def _tried(
 
 def _detected(inputs: Inputs, name: str | None, of_encoder: Mapping[str, Any]) -> Detected:
     chosen = named(name) if name and name != "auto" else None
-    pair = chosen if chosen else pairs.pair_of(inputs) if not name else None
+    pair = chosen or (None if name else pairs.pair_of(inputs))
     if isinstance(pair, Pair):
         return pairs.detect_pair(pair, inputs, of_encoder)
-    detected = _of_decoder(chosen, inputs, name)
+    detected = _of_decoder(pair, inputs, name)
     require(
         not of_encoder,
         f"{inputs.path}: encoder.{next(iter(of_encoder), '')} was given, but the file is of a "

@@ -15,10 +15,11 @@ from ..rows.resolve import settle
 from .caveats import other_caveats
 from .file_order import as_in_file
 from .open_orders import open_orders
-from .refusals import Inputs, Stranger, require_agreement, require_all, why_strange
+from .refusals import Inputs, Stranger, require_agreement, require_all
 from .report import Report
 from .rotary import head_width, read_tables, with_tables
 from .shown import shown_fields
+from .strangers import why_strange
 from .values import Evidence, weigh
 
 # Fields that give the sizes of axes.

@@ -19,8 +19,9 @@ from ..rows.kinds import EMBEDDING, Alias, Kind, Row
 from ..rows.pair import Pair, changed, is_embedding, without_embedding
 from ..rows.pattern import LabelWords, Match, Pattern
 from .one_side import Detected, detected_with, explained_by, fit_of
-from .refusals import Inputs, Stranger, require_supported_kinds, with_problems
+from .refusals import Inputs, Stranger, require_supported_kinds
 from .report import Report
+from .strangers import with_problems
 from .values import same_bits
 
 CROSS, SELF = "blocks/cross_attn/qkv/kernel", "blocks/attn/qkv/kernel"

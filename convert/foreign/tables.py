@@ -48,8 +48,8 @@ def _exact(rounded: np.ndarray) -> np.ndarray | None:
     plain = narrow.reshape([length for length in rounded.shape if length > 1])
     if not np.array_equal(narrow, rounded) or plain.size < 4:
         return None
-    if (table := sinusoids_like(plain)) is not None:
-        return table.reshape(rounded.shape)
+    if (waves := sinusoids_like(plain)) is not None:
+        return waves.reshape(rounded.shape)
     for form in _forms(plain):
         table = Table("", form, plain)
         theta = theta_of([table], None) if table.rotated > 2 else None
@@ -68,7 +68,8 @@ def sinusoids_like(table: np.ndarray) -> np.ndarray | None:
     """The sinusoids that `table` has up to rounding; None if it has others."""
     if table.ndim != 2 or table.dtype.kind == "c" or table.shape[1] % 2:
         return None
-    layouts = (sinusoids(*table.shape, layout) for layout in ("interleaved", "half"))
+    length, width = table.shape
+    layouts = (sinusoids(length, width, layout) for layout in ("interleaved", "half"))
     return next((s for s in layouts if np.abs(s - table).max() < ROUNDED * len(table)), None)
 
 

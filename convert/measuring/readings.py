@@ -7,8 +7,6 @@ from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from jaxgpt.errors import UserError
 from jaxgpt.seq2seq_config import ENCODER, as_options
 
@@ -18,25 +16,16 @@ from ..detect.refusals import Asked, Inputs
 from ..detect.usual_names import renamings
 from ..dialects import DIALECTS, PAIRS
 from ..foreign.peer import Peer
-from ..foreign.with_context import Caller
 from ..probing.candidates import by_likelihood
 from ..rows.arranged import ORDERS, with_gates_swapped
 from ..rows.dialect import Dialect
 from ..rows.kinds import Row
 from ..rows.pair import AnyDialect, Pair
 from .built_class import heads_of_parts
+from .recorded import recorded
 from .roles import proposals
-from .trace import Seen, Trace
-from .trace_reader import Reader
 
-LARGE = 2**40  # no value has so many numbers, so that none is recorded
-ROWS, LENGTH = 4, 3
 HEADS = f"{ENCODER}num_heads"
-OF_TWO_TEXTS = (
-    "No dialect knows the names of these tensors, and what they are is found by running the class "
-    "on one text alone. If it takes two, a source and a target, rename its tensors as a known "
-    "encoder-decoder has them, or describe the class in a file of convert/dialects."
-)
 SHORT = 8  # placeholder for a context length that the user must provide
 
 
@@ -79,7 +68,7 @@ def readings(
         for dialect in _known(named, named_so):
             yield from _of_dialect(dialect, named_so, hints)
     if named in (None, "auto"):
-        named_so, reader = _reader([inputs, *renamed[:1]], peer)
+        named_so, reader = recorded([inputs, *renamed[:1]], peer)
         for proposal, counts in proposals(reader):
             for sizes in counts:
                 if all(hints.get(name, size) == size for name, size in sizes.items()):
@@ -227,26 +216,3 @@ def _swapped(dialect: Dialect) -> Dialect | None:
     """The dialect with gate and up swapped, if it has them."""
     rows = (row for row in dialect.rows if isinstance(row, Row))
     return with_gates_swapped(dialect) if any("glu" in row.flax.labels for row in rows) else None
-
-
-def _reader(ways: Sequence[Inputs], peer: Peer) -> tuple[Inputs, Reader]:
-    """The first of `ways` to name the tensors that shows the blocks; a recorded run with them."""
-    try:
-        return ways[0], _reader_of(ways[0], peer)
-    except UserError:
-        if len(ways) == 1:
-            raise
-    return _reader(ways[1:], peer)
-
-
-def _reader_of(inputs: Inputs, peer: Peer) -> Reader:
-    new = inputs.renamed.names if inputs.renamed else {}
-    names = {theirs: new.get(own, own) for own, theirs in peer.names.items()}
-    run = Caller(peer.module)
-    ids = torch.arange(ROWS * LENGTH).reshape(ROWS, LENGTH) % 5
-    ids[1] = ids[0]
-    try:
-        seen = Seen.of(Trace(peer.module, names, LARGE), run, ids, LARGE)
-    except UserError as error:
-        raise UserError(f"{inputs.path}: {error} {OF_TWO_TEXTS}") from None
-    return Reader(seen, inputs.shapes, inputs.read)

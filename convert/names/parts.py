@@ -7,13 +7,10 @@ of a list, and writes the one that it passes first, as `first` or by the name of
 from ..rows.kinds import (
     EMBEDDING,
     POSITIONS,
-    Buffer,
     Kind,
     Row,
     linear,
-    mask,
     norm,
-    optional,
     row,
     tied,
 )
@@ -198,13 +195,6 @@ def mlp(blocks: str, module: str, up: str, down: str) -> tuple[Row, ...]:
     )
 
 
-def inside_attention(blocks: str, module: str) -> str:
-    """The prefix of names in the attention, which is `module`, or the block itself."""
-    return (
-        f"{blocks}.{choice(' '.join(f'{word}.' for word in ATTENTION.split()) + ' ', f'{module}.')}"
-    )
-
-
 def inside_mlp(blocks: str, module: str) -> str:
     """The prefix of names in the MLP's `module`, which may be the block itself, as for ""."""
     first = f"{module}." if module else ""
@@ -234,25 +224,3 @@ def head(first: str) -> tuple[Kind, ...]:
         row("head/bias : v", f"{name}.bias? : v"),
         row("head/bias : v", f"{choice(HEAD_BIAS, 'lm_head_bias')}? : v"),
     )
-
-
-def out(blocks: str, module: str, first: str) -> tuple[Row, ...]:
-    """The rows of the optional projection after attention, in its module or next to it."""
-    inside, alongside = (
-        f"{inside_attention(blocks, module)}{choice(OUT, first)}",
-        f"{blocks}.(proj|out_proj|attn_proj)",
-    )
-    return optional(
-        (
-            *linear("blocks/attn/out : layer head k d", f"{inside} : d (head k)"),
-            row("blocks/attn/out/kernel : layer head k d", f"{inside}.weight : head d k"),
-            *linear("blocks/attn/out : layer head k d", f"{alongside} : d (head k)"),
-        )
-    )
-
-
-def masks(blocks: str, module: str) -> tuple[Buffer, ...]:
-    """The rows of causal masks at every place in use; none is written on export."""
-    inside, word = inside_attention(blocks, module), choice(MASKS, "mask")
-    places = (f"{inside}{word}", f"{blocks}.{word}", word, f"transformer.{word}")
-    return tuple(mask(f"{place} : {dims}", written=False) for place in places for dims in SQUARES)
