@@ -16,7 +16,7 @@ from jaxgpt.storage import model_directory
 from jaxgpt.system.stages import Stage, silent
 
 from . import llama2c_bin, write_plan
-from .detect.detect import detect
+from .detect.detect import detect, detect_renamed
 from .detect.refusals import Stranger
 from .dialects import named
 from .dtypes import OF_WEIGHTS
@@ -40,13 +40,15 @@ def inspect(
     It reads names, shapes, and the few tensors whose values decide. The arguments are those of
     `to_flax`.
     """
-    source = checkpoints.opened(weights)
+    source = inner = checkpoints.opened(weights)
     try:
-        return _inspected(source, dialect, ignore_config, fields)
+        return Inspected(source, detect(*_inputs(source, dialect, ignore_config, fields)))
     except Stranger:
         for inner in _unwrapped(source):
             with contextlib.suppress(Stranger):
-                return _inspected(inner, dialect, ignore_config, fields)
+                return Inspected(inner, detect(*_inputs(inner, dialect, ignore_config, fields)))
+        if detected := detect_renamed(*_inputs(inner, dialect, ignore_config, fields)):
+            return Inspected(inner, detected)
         raise
 
 
@@ -57,16 +59,17 @@ def _unwrapped(source: checkpoints.Checkpoint) -> Iterator[checkpoints.Checkpoin
         yield source
 
 
-def _inspected(
+def _inputs(
     source: checkpoints.Checkpoint, dialect: str | None, ignore_config: bool, fields: dict[str, Any]
-) -> Inspected:
+) -> tuple[Any, ...]:
+    """The arguments of `detect`."""
     shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
     configs = {} if ignore_config else source.configs
 
     def read(name: str) -> np.ndarray:
         return source.tensors[name].read()
 
-    return Inspected(source, detect(shapes, read, source.path, dialect, fields, configs))
+    return shapes, read, source.path, dialect, fields, configs
 
 
 def to_flax(

@@ -121,11 +121,15 @@ class ModelConfig:
         "Elements that rotate together in the original file: those half a width apart, or "
         "neighbours. Parameters here always have the first.",
     )
-    qkv_order: Literal["by_part", "by_head"] = setting(
+    qkv_order: Literal[
+        "by_part", "by_head", "kqv_by_part", "kqv_by_head", "kvq_by_part", "kvq_by_head",
+        "qvk_by_part", "qvk_by_head", "vkq_by_part", "vkq_by_head", "vqk_by_part", "vqk_by_head",
+    ] = setting(
         "by_part",
         "Order within a fused matrix of queries, keys and values in the original file: all queries "
-        "first, or the three parts of each head together. Parameters here always have one order.",
-    )
+        "first, or the three parts of each head together; kqv and the like where queries, keys and "
+        "values follow in another order. Parameters here always have one order.",
+    )  # fmt: skip
     gate_order: Literal["gate_up", "up_gate"] = setting(
         "gate_up",
         "Order within a fused matrix of gate and up in the original file. Parameters here always "

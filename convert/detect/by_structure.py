@@ -13,6 +13,7 @@ from ..rows.dialect import Dialect, is_ignored
 from ..rows.fields import USUAL
 from ..rows.kinds import Alias, Buffer, Kind
 from .draft import Draft
+from .gates import VALUE_FIRST
 from .roles import ROLES
 from .tensor_names import count_words, folded
 
@@ -64,6 +65,7 @@ def propose(shapes: Mapping[str, tuple[int, ...]]) -> Proposal:
     draft.problems += [f"{name} {table[name]}: {draft.why(name)}" for name in lost]
     rows_in_order = tuple(dict.fromkeys(rows[name] for name in table if name in rows))
     gated = {"gate", "both"} & draft.roles.keys()
+    words = draft.words()
     rms = gated or any(count_words(name, "rms") for name in table)
     dialect = Dialect(
         "auto",
@@ -74,9 +76,9 @@ def propose(shapes: Mapping[str, tuple[int, ...]]) -> Proposal:
             "norm_kind": "rms" if rms else "layer",
             "activation": "silu" if gated else USUAL["activation"],
             "qkv_order": "by_part",
-            "gate_order": "gate_up",
+            "gate_order": "up_gate" if words.get("glu") == (VALUE_FIRST,) else "gate_up",
         },
-        words=draft.words(),
+        words=words,
         grouped=not heads,
         beware="; ".join((*draft.assumed, BEWARE)),
     )

@@ -18,4 +18,5 @@ def candidates(inputs: Inputs) -> list[Dialect]:
         :1
     ]:  # report a config that cannot be followed before any problem with tensors
         stated_fields(inputs.configs, dialect, inputs.path, inputs.given)
-    return chosen or list(DIALECTS.values())
+    families = [dialect for dialect in DIALECTS.values() if dialect.family]
+    return families if inputs.renamed else chosen or list(DIALECTS.values())

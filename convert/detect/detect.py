@@ -11,6 +11,7 @@ from jaxgpt.errors import UserError, in_a_row, require
 from jaxgpt.settings import check
 
 from ..dialects import DIALECTS, named
+from ..names.unsupported import reasons
 from ..rows.dialect import Dialect
 from ..rows.fit import Fit, meanings
 from ..rows.pair import Pair
@@ -19,7 +20,9 @@ from .by_structure import propose
 from .candidates import candidates
 from .one_side import Detected, detected_with, explained_by, fit_of
 from .partial import is_part
-from .refusals import Configs, Inputs, Shapes, Stranger, why_strange
+from .refusals import Configs, Inputs, Shapes, Stranger
+from .strangers import why_strange
+from .usual_names import renamings
 from .values import Evidence, weigh
 
 
@@ -37,37 +40,100 @@ def detect(
     `given` are the fields of ModelConfig that the caller sets, an encoder's in a dict under
     `encoder`; `configs` are the configs stored with the tensors.
     """
+    inputs, of_encoder = _inputs(shapes, read, path, given, configs)
+    return _detected(inputs, name, of_encoder)
+
+
+def detect_renamed(
+    shapes: Shapes,
+    read: Callable[[str], np.ndarray],
+    path: object,
+    name: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    configs: Configs | None = None,
+) -> Detected | None:
+    """What `detect` returns for a file once its tensors have usual names; None if they do not fit.
+
+    The dialect has the names in the file. A part of a known class's file does not fit.
+    """
+    inputs, of_encoder = _inputs(shapes, read, path, given, configs)
+    if reasons(shapes) or is_part(_of_classes(_named_alike(inputs)).values(), shapes):
+        return None
+    renamed = renamings(shapes)[: 1 if name == "auto" else None]  # auto knows both ways
+    ways = [_tried(inputs.under(each), name, of_encoder) for each in renamed]
+    results = [result for result in ways if result is not None]
+    if len(results) > 1:
+        raise UserError(
+            f"{path}: nothing in it tells whether its matrices are (in, out) or (out, in). Your "
+            "class settles it: to-flax FILE DIR --torch module:Class."
+        )
+    for result in results:
+        if isinstance(result, UserError):
+            raise result
+        return result
+    return None
+
+
+def _inputs(
+    shapes: Shapes,
+    read: Callable[[str], np.ndarray],
+    path: object,
+    given: Mapping[str, Any] | None,
+    configs: Configs | None,
+) -> tuple[Inputs, Mapping[str, Any]]:
+    """The inputs of detection, and the fields that are given for an encoder."""
     fields = dict(given or {})
     of_encoder = fields.pop("encoder", {})
-    inputs = Inputs(shapes, read, path, fields, configs or {})
     check(ModelConfig, fields, "ModelConfig")
     check(ModelConfig, of_encoder, "ModelConfig")
+    return Inputs(shapes, read, path, fields, configs or {}), of_encoder
+
+
+def _tried(
+    inputs: Inputs, name: str | None, of_encoder: Mapping[str, Any]
+) -> Detected | UserError | None:
+    """The result of detection, or the error; None if the tensors do not fit."""
+    try:
+        return _detected(inputs, name, of_encoder)
+    except Stranger:
+        return None
+    except UserError as error:
+        return error
+
+
+def _detected(inputs: Inputs, name: str | None, of_encoder: Mapping[str, Any]) -> Detected:
     chosen = named(name) if name and name != "auto" else None
-    pair = chosen if chosen else pairs.pair_of(inputs) if not name else None
+    pair = chosen or (None if name else pairs.pair_of(inputs))
     if isinstance(pair, Pair):
         return pairs.detect_pair(pair, inputs, of_encoder)
+    detected = _of_decoder(pair, inputs, name)
     require(
         not of_encoder,
-        f"{path}: encoder.{next(iter(of_encoder), '')} was given, but the file is of a decoder "
-        "alone.",
+        f"{inputs.path}: encoder.{next(iter(of_encoder), '')} was given, but the file is of a "
+        "decoder alone.",
     )
-    if isinstance(chosen, Dialect):
+    return detected
+
+
+def _of_decoder(chosen: Dialect | None, inputs: Inputs, name: str | None) -> Detected:
+    if chosen:
         return detected_with(inputs, lambda sized: explained_by(sized, chosen))
     if name:
         return detected_with(inputs, lambda sized: explained_by(sized, _proposed(sized)))
     try:
         return detected_with(inputs, _of_registry)
-    except Stranger:
-        if why := pairs.why_no_pair(inputs):
-            raise Stranger(why) from None
-        raise
+    except Stranger as error:
+        stranger = error
+    raise Stranger(lambda: pairs.why_no_pair(inputs) or str(stranger))
 
 
 def _proposed(inputs: Inputs) -> Dialect:
     proposal = propose(inputs.shapes)
     if proposal.dialect is None:
-        raise UserError(
-            f"{inputs.path}: no GPT can be seen in its tensors: {in_a_row(proposal.problems)}."
+        raise Stranger(
+            lambda: (
+                f"{inputs.path}: no GPT can be seen in its tensors: {in_a_row(proposal.problems)}."
+            )
         )
     return proposal.dialect
 
@@ -116,17 +182,26 @@ def _require_one_reading(
 def _explaining(inputs: Inputs) -> dict[str, Fit]:
     """The fits that explain all tensors: of classes where there is one, else of families."""
     dialects = candidates(inputs)
-    fits = _fits(filter(inputs.names.explained_by, dialects), inputs)
-    classes = {name: fitted for name, fitted in fits.items() if not fitted.dialect.family}
+    fits = _named_alike(inputs)
+    classes = _of_classes(fits)
     if is_part(classes.values(), inputs.shapes):
         # Part of a known class's file: a family could read it as a different function.
         fits, dialects = classes, [dialect for dialect in dialects if not dialect.family]
     whole = {name: fitted for name, fitted in fits.items() if not fitted.problems}
     if not whole:
-        raise Stranger(why_strange(inputs, list(_fits(dialects, inputs).values())))
+        raise Stranger(lambda: why_strange(inputs, list(_fits(dialects, inputs).values())))
     for name in [name for name, fitted in whole.items() if fitted.dialect.yields_to in whole]:
         del whole[name]
     return {name: fitted for name, fitted in whole.items() if name in classes} or whole
+
+
+def _named_alike(inputs: Inputs) -> dict[str, Fit]:
+    """The fits of the dialects that have a row for every name."""
+    return _fits(filter(inputs.names.explained_by, candidates(inputs)), inputs)
+
+
+def _of_classes(fits: Mapping[str, Fit]) -> dict[str, Fit]:
+    return {name: fitted for name, fitted in fits.items() if not fitted.dialect.family}
 
 
 def _fits(dialects: Iterable[Dialect], inputs: Inputs) -> dict[str, Fit]:

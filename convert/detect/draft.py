@@ -8,7 +8,7 @@ from jaxgpt.errors import in_a_row
 from ..names.unsupported import reasons
 from ..rows.axes import LABELS
 from ..rows.kinds import HEAD, Kind, ignored, mask, row, tied
-from .gates import SETTLE, down_ranks, gate_ranks, halves
+from .gates import VALUE_FIRST, down_ranks, gate_ranks, halves
 from .roles import FIRST, GLU, JOINED, MLP, NORMS, ORDER, ROLES, SECOND, STEPS, THREE
 from .tensor_names import Table, alike, biases, count_words, is_mask, joined
 
@@ -40,8 +40,9 @@ class Draft:
         self.sizes: dict[str, float] = dict(
             zip(("embedding bias", "d", "t"), (0, d, *squares), strict=False)
         )
-        if all(self.assign(*step) for step in STEPS):
-            self.settle_gate()
+        for step in STEPS:
+            if not self.assign(*step):
+                break
 
     def assign(self, inside: bool, sides: int, groups: list[list[tuple[str, ...]]]) -> bool:
         """Assign the largest set of roles that shapes allow, in the best way by `rate`.
@@ -67,11 +68,10 @@ class Draft:
             best = [way for score, way in rated if score == highest]
             for role in best[0] if best else ():
                 candidates = list(dict.fromkeys(way.get(role, "none") for way in best))
-                # Which matrix is gated is the same question as which is the gate.
-                if len(candidates) > 1 and role != "gated":
+                # Which matrix is the gate is a field: gate_order.
+                if len(candidates) > 1 and role not in GLU:
                     self.problems.append(
                         f"{' or '.join(candidates)}: nothing tells which is the {ROLES[role][3]}"
-                        f"{f'; {SETTLE}' if role == 'gate' else ''}"
                     )
             if best:
                 self.roles = dict(sorted(best[0].items(), key=lambda pair: self.place[pair[1]]))
@@ -119,18 +119,11 @@ class Draft:
         hints += sum((one > two) - (one < two) for one, two in ranks)
         return hints, linear - self.ordered * sum(strays)
 
-    def settle_gate(self) -> None:
-        """Note that nothing tells which half of one matrix is the gate, if nothing does."""
-        if "both" in self.roles and not halves(self.roles["both"]):
-            self.problems.append(
-                f"{self.roles['both']}: nothing tells which half of it is the gate; {SETTLE}"
-            )
-
     def words(self) -> dict[str, tuple[str, ...]]:
         """The words of the labels in names, and the order of the halves of a matrix."""
         spelled = {"qkv": " ".join(self._joined(THREE)[1] or THREE)}
         if "both" in self.roles:
-            spelled["glu"] = halves(self.roles["both"])
+            spelled["glu"] = halves(self.roles["both"]) or VALUE_FIRST
         if "gate" in self.roles:
             labels = dict(zip(GLU, LABELS["glu"], strict=True))
             order = [labels[role] for role in self.roles if role in GLU]

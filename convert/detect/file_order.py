@@ -8,11 +8,21 @@ from jaxgpt.config import ModelConfig
 from ..rows.dialect import Dialect
 from ..rows.move import sizes_of
 from ..rows.order import in_module_order
+from .renamed import Renamed
 
 
-def as_in_file(dialect: Dialect, config: ModelConfig, names: Collection[str]) -> Dialect:
-    """`dialect` with the order of the names in `names`, if it is another than that of the class."""
-    usual = in_module_order(list(dialect.tensors), sizes_of(config))
-    present = {*usual}
+def as_in_file(
+    dialect: Dialect, config: ModelConfig, names: Collection[str], renamed: Renamed | None
+) -> Dialect:
+    """`dialect` with the names in the file, where those in `names` are others.
+
+    It has their order, if that is another than that of the class.
+    """
+    sizes = sizes_of(config)
+    present = {*in_module_order(list(dialect.tensors), sizes)}
     order = [name for name in names if name in present]
+    if renamed:
+        own = {new: old for old, new in renamed.names.items()}
+        dialect, order = renamed.in_file(dialect), [own[name] for name in order]
+    usual = in_module_order(list(dialect.tensors), sizes)
     return dialect if order == usual else replace(dialect, order=tuple(order))

@@ -6,7 +6,9 @@ from .roles import FIRST, SECOND
 from .tensor_names import count_words, words_of
 
 GATE, GATED = "gate |gates |gating|g |wg ", "up |val|u |wu "
-SETTLE = "its class settles it: to-flax FILE DIR --torch module:Class"
+VALUE_FIRST = (
+    "up gate"  # the halves of a matrix of which no word tells, as torch's own glu has them
+)
 
 
 def is_told(gate: str, gated: str) -> bool:

@@ -14,10 +14,11 @@ from ..rows.pair import AnyDialect
 from .caveats import other_caveats
 from .file_order import as_in_file
 from .open_orders import open_orders
-from .refusals import Inputs, Stranger, require_agreement, require_all, why_strange
+from .refusals import Inputs, Stranger, require_agreement, require_all
 from .report import Report
 from .rotary import head_width, read_tables, with_tables
 from .shown import shown_fields
+from .strangers import why_strange
 from .values import Evidence, weigh
 
 # Fields that give the sizes of axes.
@@ -86,7 +87,8 @@ def detected_with(
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     others = other_caveats(tuple(assumed), evidence, inputs.configs)
-    settled = as_in_file(replace(evidence.dialect, layout=config.rotary_layout), config, shapes)
+    settled = replace(evidence.dialect, layout=config.rotary_layout)
+    settled = as_in_file(settled, config, shapes, inputs.renamed)
     return Detected(settled, replace(report, other_caveats=others))
 
 
@@ -125,5 +127,5 @@ def explained_by(inputs: Inputs, dialect: Dialect) -> tuple[Fit, Evidence, Diale
     """The fit and the evidence for `dialect`; raises Stranger if it does not explain the file."""
     fitted = fit_of(dialect, inputs)
     if fitted.problems:
-        raise Stranger(why_strange(inputs, [fitted]))
+        raise Stranger(lambda: why_strange(inputs, [fitted]))
     return fitted, weigh(fitted.dialect, fitted.sizes, inputs.read), fitted.dialect

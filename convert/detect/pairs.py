@@ -19,8 +19,9 @@ from ..rows.kinds import EMBEDDING, Alias, Kind, Row
 from ..rows.pair import Pair, changed, is_embedding, without_embedding
 from ..rows.pattern import LabelWords, Match, Pattern
 from .one_side import Detected, detected_with, explained_by, fit_of
-from .refusals import Inputs, Stranger, require_supported_kinds, with_problems
+from .refusals import Inputs, Stranger, require_supported_kinds
 from .report import Report
+from .strangers import with_problems
 from .values import same_bits
 
 CROSS, SELF = "blocks/cross_attn/qkv/kernel", "blocks/attn/qkv/kernel"
@@ -56,7 +57,7 @@ def pair_of(inputs: Inputs) -> Pair | None:
     stated = [pair for pair in PAIRS.values() if kinds & pair.says.get("model_type", {}).keys()]
     if stated or kinds:
         return stated[0] if stated else None
-    tried = [(pair, _split(pair, inputs)) for pair in _plausible(inputs.shapes)]
+    tried = [(pair, _split(pair, inputs)) for pair in _plausible(inputs)]
     fitting = [(pair, split) for pair, split in tried if not split.problems]
     classes = [(pair, split) for pair, split in fitting if not pair.family] or fitting
     if not classes:
@@ -70,12 +71,15 @@ def pair_of(inputs: Inputs) -> Pair | None:
     return classes[0][0]
 
 
-def _plausible(names: Collection[str]) -> list[Pair]:
-    """The pairs with a row of cross-attention, and one of an encoder's blocks, for `names`."""
+def _plausible(inputs: Inputs) -> list[Pair]:
+    """The pairs with a row of cross-attention, and one of an encoder's blocks, for the tensors."""
+    names = inputs.shapes
     return [
         pair
         for pair in PAIRS.values()
-        if _has_row(pair.decoder, CROSS, names) and _has_row(pair.encoder, SELF, names)
+        if (pair.family or not inputs.renamed)
+        and _has_row(pair.decoder, CROSS, names)
+        and _has_row(pair.encoder, SELF, names)
     ]
 
 
@@ -145,7 +149,7 @@ def detect_pair(pair: Pair, inputs: Inputs, of_encoder: Mapping[str, Any]) -> De
     """
     split = _split(pair, inputs)
     if split.problems:
-        raise Stranger(_why_strange(pair, split, inputs))
+        raise Stranger(lambda: _why_strange(pair, split, inputs))
     pair, shared = _with_shared_embedding(pair, split, inputs)
     encoder, decoder, _ = _sides(pair, inputs)
     ours = detected_with(decoder, lambda sized: explained_by(sized, pair.decoder))
@@ -170,7 +174,8 @@ def detect_pair(pair: Pair, inputs: Inputs, of_encoder: Mapping[str, Any]) -> De
         raise UserError(f"{inputs.path}: {error}") from None
     both = _as_pair(pair, theirs, ours)
     names = {*whole.order_of(both, config)}
-    order = tuple(name for name in inputs.shapes if name in names)
+    in_file = inputs.renamed.names if inputs.renamed else inputs.shapes
+    order = tuple(name for name in in_file if name in names)
     return Detected(replace(both, order=order), report)
 
 
@@ -223,7 +228,7 @@ def why_no_pair(inputs: Inputs) -> str:
     """The error for an encoder-decoder that no pair explains; "" if the file is of no such kind."""
     if reasons(inputs.shapes):
         return ""
-    plausible = _plausible(inputs.shapes)
+    plausible = _plausible(inputs)
     if not plausible:
         return ""
     tried = [(pair, _split(pair, inputs)) for pair in plausible]

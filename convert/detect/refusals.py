@@ -2,22 +2,22 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from jaxgpt.errors import UserError, in_a_row
+from jaxgpt.errors import UserError
 
 from ..names.stated import Statement
-from ..names.unsupported import KINDS, reasons
-from ..rows.arranged import ORDERS
+from ..names.unsupported import KINDS
+from ..rows.arranged import ORDERS, PERMUTED
 from ..rows.fields import OF_DECODERS
 from ..rows.fit import Fit, joint_width
 from ..rows.kinds import EMBEDDING, Row
 from ..rows.known import Names, names_of
-from .by_structure import propose
 from .open_orders import open_orders
+from .renamed import Renamed
 from .values import Evidence
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -26,7 +26,18 @@ LONGEST = 2**22  # largest context length accepted without a position table
 
 
 class Stranger(UserError):
-    """No dialect explains these tensors."""
+    """No dialect explains these tensors; `why` says so, which takes seconds to find out."""
+
+    def __init__(self, why: Callable[[], str]):
+        super().__init__()
+        self._why = why
+
+    @functools.cached_property
+    def _text(self) -> str:
+        return self._why()
+
+    def __str__(self) -> str:
+        return self._text
 
 
 class Asked(UserError):
@@ -53,6 +64,12 @@ class Inputs:
     side: str = ""  # the prefix of its fields' names: "encoder." for an encoder
     # Fields that the other side shows, such as the vocabulary of a shared embedding.
     known: Mapping[str, Any] = field(default_factory=dict)
+    renamed: Renamed | None = None  # the way back from the names to those in the file
+
+    def under(self, renamed: Renamed) -> "Inputs":
+        """The same tensors under other names."""
+        shapes, read = renamed.shapes(self.shapes), renamed.reading(self.read)
+        return replace(self, shapes=shapes, read=read, renamed=renamed)
 
     @functools.cached_property
     def names(self) -> Names:
@@ -105,6 +122,12 @@ def require_agreement(
         for name in ORDERS.keys() - open_orders(evidence.dialect)
         if name in inputs.given
     ]
+    named = any(row.torch.has("qkv") for row in evidence.dialect.rows)
+    if named and inputs.given.get("qkv_order") in PERMUTED:
+        contradictions.append(
+            f"qkv_order = {inputs.given['qkv_order']} was given, but other matrices have the words "
+            "of queries, keys and values in their names, and such a class is read in the order qkv"
+        )
     for name, value in inputs.given.items():
         others = [("the tensors show", shown[name])] if name in shown else []
         others += [(f"{stated[name].where} says", stated[name].value)] if name in stated else []
@@ -131,35 +154,6 @@ def require_agreement(
             else "Leave out what the file itself says"
         )
         raise UserError(f"{inputs.path}: {'; '.join(contradictions)}. {way}.")
-
-
-def why_strange(inputs: Inputs, fits: list[Fit]) -> str:
-    """The error for a file that no fit explains: names a known architecture or the nearest fit."""
-    if foreign := reasons(inputs.shapes):
-        return f"{inputs.path}: {in_a_row(foreign)}. Models of this kind have no counterpart here."
-    nearest = min(
-        fits, key=lambda fitted: (len(fitted.problems) - fitted.claimed, bool(fitted.dialect.twin))
-    )
-    most = 1000 if 2 * nearest.claimed > len(inputs.shapes) else 8
-    verdict = "fit no known dialect. The nearest is" if len(fits) > 1 else "do not fit"
-    text = (
-        f"{inputs.path}: its {len(inputs.shapes)} tensors {verdict} {nearest.dialect.name} "
-        f"({nearest.dialect.about}), {with_problems(nearest.problems, most)}"
-    )
-    if len(fits) > 1 and propose(inputs.shapes).dialect:
-        text += (
-            " By its structure it could be a GPT. If you have its class, to-flax --torch "
-            "model.py:YourClass reads it under any names, and proves the result; without it, "
-            "jaxgpt-convert inspect with --dialect auto shows how it would be read, and to-flax "
-            "and verify take that only with --dialect auto."
-        )
-    return text
-
-
-def with_problems(problems: Sequence[str], most: int = 8) -> str:
-    """The end of a sentence that counts `problems` and lists the first `most` of them."""
-    count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
-    return f"with {count}: {in_a_row(problems, most=most)}."
 
 
 def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:

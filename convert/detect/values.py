@@ -24,7 +24,6 @@ Read = Callable[[str], np.ndarray]
 # Sinusoids computed in float32 are off by 3e-4 at position 5,000. Training moves a table further.
 SINUSOID = 1e-3
 SLOPE = 1e-2  # as bfloat16 rounds them
-COPIED = "the token embedding, as which it is stored a second time"
 QKV_BIAS = "only qkv biased"  # a mark of Qwen2 among the classes with Llama's names
 
 
@@ -51,7 +50,7 @@ def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
             case Alias():
                 if not _is_copy(row, dialect, read):
                     if row.is_copy:
-                        evidence.problems.append(f"{row.torch.view().name} is no copy of {COPIED}")
+                        evidence.problems.append(_two_embeddings(row, dialect))
                     marks.add("untied")
                     row = Row(row.own, row.torch)
                 else:
@@ -93,6 +92,16 @@ def _has_only_the_bias_of_qkv(dialect: Dialect) -> bool:
     """Whether queries, keys and values have a bias, and the output of attention has none."""
     paths = {row.flax.name for row in dialect.rows if isinstance(row, Row)}
     return "blocks/attn/qkv/bias" in paths and "blocks/attn/out/bias" not in paths
+
+
+def _two_embeddings(row: Alias, dialect: Dialect) -> str:
+    """The problem of a copy of an embedding that has other values."""
+    copy, original = row.torch.view().name, rows_of(dialect, row.of.name)[0].torch.view().name
+    return (
+        f"{copy} and {original} are the same embedding in classes that have both, but their values "
+        f"differ: remove {copy} from the file if your class looks ids up in {original}, and "
+        f"otherwise {original}"
+    )
 
 
 def _is_copy(row: Alias, dialect: Dialect, read: Read) -> bool:

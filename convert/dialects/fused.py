@@ -7,7 +7,7 @@ from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 
 BLOCK = parts.block("blocks")
-INSIDE = f"{BLOCK}.{parts.choice(parts.ATTENTION, 'attn')}"
+INSIDE = attention_parts.inside_attention(BLOCK, "attn")
 
 FAMILY = Dialect(
     name="fused",
@@ -16,11 +16,11 @@ FAMILY = Dialect(
         *parts.embeddings("token_embedding", "position_embedding"),
         *attention_parts.fused("blocks/attn", INSIDE),
         *attention_parts.in_two("blocks/attn", INSIDE),
-        *parts.out(BLOCK, "attn", "proj"),
+        *attention_parts.out(BLOCK, "attn", "proj"),
         *parts.mlp(BLOCK, "ff", "net.0", "net.2"),
         *parts.norms(BLOCK, "ln1", "ln2", "ln_f"),
         *parts.head("head"),
-        *parts.masks(BLOCK, "attn"),
+        *attention_parts.masks(BLOCK, "attn"),
         *attention_parts.caches(INSIDE),
         *tables(BLOCK, "attn"),
     ),

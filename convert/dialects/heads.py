@@ -7,9 +7,8 @@ from ..rows.fields import USUAL
 from ..rows.kinds import linear, mask
 
 BLOCK = parts.block("blocks")
-HEAD = (
-    f"{BLOCK}.{parts.choice(parts.ATTENTION, 'mha')}{parts.choice(parts.HEADS, '.heads.')}{{head}}"
-)
+INSIDE = attention_parts.inside_attention(BLOCK, "mha")
+HEAD = f"{INSIDE}{parts.choice(parts.HEADS, 'heads.')}{{head}}"
 FUSED = parts.choice(attention_parts.FUSED, "qkv")
 QUERY = parts.choice(attention_parts.QUERY, "query")
 KEY_VALUE = parts.choice(attention_parts.KEY_VALUE, "key_value")
@@ -24,14 +23,15 @@ FAMILY = Dialect(
             for dims in parts.SQUARES
         ),
         *linear("blocks/attn/qkv : layer d head qkv k", f"{HEAD}.{{qkv}} : k d", "?"),
+        *linear("blocks/attn/qkv : layer d head qkv k", f"{INSIDE}{{qkv}}.{{head}} : k d", "?"),
         *linear("blocks/attn/qkv : layer d head qkv k", f"{HEAD}.{FUSED} : (qkv k) d", "?"),
         *linear("blocks/attn/qkv : layer d head qkv k", f"{HEAD}.{QUERY} : (q k) d", "?"),
         *linear("blocks/attn/qkv : layer d head qkv k", f"{HEAD}.{KEY_VALUE} : (k_v k) d", "?"),
-        *parts.out(BLOCK, "mha", "proj"),
+        *attention_parts.out(BLOCK, "mha", "proj"),
         *parts.mlp(BLOCK, "ffn", "net.0", "net.2"),
         *parts.norms(BLOCK, "ln1", "ln2", "ln_f"),
         *parts.head("lm_head"),
-        *parts.masks(BLOCK, "mha"),
+        *attention_parts.masks(BLOCK, "mha"),
         *tables(BLOCK, "mha"),
     ),
     words={"qkv": attention_parts.QKV},

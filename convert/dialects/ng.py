@@ -31,8 +31,8 @@ LECTURE = Dialect(
     ),
     words={"qkv": ("key query value",)},
     unsaid={**USUAL, "dropout": 0.2},
-    beware="its first version and the lecture's notebook divide by the root of model_dim, later "
-    "ones of head_dim",
+    beware="classes with these names divide the scores of attention by the root of model_dim or of "
+    "head_dim: the lecture's code did the first until January 2023, and the second from then on",
 )
 COURSE = replace(
     LECTURE,

@@ -47,7 +47,7 @@ def _orders(style: Style) -> dict[str, str]:
 def decoder(plain: Dialect, blocks: str, style: Style) -> Dialect:
     """The family `plain`, which has the rows outside of `blocks`, with those of decoder blocks."""
     inside, across = (
-        f"{blocks}.{parts.choice(f'{words} {more}'.strip(), first)}"
+        f"{blocks}.{parts.choice(f'{words} {more}'.strip(), first)}."
         for words, more, first in ((SELF, parts.ATTENTION, "self_attn"), (CROSS, "", "cross_attn"))
     )
     own: tuple[Kind, ...] = (
@@ -80,7 +80,7 @@ def _with_modern_parts(plain: Dialect, attention: Mapping[str, str], blocks: str
 
 def encoder(plain: Dialect, blocks: str, style: Style) -> Dialect:
     """The family `plain`, which has the rows outside of `blocks`, with those of encoder blocks."""
-    inside = f"{blocks}.{parts.choice(f'{SELF} {parts.ATTENTION}', 'self_attn')}"
+    inside = f"{blocks}.{parts.choice(f'{SELF} {parts.ATTENTION}', 'self_attn')}."
     own: tuple[Kind, ...] = (
         *pairs.attention(SELF_PATH, inside, style.own),
         *parts.mlp(blocks, "ffn", "up", "down"),

@@ -7,7 +7,7 @@ from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 
 BLOCK = parts.block("blocks")
-INSIDE = f"{BLOCK}.{parts.choice(parts.ATTENTION, 'attn')}"
+INSIDE = attention_parts.inside_attention(BLOCK, "attn")
 
 FAMILY = Dialect(
     name="separate",
@@ -15,11 +15,11 @@ FAMILY = Dialect(
     rows=(
         *parts.embeddings("token_embedding", "position_embedding"),
         *attention_parts.separate("blocks/attn", INSIDE),
-        *parts.out(BLOCK, "attn", "out_proj"),
+        *attention_parts.out(BLOCK, "attn", "out_proj"),
         *parts.mlp(BLOCK, "ffn", "net.0", "net.2"),
         *parts.norms(BLOCK, "ln1", "ln2", "ln_f"),
         *parts.head("head"),
-        *parts.masks(BLOCK, "attn"),
+        *attention_parts.masks(BLOCK, "attn"),
         *attention_parts.caches(INSIDE),
         *tables(BLOCK, "attn"),
     ),

@@ -3,7 +3,7 @@
 Either nn.TransformerEncoderLayer, or nn.MultiheadAttention in other blocks.
 """
 
-from ..names import parts
+from ..names import attention_parts, parts
 from ..names.modern_parts import with_gated
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
@@ -42,7 +42,7 @@ def dialect(
             *parts.mlp(block, names["mlp"], names["up"], names["down"]),
             *parts.norms(block, "norm1", "norm2", names["final"]),
             *parts.head("lm_head"),
-            *parts.masks(block, "attn"),
+            *attention_parts.masks(block, "attn"),
         ),
         unsaid={**USUAL, **usual, "dropout": 0.1},
         beware=UNMASKED,

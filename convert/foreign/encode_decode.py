@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-ENCODE, DECODE = ("encode",), ("decode",)
 # (function, its arguments by role) -> its result.
 Call = Callable[[Callable[..., Any], dict[str, torch.Tensor]], Any]
 
@@ -22,19 +21,18 @@ def run(module: torch.nn.Module, call: Call, tokens: torch.Tensor, other: torch.
     """
     memory = other.is_floating_point()
     with _children_that_run(module) as ran:
-        encode, decode = (_method(module, names) for names in (ENCODE, DECODE))
-        if encode and decode and type(module).forward is torch.nn.Module.forward:
+        encode, decode = getattr(module, "encode", None), getattr(module, "decode", None)
+        if (
+            callable(encode)
+            and callable(decode)
+            and type(module).forward is torch.nn.Module.forward
+        ):
             made = call(encode, {"source": other})
             returned = call(decode, {"tokens": tokens, "memory": _first(made)})
         else:
             role = "memory" if memory else "source"
             returned = call(module.forward, {"tokens": tokens, role: other})
     return _through_head(module, ran, returned)
-
-
-def _method(module: torch.nn.Module, names: tuple[str, ...]) -> Callable[..., Any] | None:
-    methods = (getattr(module, name, None) for name in names)
-    return next((each for each in methods if callable(each)), None)
 
 
 def _first(returned: Any) -> Any:

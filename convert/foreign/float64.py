@@ -52,7 +52,12 @@ def float64_by_default() -> Iterator[None]:
 
 
 def exact_module(module: torch.nn.Module) -> torch.nn.Module:
-    """A float64 copy of `module` on the CPU, in evaluation mode.
+    """A float64 copy of `module` on the CPU, in evaluation mode."""
+    return widened(copy.deepcopy(module))
+
+
+def widened(module: torch.nn.Module) -> torch.nn.Module:
+    """`module` itself in float64 on the CPU, in evaluation mode.
 
     Complex tables stay complex; `module.to(torch.float64)` would drop their imaginary part.
     """
@@ -60,4 +65,4 @@ def exact_module(module: torch.nn.Module) -> torch.nn.Module:
     def exact(value: torch.Tensor) -> torch.Tensor:
         return value.to("cpu", _wide(value.dtype))
 
-    return copy.deepcopy(module)._apply(exact).eval()
+    return module._apply(exact).eval()

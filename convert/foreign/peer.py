@@ -12,18 +12,17 @@ from typing import Any
 import torch
 
 from jaxgpt.errors import UserError, in_a_row
-from jaxgpt.model.positions import sinusoids
 
 from ..files import checkpoints
 from .config_objects import described, parameters
 from .constructor_args import WAY_OUT, Answers
-from .float64 import in_float64
+from .float64 import in_float64, widened
 from .forward import blamed
 from .imports import at_home, find
+from .tables import ROUNDED, sharpen, sinusoids_like
 
 # Bytes per parameter: float64 in torch, in a copy, in numpy and on the device; and twice as read.
 BYTES = 40
-ROUNDED = 1e-6  # the largest error of sinusoids rounded to float32, for each position
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,10 @@ def build_of(
 ) -> Peer:
     """Load the tensors of `source` into `module`, which is changed; `about` names it for users."""
     about = about or f"a {type(module).__name__}"
-    module = module.to("cpu", torch.float64).eval()
-    return Peer(module, about, answers, _fill(module, about, source, weights))
+    module = widened(module)
+    names, loaded = _fill(module, about, source, weights)
+    sharpen(module, loaded)
+    return Peer(module, about, answers, names)
 
 
 def _built(target: Any, namespace: dict[str, Any], answers: Answers) -> Any:
@@ -119,10 +120,10 @@ def _built(target: Any, namespace: dict[str, Any], answers: Answers) -> Any:
 
 def _fill(
     module: torch.nn.Module, about: str, source: checkpoints.Checkpoint, weights: Collection[str]
-) -> dict[str, str]:
+) -> tuple[dict[str, str], Collection[str]]:
     """Load the weights of `source` strictly, except masks, which not every version stores.
 
-    The result maps names in the file to those in the module.
+    The result maps names in the file to those in the module, and lists those that were loaded.
     """
     state = module.state_dict()
     start = _start(state, source, weights)
@@ -150,30 +151,22 @@ def _fill(
         del tensors[name]
     with blamed(f"Loading {source.path} into {about}"):
         module.load_state_dict(tensors, strict=False)
-    _sharpen(module, {*tensors})
-    return names
+    return names, tensors.keys()
 
 
 def _own_tables(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> Collection[str]:
-    """The names of buffers that the class has made itself, in float64, and the file rounded."""
+    """The names of buffers that the class has made itself, in float64, and the file rounded.
+
+    Sinusoids are not among them: the model has those of the file.
+    """
     return [
         name
         for name, own in module.named_buffers()
         if name in tensors
         and own.is_floating_point()
         and (own - tensors[name]).abs().max() <= ROUNDED * max(own.shape, default=1)
+        and sinusoids_like(own.squeeze().numpy()) is None
     ]
-
-
-def _sharpen(module: torch.nn.Module, loaded: Collection[str]) -> None:
-    """Give tables of sinusoids that the class has made in float32 the precision of float64."""
-    for name, table in module.state_dict(keep_vars=True).items():
-        if name in loaded or table.requires_grad or table.ndim != 2 or table.shape[1] % 2:
-            continue
-        for layout in ("interleaved", "half"):
-            exact = torch.from_numpy(sinusoids(len(table), table.shape[1], layout))
-            if (table - exact).abs().max() < ROUNDED:
-                table.data = exact
 
 
 def _renamed(

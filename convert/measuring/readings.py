@@ -7,35 +7,25 @@ from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from jaxgpt.errors import UserError
 from jaxgpt.seq2seq_config import ENCODER, as_options
 
 from ..detect.one_side import Detected, detect_as
 from ..detect.pairs import detect_pair, pair_of
 from ..detect.refusals import Asked, Inputs
+from ..detect.usual_names import renamings
 from ..dialects import DIALECTS, PAIRS
 from ..foreign.peer import Peer
-from ..foreign.with_context import Caller
 from ..probing.candidates import by_likelihood
 from ..rows.arranged import ORDERS, with_gates_swapped
 from ..rows.dialect import Dialect
 from ..rows.kinds import Row
 from ..rows.pair import AnyDialect, Pair
 from .built_class import heads_of_parts
+from .recorded import recorded
 from .roles import proposals
-from .trace import Seen, Trace
-from .trace_reader import Reader
 
-LARGE = 2**40  # no value has so many numbers, so that none is recorded
-ROWS, LENGTH = 4, 3
 HEADS = f"{ENCODER}num_heads"
-OF_TWO_TEXTS = (
-    "No dialect knows the names of these tensors, and what they are is found by running the class "
-    "on one text alone. If it takes two, a source and a target, rename its tensors as a known "
-    "encoder-decoder has them, or describe the class in a file of convert/dialects."
-)
 SHORT = 8  # placeholder for a context length that the user must provide
 
 
@@ -63,40 +53,53 @@ def readings(
     `hints` are sizes of the class by their fields; `right` has those that measurements of the
     readings so far have shown.
     """
-    some = False
-    for pair in _known_pairs(named, inputs):
-        knowledge = [ChainMap(right, hints)]
-        if heads := heads_of_parts(peer.module):
-            knowledge.insert(0, ChainMap(right, hints, heads))
-        for each in filter(None, (pair, _with_swapped_sides(pair))):
-            for reading in _of_pair(each, inputs, *knowledge):
-                some = True
-                yield reading
-    if some:
-        return
-    for dialect in filter(inputs.names.explained_by, _known(named)):
-        gates_known = True
-        for reading in _detections(dialect, inputs, hints, {}):
-            gates_known &= "gate_order" not in reading.stand_ins
+    renamed = [inputs.under(each) for each in renamings(inputs.shapes)]
+    knowledge = [ChainMap(right, hints)]
+    if heads := heads_of_parts(peer.module):
+        knowledge.insert(0, ChainMap(right, hints, heads))
+    for named_so in (inputs, *renamed):
+        known, some = _known_pairs(named, named_so), False
+        for reading in _of_pairs(known, named_so, knowledge):
+            some = True
             yield reading
-        if gates_known and (swapped := _gate_and_up_swapped(dialect)) is not None:
-            yield from _detections(swapped, inputs, hints, {})
+        if some or (known and not named):
+            return
+    for named_so in (inputs, *renamed):
+        for dialect in filter(named_so.names.explained_by, _known(named, named_so)):
+            yield from _of_dialect(dialect, named_so, hints)
     if named in (None, "auto"):
-        for proposal, counts in _proposed(inputs, peer):
+        named_so, reader = recorded([inputs, *renamed[:1]], peer)
+        for proposal, counts in proposals(reader):
             for sizes in counts:
                 if all(hints.get(name, size) == size for name, size in sizes.items()):
-                    yield from _detections(proposal, inputs, hints, sizes)
+                    yield from _detections(proposal, named_so, hints, sizes)
 
 
-def _known(named: str | None) -> list[Dialect]:
+def _of_pairs(
+    known: Sequence[Pair], inputs: Inputs, knowledge: Sequence[Mapping[str, int]]
+) -> Iterator[Reading]:
+    """What is detected with each of the `known` pairs, and with gate and up swapped."""
+    for pair in known:
+        for each in filter(None, (pair, _with_swapped_sides(pair))):
+            yield from _of_pair(each, inputs, *knowledge)
+
+
+def _of_dialect(dialect: Dialect, inputs: Inputs, hints: Mapping[str, int]) -> Iterator[Reading]:
+    """What is detected with `dialect`, and with gate and up swapped where names tell them apart."""
+    gates_known = True
+    for reading in _detections(dialect, inputs, hints, {}):
+        gates_known &= "gate_order" not in reading.stand_ins
+        yield reading
+    if gates_known and (swapped := _gate_and_up_swapped(dialect)) is not None:
+        yield from _detections(swapped, inputs, hints, {})
+
+
+def _known(named: str | None, inputs: Inputs) -> list[Dialect]:
     """The dialects that may have written the file, the one first that detection would choose."""
-    if named == "auto":
-        return []
+    known = [each for each in DIALECTS.values() if each.family or not inputs.renamed]
     if named:
-        return [DIALECTS[named]] if named in DIALECTS else []
-    return sorted(
-        DIALECTS.values(), key=lambda dialect: (dialect.family, bool(dialect.twin), dialect.name)
-    )
+        return [dialect for dialect in known if dialect.name == named]
+    return sorted(known, key=lambda each: (each.family, bool(each.twin), each.name))
 
 
 def _known_pairs(named: str | None, inputs: Inputs) -> list[Pair]:
@@ -213,15 +216,3 @@ def _swapped(dialect: Dialect) -> Dialect | None:
     """The dialect with gate and up swapped, if it has them."""
     rows = (row for row in dialect.rows if isinstance(row, Row))
     return with_gates_swapped(dialect) if any("glu" in row.flax.labels for row in rows) else None
-
-
-def _proposed(inputs: Inputs, peer: Peer) -> Iterator[tuple[Dialect, list[dict[str, int]]]]:
-    """The dialects whose roles a run of the class shows, and head counts that fit them."""
-    names, run = {new: old for old, new in peer.names.items()}, Caller(peer.module)
-    ids = torch.arange(ROWS * LENGTH).reshape(ROWS, LENGTH) % 5
-    ids[1] = ids[0]
-    try:
-        seen = Seen.of(Trace(peer.module, names, LARGE), run, ids, LARGE)
-    except UserError as error:
-        raise UserError(f"{inputs.path}: {error} {OF_TWO_TEXTS}") from None
-    yield from proposals(Reader(seen, inputs.shapes, inputs.read))

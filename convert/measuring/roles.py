@@ -24,14 +24,9 @@ from .trace_reader import Matrix, Reader
 
 ABOUT = "a class without a known name, its roles shown by running it"
 UNSAID = {name: value for name, value in USUAL.items() if name != "norm_std"}
-# By the number of matrices in attention, the ways in which the last one may hold several of q, k
-# and v.
-MERGED = {
-    1: ("(qkv head k)", "(head qkv k)"),
-    2: ("(k_v head k)", "(head k_v k)"),  # next to a matrix of queries alone
-    3: ("",),
-}
-HALVES = ("gate up", "up gate")  # the halves of the first matrix of a gated MLP
+# By the number of matrices in attention, how the last one holds several of q, k and v; in the usual
+# order, of which there are others.
+MERGED = {1: "(qkv head k)", 2: "(k_v head k)", 3: ""}  # two: next to one of queries alone
 
 
 @dataclass
@@ -48,13 +43,10 @@ def proposals(reader: Reader) -> Iterator[tuple[Dialect, list[dict[str, int]]]]:
         attention, out, mlp, down = split
         orders = itertools.permutations(attention)
         gates = list(itertools.permutations(mlp))
-        halves = HALVES if len(mlp) == 1 and _holds_gate(mlp[0], down) else HALVES[:1]
-        choices = itertools.product(orders, gates, MERGED[len(attention)], halves)
-        for order, gated, merged, glu in choices:
+        for order, gated in itertools.product(orders, gates):
             with contextlib.suppress(UserError):
                 each = (list(order), out, list(gated), down)
-                dialect = _dialect(reader, each, merged, glu)
-                yield dialect, _head_counts(each)
+                yield _dialect(reader, each), _head_counts(each)
 
 
 def _head_counts(split: "Split") -> list[dict[str, int]]:
@@ -101,10 +93,11 @@ def _holds_gate(up: Matrix, down: Matrix) -> bool:
     return up.out == 2 * down.x.shape[-1]
 
 
-def _dialect(reader: Reader, split: Split, merged: str, glu: str) -> Dialect:
-    """The dialect with these roles; `merged` and `glu` are as in MERGED and HALVES."""
+def _dialect(reader: Reader, split: Split) -> Dialect:
+    """The dialect with these roles, and the usual orders within fused matrices."""
     attention, out, mlp, down = split
-    roles = Roles()
+    roles, merged = Roles(), MERGED[len(split[0])]
+    unsaid = {**UNSAID, **({"qkv_order": "by_part"} if merged else {})}
     token = reader.token()
     roles.rows.append(("token_embedding/embedding : v d", f"{token} : v d"))
     _rows_of_attention(roles, attention, merged)
@@ -112,7 +105,8 @@ def _dialect(reader: Reader, split: Split, merged: str, glu: str) -> Dialect:
         _add(roles, "blocks/attn/out", "layer head k d", [out], ("d", "(head k)"))
     if len(mlp) == 2 or _holds_gate(mlp[0], down):
         dims = ("f", "d") if len(mlp) == 2 else ("(glu f)", "d")
-        roles.words["glu"] = (glu,)
+        roles.words["glu"] = ("gate up",)
+        unsaid |= {"gate_order": "gate_up"} if len(mlp) == 1 else {}
         _add(roles, "blocks/mlp/gate_up", "layer d glu f", mlp, dims, "glu")
     else:
         _add(roles, "blocks/mlp/up", "layer d f", mlp, ("f", "d"))
@@ -120,7 +114,7 @@ def _dialect(reader: Reader, split: Split, merged: str, glu: str) -> Dialect:
     _norm_rows(reader, roles, split)
     kinds: list[Kind] = [row(*pair) for pair in roles.rows]
     kinds += _outside(reader, roles, token)
-    return Dialect("auto", ABOUT, tuple(kinds), unsaid=UNSAID, words=roles.words, grouped=True)
+    return Dialect("auto", ABOUT, tuple(kinds), unsaid=unsaid, words=roles.words, grouped=True)
 
 
 def _rows_of_attention(roles: Roles, attention: list[Matrix], merged: str) -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from ..rows.kinds import Buffer, Row, ignored, linear, row
+from ..rows.kinds import Buffer, Row, ignored, linear, mask, optional, row
+from . import parts
 from .parts import choice
 
 FUSED = (
@@ -40,19 +41,24 @@ Way = Callable[[str, str], tuple[Row, ...]]  # the rows of queries, keys and val
 
 
 def separate(flax: str, inside: str) -> tuple[Row, ...]:
-    """The rows of a matrix each for queries, keys and values."""
-    return linear(f"{flax}/qkv : layer d head qkv k", f"{inside}.{{qkv}} : (head k) d", "?")
+    """The rows of a matrix each for queries, keys and values, or of one for each head in a stack."""
+    name = f"{inside}{{qkv}}"
+    return (
+        *linear(f"{flax}/qkv : layer d head qkv k", f"{name} : (head k) d", "?"),
+        row(f"{flax}/qkv/kernel : layer d head qkv k", f"{name}.weight : head k d"),
+        row(f"{flax}/qkv/bias : layer head qkv k", f"{name}.bias? : head k"),
+    )
 
 
 def fused(flax: str, inside: str) -> tuple[Row, ...]:
     """The rows of one matrix for all three."""
-    one = f"{inside}.{choice(FUSED, 'qkv')}"
+    one = f"{inside}{choice(FUSED, 'qkv')}"
     return linear(f"{flax}/qkv : layer d head qkv k", f"{one} : (qkv head k) d", "?")
 
 
 def in_two(flax: str, inside: str) -> tuple[Row, ...]:
     """The rows of one matrix for queries, and one for keys and values."""
-    query, rest = f"{inside}.{choice(QUERY, 'q_proj')}", f"{inside}.{choice(KEY_VALUE, 'kv_proj')}"
+    query, rest = f"{inside}{choice(QUERY, 'q_proj')}", f"{inside}{choice(KEY_VALUE, 'kv_proj')}"
     return (
         *linear(f"{flax}/qkv : layer d head qkv k", f"{query} : (q head k) d", "?"),
         *linear(f"{flax}/qkv : layer d head qkv k", f"{rest} : (k_v head k) d", "?"),
@@ -67,12 +73,41 @@ CACHES = (
 
 def caches(inside: str) -> tuple[Buffer, ...]:
     """The rows of keys and values that a class caches while it generates, which are not weights."""
-    return tuple(ignored(f"{inside}.{word}") for word in CACHES.split())
+    return tuple(ignored(f"{inside}{word}") for word in CACHES.split())
 
 
 def of_torch(flax: str, inside: str) -> tuple[Row, ...]:
     """The rows of an nn.MultiheadAttention."""
     return (
-        row(f"{flax}/qkv/kernel : layer d head qkv k", f"{inside}.in_proj_weight : (qkv head k) d"),
-        row(f"{flax}/qkv/bias : layer head qkv k", f"{inside}.in_proj_bias? : (qkv head k)"),
+        row(f"{flax}/qkv/kernel : layer d head qkv k", f"{inside}in_proj_weight : (qkv head k) d"),
+        row(f"{flax}/qkv/bias : layer head qkv k", f"{inside}in_proj_bias? : (qkv head k)"),
+    )
+
+
+def inside_attention(blocks: str, module: str) -> str:
+    """The prefix of names in the attention, which is `module`, or the block itself."""
+    return f"{blocks}.{choice(' '.join(f'{word}.' for word in parts.ATTENTION.split()) + ' ', f'{module}.')}"
+
+
+def out(blocks: str, module: str, first: str) -> tuple[Row, ...]:
+    """The rows of the optional projection after attention, in its module or next to it."""
+    inside, alongside = (
+        f"{inside_attention(blocks, module)}{choice(parts.OUT, first)}",
+        f"{blocks}.(proj|out_proj|attn_proj)",
+    )
+    return optional(
+        (
+            *linear("blocks/attn/out : layer head k d", f"{inside} : d (head k)"),
+            row("blocks/attn/out/kernel : layer head k d", f"{inside}.weight : head d k"),
+            *linear("blocks/attn/out : layer head k d", f"{alongside} : d (head k)"),
+        )
+    )
+
+
+def masks(blocks: str, module: str) -> tuple[Buffer, ...]:
+    """The rows of causal masks at every place in use; none is written on export."""
+    inside, word = inside_attention(blocks, module), choice(parts.MASKS, "mask")
+    places = (f"{inside}{word}", f"{blocks}.{word}", word, f"transformer.{word}")
+    return tuple(
+        mask(f"{place} : {dims}", written=False) for place in places for dims in parts.SQUARES
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ..rows.dialect import Dialect
 from ..rows.kinds import SLOPES, Buffer, Row, linear, table
-from . import parts
+from . import attention_parts, parts
 
 # The matrices of a gated MLP: gate, up and down. Each word says which it is, or has one use only.
 NAMED = (
@@ -156,7 +156,7 @@ def tables(blocks: str, module: str) -> tuple[Buffer, ...]:
     They are in a file or follow from fields. A file may have frequencies once (`w`), beside tables
     that have them twice (`r`).
     """
-    inside = f"{blocks}.{parts.choice(parts.ATTENTION, module)}."
+    inside = attention_parts.inside_attention(blocks, module)
     places = inside, f"{blocks}.", "(transformer.|model.|)"
     modules = parts.choice(f"{ROTATION} ", "rope.")
     slopes = parts.choice(SLOPE_WORDS, "slopes")

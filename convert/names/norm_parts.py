@@ -101,7 +101,7 @@ def _norms(flax: str, inside: str, norms: Sequence[tuple[str, str, str]]) -> tup
     rows = [
         row(
             f"{flax}/{name}/{leaf} : layer {axes}",
-            f"{inside}.{parts.choice(words[name], name)}.{word} : {dims}",
+            f"{inside}{parts.choice(words[name], name)}.{word} : {dims}",
         )
         for leaf, word in leaves
         for name, axes, dims in norms

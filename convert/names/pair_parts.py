@@ -79,7 +79,10 @@ def attention(flax: str, inside: str, ways: Sequence[Way]) -> tuple[Kind, ...]:
     Queries, keys and values are stored in one of `ways`; the first is written.
     """
     outs = choice(f"{parts.OUT} {OUT}", "out_proj")
-    out = linear(f"{flax}/out : layer head k d", f"{inside}.{outs} : d (head k)")
+    out = (
+        *linear(f"{flax}/out : layer head k d", f"{inside}{outs} : d (head k)"),
+        row(f"{flax}/out/kernel : layer head k d", f"{inside}{outs}.weight : head d k"),
+    )
     return (*(each for way in ways for each in way(flax, inside)), *optional(out))
 
 
@@ -188,6 +191,6 @@ def masks(inside: str) -> tuple[Kind, ...]:
     word = choice(parts.MASKS, "mask")
     return tuple(
         mask(f"{place} : {dims}", written=False)
-        for place in (f"{inside}.{word}", f"(tgt_mask|{parts.MASKS.replace(' ', '|')})")
+        for place in (f"{inside}{word}", f"(tgt_mask|{parts.MASKS.replace(' ', '|')})")
         for dims in parts.SQUARES
     )

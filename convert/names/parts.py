@@ -7,13 +7,10 @@ of a list, and writes the one that it passes first, as `first` or by the name of
 from ..rows.kinds import (
     EMBEDDING,
     POSITIONS,
-    Buffer,
     Kind,
     Row,
     linear,
-    mask,
     norm,
-    optional,
     row,
     tied,
 )
@@ -73,8 +70,8 @@ ATTENTION = (
     "attention.mha attn.mha attn.attn attention.attention attn.attention attention.attn"
 )
 HEADS = (
-    ".heads. .attention_heads. .att_heads. .attn_heads. .head_attentions. .heads_list. .sa_heads. "
-    ". .head_ .heads_ .mha."
+    "heads. attention_heads. att_heads. attn_heads. head_attentions. heads_list. sa_heads. head_ "
+    "heads_ mha. "
 )
 OUT = (
     "proj projection compute out_proj output_proj out_projection output_projection c_proj linear "
@@ -227,24 +224,3 @@ def head(first: str) -> tuple[Kind, ...]:
         row("head/bias : v", f"{name}.bias? : v"),
         row("head/bias : v", f"{choice(HEAD_BIAS, 'lm_head_bias')}? : v"),
     )
-
-
-def out(blocks: str, module: str, first: str) -> tuple[Row, ...]:
-    """The rows of the optional projection after attention, in its module or next to it."""
-    inside, alongside = (
-        f"{blocks}.{choice(ATTENTION, module)}.{choice(OUT, first)}",
-        f"{blocks}.(proj|out_proj|attn_proj)",
-    )
-    return optional(
-        (
-            *linear("blocks/attn/out : layer head k d", f"{inside} : d (head k)"),
-            *linear("blocks/attn/out : layer head k d", f"{alongside} : d (head k)"),
-        )
-    )
-
-
-def masks(blocks: str, module: str) -> tuple[Buffer, ...]:
-    """The rows of causal masks at every place in use; none is written on export."""
-    attention, word = choice(ATTENTION, module), choice(MASKS, "mask")
-    places = (f"{blocks}.{attention}.{word}", f"{blocks}.{word}", word, f"transformer.{word}")
-    return tuple(mask(f"{place} : {dims}", written=False) for place in places for dims in SQUARES)

@@ -6,7 +6,7 @@ from typing import Any
 from jaxgpt.config import ModelConfig
 from jaxgpt.fields import frozen
 
-from ..rows.arranged import ORDERS
+from ..rows.arranged import ORDERS, PLACES
 from .parts import LOGITS, QUERIES
 
 # For each field, the likelier values first; fields in which models differ more often come first.
@@ -18,6 +18,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "rotary_layout": ("half", "interleaved"),
     "sinusoidal_layout": ("interleaved", "half"),
     **ORDERS,
+    "qkv_order": (*PLACES, "kqv_by_part"),
     "attention_scale": ("head_dim", "model_dim", "none"),
     "norm_kind": ("layer", "rms"),
     "norm_unit_offset": (False, True),

@@ -135,9 +135,8 @@ def _torch_stages(
 
 def _blocks(module: torch.nn.Module, dialect: Dialect) -> list[torch.nn.Module]:
     """The blocks, by the names of their tensors; [] where the class has other names."""
-    before = next(view.name for _, view in dialect.views if "{layer}" in view.name).partition(
-        "{layer}"
-    )[0]
+    names = [view.name for _, view in dialect.views if "{layer}" in view.name]
+    before = names[0].partition("{layer}")[0] if names else "."
     modules = {f".{name}": part for name, part in module.named_modules()}
     first = next((name for name in modules if name.endswith(f".{before}0")), "")
     blocks = (modules.get(f"{first[:-1]}{layer}") for layer in range(len(modules)))

@@ -8,8 +8,13 @@ from .axes import LABELS, Dims
 from .dialect import Dialect, labelled
 from .kinds import Kind, Row
 
-# Each field, and its values.
-ORDERS = {"qkv_order": ("by_part", "by_head"), "gate_order": ("gate_up", "up_gate")}
+PLACES = ("by_part", "by_head")
+# Each field, and its values. Where queries do not come first, letters say so: kqv_by_part.
+PERMUTED = tuple(
+    f"{parts}_{place}" for parts in ("kqv", "kvq", "qvk", "vkq", "vqk") for place in PLACES
+)
+ORDERS = {"qkv_order": (*PLACES, *PERMUTED), "gate_order": ("gate_up", "up_gate")}
+WORDS = {label[0]: label for label in LABELS["qkv"]}
 # The axes of a dimension in either order -> those in the other.
 OTHER: dict[tuple[str, ...], tuple[str, ...]] = {
     (one, two, "k"): (two, one, "k")
@@ -20,12 +25,24 @@ OTHER: dict[tuple[str, ...], tuple[str, ...]] = {
 
 def arranged(dialect: Dialect, fields: Mapping[str, Any]) -> Dialect:
     """One reading of a dialect in the orders that `fields` name, where it leaves them open."""
-    for field, swapped in SWAPS.items():
+    for field, change in CHANGES.items():
         usual = dialect.unsaid.get(field)
         if usual and fields.get(field, usual) != usual:
             unsaid = {**dialect.unsaid, field: fields[field]}
-            dialect = replace(swapped(dialect), unsaid=unsaid)
+            dialect = replace(change(dialect, usual, fields[field]), unsaid=unsaid)
     return dialect
+
+
+def _with_parts(dialect: Dialect, usual: str, order: str) -> Dialect:
+    """The dialect with queries, keys and values in `order` instead of the `usual` one."""
+    if usual[-4:] != order[-4:]:  # part or head
+        dialect = with_heads_swapped(dialect)
+    if order not in PERMUTED:
+        return dialect
+    words = [WORDS[letter] for letter in order[:3]]
+    both = [word for word in words if word in LABELS["k_v"]]
+    own = {"qkv": (" ".join(words), *dialect.words.get("qkv", ())), "k_v": (" ".join(both),)}
+    return replace(dialect, words={**dialect.words, **own})
 
 
 def holds_parts_of_heads(dims: Dims) -> bool:
@@ -57,7 +74,8 @@ def with_gates_swapped(dialect: Dialect) -> Dialect:
     return replace(dialect, words={**dialect.words, "glu": spellings})
 
 
-SWAPS: dict[str, Callable[[Dialect], Dialect]] = {
-    "qkv_order": with_heads_swapped,
-    "gate_order": with_gates_swapped,
+# Each takes a dialect, the order that it has, and another.
+CHANGES: dict[str, Callable[[Dialect, str, str], Dialect]] = {
+    "qkv_order": _with_parts,
+    "gate_order": lambda dialect, usual, order: with_gates_swapped(dialect),
 }

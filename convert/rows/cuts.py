@@ -14,7 +14,8 @@ def counted(axis: str) -> str:
     other axis counts itself.
     """
     whole, cut, parts = axis.partition("/")
-    return f"{'kv' if whole == 'head' else stride(whole).axis}{cut}{parts}"
+    own = stride(whole).axis
+    return f"{'kv' if own == 'head' else own}{cut}{parts}"
 
 
 def uncut(axes: Iterable[str]) -> tuple[str, ...]:

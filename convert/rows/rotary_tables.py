@@ -128,13 +128,19 @@ def made(
 
     `shape` is that of the table without axes of length 1.
     """
-    table = _made(form, theta, scaling, rotated, shape[0])
-    axis = 0 if form == FREQUENCIES else 1
-    if twice:
-        table = (
-            np.concatenate([table, table], axis) if twice == "half" else np.repeat(table, 2, axis)
-        )
+    table = exact(form, twice, theta, scaling, rotated, shape[0])
     return table.astype(np.complex64 if table.dtype.kind == "c" else np.float32)
+
+
+def exact(
+    form: str, twice: str, theta: float, scaling: dict | None, rotated: int, positions: int
+) -> np.ndarray:
+    """The table of `form` in double precision, with frequencies twice as `twice` says."""
+    table = _made(form, theta, scaling, rotated, positions)
+    axis = 0 if form == FREQUENCIES else 1
+    if not twice:
+        return table
+    return np.concatenate([table, table], axis) if twice == "half" else np.repeat(table, 2, axis)
 
 
 def _made(

@@ -84,8 +84,12 @@ def open_pairs(path: Path, verify: bool = True) -> PairDataset:
     for name, number in numbers.items():
         require(type(number) is int, f"{path / ABOUT} has no number {name}. {DAMAGED}")
     splits = {name: _open_split(path, name, numbers["start"], numbers["end"]) for name in SPLITS}
-    for name in SPLITS.values() if verify else ():
-        require_ids(path / name, [numbers["source_vocab_size"], numbers["target_vocab_size"]])
+    vocabularies = {
+        f"the vocabulary of its {side}s": numbers[f"{side}_vocab_size"]
+        for side in ("source", "target")
+    }
+    for name, (split, _) in splits.items() if verify else ():
+        require_ids(path / SPLITS[name], vocabularies, split.offsets)
     (train, sha256), (val, _) = splits["train"], splits["val"]
     return PairDataset(path, **numbers, train=train, val=val, train_sha256=sha256, files=files)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,7 +68,7 @@ def open_dataset(path: Path, verify: bool = True) -> Dataset:
         f"{path}: train.bin has {sizes[0]} different ids, but val.bin {sizes[1]}.",
     )
     for name in SPLITS.values() if verify else ():
-        require_ids(path / name, [sizes[0]])
+        require_ids(path / name, {"its vocabulary": sizes[0]})
     known = path, sizes[0], train, val, val_header["text_bytes"]
     if data_kind(path) == "text":
         return Dataset(*known, header["sha256"], files=files)
@@ -163,21 +163,32 @@ def open_tokens(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     return np.memmap(path, dtype, "r", HEADER_BYTES), header
 
 
-def require_ids(path: Path, vocab_sizes: Sequence[int]) -> None:
-    """Require that the ids of a token file are below the largest of `vocab_sizes`.
+def require_ids(
+    path: Path, vocabularies: Mapping[str, int], offsets: np.ndarray | None = None
+) -> None:
+    """Require that the ids of a token file are below the sizes of their `vocabularies`.
+
+    These are by the words for them. Where there are several, the texts, which begin at `offsets`,
+    belong to them in turn.
 
     Training would not notice larger ids: jax returns some row even for an index outside a table.
     """
-    (ids, _), limit = open_tokens(path), max(vocab_sizes)
+    ids, _ = open_tokens(path)
+    starts = np.array([0, len(ids)]) if offsets is None else offsets
     for first in range(0, len(ids), CHUNK):
         # The file is read instead of mapped, because mapped pages would count as memory in use.
         at = HEADER_BYTES + first * ids.itemsize
-        largest = int(np.fromfile(path, ids.dtype, CHUNK, offset=at).max())
-        require(
-            largest < limit,
-            f"{path} has the id {largest}, and its vocabulary has the ids 0 to {limit - 1}. "
-            "Prepare it again.",
-        )
+        chunk = np.fromfile(path, ids.dtype, CHUNK, offset=at)
+        one, last = np.searchsorted(starts, (first, first + len(chunk) - 1), "right")
+        bounds = np.clip(starts[one - 1 : last + 1], first, first + len(chunk))
+        texts = np.repeat(np.arange(one - 1, last), np.diff(bounds.astype(np.int64)))
+        for number, (vocabulary, size) in enumerate(vocabularies.items()):
+            largest = int(chunk[texts % len(vocabularies) == number].max(initial=0))
+            require(
+                largest < size,
+                f"{path} has the id {largest}, and {vocabulary} has the ids 0 to {size - 1}. "
+                "Prepare it again.",
+            )
 
 
 def require_rising(path: Path, offsets: np.ndarray) -> None:

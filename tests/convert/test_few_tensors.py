@@ -96,5 +96,8 @@ def test_a_shared_embedding_beside_its_copies(word: str, fused: str, tied: bool)
     back = convert.to_torch(loaded.params, loaded.config, loaded.dialect)
     assert [*back] == [*state]
     assert all(torch.equal(back[name], value) for name, value in state.items())
-    with pytest.raises(UserError, match="shared.weight is no copy of the token embedding"):
+    with pytest.raises(
+        UserError,
+        match="shared.weight .* but their values differ: remove shared.weight from the file if",
+    ):
         convert.to_flax({**state, "shared.weight": table + 1}, **GIVEN)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jaxgpt.data.pairs
 from jaxgpt.data import encoding, progress, tokens
 from jaxgpt.data.kinds import data_kind
 from jaxgpt.data.pair_sources import fields_of, known_pair_bytes, pairs
@@ -20,6 +21,7 @@ from jaxgpt.data.prepare import prepare
 from jaxgpt.data.prepare_pairs import prepare_pairs
 from jaxgpt.data.tokenizer_files import load
 from jaxgpt.errors import UserError
+from jaxgpt.system.unchanged import NO_FILES
 
 Texts = list[tuple[str, str]]
 PAIRS: Texts = [
@@ -411,6 +413,31 @@ def test_offsets_of_other_ids_are_refused(tmp_path: Path) -> None:
     (tmp_path / "out" / "val.offsets.bin").replace(tmp_path / "out" / "train.offsets.bin")
     with pytest.raises(UserError, match="do not belong together: the last of 21 offsets"):
         open_pairs(tmp_path / "out", verify=False)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+@pytest.mark.parametrize(("place", "side"), [(1, "sources"), (4, "targets"), (6, "sources")])
+def test_the_ids_of_each_side_are_within_its_own_vocabulary(
+    place: int, side: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "CHUNK", chunk)
+    monkeypatch.setattr(jaxgpt.data.pairs, "check_manifest", lambda path: NO_FILES)
+    prepare_pairs(
+        [tsv(tmp_path / "in.tsv", [("ab", "vxyz"), ("a", "zv"), ("ba", "x")] * 4)],
+        tmp_path / "out",
+        tokenizer="char",
+        target_tokenizer="char",
+    )
+    dataset = open_pairs(tmp_path / "out")
+    assert (dataset.source_vocab_size, dataset.target_vocab_size) == (2, 6)
+    ids = np.array(dataset.train.ids)
+    assert ids.max() == 3
+    ids[place] = {"sources": 2, "targets": 6}[side]
+    tokens.write_tokens(tmp_path / "out" / "train.bin", [ids], 7)
+    with pytest.raises(
+        UserError, match=rf"has the id {ids[place]}, and the vocabulary of its {side}"
+    ):
+        open_pairs(tmp_path / "out")
 
 
 def test_a_record_without_its_numbers_is_refused(tmp_path: Path) -> None:

@@ -625,10 +625,19 @@ def test_the_gate_is_told_by_words_or_taken_by_number_openly(words: str, turned:
         ("separate", {"gate_proj": "gate_up", "up_proj": "up_gate"}),
     ],
 )
-def test_a_gate_that_nothing_tells_is_not_guessed(source: str, words: dict[str, str]) -> None:
-    tensors, _ = disguised(source, words)
-    with pytest.raises(UserError, match=r"nothing tells which is the gate of the MLP; its class"):
-        as_auto(tensors, num_heads=6)
+def test_a_gate_that_nothing_tells_is_assumed_openly(source: str, words: dict[str, str]) -> None:
+    tensors, params = disguised(source, words)
+    assert "gate_order" in as_auto(tensors, num_heads=6).report.assumed
+    assert equal_with("gate_up", tensors, params)
+    assert not equal_with("up_gate", tensors, params)
+
+
+def equal_with(order: str, tensors: dict[str, np.ndarray], params: Tree) -> bool:
+    """Whether the tensors, read in that order of gates, are the parameters."""
+    detected = as_auto(tensors, num_heads=6, gate_order=order)
+    assert "gate_order" in detected.report.given
+    back = flatten(to_flax(detected.dialect, detected.report.config, tensors.__getitem__))
+    return all(back[path].tobytes() == value.tobytes() for path, value in flatten(params).items())
 
 
 @pytest.mark.parametrize("first", ["gate", "up", ""])
@@ -641,8 +650,9 @@ def test_the_halves_of_a_matrix_with_a_gate_are_told_by_words(first: str) -> Non
         both = [up, gate] if first == "up" else [gate, up]
         tensors[f"{inside}.{joined}.weight"] = np.concatenate(both)
     if not first:
-        with pytest.raises(UserError, match=r"w_in.weight: nothing tells which half of it is the"):
-            as_auto(tensors, num_heads=6)
+        assert as_auto(tensors, num_heads=6).report.assumed["gate_order"] == "up_gate"
+        assert equal_with("gate_up", tensors, params)
+        assert not equal_with("up_gate", tensors, params)
         return
     detected = as_auto(tensors, num_heads=6)
     back = flatten(to_flax(detected.dialect, detected.report.config, tensors.__getitem__))

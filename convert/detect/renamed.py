@@ -1,0 +1,99 @@
+"""The tensors of a file under other names, and the way back to its own."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..rows.axes import LABELS, Dims, Place, View
+from ..rows.dialect import Dialect
+from ..rows.kinds import Kind
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Template:
+    """A name with {layer} and {head} in place of numbers; the same name in the file."""
+
+    name: str
+    own: str
+    turned: bool = False  # whether the last two dimensions are the other way round in the file
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """Names of tensors, each with its template and the numbers in place of {layer} and {head}."""
+
+    places: Mapping[str, tuple[Template, Place]]  # by the name in the file
+
+    @functools.cached_property
+    def names(self) -> dict[str, str]:
+        """The name in the file -> the new one."""
+        return {own: View(t.name, ()).at(place) for own, (t, place) in self.places.items()}
+
+    def shapes(self, shapes: Shapes) -> dict[str, tuple[int, ...]]:
+        """The shapes by the new names."""
+        return {
+            name: _turned_shape(shapes[own]) if self.places[own][0].turned else shapes[own]
+            for own, name in self.names.items()
+        }
+
+    def reading(self, read: Callable[[str], np.ndarray]) -> Callable[[str], np.ndarray]:
+        """The function that reads by the new names what `read` reads by those in the file."""
+        own = {name: old for old, name in self.names.items()}
+
+        def reading(name: str) -> np.ndarray:
+            array = read(own[name])
+            return array.swapaxes(-1, -2) if self.places[own[name]][0].turned else array
+
+        return reading
+
+    def in_file(self, dialect: Dialect) -> Dialect:
+        """The settled `dialect` with the names and dimensions in the file."""
+        templates = {template.name: template for template, _ in self.places.values()}
+        words: dict[str, Any] = dict(dialect.words)
+        rows: list[Kind] = []
+        for row in dialect.rows:
+            view = dialect.view(row)
+            axis = next((axis for axis in LABELS if row.torch.has(axis)), "")
+            spelled = view.words(axis) if axis else {"": ""}
+            found = [
+                templates.get(name, Template(name, name))
+                for name in (view.name.replace(f"{{{axis}}}", word) for word in spelled.values())
+            ]
+            name = found[0].own
+            if axis:
+                name, inner = joined([each.own for each in found], axis)
+                pairs = zip(spelled, inner, strict=True)
+                words[axis] = (" ".join(f"{label}={word}" for label, word in pairs),)
+            dims = _turned_dims(row.torch.dims) if found[0].turned else row.torch.dims
+            rows.append(replace(row, torch=replace(row.torch, pieces=(name,), dims=dims)))
+        return replace(dialect, rows=tuple(rows), words=words)
+
+
+def joined(names: list[str], axis: str) -> tuple[str, list[str]]:
+    """The names as one, with {axis} in place of the letters that differ, and those letters."""
+    start = _common(names)
+    end = _common([name[start:][::-1] for name in names])
+    shortest = min(map(len, names))
+    end = min(end, shortest - 1)  # so that no word is empty
+    start = min(start, shortest - 1 - end)
+    words = [name[start : len(name) - end] for name in names]
+    return f"{names[0][:start]}{{{axis}}}{names[0][len(names[0]) - end :]}", words
+
+
+def _common(names: list[str]) -> int:
+    """The length of the common prefix of `names`."""
+    shortest = min(map(len, names))
+    return next((i for i in range(shortest) if len({name[i] for name in names}) > 1), shortest)
+
+
+def _turned_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:-2], shape[-1], shape[-2])
+
+
+def _turned_dims(dims: Dims) -> Dims:
+    return (*dims[:-2], dims[-1], dims[-2])

@@ -1,0 +1,103 @@
+"""Gives the tensors of a file the usual names for their places, as the families have them.
+
+Classes differ in how they are written: blocks and heads may be attributes (`dec.block_0`, `wq_1`)
+instead of lists, the two sides of an encoder-decoder may have any names, weights may be parameters
+without a module (`wq`, `bq`), and matrices may be (in, out).
+"""
+
+import re
+
+from .bare_parameters import usual_leaves
+from .block_modules import usual_modules
+from .groups import Group, Groups
+from .renamed import Renamed, Shapes, Template
+from .tensor_names import matrices
+
+HEAD = re.compile(r"[._]?{head(?:_x1p1)?}[._]?")
+
+
+def renamings(shapes: Shapes) -> list[Renamed]:
+    """The tensors of a file under usual names, once for each way in which matrices may be stored.
+
+    Empty if no list of blocks is found, or two of which nothing tells the encoder's, and if all
+    names are usual.
+    """
+    groups = Groups.of(dict(shapes))
+    lists = _usual_lists(groups.blocks)
+    if not lists:
+        return []
+    folded = {name: groups.folded(name) for name in shapes}
+    placed = {own: _in_usual_place(own, lists) for own, _ in folded.values()}
+    table = {placed[own]: shapes[name] for name, (own, _) in folded.items()}
+    leaves = usual_leaves(table, groups.width)
+    modules = usual_modules({new: table[name] for name, new in leaves.items()}, groups.width)
+    leaves = {name: modules[new] for name, new in leaves.items()}
+    if len({*leaves.values()}) < len(placed):
+        return []
+    bare = {n for n in matrices(table) if leaves[n].rpartition(".")[2] != n.rpartition(".")[2]}
+    inside = {n for n in matrices(table) if "{layer}" in n and leaves[n].endswith(".weight")}
+    head = {n for n in bare - inside if table[n][0] == groups.width != table[n][-1]}
+    ways = []
+    for turned in (head, head | (bare & inside or inside)):
+        templates = {
+            own: Template(leaves[name], own, name in turned) for own, name in placed.items()
+        }
+        if turned or any(own != each.name for own, each in templates.items()):
+            ways.append(Renamed({n: (templates[own], place) for n, (own, place) in folded.items()}))
+    return ways
+
+
+def _usual_lists(blocks: tuple[Group, ...]) -> dict[str, str]:
+    """The usual path for the list of each stem: of two, the decoder's has more matrices."""
+    if len(blocks) == 1:
+        return {blocks[0].stem: "blocks"}
+    counts = [len(block.matrices) for block in blocks]
+    if len(blocks) != 2 or counts[0] == counts[1]:
+        return {}
+    one, two = sorted(blocks, key=lambda block: len(block.matrices))
+    return {one.stem: "encoder.layers", two.stem: "decoder.layers"}
+
+
+def _in_usual_place(name: str, lists: dict[str, str]) -> str:
+    """The usual name for `name`, which has {layer} and {head} in place of numbers.
+
+    `lists` are those of `_usual_lists`. Modules around everything are left out; what is in the
+    module of one side's blocks, or begins with the name of their list, belongs to that side.
+    """
+    paths = {stem: stem.rstrip("._").split(".") for stem in lists}
+    parents = [path[:-1] for path in paths.values()]
+    shared = _common(*parents)
+    for stem, usual in lists.items():
+        if name.startswith(f"{stem}{{layer"):
+            return f"{usual}.{{layer}}.{_with_list_of_heads(name[name.index('}') + 2 :])}"
+    inner = name.split(".")
+    words = inner[len(_common(inner[:-1], shared)) :]
+    if len(lists) == 1:
+        return ".".join(words)
+    for stem, usual in lists.items():
+        side = usual.partition(".")[0]
+        own = paths[stem][len(shared) :]
+        if len(own) > 1 and words[: len(own) - 1] == own[:-1]:
+            return ".".join([side, *words[len(own) - 1 :]])
+        if words[0].startswith(f"{own[-1]}_"):
+            return ".".join([side + words[0][len(own[-1]) :], *words[1:]])
+    return ".".join(words)
+
+
+def _common(one: list[str], *others: list[str]) -> list[str]:
+    """The common beginning of lists of words."""
+    for i, words in enumerate(zip(one, *others, strict=False)):
+        if len({*words}) > 1:
+            return one[:i]
+    return one[: min(map(len, others), default=len(one))]
+
+
+def _with_list_of_heads(rest: str) -> str:
+    """What follows the number of a block, with its heads as a list of modules or of matrices."""
+    match = HEAD.search(rest)
+    if match is None:
+        return rest
+    path, leaf = rest[: match.start()], rest[match.end() :]
+    if leaf in ("", "weight", "bias"):
+        return ".".join(filter(None, (path, "{head}", leaf)))
+    return f"{path.rpartition('.')[0] or 'attn'}.heads.{{head}}.{leaf}"
