@@ -41,7 +41,7 @@ Way = Callable[[str, str], tuple[Row, ...]]  # the rows of queries, keys and val
 
 
 def separate(flax: str, inside: str) -> tuple[Row, ...]:
-    """The rows of a matrix each for queries, keys and values, or of one for each head in a stack."""
+    """The rows of a matrix each for queries, keys and values, or of a stack of them by head."""
     name = f"{inside}{{qkv}}"
     return (
         *linear(f"{flax}/qkv : layer d head qkv k", f"{name} : (head k) d", "?"),
@@ -86,7 +86,8 @@ def of_torch(flax: str, inside: str) -> tuple[Row, ...]:
 
 def inside_attention(blocks: str, module: str) -> str:
     """The prefix of names in the attention, which is `module`, or the block itself."""
-    return f"{blocks}.{choice(' '.join(f'{word}.' for word in parts.ATTENTION.split()) + ' ', f'{module}.')}"
+    words = " ".join(f"{word}." for word in parts.ATTENTION.split())
+    return f"{blocks}.{choice(f'{words} ', f'{module}.')}"
 
 
 def out(blocks: str, module: str, first: str) -> tuple[Row, ...]:

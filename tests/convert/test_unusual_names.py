@@ -10,9 +10,13 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import convert  # noqa: E402
 from convert.reference import GPT  # noqa: E402
+from jaxgpt.config import ModelConfig  # noqa: E402
 from jaxgpt.errors import UserError  # noqa: E402
 from jaxgpt.pytree import flatten  # noqa: E402
+from jaxgpt.seq2seq_config import Seq2SeqConfig  # noqa: E402
+from tests.classes import pairs  # noqa: E402
 from tests.convert.test_few_tensors import decoder  # noqa: E402
+from tests.convert.test_open_orders import SIZES  # noqa: E402
 
 GIVEN = {"num_heads": 4}
 State = dict[str, Any]
@@ -127,6 +131,44 @@ def test_square_matrices_of_which_nothing_tells_the_orientation_are_refused() ->
 
 def test_a_part_of_a_known_class_is_not_read_under_other_names() -> None:
     state = GPT(29, 8, 12, 2, 3).state_dict()
-    part = {name: value for name, value in state.items() if "compute" not in name}
-    with pytest.raises(UserError, match=r"The nearest is gpt .*compute.* is missing"):
+    part = {name: value for name, value in state.items() if "layer_norm_three" not in name}
+    with pytest.raises(UserError, match=r"The nearest is gpt .*layer_norm_three.* is missing"):
         convert.to_flax(part)
+
+
+PAIR_FORMS = {
+    "other words": ((r"encoder\.layers", "enc_blks"), (r"decoder\.layers", "dec_blks")),
+    "words of nothing": ((r"encoder\.layers\.", "reader_"), (r"decoder\.layers\.", "writer_")),
+    "letters": ((r"^encoder", "model.E"), (r"^decoder", "model.G")),
+    "other modules": (("cross_attn", "peek"), ("ffn", "think"), (r"norm(\d)", r"n\1")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", PAIR_FORMS)
+def test_the_sides_of_a_pair_are_told_by_their_tensors(form: str) -> None:
+    side = {
+        **{name: SIZES[name] for name in ("vocab_size", "context_length", "model_dim")},
+        "mlp_dim": 20,
+    }
+    side |= {"num_blocks": 2, "num_heads": 4, "positions": "learned", "dropout": 0.0}
+    config = Seq2SeqConfig(ModelConfig(**side), ModelConfig(**side, cross_attention=True))
+    plain = pairs.randomised(pairs.Plain(config, {}, ""), 1).state_dict()
+    other = renamed(plain, *PAIR_FORMS[form])
+    loaded = convert.to_flax(other, **GIVEN)
+    assert equal(loaded, convert.to_flax(plain, **GIVEN))
+    back = convert.to_torch(loaded.params, loaded.config, loaded.dialect)
+    assert list(back) == list(other)
+    assert all(torch.equal(back[name], value) for name, value in other.items())
+
+
+def test_a_word_of_self_attention_is_no_cross_attention() -> None:
+    side = {
+        **{name: SIZES[name] for name in ("vocab_size", "context_length", "model_dim")},
+        "mlp_dim": 20,
+    }
+    side |= {"num_blocks": 2, "num_heads": 4, "positions": "learned", "dropout": 0.0}
+    config = Seq2SeqConfig(ModelConfig(**side), ModelConfig(**side, cross_attention=True))
+    plain = pairs.randomised(pairs.Plain(config, {}, ""), 1).state_dict()
+    swapped = (r"decoder(.*)self_attn", r"decoder\1my_masked"), ("cross_attn", "self_attn")
+    with pytest.raises(UserError, match="do not fit|fit no known dialect"):
+        convert.to_flax(renamed(plain, *swapped), **GIVEN)
