@@ -231,7 +231,7 @@ def test_nanogpts_files_when_damaged(tmp_path: Path) -> None:
     (folder / "val.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"val\.bin has 0 bytes"):
         prepare([str(folder)], tmp_path / "out")
-    with pytest.raises(UserError, match=r"train\.bin has ids"):
+    with pytest.raises(UserError, match=r"train\.bin has the name of a file of ids"):
         prepare([str(folder / "train.bin")], tmp_path / "out")
 
 

@@ -175,7 +175,7 @@ def test_an_empty_source_is_refused(name: str, tmp_path: Path) -> None:
 def test_a_file_of_ids_is_not_taken_for_text(tmp_path: Path) -> None:
     (tmp_path / "train.bin").write_bytes(b"1\0002\000")
     for source in (tmp_path, tmp_path / "train.bin"):
-        with pytest.raises(UserError, match=r"train\.bin has ids"):
+        with pytest.raises(UserError, match=r"train\.bin has the name of a file of ids"):
             texts(source)
 
 
