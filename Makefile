@@ -1,4 +1,4 @@
-# Everything here needs Python 3.11 or later, and nothing else. DEMO has more settings for the training of the demo,
+# Everything here needs Python 3.11 to 3.13, and nothing else. DEMO has more settings for the training of the demo,
 # TORTURE the options of tests/torture.
 PYTHON ?= python3
 VENV ?= .venv

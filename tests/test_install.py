@@ -146,6 +146,7 @@ def test_the_wheel_says_what_it_is(site: Path) -> None:
     assert {"JAX", "PyTorch"} <= set(installed.metadata["Keywords"].split(","))
     pythons = [line.rpartition(" ")[2] for line in about["classifier"] if "Python :: 3." in line]
     assert pythons[0] == about["requires_python"].removeprefix(">=")
+    assert f"You need Python {pythons[0]} to {pythons[-1]}." in about["description"]
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert f"\n## {jaxgpt.__version__}" in changelog, "CHANGELOG.md is by release"
 
