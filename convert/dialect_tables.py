@@ -1,5 +1,6 @@
 """The Markdown tables of dialects in `docs/bridge.md`. Run as a program, it prints them."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 from .dialects import DIALECTS, PAIRS
@@ -72,8 +73,13 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _heads(dialect: Dialect) -> str:
-    rows = [row for row in dialect.rows if isinstance(row, Row)]
-    counted = any(row.torch.has("head") or ("head",) in row.torch.dims for row in rows)
+    """Whether every file of `dialect` shows the number of heads, in names or in shapes."""
+    alternatives: defaultdict[str, list[bool]] = defaultdict(list)  # by parameter
+    for row in dialect.rows:
+        if isinstance(row, Row):
+            shows = row.torch.has("head") or ("head",) in row.torch.dims
+            alternatives[row.flax.name].append(shows and not row.torch.optional)
+    counted = any(map(all, alternatives.values()))
     return "counted" if counted else "from a config, or asked for"
 
 

@@ -57,7 +57,11 @@ def detect_renamed(
     The dialect has the names in the file. A part of a known class's file does not fit.
     """
     inputs, of_encoder = _inputs(shapes, read, path, given, configs)
-    if reasons(shapes) or is_part(_of_classes(_named_alike(inputs)).values(), shapes):
+    if (
+        _has_known_class(inputs)
+        or reasons(shapes)
+        or is_part(_of_classes(_named_alike(inputs)).values(), shapes)
+    ):
         return None
     renamed = renamings(shapes)[: 1 if name == "auto" else None]  # auto knows both ways
     ways = [_tried(inputs.under(each), name, of_encoder) for each in renamed]
@@ -72,6 +76,15 @@ def detect_renamed(
             raise result
         return result
     return None
+
+
+def _has_known_class(inputs: Inputs) -> bool:
+    """Whether a Hugging Face config names a class whose tensors have known names."""
+    known = {kind for dialect in DIALECTS.values() for kind in dialect.says.get("model_type", {})}
+    return any(
+        "architectures" in config and config.get("model_type") in known
+        for config in inputs.configs.values()
+    )
 
 
 def _inputs(

@@ -13,15 +13,18 @@ from .groups import Group, Groups
 from .renamed import Renamed, Shapes, Template
 from .tensor_names import matrices
 
+MOST_MODULES = 64  # in a name
 HEAD = re.compile(r"[._]?{head(?:_x1p1)?}[._]?")
 
 
 def renamings(shapes: Shapes) -> list[Renamed]:
     """The tensors of a file under usual names, once for each way in which matrices may be stored.
 
-    Empty if no list of blocks is found, or two of which nothing tells the encoder's, and if all
-    names are usual.
+    Empty if no list of blocks is found, or two of which nothing tells the encoder's, if all names
+    are usual, and if one lies deeper than a model has modules.
     """
+    if any(name.count(".") > MOST_MODULES for name in shapes):
+        return []
     groups = Groups.of(dict(shapes))
     lists = _usual_lists(groups.blocks)
     if not lists:

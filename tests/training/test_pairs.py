@@ -312,7 +312,7 @@ def test_what_cannot_be_trained_is_refused(
 def test_pairs_and_texts_are_told_apart(data: Path, text: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds pairs of source and target"):
         train(settings(data, tmp_path / "a"), "here", lambda line: None)
-    with pytest.raises(UserError, match="no pairs"):
+    with pytest.raises(UserError, match="not a file of pairs"):
         run_of(text, tmp_path / "b")
     with pytest.raises(UserError, match="needs an encoder"):
         train(settings(text, tmp_path / "c", model={"cross_attention": True}), "here", print)
