@@ -5,7 +5,6 @@ two is transposed.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -45,13 +44,10 @@ def product_gradients(
 ) -> tuple[jax.Array, jax.Array]:
     """The gradients by the input and the kernel, which are the `residuals` of a product."""
     x, kernel = residuals
-    rows = x.ndim - inputs
-    outputs = tuple(range(rows, gradient.ndim)), tuple(range(inputs, kernel.ndim))
+    rows = tuple(range(x.ndim - inputs))
+    outputs = tuple(range(len(rows), gradient.ndim)), tuple(range(inputs, kernel.ndim))
     by_x = jax.lax.dot_general(gradient, kernel, (outputs, ((), ())))
-    # A sum over one axis needs no transposed copy on a CPU; one over two axes does.
-    x = x.reshape(math.prod(x.shape[:rows]), *x.shape[rows:])
-    gradient = gradient.reshape(len(x), *gradient.shape[rows:])
-    sums = (((0,), (0,)), ((), ()))
+    sums = ((rows, rows), ((), ()))
     if x.size <= gradient.size:
         return by_x, jax.lax.dot_general(x, gradient, sums)
     swapped = jax.lax.dot_general(gradient, x, sums)
