@@ -80,7 +80,7 @@ def detect_renamed(
 
 def _has_known_class(inputs: Inputs) -> bool:
     """Whether a Hugging Face config names a class whose tensors have known names."""
-    known = {kind for dialect in DIALECTS.values() for kind in dialect.says.get("model_type", {})}
+    known = [kind for dialect in DIALECTS.values() for kind in dialect.says.get("model_type", {})]
     return any(
         "architectures" in config and config.get("model_type") in known
         for config in inputs.configs.values()

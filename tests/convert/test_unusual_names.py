@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import convert  # noqa: E402
+from convert.detect.detect import detect_renamed  # noqa: E402
 from convert.reference import GPT  # noqa: E402
 from jaxgpt.config import ModelConfig  # noqa: E402
 from jaxgpt.errors import UserError  # noqa: E402
@@ -172,3 +173,10 @@ def test_a_word_of_self_attention_is_no_cross_attention() -> None:
     swapped = (r"decoder(.*)self_attn", r"decoder\1my_masked"), ("cross_attn", "self_attn")
     with pytest.raises(UserError, match="do not fit|fit no known dialect"):
         convert.to_flax(renamed(plain, *swapped), **GIVEN)
+
+
+def test_a_config_with_an_impossible_model_type_is_no_error_of_its_own() -> None:
+    shapes = {"a.weight": (3, 4)}
+    config = {"architectures": ["A"], "model_type": [1]}
+    read = {name: np.zeros(shape) for name, shape in shapes.items()}.__getitem__
+    assert detect_renamed(shapes, read, "a.pt", configs={"config.json": config}) is None
