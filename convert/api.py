@@ -17,11 +17,11 @@ from jaxgpt.system.stages import Stage, silent
 
 from . import llama2c_bin, write_plan
 from .detect.detect import detect, detect_renamed
-from .detect.refusals import Stranger
+from .detect.errors import Stranger
 from .dialects import named
 from .dtypes import OF_WEIGHTS
 from .extras import read_extras
-from .files import checkpoints, statedict, torchfile
+from .files import checkpoints, torchfile, wrappers
 from .loaded import Inspected, Loaded
 from .rows import move, whole
 from .rows.pair import AnyDialect
@@ -54,7 +54,7 @@ def inspect(
 
 def _unwrapped(source: checkpoints.Checkpoint) -> Iterator[checkpoints.Checkpoint]:
     """Yield `source` with the names of outer modules removed, one module at a time."""
-    for prefix in statedict.outer_modules(source.tensors):
+    for prefix in wrappers.outer_modules(source.tensors):
         source = source.without(prefix)
         yield source
 

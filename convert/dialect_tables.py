@@ -85,9 +85,9 @@ def _heads(dialect: Dialect) -> str:
 
 def _parameters(dialect: Dialect, optional: bool = True) -> set[str]:
     """The Flax paths in files of `dialect`, including `optional` ones and those of other
-    readings."""
-    readings = (dialect, *dialect.readings) if optional else (dialect,)
-    rows = [row for reading in readings for row in reading.rows if isinstance(row, Row)]
+    variants."""
+    variants = (dialect, *dialect.variants) if optional else (dialect,)
+    rows = [row for variant in variants for row in variant.rows if isinstance(row, Row)]
     return {row.flax.name for row in rows if optional or not row.torch.optional}
 
 

@@ -3,7 +3,8 @@
 from ..dialects import DIALECTS
 from ..names.stated import stated_fields
 from ..rows.dialect import Dialect
-from .refusals import Inputs, require_supported_kinds
+from .inputs import Inputs
+from .refusals import require_supported_kinds
 
 
 def candidates(inputs: Inputs) -> list[Dialect]:

@@ -18,9 +18,10 @@ from ..rows.pair import Pair
 from . import pairs
 from .by_structure import propose
 from .candidates import candidates
+from .errors import Stranger
+from .inputs import Configs, Inputs, Shapes
 from .one_side import Detected, detected_with, explained_by, fit_of
 from .partial import is_part
-from .refusals import Configs, Inputs, Shapes, Stranger
 from .strangers import why_strange
 from .usual_names import renamings
 from .values import Evidence, weigh

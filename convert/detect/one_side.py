@@ -1,25 +1,28 @@
-"""Detects the ModelConfig of a decoder, or of one side of an encoder-decoder, by one dialect."""
+"""Detects the ModelConfig of a decoder, or of one side of an encoder-decoder, given a dialect."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from jaxgpt.errors import UserError, in_a_row
 
-from ..names.stated import stated_fields
+from ..names.stated import Statement, stated_fields
 from ..rows.arranged import ORDERS, arranged
 from ..rows.dialect import Dialect
 from ..rows.fields import is_relevant, usual_of
 from ..rows.fit import Fit, fit
 from ..rows.pair import AnyDialect
-from .caveats import other_caveats
+from .errors import Stranger
 from .file_order import as_in_file
+from .inputs import Inputs
 from .open_orders import open_orders
-from .refusals import Inputs, Stranger, require_agreement, require_all
+from .refusals import require_agreement, require_all
 from .report import Report
 from .rotary import head_width, read_tables, with_tables
 from .shown import shown_fields
 from .strangers import why_strange
 from .values import Evidence, weigh
+from .wording import other_caveats
 
 # Fields that give the sizes of axes.
 HEADS = {"num_heads": "head", "num_kv_heads": "kv", "head_dim": "k"}
@@ -38,32 +41,80 @@ def detect_as(dialect: Dialect, inputs: Inputs) -> Detected:
     return detected_with(inputs, lambda sized: explained_by(sized, dialect))
 
 
+@dataclass(frozen=True)
+class _Explained:
+    """A file with the dialect that explains it, its rotary tables included."""
+
+    inputs: Inputs
+    fit: Fit
+    evidence: Evidence
+    dialect: Dialect
+    stated: dict[str, Statement]  # fields that configs state
+
+
 def detected_with(
     inputs: Inputs, fitting: Callable[[Inputs], tuple[Fit, Evidence, Dialect]]
 ) -> Detected:
     """Detect the fields of a file by its tensors and configs, with the dialect of `fitting`."""
-    path, shapes = inputs.path, inputs.shapes
+    explained = _explain(inputs, fitting)
+    inputs, evidence = explained.inputs, explained.evidence
+    read, given = _known_fields(explained)
+    usual = _usual_fields(evidence, explained.dialect, {**read, **given})
+    unsaid = {name: value for name, value in usual.items() if name not in {**read, **given}}
+    if "num_heads" in unsaid:  # the fields that follow from the number of heads are assumed too
+        derived = [name for name in HEADS if name in read]
+        unsaid |= {name: read.pop(name) for name in derived}
+    for name in inputs.irrelevant:
+        read.pop(name, None)
+        unsaid.pop(name, None)
+    fields = {**read, **given, **unsaid}
+    require_all(inputs, explained.fit, fields)
+    assumed = {name: value for name, value in unsaid.items() if is_relevant(name, fields)}
+    caveats = other_caveats(tuple(assumed), evidence, inputs.configs)
+    report = Report(read, given, assumed, caveats)
+    try:
+        config = report.config
+    except UserError as error:
+        raise UserError(f"{inputs.path}: {error}") from None
+    settled = replace(evidence.dialect, layout=config.rotary_layout)
+    return Detected(as_in_file(settled, config, inputs.shapes, inputs.renamed), report)
+
+
+def _explain(
+    inputs: Inputs, fitting: Callable[[Inputs], tuple[Fit, Evidence, Dialect]]
+) -> _Explained:
+    """Fit the dialect of `fitting`, a second time if rotary tables show the width of a head."""
     fitted, evidence, dialect = fitting(inputs)
     shown = shown_fields(fitted, evidence, dialect)
-    stated = stated_fields(inputs.configs, dialect, path, inputs.given, shown)
-    scaled = {name: statement.value for name, statement in stated.items()} | dict(inputs.given)
-    scaling = scaled.get("rotary_scaling")
+    stated = stated_fields(inputs.configs, dialect, inputs.path, inputs.given, shown)
+    values = {name: statement.value for name, statement in stated.items()} | dict(inputs.given)
+    scaling = values.get("rotary_scaling")
     rotation = read_tables(evidence.dialect, fitted.sizes, inputs.read, scaling)
     if width := head_width(inputs, fitted, rotation):
         inputs = replace(inputs, widths={"k": width})
         fitted, evidence, dialect = fitting(inputs)
     if problems := [*evidence.problems, *rotation.problems]:
-        raise UserError(f"{path}: {in_a_row(problems)}.")
+        raise UserError(f"{inputs.path}: {in_a_row(problems)}.")
     evidence = with_tables(inputs, fitted, evidence, rotation)
-    shown = {**shown_fields(fitted, evidence, dialect), **inputs.known}
+    return _Explained(inputs, fitted, evidence, dialect, stated)
+
+
+def _known_fields(explained: _Explained) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields that tensors show or configs state, and the other ones that are given.
+
+    Raises UserError if they contradict one another.
+    """
+    inputs, fitted, stated = explained.inputs, explained.fit, explained.stated
+    shown = shown_fields(fitted, explained.evidence, explained.dialect) | dict(inputs.known)
     if "u" in fitted.sizes and "context_length" not in {*shown, *stated, *inputs.given}:
         shown["context_length"] = fitted.sizes["u"]
-    require_agreement(inputs, evidence, shown, stated)
-    read_fields = {field: value for field, (value, _) in stated.items()} | shown
-    given_fields = {
-        field: value for field, value in inputs.given.items() if field not in read_fields
-    }
-    known = {**read_fields, **given_fields}
+    require_agreement(inputs, explained.evidence, shown, stated)
+    read = {name: statement.value for name, statement in stated.items()} | shown
+    return read, {name: value for name, value in inputs.given.items() if name not in read}
+
+
+def _usual_fields(evidence: Evidence, dialect: Dialect, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the dialect's classes for fields that may be missing, given those `known`."""
     views = [flax for flax, _ in evidence.dialect.views]
     usual = usual_of(dialect.unsaid, views, known)
     for order in ORDERS.keys() - open_orders(evidence.dialect):
@@ -72,37 +123,20 @@ def detected_with(
         del usual["norm_kind"]
     if dialect.layout:
         usual["rotary_layout"] = dialect.layout
-    unsaid = {field: value for field, value in usual.items() if field not in known}
-    if "num_heads" in unsaid:  # and what follows from their number
-        derived = [field for field in HEADS if field in read_fields]
-        unsaid |= {field: read_fields.pop(field) for field in derived}
-    for irrelevant in inputs.irrelevant:
-        read_fields.pop(irrelevant, None), unsaid.pop(irrelevant, None)
-    fields = {**known, **unsaid}
-    assumed = {field: value for field, value in unsaid.items() if is_relevant(field, fields)}
-    require_all(inputs, fitted, fields)
-    report = Report(read_fields, given_fields, assumed)
-    try:
-        config = report.config
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    others = other_caveats(tuple(assumed), evidence, inputs.configs)
-    settled = replace(evidence.dialect, layout=config.rotary_layout)
-    settled = as_in_file(settled, config, shapes, inputs.renamed)
-    return Detected(settled, replace(report, other_caveats=others))
+    return usual
 
 
 def fit_of(dialect: Dialect, inputs: Inputs) -> Fit:
-    """Settle and fit `dialect`, in the reading that explains most of the file."""
+    """Settle and fit `dialect`, in the variant that explains most of the file."""
     fits = []
-    for reading in inputs.names.nearest(dialect):
-        fits.append(_fit_of_reading(arranged(reading, inputs.given), inputs))
+    for variant in inputs.names.nearest(dialect):
+        fits.append(_fit_of_variant(arranged(variant, inputs.given), inputs))
         if not fits[-1].problems:
             return fits[-1]
     return min(fits, key=lambda fitted: len(fitted.problems) - fitted.claimed)
 
 
-def _fit_of_reading(dialect: Dialect, inputs: Inputs) -> Fit:
+def _fit_of_variant(dialect: Dialect, inputs: Inputs) -> Fit:
     """Settle and fit `dialect`, with the head counts that are stated or given."""
     try:
         unsettled = {*inputs.given, "context_length"}  # before the tensors show it

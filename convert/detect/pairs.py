@@ -15,11 +15,13 @@ from ..rows.arranged import arranged
 from ..rows.dialect import Dialect
 from ..rows.fields import OF_DECODERS
 from ..rows.fit import Fit, meanings
-from ..rows.kinds import EMBEDDING, Alias, Kind, Row
-from ..rows.pair import Pair, changed, is_embedding, without_embedding
+from ..rows.kinds import EMBEDDING, Alias, Kind, Row, is_embedding, is_embedding_or_copy
+from ..rows.pair import Pair, changed, without_embedding
 from ..rows.pattern import LabelWords, Match, Pattern
+from .errors import Stranger
+from .inputs import Inputs
 from .one_side import Detected, detected_with, explained_by, fit_of
-from .refusals import Inputs, Stranger, require_supported_kinds
+from .refusals import require_supported_kinds
 from .report import Report
 from .strangers import with_problems
 from .values import same_bits
@@ -62,8 +64,8 @@ def pair_of(inputs: Inputs) -> Pair | None:
     classes = [(pair, split) for pair, split in fitting if not pair.family] or fitting
     if not classes:
         return None
-    readings = [_meaning(split) for _, split in classes]
-    if any(reading != readings[0] for reading in readings):
+    results = [_meaning(split) for _, split in classes]
+    if any(result != results[0] for result in results):
         names = " and ".join(pair.name for pair, _ in classes)
         raise UserError(
             f"{inputs.path}: its tensors fit the dialects {names}; choose one with --dialect."
@@ -91,11 +93,11 @@ def _has_row(dialect: Dialect, path: str, names: Collection[str]) -> bool:
 def _matchers(
     dialect: Dialect, wanted: Callable[[Kind], bool] = lambda row: True
 ) -> Iterator[Callable[[str], Match | None]]:
-    """Yield a matcher of names for each row that is `wanted`, in all readings of `dialect`."""
+    """Yield a matcher of names for each row that is `wanted`, in all variants of `dialect`."""
     seen: set[tuple[str, LabelWords]] = set()
-    for reading in (dialect, *dialect.readings):
-        words = reading.label_words
-        for row in filter(wanted, reading.rows):
+    for variant in (dialect, *dialect.variants):
+        words = variant.label_words
+        for row in filter(wanted, variant.rows):
             key = row.torch.text, words if row.torch.labels else ()
             if key not in seen:
                 seen.add(key)
@@ -156,11 +158,11 @@ def detect_pair(pair: Pair, inputs: Inputs, of_encoder: Mapping[str, Any]) -> De
     alike = {name: value for name, value in inputs.given.items() if name not in OWN}
     if alike.get("positions") == "learned":  # whether an encoder has a table, its tensors show
         del alike["positions"]
-    readings = [
-        replace(each, unsaid={**each.unsaid, **alike}, readings=())
-        for each in (arranged(reading, alike) for reading in (pair.encoder, *pair.encoder.readings))
+    variants = [
+        replace(each, unsaid={**each.unsaid, **alike}, variants=())
+        for each in (arranged(variant, alike) for variant in (pair.encoder, *pair.encoder.variants))
     ]
-    usual = replace(readings[0], readings=tuple(readings[1:]))
+    usual = replace(variants[0], variants=tuple(variants[1:]))
     encoder = replace(
         encoder,
         given=of_encoder,
@@ -207,7 +209,9 @@ def _with_shared_embedding(pair: Pair, split: Split, inputs: Inputs) -> tuple[Pa
     theirs, ours = (_embedding(fit.dialect) for fit in (split.encoder, split.decoder))
     if theirs != ours and not same_bits(inputs.read(theirs), inputs.read(ours)):
         return pair, False
-    tables = [row.torch.view().name for row in split.encoder.dialect.rows if is_embedding(row)]
+    tables = [
+        row.torch.view().name for row in split.encoder.dialect.rows if is_embedding_or_copy(row)
+    ]
     claimed = _claimed(pair.decoder, tables)
     copies = [
         Alias(Pattern.parse(f"{name} : v d"), own=EMBEDDING)
@@ -220,8 +224,7 @@ def _with_shared_embedding(pair: Pair, split: Split, inputs: Inputs) -> tuple[Pa
 
 def _embedding(dialect: Dialect) -> str:
     """The name of the token embedding in the settled `dialect`."""
-    rows = (row for row in dialect.rows if isinstance(row, Row) and row.flax == EMBEDDING)
-    return next(rows).torch.view().name
+    return next(row for row in dialect.rows if is_embedding(row)).torch.view().name
 
 
 def why_no_pair(inputs: Inputs) -> str:

@@ -1,85 +1,21 @@
 """The reasons to refuse a file, or to ask for a field, once a dialect was fitted to its tensors."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from jaxgpt.errors import UserError
 
 from ..names.stated import Statement
 from ..names.unsupported import KINDS
 from ..rows.arranged import ORDERS, PERMUTED
-from ..rows.fields import OF_DECODERS
 from ..rows.fit import Fit, joint_width
-from ..rows.kinds import EMBEDDING, Row
-from ..rows.known import Names, names_of
+from ..rows.kinds import is_embedding
+from .errors import Asked
+from .inputs import Inputs
 from .open_orders import open_orders
-from .renamed import Renamed
 from .values import Evidence
 
-Shapes = Mapping[str, tuple[int, ...]]
-Configs = Mapping[str, Mapping[str, Any]]
 LONGEST = 2**22  # largest context length accepted without a position table
-
-
-class Stranger(UserError):
-    """No dialect explains these tensors; `why` says so, which takes seconds to find out."""
-
-    def __init__(self, why: Callable[[], str]):
-        super().__init__()
-        self._why = why
-
-    @functools.cached_property
-    def _text(self) -> str:
-        return self._why()
-
-    def __str__(self) -> str:
-        return self._text
-
-
-class Asked(UserError):
-    """A field without a usual value is missing: the caller must set it.
-
-    Its `candidates` are the values that fit the file, where these are few.
-    """
-
-    def __init__(self, field: str, problem: str, candidates: Sequence[Any] = ()):
-        super().__init__(problem)
-        self.field, self.candidates = field, candidates
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The inputs of detection: the tensors and configs of a file, and the fields that are given."""
-
-    shapes: Shapes
-    read: Callable[[str], np.ndarray]
-    path: object
-    given: Mapping[str, Any]
-    configs: Configs  # by name; stored with the tensors, in the file or in its folder
-    widths: Mapping[str, int] = field(default_factory=dict)  # axis -> its size, shown by values
-    side: str = ""  # the prefix of its fields' names: "encoder." for an encoder
-    # Fields that the other side shows, such as the vocabulary of a shared embedding.
-    known: Mapping[str, Any] = field(default_factory=dict)
-    renamed: Renamed | None = None  # the way back from the names to those in the file
-
-    def under(self, renamed: Renamed) -> "Inputs":
-        """The same tensors under other names."""
-        shapes, read = renamed.shapes(self.shapes), renamed.reading(self.read)
-        return replace(self, shapes=shapes, read=read, renamed=renamed)
-
-    @functools.cached_property
-    def names(self) -> Names:
-        """The names of the tensors."""
-        return names_of(self.shapes)
-
-    @property
-    def irrelevant(self) -> tuple[str, ...]:
-        """The fields that mean nothing for this side."""
-        return OF_DECODERS if self.side else ()
 
 
 def require_supported_kinds(inputs: Inputs) -> set[str]:
@@ -108,9 +44,7 @@ def require_agreement(
 ) -> None:
     """Refuse given or stated fields that contradict the tensors or one another."""
     contradictions = []
-    repeated = (
-        sum(isinstance(row, Row) and row.flax == EMBEDDING for row in evidence.dialect.rows) > 1
-    )
+    repeated = sum(map(is_embedding, evidence.dialect.rows)) > 1
     if inputs.given.get("final_norm") is False and "final_norm" not in shown:
         contradictions.append(
             "final_norm = False was given, but the file has one; if it is never applied, say unused"

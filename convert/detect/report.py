@@ -1,11 +1,11 @@
-"""The report on a checkpoint's config: the source of each field. `caveats` words its warnings."""
+"""The report on a checkpoint's config: the source of each field. `wording` has its sentences."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from jaxgpt.seq2seq_config import config_of, field_of
 
-from .caveats import assumption
+from .wording import assumption
 
 SIZES = ("vocab_size", "context_length", "model_dim", "num_blocks", "num_heads")
 

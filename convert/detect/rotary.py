@@ -13,7 +13,7 @@ from ..rows.fit import Fit, joint_width
 from ..rows.kinds import Buffer, Kind
 from ..rows.packed import pack_all
 from ..rows.rotary_tables import Table, theta_of
-from .refusals import Inputs
+from .inputs import Inputs
 from .values import Evidence
 
 Read = Callable[[str], np.ndarray]

@@ -7,7 +7,7 @@ from jaxgpt.errors import in_a_row
 from ..names.unsupported import reasons
 from ..rows.fit import Fit
 from .by_structure import propose
-from .refusals import Inputs
+from .inputs import Inputs
 from .usual_names import renamings
 
 

@@ -102,7 +102,7 @@ def dialect(plain: Dialect, side: str, *extra: str) -> Dialect:
     )
     own = (row("token_embedding/embedding : v d", f"{OWN.format(side=side)} : v d"),)
     one = replace(plain, rows=(*shared, *rest))
-    return replace(one, readings=(replace(one, rows=(*own, *rest)),))
+    return replace(one, variants=(replace(one, rows=(*own, *rest)),))
 
 
 def _reading_as_encoder(dialect: Dialect) -> Dialect:

@@ -37,4 +37,4 @@ GATED = Dialect(
 PLAIN = replace(
     GATED, rows=(*HEAD, *linear("blocks/mlp/up : layer d f", f"{BLOCK}.ffn.w1 : f d", "no"), *TAIL)
 )
-DIALECTS = (replace(GATED, readings=(PLAIN,)),)
+DIALECTS = (replace(GATED, variants=(PLAIN,)),)

@@ -57,4 +57,4 @@ GPT2 = Dialect(
         REPEATED,
     ),
 )
-DIALECTS = (replace(GPT2, readings=(replace(GPT2, rows=(*GPT2.rows, *CROSS)),)),)
+DIALECTS = (replace(GPT2, variants=(replace(GPT2, rows=(*GPT2.rows, *CROSS)),)),)

@@ -42,7 +42,7 @@ LLAMA = replace(PLAIN, rows=rows("gated", "qkv"), unsaid=MODERN)
 DIALECTS = (
     replace(
         PLAIN,
-        readings=(
+        variants=(
             LLAMA,
             replace(PLAIN, rows=rows("fc", "attn")),
             replace(LLAMA, rows=rows("gated", "attn")),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ..names import pair_parts as pairs
 from ..names import parts
 from ..names.attention_parts import QKV_OF_PAIRS, Way, fused, in_two, of_torch, separate
-from ..names.modern_parts import tables, with_gated, with_readings
+from ..names.modern_parts import tables, with_gated, with_variants
 from ..names.norm_parts import with_norms
 from ..names.pair_parts import CROSS, CROSS_PATH, NAMED, NUMBERED, SELF, SELF_PATH, TWO
 from ..rows.dialect import Dialect
@@ -65,11 +65,11 @@ def decoder(plain: Dialect, blocks: str, style: Style) -> Dialect:
         )
         for norms in (NUMBERED, NAMED)
     )
-    return with_readings(one, [two])
+    return with_variants(one, [two])
 
 
 def _with_modern_parts(plain: Dialect, attention: Mapping[str, str], blocks: str) -> Dialect:
-    """The family `plain` with readings for gated MLPs, and for norms of queries and keys.
+    """The family `plain` with variants for gated MLPs, and for norms of queries and keys.
 
     Norms may be in the modules `attention`, by their Flax paths.
     """

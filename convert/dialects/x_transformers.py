@@ -48,7 +48,7 @@ DECODER = Dialect(
 DIALECTS = (
     replace(
         DECODER,
-        readings=(
+        variants=(
             replace(DECODER, rows=rows(PLAIN, "g"), unsaid=RMS),
             replace(DECODER, rows=rows(GATED, "gamma")),
             replace(DECODER, rows=rows(GATED, "g"), unsaid={**RMS, "activation": "silu"}),

@@ -22,8 +22,8 @@ from . import hf_folder, safefile, shards, torchfile
 from .configs_beside import configs_beside
 from .contents import Contents, Tensor
 from .one_file import open_file
-from .statedict import LIGHTNING_WRAPPERS, WRAPPERS, choose, wrapping
 from .torch_tensors import aliasing, described_in_memory
+from .wrappers import LIGHTNING_WRAPPERS, WRAPPERS, choose, wrapping
 
 WRITTEN = (".pt", ".pth", ".safetensors")
 TORCH_DTYPES, SAFE_DTYPES = {*dtypes.BY_NAME.values()}, {*dtypes.CODES}

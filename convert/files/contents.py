@@ -33,5 +33,5 @@ class Contents:
     container: str  # its format, for messages
     tensors: dict[str, Tensor]  # in the file's order
     extras: dict[Any, Any] = field(default_factory=dict)  # what the file holds besides the weights
-    nested: str = ""  # the key of the state dict, "" at the root
+    nested: str = ""  # the key of the state dict, which `wrappers.choose` finds; "" at the root
     files: Unchanged = NO_FILES  # the files that hold them

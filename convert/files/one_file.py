@@ -12,9 +12,9 @@ from jaxgpt.system.unchanged import Unchanged
 
 from . import flax_msgpack, llmc, msgpack_reader, safefile, torchfile
 from .contents import Contents, Tensor
-from .statedict import choose
 from .torch_tensors import described
 from .untrusted import RESAVE, Ledger
+from .wrappers import choose
 
 HEAD = 256  # bytes that are enough to tell the formats apart
 

@@ -17,7 +17,7 @@ from jaxgpt.seq2seq_config import (
 )
 
 from ..api import inspect
-from ..detect.refusals import Asked
+from ..detect.errors import Asked
 from ..detect.roles import ROLES
 from ..detect.tensor_names import count_words, folded, is_mask, matrices
 from ..files.checkpoints import Checkpoint

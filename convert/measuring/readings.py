@@ -10,9 +10,10 @@ from typing import Any
 from jaxgpt.errors import UserError
 from jaxgpt.seq2seq_config import ENCODER, as_options
 
+from ..detect.errors import Asked
+from ..detect.inputs import Inputs
 from ..detect.one_side import Detected, detect_as
 from ..detect.pairs import detect_pair, pair_of
-from ..detect.refusals import Asked, Inputs
 from ..detect.usual_names import renamings
 from ..dialects import DIALECTS, PAIRS
 from ..foreign.peer import Peer
@@ -208,8 +209,8 @@ def _with_swapped_sides(pair: Pair) -> Pair | None:
 
 def _gate_and_up_swapped(dialect: Dialect) -> Dialect | None:
     """The readings of the dialect that have gates, with gate and up swapped."""
-    swapped = [each for each in map(_swapped, (dialect, *dialect.readings)) if each is not None]
-    return dataclasses.replace(swapped[0], readings=tuple(swapped[1:])) if swapped else None
+    swapped = [each for each in map(_swapped, (dialect, *dialect.variants)) if each is not None]
+    return dataclasses.replace(swapped[0], variants=tuple(swapped[1:])) if swapped else None
 
 
 def _swapped(dialect: Dialect) -> Dialect | None:

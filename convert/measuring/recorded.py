@@ -6,7 +6,7 @@ import torch
 
 from jaxgpt.errors import UserError
 
-from ..detect.refusals import Inputs
+from ..detect.inputs import Inputs
 from ..foreign.peer import Peer
 from ..foreign.with_context import Caller
 from .trace import Seen, Trace

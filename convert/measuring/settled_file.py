@@ -8,8 +8,8 @@ from jaxgpt.errors import UserError
 from jaxgpt.seq2seq_config import Seq2SeqConfig, field_of
 
 from ..api import Inspected, inspect
+from ..detect.inputs import Inputs
 from ..detect.one_side import Detected
-from ..detect.refusals import Inputs
 from ..detect.report import Report
 from ..files.checkpoints import Checkpoint
 from ..foreign.float64 import float64_by_default

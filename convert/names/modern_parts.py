@@ -1,6 +1,6 @@
 """Names in use for parts of modern decoders: gated MLPs, rotary tables and slopes of ALiBi.
 
-Made of them are the readings of families with such parts.
+Made of them are the variants of families with such parts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -110,7 +110,7 @@ def _two(inside: str, words: str, first: str, down: str) -> Gated:
 
 
 def with_gated(plain: Dialect, blocks: str, module: str) -> Dialect:
-    """The family `plain` with a reading for each way of storing a gated MLP."""
+    """The family `plain` with a variant for each way of storing a gated MLP."""
     inside = parts.inside_mlp(blocks, module)
     last = f"{GATE_LAST} {parts.UP}"
     ways = (
@@ -120,10 +120,10 @@ def with_gated(plain: Dialect, blocks: str, module: str) -> Dialect:
         _two(inside, GATE_FIRST, "gate", "down_proj"),
         _two(inside, last, "up", "down_proj"),
     )
-    return replace(plain, readings=tuple(_reading(plain, way) for way in ways))
+    return replace(plain, variants=tuple(_variant(plain, way) for way in ways))
 
 
-def _reading(plain: Dialect, way: Gated) -> Dialect:
+def _variant(plain: Dialect, way: Gated) -> Dialect:
     """The family `plain` with the rows of `way` in place of those of a plain MLP."""
     is_mlp = [
         isinstance(each, Row) and each.flax.name.startswith("blocks/mlp/") for each in plain.rows
@@ -143,11 +143,11 @@ def _reading(plain: Dialect, way: Gated) -> Dialect:
     )
 
 
-def with_readings(first: Dialect, others: Sequence[Dialect]) -> Dialect:
-    """The dialect `first` with `others`, and all of their readings, as its further readings."""
-    readings = [each for other in others for each in (other, *other.readings)]
-    plain = tuple(replace(each, readings=()) for each in readings)
-    return replace(first, readings=(*first.readings, *plain))
+def with_variants(first: Dialect, others: Sequence[Dialect]) -> Dialect:
+    """The dialect `first` with `others`, and all of their variants, as its further variants."""
+    variants = [each for other in others for each in (other, *other.variants)]
+    plain = tuple(replace(each, variants=()) for each in variants)
+    return replace(first, variants=(*first.variants, *plain))
 
 
 def tables(blocks: str, module: str) -> tuple[Buffer, ...]:

@@ -1,6 +1,6 @@
 """Names in use for the norms of modern decoders: of queries and keys, and after parts of a block.
 
-Made of them are the readings of families with such norms.
+Made of them are the variants of families with such norms.
 """
 
 import itertools
@@ -10,7 +10,7 @@ from dataclasses import replace
 from ..rows.dialect import Dialect
 from ..rows.kinds import Row, norm, optional, row
 from . import parts
-from .modern_parts import with_gated, with_readings
+from .modern_parts import with_gated, with_variants
 
 QUERY_NORM, KEY_NORM = (
     " ".join(words.replace("?", letter).replace("*", word) for words in (
@@ -40,21 +40,21 @@ NARROW = (("q_norm", "k", "k"), ("k_norm", "k", "k"))
 
 
 def with_norms(plain: Dialect, attention: Mapping[str, str], blocks: str, module: str) -> Dialect:
-    """The family `plain` with readings for gated MLPs and optional norms of queries and keys.
+    """The family `plain` with variants for gated MLPs and optional norms of queries and keys.
 
-    `attention` has the modules of attention by their Flax paths. The readings with norms over all
+    `attention` has the modules of attention by their Flax paths. The variants with norms over all
     heads come first, or a norm as wide as all queries would be taken for that of one wide head.
     """
     first, second = (
         with_gated(_with_norms(plain, attention, each), blocks, module) for each in (WIDE, NARROW)
     )
-    return with_readings(first, [second])
+    return with_variants(first, [second])
 
 
 def with_all_norms(
     plain: Dialect, attention: Mapping[str, str], blocks: str, module: str
 ) -> Dialect:
-    """The readings of `with_norms`, and those with norms after the parts of a block.
+    """The variants of `with_norms`, and those with norms after the parts of a block.
 
     A block has these in addition to norms before the parts, or instead of them.
     """
@@ -63,7 +63,7 @@ def with_all_norms(
     one, two = (_normed(plain, blocks, norms) for norms in (both, after))
     two = replace(two, unsaid={**two.unsaid, "norm": "output"})
     first, *others = (with_norms(each, attention, blocks, module) for each in (plain, one, two))
-    return with_readings(first, others)
+    return with_variants(first, others)
 
 
 def _normed(plain: Dialect, blocks: str, norms: Sequence[tuple[str, str]]) -> Dialect:

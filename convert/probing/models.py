@@ -12,7 +12,7 @@ from jaxgpt.pytree import Tree
 from jaxgpt.storage import model_directory
 
 from .. import api
-from ..detect.refusals import Asked
+from ..detect.errors import Asked
 from ..files import checkpoints
 from ..rows.arranged import ORDERS
 from ..rows.fields import is_relevant

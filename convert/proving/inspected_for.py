@@ -5,7 +5,7 @@ from typing import Any
 from jaxgpt.seq2seq_config import ENCODER, AnyConfig, as_options, field_of
 
 from .. import api
-from ..detect.refusals import Asked
+from ..detect.errors import Asked
 from ..files import checkpoints
 from ..rows.arranged import ORDERS
 

@@ -44,6 +44,10 @@ class Training:
             *(item.named(f"{item.name} after {self.steps} steps") for item in self.parameters),
         ]
 
+    @property
+    def first_difference(self) -> str | None:
+        return next((row.name for row in self.rows if not row.same), None)
+
 
 def compare_training(
     module: torch.nn.Module,

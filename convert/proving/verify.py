@@ -13,10 +13,9 @@ from jaxgpt.seq2seq_config import ENCODER
 from ..foreign.constructor_args import MEANING
 from ..foreign.peer import Peer, hindrance
 from . import alternatives
-from .other_weights import Pair, with_random_constants
-from .parity import compare, compare_prefix
+from .other_weights import Pair
+from .prove import compare_thoroughly
 from .sides import Sides
-from .training import compare_training
 from .verdict import Standing, Verification
 
 CHOSEN = (
@@ -75,22 +74,19 @@ def _compared(
     """The page with all comparisons, and the pair of models that was compared last."""
     hidden = sides.hidden(peer)
     pair = Pair(peer.module, sides.model(), sides.example(hidden))
-    example = pair.example
-    dialect = sides.inspected.detected.dialect
-    result = compare(pair.module, pair.model, example.inputs, dialect)
-    page = dataclasses.replace(page, stages=result.stages, kl=result.kl, top1=result.top1)
-    page = dataclasses.replace(page, notes=[*hidden.caveats, *result.notes])
-    if train_steps:
-        training = compare_training(pair.module, pair.model, example, dialect, train_steps)
-        page = dataclasses.replace(page, training=training)
-    if not page.same:
-        return page, pair
-    page = dataclasses.replace(page, short_input=compare_prefix(pair.module, example.inputs))
-    if page.same and (other := with_random_constants(pair, sides.inspected, peer.names)):
-        logits = compare(other.module, other.model, example.inputs).logits
-        logits = logits.named("logits, constants varied")
-        return dataclasses.replace(page, random_weights=logits), other
-    return page, pair
+    found = compare_thoroughly(pair, sides.inspected, peer.names, train_steps)
+    varied = found.random_weights
+    page = dataclasses.replace(
+        page,
+        stages=found.stages.stages,
+        kl=found.stages.kl,
+        top1=found.stages.top1,
+        notes=[*hidden.caveats, *found.stages.notes],
+        training=found.training,
+        short_input=found.short_input,
+        random_weights=varied.logits.named("logits, constants varied") if varied else None,
+    )
+    return page, found.pair
 
 
 def _judged(page: Verification, sides: Sides, peer: Peer, by_user: bool) -> Verification:

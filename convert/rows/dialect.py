@@ -49,8 +49,8 @@ class Dialect:
     yields_to: str = ""
     told_by: frozenset[str] = frozenset()  # marks of `detect/values`, or keys beside the state dict
     # Other rows of the same class or family, for models that these rows have no place for, such as
-    # gated MLPs. A file fits only one of the readings.
-    readings: tuple["Dialect", ...] = ()
+    # gated MLPs. A file fits only one of the variants.
+    variants: tuple["Dialect", ...] = ()
     grouped: bool = False  # whether several query heads may share a key and a value
     # The rotary layout that the class has; "": as the config says.
     layout: str = ""

@@ -97,6 +97,16 @@ class Buffer:
 Kind = Row | Alias | Buffer
 
 
+def is_embedding(row: Kind) -> bool:
+    """Whether `row` is of the token embedding."""
+    return isinstance(row, Row) and row.flax == EMBEDDING
+
+
+def is_embedding_or_copy(row: Kind) -> bool:
+    """Whether `row` is of the token embedding, or of a tensor that may be a copy of it."""
+    return row.of == EMBEDDING if isinstance(row, Alias) else is_embedding(row)
+
+
 def part_of(dims: Dims) -> str:
     """The label axis in `dims` of a tensor that holds some of queries, keys and values, or ""."""
     return next((axis for axis in itertools.chain(*dims) if axis in QKV[1:]), "")

@@ -1,6 +1,6 @@
-"""Finds the readings of a dialect that have rows for the names of a file, before any is fitted.
+"""Finds the variants of a dialect that have rows for the names of a file, before any is fitted.
 
-Fitting a reading takes milliseconds, and families have many of them.
+Fitting a variant takes milliseconds, and families have many of them.
 """
 
 import functools
@@ -22,20 +22,20 @@ class Names:
         self._shapes = shapes
         # One name stands for all that differ in the number of a layer.
         self._distinct = list({NUMBER.sub("0", name): name for name in shapes}.values())
-        # By pattern, and by the words of the labels in it: readings and dialects share many.
+        # By pattern, and by the words of the labels in it: variants and dialects share many.
         self._matched: dict[tuple[str, LabelWords], frozenset[str]] = {}
         # By the ids of the rows and words of the first, which are all that is settled.
         self._settled: dict[tuple[int, int], tuple[Dialect, Dialect]] = {}
 
     def nearest(self, dialect: Dialect) -> list[Dialect]:
-        """The readings of `dialect` with rows for the most names."""
-        readings = (dialect, *dialect.readings)
-        counts = [self._known_to(reading) for reading in readings]
+        """The variants of `dialect` with rows for the most names."""
+        variants = (dialect, *dialect.variants)
+        counts = [self._known_to(variant) for variant in variants]
         most = max(counts)
-        return [reading for reading, count in zip(readings, counts, strict=True) if count == most]
+        return [variant for variant, count in zip(variants, counts, strict=True) if count == most]
 
     def explained_by(self, dialect: Dialect) -> bool:
-        """Whether a reading of `dialect` has a row for each name."""
+        """Whether a variant of `dialect` has a row for each name."""
         return self._known_to(self.nearest(dialect)[0]) == len(self._distinct)
 
     def settled(self, dialect: Dialect) -> Dialect:
@@ -44,12 +44,12 @@ class Names:
         if key not in self._settled:
             self._settled[key] = dialect, settle(dialect, self._shapes)
         settled = self._settled[key][1]
-        return replace(dialect, rows=settled.rows, words=settled.words, readings=())
+        return replace(dialect, rows=settled.rows, words=settled.words, variants=())
 
-    def _known_to(self, reading: Dialect) -> int:
-        """The number of names for which `reading` has a row."""
-        words, found = reading.label_words, set[str]()
-        for row in reading.rows:
+    def _known_to(self, variant: Dialect) -> int:
+        """The number of names for which `variant` has a row."""
+        words, found = variant.label_words, set[str]()
+        for row in variant.rows:
             pattern = row.torch
             key = pattern.text, words if pattern.labels else ()
             if key not in self._matched:

@@ -10,7 +10,7 @@ from jaxgpt.seq2seq_config import ENCODER, AnyConfig, Seq2SeqConfig
 
 from .dialect import Container, Dialect
 from .hub import Hub
-from .kinds import EMBEDDING, Alias, Kind, Row
+from .kinds import Kind, is_embedding, is_embedding_or_copy
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def sides(dialect: AnyDialect, config: AnyConfig) -> tuple[Side, ...]:
 
 def _sharing(encoder: Dialect, decoder: Dialect) -> tuple[Dialect, Dialect]:
     """Both sides with the embedding as the decoder's, which writes that of the encoder too."""
-    own = [row for row in encoder.rows if isinstance(row, Row) and row.flax == EMBEDDING]
+    own = [row for row in encoder.rows if is_embedding(row)]
     present = {row.torch.pieces for row in decoder.rows}
     second = [
         replace(row, torch=row.torch.worded({}))
@@ -130,34 +130,29 @@ def _sharing(encoder: Dialect, decoder: Dialect) -> tuple[Dialect, Dialect]:
 
 
 def _apart(encoder: Dialect, decoder: Dialect) -> tuple[Dialect, Dialect]:
-    """The first readings of both sides in which each has an embedding of its own."""
-    ways = zip((encoder, *encoder.readings), (decoder, *decoder.readings), strict=False)
+    """The first variants of both sides in which each has an embedding of its own."""
+    ways = zip((encoder, *encoder.variants), (decoder, *decoder.variants), strict=False)
     return next((pair for pair in ways if _table(pair[0]) != _table(pair[1])), (encoder, decoder))
 
 
 def _table(dialect: Dialect) -> Any:
     """The pattern of the first row of the embedding."""
-    rows = (row for row in dialect.rows if isinstance(row, Row) and row.flax == EMBEDDING)
-    return next(rows).torch.pieces
+    return next(row for row in dialect.rows if is_embedding(row)).torch.pieces
 
 
 def without_embedding(dialect: Dialect) -> Dialect:
     """`dialect` without rows of the token embedding and of its copies."""
 
-    return changed(dialect, lambda rows: tuple(row for row in rows if not is_embedding(row)))
+    def others(rows: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        return tuple(row for row in rows if not is_embedding_or_copy(row))
 
-
-def is_embedding(row: Kind) -> bool:
-    """Whether `row` is of the token embedding or of a copy of it."""
-    if isinstance(row, Alias):
-        return row.of == EMBEDDING
-    return isinstance(row, Row) and row.flax == EMBEDDING
+    return changed(dialect, others)
 
 
 def changed(dialect: Dialect, change: Callable[[tuple[Kind, ...]], tuple[Kind, ...]]) -> Dialect:
-    """`dialect` with the rows of each of its readings as `change` returns them."""
-    readings = tuple(replace(each, rows=change(each.rows)) for each in dialect.readings)
-    return replace(dialect, rows=change(dialect.rows), readings=readings)
+    """`dialect` with the rows of each of its variants as `change` returns them."""
+    variants = tuple(replace(each, rows=change(each.rows)) for each in dialect.variants)
+    return replace(dialect, rows=change(dialect.rows), variants=variants)
 
 
 def rotating(dialect: AnyDialect, rotations: Mapping[str, tuple[str, bool]]) -> AnyDialect:

@@ -57,7 +57,7 @@ class Pattern:
     optional: bool = False
 
     @staticmethod
-    @functools.cache  # the readings of a family share most of theirs
+    @functools.cache  # the variants of a family share most of theirs
     def parse(text: str) -> "Pattern":
         """Parse `name : axes`, or a name alone, whose dimensions are not looked at."""
         name, _, dims = text.partition(" : ")

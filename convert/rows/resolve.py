@@ -12,7 +12,7 @@ from jaxgpt.config import ModelConfig
 from .axes import Dims, View, every
 from .dialect import Dialect, is_ignored
 from .fields import norms_full_width
-from .kinds import EMBEDDING, Alias, Buffer, Filled, Kind, Row, part_of
+from .kinds import Alias, Buffer, Filled, Kind, Row, is_embedding, part_of
 from .pattern import Choice, Match
 
 Shape = tuple[int, ...]
@@ -31,8 +31,8 @@ def settle(dialect: Dialect, shapes: Mapping[str, Shape]) -> Dialect:
     # Names that match one row alone vote first: an ambiguous name must not overrule them.
     surest = sorted((matches for matches in fits if matches), key=len)
     words = {axis: (_spelling(known, _seen(axis, fits)),) for axis, known in dialect.words.items()}
-    settled = replace(dialect, words=words, readings=())
-    return replace(settled, rows=tuple(_present_rows(settled, _chosen(surest), shapes)))
+    settled = replace(dialect, words=words, variants=())
+    return replace(settled, rows=tuple(_rows_of_file(settled, _chosen(surest), shapes)))
 
 
 def _with_last_member(dialect: Dialect, shapes: Mapping[str, Shape]) -> Dialect:
@@ -84,7 +84,7 @@ def _spelling(known: tuple[str, ...], seen: list[str]) -> str:
     )
 
 
-def _present_rows(
+def _rows_of_file(
     dialect: Dialect, words: Mapping[Choice, str], shapes: Mapping[str, Shape]
 ) -> list[Kind]:
     """The rows that the file has, and those that it must have, in the order of the dialect.
@@ -103,8 +103,8 @@ def _present_rows(
     present = {
         id(row)
         for parts in by_subject.values()
-        for alternatives in _stored(parts, dialect, shapes)
-        for row in _present(alternatives, dialect, shapes)
+        for alternatives in _whole_or_in_parts(parts, dialect, shapes)
+        for row in _chosen_alternatives(alternatives, dialect, shapes)
     }
     return _without_repeats(
         [replace(row, torch=row.torch.required()) for row in rows if id(row) in present]
@@ -113,7 +113,7 @@ def _present_rows(
 
 def _without_repeats(rows: Sequence[Kind]) -> list[Kind]:
     """`rows` without copies of the embedding under the name of the embedding itself."""
-    tables = {row.torch.pieces for row in rows if _is_embedding(row)}
+    tables = {row.torch.pieces for row in rows if is_embedding(row)}
     return [
         row
         for row in rows
@@ -126,7 +126,7 @@ def _subject(row: Kind) -> object:
     return row.flax if isinstance(row, Row) else row.torch.pieces
 
 
-def _stored(
+def _whole_or_in_parts(
     parts: Mapping[str, Sequence[Kind]], dialect: Dialect, shapes: Mapping[str, Shape]
 ) -> list[Sequence[Kind]]:
     """The alternatives of one subject as a file stores it: whole, which is "", or in `parts`.
@@ -134,11 +134,11 @@ def _stored(
     It is in parts if the file has all of them, or if the dialect has no rows of the whole.
     """
     cut = [alternatives for part, alternatives in parts.items() if part]
-    in_parts = cut and all(_there(alternatives, dialect, shapes) for alternatives in cut)
+    in_parts = cut and all(_in_file(alternatives, dialect, shapes) for alternatives in cut)
     return cut if in_parts or "" not in parts else [parts[""]]
 
 
-def _there(
+def _in_file(
     alternatives: Sequence[Kind], dialect: Dialect, shapes: Mapping[str, Shape]
 ) -> list[Kind]:
     """The `alternatives` of one subject for which the file has a tensor."""
@@ -146,13 +146,13 @@ def _there(
     return [
         row
         for row in alternatives
-        if _is_there(
+        if _has_tensor(
             row, dialect, shapes, isinstance(row, Buffer) or (isinstance(row, Row) and rivals)
         )
     ]
 
 
-def _present(
+def _chosen_alternatives(
     alternatives: Sequence[Kind], dialect: Dialect, shapes: Mapping[str, Shape]
 ) -> Sequence[Kind]:
     """The one of the `alternatives` of one subject that a file has or must have, if any.
@@ -161,7 +161,7 @@ def _present(
     """
     if ignored := [row for row in alternatives if is_ignored(row)]:
         return ignored
-    if there := _there(
+    if there := _in_file(
         alternatives, dialect, shapes
     ):  # of a vector and a single number, a tensor of one element is the number
         return [max(there, key=lambda row: row.torch.dims.count(()))]
@@ -169,7 +169,7 @@ def _present(
     return alternatives[:1] if required else []
 
 
-def _is_there(row: Kind, dialect: Dialect, shapes: Mapping[str, Shape], by_dims: bool) -> bool:
+def _has_tensor(row: Kind, dialect: Dialect, shapes: Mapping[str, Shape], by_dims: bool) -> bool:
     """Whether the file has a tensor with a name of `row` and, if `by_dims`, with its dimensions."""
     view, matches = row.torch.view(dialect.spelling), row.torch.matcher(dialect.label_words)
     return any(
@@ -197,7 +197,7 @@ def express(dialect: Dialect, config: ModelConfig, paths: Collection[str]) -> Di
     dialect = _holding(dialect, config, paths)
     for row in dialect.rows:
         # A file may repeat the embedding, as a tied head or for the other side.
-        repeats = isinstance(row, Alias) or (_is_embedding(row) and not row.torch.choices)
+        repeats = isinstance(row, Alias) or (is_embedding(row) and not row.torch.choices)
         row = replace(row, torch=row.torch.worded({}))
         if isinstance(row, Alias):
             if row.is_copy:
@@ -217,20 +217,16 @@ def express(dialect: Dialect, config: ModelConfig, paths: Collection[str]) -> Di
     return replace(dialect, rows=tuple(expressed), words=words)
 
 
-def _is_embedding(row: Kind) -> bool:
-    return isinstance(row, Row) and row.flax == EMBEDDING
-
-
 def _holding(dialect: Dialect, config: ModelConfig, paths: Collection[str]) -> Dialect:
-    """The first reading of `dialect` with a place for each parameter of `paths`, or its own."""
+    """The first variant of `dialect` with a place for each parameter of `paths`, or its own."""
     wide = config.qk_norm == "full_width"
-    for reading in (dialect, *dialect.readings):
-        rows = [row for row in reading.rows if isinstance(row, Row)]
+    for variant in (dialect, *dialect.variants):
+        rows = [row for row in variant.rows if isinstance(row, Row)]
         places = {row.flax.at(place) for row in rows for place in every(row.flax.spread, {})}
-        places |= {row.own.name for row in reading.rows if isinstance(row, Alias)}
+        places |= {row.own.name for row in variant.rows if isinstance(row, Alias)}
         alike = config.qk_norm == "none" or wide == norms_full_width([row.flax for row in rows])
         if places >= set(paths) and alike:
-            return reading
+            return variant
     return dialect
 
 

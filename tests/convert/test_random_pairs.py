@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import convert  # noqa: E402
-from convert.detect.refusals import Asked  # noqa: E402
+from convert.detect.errors import Asked  # noqa: E402
 from convert.foreign.float64 import in_float64  # noqa: E402
 from convert.rows.fields import is_relevant  # noqa: E402
 from jaxgpt.config import ModelConfig  # noqa: E402

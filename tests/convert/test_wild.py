@@ -9,7 +9,7 @@ import pytest
 from convert import to_flax
 from convert.api import directory_to_file
 from convert.detect.detect import Detected, detect
-from convert.detect.refusals import Asked
+from convert.detect.errors import Asked
 from convert.dialects import DIALECTS
 from convert.extras.class_settings import class_settings
 from convert.rows.move import to_flax as move_to_flax

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from convert import to_flax, to_torch
-from convert.detect.refusals import Asked
+from convert.detect.errors import Asked
 from jaxgpt.errors import UserError
 from tests.helpers import require_close
 from tests.zoo import ALL, FOLDERS, REFUSED, SOUND_OF_ALL, different, given, needs_zoo, path_of

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from convert.detect import one_side, values
-from convert.detect.refusals import Inputs
+from convert.detect.inputs import Inputs
 from convert.dialects import DIALECTS
 from convert.dtypes import OF_WEIGHTS
 from convert.names.modern_parts import NAMED, NUMBERED
@@ -122,7 +122,7 @@ def test_a_family_reads_every_wording_of_its_own(dialect: Dialect, seed: int) ->
 
 
 def modern_config(dialect: Dialect) -> ModelConfig:
-    """What a reading of a family may have besides the fields of the first GPTs.
+    """What a variant of a family may have besides the fields of the first GPTs.
 
     Heads share keys if they can.
     """
@@ -138,22 +138,22 @@ def modern_config(dialect: Dialect) -> ModelConfig:
     return ModelConfig(**{**vars(config_of(dialect)), **modern})
 
 
-READINGS = [
+VARIANTS = [
     pytest.param(dialect, i, id=f"{dialect.name}-{i}")
     for dialect in FAMILIES
-    for i in range(len(dialect.readings))
+    for i in range(len(dialect.variants))
 ]
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("dialect", "reading"), READINGS)
+@pytest.mark.parametrize(("dialect", "variant"), VARIANTS)
 def test_a_family_reads_every_modern_wording_of_its_own(
-    dialect: Dialect, reading: int, seed: int
+    dialect: Dialect, variant: int, seed: int
 ) -> None:
     """Shapes tell which of three numbered matrices leads back; words tell the gate from its value."""
-    config = modern_config(dialect.readings[reading])
+    config = modern_config(dialect.variants[variant])
     params = random_params(config, np.dtype("float32"))
-    tensors = to_torch(reworded(dialect.readings[reading], seed), config, params)
+    tensors = to_torch(reworded(dialect.variants[variant], seed), config, params)
     held = {name: value.shape for name, value in tensors.items()}
     given = {"num_heads": 6, "num_kv_heads": config.num_kv_heads, "head_dim": 4}
     found = one_side.fit_of(dialect, Inputs(held, tensors.__getitem__, "w.pt", given, {}))
