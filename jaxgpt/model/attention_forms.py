@@ -164,7 +164,10 @@ def _biased(raw: jax.Array, distance: jax.Array, scores: Scores) -> jax.Array:
 
 
 def _mix(weights_bmgts: jax.Array, v_bsmh: jax.Array) -> jax.Array:
-    return jnp.einsum("bmgts,bsmh->btmgh", weights_bmgts, v_bsmh)
+    """Sums (B, T, M, G, H) of the values of each head, weighted."""
+    # The weights come first, because einsum would transpose them: it begins with the values.
+    values = ((4,), (1,)), ((0, 1), (0, 2))
+    return jnp.moveaxis(jax.lax.dot_general(weights_bmgts, v_bsmh, values), 3, 1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -206,7 +209,7 @@ def _backward(
         by_scores *= 1 - jnp.square(jnp.tanh(raw_bmgts / scores.softcap))
     by_scores = by_scores.astype(q_btmgh.dtype)
     return (
-        jnp.einsum("bmgts,bsmh->btmgh", by_scores, k_bsmh),
+        _mix(by_scores, k_bsmh),
         jnp.einsum("bmgts,btmgh->bsmh", by_scores, q_btmgh),
         jnp.einsum("bmgts,btmgh->bsmh", weights_bmgts, gradient_btmgh),
         None,  # for the mask
