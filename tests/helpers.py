@@ -1,4 +1,4 @@
-"""Helpers of several tests: sizes, tiny runs, random models and parameters, and comparisons."""
+"""Helpers for several tests: sizes, tiny runs, random models and parameters, and comparisons."""
 
 import json
 import os

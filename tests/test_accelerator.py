@@ -1,4 +1,4 @@
-"""The script for accelerators runs here too, at toy size, so that it works where there is one."""
+"""The script for accelerators, run at toy size, so that it works where there is an accelerator."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Benchmarks answer --help; what they measure is not tested."""
+"""Benchmarks support --help; what they measure is not tested."""
 
 import runpy
 import sys
@@ -17,7 +17,7 @@ NAMES = sorted(
 
 @pytest.mark.parametrize("name", ["", *NAMES])
 @pytest.mark.filterwarnings("ignore:'tests.bench:RuntimeWarning")  # imported by another, too
-def test_help_helps(
+def test_help_is_printed(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["bench", "--help"])

@@ -1,4 +1,4 @@
-"""The commands as people meet them: what they print, how they end, how long they take, and what they leave behind."""
+"""The commands as users see them: their output, exit codes, start-up time, and files."""
 
 import collections
 import json
@@ -21,14 +21,14 @@ from convert.__main__ import main as _convert_main  # noqa: F401  (imported here
 from tests.helpers import PRIMES, config_of, random_params
 
 
-def test_a_command_that_does_not_exist_is_answered_with_one_that_does(
+def test_an_unknown_command_is_refused_with_a_suggestion(
     refused: Callable[..., str],
 ) -> None:
     assert "There is no command smaple. Did you mean sample?" in refused("jaxgpt", "smaple", "run")
     assert "There is no command x. There are: inspect, to-flax," in refused("jaxgpt-convert", "x")
 
 
-def test_the_version_is_said(command: Callable[..., Any]) -> None:
+def test_the_version_is_printed(command: Callable[..., Any]) -> None:
     assert command("jaxgpt", "--version").out == f"jaxgpt {jaxgpt.__version__}\n"
 
 
@@ -70,14 +70,14 @@ def cpu_seconds(code: str) -> tuple[float, str]:
         ),
     ],
 )
-def test_streams_that_are_closed_or_full(words: str, code: int, said: str, tmp_path: Path) -> None:
+def test_closed_or_full_output_streams(words: str, code: int, said: str, tmp_path: Path) -> None:
     line = f"{shlex.quote(sys.executable)} -m jaxgpt {words}"
     done = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, said)
 
 
 @pytest.mark.parametrize("name", ["new\nline", "\x1b[31mred", "no text \udcff"])
-def test_an_error_is_one_line_whatever_a_file_is_called(
+def test_an_error_is_one_line_whatever_the_file_name(
     name: str, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     said = refused("jaxgpt", "eval", tmp_path / name)
@@ -170,7 +170,7 @@ def saved(make_reference: Callable[..., Any], tmp_path: Path) -> Callable[..., P
 @pytest.mark.parametrize(
     "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
 )
-def test_there_and_back_through_files_is_identity(
+def test_a_round_trip_through_files_is_identity(
     suffix: str, dtype: Any, saved: Callable[..., Path], tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     source = saved(
@@ -196,7 +196,7 @@ def test_there_and_back_through_files_is_identity(
     GPT(**PRIMES).to(dtype).load_state_dict(after, strict=True)
 
 
-def test_inspect_tells_all_and_reads_only_what_decides(
+def test_inspect_shows_all_fields_and_reads_few_tensors(
     primes_file: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from convert.files import torch_tensors
@@ -234,7 +234,7 @@ def test_inspect_tells_all_and_reads_only_what_decides(
     assert report["parameters"] == sum(value.numel() for value in torch.load(primes_file).values())
 
 
-def test_the_report_stays_in_the_directory(
+def test_the_report_is_kept_in_the_directory(
     primes_file: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     outcome = command(
@@ -348,7 +348,7 @@ def test_weights_too_large_for_a_dtype_are_refused(
     assert "blocks/attn/out/bias would become infinite in float16, which ends at 65504" in text
 
 
-def test_nan_is_carried_when_asked_for(
+def test_nan_is_converted_if_allowed(
     saved: Callable[..., Path], tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     path = saved(WRONG["NaN"][0])
@@ -363,7 +363,9 @@ def test_nan_is_carried_when_asked_for(
     assert command("jaxgpt-convert", "verify", path, tmp_path / "m").code == 3
 
 
-def test_other_wrong_input(primes_file: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_other_wrong_input_is_refused(
+    primes_file: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.txt").write_text("mine")
@@ -414,8 +416,10 @@ def test_a_damaged_directory_is_refused(
     assert existing.read_text() == "mine"
 
 
-def test_a_file_goes_back_under_its_own_names(tmp_path: Path, command: Callable[..., Any]) -> None:
-    """Renamed, wrapped, nested, with masks, a fused projection and a tokenizer beside it."""
+def test_a_file_is_written_back_under_its_own_names(
+    tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    """Renamed, wrapped, nested, with masks, a fused projection and a tokenizer next to it."""
     from convert import to_torch
     from convert.dialects import DIALECTS
 
@@ -471,7 +475,7 @@ def test_a_model_that_was_trained_here_is_written_for_the_class_most_like_it(
         assert f"of dialect {dialect}" in outcome.out
 
 
-def test_a_model_in_an_attribute_of_another_is_found_and_no_deeper(
+def test_a_model_in_an_attribute_of_another_is_found_but_no_deeper(
     tmp_path: Path, primes_file: Path
 ) -> None:
     from convert import inspect

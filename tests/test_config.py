@@ -15,7 +15,7 @@ def test_derived_sizes_follow_the_others() -> None:
     assert ModelConfig(104, 128, 250, 6, 6, head_dim=41).head_dim == 41
 
 
-def test_a_config_survives_being_written_and_read() -> None:
+def test_a_config_round_trips_through_json() -> None:
     config = ModelConfig(vocab_size=11, norm="post", final_norm="unused", attention_out=False)
     assert build(ModelConfig, dataclasses.asdict(config), "here") == config
 
@@ -30,7 +30,9 @@ def test_a_config_survives_being_written_and_read() -> None:
         ({"positions": "sinusoidal", "positions_stored": True, "positions_offset": 2}, 13),
     ],
 )
-def test_rows_of_the_position_table(fields: dict[str, object], rows: int) -> None:
+def test_the_position_table_has_the_right_number_of_rows(
+    fields: dict[str, object], rows: int
+) -> None:
     assert build(ModelConfig, {"context_length": 11, **fields}, "here").position_rows == rows
 
 
@@ -64,7 +66,7 @@ def test_rows_of_the_position_table(fields: dict[str, object], rows: int) -> Non
         ),
     ],
 )
-def test_what_is_wrong_is_named(values: dict[str, object], message: str) -> None:
+def test_errors_name_the_wrong_field(values: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(ModelConfig, values, "model.toml")
 

@@ -2,7 +2,7 @@
 
 A page's blocks run in one empty folder. `sh` blocks hold commands, `console` blocks commands with
 what they print, and a `text` block titled "Output" is what the Python block before it prints. A line
-`...` stands for lines left out, and `...` within a line for the rest of it. Training is cut to a few
+`...` stands for omitted lines, and `...` within a line for the rest of it. Training is cut to a few
 steps, so measured figures are not compared; words, names and whole numbers are.
 """
 
@@ -214,7 +214,7 @@ def test_a_page_names_what_exists(name: str) -> None:
         assert (PAGES[name].parent / link).exists(), link
 
 
-def test_what_is_to_be_changed_is_where_a_page_says() -> None:
+def test_the_files_and_names_of_where_to_change_exist() -> None:
     rows = re.findall(
         r"^\| .* \| (.*) \| (.*) \|$", PAGES["docs/where-to-change.md"].read_text(), re.M
     )
@@ -236,7 +236,7 @@ def test_the_readme_is_short() -> None:
     assert README.read_text().count("\n") <= 180
 
 
-def test_the_tree_in_the_readme_is_the_folders() -> None:
+def test_the_tree_in_the_readme_matches_the_folders() -> None:
     (tree,) = (block.text for block in blocks(README) if block.text.startswith("jaxgpt/"))
     folder, listed = "", set()
     for line in tree.splitlines():
@@ -250,7 +250,7 @@ def test_the_tree_in_the_readme_is_the_folders() -> None:
     assert all((ROOT / name).exists() for name in listed)
 
 
-def test_the_tables_of_dialects_are_the_registry() -> None:
+def test_the_tables_of_dialects_match_the_registry() -> None:
     from convert.dialect_tables import architecture_table, dialect_table, pair_table
 
     page = (ROOT / "docs" / "bridge.md").read_text()
@@ -275,7 +275,7 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 def test_dialects_are_small_files() -> None:
-    """Those of several classes with nearly the same names have as many lines for each."""
+    """A file for several classes with nearly the same names may have that many lines for each."""
     for file in (ROOT / "convert" / "dialects").glob("*.py"):
         name = file.stem.replace("__init__", "gpt")
         module = importlib.import_module(f"convert.dialects.{name}")

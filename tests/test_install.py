@@ -1,4 +1,4 @@
-"""What an installation gives: the editable one anywhere, and a wheel in a folder with nothing else."""
+"""Installations: the editable one from any folder, and a wheel in a folder with nothing else."""
 
 import json
 import os
@@ -33,8 +33,8 @@ def where(names: list[str], folder: Path) -> list[str]:
     return json.loads(done.stdout)
 
 
-def test_a_folder_that_is_named_jaxgpt_hides_nothing(tmp_path: Path) -> None:
-    """Such as the clone itself, seen from the folder above it."""
+def test_a_folder_named_jaxgpt_does_not_shadow_the_package(tmp_path: Path) -> None:
+    """Such as the clone itself, seen from its parent folder."""
     (tmp_path / "jaxgpt").mkdir()
     (tmp_path / "convert").mkdir()
     found = where(["jaxgpt", "convert"], tmp_path)
@@ -44,9 +44,7 @@ def test_a_folder_that_is_named_jaxgpt_hides_nothing(tmp_path: Path) -> None:
     ]
 
 
-def test_a_convert_py_of_ones_own_does_not_hide_the_bridge(
-    primes_file: Path, tmp_path: Path
-) -> None:
+def test_a_users_convert_py_does_not_shadow_the_bridge(primes_file: Path, tmp_path: Path) -> None:
     (tmp_path / "convert.py").write_text("answer = 42")
     done = subprocess.run(
         [sys.executable, PROGRAMS / "shadowed_convert.py", str(primes_file)],
@@ -60,7 +58,7 @@ def test_a_convert_py_of_ones_own_does_not_hide_the_bridge(
     assert done.stdout.splitlines() == ["1 True 1", f"gpt {first}", "True"]
 
 
-def test_the_command_runs_where_convert_is_hidden(primes_file: Path, tmp_path: Path) -> None:
+def test_the_command_runs_even_if_convert_is_shadowed(primes_file: Path, tmp_path: Path) -> None:
     (tmp_path / "convert.py").write_text("answer = 42")
     code = "import sys; sys.argv[0] = 'jaxgpt-convert'; "
     code += "from jaxgpt.__main__ import convert_main; convert_main()"
@@ -75,7 +73,7 @@ def test_the_command_runs_where_convert_is_hidden(primes_file: Path, tmp_path: P
     assert "dialect     gpt" in done.stdout
 
 
-def test_where_nothing_hides_it_both_names_are_one_package() -> None:
+def test_both_names_are_one_package_if_not_shadowed() -> None:
     import convert
     from jaxgpt import convert as named
 
@@ -135,7 +133,7 @@ def test_the_wheel_has_all_files_of_the_packages_and_the_presets(wheel: Path) ->
     assert names == files
 
 
-def test_the_wheel_says_what_it_is(site: Path) -> None:
+def test_the_wheel_has_complete_metadata(site: Path) -> None:
     (folder,) = site.glob("*.dist-info")
     installed = PathDistribution(folder)
     about = installed.metadata.json
@@ -171,7 +169,7 @@ def test_an_installed_wheel_lists_its_presets(site: Path, tmp_path: Path) -> Non
 
 
 def test_the_demo_installs_no_torch(tmp_path: Path) -> None:
-    """Because what an index gives as torch on Linux brings gigabytes of CUDA."""
+    """The default build of torch for Linux brings gigabytes of CUDA libraries."""
     line = ["make", "-n", "demo", f"VENV={tmp_path / 'none'}"]
     done = subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True)
     (extras,) = re.findall(r'install .* -e "\.\[([\w,]*)\]"', done.stdout)

@@ -1,4 +1,4 @@
-"""Weights and moments that are NaN or infinite: each use of them says so, and none writes more of them."""
+"""Weights and moments that are NaN or infinite are reported by each use, and never written again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_every_use_of_such_weights_is_refused(
+def test_every_use_of_non_finite_weights_is_refused(
     damaged: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
 ) -> None:
     data, out = f"--data={tmp_path / 'data'}", tmp_path / "out"
@@ -45,7 +45,7 @@ def test_every_use_of_such_weights_is_refused(
         jaxgpt.score(jaxgpt.load(damaged), [[1, 2, 3]])
 
 
-def test_a_run_with_such_moments_does_not_resume(
+def test_a_run_with_non_finite_moments_does_not_resume(
     text: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
 ) -> None:
     run = tmp_path / "run"
@@ -68,7 +68,7 @@ def test_a_run_with_such_moments_does_not_resume(
 def test_weights_that_overflow_in_a_step_are_not_saved(
     text: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
-    """The step itself was finite: its loss is that of the weights before it."""
+    """The step's loss was finite: it is that of the weights before the update."""
     config = write_toml(tmp_path / "it.toml", settings(text, tmp_path / "run"))
     rate = "--optim.learning_rate=1e38", "--optim.warmup_steps=0", "--optim.weight_decay=1000"
     said = refused("jaxgpt", "train", config, *rate, "--train.save_every=1")

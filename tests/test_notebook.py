@@ -33,7 +33,7 @@ def pyplot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     module.close("all")
 
 
-def test_its_cells_do_what_they_say(
+def test_the_cells_do_what_they_say(
     tmp_path: Path,
     pyplot: Any,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""Libraries that need not be installed: found without an import, and named where they are missing."""
+"""Optional libraries are detected without an import, and named if they are missing."""
 
 import sys
 
@@ -8,14 +8,14 @@ from jaxgpt.errors import UserError
 from jaxgpt.optional import installed, need
 
 
-def test_what_is_installed_is_known_without_importing_it() -> None:
+def test_installed_libraries_are_detected_without_importing_them() -> None:
     assert installed("this")  # which prints a poem when it is imported
     assert "this" not in sys.modules
     assert not installed("no_such_library")
     assert not installed("no_such_library.part")
 
 
-def test_a_library_is_imported_or_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert need("json.decoder", "this test").JSONDecoder
     monkeypatch.setitem(sys.modules, "wandb", None)
     said = r"^run.wandb needs wandb, which cannot be imported \(.*\): pip install --upgrade wandb, or leave it out\.$"

@@ -1,4 +1,4 @@
-"""The presets of configs/, taken by name where a command takes a config file."""
+"""The presets of configs/, which commands accept by name in place of a config file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,12 +28,12 @@ def test_a_preset_is_read_by_its_name(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["quickstart", "quickstart.toml"])
-def test_a_file_of_that_name_wins(name: str, folder: Path) -> None:
+def test_a_file_of_that_name_takes_precedence(name: str, folder: Path) -> None:
     write_toml(folder / name, {"train": {"steps": 3}})
     assert read_settings(Path("quickstart"), {}) == {"train": {"steps": 3}}
 
 
-def test_a_folder_of_that_name_does_not(folder: Path) -> None:
+def test_a_folder_of_that_name_does_not_take_precedence(folder: Path) -> None:
     (folder / "quickstart").mkdir()
     assert config_file(Path("quickstart")).resolve() == FILES["quickstart"]
 

@@ -1,4 +1,4 @@
-"""The public names show wherever a person looks for them, and cost nothing until they are used."""
+"""The public names are visible to `dir`, `help` and editors, and cost nothing until they are used."""
 
 import ast
 import functools
@@ -75,7 +75,7 @@ def test_names_show_in_dir_and_help_and_to_editors(package: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
-def test_each_name_is_there(package: ModuleType) -> None:
+def test_each_public_name_exists(package: ModuleType) -> None:
     require_torch(package)
     for name in PACKAGES[package]:
         found = getattr(package, name)
@@ -132,7 +132,7 @@ def test_packages_say_that_they_are_typed(package: ModuleType) -> None:
     assert (Path(package.__file__).parent / "py.typed").exists()
 
 
-def test_a_program_of_a_user_passes_mypy_strict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_program_passes_mypy_strict(monkeypatch: pytest.MonkeyPatch) -> None:
     api = pytest.importorskip("mypy.api", reason="mypy is not installed")
     monkeypatch.setenv("MYPYPATH", str(ROOT))
     cache = str(ROOT / ".mypy_cache" / "strict")  # beside the cache of `make lint`
@@ -141,7 +141,7 @@ def test_a_program_of_a_user_passes_mypy_strict(monkeypatch: pytest.MonkeyPatch)
     assert code == 0, out + err
 
 
-def test_a_program_of_a_user_runs(primes_file: Path, tmp_path: Path) -> None:
+def test_a_users_program_runs(primes_file: Path, tmp_path: Path) -> None:
     require_torch(convert)
     outcome = subprocess.run(
         [sys.executable, str(PROGRAM), str(tmp_path), str(primes_file)],

@@ -1,4 +1,4 @@
-"""Settings as people type them: in either spelling, with defaults that follow from others, and explained."""
+"""Settings as users type them: in either spelling, with derived defaults and explanations."""
 
 import dataclasses
 import json
@@ -50,7 +50,7 @@ def given(*words: str) -> dict[str, dict[str, Any]]:
     return tyro.cli(command, args=words)
 
 
-def test_only_what_was_typed_is_given_and_values_keep_their_dashes() -> None:
+def test_only_typed_settings_count_as_given_and_values_keep_their_dashes() -> None:
     words = ("--run.dir", "my-run", "--data.path=a-b=c", "--mesh.data", "-1", "--run.wandb", "")
     assert given(*words) == {
         "run": {"dir": "my-run", "wandb": ""},
@@ -64,7 +64,7 @@ def test_the_last_of_two_values_counts() -> None:
     assert given("--train.steps", "2", "--train.steps=3") == {"train": {"steps": 3}}
 
 
-def test_the_command_line_goes_over_the_file(tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     file = write_toml(tmp_path / "c.toml", {"train": {"steps": 5, "seed": 1}})
     assert read_settings(file, given("--train.steps", "3", "--model.tied", "True")) == {
         "train": {"steps": 3, "seed": 1},
@@ -79,7 +79,7 @@ def test_a_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
     assert parse(TrainConfig, "steps", "9" * 5000) == "9" * 5000  # no number: refused as a text
 
 
-def test_the_fields_of_a_converted_model_take_dashes_too(
+def test_the_fields_of_a_converted_model_accept_dashes_too(
     primes_file: Path, command: Callable[..., Any]
 ) -> None:
     report = command(
@@ -97,18 +97,20 @@ def optim(steps: int = 2000, **fields: Any) -> OptimConfig:
 @pytest.mark.parametrize(
     ("steps", "warmup"), [(1, 0), (30, 6), (499, 99), (500, 100), (750, 100), (600_000, 100)]
 )
-def test_warm_up_follows_the_steps(steps: int, warmup: int) -> None:
+def test_the_warm_up_depends_on_the_steps(steps: int, warmup: int) -> None:
     assert optim(steps).warmup_steps == warmup
     assert optim(steps, warmup_steps=0).warmup_steps == 0
 
 
-def test_the_last_learning_rate_follows_a_low_one() -> None:
+def test_the_final_learning_rate_follows_a_low_peak() -> None:
     assert optim().final_learning_rate == optim(learning_rate=2e-4).final_learning_rate == 1e-4
     assert optim(learning_rate=3e-5).final_learning_rate == pytest.approx(3e-6)
 
 
-def test_steps_alone_may_be_given(text: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
-    """And config.json has the warm-up that follows."""
+def test_steps_may_be_the_only_given_setting(
+    text: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    """config.json then has the derived warm-up."""
     sections = settings(text, tmp_path / "run")
     del sections["optim"]
     config = write_toml(tmp_path / "c.toml", sections)

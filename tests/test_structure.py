@@ -1,4 +1,4 @@
-"""The structure: folders are topics that import only what stands below them, and each library has its place."""
+"""The structure: folders import only those listed below them, and each library has its place."""
 
 import ast
 from collections.abc import Iterator
@@ -81,7 +81,7 @@ def test_there_is_no_cycle() -> None:
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_libraries_stay_in_their_places(module: str) -> None:
+def test_libraries_are_imported_only_in_their_places(module: str) -> None:
     tops = {name.partition(".")[0] for name in imported(module)}
     if module.startswith("jaxgpt") and module != "jaxgpt.convert":
         assert not tops & {"torch", "convert"}
@@ -124,7 +124,7 @@ def test_functions_take_few_parameters() -> None:
     assert not many
 
 
-def test_every_folder_says_what_it_is() -> None:
+def test_every_folder_has_a_docstring() -> None:
     for package in TOPICS:
         for file in (ROOT / package).glob("*/__init__.py"):
             assert (

@@ -1,4 +1,4 @@
-"""What comes from others: pinned versions, pickles, and the only socket."""
+"""The supply chain: pinned versions, pickles, and the only socket."""
 
 import ast
 import re
@@ -43,7 +43,7 @@ def numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
-def test_versions_that_are_pinned_have_what_was_fixed() -> None:
+def test_pinned_versions_include_the_fixes() -> None:
     lines = (ROOT / "constraints.txt").read_text().split("\n")
     pinned = dict(line.split(";")[0].split("==") for line in lines if "==" in line.split(";")[0])
     table = [*rows()]
@@ -56,8 +56,8 @@ def test_versions_that_are_pinned_have_what_was_fixed() -> None:
             assert numbers(version) > numbers(fixed) or (not after and version == fixed), name
 
 
-def test_no_module_of_ours_unpickles() -> None:
-    """Besides the two that follow pickles without running any, nothing imports a reader of them."""
+def test_no_module_of_the_project_unpickles() -> None:
+    """No module imports a reader of pickles, except the two that parse pickles without running them."""
     allowed = {"convert/files/ledger.py", "jaxgpt/data/plain_pickle.py"}
     readers = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
     for file in [*(ROOT / "jaxgpt").rglob("*.py"), *(ROOT / "convert").rglob("*.py")]:
@@ -74,7 +74,7 @@ def test_no_module_of_ours_unpickles() -> None:
 @pytest.mark.parametrize(
     ("words", "host"), [([], "127.0.0.1"), (["--host", "127.0.0.2"], "127.0.0.2")]
 )
-def test_serve_listens_where_it_was_told_and_nowhere_else(
+def test_serve_listens_only_where_it_was_told_to(
     words: list[str], host: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("uvicorn")

@@ -24,7 +24,7 @@ CASES = 20  # of each kind, besides the valid file
 SEED = datetime.date.today().timetuple().tm_yday
 
 
-def test_damaged_files_are_refused_or_read_as_they_are(tmp_path: Path) -> None:
+def test_damaged_files_are_refused_or_read_correctly(tmp_path: Path) -> None:
     lines = [Line(kind.name) for kind in KINDS]
     with Torture(tmp_path, SEED) as torture:
         for kind, line in zip(KINDS, lines, strict=True):
@@ -97,7 +97,7 @@ class Reader:
         (str, "was read, but as something else"),
     ],
 )
-def test_what_a_reader_must_not_do_is_noticed(
+def test_forbidden_acts_of_a_reader_are_detected(
     act: Callable[[Path], None], problem: str, tmp_path: Path
 ) -> None:
     kind = Kind("a reader", toml_config, "run.toml", Reader(act), None, named=True)

@@ -24,14 +24,14 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Cases:
 
 
 @pytest.mark.parametrize("name", ["train", "to-torch, a file", "prepare a text"])
-def test_a_killed_command_ends_as_if_it_had_not_been(name: str, cases: Cases) -> None:
+def test_a_killed_command_ends_like_an_undisturbed_one(name: str, cases: Cases) -> None:
     line = new_line(name)
     run_case(cases, line, 1)
     assert line.failures == []
 
 
 @pytest.mark.parametrize("act", OTHER_ACTS.values(), ids=OTHER_ACTS)
-def test_what_else_happens_to_a_command_changes_nothing(
+def test_other_disturbances_of_a_command_change_nothing(
     act: Callable[..., Any], cases: Cases
 ) -> None:
     line = new_line(act.__name__)
@@ -40,7 +40,7 @@ def test_what_else_happens_to_a_command_changes_nothing(
     assert line.failures == []
 
 
-def test_when_one_of_four_processes_is_killed_the_run_goes_on_later(cases: Cases) -> None:
+def test_a_run_resumes_after_one_of_four_processes_is_killed(cases: Cases) -> None:
     line = new_line("one is killed")
     processes.run_case(cases, line, 1)
     assert line.failures == []
@@ -71,7 +71,7 @@ def untidy() -> None:
         (untidy, "os.rename /out-#", "left behind"),
     ],
 )
-def test_what_a_kill_must_not_do_is_noticed(
+def test_forbidden_effects_of_a_kill_are_detected(
     main: Callable[[], None], site: str, problem: str, cases: Cases
 ) -> None:
     line, command = new_line("it"), Command(main.__name__, text, "", main)

@@ -13,7 +13,7 @@ SEED = datetime.date.today().timetuple().tm_yday
 
 
 @pytest.mark.parametrize("part", [disks, numbers, supply], ids=["disks", "numbers", "supply"])
-def test_each_ends_done_or_with_one_paragraph(part: object) -> None:
+def test_each_case_ends_with_its_work_done_or_one_paragraph(part: object) -> None:
     lines = part.run(Orders(SEED, cases=0))  # type: ignore[attr-defined]
     print(f"Seed {SEED}")
     assert [line.failures for line in lines if line.failures] == []

@@ -1,4 +1,4 @@
-"""Measurements, each run by itself: python -m tests.bench.NAME."""
+"""Benchmarks, each run on its own: python -m tests.bench.NAME."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Seconds that conversion takes of a file of 24 blocks, 1,024 wide, beside the least that it can take.
+"""Seconds to convert a file of 24 blocks of width 1,024, next to the least that it can take.
 
     python -m tests.bench.conversion [ROUNDS]
 

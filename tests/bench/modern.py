@@ -2,9 +2,9 @@
 
     python -m tests.bench.modern [ROUNDS]
 
-Rotary positions, RMSNorm, SwiGLU, 6 queries that share 2 keys and values, no dropout. In training, torch has its fused
-attention and AdamW, in eager mode and compiled; the faster counts. In generation, 127 tokens after one, torch has a
-cache of keys and values written by hand. Rounds alternate, so that a machine that slows down slows all of them; medians
+Rotary positions, RMSNorm, SwiGLU, 6 query heads that share 2 key heads, no dropout. In training, torch has its fused
+attention and AdamW, in eager mode and compiled; the faster counts. In generation, 127 tokens from one, torch has a
+hand-written cache of keys and values. Rounds alternate, so that a machine that slows down slows all of them; medians
 of the ratios are printed. Each framework has a process of its own for each of the two.
 """
 

@@ -1,4 +1,4 @@
-"""Generation speed of an encoder-decoder: ours and a PyTorch loop written by hand with the same caches.
+"""Generation speed of an encoder-decoder: ours and a hand-written PyTorch loop with the same caches.
 
     python -m tests.bench.seq2seq [ROUNDS]
 

@@ -1,4 +1,4 @@
-"""The races of the table that `python -m tests.bench` prints."""
+"""The benchmarks of the table that `python -m tests.bench` prints."""
 
 import dataclasses
 import functools

@@ -1,5 +1,5 @@
 """Training speed at the sizes of the lyric generator: ours, our step without the loop, the torch reference in eager
-mode, and the same with what torch has that is faster.
+mode, and the same with torch's faster building blocks.
 
     python -m tests.bench.training [ROUNDS]
 

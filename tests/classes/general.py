@@ -1,6 +1,6 @@
 """A decoder in torch with any setting of the fields, under any names of its parts.
 
-Random settings and names make of it classes that nobody has seen.
+Random settings and names turn it into classes that nobody has seen.
 """
 
 import math

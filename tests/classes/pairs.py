@@ -1,6 +1,6 @@
 """An encoder-decoder in torch with any setting of many fields, of any layout, called in any usual way.
 
-Random settings, layouts and names make of it classes that nobody has seen.
+Random settings, layouts and names turn it into classes that nobody has seen.
 """
 
 import math

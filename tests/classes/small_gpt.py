@@ -1,4 +1,4 @@
-"""A small GPT of somebody's in torch, as users have them, beside the same in three JAX styles."""
+"""A small GPT in torch as users write them, for comparison with the same model in JAX."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Prompts and answers: what is learnt of them, and which lines are refused."""
+"""Prompts and answers: which parts are learned, and which lines are refused."""
 
 import json
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def learnt(dataset: Dataset) -> list[tuple[str, str]]:
     return shown
 
 
-def test_the_answer_and_its_end_count(tmp_path: Path) -> None:
+def test_the_answer_and_its_end_count_in_the_loss(tmp_path: Path) -> None:
     data = prepare_answers([written(tmp_path / "in.jsonl", *LINES)], tmp_path / "out")
     assert learnt(data) == [
         (f"{line['prompt']}{line['answer']}\n", f"{line['answer']}\n") for line in LINES[:18]
@@ -57,7 +57,7 @@ def test_the_answer_and_its_end_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("tokenizer", "end"), [("byte", "\n"), ("bpe", "<|endoftext|>")])
-def test_of_a_conversation_what_the_assistant_says_counts(
+def test_in_a_conversation_the_assistants_messages_count(
     tokenizer: str, end: str, tmp_path: Path
 ) -> None:
     source = written(tmp_path / "in.jsonl", *[CHAT] * 4)
@@ -146,7 +146,7 @@ def test_an_answer_counts_where_it_is_the_target(tmp_path: Path) -> None:
         assert sorted(answers.split()) == sorted(line["answer"] for line in LINES[:18])
 
 
-def test_what_counts_is_checked_like_the_ids(tmp_path: Path) -> None:
+def test_the_mask_of_answers_is_checksummed_like_the_ids(tmp_path: Path) -> None:
     data = prepare_answers([written(tmp_path / "in.jsonl", *LINES)], tmp_path / "out")
     other = [
         {**line, "prompt": line["prompt"] + line["answer"][:1], "answer": line["answer"][1:]}

@@ -1,4 +1,4 @@
-"""Batches depend on (seed, step) alone, and leave nothing out."""
+"""Batches depend only on (seed, step), and leave nothing out."""
 
 import numpy as np
 import pytest
@@ -83,7 +83,7 @@ def test_the_order_does_not_depend_on_the_hosts(step: int, seed: int, hosts: int
 
 
 @pytest.mark.parametrize("length", [1000, 40_000])
-def test_resuming_is_asking_for_the_step(length: int) -> None:
+def test_a_batch_does_not_depend_on_earlier_ones(length: int) -> None:
     tokens = np.arange(length)
     run = [batch(tokens, seed=3, step=s, batch_size=7, context_length=5) for s in range(60)]
     for step in (59, 0, 31):
@@ -93,7 +93,7 @@ def test_resuming_is_asking_for_the_step(length: int) -> None:
 
 
 def test_the_order_is_the_same_on_every_machine() -> None:
-    """If this fails after an upgrade, runs begun before it resume with other data: say so in the changelog."""
+    """If this fails after an upgrade, older runs resume with other data: say so in the changelog."""
     short = batch(np.arange(1000), seed=1337, step=2, batch_size=6, context_length=8)
     assert starts(short).tolist() == [380, 316, 716, 348, 908, 300]
     long = batch(np.arange(10**6), seed=1337, step=50_000, batch_size=6, context_length=8)
@@ -110,7 +110,7 @@ def test_seeds_and_epochs_differ() -> None:
     assert len(seen) == 100
 
 
-def test_each_epoch_cuts_the_text_elsewhere() -> None:
+def test_each_epoch_cuts_the_text_at_different_places() -> None:
     tokens = np.arange(1000)
     offsets = [
         batch(tokens, seed=0, step=s, batch_size=90, context_length=11).min() % 11
@@ -122,7 +122,7 @@ def test_each_epoch_cuts_the_text_elsewhere() -> None:
 @pytest.mark.parametrize(
     ("length", "enough"), [(0, False), (1, False), (15, False), (16, True), (17, True)]
 )
-def test_a_text_shorter_than_two_contexts(length: int, enough: bool) -> None:
+def test_a_text_too_short_for_a_batch_is_refused(length: int, enough: bool) -> None:
     tokens = np.arange(length)
     if enough:
         assert batch(tokens, seed=0, step=0, batch_size=3, context_length=8).shape == (3, 9)
@@ -132,7 +132,7 @@ def test_a_text_shorter_than_two_contexts(length: int, enough: bool) -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 1 << 32])
-def test_a_seed_out_of_range(seed: int) -> None:
+def test_a_seed_out_of_range_is_refused(seed: int) -> None:
     with pytest.raises(UserError, match=str(seed)):
         batch(np.arange(100), seed=seed, step=0, batch_size=3, context_length=8)
 
@@ -156,6 +156,6 @@ def test_evaluation_has_every_target_once(length: int, size: int, context: int) 
 
 
 @pytest.mark.parametrize("length", [0, 1])
-def test_nothing_to_evaluate(length: int) -> None:
+def test_a_split_without_a_target_is_refused(length: int) -> None:
     with pytest.raises(UserError, match=f"{length} tokens"):
         next(eval_windows(np.arange(length), batch_size=2, context_length=4))

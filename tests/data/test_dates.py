@@ -1,4 +1,4 @@
-"""The built-in pairs are right, different from each other, and the same everywhere."""
+"""The built-in pairs are correct, all different, and the same on every machine."""
 
 import hashlib
 import re
@@ -19,7 +19,7 @@ def texts(source: str = "dates") -> list[tuple[str, str]]:
 
 
 def parsed(source: str) -> date:
-    """The date that `source` names, read word by word and not by the ways in which it is written."""
+    """The date that `source` names, read word by word, independently of the ways of writing it."""
     year = next(int(word) for word in re.findall(r"\d{4}", source))
     rest = re.sub(r"\d{4}", " ", source)
     month = next((i for i, name in enumerate(dates.MONTHS, 1) if name[:3] in rest), None)
@@ -67,7 +67,7 @@ def test_every_target_is_the_date_of_its_source() -> None:
         (date(1815, 6, 22), {"the twenty-second of June 1815", "June 22nd, 1815"}),
     ],
 )
-def test_the_ways_of_writing(when: date, written: set[str]) -> None:
+def test_dates_are_written_in_each_way(when: date, written: set[str]) -> None:
     assert written <= {way.format_map(dates._words(when)) for way in dates.WAYS}
 
 
@@ -95,7 +95,7 @@ def test_no_date_occurs_twice_so_the_splits_share_none(tmp_path: Path) -> None:
     assert not train & val
 
 
-def test_the_same_bytes_on_every_machine_and_others_for_another_seed() -> None:
+def test_bytes_depend_on_the_seed_alone_on_every_machine() -> None:
     written = "".join(f"{source}\t{target}\n" for source, target in texts())
     digest = hashlib.sha256(written.encode()).hexdigest()
     assert digest == "1a1ab584cd84d5f72beafc3eab1e05eefb43d21bf1657e68bd746983bee576c6"
@@ -104,6 +104,6 @@ def test_the_same_bytes_on_every_machine_and_others_for_another_seed() -> None:
     assert len(one & other) < 50
 
 
-def test_there_are_no_more_than_there_are_days() -> None:
+def test_more_dates_than_there_are_days_are_refused() -> None:
     with pytest.raises(UserError, match="from 1 to 730,485 pairs, but 730,486 are asked for"):
         texts("dates:730486")

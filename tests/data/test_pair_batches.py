@@ -1,4 +1,4 @@
-"""Batches of pairs depend on (seed, step) alone, leave nothing out, and have little padding."""
+"""Batches of pairs depend only on (seed, step), leave nothing out, and have little padding."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -81,7 +81,7 @@ def require_consistent(each: PairBatch, buckets: Buckets) -> None:
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_each_epoch_has_each_pair_once_but_for_what_fills_no_batch(seed: int) -> None:
+def test_each_epoch_has_each_pair_once_except_those_that_fill_no_batch(seed: int) -> None:
     split = random_split(seed)
     size = min(1 + seed % 7, len(split))
     buckets = make_buckets(split, size, 512, 512)
@@ -111,7 +111,7 @@ def test_an_evaluation_has_every_pair_once(seed: int) -> None:
     assert targets == split.target_lengths.sum() + len(split)
 
 
-def test_other_pairs_are_left_out_in_each_epoch() -> None:
+def test_each_epoch_leaves_out_different_pairs() -> None:
     split = random_split(1, pairs=103)
     buckets = make_buckets(split, 8, 512, 512)
     every = every_pair(split)
@@ -169,7 +169,7 @@ def test_the_order_is_the_same_on_every_machine() -> None:
     assert np.concatenate(drawn).tolist() == [7, 4, 5, 9, 10, 9, 4, 7, 6, 5, 3, 2]
 
 
-def test_padding_is_little_where_lengths_are_skewed() -> None:
+def test_padding_is_small_even_for_skewed_lengths() -> None:
     draw = np.random.default_rng(0)
     sources = np.clip(draw.lognormal(3, 0.7, 20_000), 1, 400).astype(int)
     targets = np.clip(sources * draw.uniform(0.8, 1.3, 20_000), 1, 400).astype(int)
@@ -228,7 +228,7 @@ def test_pairs_longer_than_the_contexts_are_counted_and_the_first_named() -> Non
         make_buckets(split, 2, 11, 10)
 
 
-def test_a_batch_of_more_pairs_than_there_are_is_refused() -> None:
+def test_a_batch_larger_than_the_split_is_refused() -> None:
     buckets = make_buckets(split_of([5] * 3, [4] * 3), 4, 9, 9)
     with pytest.raises(UserError, match="has 3 pairs, but a batch takes 4"):
         batch(buckets, seed=0, step=0)

@@ -1,4 +1,4 @@
-"""Pairs come back as they were written, or the fault is named with its place and nothing is written."""
+"""Pairs round-trip unchanged, or the fault is named with its place and nothing is written."""
 
 import io
 import json
@@ -58,7 +58,7 @@ def read(*sources: str, **options: Any) -> Texts:
 
 @pytest.mark.parametrize("tokenizer", ["char", "byte", "bpe"])
 @pytest.mark.parametrize("target_tokenizer", [None, "char", "byte", "bpe"])
-def test_pairs_come_back(tokenizer: str, target_tokenizer: str | None, tmp_path: Path) -> None:
+def test_pairs_round_trip(tokenizer: str, target_tokenizer: str | None, tmp_path: Path) -> None:
     prepare_pairs(
         [tsv(tmp_path / "in.tsv")],
         tmp_path / "out",
@@ -114,7 +114,7 @@ SIDE = st.text(
     together=st.sampled_from([1, 10, 1 << 20]),
 )
 @settings(max_examples=30, deadline=None)
-def test_any_pairs_come_back(
+def test_random_pairs_round_trip(
     tmp_path_factory: pytest.TempPathFactory, texts: Texts, tokenizer: str, together: int
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
@@ -147,7 +147,7 @@ def test_the_record_of_what_was_prepared(tmp_path: Path) -> None:
     assert data_kind(tmp_path / "out") == "pairs"
 
 
-def test_the_checksum_is_of_the_pairs_and_not_of_their_ids_alone(tmp_path: Path) -> None:
+def test_the_checksum_covers_the_pairs_and_not_only_their_ids(tmp_path: Path) -> None:
     one, other = (
         prepare_pairs([tsv(tmp_path / f"{name}.tsv", [texts, ("a", "b")])], tmp_path / name)
         for name, texts in (("one", ("ab", "c")), ("other", ("a", "bc")))
@@ -158,7 +158,7 @@ def test_the_checksum_is_of_the_pairs_and_not_of_their_ids_alone(tmp_path: Path)
     assert same.train_sha256 == one.train_sha256
 
 
-def test_long_pairs_may_be_left_out(tmp_path: Path) -> None:
+def test_long_pairs_can_be_left_out(tmp_path: Path) -> None:
     texts = [("a" * 9, "b"), ("a", "b" * 3), ("a" * 3, "b" * 4), ("aa", "b"), ("a", "b" * 9)] * 3
     source = tsv(tmp_path / "in.tsv", texts)
     dataset = prepare_pairs([source], tmp_path / "out", max_length=3, val=0.5)
@@ -182,7 +182,9 @@ def test_offsets_may_need_more_than_four_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("last", ["", "\n", "\n\n \n"])
-def test_lines_of_any_system(ending: str, mark: str, last: str, tmp_path: Path) -> None:
+def test_line_endings_of_every_system_are_read(
+    ending: str, mark: str, last: str, tmp_path: Path
+) -> None:
     lines = ending.join(["one\teins", " two  \tzwei\u2028drei"]) + last.replace("\n", ending)
     (tmp_path / "in.tsv").write_bytes((mark + lines).encode())
     assert read(str(tmp_path / "in.tsv")) == [("one", "eins"), (" two  ", "zwei\u2028drei")]
@@ -239,7 +241,7 @@ def test_standard_input_is_read_once(
     assert decoded(dataset) == PAIRS
 
 
-def test_several_sources_in_their_order(tmp_path: Path) -> None:
+def test_several_sources_are_read_in_order(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     inside = tsv(tmp_path / "folder" / "b.tsv", PAIRS[50:])
     json_lines(tmp_path / "folder" / "c.jsonl", [{"source": "s", "target": "t"}])
@@ -265,7 +267,7 @@ def test_several_sources_in_their_order(tmp_path: Path) -> None:
         (["hf:opus"], "translation.en,translation.de", ("translation.en", "translation.de")),
     ],
 )
-def test_which_sources_are_pairs(
+def test_sources_of_pairs_are_recognised(
     sources: list[str], field: str, expected: tuple[str, str] | None
 ) -> None:
     assert fields_of(sources, field) == expected
@@ -279,7 +281,7 @@ def test_which_sources_are_pairs(
         ("body", "x.tsv has pairs, but --field body names one field"),
     ],
 )
-def test_fields_that_are_not_two(field: str, named: str) -> None:
+def test_other_than_two_fields_are_refused(field: str, named: str) -> None:
     with pytest.raises(UserError, match=named):
         fields_of(["x.tsv"], field)
 
@@ -303,7 +305,7 @@ def test_fields_that_are_not_two(field: str, named: str) -> None:
         (b"a\tb\n", r"too few pairs: of 1 are 0 for training and 1 for validation"),
     ],
 )
-def test_what_is_wrong_is_named_and_nothing_written(raw: bytes, named: str, tmp_path: Path) -> None:
+def test_faults_are_named_and_nothing_is_written(raw: bytes, named: str, tmp_path: Path) -> None:
     (tmp_path / "in.tsv").write_bytes(raw)
     with pytest.raises(UserError, match=named) as caught:
         prepare_pairs([str(tmp_path / "in.tsv")], tmp_path / "out")
@@ -330,7 +332,7 @@ def test_what_is_wrong_is_named_and_nothing_written(raw: bytes, named: str, tmp_
         (lambda at: ["dates:0"], "dates has from 1 to 730,485 pairs, but 0 are asked for"),
     ],
 )
-def test_sources_without_pairs(
+def test_sources_without_pairs_are_refused(
     arrange: Callable[[Path], list[str]], named: str, tmp_path: Path
 ) -> None:
     (tmp_path / "in.txt").write_text("a\tb\n")
@@ -346,7 +348,7 @@ def test_sources_without_pairs(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_what_a_tokenizer_lacks_is_named_with_line_and_side(tmp_path: Path) -> None:
+def test_a_character_that_the_tokenizer_lacks_is_named_with_line_and_side(tmp_path: Path) -> None:
     (tmp_path / "chars.json").write_text('["a", "b"]')
     source = tsv(tmp_path / "in.tsv", [("ab", "ba"), ("ab", "bé")])
     with pytest.raises(UserError, match=r"in\.tsv line 2, target: at character 1 the char .*'é'"):
@@ -457,7 +459,7 @@ class Screen(io.StringIO):
         return True
 
 
-def test_progress_is_shown_to_who_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_shown_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)

@@ -1,4 +1,4 @@
-"""A tokenizer in a pickle is read as plain values; a pickle that asks for more is refused, and nothing in it runs."""
+"""A tokenizer in a pickle is read as plain values; any other pickle is refused, and nothing in it runs."""
 
 import contextlib
 import os
@@ -81,7 +81,7 @@ def text_that_never_ends() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_what_a_pickle_names_is_never_run(protocol: int, tmp_path: Path) -> None:
+def test_a_function_that_a_pickle_names_is_never_run(protocol: int, tmp_path: Path) -> None:
     for i, content in enumerate([{**META, "stoi": Runs(tmp_path / "ran")}, Runs(tmp_path / "ran")]):
         file = written(tmp_path / f"{i}.pkl", content, protocol)
         with pytest.raises(
@@ -132,7 +132,7 @@ def test_what_a_pickle_names_is_never_run(protocol: int, tmp_path: Path) -> None
     ],
     ids=range(24),
 )
-def test_files_that_are_no_tokenizer_are_refused_at_once(
+def test_files_that_are_not_tokenizers_are_refused_quickly(
     content: Any, says: str, tmp_path: Path
 ) -> None:
     file = written(tmp_path / "meta.pkl", content)
@@ -165,10 +165,10 @@ def test_damage_is_refused_or_read_as_plain_values(at: int, byte: int, cut: bool
         assert type(found) in (dict, list, str, int, bool, type(None))
 
 
-def test_the_commands_take_it(
+def test_the_commands_accept_it(
     tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
 ) -> None:
-    """Beside the file, and where it is named; a hostile one is refused."""
+    """Both next to the checkpoint and when it is named; a hostile one is refused."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     from convert.reference import GPT
 

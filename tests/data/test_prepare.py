@@ -1,4 +1,4 @@
-"""What is prepared decodes to the text that went in, split where it should be; otherwise nothing is written at all."""
+"""Prepared data decode to the original text, split in the right place; otherwise nothing is written."""
 
 import io
 import json
@@ -41,7 +41,7 @@ def decoded(dataset: Dataset) -> str:
 
 
 @pytest.mark.parametrize("tokenizer", ["char", "byte", "bpe"])
-def test_the_text_comes_back(tokenizer: str, source: Path, tmp_path: Path) -> None:
+def test_the_text_round_trips(tokenizer: str, source: Path, tmp_path: Path) -> None:
     made = prepare([str(source)], tmp_path / "out", tokenizer=tokenizer, vocab_size=300)
     dataset = open_dataset(tmp_path / "out")
     assert decoded(dataset) == TEXT
@@ -70,7 +70,7 @@ def test_the_split_is_nanogpts(length: int, tmp_path: Path) -> None:
     together=st.sampled_from([1, 10, 1 << 20]),
 )
 @settings(max_examples=30, deadline=None)
-def test_any_records_come_back(
+def test_random_records_round_trip(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], tokenizer: str, together: int
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
@@ -88,7 +88,7 @@ def test_any_records_come_back(
     assert train_bytes(dataset) + dataset.val_bytes == len("".join(texts).encode()) + between
 
 
-def test_what_stands_between_text_files(tmp_path: Path) -> None:
+def test_an_end_of_text_separates_files_if_the_tokenizer_has_one(tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text(name * 9)
     files = [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
@@ -118,7 +118,7 @@ def test_the_built_in_corpus(tmp_path: Path) -> None:
     assert "lambda" in decoded(dataset)
 
 
-def test_a_given_tokenizer(source: Path, tmp_path: Path) -> None:
+def test_a_given_tokenizer_is_used(source: Path, tmp_path: Path) -> None:
     first = prepare([str(source)], tmp_path / "first", tokenizer="bpe", vocab_size=300)
     for given_as in ("first", "first/tokenizer.json"):
         out = tmp_path / given_as.replace("/", "-") / "again"
@@ -126,7 +126,7 @@ def test_a_given_tokenizer(source: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(again.train, first.train)
 
 
-def test_merges_are_learnt_from_a_bounded_sample(
+def test_merges_are_learned_from_a_bounded_sample(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jaxgpt.data.formats.PIECE", 100)
@@ -196,7 +196,7 @@ def meta(characters: str) -> bytes:
     return pickle.dumps({"vocab_size": len(itos), "itos": itos, "stoi": stoi})
 
 
-def test_nanogpts_files_have_the_characters_beside_them(tmp_path: Path) -> None:
+def test_nanogpts_files_use_the_meta_next_to_them(tmp_path: Path) -> None:
     characters = "".join(chr(ord("0") + i) for i in range(70))
     folder = nanogpt(tmp_path / "nanogpt")
     (folder / "meta.pkl").write_bytes(meta(characters))
@@ -208,7 +208,7 @@ def test_nanogpts_files_have_the_characters_beside_them(tmp_path: Path) -> None:
         prepare([str(folder)], tmp_path / "less", tokenizer=str(tmp_path / "less.pkl"))
 
 
-def test_a_hostile_meta_beside_nanogpts_files_is_refused(tmp_path: Path) -> None:
+def test_a_hostile_meta_next_to_nanogpts_files_is_refused(tmp_path: Path) -> None:
     class Hostile:
         def __reduce__(self) -> tuple[Any, ...]:
             return os.mkdir, (str(tmp_path / "ran"),)
@@ -223,7 +223,7 @@ def test_a_hostile_meta_beside_nanogpts_files_is_refused(tmp_path: Path) -> None
     assert not (tmp_path / "ran").exists()
 
 
-def test_nanogpts_files_when_damaged(tmp_path: Path) -> None:
+def test_damaged_nanogpt_files_are_refused(tmp_path: Path) -> None:
     folder = nanogpt(tmp_path / "nanogpt")
     (folder / "val.bin").write_bytes(b"12345")
     with pytest.raises(UserError, match=r"val\.bin has 5 bytes, an odd number"):
@@ -284,7 +284,7 @@ def narrow(path: Path) -> str:
         ),
     ],
 )
-def test_what_is_wrong_is_named_and_nothing_written(
+def test_faults_are_named_and_nothing_is_written(
     arrange: Callable[[Path], dict[str, Any]], named: str, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").touch()
@@ -301,7 +301,7 @@ def test_what_is_wrong_is_named_and_nothing_written(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_invalid_utf8_may_be_replaced(tmp_path: Path) -> None:
+def test_invalid_utf8_can_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "latin1").write_bytes("café noir".encode("latin-1") * 9)
     assert (
         decoded(prepare([str(tmp_path / "latin1")], tmp_path / "out", errors="replace"))
@@ -309,7 +309,7 @@ def test_invalid_utf8_may_be_replaced(tmp_path: Path) -> None:
     )
 
 
-def test_a_directory_with_something_in_it_is_left_alone(source: Path, tmp_path: Path) -> None:
+def test_a_directory_that_is_not_empty_is_left_alone(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not an empty directory"):
         prepare([str(source)], tmp_path)
     (tmp_path / "out").mkdir()
@@ -355,7 +355,7 @@ class Screen(io.StringIO):
         return True
 
 
-def test_progress_is_shown_to_who_waits(
+def test_progress_is_shown_on_a_terminal(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")

@@ -1,4 +1,4 @@
-"""Text comes out exactly as it lies in its source, in bounded pieces, or the fault is named with its place."""
+"""Text is read exactly as its source has it, in bounded pieces, or the fault is named with its place."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ from jaxgpt.errors import UserError
 
 
 def texts(*sources: object, **options: Any) -> list[str]:
-    """One for each document."""
+    """The texts of the documents."""
     whole = [""]
     for piece in documents([str(source) for source in sources], **options):
         whole[-1] += piece.text
@@ -33,7 +33,7 @@ def texts(*sources: object, **options: Any) -> list[str]:
 
 @contextlib.contextmanager
 def small() -> Iterator[None]:
-    """As if every text were long."""
+    """Shrink the limits, so that short texts are treated like long ones."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(formats, "PIECE", 7)
         patch.setattr(formats, "CHUNK", 5)
@@ -55,7 +55,7 @@ def test_pieces_are_the_exact_text(text: str) -> None:
     assert [piece.end for piece in pieces] == [None] * (len(pieces) - 1) + [""]
 
 
-def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:
+def test_a_file_is_read_unchanged(tmp_path: Path) -> None:
     text = "\ufeffline\r\nnext\rlast\n\n\x00\x1a😀 end"
     (tmp_path / "a.txt").write_bytes(text.encode())
     assert texts(tmp_path / "a.txt") == [text]
@@ -75,7 +75,7 @@ def test_invalid_utf8_is_named_with_its_position(lead: str, bad: bytes) -> None:
     assert "".join(piece.text for piece in pieces) == raw.decode("utf-8", "replace")
 
 
-def test_errors_is_one_of_two() -> None:
+def test_errors_takes_one_of_two_values() -> None:
     with pytest.raises(UserError, match="ignore"):
         list(documents(["python-docs"], errors="ignore"))
 
@@ -87,7 +87,9 @@ SPACES = st.text(" \n\t", min_size=1, max_size=3)
 
 
 @given(st.lists(st.tuples(WORDS, SPACES), min_size=1, max_size=30), st.integers(14, 40))
-def test_parts_have_the_tokens_of_the_whole(parts: list[tuple[str, str]], limit: int) -> None:
+def test_the_pieces_of_a_text_have_the_tokens_of_the_whole(
+    parts: list[tuple[str, str]], limit: int
+) -> None:
     text = "".join(word + space for word, space in parts)
     cut, pieces = 0, []
     while len(text) - cut > limit:
@@ -172,14 +174,14 @@ def test_an_empty_source_is_refused(name: str, tmp_path: Path) -> None:
         texts(name if name == "-" else tmp_path / name, stdin=io.BytesIO())
 
 
-def test_a_file_of_ids_is_not_taken_for_text(tmp_path: Path) -> None:
+def test_a_file_of_ids_is_not_mistaken_for_text(tmp_path: Path) -> None:
     (tmp_path / "train.bin").write_bytes(b"1\0002\000")
     for source in (tmp_path, tmp_path / "train.bin"):
         with pytest.raises(UserError, match=r"train\.bin has the name of a file of ids"):
             texts(source)
 
 
-def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -296,7 +298,7 @@ def test_a_dataset_of_the_library_in_parquet(
     assert texts(f"hf:{tmp_path}", field="body") == [f"body {i}" for i in range(600)]
 
 
-def test_a_dataset_that_is_not_there(datasets: None, tmp_path: Path) -> None:
+def test_a_missing_dataset_is_refused(datasets: None, tmp_path: Path) -> None:
     json_lines(tmp_path / "train.jsonl", {"text": "one"})
     for source, named in [
         (f"hf:{tmp_path}::test", "Bad split"),

@@ -1,4 +1,4 @@
-"""A data set that is streamed: an interrupted preparation is resumed, and ends with the same bits."""
+"""An interrupted preparation of a streamed data set is resumed, and ends with the same bits."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def test_it_ends_with_the_same_bits_wherever_it_was_stopped(
     assert saved == sorted(saved), "no record is read again"
 
 
-def test_it_has_what_files_with_the_same_text_give(corpus: str, tmp_path: Path) -> None:
+def test_it_equals_preparing_files_with_the_same_text(corpus: str, tmp_path: Path) -> None:
     data = prepare([corpus], tmp_path / "out", tokenizer="bpe", vocab_size=270)
     tokenizer = load(data.path)
     ids = np.concatenate([data.train, data.val])
@@ -105,7 +105,7 @@ def test_the_first_tokens_are_those_of_the_whole(corpus: str, tmp_path: Path) ->
         prepare([corpus], tmp_path / "none", max_tokens=0)
 
 
-def test_other_settings_begin_anew(
+def test_other_settings_start_over(
     corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoding, "TOGETHER", 1500)

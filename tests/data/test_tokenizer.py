@@ -1,4 +1,4 @@
-"""What is encoded decodes back, whole or in parts, or the character that does not is named."""
+"""Encoded text decodes back, whole or in parts, or the character that does not is named."""
 
 import json
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_a_saved_tokenizer_gives_the_same_ids(tokenizer: Tokenizer, tmp_path: Pa
         np.testing.assert_array_equal(again.encode(TEXT), tokenizer.encode(TEXT))
 
 
-def test_many_texts_are_encoded_as_each_alone() -> None:
+def test_many_texts_are_encoded_like_each_alone() -> None:
     texts = [TEXT[i : i + 37] for i in range(0, len(TEXT), 37)]
     for tokenizer in KINDS:
         for text, ids in zip(texts, tokenizer.encode_many(texts), strict=True):
@@ -83,7 +83,7 @@ def test_characters_are_numbered_in_order() -> None:
 @pytest.mark.parametrize(
     "content", [["b", "a", "\n"], {"0": "b", "1": "a", "2": "\n"}, {"2": "\n", "0": "b", "1": "a"}]
 )
-def test_the_tutorials_lists_of_characters(content: Any, tmp_path: Path) -> None:
+def test_a_tutorials_list_of_characters_is_a_tokenizer(content: Any, tmp_path: Path) -> None:
     (tmp_path / "int_to_char.json").write_text(json.dumps(content))
     np.testing.assert_array_equal(load(tmp_path / "int_to_char.json").encode("ab\nb"), [1, 0, 2, 0])
 
@@ -100,14 +100,14 @@ def test_half_a_surrogate_pair_is_named(tokenizer: Tokenizer) -> None:
         tokenizer.encode("e?\ud800")
 
 
-def test_a_bpe_that_drops_characters_is_found() -> None:
+def test_a_bpe_that_drops_characters_is_refused() -> None:
     tokenizer = BpeTokenizer(library_bpe("abc ", tokenizers.decoders.Fuse()))
     assert tokenizer.decode(tokenizer.encode("a cab")) == "a cab"
     with pytest.raises(UserError, match=r"position 4.*'é'"):
         tokenizer.encode("a caéa")
 
 
-def test_a_bpe_that_changes_text_is_found() -> None:
+def test_a_bpe_that_changes_text_is_refused() -> None:
     lower = library_bpe("abc ", tokenizers.decoders.Fuse())
     lower.normalizer = tokenizers.normalizers.Lowercase()
     with pytest.raises(UserError, match=r"position 1 .*'B'"):
@@ -130,7 +130,7 @@ def test_special_token_text_is_ordinary_text() -> None:
     assert TRAINED.decode([TRAINED.eot]) == "<|endoftext|>"
 
 
-def test_what_a_tokenizer_file_adds_and_cuts_is_left_out(tmp_path: Path) -> None:
+def test_padding_and_truncation_in_a_tokenizer_file_are_ignored(tmp_path: Path) -> None:
     library = tokenizers.Tokenizer.from_str(TRAINED._library.to_str())  # type: ignore[attr-defined]
     library.enable_truncation(4)
     library.enable_padding(length=64)
@@ -142,7 +142,7 @@ def test_what_a_tokenizer_file_adds_and_cuts_is_left_out(tmp_path: Path) -> None
         np.testing.assert_array_equal(load(tmp_path).encode(text), TRAINED.encode(text))
 
 
-def test_gpt2s_two_files(tmp_path: Path) -> None:
+def test_gpt2s_vocab_and_merges_files_are_read(tmp_path: Path) -> None:
     TRAINED._library.model.save(str(tmp_path))  # type: ignore[attr-defined]
     for again in (load(tmp_path / "vocab.json"), load(tmp_path)):
         assert (again.vocab_size, again.eot) == (TRAINED.vocab_size, TRAINED.eot)
@@ -163,7 +163,7 @@ def test_ids_outside_the_vocabulary_are_named(tokenizer: Tokenizer, wrong: int) 
         tokenizer.decode([0, 1, wrong])
 
 
-def test_a_hole_in_the_vocabulary_is_no_token() -> None:
+def test_a_gap_in_the_vocabulary_is_not_a_token() -> None:
     made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0, "c": 2}, merges=[]))
     made.decoder = tokenizers.decoders.Fuse()
     assert BpeTokenizer(made).vocab_size == 3
@@ -171,7 +171,7 @@ def test_a_hole_in_the_vocabulary_is_no_token() -> None:
         BpeTokenizer(made).decode([1])
 
 
-def test_added_tokens_are_bytes_as_they_stand() -> None:
+def test_added_tokens_are_decoded_verbatim() -> None:
     library = tokenizers.Tokenizer.from_str(TRAINED._library.to_str())  # type: ignore[attr-defined]
     library.add_tokens(["two words Ġ"])
     tokenizer = BpeTokenizer(library)
@@ -185,7 +185,7 @@ def test_merges_are_the_same_each_time() -> None:
     assert len(TRAINED.encode(TEXT)) < len(TEXT.encode()) / 1.5
 
 
-def test_too_few_ids_for_every_byte() -> None:
+def test_too_few_ids_for_every_byte_are_refused() -> None:
     with pytest.raises(UserError, match="vocab_size 256 .*257"):
         train_bpe(iter([TEXT]), 256)
 
@@ -207,7 +207,9 @@ def test_too_few_ids_for_every_byte() -> None:
         ("[" * 100_000, "nested too deep"),
     ],
 )
-def test_files_that_are_no_tokenizer(content: str, named: str, tmp_path: Path) -> None:
+def test_files_that_are_not_tokenizers_are_refused(
+    content: str, named: str, tmp_path: Path
+) -> None:
     file = tmp_path / "tokenizer.json"
     file.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=named) as caught:
@@ -216,7 +218,7 @@ def test_files_that_are_no_tokenizer(content: str, named: str, tmp_path: Path) -
     assert "\n" not in str(caught.value)
 
 
-def test_what_the_library_says_of_a_file_is_safe_to_print(tmp_path: Path) -> None:
+def test_the_librarys_message_about_a_file_is_safe_to_print(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text('{"a": 0, "bc": 1}')
     (tmp_path / "merges.txt").write_text("\x1b[31m a\n")
     with pytest.raises(UserError, match="the tokenizers library refuses") as caught:
@@ -227,7 +229,7 @@ def test_what_the_library_says_of_a_file_is_safe_to_print(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "content", [["b", "a", "0"], {"0": "b", "1": "a", "2": "0"}, {"b": 0, "a": 1, "0": 2}], ids=str
 )
-def test_characters_as_tutorials_keep_them(content: object, tmp_path: Path) -> None:
+def test_character_tables_from_tutorials_are_read(content: object, tmp_path: Path) -> None:
     (tmp_path / "chars.json").write_text(json.dumps(content))
     assert load(tmp_path / "chars.json").encode("ab0").tolist() == [1, 0, 2]
 
@@ -249,20 +251,20 @@ def llama(vocabulary: dict[str, int]) -> tokenizers.Tokenizer:
     "vocabulary", [{"a": 0, "▁b": 1}, {"a": 0, "<0xC3>": 1, "<0xA9>": 2}], ids=str
 )
 def test_tokens_that_depend_on_their_neighbours_are_refused(vocabulary: dict[str, int]) -> None:
-    """Written one by one they would lose spaces, and characters of several bytes."""
+    """Decoded one by one, they would lose spaces and characters of several bytes."""
     with pytest.raises(UserError, match="use a byte-level tokenizer"):
         BpeTokenizer(llama(vocabulary)).decode([0])
 
 
 def test_a_vocabulary_with_an_id_of_billions_is_refused(tmp_path: Path) -> None:
-    """Memory for all ids below it would be needed."""
+    """It would need memory for all ids below it."""
     model = {"type": "WordLevel", "vocab": {"a": 4 * 10**9}, "unk_token": "a"}
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
     with pytest.raises(UserError, match="largest id is 4000000000, but"):
         load(tmp_path)
 
 
-def test_a_folder_without_tokenizer(tmp_path: Path) -> None:
+def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a tokenizer"):
         load(tmp_path)
     with pytest.raises(UserError, match="missing.json"):

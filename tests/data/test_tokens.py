@@ -1,4 +1,4 @@
-"""Token files say when they are damaged."""
+"""Damage to token files is detected."""
 
 import contextlib
 import json
@@ -41,7 +41,7 @@ def prepared(path: Path, ids: int = 300) -> Path:
         (1 << 32, "uint32"),
     ],
 )
-def test_ids_are_written_as_narrow_as_they_go(vocab_size: int, dtype: str, tmp_path: Path) -> None:
+def test_ids_are_written_in_the_narrowest_type(vocab_size: int, dtype: str, tmp_path: Path) -> None:
     ids = np.array([0, 1, vocab_size - 1, vocab_size // 2])
     pieces = [ids[:1], ids[1:1], ids[1:]]
     header = write_tokens(
@@ -116,7 +116,7 @@ def test_a_damaged_header_never_raises_anything_else(directory: Path, at: int, b
         (lambda raw: b"", "nanoGPT"),
     ],
 )
-def test_a_token_file_that_is_cut_or_foreign(
+def test_a_truncated_or_foreign_token_file_is_refused(
     directory: Path, tmp_path: Path, change, named: str
 ) -> None:
     (tmp_path / "ids.bin").write_bytes(change((directory / "train.bin").read_bytes()))
@@ -125,7 +125,7 @@ def test_a_token_file_that_is_cut_or_foreign(
     assert str(tmp_path / "ids.bin") in str(caught.value)
 
 
-def test_what_is_not_there(directory: Path, tmp_path: Path) -> None:
+def test_missing_files_are_named(directory: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere is not a prepared directory"):
         open_dataset(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no token file"):
@@ -135,7 +135,7 @@ def test_what_is_not_there(directory: Path, tmp_path: Path) -> None:
         open_tokens(tmp_path / "ids.bin")
 
 
-def test_splits_with_different_vocabularies(directory: Path) -> None:
+def test_splits_with_different_vocabularies_are_refused(directory: Path) -> None:
     whole = (directory / "val.bin").read_bytes()
     try:
         write_tokens(directory / "val.bin", [np.arange(8)], 8)
@@ -146,10 +146,10 @@ def test_splits_with_different_vocabularies(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["train.bin", "val.bin"])
-def test_ids_beyond_the_vocabulary_are_refused_though_the_checksums_fit(
+def test_ids_beyond_the_vocabulary_are_refused_even_if_checksums_match(
     name: str, tmp_path: Path
 ) -> None:
-    """As a program writes them that does not look at its ids."""
+    """As written by a program that does not check its ids."""
     path = prepared(tmp_path / "data")
     content = bytearray((path / name).read_bytes())
     content[-1] = 7
@@ -159,7 +159,7 @@ def test_ids_beyond_the_vocabulary_are_refused_though_the_checksums_fit(
         open_dataset(path)
 
 
-def test_the_header_can_be_read_by_people(directory: Path) -> None:
+def test_the_header_is_readable_text(directory: Path) -> None:
     magic, rest = (directory / "train.bin").read_bytes()[:HEADER_BYTES].split(b"\n", 1)
     assert magic == b"jaxgpt tokens"
     assert json.loads(rest)["count"] == 300

@@ -1,4 +1,4 @@
-"""Documents are packed into windows: each once, whole where it fits, in few windows."""
+"""Documents are packed into windows: each once, whole if it fits, in few windows."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_a_long_document_is_cut_so_that_every_target_stays() -> None:
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=60), st.integers(20, 24))
 @settings(deadline=None)
-def test_windows_overflow_nowhere_and_are_few(sizes: list[int], room: int) -> None:
+def test_windows_never_overflow_and_are_few(sizes: list[int], room: int) -> None:
     filled = np.bincount(windows_of(np.array(sizes), room), weights=sizes)
     assert filled.min() > 0
     assert filled.max() <= room
@@ -85,7 +85,7 @@ def test_every_target_occurs_once_in_an_evaluation_and_in_an_epoch() -> None:
         assert counted(one_by_one) == expected
 
 
-def test_a_batch_depends_on_seed_and_step_alone() -> None:
+def test_a_batch_depends_only_on_seed_and_step() -> None:
     first, again, other = (
         np.stack(windows().batch(seed=seed, step=7, batch_size=6)) for seed in (1, 1, 2)
     )
@@ -102,16 +102,14 @@ def fables(tmp_path: Path) -> Dataset:
     )
 
 
-def test_the_border_is_what_prepare_writes_between_documents(fables: Dataset) -> None:
+def test_the_separator_is_what_prepare_writes_between_documents(fables: Dataset) -> None:
     split = split_of(fables, "train", 32, "restart")
     assert isinstance(split, Windows)
     assert len(split.spans.starts) == np.count_nonzero(fables.train == load(fables.path).eot) + 1
     assert split_of(fables, "train", 32, "off") is fables.train
 
 
-def test_a_tokenizer_without_an_end_of_text_shows_no_documents(
-    tmp_path: Path, fables: Dataset
-) -> None:
+def test_a_tokenizer_without_an_end_of_text_is_refused(tmp_path: Path, fables: Dataset) -> None:
     by_byte = prepare([str(tmp_path / "fables.jsonl")], tmp_path / "bytes", tokenizer="byte")
     with pytest.raises(UserError, match="its byte tokenizer of 256 ids has no such id. Prepare"):
         split_of(by_byte, "train", 32, "restart")

@@ -16,12 +16,14 @@ from jaxgpt.devices.chips import CHIPS, chip
         ("cpu", None),
     ],
 )
-def test_a_chip_is_known_by_the_devices_own_name(kind: str, expected: str | None) -> None:
+def test_a_chip_is_found_by_the_name_that_the_device_reports(
+    kind: str, expected: str | None
+) -> None:
     assert chip(kind) == CHIPS.get(expected or "")
 
 
 def test_figures_are_in_operations_and_bytes() -> None:
-    """A slip of a thousand in any of them would show."""
+    """An error by a factor of a thousand in any of them would show."""
     for name, (peak, memory, bandwidth, links) in CHIPS.items():
         assert 2e13 < peak < 3e15, name
         assert 8e9 < memory < 2e11, name

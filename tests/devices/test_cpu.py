@@ -1,4 +1,4 @@
-"""In processes of their own: devices are made once, and memory is the process's."""
+"""Each test uses its own process: devices are made once, and memory belongs to the process."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def test_a_thread_for_each_device_and_one_program_at_a_time() -> None:
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
-def test_text_is_written_with_a_device_for_each_core() -> None:
+def test_text_is_generated_with_a_device_for_each_core() -> None:
     assert int(run("writing_devices.py")) == len(os.sched_getaffinity(0))
 
 
@@ -41,7 +41,7 @@ def test_more_devices_than_cores_have_a_thread_each() -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that gives memory back")
-def test_memory_that_was_freed_is_used_again() -> None:
+def test_freed_memory_is_reused() -> None:
     """Twenty times 64 MB are 327,680 pages of 4 KB; how many faults they take depends on the size of pages."""
     kept, given_back = int(run("page_faults.py", "kept")), int(run("page_faults.py", "given back"))
     assert kept < 100 < given_back

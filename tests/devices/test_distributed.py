@@ -1,4 +1,4 @@
-"""Several processes are one run, and nobody can tell from its numbers. On this machine's loopback."""
+"""Several processes on this machine's loopback train one run, with the numbers of a single process."""
 
 import contextlib
 import json
@@ -29,9 +29,9 @@ SAMPLING = "--train.sample_tokens", 4  # by all of them too
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a run whose steps do not depend on how many are to come.
+    """The config of a run whose steps do not depend on the total number of steps.
 
-    With its usual eps AdamW would make much of the rounding of the smallest gradients.
+    With its usual eps, AdamW would amplify the rounding of the smallest gradients.
     """
     folder = tmp_path_factory.mktemp("config")
     (folder / "wood.txt").write_text(TEXT)
@@ -131,25 +131,25 @@ def weights(run: Path, step: int) -> Any:
     return model_directory.ModelDirectory(run_directory.checkpoint_of(run, step)).params()
 
 
-def test_two_processes_are_one(config: Path, alone: Path, tmp_path: Path) -> None:
+def test_two_processes_train_like_one(config: Path, alone: Path, tmp_path: Path) -> None:
     require_same(trained(2, config, tmp_path / "run", "--train.steps", 15, *SAMPLING), alone, 15)
 
 
 @pytest.fixture(scope="module")
 def of_four(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten steps of four processes, weights divided among them."""
+    """Ten steps of four processes, with weights sharded over them."""
     mesh = "--mesh.data", 1, "--mesh.fsdp", 2, "--mesh.tensor", 2
     return trained(4, config, tmp_path_factory.mktemp("four") / "run", *mesh, *SAMPLING)
 
 
-def test_four_processes_that_share_the_weights_are_one(alone: Path, of_four: Path) -> None:
+def test_four_processes_that_share_the_weights_train_like_one(alone: Path, of_four: Path) -> None:
     require_same(of_four, alone, 10)
 
 
 def test_adapters_of_two_processes_are_those_of_one(
     config: Path, alone: Path, tmp_path: Path
 ) -> None:
-    """And their frozen model, which both hold a part of, is in the run as a whole."""
+    """Their frozen model, of which each holds a part, is stored whole in the run."""
     options = "--run.init", alone, "--train.lora_rank", 2
     one = trained(1, config, tmp_path / "one", *options)
     two = trained(2, config, tmp_path / "two", *options, "--mesh.fsdp", DEVICES)
@@ -170,7 +170,7 @@ def test_a_checkpoint_of_four_processes_resumes_on_other_numbers(
     require_same(trained(count, config, tmp_path / "run", "--train.steps", 15), alone, 15)
 
 
-def test_a_signal_to_one_stops_all_at_the_same_step(config: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_process_stops_all_at_the_same_step(config: Path, tmp_path: Path) -> None:
     with Job(2, config, tmp_path / "run", "--train.steps", 100_000) as job:
         job.steps(7)
         job.processes[1].send_signal(signal.SIGTERM)
@@ -193,7 +193,7 @@ def killed(config: Path, tmp_path: Path) -> Path:
     return run
 
 
-def test_one_is_killed_and_all_go_on_from_the_last_checkpoint(
+def test_after_one_process_is_killed_all_resume_from_the_last_checkpoint(
     killed: Path, config: Path, alone: Path
 ) -> None:
     last = run_directory.step_of(run_directory.checkpoints(killed)[-1])
@@ -205,7 +205,7 @@ def test_one_is_killed_and_all_go_on_from_the_last_checkpoint(
         assert line["loss"] == pytest.approx(theirs[line["step"]], abs=1e-5)
 
 
-def test_processes_with_different_configs_stop_and_say_in_what(
+def test_processes_with_different_configs_stop_and_name_the_difference(
     config: Path, tmp_path: Path
 ) -> None:
     of_each = {1: ["--optim.learning_rate", "0.5", "--train.seed", "3"]}
@@ -220,9 +220,7 @@ def test_processes_with_different_configs_stop_and_say_in_what(
     assert not run_directory.checkpoints(tmp_path / "run")
 
 
-def test_under_slurm_nobody_has_to_say_who_is_there(
-    config: Path, alone: Path, tmp_path: Path
-) -> None:
+def test_under_slurm_processes_find_each_other(config: Path, alone: Path, tmp_path: Path) -> None:
     def slurm(i: int) -> dict[str, str]:
         job = {
             "SLURM_JOB_ID": str(os.getpid()),
@@ -237,7 +235,7 @@ def test_under_slurm_nobody_has_to_say_who_is_there(
     require_same(tmp_path / "run", alone, 10)
 
 
-def test_where_nothing_tells_who_is_there_it_is_said(config: Path, tmp_path: Path) -> None:
+def test_without_a_known_cluster_coordinator_auto_is_refused(config: Path, tmp_path: Path) -> None:
     with Job(1, config, tmp_path / "run", "--mesh.coordinator", "auto") as job:
         codes, said = job.ends()
     assert codes == [2]
@@ -246,7 +244,7 @@ def test_where_nothing_tells_who_is_there_it_is_said(config: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("process", [0, 1])
-def test_a_process_that_never_comes_is_waited_for_and_said(
+def test_a_process_that_never_joins_is_reported_after_the_timeout(
     process: int, config: Path, tmp_path: Path
 ) -> None:
     words = [
@@ -296,7 +294,7 @@ def test_flags_that_make_no_sense_are_refused(fields: dict[str, Any], said: str)
         MeshConfig(**fields)
 
 
-def test_the_run_of_several_is_a_run_like_any_other(of_four: Path) -> None:
+def test_a_run_of_several_processes_is_a_run_like_any_other(of_four: Path) -> None:
     config = json.loads((of_four / "config.json").read_text())
     assert config["mesh"]["processes"] == 4
     assert {path.name for path in of_four.iterdir()} >= {
@@ -320,7 +318,7 @@ GLOO = "UNKNOWN: Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:4
         (UserError("There is no such run."), False),
     ],
 )
-def test_errors_that_come_from_another_process_are_known(
+def test_errors_caused_by_another_process_are_recognised(
     error: Exception, from_peer: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not distributed.from_peer(error)  # there is no other
@@ -329,7 +327,7 @@ def test_errors_that_come_from_another_process_are_known(
 
 
 def test_lines_of_gloo_are_dropped_and_all_others_pass() -> None:
-    """Also what C++ and programs that are started write, until the very end."""
+    """Including lines from C++ and from child processes, until the very end."""
     code = (
         "import os, subprocess, sys\n"
         "from jaxgpt.devices.distributed import without_gloo\n"

@@ -17,7 +17,7 @@ STEPS, SHARED = 8, ("--mesh.data", 1, "--mesh.fsdp", 2, "--mesh.tensor", 2)
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose steps do not depend on how many are to come."""
+    """The config of a run whose steps do not depend on the total number of steps."""
     folder = tmp_path_factory.mktemp("pairs")
     prepare_pairs(["dates:100"], folder / "dates")
     sections = settings(
@@ -50,7 +50,7 @@ def of_four(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(4, config, tmp_path_factory.mktemp("four") / "run", *SHARED)
 
 
-def test_four_processes_are_one_device(config: Path, of_four: Path, tmp_path: Path) -> None:
+def test_four_processes_train_like_one_device(config: Path, of_four: Path, tmp_path: Path) -> None:
     one_device = {"JAX_NUM_CPU_DEVICES": "1"}
     with Job(1, config, tmp_path / "run", scheduler=lambda _: one_device) as job:
         codes, said = job.ends()

@@ -1,4 +1,4 @@
-"""Devices share the work, and nobody can tell from the numbers. In processes of their own: devices are made once."""
+"""Sharded runs have the numbers of a single device. They use processes of their own: devices are made once."""
 
 import json
 import math
@@ -62,10 +62,10 @@ def runs() -> dict[Any, dict[str, Any]]:
 
 @pytest.mark.parametrize("model", COMPARED)
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
-def test_ten_steps_on_any_mesh_are_those_of_one_device(
+def test_ten_steps_on_any_mesh_equal_those_on_one_device(
     mesh: tuple[int, int, int], model: str, runs: dict[Any, dict[str, Any]]
 ) -> None:
-    """Also where `tensor` is 4 and there are 2 heads of keys and values."""
+    """Even if `tensor` is 4 and there are 2 key heads."""
     found, alone = runs[mesh, model], runs[ALONE, model]
     assert found["losses"] == pytest.approx(alone["losses"], abs=1e-5)
     for name, weights in alone["weights"].items():
@@ -77,17 +77,17 @@ def test_ten_steps_on_any_mesh_are_those_of_one_device(
             assert math.prod(shape) == math.prod(part) * sizes["fsdp"] * sizes["tensor"], name
 
 
-def test_a_width_that_does_not_divide_leaves_the_rest_to_other_sizes(
+def test_fsdp_that_does_not_divide_the_width_also_shards_other_axes(
     runs: dict[Any, dict[str, Any]],
 ) -> None:
-    """12 among 8 devices: by 4, and by 2 the vocabulary and the width of the MLP."""
+    """A width of 12 on 8 devices: 4 ways along it, and 2 along the vocabulary or the MLP's width."""
     alone, found = (runs[case] for case in NARROW)
     assert found["losses"] == pytest.approx(alone["losses"], abs=1e-5)
     require_divided(found, {"data": 1, "fsdp": 4, "rest": 2, "tensor": 1})
 
 
 def require_divided(found: dict[str, Any], mesh: dict[str, int]) -> None:
-    """No parameter lies whole where the table divides it, and none is gathered whole but those outside the blocks."""
+    """Require that sharded parameters are stored sharded, and that only those outside the blocks are gathered whole."""
     for name, (shape, part) in found["lies"].items():
         used = set()
         table = LAYOUT[name.removeprefix("encoder/").removeprefix("decoder/")][-len(shape) :]
@@ -108,7 +108,7 @@ def require_divided(found: dict[str, Any], mesh: dict[str, int]) -> None:
         assert not sizes or sizes[0] != 3 or len(sizes) < 3, f"{sizes} are of all three layers"
 
 
-def test_a_size_that_does_not_divide_is_whole_and_said() -> None:
+def test_a_size_that_does_not_divide_is_sharded_less_and_reported() -> None:
     config = ModelConfig(26, 11, 16, 3, 4, qkv_bias=True)
     mesh = jax.sharding.AbstractMesh((1, 2, 1, 4), AXES)
     assert undivided(abstract_params(config), mesh) == [
@@ -124,7 +124,7 @@ def test_a_size_that_does_not_divide_is_whole_and_said() -> None:
     assert specs["blocks/attn/qkv/kernel"] == PartitionSpec(None, "fsdp", "tensor", None, "rest")
 
 
-def test_heads_of_keys_that_do_not_divide_leave_tensor_to_their_width() -> None:
+def test_key_heads_that_do_not_divide_are_sharded_along_their_width() -> None:
     config = ModelConfig(32, 11, 16, 3, 8, 8, num_kv_heads=2)
     params = abstract_params(config)
     mesh = jax.sharding.AbstractMesh((1, 2, 1, 4), AXES)
@@ -173,5 +173,5 @@ def test_a_mesh_that_makes_no_sense_is_refused(mesh: dict[str, int], said: str) 
         MeshConfig(**mesh)
 
 
-def test_devices_that_would_have_no_rows_stay_idle() -> None:
+def test_devices_without_rows_stay_idle() -> None:
     assert make_mesh(MeshConfig(), 7, 16).size in (1, 7)

@@ -1,4 +1,4 @@
-"""Beam search: greedy with one beam, exhaustive with all, the same alone and among others."""
+"""Beam search: greedy with one beam, exhaustive with all, the same alone and in a batch."""
 
 import itertools
 import math
@@ -39,7 +39,7 @@ def logprobs(model: GPT, prompt: list[int], texts: list[list[int]]) -> np.ndarra
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0, 2.0, -1.0])
-def test_with_all_beams_the_text_is_the_likeliest_of_all(penalty: float) -> None:
+def test_with_all_beams_the_text_is_the_most_likely_of_all(penalty: float) -> None:
     """Texts of up to four ids of a vocabulary of four, of which id 3 ends one."""
     # With logits at full scale one text has nearly all the probability.
     model = make_model(vocab_size=4, context_length=8, logit_scale=0.3)
@@ -85,7 +85,7 @@ def test_one_beam_is_greedy() -> None:
     assert len({len(text.ids) for text in texts}) > 2  # some at a stop, some at the context's end
 
 
-def test_beams_find_likelier_texts_than_greed_and_forbidden_ids_stay_out() -> None:
+def test_beams_find_likelier_texts_than_greedy_search_and_no_forbidden_ids() -> None:
     model, allowed = make_model(), np.arange(103) % 5 > 0
     prompts, chosen = [[i] for i in range(12)], options(12, allowed=allowed)
     one, eight = (search(model, prompts, chosen, Beams(n, 0)) for n in (1, 8))
@@ -97,7 +97,7 @@ def test_beams_find_likelier_texts_than_greed_and_forbidden_ids_stay_out() -> No
         assert math.isclose(text.logprob, logprobs(model, prompt, [text.ids])[0], rel_tol=1e-12)
 
 
-def test_a_row_is_searched_alone_as_among_others() -> None:
+def test_a_row_gets_the_same_text_alone_and_in_a_batch() -> None:
     model = make_model()
     prompts, chosen = [[1, 2, 3], [4], [*range(15)]], options(30, stop_ids=[*range(0, 103, 9)])
     together = search(model, prompts, chosen, Beams(3))
@@ -117,13 +117,13 @@ def test_a_row_is_searched_alone_as_among_others() -> None:
         ({"samples": 2}, "samples must be 1"),
     ],
 )
-def test_what_needs_chance_is_refused(fields: Any, message: str) -> None:
+def test_sampling_options_are_refused(fields: Any, message: str) -> None:
     model = random_model("float32", num_blocks=1)
     with pytest.raises(UserError, match=message):
         search(model, [1], SampleOptions(**{"temperature": 0, **fields}), Beams(2))
 
 
-def test_wrong_beams_and_broken_weights_are_said() -> None:
+def test_wrong_beams_and_non_finite_weights_are_refused() -> None:
     with pytest.raises(UserError, match="beams must be positive, but is 0"):
         Beams(0)
     with pytest.raises(UserError, match="length_penalty must be a number"):

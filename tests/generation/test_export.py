@@ -17,7 +17,7 @@ from jaxgpt.generation import export
 from tests.helpers import CONFIGS, PROGRAMS, random_model
 
 
-def test_it_runs_in_a_process_that_knows_no_jaxgpt(
+def test_it_runs_in_a_process_without_jaxgpt(
     model: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
 ) -> None:
     outcome = command(
@@ -59,21 +59,21 @@ def test_grouped_queries_and_rings_of_windows_are_exported() -> None:
 
 
 @pytest.mark.parametrize("now", [0.0, 1e10])
-def test_a_clock_that_is_wrong_is_no_matter(
+def test_a_wrong_system_clock_does_not_matter(
     now: float,
     model: Path,
     tmp_path: Path,
     command: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A zip archive has no room for times before 1980 and after 2107."""
+    """A zip archive cannot store times before 1980 or after 2107."""
     monkeypatch.setattr(time, "time", lambda: now)
     assert command("jaxgpt", "export", model, "--out", tmp_path / "model.zip").code == 0
     with zipfile.ZipFile(tmp_path / "model.zip") as file:
         assert {info.date_time[0] for info in file.infolist()} == {1980}
 
 
-def test_a_model_with_a_source_is_refused(
+def test_a_model_that_attends_to_a_source_is_refused(
     pair: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     for name in ("pair", "alone"):

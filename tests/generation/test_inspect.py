@@ -19,7 +19,7 @@ from tests.helpers import CONFIGS, random_model, random_pair
 
 
 @pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
-def test_weights_are_those_that_the_model_mixes_with(fields: dict[str, object]) -> None:
+def test_attention_weights_are_those_the_model_uses(fields: dict[str, object]) -> None:
     """Each row sums to 1 and sees no later token; the log-probabilities are those of the model's logits."""
     gpt = random_model("float64", **fields)
     ids = [3, 1, 4, 1, 5, 9, 2, 6]
@@ -72,15 +72,15 @@ def test_the_command_shows_tables_and_writes_a_picture(
     assert command("jaxgpt", "look", model, "--text", "aZ", "--errors", "skip").code == 0
 
 
-def test_broken_weights_are_said() -> None:
+def test_non_finite_weights_are_reported() -> None:
     gpt = random_model("float32", num_blocks=1)
     gpt.pos_embedding.embedding.set_value(gpt.pos_embedding.embedding[...].at[1].set(np.nan))
     with pytest.raises(UserError, match="its weights are damaged"):
         inspect.inside(gpt, [1, 2])
 
 
-def test_tokens_are_shown_as_they_are(tmp_path: Path) -> None:
-    """Neither rich nor matplotlib reads anything into them."""
+def test_tokens_are_shown_verbatim(tmp_path: Path) -> None:
+    """Neither rich nor matplotlib interprets them as markup."""
     names = ["[/b]", "[red]", "$^$", ":smile:"]
     seen = inspect.Seen(
         [0, 1, 2, 3], names, np.full((1, 1, 4, 4), 0.25), np.log(np.full((4, 4), 0.25))
@@ -121,8 +121,8 @@ def test_tables_say_what_they_show() -> None:
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
-def test_no_column_is_lost_without_a_word(width: int) -> None:
-    """Also where shares of 100 and wide characters make columns wider."""
+def test_no_column_is_dropped_silently(width: int) -> None:
+    """Not even if shares of 100 and wide characters make columns wider."""
     length = 81
     names = [f"{i:02}" if i % 3 else "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 2 for i in range(length)]
     weights = np.broadcast_to(np.eye(length), (1, 1, length, length))
@@ -138,7 +138,7 @@ def test_no_column_is_lost_without_a_word(width: int) -> None:
     assert len(everything) == 2 + length
 
 
-def test_a_pipe_has_all_columns(
+def test_a_pipe_gets_all_columns(
     model: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jaxgpt.generation.inspect.shown", lambda token: token * 20)
@@ -150,8 +150,8 @@ SEQUENTIAL = {name: fields for name, fields in CONFIGS.items() if "residual" not
 
 
 @pytest.mark.parametrize("fields", SEQUENTIAL.values(), ids=SEQUENTIAL)
-def test_weights_across_are_those_that_the_model_mixes_with(fields: dict[str, Any]) -> None:
-    """And each row of weights is one of shares; log-probabilities are the model's."""
+def test_cross_attention_weights_are_those_the_model_uses(fields: dict[str, Any]) -> None:
+    """Each row of weights sums to 1; log-probabilities are the model's."""
     pair = random_pair("float64", **fields)
     source, tokens = [3, 1, 4, 1, 5], [9, 2, 6]
     encoder, decoder, across, logprobs = inspect_pair.inside_pair(pair, source, tokens)
@@ -224,7 +224,7 @@ def test_the_command_shows_an_encoder_decoder_and_draws_the_alignment(
     )
 
 
-def test_look_gives_what_the_model_computes_for_every_row() -> None:
+def test_look_returns_what_the_model_computes_for_every_row() -> None:
     gpt = random_model("float64")
     ids = np.array([[3, 1, 4, 1], [5, 9, 2, 6]])
     inside = jaxgpt.look(gpt, ids)
@@ -239,7 +239,7 @@ def test_look_gives_what_the_model_computes_for_every_row() -> None:
     assert inside.encoder_attention is None
 
 
-def test_look_takes_no_rows() -> None:
+def test_look_accepts_an_empty_batch() -> None:
     inside = jaxgpt.look(random_model("float32"), np.zeros((0, 3), int))
     assert [len(inside.logits), inside.attention.shape[1]] == [0, 0]
 

@@ -1,4 +1,4 @@
-"""The command: prompts, streams, stops; on what training wrote and on what was converted."""
+"""The command: prompts, streams and stops, with trained and with converted models."""
 
 import dataclasses
 import io
@@ -26,7 +26,7 @@ from jaxgpt.storage import model_directory
 from tests.generation.conftest import CONFIG, LETTERS
 
 
-def test_it_writes_what_generate_gives(model: Path, command: Callable[..., Any]) -> None:
+def test_it_writes_what_generate_yields(model: Path, command: Callable[..., Any]) -> None:
     outcome = command(
         "jaxgpt", "sample", model, "--prompt", "abc", "--tokens", "40", "--seed", "5", "--stats"
     )
@@ -40,7 +40,7 @@ def test_it_writes_what_generate_gives(model: Path, command: Callable[..., Any])
     assert re.fullmatch(said, outcome.err)
 
 
-def test_the_context_may_be_another(
+def test_the_context_can_be_changed(
     model: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
 ) -> None:
     long = ["--prompt", "abcdefgh" * 3, "--tokens", "9", "--context"]
@@ -145,7 +145,7 @@ def test_without_a_tokenizer_ids_go_in_and_out(
     )
 
 
-def test_a_prompt_longer_than_the_context_is_cropped_and_said_once(
+def test_a_prompt_longer_than_the_context_is_cropped_with_one_notice(
     model: Path, command: Callable[..., Any]
 ) -> None:
     long = "abcdefgh" * 4
@@ -173,11 +173,13 @@ def test_wrong_input_is_refused(
     assert message in refused("jaxgpt", "sample", model, *words)
 
 
-def test_nothing_is_shown_of_what_is_refused(model: Path, command: Callable[..., Any]) -> None:
+def test_nothing_is_printed_when_options_are_refused(
+    model: Path, command: Callable[..., Any]
+) -> None:
     assert command("jaxgpt", "sample", model, "--prompt", "abc", "--seed", "-1").out == ""
 
 
-def test_a_terminal_that_lacks_a_character_shows_another(tmp_path: Path) -> None:
+def test_a_character_that_the_terminal_lacks_is_replaced(tmp_path: Path) -> None:
     model_directory.save(
         tmp_path / "model", CONFIG, params_of(GPT(CONFIG)), tokenizer=CharTokenizer("aé")
     )
@@ -198,7 +200,7 @@ def test_a_terminal_that_lacks_a_character_shows_another(tmp_path: Path) -> None
     assert (done.returncode, done.stdout[:2], done.stderr) == (0, b"a?", b"")
 
 
-def test_where_the_context_is_full_is_said(model: Path, command: Callable[..., Any]) -> None:
+def test_a_full_context_is_reported(model: Path, command: Callable[..., Any]) -> None:
     words = ["--prompt", "abc", "--tokens", "40", "--on-full", "stop"]
     outcome = command("jaxgpt", "sample", model, *words)
     assert (
@@ -230,7 +232,7 @@ def test_a_reader_may_close_the_pipe_early(model: Path) -> None:
     assert writing.returncode == BROKEN_PIPE
 
 
-def test_the_clock_leaves_out_what_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reported_speed_excludes_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([10.0, 14.0, 20.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(times))
 
@@ -259,7 +261,7 @@ def written(
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
-def test_characters_come_whole_however_they_are_cut(size: int) -> None:
+def test_characters_are_printed_whole_however_tokens_split_them(size: int) -> None:
     text = "naïve, 日本語 🙂"
     pieces, _ = written(ByteTokenizer(), [*text.encode()], [], size)
     assert "".join(pieces) == text
@@ -337,7 +339,7 @@ def test_an_encoder_decoder_writes_a_line_for_each_source(
         ("model", ["--prompt", "a", "--beams", "0"], "beams must be positive"),
     ],
 )  # fmt: skip
-def test_sources_and_beams_that_cannot_be_are_refused(
+def test_invalid_sources_and_beams_are_refused(
     model: Path, pair: Path, tmp_path: Path, refused: Callable[..., str], name: str, options: list[str], message: str
 ) -> None:  # fmt: skip
     (tmp_path / "sources.txt").write_text("abc\n\na\n")

@@ -1,4 +1,4 @@
-"""20,000 draws from one distribution, against the probabilities by hand."""
+"""20,000 draws from one distribution, against probabilities computed by hand."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def reference(
     min_p: float = 0.0,
     allowed: np.ndarray | None = None,
 ) -> np.ndarray:
-    """By hand: one filter after the other, each on what the last one left."""
+    """Probabilities by hand: one filter after the other, each on what the last one left."""
     p = (PROBABILITIES * (1 if allowed is None else allowed)) ** (1 / temperature)
     p /= p.sum()
     if top_k:
@@ -65,10 +65,10 @@ def reference(
     ],
     ids=str,
 )
-def test_draws_have_the_probabilities_that_one_computes_by_hand(
+def test_draws_follow_the_probabilities_computed_by_hand(
     options: dict, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the likeliest few are enough or not."""
+    """Whether or not the most likely few tokens are enough."""
     monkeypatch.setattr(sampling, "FEW", few)
     counts, expected = drawn(**options), DRAWS * reference(**options)
     assert not counts[expected == 0].any()
@@ -77,7 +77,7 @@ def test_draws_have_the_probabilities_that_one_computes_by_hand(
     assert excess < CHI_SQUARE[possible.sum() - 1]
 
 
-def test_temperature_0_takes_the_likeliest_that_is_allowed() -> None:
+def test_temperature_0_takes_the_most_likely_allowed_token() -> None:
     assert drawn(temperature=0.0)[0] == DRAWS
     assert drawn(temperature=0.0, allowed=np.arange(8) > 0)[1] == DRAWS
 
@@ -93,14 +93,14 @@ def one(logits: list[float], draws: int = 200, **options: Any) -> set[int]:
     )
 
 
-def test_cuts_are_exact_among_equal_logits() -> None:
+def test_truncation_is_exact_among_equal_logits() -> None:
     assert one([0, 3, 3, 3, 1], top_k=1) == {1}
     assert one([0, 3, 3, 3, 1], top_k=2) == {1, 2}
     assert one([2] * 20, top_p=0.12) == {0, 1, 2}
     assert one([2] * 20, min_p=1.0, draws=2000) == {*range(20)}
 
 
-def test_numbers_at_the_end_of_their_range_choose_rightly() -> None:
+def test_extreme_options_choose_the_right_tokens() -> None:
     allowed = np.array([False, True, True, True])
     assert one([20, 1, 5, 4], temperature=1e30, allowed=allowed) == {1, 2, 3}
     assert one([20, 1, 5, 4], temperature=1e-30, allowed=allowed) == {2}
@@ -110,7 +110,7 @@ def test_numbers_at_the_end_of_their_range_choose_rightly() -> None:
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_is_never_a_token(broken: float) -> None:
+def test_a_row_of_non_finite_logits_yields_no_token(broken: float) -> None:
     logits = jnp.log(jnp.array([PROBABILITIES, PROBABILITIES])).at[1, 3].set(broken)
     ids, _ = choose(logits, jax.random.split(jax.random.key(0)), SampleOptions().sampling(8))
     assert ids[0] >= 0
@@ -143,7 +143,7 @@ def test_wrong_options_are_refused(options: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize("few", [2, 256])
-def test_each_row_may_be_chosen_in_its_own_way(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_row_may_have_its_own_options(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "FEW", few)
     ways = [
         SampleOptions(**options).sampling(8)

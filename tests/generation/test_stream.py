@@ -1,4 +1,4 @@
-"""The torch reference's text, and what streaming, batches and stops may not change."""
+"""Generated text equals the torch reference's; streaming, batches and stops do not change it."""
 
 import dataclasses
 import inspect
@@ -81,7 +81,7 @@ def test_greedy_text_is_torchs_at_the_released_sizes(
     greedy_as_torch(LYRIC_SIZES, make_reference, tmp_path, starts, 500)
 
 
-def test_a_row_is_the_same_alone_and_among_others(model: GPT) -> None:
+def test_a_row_is_the_same_alone_and_in_a_batch(model: GPT) -> None:
     """Until the longest of them is full, rows of different lengths are at different positions."""
     prompts = [[1, 2, 3], [4, 5, 6, 7]]
     together = text(model, prompts, 40, temperature=0)
@@ -91,7 +91,7 @@ def test_a_row_is_the_same_alone_and_among_others(model: GPT) -> None:
 
 
 def texts_of_some_kinds() -> list[list[int]]:
-    """Texts of one row, of three of which one is full, and of four short ones."""
+    """Texts of one row, of three rows of which one is full, and of four short rows."""
     model, full = random_model("float64", num_blocks=2), [*range(CONTEXT)]
     every = [
         text(model, full, 40, temperature=0),
@@ -121,7 +121,7 @@ def test_devices_that_share_the_work_change_no_text() -> None:
 
 
 @pytest.mark.parametrize("window", [None, 6])
-def test_a_cache_has_few_slots_for_few_tokens_and_the_text_is_the_same(
+def test_a_short_text_gets_a_small_cache_and_stays_the_same(
     window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, steps, slots = (
@@ -146,7 +146,7 @@ def test_a_cache_has_few_slots_for_few_tokens_and_the_text_is_the_same(
         np.testing.assert_array_equal(new[:, :shorter], whole[:, :shorter])
 
 
-def test_prompts_that_are_read_by_pieces_and_share_a_beginning_give_the_same_texts(
+def test_prompts_read_in_pieces_with_a_shared_prefix_give_the_same_texts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, start = random_model("float64", num_blocks=2), [*range(11)]
@@ -178,7 +178,7 @@ def test_prompts_that_are_read_by_pieces_and_share_a_beginning_give_the_same_tex
     assert read == [*long, *prefix, *prefix, (3, 4), (3, 1), *apart]
 
 
-def test_the_seed_decides_and_samples_differ(model: GPT) -> None:
+def test_the_seed_determines_the_texts_and_samples_differ(model: GPT) -> None:
     one, again, other = (text(model, [1, 2], 30, seed=seed, samples=3) for seed in (7, 7, 8))
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
@@ -186,7 +186,7 @@ def test_the_seed_decides_and_samples_differ(model: GPT) -> None:
     assert text(model, [1, 2], 30, seed=2**32 - 1).shape == (30,)
 
 
-def test_pieces_come_as_they_are_made_and_do_not_depend_on_how_many(model: GPT) -> None:
+def test_pieces_arrive_as_computed_and_the_text_does_not_depend_on_its_length(model: GPT) -> None:
     pieces = [len(piece) for piece in jaxgpt.generate(model, [3], 100, seed=1)]
     assert pieces[0] == 1
     assert max(pieces) <= streaming.PIECE
@@ -196,7 +196,7 @@ def test_pieces_come_as_they_are_made_and_do_not_depend_on_how_many(model: GPT) 
         np.testing.assert_array_equal(text(model, [3], tokens, seed=1), whole[:tokens])
 
 
-def test_no_piece_waits_for_a_program_that_may_have_to_be_compiled(
+def test_no_piece_waits_for_a_program_that_may_need_compiling(
     model: GPT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[str] = []
@@ -217,7 +217,7 @@ def test_no_piece_waits_for_a_program_that_may_have_to_be_compiled(
     assert begun[-1] == "window_moves"
 
 
-def test_nothing_is_compiled_anew_for_another_prompt_or_temperature(model: GPT) -> None:
+def test_nothing_is_recompiled_for_another_prompt_or_temperature(model: GPT) -> None:
     text(model, [1, 2, 3, 4, 5, 6], 30)
     before = [
         program._cache_size()
@@ -261,8 +261,8 @@ MODERN = {
 
 @pytest.mark.parametrize("on_full", ["slide", "stop"])
 @pytest.mark.parametrize("positions", MODERN)
-def test_a_context_beyond_the_trained_one(positions: str, on_full: Any) -> None:
-    """Greedy text is what the model says of the last 29 tokens, counted from 0 in each window."""
+def test_the_context_may_exceed_the_trained_one(positions: str, on_full: Any) -> None:
+    """Greedy text follows from the last 29 tokens, with positions from 0 in each window."""
     fields = {"head_dim": 8, "num_blocks": 2, "mlp_gated": True, "norm_kind": "rms"}
     gpt, context = random_model("float64", **fields, **MODERN[positions]), 29
     assert gpt.config.context_length < context
@@ -285,7 +285,7 @@ def test_a_context_beyond_the_trained_one(positions: str, on_full: Any) -> None:
 
 
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
-def test_a_table_of_positions_ends_with_its_context(positions: str) -> None:
+def test_a_position_table_limits_the_context(positions: str) -> None:
     gpt = random_model("float32", num_blocks=1, positions=positions)
     message = f"context is 18, but the model's {positions} positions are a table of 17"
     with pytest.raises(UserError, match=message):
@@ -316,12 +316,12 @@ def test_logprobs_of_narrow_models_are_taken_in_float32(dtype: str) -> None:
     np.testing.assert_allclose(jaxgpt.score(narrow, np.array([ids]))[0], expected, atol=1e-5)
 
 
-def test_in_float64_too(model: GPT) -> None:
+def test_greedy_text_is_the_same_in_float64(model: GPT) -> None:
     ids = text(random_model("float64", num_blocks=1), [1, 2], 40, temperature=0)
     np.testing.assert_array_equal(ids, text(model, [1, 2], 40, temperature=0))
 
 
-def test_broken_weights_are_an_error_and_no_token(model: GPT) -> None:
+def test_non_finite_weights_are_an_error_and_yield_no_token(model: GPT) -> None:
     broken = random_model("float32", num_blocks=1)
     broken.pos_embedding.embedding.set_value(broken.pos_embedding.embedding[...].at[6].set(np.nan))
     with pytest.raises(
@@ -375,7 +375,7 @@ def test_the_signature_names_every_option() -> None:
     assert names <= inspect.signature(jaxgpt.generate).parameters.keys()
 
 
-def test_an_unknown_option_is_answered_with_one_that_exists() -> None:
+def test_an_unknown_option_is_refused_with_a_suggestion() -> None:
     with pytest.raises(UserError, match="no field max_tokens. Did you mean max_new_tokens"):
         jaxgpt.generate(random_model(), [1], max_tokens=3)
 
@@ -390,8 +390,8 @@ def test_the_blocks_of_a_cpu_share_the_memory_of_their_model() -> None:
     assert distances == [layer * whole[0].nbytes for layer in range(3)]
 
 
-def test_requests_in_one_batch_are_what_each_is_alone(model: GPT) -> None:
-    """Other lengths, seeds, temperatures and cuts in the same batch change no text, nor do devices."""
+def test_requests_in_one_batch_get_the_texts_they_get_alone(model: GPT) -> None:
+    """Other lengths, seeds, temperatures and truncations in the batch change no text, nor do devices."""
     requests = [
         Request([[5, 6, 7]], SampleOptions(9, temperature=0, on_full="stop")),
         Request([[1], [2, 3]], SampleOptions(20, seed=7, samples=2, on_full="stop")),

@@ -1,4 +1,4 @@
-"""Texts for sources: greedy ones are the model's own, whatever the batch, its padding and the devices."""
+"""Greedy texts for sources are the model's own, whatever the batch, its padding and the devices."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def uncached(pair: Seq2Seq, source: list[int], end: int = END) -> list[int]:
     return ids[1:]
 
 
-def test_greedy_texts_are_those_of_the_whole_model(pair: Seq2Seq) -> None:
+def test_greedy_texts_are_those_of_the_model_without_a_cache(pair: Seq2Seq) -> None:
     every = sources(5)
     free = [uncached(pair, source) for source in every]
     end = free[0][4]  # an id with which some text ends early
@@ -81,7 +81,7 @@ def test_batches_change_no_text(pair: Seq2Seq) -> None:
     assert all(len(text) <= 6 for text in together)
 
 
-def test_all_beams_find_the_likeliest_text_for_a_source() -> None:
+def test_all_beams_find_the_most_likely_text_for_a_source() -> None:
     model = random_pair("float64", vocab_size=3, context_length=4, num_blocks=1)
     source = [5, 6, 7]
     (found,) = jaxgpt.translate(
@@ -101,7 +101,7 @@ def logprob(model: Seq2Seq, source: list[int], text: list[int]) -> float:
     return float(logp[np.arange(len(text)), text].sum())
 
 
-def test_the_score_of_a_target_is_given_its_source() -> None:
+def test_a_target_is_scored_given_its_source() -> None:
     model = random_pair("float64")
     scored = jaxgpt.score(model, [[0, 1, 2, 1]], [[5, 6, 7, 9]], [[True, True, True, False]])
     assert scored.shape == (1, 3)
@@ -122,7 +122,7 @@ def test_sampled_texts_depend_on_the_seed_and_the_source_alone(pair: Seq2Seq) ->
     assert one[0] != one[1]
 
 
-def test_a_decoder_writes_with_a_memory_from_outside(pair: Seq2Seq) -> None:
+def test_a_decoder_generates_with_an_external_memory(pair: Seq2Seq) -> None:
     every = sources(3)
     memory, mask = encode(pair, *padded(every, 13))
     pieces = jaxgpt.generate(
@@ -140,7 +140,7 @@ def test_a_decoder_writes_with_a_memory_from_outside(pair: Seq2Seq) -> None:
 
 
 def test_nothing_of_the_memory_is_copied_in_the_loop(pair: Seq2Seq) -> None:
-    """Neither by a copy of the compiled program, nor by a donated buffer."""
+    """Neither a copy in the compiled program nor a donated buffer does so."""
     keys: list[Any] = []
 
     def spy(weights: Any, rows: Any, kv_cache: Any, conditions: Any, *rest: Any) -> Any:
@@ -171,7 +171,7 @@ def test_nothing_of_the_memory_is_copied_in_the_loop(pair: Seq2Seq) -> None:
         ({"beams": 0}, "beams must be positive"),
     ],
 )
-def test_what_cannot_be_is_refused(pair: Seq2Seq, arguments: Any, message: str) -> None:
+def test_invalid_input_is_refused(pair: Seq2Seq, arguments: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         [*jaxgpt.translate(pair, **{"sources": [[1]], "start": START, "end": END, **arguments})]
 

@@ -1,4 +1,4 @@
-"""Tasks of local data through lm-eval's own command: ours has the numbers and texts of its `hf`."""
+"""Tasks on local data, run by lm-eval's own command: our scores and texts equal those of its `hf`."""
 
 import json
 import os
@@ -99,7 +99,7 @@ def evaluated(tasks: Path, out: Path, *words: str) -> dict[str, list[Any]]:
     return responses
 
 
-def test_numbers_and_texts_equal_those_of_lm_evals_hf_model(
+def test_scores_and_texts_equal_those_of_lm_evals_hf_model(
     tasks: Path, model: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     pytest.importorskip("torch", reason="torch is not installed")

@@ -79,7 +79,7 @@ def random_parts(
 
 @functools.cache
 def expected_of(length: int, head: int, dtype: str) -> list[np.ndarray]:
-    """What the random parts give exactly, for all forms."""
+    """The exact outputs and gradients for the random parts, shared by all forms."""
     return exactly(*random_parts(length, head, dtype), 2 * head**-0.5)
 
 
@@ -112,7 +112,7 @@ def test_outputs_and_gradients_are_those_of_plain_attention(
 
 @pytest.mark.parametrize("form", EXACT)
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 128, 300, 1025])
-def test_in_float64_nothing_but_rounding_is_left(form: str, length: int) -> None:
+def test_in_float64_only_rounding_differs(form: str, length: int) -> None:
     with jax.enable_x64(True):
         parts = [3 * part for part in random_parts(length, 5, "float64", batch=2, heads=3)]
         ours = outputs_and_gradients(RUN[form], *parts, 0.4)
@@ -121,7 +121,7 @@ def test_in_float64_nothing_but_rounding_is_left(form: str, length: int) -> None
 
 
 @pytest.mark.parametrize("form", RUN)
-def test_a_scale_may_be_that_of_the_layer_at_hand(form: str) -> None:
+def test_the_scale_may_depend_on_the_layer(form: str) -> None:
     q, k, v, weight = random_parts(130, 16, "float32")
     by_layer = jax.jit(lambda scale: RUN[form](q, k, v, scale, PLAIN))
     expected = exactly(q, k, v, weight, 0.1)[0]
@@ -136,7 +136,7 @@ def test_large_scores_do_not_overflow(form: str) -> None:
     np.testing.assert_allclose(RUN[form](q, k, k, 1.0, PLAIN), q, rtol=1e-6)
 
 
-def test_queries_may_be_the_last_of_the_positions() -> None:
+def test_queries_may_cover_only_the_last_positions() -> None:
     q, k, _, _ = random_parts(9, 4, "float32")
     for rule in (PLAIN, Scores(window=4, slopes=(0.5, 0.25))):
         last, all_of_them = (attention_weights(part, k, 0.5, rule) for part in (q[:, 6:], q))
@@ -232,7 +232,7 @@ def picked(
         (CPU, "float32", {"length": 128}, "chunked", "128 positions"),
     ],
 )
-def test_auto_goes_by_device_dtype_head_size_and_length(
+def test_auto_depends_on_device_dtype_head_size_and_length(
     device: dict[str, str], dtype: str, sizes: dict[str, Any], form: str, why: str
 ) -> None:
     found = picked(device, dtype, **sizes)
@@ -241,7 +241,9 @@ def test_auto_goes_by_device_dtype_head_size_and_length(
 
 @pytest.mark.parametrize("form", ["xla", "chunked"])
 @pytest.mark.parametrize("device", [GPU, TPU, CPU])
-def test_what_every_device_can_do_may_be_asked_of_it(device: dict[str, str], form: str) -> None:
+def test_forms_that_every_device_supports_can_be_requested(
+    device: dict[str, str], form: str
+) -> None:
     assert picked(device, "float32", form)[0] == form
 
 
@@ -262,7 +264,7 @@ def test_what_every_device_can_do_may_be_asked_of_it(device: dict[str, str], for
         (TPU, "bfloat16", "cudnn", 64, "can be used here: auto, xla, chunked, splash.$"),
     ],
 )
-def test_what_cannot_be_used_is_an_error_that_says_what_can(
+def test_an_unusable_form_is_refused_with_the_usable_ones(
     device: dict[str, str], dtype: str, form: str, head: int, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):

@@ -19,7 +19,7 @@ CAPS = {"softcap": Scores(softcap=30.0), "softcap and window": Scores(softcap=30
 def compiled(
     form: str, topology: str, sizes: tuple[int, int, int], dtype: str, rule: Scores = PLAIN
 ) -> str:
-    """The text of its outputs and gradients on one device; `sizes` are of length, head and group."""
+    """The compiled text of outputs and gradients on one device; `sizes` are length, head and group."""
     mesh = Mesh(np.array(devices_of(topology)[:1]), ("x",))
     length, head, group = sizes
 

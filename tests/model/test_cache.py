@@ -1,4 +1,4 @@
-"""What is computed one position at a time is what the whole model computes."""
+"""Decoding one position at a time gives what the whole model computes."""
 
 import dataclasses
 import itertools
@@ -66,7 +66,7 @@ KINDS = [
 def test_every_kind_of_attention_is_cached(
     positions: str, groups: int, window: Any, qk_norm: str
 ) -> None:
-    """Without jit, so that all cases share what is compiled; past the trained context where that can be."""
+    """Without jit, so that cases share compiled operations; past the trained context where possible."""
     model = random_model(
         positions=positions, num_kv_heads=groups, window=window, qk_norm=qk_norm,
         context_length=POSITIONS[positions], num_heads=6, head_dim=4, model_dim=8, num_blocks=2,
@@ -106,7 +106,7 @@ WINDOWS = {
 
 
 @pytest.mark.parametrize("fields", [*CONFIGS.values(), *WINDOWS.values()], ids=[*CONFIGS, *WINDOWS])
-def test_prompts_read_by_pieces_are_prompts_read_at_once(fields: Any) -> None:
+def test_reading_prompts_in_pieces_equals_reading_them_at_once(fields: Any) -> None:
     """Rows end in different pieces, one before any; padding reaches past the context."""
     model, context = random_model(**fields), PRIMES["context_length"]
     draw = np.random.default_rng(1).integers

@@ -1,4 +1,4 @@
-"""Every choice that ModelConfig has, against the same model in plain torch: its logits, and a step of training."""
+"""Logits and a training step of every choice in ModelConfig, against the same model in plain torch."""
 
 import types
 import typing

@@ -100,7 +100,7 @@ def plain_logits(config: ModelConfig, params: dict[str, np.ndarray], tokens: Any
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_model_is_its_formula(case: str) -> None:
+def test_the_model_computes_its_formula(case: str) -> None:
     config = ModelConfig(**SIZES | CASES[case])
     params = random_params(config)
     tokens = np.random.default_rng(1).integers(0, config.vocab_size, (2, 11))
@@ -165,7 +165,7 @@ def _logits(model: GPT, ids: np.ndarray, shift: jax.Array) -> jax.Array:
         ({"attention_scale": "heads"}, r"attention_scale takes 'head_dim' or"),
     ],
 )
-def test_fields_that_do_not_go_together(fields: dict[str, Any], message: str) -> None:
+def test_incompatible_fields_are_refused(fields: dict[str, Any], message: str) -> None:
     if "rotary_fraction" in fields and fields["rotary_fraction"] == 0.3:
         ModelConfig(**SIZES | LLAMA | fields)  # 2.4 elements are 2
         return

@@ -12,7 +12,7 @@ from jaxgpt.training.step import init_state, make_step
 from tests.helpers import CONFIGS, PRIMES
 
 
-def test_gpt2s_count_is_the_one_that_everybody_quotes() -> None:
+def test_gpt2s_count_is_the_commonly_quoted_one() -> None:
     """6 for each weight that multiplies (124 million less positions, norms and biases), 12 for each attention score."""
     config = ModelConfig(50257, 1024, 768, 12, 12, tied=True)
     weights = 12 * 12 * 768**2 + 50257 * 768
@@ -21,7 +21,7 @@ def test_gpt2s_count_is_the_one_that_everybody_quotes() -> None:
 
 
 @pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
-def test_what_multiplies_is_counted_and_no_table_or_norm(fields: dict[str, Any]) -> None:
+def test_matrices_are_counted_but_not_tables_and_norms(fields: dict[str, Any]) -> None:
     config = ModelConfig(**{**PRIMES, **fields})
     weights = flatten(abstract_params(config))
     multiplied = [leaf for path, leaf in weights.items() if path.endswith("kernel")]
@@ -34,7 +34,7 @@ def test_what_multiplies_is_counted_and_no_table_or_norm(fields: dict[str, Any])
 def counted(
     attention: str, fields: dict[str, Any] | None = None, **compute: Any
 ) -> tuple[int, Config]:
-    """In a step of two parts with two rows each."""
+    """The traced operations of a step of two parts with two rows each, and its config."""
     model = ModelConfig(**{**PRIMES, **(fields or {}), "context_length": 128})
     about = TrainConfig(batch_size=4, accumulate=2, steps=200)
     how = ComputeConfig(attention=attention, **compute)
@@ -47,7 +47,7 @@ def counted(
     return flops.of_program(jax.make_jaxpr(make_step(config, mesh))(state, ids).jaxpr), config
 
 
-def test_a_traced_step_has_what_the_formula_says() -> None:
+def test_a_traced_step_has_the_count_of_the_formula() -> None:
     found, config = counted("xla")
     assert found == 4 * 128 * flops.per_token(config.model)
 
@@ -58,22 +58,22 @@ def test_groups_gates_and_parallel_parts_count_in_a_traced_step(name: str) -> No
     assert found == 4 * 128 * flops.per_token(config.model)
 
 
-def test_a_window_leaves_out_what_is_before_it() -> None:
-    """Of two blocks of 64 queries, the second one needs 95 of 128 keys where the window is 32."""
+def test_keys_before_a_window_are_not_counted() -> None:
+    """With a window of 32, the second of two blocks of 64 queries needs 95 of 128 keys."""
     (whole, config), (found, _) = counted("chunked"), counted("chunked", {"window": 32})
     assert whole - found == 4 * 12 * config.model.num_blocks * 35 * 64 * (128 - 95)
     assert counted("chunked", {"window": [32, None, 32]})[0] == whole  # the longest branch
 
 
-def test_blocks_above_the_diagonal_are_left_out() -> None:
+def test_blocks_above_the_diagonal_are_not_counted() -> None:
     """Two blocks of queries, one of which sees half the keys."""
     (whole, config), (found, _) = counted("xla"), counted("chunked")
     scores = 12 * config.model.num_blocks * 35 * 128
     assert whole - found == 4 * 128 * scores / 4
 
 
-def test_what_is_computed_again_counts_again() -> None:
-    """All of the blocks forward, or of the head; with dots kept, attention alone."""
+def test_recomputation_is_counted_again() -> None:
+    """The forward pass of the blocks or of the head; with dots kept, only attention."""
     (once, config), c = counted("xla"), PRIMES
     tokens, head = 4 * 128, 2 * 35 * c["vocab_size"]
     blocks = flops.per_token(config.model) / 3 - head

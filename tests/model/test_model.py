@@ -43,7 +43,7 @@ def test_wrong_parameters_are_refused() -> None:
         assemble(SMALL, params)
 
 
-def test_layers_start_different_and_the_seed_decides() -> None:
+def test_layers_start_different_and_depend_on_the_seed() -> None:
     up = params_of(GPT(SMALL, seed=1))["blocks"]["mlp"]["up"]["kernel"]
     assert not np.allclose(up[0], up[1])
     np.testing.assert_array_equal(
@@ -54,7 +54,7 @@ def test_layers_start_different_and_the_seed_decides() -> None:
 
 @pytest.mark.parametrize("norm", ["pre", "post", "residual", "output"])
 def test_no_position_sees_the_future(norm: str) -> None:
-    """The loss at t has no gradient at all on the input of later positions, and some on every earlier one."""
+    """The loss at t has no gradient with respect to later inputs, and some for every earlier one."""
     config = ModelConfig(**{**vars(SMALL), "norm": norm})
     model = GPT(config)
     ids = jnp.asarray(tokens(config, batch=1))
@@ -82,7 +82,7 @@ def test_states_end_in_the_same_logits() -> None:
     assert states.blocks.shape == (3, 2, 11, 14)
 
 
-def test_dropout_is_off_without_a_key_and_fresh_with_each() -> None:
+def test_dropout_is_off_without_a_key_and_differs_with_each_key() -> None:
     model, ids = GPT(SMALL), jnp.asarray(tokens(SMALL))
     plain = model.logits(ids)
     dropped = [model.logits(ids, jax.random.key(seed)) for seed in (0, 0, 1)]
@@ -94,7 +94,7 @@ def test_dropout_is_off_without_a_key_and_fresh_with_each() -> None:
 
 @pytest.mark.parametrize("norm", ["pre", "post", "residual", "output"])
 def test_dropout_reaches_both_branches_of_a_block(norm: str) -> None:
-    """With one branch zero, the output still differs from seed to seed, by the other branch."""
+    """With one branch zero, the output still differs from seed to seed because of the other."""
     config = ModelConfig(**{**vars(SMALL), "norm": norm})
     params, ids = params_of(GPT(config)), jnp.asarray(tokens(config))
     run = jax.jit(lambda params, seed: assemble(config, params).logits(ids, jax.random.key(seed)))
@@ -134,7 +134,7 @@ def test_mixed_dtypes_compute_in_the_widest() -> None:
     assert np.abs(mixed - plain).max() < 0.01
 
 
-def test_unused_final_norm_is_held_and_not_applied() -> None:
+def test_an_unused_final_norm_is_stored_but_not_applied() -> None:
     config = ModelConfig(**{**vars(SMALL), "final_norm": "unused"})
     params = params_of(GPT(config))
     before = assemble(config, params)(tokens(config))
@@ -143,7 +143,7 @@ def test_unused_final_norm_is_held_and_not_applied() -> None:
 
 
 def test_attention_scales() -> None:
-    """Each scale is what scaling the query matrices by hand makes of the unscaled model."""
+    """Each scale equals scaling the query matrices of the unscaled model by hand."""
     plain = ModelConfig(**{**vars(SMALL), "attention_scale": "none"})
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), params_of(GPT(plain)))
     kernel = params["blocks"]["attn"]["qkv"]["kernel"]

@@ -78,7 +78,7 @@ def test_every_form_keeps_texts_apart(form: str, rule: str) -> None:
 
 
 @pytest.mark.parametrize("form", EXACT)
-def test_no_gradient_crosses_a_border(form: str) -> None:
+def test_no_gradient_crosses_a_boundary(form: str) -> None:
     q, k, v, _ = random_parts(300, 8, "float32")
     segments = jnp.asarray(np.repeat([1, 2], [140, 160])[None])
 

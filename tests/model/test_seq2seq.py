@@ -26,7 +26,7 @@ KINDS = [("pre", "relu"), ("pre", "gelu"), ("post", "relu"), ("post", "gelu")]
 
 
 def make(norm: str, activation: str) -> tuple[Any, Callable[..., Any]]:
-    """A torch model around nn.Transformer, and a function that brings its tensors into ours."""
+    """A torch model around nn.Transformer, and a function that converts its tensors to ours."""
     import torch
 
     class Torch(torch.nn.Module):
@@ -191,7 +191,7 @@ def test_a_shared_embedding_is_one_parameter() -> None:
     assert "kernel" not in params["decoder"]["head"]
 
 
-def test_a_decoder_takes_memory_from_outside() -> None:
+def test_a_decoder_takes_an_external_memory() -> None:
     config = config_of("pre", "gelu").decoder
     model, tokens = build(config), inputs()[1]
     memory = np.random.default_rng(2).normal(size=(3, 5, 24)).astype("float32")
@@ -219,7 +219,7 @@ def test_a_decoder_takes_memory_from_outside() -> None:
         (lambda pair, decoder: jaxgpt.Seq2Seq(pair.config.encoder, pair.config.encoder), "needs cross_attention"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused(call: Callable[..., Any], message: str) -> None:
+def test_invalid_input_is_refused(call: Callable[..., Any], message: str) -> None:
     config = config_of("pre", "gelu")
     with pytest.raises(UserError, match=message):
         call(build(config), build(config.decoder))

@@ -1,7 +1,7 @@
-"""What compilers make of the step of GPT-2 124M for devices that need not be there, besides the work.
+"""What the step of GPT-2 124M, compiled for devices that need not be present, does beyond its work.
 
-docs/scale.md says what each finding is. What is listed as none must not come back, and of the rest
-there may not be more, beyond what versions of a compiler differ in.
+docs/scale.md explains each finding. What is listed there as none must not come back, and the rest
+must not grow by more than versions of a compiler differ.
 """
 
 import functools
@@ -60,7 +60,7 @@ def found(topology: str) -> dict[str, Finding]:
         pytest.param("v5e:2x4", marks=pytest.mark.slow),
     ],
 )
-def test_the_step_does_little_besides_the_work(topology: str, needs: Needs) -> None:
+def test_the_step_does_little_beyond_the_necessary_work(topology: str, needs: Needs) -> None:
     needs(COMPILERS[topology[0]])
     there = found(topology)
     assert {name: there[name] for name in NONE} == dict.fromkeys(NONE, Finding())
@@ -75,7 +75,7 @@ def test_the_step_does_little_besides_the_work(topology: str, needs: Needs) -> N
         assert there["passes over parameters beyond one"].times <= 0 or topology[0] == "v"
 
 
-def test_a_gpu_copies_no_part_of_a_layer_where_the_scan_is_unrolled(needs: Needs) -> None:
+def test_with_an_unrolled_scan_a_gpu_copies_no_part_of_a_layer(needs: Needs) -> None:
     needs("jax_plugins.xla_cuda12")
     unrolled = findings(step("h100:1", scan_unroll=12))["other copies"]
     assert unrolled.size < 0.1 * found("h100:1")["other copies"].size

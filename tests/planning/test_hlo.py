@@ -1,4 +1,4 @@
-"""What is read off a compiled program: from texts as each compiler writes them, and from one that is compiled here."""
+"""Figures read from compiled programs: from texts of each compiler, and from a program compiled here."""
 
 import json
 import os
@@ -42,11 +42,11 @@ ENTRY %main (p0: bf16[4,2], p1: f32[10]) -> f32[10] {{
 GATHERED, SUMMED = Traffic(5, 5 * 128 * 7 / 8), Traffic(1, 2 * 40 * 1 / 2)
 
 
-def test_what_a_loop_does_counts_once_for_each_round() -> None:
+def test_the_body_of_a_loop_counts_once_per_iteration() -> None:
     assert collectives(PLAIN) == {"all-gather": GATHERED, "all-reduce": SUMMED}
 
 
-def test_a_round_count_that_the_compiler_states_is_taken() -> None:
+def test_an_iteration_count_that_the_compiler_states_is_used() -> None:
     said = PLAIN.replace(
         "body=%body.1", 'body=%body.1, backend_config={"known_trip_count":{"n":"7"}}'
     )
@@ -83,7 +83,7 @@ ENTRY %main (p: bf16[8]) -> bf16[64] {{
 """
 
 
-def test_what_is_started_and_ended_counts_once() -> None:
+def test_an_asynchronous_collective_counts_once() -> None:
     assert collectives(STARTED) == {
         "all-gather": Traffic(1, pytest.approx(112)),
         "reduce-scatter": Traffic(1, pytest.approx(112)),
@@ -109,11 +109,11 @@ ENTRY %main (p: bf16[8]) -> bf16[64] {
 """
 
 
-def test_on_a_tpu_what_goes_on_during_a_product_counts_once() -> None:
+def test_on_a_tpu_a_collective_during_a_product_counts_once() -> None:
     assert collectives(FUSED) == {"all-gather": Traffic(1, pytest.approx(112))}
 
 
-def test_a_program_that_is_compiled_here() -> None:
+def test_collectives_of_a_program_compiled_here() -> None:
     """Four devices with 8 numbers each: 128 bytes are gathered and 32 summed, three times."""
     four = {
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",

@@ -1,4 +1,4 @@
-"""What a plan says is what the compiler said. Plans for TPUs and GPUs run where their compilers are installed."""
+"""A plan reports what the compiler does. Plans for TPUs and GPUs need their compilers installed."""
 
 import dataclasses
 import functools
@@ -59,7 +59,7 @@ def at_hand() -> Plan:
     return made("")
 
 
-def test_for_the_devices_at_hand_it_has_what_the_compiler_says() -> None:
+def test_for_the_devices_at_hand_it_has_the_compilers_figures() -> None:
     found = at_hand()
     text = page(found, "small")
     assert found.fits
@@ -128,7 +128,7 @@ def test_it_is_the_step_that_training_compiles(monkeypatch: pytest.MonkeyPatch) 
     )
 
 
-def test_what_does_not_fit_is_tried_with_less_until_it_does(
+def test_a_config_that_does_not_fit_is_reduced_until_it_does(
     tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, least = (
@@ -148,7 +148,7 @@ def test_what_does_not_fit_is_tried_with_less_until_it_does(
     assert (outcome.code, "try more devices" in outcome.out) == (3, True)
 
 
-def test_what_is_tried_computes_the_same_steps_in_less_and_less() -> None:
+def test_reduced_configs_compute_the_same_steps_in_ever_less_memory() -> None:
     found = dataclasses.replace(at_hand(), mesh=jax.sharding.AbstractMesh((4, 2, 1, 1), AXES))
     config = build(Config, small(train={"batch_size": 512}), "here")
     assert [changes(config, other) for other in smaller(config, found)] == [
@@ -159,7 +159,7 @@ def test_what_is_tried_computes_the_same_steps_in_less_and_less() -> None:
     ]
 
 
-def test_the_ideal_step_is_by_the_data_sheet() -> None:
+def test_the_ideal_step_follows_from_the_data_sheet() -> None:
     """A made-up plan on v5e: every term can be computed by hand."""
     base = made("", train={"accumulate": 4})
     device = type("Device", (), {"device_kind": "TPU v5 lite", "platform": "tpu"})()
@@ -186,7 +186,7 @@ def test_the_ideal_step_is_by_the_data_sheet() -> None:
 
 @pytest.mark.parametrize("name", ["gpt2_124m", "gpt2_xl", "gpt3_6_7b"])
 def test_state_shrinks_as_devices_grow_in_number(name: str) -> None:
-    """All but small vectors whose sizes do not divide: a fiftieth of what is left at 256."""
+    """All but small vectors whose sizes do not divide: 2 % of what is left at 256 devices."""
     config: Config = build(
         Config, tomllib.loads((ROOT / "configs" / f"{name}.toml").read_text()), name
     )
@@ -208,14 +208,14 @@ def test_state_shrinks_as_devices_grow_in_number(name: str) -> None:
         assert held(1) / devices <= held(devices) <= 1.02 * held(1) / devices, devices
 
 
-def test_a_vocabulary_that_is_left_to_data_that_are_not_there_is_asked_for() -> None:
+def test_without_data_the_vocabulary_size_is_asked_for() -> None:
     with pytest.raises(
         UserError, match=r"nowhere has not been prepared: prepare it, or set --model.vocab_size N"
     ):
         made("", model={"vocab_size": 0})
 
 
-def test_a_vocabulary_is_that_of_prepared_data(
+def test_the_vocabulary_size_is_that_of_prepared_data(
     text: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     assert command("jaxgpt", "prepare", text, "--out", tmp_path / "data").code == 0
@@ -231,7 +231,9 @@ def answers(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("pack", ["off", "restart", "continue"])
-def test_the_batch_for_prompts_and_answers_is_that_of_training(pack: str, tmp_path: Path) -> None:
+def test_the_batch_for_prompts_and_answers_is_the_one_used_in_training(
+    pack: str, tmp_path: Path
+) -> None:
     source = answers(tmp_path)
     dataset = prepare_answers([str(source)], tmp_path / "data")
     for path in (source, tmp_path / "data"):
@@ -247,7 +249,7 @@ def test_the_batch_for_prompts_and_answers_is_that_of_training(pack: str, tmp_pa
         assert not of_answers(build(Config, {**small(), "data": {"path": str(path)}}, "here"))
 
 
-def test_the_mask_of_answers_takes_memory_and_no_arithmetic(tmp_path: Path) -> None:
+def test_the_mask_of_answers_takes_memory_but_no_arithmetic(tmp_path: Path) -> None:
     found, _ = plan({**small(), "data": {"path": str(answers(tmp_path))}}, "here")
     assert found.memory.total > at_hand().memory.total
     assert found.operations == at_hand().operations
@@ -302,7 +304,7 @@ def test_an_attention_that_the_devices_lack_is_refused(
     assert "splash, which needs a TPU" in outcome.err
 
 
-def test_for_a_tpu_slice(needs: Needs) -> None:
+def test_a_plan_for_a_tpu_slice(needs: Needs) -> None:
     needs("libtpu")
     four, eight = made("v5e:2x2"), made("v5e:2x4")
     assert (four.fits, eight.fits) == (True, True)
@@ -325,7 +327,7 @@ def test_attention_kernels_on_a_tpu_are_divided_by_rows_and_heads(
     assert "splash_mha" in made("v5e:2x2", **sections).text
 
 
-def test_a_step_that_a_tpu_has_no_room_for(needs: Needs) -> None:
+def test_a_step_too_large_for_a_tpu_is_reported(needs: Needs) -> None:
     """Logits of 16 x 256 positions and 2 ** 20 tokens take 16 GiB, and more than once."""
     needs("libtpu")
     given = small(model={"vocab_size": 2**20}, compute={"dtype": "float32"})
@@ -336,7 +338,7 @@ def test_a_step_that_a_tpu_has_no_room_for(needs: Needs) -> None:
     assert "does not fit" in page(found, "large", other)
 
 
-def test_for_gpus_the_fused_attention_saves_memory(needs: Needs) -> None:
+def test_on_gpus_fused_attention_saves_memory(needs: Needs) -> None:
     needs("jax_plugins.xla_cuda12")
     longer = {"context_length": 1024}
     fused, plain = (

@@ -1,4 +1,4 @@
-"""A program of somebody who uses the public names; `mypy --strict` accepts it, and it runs.
+"""A user's program with the public names; `mypy --strict` accepts it, and it runs.
 
     python library_user.py FOLDER WEIGHTS
 

@@ -1,4 +1,4 @@
-"""Reach the installed convert beside a file convert.py."""
+"""Import the installed convert next to a file convert.py."""
 
 import sys
 import warnings

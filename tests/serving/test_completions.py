@@ -52,10 +52,10 @@ def test_streamed_and_whole_texts_are_those_of_sample(
     assert [part["finish_reason"] for part in parts] == [None] * (len(parts) - 1) + ["length"]
 
 
-def test_a_text_does_not_depend_on_who_else_is_in_the_batch(
+def test_a_text_does_not_depend_on_the_rest_of_its_batch(
     start: Callable[..., Any], model: Path
 ) -> None:
-    """The others have other lengths, temperatures, cuts and seeds; all wait when the batch begins."""
+    """The others differ in length, temperature, truncation and seed; all wait when the batch begins."""
     others = [
         {"prompt": "a" * length, "max_tokens": tokens, "temperature": t, "seed": s, "top_p": p}
         for length, tokens, t, s, p in [
@@ -93,7 +93,7 @@ def test_several_prompts_and_texts_are_in_order_and_their_tokens_counted(
     assert ids["choices"] == answer["choices"]
 
 
-def test_a_stop_ends_a_text_and_is_not_written_also_across_pieces(
+def test_a_stop_ends_a_text_and_is_not_written_even_across_pieces(
     served: Running, model: Path, command: Callable[..., Any]
 ) -> None:
     whole = ask(served.port, ABC).json["choices"][0]["text"]
@@ -136,7 +136,7 @@ def test_logprobs_are_those_of_the_chosen_tokens(served: Running, model: Path) -
     assert [token for part in parts for token in part] == logprobs["tokens"]
 
 
-def test_a_text_ends_with_the_context(served: Running) -> None:
+def test_a_text_ends_when_the_context_is_full(served: Running) -> None:
     answer = ask(served.port, {"prompt": "a" * CONTEXT, "max_tokens": 9}).json
     assert answer["choices"][0]["finish_reason"] == "length"
     assert answer["usage"]["completion_tokens"] == 1
@@ -196,7 +196,7 @@ WRONG: dict[str, tuple[Any, int, str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_request_is_refused_as_openais_api_does(name: str, served: Running) -> None:
+def test_a_wrong_request_is_refused_as_by_openais_api(name: str, served: Running) -> None:
     body, status, message = WRONG[name]
     reply = ask(served.port, body)
     assert reply.status == status, reply
@@ -207,7 +207,7 @@ def test_a_wrong_request_is_refused_as_openais_api_does(name: str, served: Runni
     assert len(error["message"]) < 500
 
 
-def test_fields_that_ask_for_nothing_are_taken(served: Running) -> None:
+def test_fields_with_values_that_change_nothing_are_accepted(served: Running) -> None:
     neutral = {
         "model": "letters",
         "best_of": 1,
@@ -226,7 +226,7 @@ def test_fields_that_ask_for_nothing_are_taken(served: Running) -> None:
     )
 
 
-def test_other_addresses_methods_hosts_and_types(served: Running) -> None:
+def test_other_paths_methods_hosts_and_types_are_refused(served: Running) -> None:
     def get(path: str, **headers: str) -> Any:
         return ask(served.port, None, path=path, headers=headers, method="GET")
 
@@ -262,7 +262,7 @@ TEXT = "größer als 😀, größer als 🎉! " * 20
 )
 @pytest.mark.parametrize("size", [1, 3, 50])
 def test_a_choice_ends_where_its_stop_begins(tokenizer: Any, size: int, tmp_path: Path) -> None:
-    """However tokens are cut into pieces, and characters into tokens."""
+    """However text is split into pieces, and characters into tokens."""
     codec = TextCodec(tokenizer, tmp_path)
     ids = np.concatenate([tokenizer.encode(TEXT[:40]), [NOTHING] * 60])
     for stops, expected, reason in (

@@ -48,7 +48,7 @@ def set_at_end(event: threading.Event) -> Iterator[None]:
         event.set()
 
 
-def test_text_comes_while_it_is_written(
+def test_text_appears_while_it_is_generated(
     page: Page, gate: threading.Event, start: Callable[..., Any], model: Path
 ) -> None:
     with start(model) as running, set_at_end(gate):
@@ -68,7 +68,7 @@ def test_text_comes_while_it_is_written(
         assert shown == "abc" + ask(running.port, request).json["choices"][0]["text"]
 
 
-def test_the_button_stops_the_text_and_frees_its_place(
+def test_the_button_stops_the_text_and_frees_its_slot(
     page: Page, gate: threading.Event, start: Callable[..., Any], model: Path
 ) -> None:
     with start(model) as running, set_at_end(gate):

@@ -1,4 +1,4 @@
-"""The server under load, with slow and leaving clients, and its start and end."""
+"""The server under load, with slow and disconnecting clients, and its start and end."""
 
 import contextlib
 import json
@@ -71,7 +71,7 @@ def resident(pid: int) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_two_hundred_requests_are_each_answered_and_memory_stays(model: Path) -> None:
+def test_two_hundred_requests_are_answered_without_growing_memory(model: Path) -> None:
     with process(model) as (port, running), ThreadPoolExecutor(16) as pool:
         requests = [mixed(number) for number in range(200)]
         for rows in (1, 2, 4, 8, 16):  # compile for every size, which takes memory that stays
@@ -89,7 +89,7 @@ def test_two_hundred_requests_are_each_answered_and_memory_stays(model: Path) ->
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_lets_what_runs_finish(number: int, code: int, patient: Path) -> None:
+def test_a_signal_lets_running_texts_finish(number: int, code: int, patient: Path) -> None:
     request = {"prompt": "a", "max_tokens": LONG, "seed": 1, "stream": True}
     with process(patient, "--max-tokens", str(LONG)) as (port, running):
         connection = HTTPConnection("127.0.0.1", port, timeout=300)
@@ -115,7 +115,7 @@ def body_of(request: Any) -> bytes:
     return json.dumps(request).encode()
 
 
-def test_after_a_signal_what_runs_is_answered_and_what_waits_is_refused(
+def test_after_a_signal_running_requests_finish_and_waiting_ones_are_refused(
     start: Callable[..., Any], model: Path
 ) -> None:
     with start(model, rows=1) as running, ThreadPoolExecutor(2) as pool:
@@ -128,7 +128,7 @@ def test_after_a_signal_what_runs_is_answered_and_what_waits_is_refused(
         assert refused.json["error"]["code"] == "stopping"
 
 
-def test_a_full_queue_refuses_and_who_leaves_frees_a_place(
+def test_a_full_queue_refuses_requests_and_a_client_that_leaves_frees_a_slot(
     start: Callable[..., Any], model: Path
 ) -> None:
     request = {"prompt": "b", "max_tokens": 5}
@@ -167,7 +167,7 @@ def test_a_batch_ends_when_nobody_reads_it(start: Callable[..., Any], patient: P
         assert job.choices[0].tokens < 4000
 
 
-def test_a_failure_is_an_answer_and_the_server_goes_on(
+def test_a_failure_is_answered_and_the_server_keeps_running(
     start: Callable[..., Any], model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from jaxgpt.serving import engine
@@ -210,7 +210,7 @@ def test_slow_clients_are_dropped(served: Running, monkeypatch: pytest.MonkeyPat
     assert received(served.port, POST + b"X: " + b"a" * 10**5).startswith(b"HTTP/1.1 4")
 
 
-def test_a_wrong_start_is_one_paragraph(
+def test_a_failed_start_is_one_paragraph(
     model: Path, tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("uvicorn", reason="uvicorn is not installed")
@@ -245,7 +245,7 @@ def test_an_encoder_decoder_is_refused(tmp_path: Path, refused: Callable[..., st
     [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True),
      ("0.0.0.0", False), ("::", False), ("192.168.1.2", False), ("example.org", False)],
 )  # fmt: skip
-def test_which_addresses_other_computers_cannot_reach(host: str, local: bool) -> None:
+def test_addresses_that_other_computers_cannot_reach(host: str, local: bool) -> None:
     pytest.importorskip("uvicorn", reason="uvicorn is not installed")
     from jaxgpt.serving.server import Address
 

@@ -48,7 +48,7 @@ def test_a_loaded_model_computes_the_same(whole: Path) -> None:
     assert json.loads((whole / "config.json").read_text())["note"] == "kept"
 
 
-def test_a_directory_replaced_while_it_is_read_is_noticed(whole: Path, tmp_path: Path) -> None:
+def test_a_directory_replaced_while_it_is_read_is_detected(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "m")
     opened = model_directory.ModelDirectory(tmp_path / "m")
     opened.read("head/kernel")
@@ -68,7 +68,7 @@ def test_wrong_parameters_are_not_saved(tmp_path: Path) -> None:
 
 
 def test_a_flipped_bit_in_any_file_is_found_and_named(whole: Path, tmp_path: Path) -> None:
-    """No file format notices; orbax returns wrong arrays."""
+    """No file format detects it; orbax returns wrong arrays."""
     for name in json.loads((whole / file_names.MANIFEST).read_text())["files"]:
         copy = shutil.copytree(whole, tmp_path / "copy")
         damaged = bytearray((copy / name).read_bytes())
@@ -102,7 +102,7 @@ def test_a_config_that_does_not_fit_the_weights_is_refused(
         jaxgpt.load(copy)
 
 
-def test_what_was_saved_before_a_field_existed_is_read(whole: Path, tmp_path: Path) -> None:
+def test_a_model_saved_before_a_field_existed_is_read(whole: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(whole, tmp_path / "copy")
     values = json.loads((copy / "config.json").read_text())
     for newer in ("positions_stored", "positions_offset"):
@@ -124,7 +124,7 @@ def test_what_was_saved_before_a_field_existed_is_read(whole: Path, tmp_path: Pa
 def test_arrays_that_orbax_cannot_read_are_named(
     name: str, content: bytes, whole: Path, tmp_path: Path
 ) -> None:
-    """Damaged before the checksums were made, or by somebody who made them again."""
+    """Damaged before the checksums were computed, or by somebody who recomputed them."""
     copy = shutil.copytree(whole, tmp_path / "copy")
     for file in (copy / "weights").glob(name):
         file.write_bytes(content)
@@ -136,7 +136,7 @@ def test_arrays_that_orbax_cannot_read_are_named(
 def test_damage_that_shows_when_arrays_are_read_is_named(
     whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a failing disk is not damage, although orbax raises the same for both."""
+    """A failing disk is not called damage, although orbax raises the same error for both."""
     opened = model_directory.ModelDirectory(whole)
 
     def fail(*_: object, **__: object) -> None:
@@ -167,7 +167,7 @@ def test_a_state_that_is_not_adamws_is_refused(state: dict[str, object], tmp_pat
         model_directory.ModelDirectory(tmp_path / "m").moments()
 
 
-def test_what_is_no_model_directory_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_no_model_directory_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(UserError, match=f"{path}"):
             jaxgpt.load(path)
@@ -179,7 +179,7 @@ def test_what_is_no_model_directory_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two, with a file of every kind in each."""
+    """A run with two checkpoints that have a file of every kind."""
     run, params = tmp_path_factory.mktemp("runs") / "run", params_of(GPT(CONFIG, seed=5))
     for step in (10, 20):
         path, tokenizer = run_directory.checkpoint_of(run, step), train_char(["abc"])
@@ -207,7 +207,7 @@ KINDS += ["weights/manifest.ocdbt", "state/d/*", "state/_METADATA", "state/manif
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flipped_bit_is_named_and_the_checkpoint_before_is_taken(
+def test_a_flipped_bit_is_named_and_the_checkpoint_before_is_used(
     kind: str, two_checkpoints: Path, tmp_path: Path
 ) -> None:
     run, said = tmp_path / "run", list[str]()
@@ -231,7 +231,7 @@ def test_a_flipped_bit_is_named_and_the_checkpoint_before_is_taken(
     assert run_directory.checkpoints(run) == [old]
 
 
-def test_where_no_checkpoint_is_whole_nothing_is_begun_anew(
+def test_without_an_intact_checkpoint_a_run_does_not_start_over(
     two_checkpoints: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -246,7 +246,7 @@ def test_where_no_checkpoint_is_whole_nothing_is_begun_anew(
     assert model_directory.newest_whole(tmp_path / "new", print) is None
 
 
-def test_an_older_format_is_refused_with_the_way_over(
+def test_an_older_format_is_refused_with_a_way_to_migrate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = ModelConfig(vocab_size=11, context_length=5, model_dim=6, num_blocks=1, num_heads=2)
@@ -259,7 +259,7 @@ def test_an_older_format_is_refused_with_the_way_over(
         jaxgpt.load(tmp_path / "m")
 
 
-def test_a_directory_that_is_missing_is_answered_with_one_that_is_there(
+def test_a_missing_directory_is_refused_with_a_suggestion(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""A model that somebody built is saved as every other model directory is."""
+"""A model built in Python is saved like every other model directory."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.helpers import random_model, random_pair
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-def test_a_model_comes_back_bit_for_bit(dtype: str, tmp_path: Path) -> None:
+def test_a_model_is_restored_bit_for_bit(dtype: str, tmp_path: Path) -> None:
     with jax.enable_x64(True):
         model = cast(random_model("float64"), dtype)
     jaxgpt.save(tmp_path / "model", model)
@@ -28,7 +28,7 @@ def test_a_model_comes_back_bit_for_bit(dtype: str, tmp_path: Path) -> None:
         assert np.asarray(after[path]).tobytes() == np.asarray(array).tobytes()
 
 
-def test_tokenizers_go_along(tmp_path: Path) -> None:
+def test_tokenizers_are_saved_with_the_model(tmp_path: Path) -> None:
     pair = random_pair("float32")
     sizes = pair.config.encoder.vocab_size, pair.config.decoder.vocab_size
     letters = [chr(0x4E00 + i) for i in range(max(sizes) + 1)]

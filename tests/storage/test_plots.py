@@ -9,7 +9,7 @@ from jaxgpt.storage import plots
 
 
 @pytest.mark.parametrize("first", [3.0, 300.0])
-def test_a_picture_is_drawn_over_the_last_one(first: float, tmp_path: Path) -> None:
+def test_a_picture_replaces_the_last_one(first: float, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     metrics = [
         {"step": 10, "loss": first},
@@ -80,10 +80,10 @@ def test_one_step_is_a_point_and_the_legend_says_what_was_evaluated(
 @pytest.mark.parametrize(
     ("heads", "length"), [(2, 10), (2, 40), (2, 81), (2, 200), (12, 10), (12, 81)]
 )
-def test_names_of_tokens_can_be_read(
+def test_token_labels_are_legible(
     heads: int, length: int, drawn: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Each has six points or more, and as much room along the axis as it is high."""
+    """Each label is at least six points high, with as much room along the axis."""
     weights = np.zeros((1, heads, length, length))
     names = [f"<{i}>" for i in range(length)]
     figure = drawn(plots.draw_attention, weights, names, tmp_path / "attention.png")

@@ -1,4 +1,4 @@
-"""A run's directory, from checkpoints that hold nothing but what is looked at."""
+"""A run's directory, tested with minimal checkpoints."""
 
 import json
 import shutil
@@ -60,7 +60,7 @@ def test_the_best_and_the_newest_are_kept(
     assert run_directory.best(run) == run_directory.checkpoint_of(run, best)
 
 
-def test_a_run_belongs_to_one_process_and_is_cleaned_for_it(make_run: Callable[..., Path]) -> None:
+def test_a_run_belongs_to_one_process_which_cleans_it_up(make_run: Callable[..., Path]) -> None:
     run = make_run("run", {10: 3.0})
     leftover, hidden = (
         run / run_directory.CHECKPOINTS / ".step-00000020.partial-x1y2",
@@ -105,7 +105,7 @@ def test_a_run_that_fails_at_once_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
 
-def test_a_process_that_died_while_it_locked_a_run_is_no_obstacle(
+def test_a_process_killed_while_locking_a_run_does_not_block_it(
     make_run: Callable[..., Path], tmp_path: Path
 ) -> None:
     run = tmp_path / "new"
@@ -119,7 +119,7 @@ def test_a_process_that_died_while_it_locked_a_run_is_no_obstacle(
     assert (run / run_directory.LOCK).stat().st_mtime_ns == before
 
 
-def test_what_people_put_beside_the_checkpoints_is_theirs(make_run: Callable[..., Path]) -> None:
+def test_other_files_next_to_the_checkpoints_are_left_alone(make_run: Callable[..., Path]) -> None:
     run = make_run("run", {10: 3.0, 20: 2.0, 30: 2.5})
     names = "step-00000010.tar", "step-00000020-good"
     for name in names:
@@ -133,7 +133,7 @@ def test_what_people_put_beside_the_checkpoints_is_theirs(make_run: Callable[...
     assert run_directory.summary(run).state == "whole, done"
 
 
-def test_metrics_are_rewound_to_a_checkpoints(make_run: Callable[..., Path]) -> None:
+def test_metrics_are_rewound_to_those_of_the_checkpoint(make_run: Callable[..., Path]) -> None:
     run = make_run("run", {10: 3.0})
     copy = (run / run_directory.METRICS).read_bytes()
     (run_directory.checkpoint_of(run, 10) / run_directory.METRICS).write_bytes(copy)
@@ -147,7 +147,7 @@ def test_metrics_are_rewound_to_a_checkpoints(make_run: Callable[..., Path]) -> 
     assert run_directory.read_metrics(run) == []
 
 
-def test_the_list_shows_every_run_and_whether_it_is_whole(
+def test_the_list_shows_every_run_and_whether_it_is_intact(
     make_run: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -230,13 +230,13 @@ def test_a_val_loss_that_is_not_a_number_is_refused(make_run: Callable[..., Path
         run_directory.best(run)
 
 
-def test_no_run_and_no_directory_are_said(
+def test_a_missing_run_or_directory_is_reported(
     tmp_path: Path, command: Callable[..., Any], refused: Any
 ) -> None:
     assert "There is no run in" in command("jaxgpt", "runs", tmp_path).out
     assert "is not a directory" in refused("jaxgpt", "runs", tmp_path / "nowhere")
 
 
-def test_a_line_of_metrics_is_written_as_one(tmp_path: Path) -> None:
+def test_metrics_are_written_as_one_line(tmp_path: Path) -> None:
     run_directory.append_metrics(tmp_path, {"step": 1, "loss": None})
     assert json.loads((tmp_path / run_directory.METRICS).read_text()) == {"step": 1, "loss": None}

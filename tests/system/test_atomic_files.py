@@ -1,4 +1,4 @@
-"""New files and folders on odd disks, under odd names, and beside other programs."""
+"""New files and folders on unusual disks, under unusual names, and next to other programs."""
 
 import contextlib
 import errno
@@ -43,7 +43,7 @@ def failing(number: int, only: Callable[[str], bool] = lambda name: True) -> Cal
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("name", [LONGEST, "new\nline", "-x", " ", "\udcff"])
-def test_any_name_that_a_file_system_takes_will_do(
+def test_any_name_that_the_file_system_accepts_can_be_written(
     make: Callable[[Path], None], name: str, tmp_path: Path
 ) -> None:
     make(tmp_path / name)
@@ -51,7 +51,7 @@ def test_any_name_that_a_file_system_takes_will_do(
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_folders_above_are_made_and_go_again_if_nothing_is_written(
+def test_parent_folders_are_made_and_removed_if_nothing_is_written(
     make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path / "a" / "b" / "c")
@@ -63,10 +63,10 @@ def test_folders_above_are_made_and_go_again_if_nothing_is_written(
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_the_content_is_on_the_disk_before_it_has_its_name(
+def test_the_content_is_on_the_disk_before_it_gets_its_name(
     make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine that loses power then has all of it, or nothing of that name."""
+    """After a power failure there is all of it, or nothing under that name."""
     path, fsync = tmp_path / "new", os.fsync
     before, after = set[int](), set[int]()
 
@@ -81,7 +81,7 @@ def test_the_content_is_on_the_disk_before_it_has_its_name(
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_who_comes_second_overwrites_nothing(make: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_second_writer_overwrites_nothing(make: Callable[[Path], None], tmp_path: Path) -> None:
     maker = atomic_files.new_file if make is make_file else directories.new_directory
     with pytest.raises(UserError, match="exists"), maker(tmp_path / "it") as partial:
         if make is make_file:
@@ -92,7 +92,7 @@ def test_who_comes_second_overwrites_nothing(make: Callable[[Path], None], tmp_p
     assert os.listdir(tmp_path) == ["it"]
 
 
-def test_whoever_takes_the_name_meanwhile_keeps_it(tmp_path: Path) -> None:
+def test_another_program_that_takes_the_name_meanwhile_keeps_it(tmp_path: Path) -> None:
     """At each change of a file, another program tries to write a file of the same name."""
     for at in itertools.count(1):
         path, taken = tmp_path / str(at), list[str]()
@@ -110,7 +110,9 @@ def test_whoever_takes_the_name_meanwhile_keeps_it(tmp_path: Path) -> None:
     assert at > 3
 
 
-def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_hard_links_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "link", failing(errno.EPERM))
     make_file(tmp_path / "it")
     with pytest.raises(UserError, match="exists"):
@@ -120,14 +122,14 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize(("number", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
-def test_a_folder_that_cannot_be_synchronised(
+def test_a_folder_is_synchronised_if_the_file_system_can_do_so(
     make: Callable[[Path], None],
     number: int,
     fails: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Some file systems know no such thing; where one fails, the new name is taken back."""
+    """Some file systems cannot do so; if it fails on others, the new name is removed again."""
     monkeypatch.setattr(os, "fsync", failing(number, lambda name: name == str(tmp_path)))
     if fails:
         with pytest.raises(OSError, match="Input/output"):
@@ -137,7 +139,7 @@ def test_a_folder_that_cannot_be_synchronised(
     assert os.listdir(tmp_path) == ([] if fails else ["it"])
 
 
-def test_a_folder_takes_the_place_of_what_a_link_leads_to(tmp_path: Path) -> None:
+def test_a_folder_is_written_where_a_link_points(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("empty", "not there"):
         (tmp_path / f"link to {name}").symlink_to(tmp_path / name)
@@ -148,13 +150,13 @@ def test_a_folder_takes_the_place_of_what_a_link_leads_to(tmp_path: Path) -> Non
         make_file(tmp_path / "link to empty")
 
 
-def test_a_file_does_not_take_the_name_of_a_link(tmp_path: Path) -> None:
+def test_a_file_does_not_replace_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "not there")
     with pytest.raises(UserError, match="exists"):
         make_file(tmp_path / "link")
 
 
-def test_where_another_file_system_begins_is_said_first(
+def test_a_mount_point_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path)
@@ -163,7 +165,7 @@ def test_where_another_file_system_begins_is_said_first(
     make_folder(tmp_path / "new")
 
 
-def test_a_folder_replaces_an_empty_one_where_renaming_to_it_is_impossible(
+def test_a_folder_replaces_an_empty_one_even_if_renaming_to_it_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rename = Path.rename
@@ -179,7 +181,7 @@ def test_a_folder_replaces_an_empty_one_where_renaming_to_it_is_impossible(
     directories.check_manifest(tmp_path / "it")
 
 
-def test_a_lock_that_cannot_be_marked_is_not_left(tmp_path: Path) -> None:
+def test_a_lock_that_cannot_be_marked_is_removed(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:

@@ -26,7 +26,7 @@ def make(path: Path) -> Path:
     return path
 
 
-def test_what_was_written_is_whole(tmp_path: Path) -> None:
+def test_a_written_directory_is_complete(tmp_path: Path) -> None:
     directories.check_manifest(make(tmp_path / "out"))
     assert [child.name for child in tmp_path.iterdir()] == ["out"]
 
@@ -60,7 +60,7 @@ with new_directory({str(tmp_path / "out")!r}) as partial:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(
+def test_leftovers_of_a_killed_process_are_removed_but_not_those_of_a_running_one(
     tmp_path: Path,
 ) -> None:
     (tmp_path / f".out[1]{atomic_files.PARTIAL}123").write_text("half")
@@ -77,7 +77,7 @@ def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(
 
 
 @pytest.mark.parametrize("named", ["nothing", "partial", "other"])
-def test_an_error_names_the_file_and_never_its_hidden_part(named: str, tmp_path: Path) -> None:
+def test_an_error_names_the_file_and_not_its_temporary_name(named: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for new in (directories.new_directory, atomic_files.new_file):
         with pytest.raises(OSError, match="No space") as error, new(out) as partial:
@@ -157,7 +157,7 @@ def test_json_that_cannot_be_read_is_one_paragraph(text: str, tmp_path: Path) ->
 def test_a_model_directory_with_nested_json_is_refused(
     name: str, text: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
 ) -> None:
-    """A manifest that was written for the nested file passes; what reads the file then must not fall over it."""
+    """A manifest that matches the nested file passes; the reader of the file must then not crash."""
     made = command(
         "jaxgpt", "train", write_toml(tmp_path / "config.toml", settings(text, tmp_path / "run"))
     )
@@ -172,7 +172,7 @@ def test_a_model_directory_with_nested_json_is_refused(
     assert name in message
 
 
-def test_nested_lines_of_metrics_are_passed_over(tmp_path: Path) -> None:
+def test_nested_lines_of_metrics_are_skipped(tmp_path: Path) -> None:
     (tmp_path / run_directory.METRICS).write_text(NESTED + '\n{"step": 1, "loss": 2.0}\n')
     assert run_directory.read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
 

@@ -20,7 +20,7 @@ LONG = 60.0  # seconds for what comes at once, on a machine that is busy with ot
 
 @pytest.fixture(autouse=True)
 def hangup() -> Iterator[None]:
-    """SIGHUP as a terminal leaves it, also where these tests run under nohup."""
+    """Set SIGHUP to its default, even if these tests run under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -42,15 +42,15 @@ def test_a_signal_stops_at_once_unless_held_and_the_second_always_does(number: i
     assert signal.getsignal(number) is before
 
 
-def test_under_nohup_a_closed_terminal_is_nothing() -> None:
+def test_under_nohup_sighup_is_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with signals():
         os.kill(os.getpid(), signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
-def test_an_error_made_of_the_exception_for_a_signal_is_one_again() -> None:
-    """jax does that to whatever is raised inside a trace."""
+def test_an_error_raised_from_the_exception_of_a_signal_becomes_that_signal() -> None:
+    """jax does that to any exception raised inside a trace."""
     with pytest.raises(Stopped, match=str(int(signal.SIGINT))), signals():
         try:
             os.kill(os.getpid(), signal.SIGINT)
@@ -60,7 +60,7 @@ def test_an_error_made_of_the_exception_for_a_signal_is_one_again() -> None:
         raise ValueError("of its own")
 
 
-def test_outside_the_main_thread_nothing_is_asked_for() -> None:
+def test_outside_the_main_thread_no_handler_is_installed() -> None:
     found = []
 
     def ask() -> None:
@@ -73,8 +73,8 @@ def test_outside_the_main_thread_nothing_is_asked_for() -> None:
     assert found == [None]
 
 
-def test_a_signal_that_gets_lost_in_garbage_collection_comes_again() -> None:
-    """jax has a callback there, and an exception in one only gets printed."""
+def test_a_signal_lost_in_garbage_collection_is_raised_again() -> None:
+    """jax has a callback there, and an exception in a callback is only printed."""
 
     def interrupted(phase: str, info: dict) -> None:
         gc.callbacks.remove(interrupted)
@@ -90,7 +90,7 @@ def test_a_signal_that_gets_lost_in_garbage_collection_comes_again() -> None:
 
 
 def test_the_import_of_a_library_is_not_interrupted() -> None:
-    """jaxlib crashes if it is, and others leave behind half a module."""
+    """jaxlib would crash, and others would leave half a module behind."""
     done = subprocess.run(
         [sys.executable, PROGRAMS / "interrupted_import.py"],
         capture_output=True,
@@ -118,7 +118,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("program", ["start_rows", "empty", "cached_steps"])
-def test_a_signal_while_something_compiles(program: str, number: int, model: Path) -> None:
+def test_a_signal_during_compilation_ends_the_command(
+    program: str, number: int, model: Path
+) -> None:
     environment = {
         **os.environ,
         "JAX_LOG_COMPILES": "1",
@@ -148,7 +150,7 @@ def test_a_signal_while_something_compiles(program: str, number: int, model: Pat
     assert "Traceback" not in "".join(log)
 
 
-def test_a_terminated_command_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_terminated_command_leaves_no_partial_files(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "jaxgpt", "prepare", "-", "--out", str(tmp_path / "data")]
     with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
         while not list(tmp_path.iterdir()):

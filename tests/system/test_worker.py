@@ -10,7 +10,7 @@ def fail() -> None:
     raise OSError("the disk is full")
 
 
-def test_a_job_runs_beside_us_and_the_next_one_waits_for_it() -> None:
+def test_a_job_runs_in_the_background_and_the_next_one_waits_for_it() -> None:
     gate, order = threading.Event(), []
     background = Background()
     background.start(lambda: (gate.wait(), order.append("first")))
@@ -23,7 +23,7 @@ def test_a_job_runs_beside_us_and_the_next_one_waits_for_it() -> None:
 
 
 @pytest.mark.parametrize("call", ["wait", "check", "start"])
-def test_what_a_job_raises_comes_up_once(call: str) -> None:
+def test_an_exception_in_a_job_is_raised_once(call: str) -> None:
     background, done = Background(), threading.Event()
     background.start(fail)
     background._thread.submit(done.set)
@@ -33,7 +33,7 @@ def test_what_a_job_raises_comes_up_once(call: str) -> None:
     background.wait()
 
 
-def test_waiting_that_is_interrupted_can_be_taken_up_again() -> None:
+def test_an_interrupted_wait_can_be_resumed() -> None:
     gate, done = threading.Event(), []
     background = Background()
     background.start(lambda: (gate.wait(), done.append(True)))

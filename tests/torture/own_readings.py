@@ -146,5 +146,5 @@ def _same_line(value: Value, line: str) -> bool:
 
 
 def is_a_model(value: Value, path: Path) -> bool:
-    """There are parameters; whoever makes the checksums again may choose their values."""
+    """There are parameters; a forger who recomputes the checksums may choose their values."""
     return isinstance(value[1], dict)

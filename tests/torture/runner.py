@@ -21,7 +21,7 @@ STARTING = 300  # seconds that imports may take
 
 @dataclass
 class Line:
-    """A line of the table: how many cases of a kind ended how."""
+    """A line of the table: the number of cases of a kind by how they ended."""
 
     kind: str
     cases: int = 0

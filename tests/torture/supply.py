@@ -1,4 +1,4 @@
-"""The part of supply: no pickle is run, wherever somebody hides one in a file that is given.
+"""The part of supply: no pickle is run, wherever it is hidden in an input file.
 
 Each pickle would create a file. It is put into files of every format, and given wherever a command
 takes a file.

@@ -1,4 +1,4 @@
-"""Commands on small files, and what the files that they write mean."""
+"""Commands on small files, and the content of the files that they write."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Imports all that commands import, once for all forked processes; computes nothing."""
+"""Imports everything that commands import, once for all forked processes; computes nothing."""
 
 import datasets  # noqa: F401
 import jax  # noqa: F401

@@ -1,4 +1,4 @@
-"""A model learns answers: its loss counts nothing else, and it writes them."""
+"""A model learns answers: its loss counts nothing else, and it generates them."""
 
 import itertools
 import json
@@ -34,7 +34,7 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("pack", ["off", "restart"])
-def test_the_loss_is_that_of_the_answers_alone(pack: str, source: Path, tmp_path: Path) -> None:
+def test_the_loss_counts_only_the_answers(pack: str, source: Path, tmp_path: Path) -> None:
     data = prepare_answers([str(source)], tmp_path / "data")
     model = random_model(vocab_size=data.vocab_size, context_length=40)
     split = split_of(data, "train", 40, pack)
@@ -54,7 +54,7 @@ def test_the_loss_is_that_of_the_answers_alone(pack: str, source: Path, tmp_path
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
-def test_no_gradient_comes_from_the_targets_of_a_prompt(source: Path, tmp_path: Path) -> None:
+def test_targets_within_a_prompt_give_no_gradient(source: Path, tmp_path: Path) -> None:
     data = prepare_answers([str(source)], tmp_path / "data")
     split = split_of(data, "train", 40, "restart")
     assert isinstance(split, Windows)

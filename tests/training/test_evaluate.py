@@ -46,7 +46,7 @@ def random_params(config: ModelConfig) -> Tree:
 
 
 @pytest.mark.parametrize("fields", CASES.values(), ids=CASES)
-def test_the_loss_of_a_modern_model_is_that_of_its_formulas(
+def test_the_loss_of_a_modern_model_follows_its_formulas(
     fields: dict[str, Any], tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     (tmp_path / "text").write_text(TEXT[:700])

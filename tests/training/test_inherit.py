@@ -1,4 +1,4 @@
-"""A model is fine-tuned without a config file, and what a person left out is what its file or its run has."""
+"""Fine-tuning without a config file takes missing settings from the model's file or run."""
 
 import json
 import re
@@ -131,10 +131,8 @@ def test_the_same_command_resumes_and_steps_alone_may_change(
     assert config_of(tmp_path / "out") == {**before, "train": {**before["train"], "steps": 10}}
 
 
-def test_what_was_inherited_gives_way_to_what_is_given(
-    tune: Callable[..., Any], tmp_path: Path
-) -> None:
-    """A warm-up longer than the steps, a last rate above the first, parts that do not divide a batch."""
+def test_given_settings_override_inherited_ones(tune: Callable[..., Any], tmp_path: Path) -> None:
+    """A warm-up longer than the steps, a final rate above the first, parts that do not divide a batch."""
     words = "--train.steps", "2", "--optim.learning_rate", "1e-4", "--train.batch_size", "3"
     assert tune("nanogpt", *words).code == 0
     used = config_of(tmp_path / "out")
@@ -142,7 +140,7 @@ def test_what_was_inherited_gives_way_to_what_is_given(
     assert used["optim"]["final_learning_rate"] == 1e-4
 
 
-def test_without_a_recipe_there_are_usual_settings(
+def test_without_a_recipe_common_settings_are_used(
     tune: Callable[..., Any], made: Path, tmp_path: Path
 ) -> None:
     outcome = tune("bare", "--train.steps", "5")
@@ -155,7 +153,7 @@ def test_without_a_recipe_there_are_usual_settings(
     ) == (1e-4, 1, 1)
 
 
-def test_a_long_context_comes_in_parts() -> None:
+def test_a_batch_with_a_long_context_is_computed_in_parts() -> None:
     from jaxgpt.training.inherit import _usual
 
     sections = _usual(ModelConfig(context_length=1024), {"optim": {"learning_rate": 1.0}})
@@ -251,7 +249,7 @@ def test_a_text_is_read_with_the_models_own_tokenizer(
         ),
     ],
 )
-def test_what_is_wrong_is_said_in_the_words_that_were_typed(
+def test_errors_name_the_options_as_they_were_typed(
     model: str,
     text: str,
     words: list[str],
@@ -273,7 +271,7 @@ def test_what_is_wrong_is_said_in_the_words_that_were_typed(
     assert re.search(said, refused("jaxgpt", "train", *given))
 
 
-def test_there_must_be_something_to_train(
+def test_a_run_without_a_model_or_data_is_refused(
     made: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     for words in ([], ["--data.path", "x", "--run.dir", tmp_path / "run"]):
@@ -309,7 +307,7 @@ def stopped(tune: Callable[..., Any], tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def test_an_init_that_does_not_exist_is_refused_where_a_run_resumes(
+def test_an_init_that_does_not_exist_is_refused_when_a_run_resumes(
     stopped: Path, made: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     words = "--data.path", made / "wood.txt", "--run.dir", stopped, "--train.steps", "4"
@@ -326,10 +324,10 @@ def test_a_run_says_that_init_is_not_read_again(
         assert f"; --init {made / model} is not read again." in out
 
 
-def test_going_on_lists_what_the_optimizer_was_set_to(
+def test_go_on_lists_the_settings_of_the_optimizer(
     made: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
-    """With a config file, which says for itself what it does not take from the checkpoint."""
+    """With a config file, whose own settings differ from those of the checkpoint."""
     sections = settings(
         made / "wood.txt",
         tmp_path / "run",

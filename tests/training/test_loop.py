@@ -1,4 +1,4 @@
-"""What happens between steps, and what a step may do to a run."""
+"""What happens between steps, and how a run reacts to a bad step."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_one_compilation_serves_the_whole_run(
 
 @pytest.fixture
 def rare(tmp_path: Path) -> dict[str, Any]:
-    """A run from a model that overflows on one letter, which comes up in one batch only, the fifth."""
+    """A run from a model that overflows on one letter, which occurs only in the fifth batch."""
     text = tmp_path / "rare.txt"
     text.write_text("".join("Z" if i == 700 else letter for i, letter in enumerate(TEXT)))
     data = prepare([str(text)], tmp_path / "data")
@@ -121,10 +121,8 @@ def test_a_non_finite_loss_may_be_skipped(rare: dict[str, Any], tmp_path: Path) 
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(opened.params()))
 
 
-def test_how_many_steps_were_skipped_is_known_after_an_interruption(
-    text: Path, tmp_path: Path
-) -> None:
-    """Else a run that is started again and again would pass over any number."""
+def test_the_number_of_skipped_steps_survives_an_interruption(text: Path, tmp_path: Path) -> None:
+    """Otherwise a run that is restarted again and again could skip any number of steps."""
     endless = settings(
         text,
         tmp_path / "run",
@@ -141,7 +139,7 @@ def test_how_many_steps_were_skipped_is_known_after_an_interruption(
             train(endless, "here", lambda line: None)
 
 
-def test_a_picture_that_cannot_be_drawn_is_said_and_costs_nothing(
+def test_a_picture_that_cannot_be_drawn_is_reported_and_the_run_continues(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""Adapters change nothing at first, are all that a run trains and stores, and are read merged."""
+"""Adapters change nothing at first, are all that a run trains and stores, and are merged on loading."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ def random_adapters(params: Any) -> dict[str, np.ndarray]:
     return {name: rng.normal(size=leaf.shape).astype("float32") for name, leaf in shapes.items()}
 
 
-def test_merged_is_unmerged() -> None:
+def test_a_merged_kernel_computes_what_the_unmerged_one_does() -> None:
     """For each kernel, the product with the sum is the sum of the products with base, A and B."""
     params = random_params(LLAMA, np.dtype("float32"))
     base, low = flatten(params), random_adapters(params)
@@ -72,7 +72,7 @@ def test_merged_is_unmerged() -> None:
 
 
 @pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
-def test_before_the_first_step_they_change_no_bit(fields: dict[str, Any]) -> None:
+def test_before_the_first_step_adapters_change_no_bit(fields: dict[str, Any]) -> None:
     model = ModelConfig(**{**PRIMES, "dropout": 0.0, **fields})
     params, config = random_params(model, np.dtype("float32")), config_of(model)
     state = init_state(config, params)
@@ -88,7 +88,7 @@ def test_before_the_first_step_they_change_no_bit(fields: dict[str, Any]) -> Non
 
 
 def test_an_encoder_decoder_has_adapters_on_both_sides() -> None:
-    """Of cross-attention, too; and each has a place on a mesh."""
+    """Cross-attention has adapters too, and each has a place on a mesh."""
     decoder = ModelConfig(**PRIMES, cross_attention=True)
     pair = abstract_params(Seq2SeqConfig(ModelConfig(**PRIMES), decoder))
     adapters = lora.adapters(pair, 3)
@@ -101,8 +101,8 @@ def test_an_encoder_decoder_has_adapters_on_both_sides() -> None:
     assert len(jax.tree.leaves(shardings(adapters, mesh))) == 2 * len(names)
 
 
-def test_a_step_moves_adapters_alone_by_the_gradient_that_reaches_them() -> None:
-    """The optimiser has two moments of them, and nothing of the base."""
+def test_a_step_moves_only_the_adapters_by_the_gradient_that_reaches_them() -> None:
+    """The optimiser has two moments of each adapter, and none of the base."""
     config = config_of(LLAMA, clip_norm=0.0, weight_decay=0.0)
     state = init_state(config, random_params(LLAMA, np.dtype("float32")))
     low = {name: jnp.asarray(leaf) for name, leaf in random_adapters(state.base).items()}
@@ -156,7 +156,7 @@ def of_adapters(folder: Path, run: Path, **sections: Any) -> dict[str, Any]:
     return settings(folder / "wood.txt", run, **{**base, **sections})
 
 
-def test_a_checkpoint_has_adapters_alone_and_the_run_its_base_once(folder: Path) -> None:
+def test_checkpoints_hold_only_adapters_and_the_run_holds_its_base_once(folder: Path) -> None:
     base, first = ModelDirectory(folder / "tuned" / "base"), ModelDirectory(folder / "first")
     jax.tree.map(np.testing.assert_array_equal, base.params(), first.params())
     checkpoint = run_directory.checkpoint_of(folder / "tuned", 6)
@@ -170,7 +170,7 @@ def test_a_checkpoint_has_adapters_alone_and_the_run_its_base_once(folder: Path)
         assert all(name.endswith(("/a", "/b")) for name in stored)
 
 
-def test_it_resumes_bit_for_bit_without_the_model_that_it_began_from(
+def test_it_resumes_bit_for_bit_without_the_model_it_started_from(
     folder: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(folder / "tuned", tmp_path / "run")
@@ -190,7 +190,7 @@ def test_it_resumes_bit_for_bit_without_the_model_that_it_began_from(
     assert next(losses) == next(losses)
 
 
-def test_all_see_the_merged_model_also_where_the_run_was_moved(
+def test_all_commands_see_the_merged_model_even_if_the_run_was_moved(
     folder: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     run = shutil.copytree(folder / "tuned", tmp_path / "moved")
@@ -228,7 +228,7 @@ def test_the_checkpoint_for_torch_is_merged(
     assert "was trained with adapters: its optimiser has moments of these" in said
 
 
-def test_the_evaluation_of_a_run_is_that_of_what_it_stores(
+def test_a_run_evaluates_the_model_that_it_stores(
     folder: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     whole = of_adapters(folder, tmp_path / "run", train={"eval_batches": 0})
@@ -286,7 +286,7 @@ def test_settings_that_make_no_sense_are_refused(
         )
 
 
-def test_a_plan_counts_the_base_once_and_moments_of_adapters_alone() -> None:
+def test_a_plan_counts_the_base_once_and_moments_only_for_adapters() -> None:
     sizes = {**PRIMES, "model_dim": 40, "vocab_size": 64}
     base = {"model": sizes, "data": {"path": "x"}, "run": {"dir": "r", "init": "x"}}
     base["mesh"] = {"data": 1, "fsdp": -1}
@@ -303,7 +303,7 @@ def test_a_plan_counts_the_base_once_and_moments_of_adapters_alone() -> None:
     assert tuned.memory.optimizer >= 2 * extra / devices
 
 
-def test_a_run_of_adapters_says_its_sizes(folder: Path, tmp_path: Path) -> None:
+def test_a_run_of_adapters_reports_its_sizes(folder: Path, tmp_path: Path) -> None:
     said: list[str] = []
     train(of_adapters(folder, tmp_path / "run", train={"steps": 3}), "here", said.append)
     size = sum(leaf.size for leaf in jax.tree.leaves(ModelDirectory(folder / "first").params()))

@@ -1,4 +1,4 @@
-"""The loss has a backward pass of its own: its values and gradients against those of autodiff."""
+"""The loss, which has its own backward pass, against the values and gradients of autodiff."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def test_values_and_gradients_are_those_of_autodiff(smoothing: float) -> None:
         np.testing.assert_allclose(results[0][1], results[1][1], rtol=0, atol=1e-12)
 
 
-def test_sums_are_float32_and_gradients_are_of_the_dtype_of_the_logits() -> None:
+def test_sums_are_float32_and_gradients_have_the_dtype_of_the_logits() -> None:
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7)), jnp.bfloat16)
     losses, pull = jax.vjp(lambda x: cross_entropy(x, jnp.array([3, 6])), logits)
     wide = plain(logits.astype(jnp.float32), jnp.array([3, 6]), 0.0)
@@ -41,7 +41,7 @@ def test_sums_are_float32_and_gradients_are_of_the_dtype_of_the_logits() -> None
     assert (losses.dtype, gradient.dtype) == (jnp.float32, jnp.bfloat16)
 
 
-def test_a_step_stores_nothing_as_wide_as_the_vocabulary_but_logits() -> None:
+def test_a_step_stores_nothing_as_wide_as_the_vocabulary_except_logits() -> None:
     """Neither exponentials in float32 nor a scatter, which is what autodiff makes of the loss."""
     logits = jnp.zeros((4, 9), jnp.bfloat16)
     _, pull = jax.vjp(lambda x: cross_entropy(x, jnp.arange(4)).sum(), logits)

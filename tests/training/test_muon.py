@@ -1,4 +1,4 @@
-"""Muon: its steps are those of a plain one in torch; its runs resume, and are refused where they must be."""
+"""Muon: its steps equal those of a plain implementation in torch; its runs resume or are refused."""
 
 import json
 import shutil
@@ -69,7 +69,7 @@ def plain_muon(weights: list[Any], gradients: list[list[Any]], rates: list[float
 
 
 @pytest.mark.parametrize("fields", ["gpt", "llama"])
-def test_three_steps_are_those_of_a_plain_one_in_torch(fields: str) -> None:
+def test_three_steps_equal_those_of_a_plain_muon_in_torch(fields: str) -> None:
     """Matrices by Muon, the rest by torch's AdamW; in float64, with decay and Nesterov's momentum."""
     torch = pytest.importorskip("torch")
     model = ModelConfig(**{**PRIMES, "dropout": 0.0, **CONFIGS[fields]})
@@ -123,8 +123,8 @@ def test_matrices_are_the_kernels_of_the_blocks(fields: dict[str, Any]) -> None:
     assert chosen == (expected if model.attention_out else expected - {out})
 
 
-def test_the_axes_that_count_matrices_are_those_that_are_never_sharded() -> None:
-    """So that a kernel new in the table cannot be without a place among the matrices."""
+def test_the_axes_that_count_matrices_are_never_sharded() -> None:
+    """So a new kernel in the table cannot be missing among the matrices."""
     for name, axes in LAYOUT.items():
         if matrix := matrix_of(name):
             sharded = {i for i, names in enumerate(axes) if names}
@@ -159,7 +159,7 @@ def test_it_resumes_bit_for_bit(run: Path, tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
-def test_another_optimizer_cannot_resume_it(run: Path, tmp_path: Path) -> None:
+def test_a_run_of_muon_cannot_resume_with_another_optimizer(run: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"optim.name is adamw, but .*step-00000004 was saved with muon, and"
     ):
@@ -170,7 +170,7 @@ def test_another_optimizer_cannot_resume_it(run: Path, tmp_path: Path) -> None:
 def test_its_state_is_not_written_for_torch(
     words: list[str], run: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
-    """Nor without being asked for, for a class whose files have an optimiser; the weights alone are."""
+    """Not even for a class whose files have an optimiser; only the weights are."""
     pytest.importorskip("torch")
     out = tmp_path / "a.pt"
     said = refused("jaxgpt-convert", "to-torch", run, out, "--dialect", "nanogpt", *words)
@@ -213,6 +213,6 @@ def test_a_plan_counts_one_moment_of_a_matrix_and_two_of_the_rest() -> None:
 
 
 @pytest.mark.parametrize("field", ["muon_learning_rate", "muon_momentum"])
-def test_settings_without_a_use_are_refused(field: str) -> None:
+def test_settings_without_effect_are_refused(field: str) -> None:
     with pytest.raises(UserError, match=rf"{field} is 0.5, but name is adamw, which has no use"):
         OptimConfig(**{field: 0.5})

@@ -38,7 +38,7 @@ def test_the_other_schedules(schedule: str, middle: float, end: float) -> None:
     assert [float(made(step)) for step in (0, 50, 100)] == pytest.approx([1.0, middle, end])
 
 
-def test_matrices_are_told_by_name_not_by_axes() -> None:
+def test_matrices_are_recognised_by_name_not_by_axes() -> None:
     params = abstract_params(ModelConfig(vocab_size=11, qkv_bias=True))
     matrices = {path for path, yes in flatten(decayed(config(), params)).items() if yes}
     assert all(path.endswith(("kernel", "embedding")) for path in matrices)
@@ -47,7 +47,7 @@ def test_matrices_are_told_by_name_not_by_axes() -> None:
 
 
 @pytest.mark.parametrize(("decay", "moved"), [("matrices", False), ("all", True)])
-def test_decay_reaches_what_it_should(decay: str, moved: bool) -> None:
+def test_weight_decay_reaches_the_configured_parameters(decay: str, moved: bool) -> None:
     params = {"kernel": jnp.ones(3), "bias": jnp.ones(3)}
     optimizer = make_optimizer(
         config(learning_rate=0.5, warmup_steps=0, weight_decay=0.2, decay=decay)

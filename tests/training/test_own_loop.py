@@ -1,4 +1,4 @@
-"""Loops of one's own: the compiled step is that of a run, and a model is a pytree for optax."""
+"""User-written loops: the compiled step is that of a run, and a model is a pytree for optax."""
 
 import dataclasses
 from typing import Any
@@ -25,7 +25,7 @@ def arrays(tree: object) -> dict[str, np.ndarray]:
 
 
 def test_the_compiled_step_is_that_of_a_run() -> None:
-    """Bit for bit, from the weights of a model, which stays as it is."""
+    """Bit for bit, from the weights of a model, which is not changed."""
     model = jaxgpt.GPT(MODEL, seed=3)
     before = arrays(jaxgpt.params_of(model))
     step, state = jaxgpt.compiled_step(model, train=TRAIN, optim={"warmup_steps": 0, "ema": 0.9})
@@ -61,7 +61,7 @@ def test_a_batch_that_does_not_fit_is_refused() -> None:
         step(state, np.zeros((8, 14), int))
 
 
-def test_settings_are_checked_as_those_of_a_run() -> None:
+def test_settings_are_checked_like_those_of_a_run() -> None:
     model = jaxgpt.GPT(MODEL)
     with pytest.raises(UserError, match=r"optim.*learnig_rate. Did you mean learning_rate\?"):
         jaxgpt.compiled_step(model, optim={"learnig_rate": 1})
@@ -109,7 +109,7 @@ def test_the_compiled_step_of_a_pair_is_that_of_a_run(pair: jaxgpt.Seq2Seq) -> N
 
 
 def test_padding_changes_nothing_in_the_step_of_a_pair(pair: jaxgpt.Seq2Seq) -> None:
-    """Neither do masks that are left out, where nothing is padding."""
+    """Nor does leaving out the masks if nothing is padding."""
     train = {"steps": 10, "batch_size": 8}
     batch, losses = pairs(), []
     other = {name: np.where(batch[f"{prefix}mask"], batch[name], 5)
@@ -144,7 +144,7 @@ def test_pairs_that_do_not_fit_are_refused(
 
 
 def test_a_model_is_a_pytree_for_grad_and_optax() -> None:
-    """The gradient by the model is that by its parameters, and optax moves the model by it."""
+    """The gradient with respect to the model is that of its parameters, and optax applies it."""
     model, batch = jaxgpt.GPT(MODEL, seed=1), ids()[0]
 
     def loss(model: jaxgpt.GPT) -> jax.Array:

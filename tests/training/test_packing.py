@@ -1,4 +1,4 @@
-"""Runs on packed documents: their losses, resuming, evaluating, and what stays as it was."""
+"""Runs on packed documents: their losses, resuming, evaluation, and runs without packing."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ LENGTH, EOT = 17, 7
 
 
 def packed(vocab_size: int, seed: int = 0) -> Windows:
-    """Windows of random ids with borders about every six."""
+    """Windows of random ids with document boundaries about every six ids."""
     ids = np.random.default_rng(seed).integers(0, vocab_size, 400)
     ids[np.random.default_rng(seed + 1).random(400) < 0.15] = EOT
     return make_windows(ids, cut(documents(ids, EOT), LENGTH), LENGTH, "restart")
@@ -78,7 +78,7 @@ def test_losses_and_gradients_are_those_of_the_documents_alone(name: str, dtype:
 
 
 def test_a_step_takes_the_mean_over_all_documents() -> None:
-    """Also in parts, in which there are different numbers of targets."""
+    """Also with accumulated parts, which have different numbers of targets."""
     model = ModelConfig(23, LENGTH, 14, 2, 2, dropout=0.0)
     config = Config(
         DataConfig("x", pack="restart"),
@@ -130,7 +130,7 @@ def test_a_run_resumes_with_the_same_bits(pack: str, fables: Path, tmp_path: Pat
     assert all(found[path].tobytes() == leaf.tobytes() for path, leaf in expected.items())
 
 
-def test_eval_has_the_masks_of_the_run(fables: Path, tmp_path: Path) -> None:
+def test_eval_uses_the_masks_of_the_run(fables: Path, tmp_path: Path) -> None:
     whole = run(fables, tmp_path / "run", steps=4, eval_batches=0)
     line = evaluate(whole, None, 3)
     val_loss = run_directory.read_metrics(whole)[-1]["val_loss"]
@@ -161,7 +161,7 @@ def test_one_compilation_serves_the_whole_run(
     assert len(traced) == 1
 
 
-def test_without_it_a_step_gets_ids_alone(fables: Path) -> None:
+def test_without_packing_a_step_gets_only_ids(fables: Path) -> None:
     sizes = ModelConfig(260, 16, 12, 2, 2)
     config = Config(DataConfig("x"), RunConfig("x"), model=sizes, train=TrainConfig(batch_size=2))
     mesh = make_mesh(config.mesh, 2, 12)

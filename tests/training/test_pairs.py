@@ -124,7 +124,7 @@ def test_three_steps_are_those_of_torch(norm: str, activation: str) -> None:
         np.testing.assert_allclose(mine, torchs, rtol=0, atol=1e-9)
 
 
-def test_a_step_is_that_of_the_losses(data: Path) -> None:
+def test_a_step_follows_from_the_losses_of_the_targets(data: Path) -> None:
     """The step of a run has the mean loss over the target tokens of a batch, and its gradient."""
     config = tiny(data, label_smoothing=0.1)
     mesh = make_mesh(config.mesh, 16, 16, jax.devices()[:1])
@@ -143,7 +143,7 @@ def test_a_step_is_that_of_the_losses(data: Path) -> None:
     )
 
 
-def test_parts_of_a_batch_are_the_whole(data: Path) -> None:
+def test_accumulated_parts_of_a_batch_equal_the_whole(data: Path) -> None:
     config = tiny(data)
     dataset = open_pairs(data)
     mesh = make_mesh(config.mesh, 16, 16, jax.devices()[:1])
@@ -301,7 +301,7 @@ def test_a_shipped_config_trains_at_tiny_size(
         ({"encoder": {"positions": "alibi", "context_length": 40}}, "positions = alibi"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(
+def test_configs_that_cannot_be_trained_are_refused(
     sections: dict[str, Any], message: str, data: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -309,7 +309,7 @@ def test_what_cannot_be_trained_is_refused(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_pairs_and_texts_are_told_apart(data: Path, text: Path, tmp_path: Path) -> None:
+def test_pairs_and_texts_are_not_confused(data: Path, text: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds pairs of source and target"):
         train(settings(data, tmp_path / "a"), "here", lambda line: None)
     with pytest.raises(UserError, match="not a file of pairs"):

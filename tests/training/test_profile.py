@@ -1,4 +1,4 @@
-"""A trace has exactly the steps that were asked for."""
+"""A trace has exactly the requested steps."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ def traced(run: Path) -> list[list[int]]:
     ]
 
 
-def test_it_has_the_steps_by_number_also_where_a_run_resumes(tmp_path: Path) -> None:
+def test_steps_are_traced_by_number_even_when_a_run_resumes(tmp_path: Path) -> None:
     (tmp_path / "wood.txt").write_text(TEXT)
     run, said = tmp_path / "run", []
     train(settings(tmp_path / "wood.txt", run, run={"profile": "3:4"}), "here", said.append)
@@ -35,7 +35,7 @@ def test_it_has_the_steps_by_number_also_where_a_run_resumes(tmp_path: Path) -> 
     assert any(line.startswith("Traced the steps 7 to 8. ") for line in said)
 
 
-def test_a_run_without_it_has_none(tmp_path: Path) -> None:
+def test_a_run_without_the_setting_has_no_trace(tmp_path: Path) -> None:
     (tmp_path / "wood.txt").write_text(TEXT)
     run = train(settings(tmp_path / "wood.txt", tmp_path / "run"), "here", lambda line: None)
     assert not (run / "profile").exists()

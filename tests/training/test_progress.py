@@ -26,7 +26,7 @@ FIGURES = {"loss": 2.5, "learning_rate": 1e-3, "gradient_norm": 0.5}
 def shown(
     kind: str, monkeypatch: pytest.MonkeyPatch, passing: progress.Passing | None = None
 ) -> list[str]:
-    """What is said of 20 steps in 4 seconds, the last of them evaluated, on two such devices."""
+    """The lines for 20 steps in 4 seconds, the last of them evaluated, on two devices of `kind`."""
     said: list[str] = []
     now = iter([100.0, 102.0, 102.0, 104.0, 104.0])
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(now))
@@ -44,7 +44,7 @@ def shown(
     return said
 
 
-def test_elsewhere_than_on_a_terminal_each_logged_step_is_a_line(
+def test_without_a_terminal_each_logged_step_is_a_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert shown("cpu", monkeypatch) == [
@@ -53,13 +53,15 @@ def test_elsewhere_than_on_a_terminal_each_logged_step_is_a_line(
     ]
 
 
-def test_utilization_is_shown_where_the_peak_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_utilization_is_shown_if_the_peak_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     share = 20_480 * flops.per_token(CONFIG.model) / (2 * 312e12)
     monkeypatch.setitem(chips.CHIPS, "A100", chips.CHIPS["A100"]._replace(peak=312e12 * share * 4))
     assert "MFU 25%" in shown("NVIDIA A100-SXM4-80GB", monkeypatch)[-1]
 
 
-def test_on_a_terminal_a_line_passes_and_evaluations_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_the_line_is_redrawn_and_evaluations_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     passed: list[tuple[int, int, str]] = []
     said = shown("cpu", monkeypatch, lambda *line: passed.append(line))
     assert [line.split()[1] for line in said] == ["20/2000"]
@@ -70,14 +72,14 @@ def test_on_a_terminal_a_line_passes_and_evaluations_stay(monkeypatch: pytest.Mo
     assert "val 2.2500" in passed[-1][2]
 
 
-def test_watching_writes_plain_lines_to_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_writes_plain_lines_to_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.watching() as (say, passing):
         assert passing is None
         say("[red]as it is[/red]")
     assert capsys.readouterr().out == "[red]as it is[/red]\n"
 
 
-def test_watching_moves_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_redraws_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdout", terminal)
@@ -95,11 +97,11 @@ def test_watching_moves_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) 
     assert "\x1b[2K" in written
 
 
-def test_clock() -> None:
+def test_durations_are_shown_as_a_clock() -> None:
     assert [progress.clock(s) for s in (0.4, 65, 3600 * 26 + 61)] == ["0:00", "1:05", "26:01:01"]
 
 
-def test_a_listener_who_leaves_does_not_end_the_run() -> None:
+def test_a_closed_pipe_does_not_end_the_run() -> None:
     code = (
         "from jaxgpt.training.progress import watching\n"
         "with watching() as (say, _):\n"
@@ -111,7 +113,7 @@ def test_a_listener_who_leaves_does_not_end_the_run() -> None:
     assert (outcome.stdout, outcome.stderr) == ("line 0\n", "went on")
 
 
-def test_a_terminal_that_was_closed_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_terminal_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def say(text: str) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -130,7 +132,7 @@ LONG = (
 
 
 @pytest.mark.parametrize("columns", [60, 76, 80, 100, 120, 200])
-def test_lines_fit_the_terminal_and_keep_what_one_looks_for(
+def test_lines_fit_the_terminal_and_keep_the_most_important_figures(
     columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal = io.StringIO()
@@ -166,7 +168,7 @@ def test_lines_fit_the_terminal_and_keep_what_one_looks_for(
         (30, "step 20/30  loss 2.0000"),
     ],
 )
-def test_figures_are_left_out_in_the_order_of_their_weight(width: int, line: str) -> None:
+def test_the_least_important_figures_are_left_out_first(width: int, line: str) -> None:
     whole = "step 20/30  loss 2.0000  val 2.1000 (50 batches)  lr 1e-03  norm 0.5  MFU 25%  20,480 tokens/s  1:05 left"
     assert progress.fitted(whole, 200) == whole
     assert progress.fitted(whole, width) == line

@@ -27,7 +27,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def again(stopped: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """A function (**sections) -> what is said when the run resumes with them, for 8 steps."""
+    """A function (**sections) -> the lines printed when the run resumes with them, for 8 steps."""
     run = tmp_path / "run"
     shutil.copytree(stopped, run)
 
@@ -40,7 +40,7 @@ def again(stopped: Path, tmp_path: Path) -> Callable[..., list[str]]:
     return call
 
 
-def test_it_goes_on_with_what_changed_listed(
+def test_it_resumes_and_lists_the_changed_settings(
     again: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     said = again(
@@ -83,7 +83,7 @@ def test_another_architecture_is_refused_with_every_difference(
     assert len(run_directory.read_metrics(tmp_path / "run")) == 3
 
 
-def test_an_average_cannot_come_or_go(again: Callable[..., list[str]]) -> None:
+def test_ema_cannot_be_switched_on_or_off(again: Callable[..., list[str]]) -> None:
     with pytest.raises(
         UserError, match=r"optim.ema is 0.5, but .* was saved without an average of the weights"
     ):
@@ -105,10 +105,10 @@ def test_another_text_is_refused_and_other_data_are_listed(
     assert any("data_sha256 was" in line for line in said)
 
 
-def test_a_damaged_newest_checkpoint_is_left_for_the_one_before(
+def test_a_damaged_newest_checkpoint_is_skipped_for_the_one_before(
     again: Callable[..., list[str]], stopped: Path, tmp_path: Path
 ) -> None:
-    """And what follows has the same bits as if it had been whole."""
+    """The resumed steps have the same bits as if the checkpoint had been intact."""
     run = tmp_path / "run"
     (run / "checkpoints" / "step-00000006" / "state" / "_METADATA").write_text("{}")
     said = again(train={"steps": 6})
@@ -138,10 +138,10 @@ def test_a_run_that_is_done_has_nothing_left_to_do(
     )
 
 
-def test_a_run_that_died_before_its_first_checkpoint_begins_again(
+def test_a_run_killed_before_its_first_checkpoint_starts_over(
     again: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    """With the data that were prepared for it, unless it is told of others."""
+    """With the data that were prepared for it, unless other data are named."""
     run = tmp_path / "run"
     shutil.rmtree(run / "checkpoints")
     prepared = (run / "data" / "data.json").stat().st_mtime_ns
@@ -150,7 +150,7 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_again(
     assert [line["step"] for line in run_directory.read_metrics(run)] == [2, 4, 6]
 
 
-def test_a_run_that_died_while_it_removed_its_data_begins_again(
+def test_a_run_killed_while_it_removed_its_data_starts_over(
     again: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
@@ -170,7 +170,7 @@ def test_a_run_that_died_while_it_removed_its_data_begins_again(
     assert [line["step"] for line in run_directory.read_metrics(run)] == [2, 4, 6]
 
 
-def test_a_run_that_died_before_it_discarded_a_checkpoint_does_so_when_it_starts(
+def test_a_run_killed_before_it_discarded_a_checkpoint_does_so_on_restart(
     again: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     assert len(run_directory.checkpoints(tmp_path / "run")) == 2
@@ -180,7 +180,7 @@ def test_a_run_that_died_before_it_discarded_a_checkpoint_does_so_when_it_starts
     assert {*run_directory.checkpoints(tmp_path / "run")} == {best, newest}
 
 
-def test_it_goes_on_without_the_model_that_it_began_from(stopped: Path, tmp_path: Path) -> None:
+def test_it_resumes_without_the_model_it_started_from(stopped: Path, tmp_path: Path) -> None:
     first = tmp_path / "first"
     shutil.copytree(stopped, first)
     said: list[str] = []
@@ -194,7 +194,7 @@ def test_it_goes_on_without_the_model_that_it_began_from(stopped: Path, tmp_path
     assert any("step-00000006; compiling" in line for line in said)
 
 
-def test_a_run_that_was_never_evaluated_can_be_done(
+def test_a_run_may_be_complete_without_an_evaluation(
     again: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     (tmp_path / "run" / "metrics.jsonl").unlink()
@@ -204,7 +204,7 @@ def test_a_run_that_was_never_evaluated_can_be_done(
     assert "the same command with --train.steps 12" in said[2]
 
 
-def test_a_folder_named_data_that_is_not_the_runs_is_left_alone(tmp_path: Path) -> None:
+def test_a_data_folder_that_the_run_did_not_write_is_left_alone(tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "data").mkdir(parents=True)
     (run / "data" / "wood.txt").write_text(TEXT)

@@ -83,7 +83,7 @@ def distance(a: Any, b: Any) -> float:
     )
 
 
-def test_accumulating_four_parts_is_one_batch_four_times_as_large() -> None:
+def test_accumulating_four_parts_equals_the_whole_batch() -> None:
     whole, losses = run(BASE)
     parts, part_losses = run(config(train__accumulate=4), parts=4)
     assert part_losses == pytest.approx(losses, abs=1e-6)
@@ -99,7 +99,7 @@ def test_accumulating_four_parts_is_one_batch_four_times_as_large() -> None:
     assert distance(*mu) < 1e-6
 
 
-def test_it_learns_one_batch_by_heart() -> None:
+def test_it_memorises_one_batch() -> None:
     made = config(optim__learning_rate=1e-2, optim__schedule="constant")
     step, state = compiled(made), start(made)
     first = last = 0.0
@@ -110,7 +110,7 @@ def test_it_learns_one_batch_by_heart() -> None:
     assert last < 0.2
 
 
-def test_dropout_is_another_one_at_each_step_and_part() -> None:
+def test_dropout_differs_between_steps_and_parts() -> None:
     made = config(model__dropout=0.5, optim__learning_rate=1e-12, optim__final_learning_rate=0.0)
     step, state = compiled(made), start(made)
     losses = []
@@ -123,13 +123,13 @@ def test_dropout_is_another_one_at_each_step_and_part() -> None:
     assert float(step(start(made), same_parts)[1].loss) != pytest.approx(alone, abs=1e-4)
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
+def test_bits_depend_on_the_seed_alone() -> None:
     made = config(model__dropout=0.2)
     assert distance(run(made)[0], run(made)[0]) == 0
     assert distance(run(made)[0], run(config(model__dropout=0.2, train__seed=1))[0]) > 0
 
 
-def test_bfloat16_computes_in_halves_and_keeps_masters_in_float32() -> None:
+def test_bfloat16_computes_in_half_precision_and_keeps_float32_masters() -> None:
     state, losses = run(config(compute__dtype="bfloat16"))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
     assert losses == pytest.approx(run(BASE)[1], abs=0.02)
@@ -147,7 +147,7 @@ def test_a_cpu_computes_in_float32_and_says_so() -> None:
     assert "dtype" not in dict(Compute.on(mesh, BASE.model, BASE.compute).choices)
 
 
-def test_the_average_of_the_weights_follows_them() -> None:
+def test_ema_follows_the_weights() -> None:
     made = config(optim__ema=0.75)
     step, state = compiled(made), start(made)
     expected = state.params
@@ -158,7 +158,7 @@ def test_the_average_of_the_weights_follows_them() -> None:
     assert distance(state.ema, state.params) > 1e-4
 
 
-def test_weights_stored_in_halves_are_trained_in_float32() -> None:
+def test_weights_stored_in_half_precision_are_trained_in_float32() -> None:
     halves = jax.tree.map(lambda x: x.astype(jnp.bfloat16), start(BASE).params)
     assert all(
         leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(init_state(BASE, halves).params)
@@ -169,7 +169,7 @@ def test_unrolling_the_scan_changes_nothing() -> None:
     assert run(config(compute__scan_unroll=2))[1] == pytest.approx(run(BASE)[1], abs=1e-6)
 
 
-def test_evaluation_sums_what_the_mask_shows() -> None:
+def test_evaluation_sums_only_unmasked_losses() -> None:
     params, batch = start(BASE).params, ids()[0]
     losses = token_losses(MODEL, params, batch, None)
     mask = np.random.default_rng(0).random((8, 11)) < 0.5
@@ -187,7 +187,7 @@ def test_every_parameter_gets_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("decay", ["matrices", "all"])
-def test_what_gets_no_gradient_stays_bit_for_bit_and_the_rest_moves(decay: str) -> None:
+def test_parameters_without_a_gradient_keep_their_bits_and_the_rest_move(decay: str) -> None:
     fields = {
         "positions": "sinusoidal",
         "positions_stored": True,
@@ -214,7 +214,7 @@ def test_what_gets_no_gradient_stays_bit_for_bit_and_the_rest_moves(decay: str) 
     [{"compute__remat": "dots"}, {"compute__remat": "full"}, {"compute__loss_chunks": 11}],
     ids=str,
 )
-def test_what_saves_memory_changes_no_number(memory: dict[str, Any]) -> None:
+def test_settings_that_save_memory_change_no_number(memory: dict[str, Any]) -> None:
     dropping = {"model__dropout": 0.2}
     (plain, losses), (sparing, other) = run(config(**dropping)), run(config(**dropping, **memory))
     assert other == pytest.approx(losses, abs=1e-6)

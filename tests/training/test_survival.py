@@ -1,4 +1,4 @@
-"""Runs whose process was killed, which resume and end with the same bits as an unharmed one."""
+"""Runs whose process was killed resume and end with the same bits as an undisturbed one."""
 
 import errno
 import os
@@ -99,7 +99,7 @@ def assert_clean(run: Path) -> None:
 
 @pytest.fixture
 def configs(text: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """Of two runs that differ in their directory alone."""
+    """The configs of two runs that differ only in their directory."""
     both = [
         settings(text, tmp_path / name, train=SAVING, optim={"ema": 0.9})
         for name in ("victim", "unharmed")
@@ -108,7 +108,7 @@ def configs(text: Path, tmp_path: Path) -> tuple[Path, Path]:
     return victim, unharmed
 
 
-def test_killed_and_stopped_is_the_same_as_never(
+def test_a_killed_and_stopped_run_ends_like_an_undisturbed_one(
     configs: tuple[Path, Path], start: Start, refused: Callable[..., str]
 ) -> None:
     victim, unharmed = configs
@@ -140,7 +140,9 @@ def test_killed_and_stopped_is_the_same_as_never(
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_is_the_same_as_never(configs: tuple[Path, Path], start: Start) -> None:
+def test_a_run_killed_twenty_times_ends_like_an_undisturbed_one(
+    configs: tuple[Path, Path], start: Start
+) -> None:
     victim, unharmed = configs
     longer = "--train.steps", "4000"
     finish(start(unharmed, *longer))  # compiles for both
@@ -160,7 +162,9 @@ def test_killed_twenty_times_is_the_same_as_never(configs: tuple[Path, Path], st
     assert_same_bits(run, unharmed.with_suffix(""))
 
 
-def test_a_full_disk_is_said_and_costs_nothing(text: Path, tmp_path: Path, start: Start) -> None:
+def test_a_full_disk_is_reported_and_loses_nothing(
+    text: Path, tmp_path: Path, start: Start
+) -> None:
     run = tmp_path / "run"
     config = write_toml(tmp_path / "config.toml", settings(text, run, model={"model_dim": 64}))
     finish(start(config))
@@ -188,7 +192,7 @@ def test_a_full_disk_is_said_and_costs_nothing(text: Path, tmp_path: Path, start
     ],
 )
 @pytest.mark.parametrize("out", ["a.safetensors", "data"])
-def test_exit_codes_of_what_cannot_be_written(
+def test_exit_codes_when_a_run_cannot_be_written(
     out: str,
     number: int,
     code: int,
@@ -196,7 +200,7 @@ def test_exit_codes_of_what_cannot_be_written(
     command: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """1 is for what the system could not do, 2 for what the user may not do or named wrongly."""
+    """1 if the system failed, 2 if the user lacks permission or named a wrong path."""
     config = ModelConfig(vocab_size=11, context_length=4, model_dim=6, num_blocks=1, num_heads=2)
     params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), abstract_params(config))
     model_directory.save(tmp_path / "model", config, params)

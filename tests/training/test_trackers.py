@@ -1,4 +1,4 @@
-"""Programs that others watch metrics with get them where a setting says so, each step once."""
+"""TensorBoard and Weights & Biases get the metrics if a setting says so, each step once."""
 
 import dataclasses
 import struct
@@ -20,7 +20,7 @@ def asked(**fields: object) -> Config:
     return dataclasses.replace(CONFIG, run=RunConfig("y", **fields))  # type: ignore[arg-type]
 
 
-def test_none_is_on_by_itself(tmp_path: Path) -> None:
+def test_trackers_are_off_by_default(tmp_path: Path) -> None:
     with trackers.trackers(CONFIG, tmp_path, 0) as opened:
         assert opened == []
     assert list(tmp_path.iterdir()) == []
@@ -36,7 +36,7 @@ def events(folder: Path) -> Iterator[bytes]:
             rest = rest[16 + length :]
 
 
-def test_tensorboard_gets_each_line_and_forgets_what_is_computed_again(tmp_path: Path) -> None:
+def test_tensorboard_gets_each_line_and_drops_recomputed_steps(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
@@ -51,10 +51,10 @@ def test_tensorboard_gets_each_line_and_forgets_what_is_computed_again(tmp_path:
     assert 11 in [e.step for e in found if e.session_log.status == SessionLog.START]
 
 
-def test_wandb_gets_the_same_run_again_after_an_interruption(
+def test_wandb_continues_the_same_run_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stand-in has its few names: the real one starts services of its own."""
+    """A stand-in provides the few names used, since the real library starts services of its own."""
     logged: list[object] = []
 
     class Session:

@@ -26,7 +26,7 @@ from jaxgpt.training.run import train
 from tests.helpers import ROOT, TEXT, settings, write_toml
 
 
-def test_a_run_leaves_what_it_promises(text: Path, tmp_path: Path) -> None:
+def test_a_run_writes_the_promised_files(text: Path, tmp_path: Path) -> None:
     said: list[str] = []
     run = train(settings(text, tmp_path / "run"), "here", said.append)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -77,7 +77,7 @@ def test_eval_is_the_mean_over_the_whole_split(
 def test_a_run_says_how_much_of_the_split_it_evaluates(
     batches: int, named: str, text: Path, tmp_path: Path
 ) -> None:
-    """Of 288 tokens in batches of 4 x 16: five batches are all of it."""
+    """The split has 288 tokens; in batches of 4 x 16, five batches are all of it."""
     said: list[str] = []
     train(
         settings(text, tmp_path / "run", train={"eval_batches": batches, "steps": 4}),
@@ -88,7 +88,7 @@ def test_a_run_says_how_much_of_the_split_it_evaluates(
     assert f"({named})." in said[-1].splitlines()[0]
 
 
-def test_eval_takes_the_data_that_are_meant_or_none(
+def test_eval_uses_the_intended_data_or_none(
     text: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     run = train(settings(text, tmp_path / "run"), "here", lambda line: None)
@@ -112,7 +112,7 @@ def test_eval_takes_the_data_that_are_meant_or_none(
     assert "cannot be found as a prepared directory" in refused("jaxgpt", "eval", model)
 
 
-def test_a_run_may_start_from_another_model(text: Path, tmp_path: Path) -> None:
+def test_a_run_can_start_from_another_model(text: Path, tmp_path: Path) -> None:
     first = train(settings(text, tmp_path / "first"), "here", lambda line: None)
     data = {"path": str(first / "data")}
     again = settings(
@@ -259,7 +259,7 @@ def test_every_shipped_config_trains_at_tiny_size_and_the_command_to_export_it_w
 
 
 def require_there_and_back(dialect: str, tmp_path: Path, command: Callable[..., Any]) -> None:
-    """A model of this system writes text, goes to torch, and comes back with the same bits."""
+    """A model of this preset generates text, is converted to torch, and back with the same bits."""
     assert (
         len(command("jaxgpt", "sample", tmp_path / "run", "--prompt", "", "--tokens", "9").out) > 8
     )
@@ -330,7 +330,7 @@ def test_wrong_config_files_are_refused(
     assert message in refused("jaxgpt", "train", tmp_path / "config.toml")
 
 
-def test_an_attempt_that_failed_is_not_in_the_way_of_the_next(text: Path, tmp_path: Path) -> None:
+def test_a_failed_attempt_does_not_block_the_next(text: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(UserError, match=r"model.vocab_size is 500"):
         train(settings(text, run, model={"vocab_size": 500}), "here")
