@@ -39,7 +39,7 @@ Try next, after . $(BIN)/activate
   jaxgpt sample runs/demo/run --prompt "The " --temperature 0.5
   jaxgpt train quickstart --data.path YOUR_TEXT.txt --run.dir runs/mine
   jaxgpt-convert inspect YOUR_CHECKPOINT.safetensors
-  docs/first_steps.ipynb         a torch checkpoint of yours: bring it over, prove it, train it, take it back
+  docs/first_steps.ipynb         a torch checkpoint of yours: convert it, prove it, train it, write it back
 endef
 export AFTER_DEMO
 

@@ -39,12 +39,19 @@ MODELS = {
 # The axes data, fsdp and tensor of a mesh.
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
 ALONE = (1, 1, 1)
-COMPARED = ["gpt", "modern", "muon", "lora", "tiled", "packed", "pair"]
+# Both kinds of block run on every mesh, other kinds on two or three that together have all axes.
+COMPARED = {
+    "gpt": MESHES,
+    "modern": MESHES,
+    "pair": MESHES[:3],
+    "muon": [(1, 8, 1), (1, 2, 4)],
+    "lora": [(2, 2, 2), (1, 2, 4)],
+    "tiled": [(8, 1, 1), (2, 2, 2)],
+    "packed": [(8, 1, 1), (1, 2, 4)],
+}
+PAIRS = [(mesh, model) for model, meshes in COMPARED.items() for mesh in meshes]
 NARROW = [(ALONE, "narrow"), ((1, 8, 1), "narrow")]
-CASES = [
-    *((mesh, model) for model in COMPARED for mesh in (ALONE, *MESHES)),
-    *NARROW,
-]
+CASES = [*((ALONE, model) for model in COMPARED), *PAIRS, *NARROW]
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +67,7 @@ def runs() -> dict[Any, dict[str, Any]]:
     return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
-@pytest.mark.parametrize("model", COMPARED)
-@pytest.mark.parametrize("mesh", MESHES, ids=str)
+@pytest.mark.parametrize(("mesh", "model"), PAIRS, ids=str)
 def test_ten_steps_on_any_mesh_equal_those_on_one_device(
     mesh: tuple[int, int, int], model: str, runs: dict[Any, dict[str, Any]]
 ) -> None:
