@@ -6,7 +6,7 @@ from typing import TypeVar
 import numpy as np
 
 from jaxgpt.data.bpe import train_bpe
-from jaxgpt.data.formats import Piece
+from jaxgpt.data.pieces import Piece
 from jaxgpt.data.tokenizer import Tokenizer, Unencodable, train_char
 from jaxgpt.data.tokenizer_files import ready_made
 from jaxgpt.errors import UserError

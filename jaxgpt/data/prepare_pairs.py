@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.data.corpus_formats import SIDES
 from jaxgpt.data.encoding import encoded, groups, tokenizer_for
-from jaxgpt.data.formats import Pair, Piece
 from jaxgpt.data.pair_sources import known_pair_bytes, pairs
 from jaxgpt.data.pairs import PairDataset, open_pairs
+from jaxgpt.data.pieces import Pair, Piece
 from jaxgpt.data.prepare import require_sources
-from jaxgpt.data.records import SIDES
 from jaxgpt.data.sources import reader
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokens import HEADER_BYTES, ids_in_chunks, narrowest, offsets_of, write_tokens

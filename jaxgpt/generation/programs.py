@@ -26,7 +26,7 @@ from jaxgpt.model import cache
 from jaxgpt.model.cache import Cache, CrossCache
 from jaxgpt.model.extend import Text, extend
 
-PIECE = 32  # the most tokens in one piece
+PIECE_TOKENS = 32  # the most in one piece
 NOTHING = -1  # stands for an id after the end of a row
 
 
@@ -47,7 +47,7 @@ class Rows(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """The new tokens of one call, (B, PIECE); columns after its last token are padding."""
+    """The new tokens of one call, (B, PIECE_TOKENS); columns after its last token are padding."""
 
     ids: jax.Array
     logprobs: jax.Array
@@ -241,9 +241,9 @@ def _append(
 
 def _empty(weights: Weights, rows: Rows) -> Buffers:
     shape, dtype = (
-        (len(rows.tokens_bs), PIECE),
+        (len(rows.tokens_bs), PIECE_TOKENS),
         jnp.promote_types(weights.leaves[0].dtype, jnp.float32),
     )
     fold_in = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))
-    keys = fold_in(rows.keys_b, rows.new + jnp.arange(PIECE))
+    keys = fold_in(rows.keys_b, rows.new + jnp.arange(PIECE_TOKENS))
     return Buffers(jnp.full(shape, NOTHING, jnp.int32), jnp.zeros(shape, dtype), keys)

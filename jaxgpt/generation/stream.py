@@ -1,6 +1,6 @@
 """Streams of generated ids: the prompts are read, then come cached steps, then moves of the window.
 
-Each phase computes pieces of 1, 2, 4, ... up to PIECE tokens, so that the first ones come soon;
+Each phase computes pieces of 1, 2, 4, ... up to PIECE_TOKENS, so that the first ones come soon;
 moves of the window begin with a token for each peer.
 
 Shapes: B rows, V vocabulary.
@@ -21,7 +21,7 @@ from jaxgpt.generation import programs
 from jaxgpt.generation.batch import Batch, Request, make_batch
 from jaxgpt.generation.encoded import Encoded, encoded
 from jaxgpt.generation.options import Keywords, SampleOptions
-from jaxgpt.generation.programs import NOTHING, PIECE, Buffers, Conditions
+from jaxgpt.generation.programs import NOTHING, PIECE_TOKENS, Buffers, Conditions
 from jaxgpt.generation.prompt import as_rows
 from jaxgpt.generation.reading import Reader
 from jaxgpt.generation.sampling import NOT_FINITE
@@ -125,12 +125,12 @@ def _phases(generation: "Generation", batch: Batch) -> Iterator[Piece]:
 
 
 def _piece_sizes(tokens: int, first: int = 1) -> Iterator[int]:
-    """Sizes of pieces whose sum is `tokens`, from `first` up to PIECE."""
-    size = min(first, PIECE)
+    """Sizes of pieces whose sum is `tokens`, from `first` up to PIECE_TOKENS."""
+    size = min(first, PIECE_TOKENS)
     while tokens > 0:
         yield min(size, tokens)
         tokens -= size
-        size = min(2 * size, PIECE)
+        size = min(2 * size, PIECE_TOKENS)
 
 
 class Generation:

@@ -21,7 +21,7 @@ from jaxgpt.devices.distributed import together
 from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.pytree import Tree
 
-PIECE = 2**26  # approximate size of a file in bytes
+FILE_BYTES = 2**26  # approximate size of a file
 
 
 def write(folder: Path, tree: Any) -> None:
@@ -40,7 +40,7 @@ def write(folder: Path, tree: Any) -> None:
         use_compression=False,  # it makes weights a few percent smaller, and saving slower
     )
     tree = tree if together() else jax.tree.map(np.asarray, tree)
-    args = ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=PIECE)
+    args = ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=FILE_BYTES)
     try:
         with ocp.Checkpointer(handler, multiprocessing_options=processes) as checkpointer:
             checkpointer.save(folder.resolve(), args=args)

@@ -23,13 +23,13 @@ from jaxgpt.training.batches import batches, split_of
 from jaxgpt.training.checkpoints import Checkpoints
 from jaxgpt.training.compute import Compute
 from jaxgpt.training.evaluate import make_evaluator
+from jaxgpt.training.first_state import all_finite
 from jaxgpt.training.job import Job
 from jaxgpt.training.preview import preview
 from jaxgpt.training.profile import Profile
 from jaxgpt.training.progress import Passing, Progress, Say
 from jaxgpt.training.step import Metrics, State, evaluated, jitted_step
 from jaxgpt.training.trackers import Track, trackers
-from jaxgpt.training.weights import all_finite
 
 
 class Loop:

@@ -26,12 +26,12 @@ from jaxgpt.optional import installed
 from jaxgpt.settings import Sections, build, check_sections
 from jaxgpt.storage import run_directory
 from jaxgpt.system.json_files import write_json
+from jaxgpt.training.first_state import first_state
 from jaxgpt.training.job import Job
 from jaxgpt.training.loop import Loop
 from jaxgpt.training.progress import Passing, Say
 from jaxgpt.training.start import begin
 from jaxgpt.training.step import State
-from jaxgpt.training.weights import first_state
 
 
 def train(

@@ -14,9 +14,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxgpt.config import MeshConfig, ModelConfig
-from jaxgpt.devices.layout import LAYOUT
 from jaxgpt.devices.mesh import AXES, make_mesh
 from jaxgpt.devices.sharding import shardings, undivided
+from jaxgpt.devices.sharding_table import SHARDING_TABLE
 from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import flatten
@@ -90,7 +90,9 @@ def require_divided(found: dict[str, Any], mesh: dict[str, int]) -> None:
     """No parameter lies whole where the table divides it, and none is gathered whole but those outside the blocks."""
     for name, (shape, part) in found["lies"].items():
         used = set()
-        table = LAYOUT[name.removeprefix("encoder/").removeprefix("decoder/")][-len(shape) :]
+        table = SHARDING_TABLE[name.removeprefix("encoder/").removeprefix("decoder/")][
+            -len(shape) :
+        ]
         for axes, whole, own in zip(table, shape, part, strict=True):
             ways = 1
             for axis in axes:
@@ -142,7 +144,7 @@ def test_heads_of_keys_that_do_not_divide_leave_tensor_to_their_width() -> None:
 @pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
 def test_every_parameter_has_a_place_in_the_table(fields: dict[str, Any]) -> None:
     for path in flatten(abstract_params(ModelConfig(**PRIMES | fields))):
-        assert path in LAYOUT
+        assert path in SHARDING_TABLE
 
 
 @pytest.mark.parametrize(

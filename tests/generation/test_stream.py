@@ -168,7 +168,7 @@ def test_prompts_that_are_read_by_pieces_and_share_a_beginning_give_the_same_tex
 
         monkeypatch.setattr(programs, name, called)
 
-    monkeypatch.setattr(reading, "PIECE", 4)
+    monkeypatch.setattr(reading, "PIECE_POSITIONS", 4)
     noted("read")
     noted("read_on")
     for name, prompt in kinds.items():
@@ -189,7 +189,7 @@ def test_the_seed_decides_and_samples_differ(model: GPT) -> None:
 def test_pieces_come_as_they_are_made_and_do_not_depend_on_how_many(model: GPT) -> None:
     pieces = [len(piece) for piece in jaxgpt.generate(model, [3], 100, seed=1)]
     assert pieces[0] == 1
-    assert max(pieces) <= streaming.PIECE
+    assert max(pieces) <= streaming.PIECE_TOKENS
     assert sum(pieces) == 100
     whole = text(model, [3], 100, seed=1)
     for tokens in (1, 2, 23, 50):

@@ -14,9 +14,9 @@ import pytest
 
 import jaxgpt
 from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
-from jaxgpt.devices.layout import LAYOUT
 from jaxgpt.devices.mesh import AXES
 from jaxgpt.devices.sharding import shardings
+from jaxgpt.devices.sharding_table import SHARDING_TABLE
 from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params, assemble, lora
 from jaxgpt.planning.plan import plan
@@ -82,7 +82,7 @@ def test_before_the_first_step_they_change_no_bit(fields: dict[str, Any]) -> Non
         assemble(model, jax.tree.map(jnp.asarray, one))(ids) for one in (params, merged)
     )
     assert np.asarray(before).tobytes() == np.asarray(after).tobytes()
-    assert all(path in LAYOUT for path in flatten(state.params))
+    assert all(path in SHARDING_TABLE for path in flatten(state.params))
     a = [leaf for path, leaf in flatten(state.params).items() if path.endswith("/a")]
     assert all(np.abs(leaf).min() > 0 for leaf in a)
 

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
-from jaxgpt.devices.layout import LAYOUT
+from jaxgpt.devices.sharding_table import SHARDING_TABLE
 from jaxgpt.errors import UserError
 from jaxgpt.model import exactly
 from jaxgpt.model.matrices import matrix_of
@@ -125,7 +125,7 @@ def test_matrices_are_the_kernels_of_the_blocks(fields: dict[str, Any]) -> None:
 
 def test_the_axes_that_count_matrices_are_those_that_are_never_sharded() -> None:
     """So that a kernel new in the table cannot be without a place among the matrices."""
-    for name, axes in LAYOUT.items():
+    for name, axes in SHARDING_TABLE.items():
         if matrix := matrix_of(name):
             sharded = {i for i, names in enumerate(axes) if names}
             assert sharded == {*matrix.inputs, *matrix.outputs}, name
