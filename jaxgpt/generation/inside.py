@@ -14,8 +14,9 @@ from jaxgpt.errors import require
 from jaxgpt.generation.score import require_sides
 from jaxgpt.model import GPT, Seq2Seq, cast, check_mask, check_source, check_tokens, exactly
 from jaxgpt.model.attention import Memory, unordered
-from jaxgpt.model.attention_forms import Scale, attention_weights, chunked, sum_dtype
+from jaxgpt.model.attention_forms import Scale, attention_weights, chunked
 from jaxgpt.model.block import Block
+from jaxgpt.model.precision import sum_dtype
 from jaxgpt.model.spec import Scores
 
 

@@ -25,6 +25,7 @@ from jaxgpt.generation.weights import Weights
 from jaxgpt.model import cache
 from jaxgpt.model.cache import Cache, CrossCache
 from jaxgpt.model.extend import Text, extend
+from jaxgpt.model.precision import sum_dtype
 
 PIECE_TOKENS = 32  # the most in one piece
 NOTHING = -1  # stands for an id after the end of a row
@@ -240,10 +241,7 @@ def _append(
 
 
 def _empty(weights: Weights, rows: Rows) -> Buffers:
-    shape, dtype = (
-        (len(rows.tokens_bs), PIECE_TOKENS),
-        jnp.promote_types(weights.leaves[0].dtype, jnp.float32),
-    )
+    shape, dtype = (len(rows.tokens_bs), PIECE_TOKENS), sum_dtype(weights.leaves[0])
     fold_in = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))
     keys = fold_in(rows.keys_b, rows.new + jnp.arange(PIECE_TOKENS))
     return Buffers(jnp.full(shape, NOTHING, jnp.int32), jnp.zeros(shape, dtype), keys)

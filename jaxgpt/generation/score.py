@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from jaxgpt.errors import require
 from jaxgpt.model import GPT, Seq2Seq, exactly
-from jaxgpt.model.attention_forms import sum_dtype
+from jaxgpt.model.precision import sum_dtype
 
 
 @overload

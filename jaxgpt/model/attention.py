@@ -16,11 +16,11 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from jaxgpt.model import attention_forms, spec
+from jaxgpt.model.initial import INIT_STD
 from jaxgpt.model.linear import linear, product
 from jaxgpt.model.norms import Norm
 from jaxgpt.model.positions import rotate
 
-INIT_STD = 0.02
 # (queries (B, T, M, G, H), keys and values (B, T, M, H), scale, Scores) -> the weighted sums of the
 # values, in the shape of the queries, and any other output that the caller wants. An Attend made
 # from a form also takes segments (B, T).

@@ -12,7 +12,8 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from jaxgpt.model import spec
-from jaxgpt.model.attention import INIT_STD, Attend, Attention, Memory, causal
+from jaxgpt.model.attention import Attend, Attention, Memory, causal
+from jaxgpt.model.initial import INIT_STD
 from jaxgpt.model.mlp import Mlp
 from jaxgpt.model.norms import Norm
 

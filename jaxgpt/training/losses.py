@@ -14,7 +14,7 @@ from jaxgpt.data.pair_batches import PairBatch
 from jaxgpt.data.windows import TextBatch
 from jaxgpt.model import GPT, Seq2Seq, assemble
 from jaxgpt.model.attention import Memory, unordered, within
-from jaxgpt.model.attention_forms import sum_dtype
+from jaxgpt.model.precision import sum_dtype
 from jaxgpt.pytree import Tree
 from jaxgpt.seq2seq_config import Seq2SeqConfig
 from jaxgpt.training.compute import Compute
