@@ -48,6 +48,12 @@ def score(
     return scores_bt
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """The log-probabilities that `logits` define, computed on the host."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
 def require_sides(model: GPT | Seq2Seq, source: ArrayLike | None) -> None:
     """Require a `source` for an encoder-decoder, and none for a decoder."""
     if isinstance(model, Seq2Seq):

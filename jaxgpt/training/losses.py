@@ -13,7 +13,7 @@ from jaxgpt.config import ComputeConfig, ModelConfig
 from jaxgpt.data.pair_batches import PairBatch
 from jaxgpt.data.windows import TextBatch
 from jaxgpt.model import GPT, Seq2Seq, assemble
-from jaxgpt.model.attention import Memory, unordered, within
+from jaxgpt.model.attention import Memory, attending_to_all, within
 from jaxgpt.model.precision import sum_dtype
 from jaxgpt.pytree import Tree
 from jaxgpt.seq2seq_config import Seq2SeqConfig
@@ -96,7 +96,7 @@ def encoded(
     model: Seq2Seq, batch: PairBatch, dropout_key: jax.Array | None, compute: Compute
 ) -> jax.Array:
     """The memory (B, S, D): the encoder's output for the sources."""
-    attend = unordered(jnp.asarray(batch.source_mask_bs))
+    attend = attending_to_all(jnp.asarray(batch.source_mask_bs))
     positions = jnp.arange(batch.source_bs.shape[1])
     x_bsd = compute.run(
         model.encoder,
