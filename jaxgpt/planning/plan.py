@@ -96,17 +96,18 @@ def compiled(config: Config, devices: list[Any]) -> Plan:
     train = config.train
     rows = train.batch_size // train.accumulate
     mesh = make_mesh(config.mesh, rows, config.model.model_dim, devices)
-    step, where = jitted_step(config, mesh)
+    compute = Compute.of(config, mesh)
+    step, state_shardings = jitted_step(config, mesh, compute)
     like = jax.eval_shape(lambda: init_state(config))
     batch = largest_batch(config, of_answers(config))
     operations, needed = _operations(config, like, batch)
-    parameters = _bytes((like.params, like.base), (where.params, where.base))
+    parameters = _bytes((like.params, like.base), (state_shardings.params, state_shardings.base))
     lowered, started = step.lower(like, batch), time.perf_counter()
-    memory, text = _compile(lowered, parameters, _bytes(like, where) - parameters)
+    memory, text = _compile(lowered, parameters, _bytes(like, state_shardings) - parameters)
     return Plan(
         config=config,
         mesh=mesh,
-        choices=Compute.on(mesh, config.model, config.compute, config.data.pack).choices,
+        choices=compute.choices,
         size=_size(like.base or like.params),
         adapters=_size(like.params) if like.base else 0,
         memory=memory,

@@ -22,7 +22,7 @@ from jaxgpt.system.signals import Signals, Stopped
 from jaxgpt.training.batches import batches, split_of
 from jaxgpt.training.checkpoints import Checkpoints
 from jaxgpt.training.compute import Compute
-from jaxgpt.training.evaluate import make_evaluator
+from jaxgpt.training.evaluators import make_evaluator
 from jaxgpt.training.first_state import all_finite
 from jaxgpt.training.job import Job
 from jaxgpt.training.preview import preview
@@ -42,15 +42,15 @@ class Loop:
         self.job, self.config, self.say = job, config, say
         self.signals = signals or Signals()
         self.mesh = make_mesh(config.mesh, rows, config.model.model_dim)
-        compute = Compute.on(self.mesh, config.model, config.compute, config.data.pack)
+        compute = Compute.of(config, self.mesh)
         self.choices = compute.choices
-        self.step, where = jitted_step(config, self.mesh)
-        if where.base:
-            self.merge = jitted_merge(where.base, config.train.lora_scale)
+        self.step, state_shardings = jitted_step(config, self.mesh, compute)
+        if state_shardings.base:
+            self.merge = jitted_merge(state_shardings.base, config.train.lora_scale)
         self.finite = jax.jit(all_finite, out_shardings=replicated(self.mesh))
         self.batch = batches(job.dataset, config, self.mesh)
         self.batch(0)  # raises if there are too few data
-        self.evaluator = make_evaluator(config, self.mesh, rows)
+        self.evaluator = make_evaluator(config.architecture, compute, self.mesh, rows)
         self.eval_limit = config.train.eval_batches or None
         self.val = split_of(job.dataset, "val", config)
         self.extent = self.evaluator.extent(self.val, self.eval_limit)
@@ -206,8 +206,7 @@ class Loop:
 
     def validate(self, weights: Tree) -> dict[str, float]:
         """The validation figures of `weights`, over at most train.eval_batches batches."""
-        figures: dict[str, float] = self.evaluator.figures(weights, self.val, self.eval_limit)
-        return figures
+        return self.evaluator.figures(weights, self.val, self.eval_limit)
 
     def save(self, state: State, step: int, val_loss: float | None) -> None:
         """Start writing a checkpoint of `state`, if all its numbers are finite."""

@@ -25,6 +25,7 @@ from jaxgpt.data.windows import make_windows
 from jaxgpt.devices.mesh import make_mesh, sizes
 from jaxgpt.devices.sharding import over_rows, placed
 from jaxgpt.pytree import flatten
+from jaxgpt.training.compute import Compute
 from jaxgpt.training.step import init_state, jitted_step
 
 
@@ -68,7 +69,7 @@ def steps(axes: list[int], fields: dict[str, Any]) -> dict[str, Any]:
     )
     mesh = make_mesh(wanted, 8, model.model_dim, jax.devices()[: math.prod(sizes(wanted))])
     parts = over_rows(mesh, axis=1)
-    step, where = jitted_step(config, mesh)
+    step, where = jitted_step(config, mesh, Compute.of(config, mesh))
     state, losses = jax.jit(lambda: init_state(config), out_shardings=where)(), []
     shapes = jax.eval_shape(lambda: (state, drawn(config, 0)))
     program = step.lower(*shapes).compile()

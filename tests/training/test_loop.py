@@ -15,7 +15,7 @@ from jaxgpt.data.tokenizer_files import load as load_tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model import GPT, params_of
 from jaxgpt.storage import model_directory, run_directory
-from jaxgpt.training import checkpoints, evaluate, step
+from jaxgpt.training import checkpoints, evaluators, step
 from jaxgpt.training.loop import Loop
 from jaxgpt.training.run import train
 from jaxgpt.training.step import besides_weights, evaluated
@@ -60,7 +60,7 @@ def test_one_compilation_serves_the_whole_run(
 
         return made
 
-    for module, name in ((step, "make_step"), (evaluate, "make_eval_step")):
+    for module, name in ((step, "make_step"), (evaluators, "make_eval_step")):
         monkeypatch.setattr(module, name, counting(name, getattr(module, name)))
     train(settings(text, tmp_path / "run", train={"accumulate": 2}), "here", lambda line: None)
     assert sorted(traced) == ["make_eval_step", "make_step"]

@@ -26,7 +26,8 @@ from jaxgpt.model import assemble, exactly, params_of
 from jaxgpt.pytree import flatten
 from jaxgpt.storage import model_directory
 from jaxgpt.training.batches import batches
-from jaxgpt.training.evaluate import make_evaluator
+from jaxgpt.training.compute import Compute
+from jaxgpt.training.evaluators import make_evaluator
 from jaxgpt.training.losses import cross_entropy, pair_logits
 from jaxgpt.training.optimizer import make_optimizer, make_schedule
 from jaxgpt.training.run import train
@@ -159,7 +160,7 @@ def test_parts_of_a_batch_are_the_whole(data: Path) -> None:
 def test_after_one_epoch_nothing_is_compiled(data: Path) -> None:
     config = tiny(data)
     mesh = make_mesh(config.mesh, 16, 16, jax.devices()[:1])
-    step, where = jitted_step(config, mesh)
+    step, where = jitted_step(config, mesh, Compute.of(config, mesh))
     batch = batches(open_pairs(data), config, mesh)
     state = jax.device_put(init_state(config), where)
     epoch, sizes = sum(batch.buckets.full_batches()), []
@@ -191,7 +192,8 @@ def test_exact_matches_are_what_greedy_decoding_writes(data: Path, tmp_path: Pat
         tiny(data), model=model.config.decoder, encoder=model.config.encoder
     )
     mesh = make_mesh(config.mesh, 4, 16, jax.devices()[:1])
-    figures = make_evaluator(config, mesh, 4).figures(params_of(model), dataset.val)
+    evaluator = make_evaluator(config.architecture, Compute.of(config, mesh), mesh, 4)
+    figures = evaluator.figures(params_of(model), dataset.val)
     # It ends every target at once, so that only empty ones would be right.
     assert figures["val_exact_match"] == 0
     loss, tokens = 0.0, 0
