@@ -53,7 +53,7 @@ def from_file(path: Path, reading: Reading) -> Iterator[Piece]:
         f"{path} has the name of a file of ids, not of text. Name nanoGPT's train.bin and val.bin "
         "together, or their folder, and nothing else with them.",
     )
-    with opened(path) as stream:
+    with open_file(path) as stream:
         if path.suffix in TEXT_FORMATS:
             yield from from_records(TEXT_FORMATS[path.suffix](stream, path, reading), reading)
         else:
@@ -67,7 +67,7 @@ def pairs_from_file(path: Path, reading: Reading) -> Iterator[Pair]:
         f"{path} is not a file of pairs of source and target: the names of these end in "
         f"{', '.join(PAIR_FORMATS)}.",
     )
-    with opened(path) as stream:
+    with open_file(path) as stream:
         yield from pairs_from_records(PAIR_FORMATS[path.suffix](stream, path, reading), reading)
 
 
@@ -98,7 +98,7 @@ def pairs_from_records(records: Records, reading: Reading) -> Iterator[Pair]:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def open_file(path: Path) -> Iterator[BinaryIO]:
     """Open the file `path`; an error in opening or reading it names the file."""
     try:
         with path.open("rb") as stream:

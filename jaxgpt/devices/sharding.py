@@ -192,6 +192,6 @@ def _name(path: tuple) -> str:
     return "/".join(parts[:-1] if parts[-1] == "value" else parts)
 
 
-def placed(array: np.ndarray, where: NamedSharding) -> jax.Array:
+def shard_array(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """Shard an array that every process has whole: each device gets only its own part."""
-    return jax.make_array_from_callback(array.shape, where, lambda part: array[part])
+    return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])

@@ -59,11 +59,11 @@ def names_of_ids(codec: TextCodec, vocab_size: int) -> list[str]:
     names = [f"#{i}" for i in range(vocab_size)]
     if codec.tokenizer:
         for i in codec.tokenizer.decodable(vocab_size).nonzero()[0].tolist():
-            names[i] = shown(codec.decode([i]))
+            names[i] = visible_text(codec.decode([i]))
     return names
 
 
-def shown(token: str) -> str:
+def visible_text(token: str) -> str:
     """`token` with control characters escaped and spaces made visible."""
     return repr(token)[1:-1].replace(" ", "\N{OPEN BOX}")
 

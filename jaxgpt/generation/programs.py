@@ -120,7 +120,7 @@ def empty(weights: Weights, rows: int, context: int, mesh: Mesh | None) -> Cache
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def repeated(kv_cache: Cache, rows: int, mesh: Mesh | None) -> Cache:
+def repeat_rows(kv_cache: Cache, rows: int, mesh: Mesh | None) -> Cache:
     """The cache of a single text as that of `rows` texts that begin with it."""
 
     def program(kv_cache: Cache) -> Cache:

@@ -38,7 +38,7 @@ class Reader:
             single = Reader(self.weights, None, self.slots, None)
             kv_cache = single.extended(None, tokens_bs[:1], 0, np.array([shared], np.int32))
             assert kv_cache is not None
-            kv_cache = programs.repeated(kv_cache, rows, self.mesh)
+            kv_cache = programs.repeat_rows(kv_cache, rows, self.mesh)
         else:
             shared = 0
         kv_cache = self.extended(kv_cache, tokens_bs, shared, lengths_b)

@@ -19,7 +19,7 @@ from jaxgpt.devices.peers import Peers, make_groups, share
 from jaxgpt.errors import UserError
 from jaxgpt.generation import programs
 from jaxgpt.generation.batch import Batch, Request, make_batch
-from jaxgpt.generation.encoded import Encoded, encoded
+from jaxgpt.generation.encoded import Encoded, prepare_memory
 from jaxgpt.generation.options import Keywords, SampleOptions
 from jaxgpt.generation.programs import NOTHING, PIECE_TOKENS, Buffers, Conditions
 from jaxgpt.generation.prompt import as_rows
@@ -94,7 +94,7 @@ def stream(
     """
     rows = as_rows(prompt, model.config.vocab_size)[0]
     batch = make_batch([Request(rows, options)], model.config)
-    read = encoded(model, len(rows), memory, memory_mask)
+    read = prepare_memory(model, len(rows), memory, memory_mask)
     if read is not None:
         read = read.repeated(options.samples)
     with exactly(model.dtype):

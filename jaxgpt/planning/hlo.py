@@ -68,7 +68,7 @@ def communication(text: str) -> Iterator[tuple[str, Instruction, int]]:
             ):
                 continue
             count = rounds(one, computations) if one.opcode == "while" else 1
-            for inner in called(one):
+            for inner in called_computations(one):
                 yield from walk(inner, times * count)
 
     yield from walk(entry_of(text), 1)
@@ -95,7 +95,7 @@ def computations_of(text: str) -> Iterator[tuple[str, list[Instruction]]]:
             body.append(Instruction(parsed[1], shape, operation[1], rest))
 
 
-def called(one: Instruction) -> list[str]:
+def called_computations(one: Instruction) -> list[str]:
     """The names of the computations that `one` runs."""
     names = [single or several for single, several in CALLED.findall(one.rest)]
     return [name.strip().removeprefix("%") for joined in names for name in joined.split(",")]

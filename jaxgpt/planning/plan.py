@@ -20,7 +20,7 @@ from jaxgpt.devices.chips import Chip, chip
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.model import flops
-from jaxgpt.planning.data import of_answers, sized
+from jaxgpt.planning.data import of_answers, with_vocabulary_sizes
 from jaxgpt.planning.hlo import Traffic, collectives
 from jaxgpt.planning.topologies import devices_of
 from jaxgpt.settings import build_run
@@ -75,23 +75,23 @@ def plan(
     It is made for the devices of `topology`, or for those present.
     """
     config = build_run(settings, where)
-    config = sized(config)
+    config = with_vocabulary_sizes(config)
     if not topology:
         use_devices(config.mesh)
     devices = devices_of(topology) if topology else jax.devices()
     stage("compiling", 0)
-    first = compiled(config, devices)
+    first = plan_by_compiling(config, devices)
     if first.fits:
         return first, None
     for other in smaller(config, first):
         stage(f"does not fit; trying {changes(config, other)}", 0)
-        tried = compiled(other, devices)
+        tried = plan_by_compiling(other, devices)
         if tried.fits:
             return first, tried
     return first, None
 
 
-def compiled(config: Config, devices: list[Any]) -> Plan:
+def plan_by_compiling(config: Config, devices: list[Any]) -> Plan:
     """Plan of `config` on `devices`, by compiling its training step for them."""
     train = config.train
     rows = train.batch_size // train.accumulate

@@ -14,7 +14,7 @@ from jaxgpt.data.pair_batches import eval_batches as pair_batches
 from jaxgpt.data.pairs import PairSplit
 from jaxgpt.data.windows import TextBatch, Windows, eval_batch_count
 from jaxgpt.data.windows import eval_batches as text_batches
-from jaxgpt.devices.sharding import over_rows, placed, replicated, shardings
+from jaxgpt.devices.sharding import over_rows, replicated, shard_array, shardings
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import Tree
 from jaxgpt.seq2seq_config import Seq2SeqConfig
@@ -66,7 +66,7 @@ class Evaluator(ABC):
         """
         unread = None
         for batch in batches:
-            on_devices = jax.tree.map(lambda x: placed(x, self.batch_sharding), batch)
+            on_devices = jax.tree.map(lambda x: shard_array(x, self.batch_sharding), batch)
             started = batch, self.step(params, on_devices)
             if unread:
                 yield unread

@@ -9,7 +9,7 @@ from jaxgpt.errors import require
 from jaxgpt.storage.model_directory import ModelDirectory
 from jaxgpt.storage.weights import Adapted
 from jaxgpt.training.job import Job
-from jaxgpt.training.optimizer import resumed
+from jaxgpt.training.optimizer import with_moments
 from jaxgpt.training.step import State, besides_weights, init_state
 
 
@@ -79,5 +79,5 @@ def _with_optimizer_of(source: ModelDirectory, state: State, config: Config) -> 
         f"--run.go_on: {source.path} has had {moments.step} steps, and train.steps, which counts "
         f"all of them, is {config.train.steps}. Set --train.steps to more than {moments.step}.",
     )
-    optimizer = resumed(state.optimizer, moments)
+    optimizer = with_moments(state.optimizer, moments)
     return state._replace(step=jnp.int32(moments.step), optimizer=optimizer)

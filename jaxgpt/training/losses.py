@@ -78,7 +78,7 @@ def pair_logits(
     for_encoder, for_decoder = (
         (None, None) if dropout_key is None else jax.random.split(dropout_key)
     )
-    memory_bsd = encoded(model, batch, for_encoder, compute)
+    memory_bsd = encoder_output(model, batch, for_encoder, compute)
     mask_bs = jnp.asarray(batch.source_mask_bs)
     positions, places = jnp.arange(batch.tokens_bt.shape[1]), jnp.arange(mask_bs.shape[1])
 
@@ -92,7 +92,7 @@ def pair_logits(
     return model.decoder.read_out(x_btd)
 
 
-def encoded(
+def encoder_output(
     model: Seq2Seq, batch: PairBatch, dropout_key: jax.Array | None, compute: Compute
 ) -> jax.Array:
     """The memory (B, S, D): the encoder's output for the sources."""

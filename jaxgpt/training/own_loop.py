@@ -16,7 +16,7 @@ from jaxgpt.errors import require
 from jaxgpt.mesh_config import MeshConfig
 from jaxgpt.model import GPT, Seq2Seq, check_mask, check_source, check_tokens, params_of
 from jaxgpt.settings import build
-from jaxgpt.training.batches import parted
+from jaxgpt.training.batches import split_batch
 from jaxgpt.training.compute import Compute
 from jaxgpt.training.step import Metrics, State, init_state, jitted_step
 
@@ -106,7 +106,7 @@ def compiled_step(
     state = jax.jit(lambda tree: init_state(config, tree), out_shardings=state_shardings)(params)
 
     def run(state: State, batch: np.ndarray | PairBatch) -> tuple[State, Metrics]:
-        parts = parted(batch, config.train.accumulate, over_rows(grid, axis=1))
+        parts = split_batch(batch, config.train.accumulate, over_rows(grid, axis=1))
         after: tuple[State, Metrics] = jitted(state, parts)
         return after
 

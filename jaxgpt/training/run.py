@@ -13,11 +13,11 @@ from jaxgpt.config import MeshConfig, OptimConfig, RunConfig
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.distributed import (
     alone_if_it_fails,
-    code,
-    first,
-    join,
+    catch_stop_signals,
+    code_hash,
+    is_process_zero,
+    join_processes,
     require_agreement,
-    stops,
 )
 from jaxgpt.devices.sharding import undivided
 from jaxgpt.errors import require
@@ -50,14 +50,14 @@ def train(
     mesh: MeshConfig = build(MeshConfig, settings.get("mesh", {}), f"{where} [mesh]")
     location: RunConfig = build(RunConfig, settings.get("run", {}), f"{where} [run]")
     use_devices(mesh)
-    join(mesh)
-    if not first():
+    join_processes(mesh)
+    if not is_process_zero():
         say, passing = (lambda line: None), None
     run = Path(location.dir)
-    lock = run_directory.locked_run(run) if first() else contextlib.nullcontext()
-    with alone_if_it_fails(), stops() as signals, lock:
+    lock = run_directory.locked_run(run) if is_process_zero() else contextlib.nullcontext()
+    with alone_if_it_fails(), catch_stop_signals() as signals, lock:
         job = begin(settings, config_file, run, say)
-        if first() and job.resumed:  # in case the process was killed after its last save
+        if is_process_zero() and job.resumed:  # in case the process was killed after its last save
             run_directory.keep(run, job.config.train.keep)
         loop = Loop(job, say, passing, signals)
         for parameter in undivided(abstract_params(job.config.architecture), loop.mesh):
@@ -71,12 +71,12 @@ def train(
         else:
             for line in _announcement(job, state, loop.choices):
                 say(line)
-            if first():
+            if is_process_zero():
                 _prepare_directory(job, where)
             if state.base and not job.resumed:
                 loop.checkpoints.write_base(state.base)
             loop.train(state)
-        if first():
+        if is_process_zero():
             say(_ending(job, max(done, steps), loop.extent))
     return run
 
@@ -96,7 +96,9 @@ def _require_agreement(job: Job, done: int) -> None:
     """Require that all processes have the same code, data, settings and number of steps."""
     sections: dict[str, Any] = job.config.sections()
     sections["mesh"].pop("process")
-    require_agreement({"code": code(), "step": done, "data": job.dataset.train_sha256, **sections})
+    require_agreement(
+        {"code": code_hash(), "step": done, "data": job.dataset.train_sha256, **sections}
+    )
 
 
 def _announcement(job: Job, state: State, choices: Iterable[tuple[str, str]]) -> list[str]:

@@ -32,17 +32,17 @@ class State(NamedTuple):
     base: Tree | None = None  # the frozen base, if `params` are adapters
 
 
-def evaluated(state: State) -> Tree:
+def weights_to_evaluate(state: State) -> Tree:
     """The weights to evaluate and to store: the moving average, if there is one."""
     return state.params if state.ema is None else state.ema
 
 
 def besides_weights(state: State) -> dict[str, Any]:
-    """The parts of `state` that a checkpoint stores in addition to `evaluated(state)`."""
+    """The parts of `state` that a checkpoint stores in addition to `weights_to_evaluate(state)`."""
     return {
         name: value
         for name, value in state._asdict().items()
-        if name != "base" and value is not None and value is not evaluated(state)
+        if name != "base" and value is not None and value is not weights_to_evaluate(state)
     }
 
 

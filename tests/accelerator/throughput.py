@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxgpt.config import Config
 from jaxgpt.devices.chips import chip
 from jaxgpt.devices.mesh import make_mesh
-from jaxgpt.devices.sharding import over_rows, placed
+from jaxgpt.devices.sharding import over_rows, shard_array
 from jaxgpt.model import flops
 from jaxgpt.model.attention_kernels import FORMS, KERNELS
 from jaxgpt.training.compute import Compute
@@ -101,5 +101,5 @@ def compiled(config: Config, start: State) -> tuple[Any, State, jax.Array]:
     )
     step, where = jitted_step(config, mesh, Compute.of(config, mesh))
     state = jax.device_put(jax.tree.map(jnp.copy, start), where)
-    ids = placed(random_ids(config), over_rows(mesh, axis=1))
+    ids = shard_array(random_ids(config), over_rows(mesh, axis=1))
     return step.lower(state, ids).compile(), state, ids

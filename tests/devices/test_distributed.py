@@ -324,7 +324,7 @@ def test_errors_that_come_from_another_process_are_known(
     error: Exception, from_peer: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not distributed.from_peer(error)  # there is no other
-    monkeypatch.setattr(distributed, "together", lambda: True)
+    monkeypatch.setattr(distributed, "is_multi_process", lambda: True)
     assert distributed.from_peer(error) is from_peer
 
 

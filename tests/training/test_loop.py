@@ -18,7 +18,7 @@ from jaxgpt.storage import model_directory, run_directory
 from jaxgpt.training import checkpoints, evaluators, step
 from jaxgpt.training.loop import Loop
 from jaxgpt.training.run import train
-from jaxgpt.training.step import besides_weights, evaluated
+from jaxgpt.training.step import besides_weights, weights_to_evaluate
 from tests.helpers import TEXT, settings
 
 
@@ -42,7 +42,10 @@ def test_a_checkpoint_holds_the_whole_state(
         beside = besides_weights(state)
         assert set(beside) == {"step", "optimizer", *(["params"] if ema else [])}
         where = jax.tree.map(lambda leaf: leaf.sharding, beside)
-        pairs = [(beside, opened.state(beside, where)), (evaluated(state), opened.params())]
+        pairs = [
+            (beside, opened.state(beside, where)),
+            (weights_to_evaluate(state), opened.params()),
+        ]
         for saved, found in pairs:
             for a, b in zip(*map(jax.tree.leaves, (saved, found)), strict=True):
                 np.testing.assert_array_equal(a, b)

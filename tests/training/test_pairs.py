@@ -31,7 +31,7 @@ from jaxgpt.training.evaluators import make_evaluator
 from jaxgpt.training.losses import cross_entropy, pair_logits
 from jaxgpt.training.optimizer import make_optimizer, make_schedule
 from jaxgpt.training.run import train
-from jaxgpt.training.step import evaluated, init_state, jitted_step, make_step
+from jaxgpt.training.step import init_state, jitted_step, make_step, weights_to_evaluate
 from tests.helpers import ROOT, settings
 from tests.model.test_seq2seq import config_of, inputs, make
 
@@ -321,7 +321,7 @@ def test_pairs_and_texts_are_told_apart(data: Path, text: Path, tmp_path: Path) 
     run = run_of(data, tmp_path / "run", train={"steps": 3})
     with pytest.raises(UserError, match="an encoder-decoder"):
         train(settings(text, tmp_path / "run"), "here", lambda line: None)
-    assert evaluated(init_state(tiny(data))).keys() == {"encoder", "decoder"}
+    assert weights_to_evaluate(init_state(tiny(data))).keys() == {"encoder", "decoder"}
     assert isinstance(
         assemble(jaxgpt.load(run).config, params_of(jaxgpt.load(run))), jaxgpt.Seq2Seq
     )

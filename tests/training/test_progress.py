@@ -118,7 +118,7 @@ def test_a_terminal_that_was_closed_does_not_end_the_run(monkeypatch: pytest.Mon
     read, write = os.pipe()
     with open(write, "w") as output:
         monkeypatch.setattr(sys, "stdout", output)
-        progress.unbroken(say)("a line")
+        progress.ignore_closed_output(say)("a line")
         print("another", flush=True)
     with open(read) as arrived:
         assert arrived.read() == ""
@@ -168,5 +168,5 @@ def test_lines_fit_the_terminal_and_keep_what_one_looks_for(
 )
 def test_figures_are_left_out_in_the_order_of_their_weight(width: int, line: str) -> None:
     whole = "step 20/30  loss 2.0000  val 2.1000 (50 batches)  lr 1e-03  norm 0.5  MFU 25%  20,480 tokens/s  1:05 left"
-    assert progress.fitted(whole, 200) == whole
-    assert progress.fitted(whole, width) == line
+    assert progress.shorten(whole, 200) == whole
+    assert progress.shorten(whole, width) == line
