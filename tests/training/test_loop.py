@@ -36,7 +36,7 @@ def test_a_checkpoint_holds_the_whole_state(
     for ema in (0.0, 0.5):
         run = train(
             settings(text, tmp_path / f"run{ema}", optim={"ema": ema}), "here", lambda line: None
-        )
+        ).directory
         opened = model_directory.ModelDirectory(run_directory.checkpoints(run)[-1])
         state = saved_states[-1]
         beside = besides_weights(state)
@@ -160,7 +160,9 @@ def test_a_picture_that_cannot_be_drawn_is_said_and_costs_nothing(
 
 def test_text_is_written_at_each_evaluation(text: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    run = train(settings(text, tmp_path / "run", train={"sample_tokens": 30}), "here", said.append)
+    run = train(
+        settings(text, tmp_path / "run", train={"sample_tokens": 30}), "here", said.append
+    ).directory
     metrics = run_directory.read_metrics(run)
     assert [len(line.get("sample", "")) for line in metrics] == [0, 30, 30]
     assert set(metrics[-1]["sample"]) <= set(TEXT)

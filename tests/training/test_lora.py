@@ -236,7 +236,9 @@ def test_the_evaluation_of_a_run_is_that_of_what_it_stores(
     folder: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     whole = of_adapters(folder, tmp_path / "run", train={"eval_batches": 0})
-    run = train({**whole, "optim": {"ema": 0.5, "learning_rate": 0.02}}, "here", lambda line: None)
+    run = train(
+        {**whole, "optim": {"ema": 0.5, "learning_rate": 0.02}}, "here", lambda line: None
+    ).directory
     best = run_directory.best(run)
     assert best
     shown = command("jaxgpt", "eval", run, "--batch-size", "4", "--data", folder / "first" / "data")

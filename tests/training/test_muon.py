@@ -137,14 +137,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("muon")
     (folder / "wood.txt").write_text(TEXT)
     sections = settings(folder / "wood.txt", folder / "run", optim=MUON)
-    return train(sections, "here", lambda line: None)
+    return train(sections, "here", lambda line: None).directory
 
 
 def resumed(run: Path, to: Path, **sections: Any) -> Path:
     """A copy of `run` at `to` that has resumed from its checkpoint at step 4, with `sections` changed."""
     shutil.copytree(run, to)
     shutil.rmtree(to / "checkpoints" / "step-00000006")
-    return train(settings(run.parent / "wood.txt", to, **sections), "here", lambda line: None)
+    return train(
+        settings(run.parent / "wood.txt", to, **sections), "here", lambda line: None
+    ).directory
 
 
 def test_it_resumes_bit_for_bit(run: Path, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def fables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, folder: Path, pack: str = "restart", **train_fields: Any) -> Path:
     return train(
         settings(data, folder, data={"pack": pack}, train=train_fields), "here", lambda _: None
-    )
+    ).directory
 
 
 def weights(folder: Path) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_of(data: Path, run: Path, **sections: Any) -> Path:
-    return train(settings(data, run, **{**TINY, **sections}), "here", lambda line: None)
+    return train(settings(data, run, **{**TINY, **sections}), "here", lambda line: None).directory
 
 
 def tiny(data: Path, **optim: Any) -> Config:

@@ -37,7 +37,9 @@ def test_it_has_the_steps_by_number_also_where_a_run_resumes(tmp_path: Path) -> 
 
 def test_a_run_without_it_has_none(tmp_path: Path) -> None:
     (tmp_path / "wood.txt").write_text(TEXT)
-    run = train(settings(tmp_path / "wood.txt", tmp_path / "run"), "here", lambda line: None)
+    run = train(
+        settings(tmp_path / "wood.txt", tmp_path / "run"), "here", lambda line: None
+    ).directory
     assert not (run / "profile").exists()
 
 
