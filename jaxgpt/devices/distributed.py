@@ -161,7 +161,7 @@ def require_agreement(about: Mapping[str, Any]) -> None:
     """Raise UserError in all processes, naming the differences, unless `about` is equal in all."""
     if not is_multi_process():
         return
-    settings = [dict(flatten(json.loads(text))) for text in _gathered(json.dumps(about))]
+    settings = [dict(flatten(json.loads(text))) for text in _texts_of_all(json.dumps(about))]
     names = dict.fromkeys(name for one in settings for name in one)
     different = [
         f"{name.replace('/', '.')} is {settings[0].get(name)} in process 0 and {one.get(name)} "
@@ -177,7 +177,7 @@ def require_agreement(about: Mapping[str, Any]) -> None:
     )
 
 
-def _gathered(text: str) -> list[str]:
+def _texts_of_all(text: str) -> list[str]:
     """The `text` of every process, in order."""
     from jax.experimental import multihost_utils
 

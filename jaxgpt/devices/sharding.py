@@ -169,14 +169,14 @@ def undivided(params: Any, mesh: Mesh) -> list[str]:
             f"mesh.tensor {tensor} does not divide the {heads} heads of keys and values: each "
             f"of its {tensor} devices computes the attention of all heads"
         )
-    for (path, leaf), where in zip(
+    for (path, leaf), sharding in zip(
         jax.tree_util.tree_leaves_with_path(params),
         jax.tree.leaves(shardings(params, mesh)),
         strict=True,
     ):
         listed = {axis for axes in _table(_name(path), leaf.shape) for axis in axes}
         wanted = math.prod(mesh.shape[axis] for axis in listed)
-        ways = leaf.size // math.prod(where.shard_shape(leaf.shape))
+        ways = leaf.size // math.prod(sharding.shard_shape(leaf.shape))
         if ways < wanted:
             messages.append(
                 f"{_name(path)} is divided by {ways}, not by {wanted}, as its sizes do not divide"

@@ -150,7 +150,7 @@ class Generation:
             rows = programs.start_rows(
                 self.prompts.tokens_bs, self.prompts.lengths_b, batch.seeds_b, batch.numbers_b
             )
-            self.rows = _placed(rows, programs.ROWS_SPECS, self.mesh)
+            self.rows = _shard(rows, programs.ROWS_SPECS, self.mesh)
 
     def cached_steps(self, tokens: int) -> Iterator[Computed]:
         """Read the prompts and generate `tokens` tokens; some row then fills the context."""
@@ -184,11 +184,11 @@ class Generation:
         assert mesh is not None
         with exactly(self.dtype):
             self.weights = share(self.weights, mesh)
-            self.rows = _placed(self.rows, programs.ROWS_SPECS, mesh)
-            self.conditions = _placed(self.conditions, programs.CONDITIONS_SPECS, mesh)
+            self.rows = _shard(self.rows, programs.ROWS_SPECS, mesh)
+            self.conditions = _shard(self.conditions, programs.CONDITIONS_SPECS, mesh)
 
 
-def _placed(parts: Any, specs: Any, mesh: Mesh | None) -> Any:
+def _shard(parts: Any, specs: Any, mesh: Mesh | None) -> Any:
     """The arrays of `parts`, sharded over `mesh` by their `specs`."""
     if mesh is None:
         return parts

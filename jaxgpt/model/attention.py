@@ -126,7 +126,7 @@ class Attention(nnx.Module):
     def _queries(self, x_btd: jax.Array, layer: ArrayLike) -> jax.Array:
         """Queries (B, T, M, G, H) for a memory, which has no positions."""
         (q_btmgh,) = self._products(x_btd, slice(0, self.spec.group), [])
-        return self._placed(q_btmgh, "q_norm", layer, jnp.arange(x_btd.shape[1]))
+        return self._norm_and_rotate(q_btmgh, "q_norm", layer, jnp.arange(x_btd.shape[1]))
 
     def project(
         self, x_btd: jax.Array, layer: ArrayLike, positions: jax.Array
@@ -134,8 +134,8 @@ class Attention(nnx.Module):
         """Queries (B, T, M, G, H), keys and values (B, T, M, H), by one matrix product."""
         group = self.spec.group
         q_btmgh, k_btm1h, v_btm1h = self._products(x_btd, slice(0, None), [group, group + 1])
-        q_btmgh = self._placed(q_btmgh, "q_norm", layer, positions)
-        k_btm1h = self._placed(k_btm1h, "k_norm", layer, positions)
+        q_btmgh = self._norm_and_rotate(q_btmgh, "q_norm", layer, positions)
+        k_btm1h = self._norm_and_rotate(k_btm1h, "k_norm", layer, positions)
         return q_btmgh, k_btm1h[:, :, :, 0], v_btm1h[:, :, :, 0]
 
     def keys_values(
@@ -143,7 +143,7 @@ class Attention(nnx.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Keys and values (B, T, M, H) alone."""
         k_btm1h, v_btm1h = self._products(x_btd, slice(self.spec.group, None), [1])
-        k_btm1h = self._placed(k_btm1h, "k_norm", layer, positions)
+        k_btm1h = self._norm_and_rotate(k_btm1h, "k_norm", layer, positions)
         return k_btm1h[:, :, :, 0], v_btm1h[:, :, :, 0]
 
     def _products(self, x_btd: jax.Array, rows: slice, cuts: list[int]) -> list[jax.Array]:
@@ -166,7 +166,7 @@ class Attention(nnx.Module):
         heads_btnh = mixed_btmgh.reshape(rows, time, heads * groups, width)
         return linear(self.out, heads_btnh, inputs=2)
 
-    def _placed(
+    def _norm_and_rotate(
         self, heads: jax.Array, norm: str, layer: ArrayLike, positions: jax.Array
     ) -> jax.Array:
         """Queries or keys `heads` after the norm called `norm`, if there is one, and rotation."""

@@ -69,15 +69,15 @@ class Block(nnx.Module):
 
         def attention(x_btd: jax.Array) -> tuple[jax.Array, Any]:
             mixed, extra = self.attn(x_btd, layer, positions, attend)
-            return self._dropped(mixed, "out_norm1", keys[0]), extra
+            return self._norm_and_drop(mixed, "out_norm1", keys[0]), extra
 
         def mlp(x_btd: jax.Array) -> tuple[jax.Array, Any]:
-            return self._dropped(self.mlp(x_btd), "out_norm2", keys[1]), None
+            return self._norm_and_drop(self.mlp(x_btd), "out_norm2", keys[1]), None
 
         def cross_attention(x_btd: jax.Array) -> tuple[jax.Array, Any]:
             assert memory is not None
             mixed, extra = self.cross_attn.across(x_btd, layer, memory)
-            return self._dropped(mixed, "cross_out_norm", keys[2]), extra
+            return self._norm_and_drop(mixed, "cross_out_norm", keys[2]), extra
 
         if spec.residual == "sequential":
             x_btd, own = residual(spec.placement, x_btd, self.norm1, attention)
@@ -91,7 +91,7 @@ class Block(nnx.Module):
         update2, _ = mlp(normal if shared else self.norm2(x_btd))
         return x_btd + update1 + update2, Extra(own)
 
-    def _dropped(self, update: jax.Array, norm: str, key: jax.Array | None) -> jax.Array:
+    def _norm_and_drop(self, update: jax.Array, norm: str, key: jax.Array | None) -> jax.Array:
         """The `update` of the stream after its sandwich `norm`, if there is one, and dropout."""
         normed = getattr(self, norm)(update) if self.spec.sandwich else update
         return dropout(normed, self.spec.dropout, key)

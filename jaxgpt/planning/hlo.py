@@ -47,7 +47,7 @@ def collectives(text: str) -> dict[str, Traffic]:
     for kind, one, times in communication(text):
         before = traffic[kind]
         traffic[kind] = Traffic(
-            before.times + times, before.received + times * _received(one, kind)
+            before.times + times, before.received + times * _bytes_received(one, kind)
         )
     return dict(traffic)
 
@@ -112,7 +112,7 @@ def rounds(one: Instruction, computations: dict[str, list[Instruction]]) -> int:
     return max(limits, default=1)
 
 
-def _received(one: Instruction, kind: str) -> float:
+def _bytes_received(one: Instruction, kind: str) -> float:
     """The bytes that one device receives when `one`, a collective of this `kind`, runs once."""
     size, n = size_of(one.shape), _group(one.rest)
     if kind == "collective-permute":

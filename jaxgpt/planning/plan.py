@@ -130,7 +130,7 @@ def _compile(lowered: Any, parameters: int, optimizer: int) -> tuple[Memory, str
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        wanted = _asked(str(error))
+        wanted = _bytes_wanted(str(error))
         return Memory(parameters, optimizer, wanted, 0, parameters + optimizer + wanted), ""
     stats = program.memory_analysis()
     temporaries, code = stats.temp_size_in_bytes, stats.generated_code_size_in_bytes
@@ -153,9 +153,9 @@ def _operations(config: Config, like: Any, batch: Any) -> tuple[int, int]:
     return counted(), counted(remat="none", loss_chunks=1)
 
 
-def _bytes(tree: Any, where: Any) -> int:
-    """The bytes of one device's shards of `tree`, which has the shardings `where`."""
-    parts = zip(jax.tree.leaves(tree), jax.tree.leaves(where), strict=True)
+def _bytes(tree: Any, shardings: Any) -> int:
+    """The bytes of one device's shards of `tree`, which is sharded by `shardings`."""
+    parts = zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
     return sum(
         math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf, sharding in parts
@@ -167,7 +167,7 @@ def _size(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def _asked(message: str) -> int:
+def _bytes_wanted(message: str) -> int:
     """The bytes that the compiler could not allocate: the largest size in its error `message`."""
     sizes = [
         float(n) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[unit]

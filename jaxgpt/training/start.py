@@ -168,7 +168,7 @@ def _find_data(config: Config, run: Path, stopped: ModelDirectory | None) -> Any
             f"{run}.",
         )
         directories.discard(own)
-    return _prepared(config, own)
+    return _prepare(config, own)
 
 
 def _prepared_from(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _prepared_from(data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name != "pack"}
 
 
-def _prepared(config: Config, own: Path) -> AnyData:
+def _prepare(config: Config, own: Path) -> AnyData:
     """The data that `config` names, prepared in `own`."""
     source, tokenizer = [config.data.path], config.data.tokenizer
     if config.encoder is None:
