@@ -53,7 +53,7 @@ def test_a_run_with_non_finite_moments_does_not_resume(
     assert command("jaxgpt", "train", config).code == 0
     checkpoint = run / "checkpoints" / "step-00000006"
     opened = model_directory.ModelDirectory(checkpoint)
-    like = model_directory.arrays.stored(checkpoint / "state")
+    like = model_directory.arrays.stored_shapes(checkpoint / "state")
     state = model_directory.arrays.read(checkpoint / "state", like)
     odd = jax.tree.map(lambda x: x * np.nan if x.dtype == np.float32 else x, state)
     params, about = opened.params(), dict(opened.about)

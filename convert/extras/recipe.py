@@ -7,7 +7,7 @@ from typing import Any
 from jaxgpt.config import Config, DataConfig, OptimConfig, RunConfig, TrainConfig
 from jaxgpt.errors import UserError
 from jaxgpt.settings import build
-from jaxgpt.training.inherit import layered
+from jaxgpt.training.inherit import merge_sections
 
 SECTION = "config"  # where nanoGPT's train.py keeps its settings in a checkpoint
 OPTIM = {
@@ -38,16 +38,16 @@ def read(extras: Mapping[Any, Any], optimizer: Mapping[str, Any]) -> Recipe:
     words = extras.get(SECTION)
     words = dict(words) if isinstance(words, Mapping) else {}
     left: dict[str, str] = {}
-    settings = layered({"optim": optimizer} if optimizer else {})
+    settings = merge_sections({"optim": optimizer} if optimizer else {})
     if words.get("decay_lr") is False:
         words = {word: value for word, value in words.items() if word not in DECAYING}
-        settings = layered(settings, {"optim": {"schedule": "constant", "warmup_steps": 0}})
+        settings = merge_sections(settings, {"optim": {"schedule": "constant", "warmup_steps": 0}})
     for word, sections in _meanings(words):
         if not isinstance(words[word], (bool, int, float, str)):
             left[word] = f"it is a {type(words[word]).__name__}"
             continue
         try:
-            settings = _checked(layered(settings, sections))
+            settings = _checked(merge_sections(settings, sections))
         except UserError as error:
             left[word] = str(error).rstrip(".")
     horizon, steps = words.get("lr_decay_iters"), settings.get("train", {}).get("steps")

@@ -6,14 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from jaxgpt.generation.score import log_softmax
+
 from ..foreign.forward import are_log_probabilities
 from .tolerances import TOLERANCE
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """The logarithms of the probabilities that `logits` define."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def of_logits(theirs: np.ndarray, ours: np.ndarray) -> "Difference":

@@ -10,7 +10,7 @@ import torch
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import GPT, Seq2Seq
-from jaxgpt.model.attention import Memory, unordered
+from jaxgpt.model.attention import Memory, attending_to_all
 from jaxgpt.model.block import Block
 from jaxgpt.seq2seq_config import AnyConfig, Seq2SeqConfig
 
@@ -108,7 +108,7 @@ def decoder_of(model: Any, example: Example) -> tuple[GPT, Any, jax.Array | None
         positions = jnp.arange(mask_bs.shape[1])
 
         def apply(block: Block, layer: jax.Array, x: jax.Array, memory: Memory | None) -> Any:
-            x, _ = block(x, layer, positions, unordered(mask_bs))
+            x, _ = block(x, layer, positions, attending_to_all(mask_bs))
             return x, x
 
         x_bsd, blocks = model.encoder.run(model.embed_source(example.source), apply)

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from jaxgpt.errors import UserError
+from jaxgpt.generation.score import log_softmax
 from jaxgpt.model import Seq2Seq, States, check_tokens
 
 from ..foreign.float64 import exact_module, in_float64
 from ..foreign.forward import LOG_PROBABILITIES, are_log_probabilities, logits_of
 from ..rows.dialect import Dialect
 from ..rows.pair import AnyDialect, Pair
-from .difference import Difference, log_softmax, of_logits
+from .difference import Difference, of_logits
 from .exact_model import exact_model
 from .example import Example, decoder_of
 

@@ -21,8 +21,9 @@ def evaluate(
         batch_size: Number of windows, or pairs, computed at a time.
         bleu: Also generate the targets of all pairs, and compute their BLEU; needs sacrebleu.
     """
+    from jaxgpt.commands.evaluation_line import line
     from jaxgpt.training.evaluate import evaluate as evaluate_model
 
     with working(f"evaluating {directory}"):
-        line = evaluate_model(directory, data, batch_size, bleu)
-    print(line)
+        evaluation = evaluate_model(directory, data, batch_size, bleu)
+    print(line(evaluation))

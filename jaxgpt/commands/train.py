@@ -27,8 +27,12 @@ def train(config: OptionalConfig = None, /, *, settings: Settings, init: Init = 
     if init:
         settings = {**settings, "run": {**settings.get("run", {}), "init": init}}
     sections = read_settings(config, settings)
+    from jaxgpt.commands.run_ending import ending
+    from jaxgpt.devices.distributed import is_process_zero
     from jaxgpt.training.progress import watching
     from jaxgpt.training.run import train as train_run
 
     with watching() as (say, passing):
-        train_run(sections, str(config) if config else None, say, passing)
+        finished = train_run(sections, str(config) if config else None, say, passing)
+        if is_process_zero():
+            say(ending(finished))

@@ -16,8 +16,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxgpt.data.formats import Piece, opened
-from jaxgpt.data.records import JSON_LINES, RECORDS, Reading, Records, texts
+from jaxgpt.data.corpus_formats import JSON_LINES, TEXT_FORMATS, Reading, Records, texts
+from jaxgpt.data.pieces import Piece, open_file
 from jaxgpt.data.sources import files_of
 from jaxgpt.errors import UserError, require
 
@@ -73,8 +73,8 @@ def _records(path: Path, errors: str = "strict") -> Records:
         f"{path} is not a file of prompts and answers: the names of these end in "
         f"{' or '.join(JSON_LINES)}, and each line is an object. Prepare other text separately.",
     )
-    with opened(path) as stream:
-        yield from RECORDS[path.suffix](stream, path, Reading(FIELDS, errors))
+    with open_file(path) as stream:
+        yield from TEXT_FORMATS[path.suffix](stream, path, Reading(FIELDS, errors))
 
 
 def _is_example(record: dict[str, Any]) -> bool:

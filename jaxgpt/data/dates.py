@@ -9,7 +9,7 @@ from datetime import date, timedelta
 import numpy as np
 
 from jaxgpt.data.batches import shuffled
-from jaxgpt.data.records import SIDES, Records
+from jaxgpt.data.corpus_formats import SIDES, Records
 from jaxgpt.errors import require
 
 NAME = "dates"

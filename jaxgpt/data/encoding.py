@@ -6,7 +6,7 @@ from typing import TypeVar
 import numpy as np
 
 from jaxgpt.data.bpe import train_bpe
-from jaxgpt.data.formats import Piece
+from jaxgpt.data.pieces import Piece
 from jaxgpt.data.tokenizer import Tokenizer, Unencodable, train_char
 from jaxgpt.data.tokenizer_files import ready_made
 from jaxgpt.errors import UserError
@@ -22,7 +22,7 @@ def tokenizer_for(
 ) -> Tokenizer:
     """The tokenizer `choice`; char and bpe are made from the text that `read` returns."""
     if choice == "char":
-        return train_char(piece.text for piece in joined(read("characters")))
+        return train_char(piece.text for piece in with_separators(read("characters")))
     if choice == "bpe":
         return train_bpe(_sample(read("learning merges")), vocab_size)
     return ready_made(choice)
@@ -42,7 +42,7 @@ def _sample(pieces: Iterator[Piece]) -> Iterator[str]:
             return
 
 
-def joined(pieces: Iterator[Piece], separator: str = "") -> Iterator[Piece]:
+def with_separators(pieces: Iterator[Piece], separator: str = "") -> Iterator[Piece]:
     """The pieces with documents separated by text, for tokenizers without an end-of-text id.
 
     `separator` separates them from the document before, if there is one.
@@ -61,9 +61,9 @@ def ids_of(
     """
     ended = after_text
     if tokenizer.eot is None:
-        pieces = joined(pieces, "\n" if after_text else "")
+        pieces = with_separators(pieces, "\n" if after_text else "")
     for group in groups(pieces, lambda piece: len(piece.text)):
-        for piece, ids in zip(group, encoded(group, tokenizer), strict=True):
+        for piece, ids in zip(group, encode_pieces(group, tokenizer), strict=True):
             if ended and tokenizer.eot is not None:
                 yield np.array([tokenizer.eot])
             yield ids
@@ -87,7 +87,7 @@ def groups(items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[list[
         yield group
 
 
-def encoded(group: list[Piece], tokenizer: Tokenizer) -> list[np.ndarray]:
+def encode_pieces(group: list[Piece], tokenizer: Tokenizer) -> list[np.ndarray]:
     """The ids of each piece."""
     try:
         return tokenizer.encode_many([piece.text for piece in group])

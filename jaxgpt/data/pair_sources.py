@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jaxgpt.data import dates
-from jaxgpt.data.formats import Pair, pairs_from_file, pairs_from_records
-from jaxgpt.data.records import SIDES, TAB_SEPARATED, Reading, tab_separated
+from jaxgpt.data.corpus_formats import SIDES, TAB_SEPARATED, Reading, tab_separated
+from jaxgpt.data.pieces import Pair, pairs_from_file, pairs_from_records
 from jaxgpt.data.sources import files_of, hugging_face, known_bytes, label
 from jaxgpt.errors import require
 

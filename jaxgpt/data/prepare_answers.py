@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxgpt.data.answers import END, Example, examples, pieces
-from jaxgpt.data.encoding import encoded, groups, tokenizer_for
+from jaxgpt.data.encoding import encode_pieces, groups, tokenizer_for
 from jaxgpt.data.prepare import require_sources
 from jaxgpt.data.sources import known_bytes, reader
 from jaxgpt.data.tokenizer import Tokenizer
@@ -85,7 +85,7 @@ def _write_whole(
     with ids_file, answers_file, lengths_file:
         for group in groups(read, lambda example: sum(len(p.text) for p in pieces(example))):
             sides = [side for example in group for turn in example for side in turn]
-            texts = iter(encoded(sides, tokenizer))
+            texts = iter(encode_pieces(sides, tokenizer))
             for example in group:
                 ids, counts = [], []
                 for _ in example:

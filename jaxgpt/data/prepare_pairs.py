@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.data.encoding import encoded, groups, tokenizer_for
-from jaxgpt.data.formats import Pair, Piece
+from jaxgpt.data.corpus_formats import SIDES
+from jaxgpt.data.encoding import encode_pieces, groups, tokenizer_for
 from jaxgpt.data.pair_sources import known_pair_bytes, pairs
 from jaxgpt.data.pairs import PairDataset, open_pairs
+from jaxgpt.data.pieces import Pair, Piece
 from jaxgpt.data.prepare import require_sources
-from jaxgpt.data.records import SIDES
 from jaxgpt.data.sources import reader
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokens import HEADER_BYTES, ids_in_chunks, narrowest, offsets_of, write_tokens
@@ -117,7 +117,7 @@ def _write_whole(read: Iterable[Pair], folder: Path, tokenizers: Tokenizers, lon
         nonlocal left_out
         for group in groups(read, lambda pair: sum(len(side.text) for side in pair)):
             encoded_sides = (
-                encoded(list(texts), tokenizer)
+                encode_pieces(list(texts), tokenizer)
                 for texts, tokenizer in zip(zip(*group, strict=True), tokenizers, strict=True)
             )
             every = list(zip(*encoded_sides, strict=True))

@@ -12,9 +12,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from jaxgpt.data.formats import Piece, from_bytes, from_file, from_records
+from jaxgpt.data.corpus_formats import TEXT_FORMATS, Reading, Records
+from jaxgpt.data.pieces import Piece, from_bytes, from_file, from_records
 from jaxgpt.data.progress import with_progress
-from jaxgpt.data.records import RECORDS, Reading, Records
 from jaxgpt.errors import UserError, require
 from jaxgpt.optional import need
 
@@ -47,7 +47,7 @@ def known_bytes(sources: Sequence[str]) -> int | None:
     if any(source in ("-", BUILT_IN) or source.startswith("hf:") for source in sources):
         return None
     files = [path for source in sources for path in files_of(source)]
-    if any(path.suffix in RECORDS for path in files):
+    if any(path.suffix in TEXT_FORMATS for path in files):
         return None
     return sum(path.stat().st_size for path in files)
 

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxgpt.data import encoding
+from jaxgpt.data.corpus_formats import Reading
 from jaxgpt.data.encoding import ids_of, tokenizer_for
-from jaxgpt.data.formats import Piece, from_records
+from jaxgpt.data.pieces import Piece, from_records
 from jaxgpt.data.progress import with_progress
-from jaxgpt.data.records import Reading
 from jaxgpt.data.sources import documents, stream_of
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokenizer_files import load

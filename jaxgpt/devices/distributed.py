@@ -26,17 +26,17 @@ START_AGAIN = "Start all of them again."
 GLOO = b"[Gloo] Rank "  # the first bytes of a line about connections to other processes
 
 
-def together() -> bool:
+def is_multi_process() -> bool:
     """Whether the run has several processes."""
     return jax.process_count() > 1
 
 
-def first() -> bool:
+def is_process_zero() -> bool:
     """Whether this is process 0, the one that prints and that writes what is written only once."""
     return jax.process_index() == 0
 
 
-def join(config: MeshConfig) -> None:
+def join_processes(config: MeshConfig) -> None:
     """Join the other processes of the run, before any other use of jax."""
     if not config.coordinator:
         return
@@ -109,13 +109,13 @@ def alone_if_it_fails() -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError, OSError) as error:
-        if together():
+        if is_multi_process():
             atexit.register(os._exit, 2 if isinstance(error, UserError) else 1)
             if from_peer(error):
                 raise Failure(f"{unreachable(error)} {START_AGAIN}") from error
         raise
     except Stopped:
-        if together():
+        if is_multi_process():
             jax.distributed.shutdown()  # waits for the others, so that none considers this one dead
         raise
 
@@ -126,7 +126,7 @@ def from_peer(error: Exception) -> bool:
     What Gloo reports is a ValueError where a program is started, and otherwise a JaxRuntimeError.
     """
     of_gloo = isinstance(error, ValueError) and "Gloo" in str(error)
-    return together() and (of_gloo or isinstance(error, jax.errors.JaxRuntimeError))
+    return is_multi_process() and (of_gloo or isinstance(error, jax.errors.JaxRuntimeError))
 
 
 def unreachable(error: Exception) -> str:
@@ -149,9 +149,9 @@ def _give_up(config: MeshConfig) -> None:
     os._exit(1)
 
 
-def wait(name: str) -> None:
+def wait_for_all(name: str) -> None:
     """Wait until all processes reach the barrier `name`."""
-    if together():
+    if is_multi_process():
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
@@ -159,9 +159,9 @@ def wait(name: str) -> None:
 
 def require_agreement(about: Mapping[str, Any]) -> None:
     """Raise UserError in all processes, naming the differences, unless `about` is equal in all."""
-    if not together():
+    if not is_multi_process():
         return
-    settings = [dict(flatten(json.loads(text))) for text in _gathered(json.dumps(about))]
+    settings = [dict(flatten(json.loads(text))) for text in _texts_of_all(json.dumps(about))]
     names = dict.fromkeys(name for one in settings for name in one)
     different = [
         f"{name.replace('/', '.')} is {settings[0].get(name)} in process 0 and {one.get(name)} "
@@ -177,7 +177,7 @@ def require_agreement(about: Mapping[str, Any]) -> None:
     )
 
 
-def _gathered(text: str) -> list[str]:
+def _texts_of_all(text: str) -> list[str]:
     """The `text` of every process, in order."""
     from jax.experimental import multihost_utils
 
@@ -189,7 +189,7 @@ def _gathered(text: str) -> list[str]:
     return [bytes(row[:length]).decode() for row, length in zip(rows, lengths, strict=True)]
 
 
-def code() -> str:
+def code_hash() -> str:
     """A hash of this package's source and jax's version, equal in processes that run the same
     code."""
     digest = hashlib.sha256(jax.__version__.encode())
@@ -200,13 +200,13 @@ def code() -> str:
 
 
 @contextlib.contextmanager
-def stops() -> Iterator[Signals]:
+def catch_stop_signals() -> Iterator[Signals]:
     """The signals that stop the run.
 
     With several processes jax handles SIGTERM, which must reach all of them; the other signals send
     it.
     """
-    if not together():
+    if not is_multi_process():
         with signals() as own:
             yield own
         return
@@ -222,9 +222,9 @@ def stops() -> Iterator[Signals]:
             signal.signal(number, handler)
 
 
-def stopping(caught: Signals, step: int) -> int | None:
+def signal_to_stop_at(step: int, caught: Signals) -> int | None:
     """The signal that makes `step` the last one, the same step in all processes; None without."""
-    if together():
+    if is_multi_process():
         from jax.experimental import multihost_utils
 
         if multihost_utils.reached_preemption_sync_point(step):

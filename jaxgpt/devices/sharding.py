@@ -1,4 +1,7 @@
-"""Shardings of a training run: the PartitionSpec of each array."""
+"""Shardings of a training run: the PartitionSpec of each array.
+
+Which axes of the mesh shard each parameter is the table in `sharding_table`.
+"""
 
 import functools
 import math
@@ -10,8 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxgpt.devices.layout import LAYOUT
 from jaxgpt.devices.mesh import ROWS
+from jaxgpt.devices.sharding_table import SHARDING_TABLE
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -47,12 +50,12 @@ def _used(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 
 def _table(name: str, shape: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
-    """The mesh axes that LAYOUT lists for each axis of a parameter."""
+    """The mesh axes that SHARDING_TABLE lists for each axis of a parameter."""
     if not shape or name.endswith("/ns_coeffs"):  # step counters, and three constants of Muon
         return ((),) * len(shape)
-    tables = [table for end, table in LAYOUT.items() if f"/{name}".endswith(f"/{end}")]
+    tables = [table for end, table in SHARDING_TABLE.items() if f"/{name}".endswith(f"/{end}")]
     if not tables:
-        raise KeyError(f"LAYOUT does not say how {name} {shape} is sharded")
+        raise KeyError(f"SHARDING_TABLE does not say how {name} {shape} is sharded")
     return tables[0][len(tables[0]) - len(shape) :]  # a single block has no layer axis
 
 
@@ -152,7 +155,7 @@ _gather.defvjp(lambda x, whole, divided: (_gather(x, whole, divided), None), _sc
 
 
 def undivided(params: Any, mesh: Mesh) -> list[str]:
-    """Messages for the parameters that `mesh` shards less than LAYOUT asks for."""
+    """Messages for the parameters that `mesh` shards less than SHARDING_TABLE asks for."""
     if "blocks" not in params:  # the two sides of an encoder-decoder
         return [
             f"{side}: {message}"
@@ -166,14 +169,14 @@ def undivided(params: Any, mesh: Mesh) -> list[str]:
             f"mesh.tensor {tensor} does not divide the {heads} heads of keys and values: each "
             f"of its {tensor} devices computes the attention of all heads"
         )
-    for (path, leaf), where in zip(
+    for (path, leaf), sharding in zip(
         jax.tree_util.tree_leaves_with_path(params),
         jax.tree.leaves(shardings(params, mesh)),
         strict=True,
     ):
         listed = {axis for axes in _table(_name(path), leaf.shape) for axis in axes}
         wanted = math.prod(mesh.shape[axis] for axis in listed)
-        ways = leaf.size // math.prod(where.shard_shape(leaf.shape))
+        ways = leaf.size // math.prod(sharding.shard_shape(leaf.shape))
         if ways < wanted:
             messages.append(
                 f"{_name(path)} is divided by {ways}, not by {wanted}, as its sizes do not divide"
@@ -189,6 +192,6 @@ def _name(path: tuple) -> str:
     return "/".join(parts[:-1] if parts[-1] == "value" else parts)
 
 
-def placed(array: np.ndarray, where: NamedSharding) -> jax.Array:
+def shard_array(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """Shard an array that every process has whole: each device gets only its own part."""
-    return jax.make_array_from_callback(array.shape, where, lambda part: array[part])
+    return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])

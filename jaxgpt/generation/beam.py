@@ -19,7 +19,7 @@ from jaxgpt.devices.peers import make_groups, share
 from jaxgpt.errors import UserError, require, whole
 from jaxgpt.generation import beam_program, programs
 from jaxgpt.generation.beam_program import Rules, Size, Texts
-from jaxgpt.generation.encoded import encoded
+from jaxgpt.generation.encoded import prepare_memory
 from jaxgpt.generation.options import SampleOptions
 from jaxgpt.generation.programs import Conditions
 from jaxgpt.generation.prompt import as_rows, crop_and_pad, padded_width
@@ -73,7 +73,7 @@ def search(
     limits_b = np.minimum(options.max_new_tokens, context + 1 - prompts.lengths_b)
     texts = Texts(prompts.tokens_bs, prompts.lengths_b, limits_b.astype(np.int32))
     stops_v = np.isin(np.arange(vocab_size), list(options.stop_ids))
-    read = encoded(model, len(rows), memory, memory_mask)
+    read = prepare_memory(model, len(rows), memory, memory_mask)
     with exactly(model.dtype):
         weights = Weights.prepare(model, model.dtype)
         mesh, _ = make_groups(weights, *prompts.tokens_bs.shape)

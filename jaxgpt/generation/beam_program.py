@@ -16,7 +16,7 @@ from jaxgpt.devices.peers import BY_GROUP, SAME, on_each_device
 from jaxgpt.generation.programs import CONDITIONS_SPECS, Conditions
 from jaxgpt.generation.weights import Weights
 from jaxgpt.model import cache
-from jaxgpt.model.attention_forms import sum_dtype
+from jaxgpt.model.precision import sum_dtype
 
 
 class Texts(NamedTuple):

@@ -27,7 +27,7 @@ class Encoded(NamedTuple):
         return Encoded(*(jnp.repeat(part, times, axis=0) for part in self))
 
 
-def encoded(
+def prepare_memory(
     model: GPT, rows: int, memory: ArrayLike | None, mask: ArrayLike | None
 ) -> Encoded | None:
     """The `memory` (B, S, D) of `rows` prompts, all of it real unless a `mask` (B, S) is given.

@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike
 from jaxgpt.errors import require
 from jaxgpt.generation.score import require_sides
 from jaxgpt.model import GPT, Seq2Seq, cast, check_mask, check_source, check_tokens, exactly
-from jaxgpt.model.attention import Memory, unordered
-from jaxgpt.model.attention_forms import Scale, attention_weights, chunked, sum_dtype
+from jaxgpt.model.attention import Attend, Memory, attending_to_all
+from jaxgpt.model.attention_forms import Scale, attention_weights, chunked
 from jaxgpt.model.block import Block
+from jaxgpt.model.precision import sum_dtype
 from jaxgpt.model.spec import Scores
 
 
@@ -100,7 +101,7 @@ def _of_pair(
     model: Seq2Seq, tokens_bt: jax.Array, source_bs: jax.Array, mask_bs: jax.Array
 ) -> tuple[jax.Array, ...]:
     memory_bsd, streams, weights = _encoded(model, source_bs, mask_bs)
-    memory = model.decoder.memory(memory_bsd, mask_bs)
+    memory = WatchedMemory(*model.decoder.memory(memory_bsd, mask_bs))
     *decoded, across = _decoded(model.decoder, tokens_bt, memory)
     return *decoded, streams, weights, across
 
@@ -110,9 +111,8 @@ def _decoded(model: GPT, tokens_bt: jax.Array, memory: Memory | None) -> tuple[A
     positions = jnp.arange(tokens_bt.shape[1])
 
     def apply(block: Block, layer: jax.Array, x: jax.Array, memory: Memory | None) -> Any:
-        across = None if memory is None else block.cross_weights(x, layer, positions, memory)
-        x, own = block(x, layer, positions, _attend_and_watch, memory=memory)
-        return x, (x, own, across)
+        x, weights = block(x, layer, positions, _causal_and_watched, memory=memory)
+        return x, (x, *weights)
 
     embedding = model.embed(tokens_bt)
     x, (streams, own, across) = model.run(embedding, apply, memory)
@@ -124,24 +124,38 @@ def _encoded(
     model: Seq2Seq, source_bs: jax.Array, mask_bs: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The memory (B, S, D), and the encoder's hidden states and attention."""
-    places = jnp.arange(source_bs.shape[1])
-
-    def attend(
-        q: jax.Array, k: jax.Array, v: jax.Array, scale: Scale, scores: Scores
-    ) -> tuple[jax.Array, jax.Array]:
-        weights_bmgts = attention_weights(q, k, scale, scores, mask_bs)
-        return unordered(mask_bs)(q, k, v, scale, scores)[0], _by_head(weights_bmgts)
+    places, attend = jnp.arange(source_bs.shape[1]), _to_all_and_watched(mask_bs)
 
     def apply(block: Block, layer: jax.Array, x: jax.Array, _: Memory | None) -> Any:
         x, weights = block(x, layer, places, attend)
-        return x, (x, weights)
+        return x, (x, weights.own)
 
     embedding = model.embed_source(source_bs)
     x, (streams, weights) = model.encoder.run(embedding, apply)
     return model.encoder.normalise(x), jnp.concatenate([embedding[None], streams]), weights
 
 
-def _attend_and_watch(
+class WatchedMemory(Memory):
+    """A memory; attending to it also gives the weights (B, N, T, S)."""
+
+    @property
+    def attend(self) -> Attend:
+        return _to_all_and_watched(self.mask_bs)
+
+
+def _to_all_and_watched(mask_bs: jax.Array) -> Attend:
+    """The Attend to all positions in `mask_bs` whose other output is the weights."""
+
+    def attend(
+        q: jax.Array, k: jax.Array, v: jax.Array, scale: Scale, scores: Scores
+    ) -> tuple[jax.Array, jax.Array]:
+        weights_bmgts = attention_weights(q, k, scale, scores, mask_bs)
+        return attending_to_all(mask_bs)(q, k, v, scale, scores)[0], _by_head(weights_bmgts)
+
+    return attend
+
+
+def _causal_and_watched(
     q: jax.Array, k: jax.Array, v: jax.Array, scale: Scale, scores: Scores
 ) -> tuple[jax.Array, jax.Array]:
     """Causal attention, as an Attend whose other output is the weights (B, N, T, T)."""

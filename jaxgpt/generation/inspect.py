@@ -11,6 +11,7 @@ from jaxgpt.errors import require
 from jaxgpt.generation.attention_map import AttentionMap
 from jaxgpt.generation.inside import look
 from jaxgpt.generation.pair import require_decoder
+from jaxgpt.generation.score import log_softmax
 from jaxgpt.generation.text import TextCodec
 from jaxgpt.model import GPT
 from jaxgpt.storage import model_directory, plots
@@ -58,11 +59,11 @@ def names_of_ids(codec: TextCodec, vocab_size: int) -> list[str]:
     names = [f"#{i}" for i in range(vocab_size)]
     if codec.tokenizer:
         for i in codec.tokenizer.decodable(vocab_size).nonzero()[0].tolist():
-            names[i] = shown(codec.decode([i]))
+            names[i] = visible_text(codec.decode([i]))
     return names
 
 
-def shown(token: str) -> str:
+def visible_text(token: str) -> str:
     """`token` with control characters escaped and spaces made visible."""
     return repr(token)[1:-1].replace(" ", "\N{OPEN BOX}")
 
@@ -72,12 +73,6 @@ def inside(model: GPT, ids: list[int]) -> tuple[np.ndarray, ...]:
     computed = look(model, [ids])
     weights_lnts, logits_tv = finite(computed.attention[:, 0], computed.logits[0])
     return weights_lnts, log_softmax(logits_tv)
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """The logarithms of the probabilities that `logits` stand for."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def finite(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -11,8 +11,9 @@ import numpy as np
 from jaxgpt.errors import require
 from jaxgpt.generation.attention_map import AttentionMap
 from jaxgpt.generation.inside import look
-from jaxgpt.generation.inspect import Seen, finite, log_softmax, names_of_ids
+from jaxgpt.generation.inspect import Seen, finite, names_of_ids
 from jaxgpt.generation.pair import Pair, PairOptions, require_pair
+from jaxgpt.generation.score import log_softmax
 from jaxgpt.generation.translate import checked_sources, translate
 from jaxgpt.model import Seq2Seq
 from jaxgpt.storage import model_directory, plots

@@ -25,8 +25,9 @@ from jaxgpt.generation.weights import Weights
 from jaxgpt.model import cache
 from jaxgpt.model.cache import Cache, CrossCache
 from jaxgpt.model.extend import Text, extend
+from jaxgpt.model.precision import sum_dtype
 
-PIECE = 32  # the most tokens in one piece
+PIECE_TOKENS = 32  # the most in one piece
 NOTHING = -1  # stands for an id after the end of a row
 
 
@@ -47,7 +48,7 @@ class Rows(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """The new tokens of one call, (B, PIECE); columns after its last token are padding."""
+    """The new tokens of one call, (B, PIECE_TOKENS); columns after its last token are padding."""
 
     ids: jax.Array
     logprobs: jax.Array
@@ -119,7 +120,7 @@ def empty(weights: Weights, rows: int, context: int, mesh: Mesh | None) -> Cache
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def repeated(kv_cache: Cache, rows: int, mesh: Mesh | None) -> Cache:
+def repeat_rows(kv_cache: Cache, rows: int, mesh: Mesh | None) -> Cache:
     """The cache of a single text as that of `rows` texts that begin with it."""
 
     def program(kv_cache: Cache) -> Cache:
@@ -240,10 +241,7 @@ def _append(
 
 
 def _empty(weights: Weights, rows: Rows) -> Buffers:
-    shape, dtype = (
-        (len(rows.tokens_bs), PIECE),
-        jnp.promote_types(weights.leaves[0].dtype, jnp.float32),
-    )
+    shape, dtype = (len(rows.tokens_bs), PIECE_TOKENS), sum_dtype(weights.leaves[0])
     fold_in = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))
-    keys = fold_in(rows.keys_b, rows.new + jnp.arange(PIECE))
+    keys = fold_in(rows.keys_b, rows.new + jnp.arange(PIECE_TOKENS))
     return Buffers(jnp.full(shape, NOTHING, jnp.int32), jnp.zeros(shape, dtype), keys)

@@ -1,5 +1,8 @@
 """Prompts: lists of ids, checked, cropped to the context and padded to a batch.
 
+The server refuses a prompt that is longer than the context (`serving/app.py`), and lm-eval's texts
+are cropped in `lm_eval/model.py`.
+
 Shapes: B rows, S context.
 """
 
@@ -83,5 +86,8 @@ def crop_and_pad(rows: Sequence[Sequence[int]], context: int) -> Prompts:
 
 
 def padded_width(longest: int) -> int:
-    """The next power of two, so that rows of many lengths share one compiled program."""
+    """The smallest power of two that is at least `longest`.
+
+    Rows of many lengths thereby share one compiled program.
+    """
     return 1 << (longest - 1).bit_length()

@@ -15,7 +15,7 @@ from jaxgpt.generation.weights import Weights
 from jaxgpt.model.cache import Cache, CrossCache
 from jaxgpt.model.extend import Text
 
-PIECE = 512  # the most positions in one piece
+PIECE_POSITIONS = 512  # the most in one piece
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,13 @@ class Reader:
         tokens_bs, lengths_b = prompts.tokens_bs, prompts.lengths_b - 1
         rows = len(tokens_bs)
         shared, kv_cache = prompts.shared(), None
-        if self.cross is None and shared * (rows - 1) >= PIECE:  # else it would hardly be faster
+        if (
+            self.cross is None and shared * (rows - 1) >= PIECE_POSITIONS
+        ):  # else it would hardly be faster
             single = Reader(self.weights, None, self.slots, None)
             kv_cache = single.extended(None, tokens_bs[:1], 0, np.array([shared], np.int32))
             assert kv_cache is not None
-            kv_cache = programs.repeated(kv_cache, rows, self.mesh)
+            kv_cache = programs.repeat_rows(kv_cache, rows, self.mesh)
         else:
             shared = 0
         kv_cache = self.extended(kv_cache, tokens_bs, shared, lengths_b)
@@ -47,8 +49,8 @@ class Reader:
     ) -> Cache | None:
         """The cache with the tokens from `start` to `lengths_b`; None if nothing has been read."""
         longest = int(lengths_b.max())
-        for first in range(start, longest, PIECE):
-            width = min(PIECE, padded_width(longest - first))
+        for first in range(start, longest, PIECE_POSITIONS):
+            width = min(PIECE_POSITIONS, padded_width(longest - first))
             parts = tokens_bs[:, first : first + width], np.int32(first), lengths_b
             text = Text(*map(jnp.asarray, parts))
             if kv_cache is None:

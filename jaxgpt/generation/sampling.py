@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt.model.attention_forms import sum_dtype
+from jaxgpt.model.precision import sum_dtype
 
 NOT_FINITE = -2  # stands for an id where the logits are not finite
 Array = jax.Array | np.ndarray

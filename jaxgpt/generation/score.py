@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from jaxgpt.errors import require
 from jaxgpt.model import GPT, Seq2Seq, exactly
-from jaxgpt.model.attention_forms import sum_dtype
+from jaxgpt.model.precision import sum_dtype
 
 
 @overload
@@ -46,6 +46,12 @@ def score(
     finite = bool(np.isfinite(scores_bt).all())
     require(finite, "The model's logits are not finite numbers: its weights are damaged.")
     return scores_bt
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """The log-probabilities that `logits` define, computed on the host."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def require_sides(model: GPT | Seq2Seq, source: ArrayLike | None) -> None:

@@ -1,6 +1,6 @@
 """Streams of generated ids: the prompts are read, then come cached steps, then moves of the window.
 
-Each phase computes pieces of 1, 2, 4, ... up to PIECE tokens, so that the first ones come soon;
+Each phase computes pieces of 1, 2, 4, ... up to PIECE_TOKENS, so that the first ones come soon;
 moves of the window begin with a token for each peer.
 
 Shapes: B rows, V vocabulary.
@@ -19,9 +19,9 @@ from jaxgpt.devices.peers import Peers, make_groups, share
 from jaxgpt.errors import UserError
 from jaxgpt.generation import programs
 from jaxgpt.generation.batch import Batch, Request, make_batch
-from jaxgpt.generation.encoded import Encoded, encoded
+from jaxgpt.generation.encoded import Encoded, prepare_memory
 from jaxgpt.generation.options import Keywords, SampleOptions
-from jaxgpt.generation.programs import NOTHING, PIECE, Buffers, Conditions
+from jaxgpt.generation.programs import NOTHING, PIECE_TOKENS, Buffers, Conditions
 from jaxgpt.generation.prompt import as_rows
 from jaxgpt.generation.reading import Reader
 from jaxgpt.generation.sampling import NOT_FINITE
@@ -94,7 +94,7 @@ def stream(
     """
     rows = as_rows(prompt, model.config.vocab_size)[0]
     batch = make_batch([Request(rows, options)], model.config)
-    read = encoded(model, len(rows), memory, memory_mask)
+    read = prepare_memory(model, len(rows), memory, memory_mask)
     if read is not None:
         read = read.repeated(options.samples)
     with exactly(model.dtype):
@@ -125,12 +125,12 @@ def _phases(generation: "Generation", batch: Batch) -> Iterator[Piece]:
 
 
 def _piece_sizes(tokens: int, first: int = 1) -> Iterator[int]:
-    """Sizes of pieces whose sum is `tokens`, from `first` up to PIECE."""
-    size = min(first, PIECE)
+    """Sizes of pieces whose sum is `tokens`, from `first` up to PIECE_TOKENS."""
+    size = min(first, PIECE_TOKENS)
     while tokens > 0:
         yield min(size, tokens)
         tokens -= size
-        size = min(2 * size, PIECE)
+        size = min(2 * size, PIECE_TOKENS)
 
 
 class Generation:
@@ -150,7 +150,7 @@ class Generation:
             rows = programs.start_rows(
                 self.prompts.tokens_bs, self.prompts.lengths_b, batch.seeds_b, batch.numbers_b
             )
-            self.rows = _placed(rows, programs.ROWS_SPECS, self.mesh)
+            self.rows = _shard(rows, programs.ROWS_SPECS, self.mesh)
 
     def cached_steps(self, tokens: int) -> Iterator[Computed]:
         """Read the prompts and generate `tokens` tokens; some row then fills the context."""
@@ -184,11 +184,11 @@ class Generation:
         assert mesh is not None
         with exactly(self.dtype):
             self.weights = share(self.weights, mesh)
-            self.rows = _placed(self.rows, programs.ROWS_SPECS, mesh)
-            self.conditions = _placed(self.conditions, programs.CONDITIONS_SPECS, mesh)
+            self.rows = _shard(self.rows, programs.ROWS_SPECS, mesh)
+            self.conditions = _shard(self.conditions, programs.CONDITIONS_SPECS, mesh)
 
 
-def _placed(parts: Any, specs: Any, mesh: Mesh | None) -> Any:
+def _shard(parts: Any, specs: Any, mesh: Mesh | None) -> Any:
     """The arrays of `parts`, sharded over `mesh` by their `specs`."""
     if mesh is None:
         return parts

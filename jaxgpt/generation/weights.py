@@ -38,12 +38,12 @@ def _blocks(model: GPT) -> tuple[Block, ...]:
     """The blocks of `model` as separate modules; on a CPU they share its memory."""
     devices = jax.tree.leaves(model)[0].devices()
     if len(devices) == 1 and {device.platform for device in devices} == {"cpu"}:
-        views = _unstacked(jax.tree.map(np.asarray, model))
+        views = _separate_blocks(jax.tree.map(np.asarray, model))
         return jax.device_put(views, next(iter(devices)))
-    return jax.jit(_unstacked)(model)
+    return jax.jit(_separate_blocks)(model)
 
 
-def _unstacked(model: GPT) -> tuple[Block, ...]:
+def _separate_blocks(model: GPT) -> tuple[Block, ...]:
     """The blocks of `model` as separate modules, without the projections of a memory."""
     blocks = model.unstacked()
     if model.spec.block.cross is not None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxgpt.generation.prompt import padded_width
 from jaxgpt.model import GPT, exactly
-from jaxgpt.model.attention_forms import sum_dtype
+from jaxgpt.model.precision import sum_dtype
 
 
 class Scored(NamedTuple):

@@ -1,6 +1,7 @@
 """Attention: the projections before and after it, norms and rotation of queries and keys.
 
-The function that combines queries, keys and values is an argument, `attend`.
+The function that combines queries, keys and values is an argument, an Attend: `causal`, one that
+attends to all positions of a memory, or one that a caller makes.
 
 Shapes: B batch, T time, S time of the memory, D model width, M heads of keys and values, G queries
 for each, H head width.
@@ -16,11 +17,11 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from jaxgpt.model import attention_forms, spec
+from jaxgpt.model.initial import INIT_STD
 from jaxgpt.model.linear import linear, product
 from jaxgpt.model.norms import Norm
 from jaxgpt.model.positions import rotate
 
-INIT_STD = 0.02
 # (queries (B, T, M, G, H), keys and values (B, T, M, H), scale, Scores) -> the weighted sums of the
 # values, in the shape of the queries, and any other output that the caller wants. An Attend made
 # from a form also takes segments (B, T).
@@ -43,6 +44,11 @@ def within(attend: Attend, segments_bt: jax.Array | None) -> Attend:
     return lambda *parts: attend(*parts, segments_bt)
 
 
+def attending_to_all(mask_bs: jax.Array) -> Attend:
+    """The Attend by which each position sees all positions for which `mask_bs` is true."""
+    return keep_nothing(partial(attention_forms.unordered, mask_bs=mask_bs))
+
+
 class Memory(NamedTuple):
     """What cross-attention sees: keys and values of another text, and a mask of the real ones.
 
@@ -53,10 +59,10 @@ class Memory(NamedTuple):
     values_bsmh: jax.Array
     mask_bs: jax.Array
 
-
-def unordered(mask_bs: jax.Array) -> Attend:
-    """The Attend by which each position sees all positions for which `mask_bs` is true."""
-    return keep_nothing(partial(attention_forms.unordered, mask_bs=mask_bs))
+    @property
+    def attend(self) -> Attend:
+        """The function that attends to these keys and values."""
+        return attending_to_all(self.mask_bs)
 
 
 class Attention(nnx.Module):
@@ -103,26 +109,11 @@ class Attention(nnx.Module):
         mixed_btmgh, extra = self._with_scores_of(layer, partial(attend, *parts))
         return self._joined(mixed_btmgh), extra
 
-    def across(self, x_btd: jax.Array, layer: ArrayLike, memory: Memory) -> jax.Array:
-        """The output (B, T, D) of queries from `x_btd` for the keys and values of `memory`."""
-        attend = partial(
-            unordered(memory.mask_bs),
-            self._queries(x_btd, layer),
-            memory.keys_bsmh,
-            memory.values_bsmh,
-        )
-        return self._joined(self._with_scores_of(layer, attend)[0])
-
-    def weights_across(self, x_btd: jax.Array, layer: ArrayLike, memory: Memory) -> jax.Array:
-        """The weights (B, N, T, S) by which `across` mixes the values of `memory`."""
-
-        def attend(scale: attention_forms.Scale, scores: spec.Scores) -> tuple[jax.Array, None]:
-            parts = self._queries(x_btd, layer), memory.keys_bsmh, scale, scores, memory.mask_bs
-            return attention_forms.attention_weights(*parts), None
-
-        weights_bmgts, _ = self._with_scores_of(layer, attend)
-        rows, heads, groups, *rest = weights_bmgts.shape
-        return weights_bmgts.reshape(rows, heads * groups, *rest)
+    def across(self, x_btd: jax.Array, layer: ArrayLike, memory: Memory) -> tuple[jax.Array, Any]:
+        """The output (B, T, D) of queries from `x_btd`, and the other output of `memory.attend`."""
+        parts = self._queries(x_btd, layer), memory.keys_bsmh, memory.values_bsmh
+        mixed_btmgh, extra = self._with_scores_of(layer, partial(memory.attend, *parts))
+        return self._joined(mixed_btmgh), extra
 
     def keep_queries(self) -> None:
         """Drop the projections to keys and values. Only `across` works then, without copying slices
@@ -135,7 +126,7 @@ class Attention(nnx.Module):
     def _queries(self, x_btd: jax.Array, layer: ArrayLike) -> jax.Array:
         """Queries (B, T, M, G, H) for a memory, which has no positions."""
         (q_btmgh,) = self._products(x_btd, slice(0, self.spec.group), [])
-        return self._placed(q_btmgh, "q_norm", layer, jnp.arange(x_btd.shape[1]))
+        return self._norm_and_rotate(q_btmgh, "q_norm", layer, jnp.arange(x_btd.shape[1]))
 
     def project(
         self, x_btd: jax.Array, layer: ArrayLike, positions: jax.Array
@@ -143,8 +134,8 @@ class Attention(nnx.Module):
         """Queries (B, T, M, G, H), keys and values (B, T, M, H), by one matrix product."""
         group = self.spec.group
         q_btmgh, k_btm1h, v_btm1h = self._products(x_btd, slice(0, None), [group, group + 1])
-        q_btmgh = self._placed(q_btmgh, "q_norm", layer, positions)
-        k_btm1h = self._placed(k_btm1h, "k_norm", layer, positions)
+        q_btmgh = self._norm_and_rotate(q_btmgh, "q_norm", layer, positions)
+        k_btm1h = self._norm_and_rotate(k_btm1h, "k_norm", layer, positions)
         return q_btmgh, k_btm1h[:, :, :, 0], v_btm1h[:, :, :, 0]
 
     def keys_values(
@@ -152,7 +143,7 @@ class Attention(nnx.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Keys and values (B, T, M, H) alone."""
         k_btm1h, v_btm1h = self._products(x_btd, slice(self.spec.group, None), [1])
-        k_btm1h = self._placed(k_btm1h, "k_norm", layer, positions)
+        k_btm1h = self._norm_and_rotate(k_btm1h, "k_norm", layer, positions)
         return k_btm1h[:, :, :, 0], v_btm1h[:, :, :, 0]
 
     def _products(self, x_btd: jax.Array, rows: slice, cuts: list[int]) -> list[jax.Array]:
@@ -175,7 +166,7 @@ class Attention(nnx.Module):
         heads_btnh = mixed_btmgh.reshape(rows, time, heads * groups, width)
         return linear(self.out, heads_btnh, inputs=2)
 
-    def _placed(
+    def _norm_and_rotate(
         self, heads: jax.Array, norm: str, layer: ArrayLike, positions: jax.Array
     ) -> jax.Array:
         """Queries or keys `heads` after the norm called `norm`, if there is one, and rotation."""

@@ -9,6 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxgpt.model.precision import sum_dtype
 from jaxgpt.model.spec import Scores
 
 # (queries (B, T, M, G, H), keys and values (B, T, M, H), scale, Scores, and for rows with several
@@ -227,8 +228,3 @@ def _products(a_btmgh: jax.Array, b_bsmh: jax.Array) -> jax.Array:
     return jnp.einsum(
         "bmgth,bsmh->bmgts", a_bmgth, b_bsmh, preferred_element_type=sum_dtype(a_bmgth)
     )
-
-
-def sum_dtype(x: jax.Array) -> jnp.dtype:
-    """The dtype for sums and exponentials of `x`: its own, but at least float32."""
-    return jnp.promote_types(x.dtype, jnp.float32)

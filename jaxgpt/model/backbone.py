@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxgpt.model import spec
-from jaxgpt.model.attention import INIT_STD
+from jaxgpt.model.initial import INIT_STD
 from jaxgpt.model.norms import Norm
 from jaxgpt.model.position_spec import Learned, Sinusoids
 from jaxgpt.model.positions import sinusoids

@@ -4,7 +4,7 @@ Shapes: B batch, T time, D model width.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,20 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from jaxgpt.model import spec
-from jaxgpt.model.attention import INIT_STD, Attend, Attention, Memory, causal
+from jaxgpt.model.attention import Attend, Attention, Memory, causal
+from jaxgpt.model.initial import INIT_STD
 from jaxgpt.model.mlp import Mlp
 from jaxgpt.model.norms import Norm
 
 # the stream -> its update, and any other output
 Branch = Callable[[jax.Array], tuple[jax.Array, Any]]
+
+
+class Extra(NamedTuple):
+    """The other outputs of the two functions that attend: to the text itself and to a memory."""
+
+    own: Any
+    across: Any = None
 
 
 class Block(nnx.Module):
@@ -50,8 +58,8 @@ class Block(nnx.Module):
         attend: Attend = causal,
         dropout_key: jax.Array | None = None,
         memory: Memory | None = None,
-    ) -> tuple[jax.Array, Any]:
-        """The stream after this block, and the other output of `attend`; dropout needs a key."""
+    ) -> tuple[jax.Array, Extra]:
+        """The stream after this block, and the other outputs of attention; dropout needs a key."""
         spec = self.spec
         keys: Any = (None, None, None)
         if dropout_key is not None:
@@ -61,42 +69,29 @@ class Block(nnx.Module):
 
         def attention(x_btd: jax.Array) -> tuple[jax.Array, Any]:
             mixed, extra = self.attn(x_btd, layer, positions, attend)
-            return self._dropped(mixed, "out_norm1", keys[0]), extra
+            return self._norm_and_drop(mixed, "out_norm1", keys[0]), extra
 
         def mlp(x_btd: jax.Array) -> tuple[jax.Array, Any]:
-            return self._dropped(self.mlp(x_btd), "out_norm2", keys[1]), None
+            return self._norm_and_drop(self.mlp(x_btd), "out_norm2", keys[1]), None
 
         def cross_attention(x_btd: jax.Array) -> tuple[jax.Array, Any]:
             assert memory is not None
-            mixed = self.cross_attn.across(x_btd, layer, memory)
-            return self._dropped(mixed, "cross_out_norm", keys[2]), None
+            mixed, extra = self.cross_attn.across(x_btd, layer, memory)
+            return self._norm_and_drop(mixed, "cross_out_norm", keys[2]), extra
 
         if spec.residual == "sequential":
-            x_btd, extra = residual(spec.placement, x_btd, self.norm1, attention)
+            x_btd, own = residual(spec.placement, x_btd, self.norm1, attention)
+            across = None
             if spec.cross is not None:
-                x_btd, _ = residual(spec.placement, x_btd, self.cross_norm, cross_attention)
-            return residual(spec.placement, x_btd, self.norm2, mlp)[0], extra
+                x_btd, across = residual(spec.placement, x_btd, self.cross_norm, cross_attention)
+            return residual(spec.placement, x_btd, self.norm2, mlp)[0], Extra(own, across)
         normal = self.norm1(x_btd)
-        update1, extra = attention(normal)
+        update1, own = attention(normal)
         shared = spec.residual == "parallel_one_norm"
         update2, _ = mlp(normal if shared else self.norm2(x_btd))
-        return x_btd + update1 + update2, extra
+        return x_btd + update1 + update2, Extra(own)
 
-    def cross_weights(
-        self, x_btd: jax.Array, layer: ArrayLike, positions: jax.Array, memory: Memory
-    ) -> jax.Array:
-        """The weights (B, N, T, S) of this block's cross-attention for the stream `x_btd`."""
-
-        def attention(x_btd: jax.Array) -> tuple[jax.Array, Any]:
-            mixed, extra = self.attn(x_btd, layer, positions, causal)
-            return self._dropped(mixed, "out_norm1", None), extra
-
-        x_btd, _ = residual(self.spec.placement, x_btd, self.norm1, attention)
-        normed = self.spec.placement in ("pre", "residual")
-        queries_btd = self.cross_norm(x_btd) if normed else x_btd
-        return self.cross_attn.weights_across(queries_btd, layer, memory)
-
-    def _dropped(self, update: jax.Array, norm: str, key: jax.Array | None) -> jax.Array:
+    def _norm_and_drop(self, update: jax.Array, norm: str, key: jax.Array | None) -> jax.Array:
         """The `update` of the stream after its sandwich `norm`, if there is one, and dropout."""
         normed = getattr(self, norm)(update) if self.spec.sandwich else update
         return dropout(normed, self.spec.dropout, key)
@@ -105,10 +100,14 @@ class Block(nnx.Module):
         self, x_btd: jax.Array, layer: ArrayLike, positions: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """The keys and values of this block's attention for the stream `x_btd`."""
-        normed = self.spec.placement in ("pre", "residual")
-        x_btd = self.norm1(x_btd) if normed else x_btd
+        x_btd = branch_input(self.spec.placement, x_btd, self.norm1)
         # Multiplying by the whole kernel is faster than slicing it, which copies it.
         return self.attn.project(x_btd, layer, positions)[1:]
+
+
+def branch_input(placement: str, x: jax.Array, norm: Norm) -> jax.Array:
+    """What a branch of the stream `x` computes from: the norm of it, or `x` itself."""
+    return norm(x) if placement in ("pre", "residual") else x
 
 
 def residual(placement: str, x: jax.Array, norm: Norm, branch: Branch) -> tuple[jax.Array, Any]:
@@ -117,19 +116,16 @@ def residual(placement: str, x: jax.Array, norm: Norm, branch: Branch) -> tuple[
     The norm is where `placement` says: before the branch, after the sum, on the stream itself, or
     on the branch's output.
     """
+    start = branch_input(placement, x, norm)
+    update, extra = branch(start)
     match placement:
         case "pre":
-            update, extra = branch(norm(x))
             return x + update, extra
         case "post":
-            update, extra = branch(x)
             return norm(x + update), extra
         case "residual":  # the stream itself is normalised
-            x = norm(x)
-            update, extra = branch(x)
-            return x + update, extra
+            return start + update, extra
         case "output":
-            update, extra = branch(x)
             return x + norm(update), extra
     raise ValueError(f"there is no placement {placement!r} of norms")
 

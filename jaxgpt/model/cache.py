@@ -97,10 +97,8 @@ def read(
     positions = jnp.arange(tokens_bt.shape[1])
     slots = [slots_of(scores, context) for scores in model.spec.block.attention.scores]
     for layer, block in enumerate(blocks[:-1]):
-        x_btd, keys_values = block(
-            x_btd, layer, positions, _attend_and_keep, memory=memories[layer]
-        )
-        cached.append(_cached(keys_values, lengths_b, slots[layer]))
+        x_btd, kept = block(x_btd, layer, positions, _attend_and_keep, memory=memories[layer])
+        cached.append(_cached(kept.own, lengths_b, slots[layer]))
     keys_values = blocks[-1].keys_values(x_btd, len(blocks) - 1, positions)
     cached.append(_cached(keys_values, lengths_b, slots[-1]))
     return x_btd, Cache(*zip(*cached, strict=True))
@@ -120,7 +118,7 @@ def decode(
     for layer, (block, keys_values, memory) in enumerate(layers):
         attend = functools.partial(_attend_and_write, cached=keys_values, positions_b=positions_b)
         x_b1d, written = block(x_b1d, layer, positions_b[:, None], attend, memory=memory)
-        cached.append(written)
+        cached.append(written.own)
     return model.read_out(x_b1d)[:, 0], Cache(*zip(*cached, strict=True))
 
 

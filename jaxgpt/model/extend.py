@@ -42,7 +42,8 @@ def extend(
             own = block.keys_values(x_btd, layer, positions_bt)
         else:
             attend = functools.partial(_attend_to_both, cached=old, text=text)
-            x_btd, own = block(x_btd, layer, positions_bt, attend, memory=memory)
+            x_btd, kept = block(x_btd, layer, positions_bt, attend, memory=memory)
+            own = kept.own
         cached.append(_extended(old, own, text))
     return Cache(*zip(*cached, strict=True))
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from jaxgpt.config import ModelConfig
 from jaxgpt.fields import signed
 from jaxgpt.model import spec
-from jaxgpt.model.attention import INIT_STD, Memory, causal, within
+from jaxgpt.model.attention import Memory, causal, within
 from jaxgpt.model.backbone import Backbone
 from jaxgpt.model.block import Block
 from jaxgpt.model.checks import (
@@ -24,6 +24,7 @@ from jaxgpt.model.checks import (
     check_tokens,
     require_vocabulary,
 )
+from jaxgpt.model.initial import INIT_STD
 from jaxgpt.model.linear import product
 from jaxgpt.model.positions import restarting
 from jaxgpt.model.precision import cast, dtype_of, exactly

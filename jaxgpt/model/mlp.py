@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxgpt.model import spec
-from jaxgpt.model.attention import INIT_STD
+from jaxgpt.model.initial import INIT_STD
 from jaxgpt.model.linear import linear, product, product_gradients
 
 # By the values of ModelConfig.activation.

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxgpt.model import spec
-from jaxgpt.model.attention_forms import sum_dtype
+from jaxgpt.model.precision import sum_dtype
 
 LARGEST_EPSILON = float(jnp.finfo(jnp.float32).eps)  # for 16-bit numbers too, as in torch
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxgpt.model.position_spec import Rotary
+from jaxgpt.model.precision import sum_dtype
 
 
 def sinusoids(length: int, width: int, layout: str = "interleaved") -> np.ndarray:
@@ -32,7 +33,7 @@ def restarting(segments_bt: jax.Array) -> jax.Array:
 def rotate(rotary: Rotary, x: jax.Array, layer: ArrayLike, positions: jax.Array) -> jax.Array:
     """Heads `x` (B, T, ..., H) rotated to `positions`, which are (T,) or (B, T)."""
     half = rotary.width // 2
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = sum_dtype(x)
     angles = positions[..., None] * _of_layer(rotary.frequencies, layer, dtype)
     size = _of_layer(rotary.amplitudes, layer, dtype)
     shape = (*angles.shape[:-1], *[1] * (x.ndim - 3), 1, half)

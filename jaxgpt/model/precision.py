@@ -21,6 +21,11 @@ def cast(tree: Any, dtype: jnp.dtype | str) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
+def sum_dtype(x: jax.Array) -> jnp.dtype:
+    """The dtype for sums and exponentials of `x`: its own, but at least float32."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
 def dtype_of(tree: Any) -> jnp.dtype:
     """The widest dtype of the arrays in `tree`."""
     return functools.reduce(jnp.promote_types, {leaf.dtype for leaf in jax.tree.leaves(tree)})

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from jaxgpt.config import ModelConfig
 from jaxgpt.fields import signed
 from jaxgpt.model import spec
-from jaxgpt.model.attention import Memory, unordered
+from jaxgpt.model.attention import Memory, attending_to_all
 from jaxgpt.model.backbone import Backbone
 from jaxgpt.model.block import Block
 from jaxgpt.model.checks import check_mask, check_source, check_tokens, require_vocabulary
@@ -32,7 +32,7 @@ class Encoder(Backbone):
         self, x_bsd: jax.Array, mask_bs: jax.Array, dropout_key: jax.Array | None = None
     ) -> jax.Array:
         """The memory (B, S, D): the stream `x_bsd` after all blocks and the final norm."""
-        positions, attend = jnp.arange(x_bsd.shape[1]), unordered(mask_bs)
+        positions, attend = jnp.arange(x_bsd.shape[1]), attending_to_all(mask_bs)
 
         def apply(block: Block, layer: jax.Array, x: jax.Array, memory: Memory | None) -> Any:
             return block(x, layer, positions, attend, dropout_key)

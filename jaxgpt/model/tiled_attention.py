@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt.model.attention_forms import Scale, sum_dtype
+from jaxgpt.model.attention_forms import Scale
+from jaxgpt.model.precision import sum_dtype
 from jaxgpt.model.spec import Scores
 
 ROWS = KEYS = 128  # of a tile: its scores take 64 KiB in float32

@@ -13,7 +13,7 @@ from jaxgpt.file_names import ABOUT
 from jaxgpt.training.compatibility import fit_vocabularies
 
 
-def sized(config: Config) -> Config:
+def with_vocabulary_sizes(config: Config) -> Config:
     """`config` with the vocabularies of its data, if these are prepared."""
     path = Path(config.data.path)
     if (path / ABOUT).exists():

@@ -47,7 +47,7 @@ def collectives(text: str) -> dict[str, Traffic]:
     for kind, one, times in communication(text):
         before = traffic[kind]
         traffic[kind] = Traffic(
-            before.times + times, before.received + times * _received(one, kind)
+            before.times + times, before.received + times * _bytes_received(one, kind)
         )
     return dict(traffic)
 
@@ -68,7 +68,7 @@ def communication(text: str) -> Iterator[tuple[str, Instruction, int]]:
             ):
                 continue
             count = rounds(one, computations) if one.opcode == "while" else 1
-            for inner in called(one):
+            for inner in called_computations(one):
                 yield from walk(inner, times * count)
 
     yield from walk(entry_of(text), 1)
@@ -95,7 +95,7 @@ def computations_of(text: str) -> Iterator[tuple[str, list[Instruction]]]:
             body.append(Instruction(parsed[1], shape, operation[1], rest))
 
 
-def called(one: Instruction) -> list[str]:
+def called_computations(one: Instruction) -> list[str]:
     """The names of the computations that `one` runs."""
     names = [single or several for single, several in CALLED.findall(one.rest)]
     return [name.strip().removeprefix("%") for joined in names for name in joined.split(",")]
@@ -112,7 +112,7 @@ def rounds(one: Instruction, computations: dict[str, list[Instruction]]) -> int:
     return max(limits, default=1)
 
 
-def _received(one: Instruction, kind: str) -> float:
+def _bytes_received(one: Instruction, kind: str) -> float:
     """The bytes that one device receives when `one`, a collective of this `kind`, runs once."""
     size, n = size_of(one.shape), _group(one.rest)
     if kind == "collective-permute":

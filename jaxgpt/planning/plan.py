@@ -20,7 +20,7 @@ from jaxgpt.devices.chips import Chip, chip
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.model import flops
-from jaxgpt.planning.data import of_answers, sized
+from jaxgpt.planning.data import of_answers, with_vocabulary_sizes
 from jaxgpt.planning.hlo import Traffic, collectives
 from jaxgpt.planning.topologies import devices_of
 from jaxgpt.settings import build_run
@@ -75,38 +75,39 @@ def plan(
     It is made for the devices of `topology`, or for those present.
     """
     config = build_run(settings, where)
-    config = sized(config)
+    config = with_vocabulary_sizes(config)
     if not topology:
         use_devices(config.mesh)
     devices = devices_of(topology) if topology else jax.devices()
     stage("compiling", 0)
-    first = compiled(config, devices)
+    first = plan_by_compiling(config, devices)
     if first.fits:
         return first, None
     for other in smaller(config, first):
         stage(f"does not fit; trying {changes(config, other)}", 0)
-        tried = compiled(other, devices)
+        tried = plan_by_compiling(other, devices)
         if tried.fits:
             return first, tried
     return first, None
 
 
-def compiled(config: Config, devices: list[Any]) -> Plan:
+def plan_by_compiling(config: Config, devices: list[Any]) -> Plan:
     """Plan of `config` on `devices`, by compiling its training step for them."""
     train = config.train
     rows = train.batch_size // train.accumulate
     mesh = make_mesh(config.mesh, rows, config.model.model_dim, devices)
-    step, where = jitted_step(config, mesh)
+    compute = Compute.of(config, mesh)
+    step, state_shardings = jitted_step(config, mesh, compute)
     like = jax.eval_shape(lambda: init_state(config))
     batch = largest_batch(config, of_answers(config))
     operations, needed = _operations(config, like, batch)
-    parameters = _bytes((like.params, like.base), (where.params, where.base))
+    parameters = _bytes((like.params, like.base), (state_shardings.params, state_shardings.base))
     lowered, started = step.lower(like, batch), time.perf_counter()
-    memory, text = _compile(lowered, parameters, _bytes(like, where) - parameters)
+    memory, text = _compile(lowered, parameters, _bytes(like, state_shardings) - parameters)
     return Plan(
         config=config,
         mesh=mesh,
-        choices=Compute.on(mesh, config.model, config.compute, config.data.pack).choices,
+        choices=compute.choices,
         size=_size(like.base or like.params),
         adapters=_size(like.params) if like.base else 0,
         memory=memory,
@@ -129,7 +130,7 @@ def _compile(lowered: Any, parameters: int, optimizer: int) -> tuple[Memory, str
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        wanted = _asked(str(error))
+        wanted = _bytes_wanted(str(error))
         return Memory(parameters, optimizer, wanted, 0, parameters + optimizer + wanted), ""
     stats = program.memory_analysis()
     temporaries, code = stats.temp_size_in_bytes, stats.generated_code_size_in_bytes
@@ -152,9 +153,9 @@ def _operations(config: Config, like: Any, batch: Any) -> tuple[int, int]:
     return counted(), counted(remat="none", loss_chunks=1)
 
 
-def _bytes(tree: Any, where: Any) -> int:
-    """The bytes of one device's shards of `tree`, which has the shardings `where`."""
-    parts = zip(jax.tree.leaves(tree), jax.tree.leaves(where), strict=True)
+def _bytes(tree: Any, shardings: Any) -> int:
+    """The bytes of one device's shards of `tree`, which is sharded by `shardings`."""
+    parts = zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
     return sum(
         math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf, sharding in parts
@@ -166,7 +167,7 @@ def _size(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def _asked(message: str) -> int:
+def _bytes_wanted(message: str) -> int:
     """The bytes that the compiler could not allocate: the largest size in its error `message`."""
     sizes = [
         float(n) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[unit]

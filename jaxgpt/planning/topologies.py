@@ -99,7 +99,7 @@ def _slice(kind: str, shape: str) -> list[Any]:
     # On v4, jax counts a chip as one device.
     options: dict[str, Any] = {"chip_config_name": "megacore"} if kind == "v4" else {}
     options |= {"chips_per_host_bounds": (1, 1, 1)} if shape == "1x1" else {}
-    return _described("tpu", topology_name=f"{kind}:{shape}", **options)
+    return _devices_of("tpu", topology_name=f"{kind}:{shape}", **options)
 
 
 def _gpus(kind: str, count: str) -> list[Any]:
@@ -114,10 +114,10 @@ def _gpus(kind: str, count: str) -> list[Any]:
         "optin": gpu.shared - 1024,
     }
     target = TARGET.format(gpu=gpu, fpus=64 if gpu.capability < 9 else 128, **sizes)
-    return _described("cuda", topology_name=kind, topology=f"1x1x{count}", target_config=target)
+    return _devices_of("cuda", topology_name=kind, topology=f"1x1x{count}", target_config=target)
 
 
-def _described(platform: str, **options: Any) -> list[Any]:
+def _devices_of(platform: str, **options: Any) -> list[Any]:
     """The compile-only devices of `platform` that `options` describe to the compiler."""
     import jax
     from jax.experimental import topologies

@@ -17,11 +17,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import multihost, type_handlers
 
-from jaxgpt.devices.distributed import together
+from jaxgpt.devices.distributed import is_multi_process
 from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.pytree import Tree
 
-PIECE = 2**26  # approximate size of a file in bytes
+FILE_BYTES = 2**26  # approximate size of a file
 
 
 def write(folder: Path, tree: Any) -> None:
@@ -32,15 +32,15 @@ def write(folder: Path, tree: Any) -> None:
     numpy = type_handlers.NumpyHandler(deepcopy_host_arrays=False)
     sharded = type_handlers.ArrayHandler()
     types = type_handlers.create_type_handler_registry((np.ndarray, numpy), (jax.Array, sharded))
-    indices = set(range(jax.process_count())) if together() else None
+    indices = set(range(jax.process_count())) if is_multi_process() else None
     processes = ocp.options.MultiprocessingOptions(primary_host=0, active_processes=indices)
     handler = ocp.PyTreeCheckpointHandler(
         type_handler_registry=types,
         multiprocessing_options=processes,
         use_compression=False,  # it makes weights a few percent smaller, and saving slower
     )
-    tree = tree if together() else jax.tree.map(np.asarray, tree)
-    args = ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=PIECE)
+    tree = tree if is_multi_process() else jax.tree.map(np.asarray, tree)
+    args = ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=FILE_BYTES)
     try:
         with ocp.Checkpointer(handler, multiprocessing_options=processes) as checkpointer:
             checkpointer.save(folder.resolve(), args=args)
@@ -56,7 +56,7 @@ def _raise_os_error(error: Exception, folder: Path) -> None:
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
 
 
-def stored(folder: Path) -> Tree:
+def stored_shapes(folder: Path) -> Tree:
     """The shape and dtype of each array in `folder`."""
     with _named_if_damaged(folder), ocp.PyTreeCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(folder.resolve()).item_metadata
@@ -122,5 +122,5 @@ def _restore(folder: Path, args: ocp.args.PyTreeRestore) -> Any:
 
 def wait_for_processes(name: str) -> None:
     """Wait for all processes, but not for the devices, which continue their steps."""
-    if together():
+    if is_multi_process():
         multihost.sync_global_processes(name, processes=set(range(jax.process_count())))

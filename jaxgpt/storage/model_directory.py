@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxgpt.data import tokenizer_files
 from jaxgpt.data.tokenizer import Tokenizer
-from jaxgpt.devices.distributed import first, together
+from jaxgpt.devices.distributed import is_multi_process, is_process_zero
 from jaxgpt.errors import UserError, require
 from jaxgpt.file_names import (
     CHECKPOINTS,
@@ -55,7 +55,7 @@ def save(
     """
     require_same(stored_params(config, about or {}), params, "What was to be saved")
     with _new_directory(Path(directory)) as partial:
-        if first():
+        if is_process_zero():
             json_files.write_json(
                 partial / CONFIG, {**(about or {}), "format": FORMAT, **sections_of(config)}
             )
@@ -80,8 +80,8 @@ def _new_directory(path: Path) -> Iterator[Path]:
     """
     shared_path = directories.partial_of(path)
     directory = (
-        directories.new_directory(path, shared_path if together() else None)
-        if first()
+        directories.new_directory(path, shared_path if is_multi_process() else None)
+        if is_process_zero()
         else contextlib.nullcontext(shared_path)
     )
     with directory as partial:
@@ -158,7 +158,7 @@ class ModelDirectory:
         try:
             stored, wanted = (
                 sorted(f"{leaf.shape} {leaf.dtype}" for leaf in jax.tree.leaves(tree))
-                for tree in (arrays.stored(folder), like)
+                for tree in (arrays.stored_shapes(folder), like)
             )
             require(stored == wanted, other)
             with self._unchanged():

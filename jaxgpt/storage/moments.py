@@ -41,7 +41,7 @@ def read_moments(path: Path, config: AnyConfig, about: Mapping[str, Any]) -> Mom
         f"{path} was trained with adapters: its optimiser has moments of these, not of the "
         f"parameters that they are merged into. {INSTEAD}",
     )
-    state = arrays.read(path / STATE, arrays.stored(path / STATE))
+    state = arrays.read(path / STATE, arrays.stored_shapes(path / STATE))
     adams = _adams(state)
     counts = [np.shape(one) for one in (state.get("step"), *(adam["count"] for adam in adams))]
     require(

@@ -24,7 +24,7 @@ class Weights:
     """Parameters of the shapes `like` in `folder`, stored whole."""
 
     def __init__(self, folder: Path, like: Tree):
-        stored = arrays.stored(folder)
+        stored = arrays.stored_shapes(folder)
         require_same(like, stored, str(folder))
         self.folder, self.like = folder, like
         self.dtypes = {path: np.dtype(leaf.dtype) for path, leaf in flatten(stored).items()}

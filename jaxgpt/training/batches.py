@@ -10,7 +10,7 @@ from jaxgpt.data import pair_batches, windows
 from jaxgpt.data.batches import batch
 from jaxgpt.data.pairs import PairDataset, PairSplit
 from jaxgpt.data.tokens import Dataset
-from jaxgpt.devices.sharding import over_rows, placed
+from jaxgpt.devices.sharding import over_rows, shard_array
 
 
 def batches(
@@ -61,10 +61,10 @@ def largest_batch(config: Config, answers: bool = False) -> Any:
     )
 
 
-def parted(batch: Any, parts: int, sharding: jax.sharding.NamedSharding) -> Any:
+def split_batch(batch: Any, parts: int, sharding: jax.sharding.NamedSharding) -> Any:
     """The arrays of `batch`, (A * B, ...), sharded and reshaped to (A, B, ...) with A = `parts`."""
     return jax.tree.map(
-        lambda x: placed(x.reshape(parts, -1, *x.shape[1:]), sharding),
+        lambda x: shard_array(x.reshape(parts, -1, *x.shape[1:]), sharding),
         batch,
     )
 
@@ -84,7 +84,7 @@ class PairBatches:
     def __call__(self, step: int) -> pair_batches.PairBatch:
         """The batch of the step with the index `step`, from 0."""
         whole = pair_batches.batch(self.buckets, seed=self.train.seed, step=step)
-        return parted(whole, self.train.accumulate, self.sharding)
+        return split_batch(whole, self.train.accumulate, self.sharding)
 
 
 class WindowBatches:
@@ -99,7 +99,7 @@ class WindowBatches:
         """The batch of the step with the index `step`, from 0."""
         train = self.train
         whole = self.split.batch(seed=train.seed, step=step, batch_size=train.batch_size)
-        return parted(whole, train.accumulate, self.sharding)
+        return split_batch(whole, train.accumulate, self.sharding)
 
 
 class Batches:

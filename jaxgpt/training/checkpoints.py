@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxgpt import file_names
 from jaxgpt.data.tokenizer_files import load as load_tokenizer
-from jaxgpt.devices.distributed import first, together
+from jaxgpt.devices.distributed import is_multi_process, is_process_zero
 from jaxgpt.pytree import Tree
 from jaxgpt.storage import model_directory, plots, run_directory
 from jaxgpt.storage.weights import fingerprint
@@ -17,7 +17,7 @@ from jaxgpt.system import directories
 from jaxgpt.system.worker import Background
 from jaxgpt.training.job import Job
 from jaxgpt.training.progress import Say
-from jaxgpt.training.step import State, besides_weights, evaluated
+from jaxgpt.training.step import State, besides_weights, weights_to_evaluate
 
 
 class Checkpoints:
@@ -38,13 +38,14 @@ class Checkpoints:
     def write_base(self, params: Tree) -> None:
         """Write the frozen base of a run that trains adapters, once for all checkpoints."""
         path = self.job.directory / file_names.BASE
-        if first() and path.exists():  # left by a run that died before its first checkpoint
+        # A folder that is there was left by a run that died before its first checkpoint.
+        if is_process_zero() and path.exists():
             directories.discard(path)
         source, target = self.tokenizers
         model_directory.save(
             path,
             self.job.config.architecture,
-            on_devices(params) if together() else on_host(params),
+            on_devices(params) if is_multi_process() else on_host(params),
             {**self.job.origin, **self.job.marks},
             source,
             target_tokenizer=target,
@@ -52,8 +53,8 @@ class Checkpoints:
 
     def save(self, state: State, about: dict[str, Any]) -> None:
         """Start writing `state`; `about`, with step and val_loss, goes into its config.json."""
-        copied = on_devices if together() else on_host
-        weights, rest = copied(evaluated(state)), copied(besides_weights(state))
+        copied = on_devices if is_multi_process() else on_host
+        weights, rest = copied(weights_to_evaluate(state)), copied(besides_weights(state))
         directory, config = self.job.directory, self.job.config
         about = {
             **config.sections(),
@@ -64,13 +65,13 @@ class Checkpoints:
         }
         if state.base is not None:
             about["base_sha256"] = fingerprint(directory / file_names.BASE)
-        metrics = (directory / file_names.METRICS).read_bytes() if first() else None
+        metrics = (directory / file_names.METRICS).read_bytes() if is_process_zero() else None
         path = run_directory.checkpoint_of(directory, about["step"])
 
         def write() -> None:
             # Draw the picture first, because a run that is killed after its last checkpoint counts
             # as done.
-            if first() and plots.INSTALLED and about["val_loss"] is not None:
+            if is_process_zero() and plots.INSTALLED and about["val_loss"] is not None:
                 self.draw()
             model_directory.save(
                 path,
@@ -82,7 +83,7 @@ class Checkpoints:
                 state=rest,
                 metrics=metrics,
             )
-            if first():
+            if is_process_zero():
                 run_directory.keep(directory, config.train.keep)
 
         self.worker.start(write)

@@ -18,10 +18,10 @@ ROUNDED_UP = 128  # ids more than the tokenizer has: people round up to a multip
 
 def fit_vocabulary(model: ModelConfig, dataset: Dataset) -> ModelConfig:
     """`model` with the vocabulary of `dataset`, or with its own, which may be slightly larger."""
-    return _fitted(model, dataset.vocab_size, "model", dataset.path)
+    return _fit_vocabulary(model, dataset.vocab_size, "model", dataset.path)
 
 
-def _fitted(model: ModelConfig, theirs: int, section: str, path: Path) -> ModelConfig:
+def _fit_vocabulary(model: ModelConfig, theirs: int, section: str, path: Path) -> ModelConfig:
     ours = model.vocab_size or theirs
     require(
         theirs <= ours < theirs + ROUNDED_UP,
@@ -50,8 +50,8 @@ def fit_both(
     if encoder.shares_embedding:  # the target has the ids of the source, plus start and end
         source = target
     return (
-        _fitted(encoder, source, "encoder", dataset.path),
-        _fitted(decoder, target, "model", dataset.path),
+        _fit_vocabulary(encoder, source, "encoder", dataset.path),
+        _fit_vocabulary(decoder, target, "model", dataset.path),
     )
 
 

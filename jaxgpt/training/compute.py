@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxgpt.config import ComputeConfig, ModelConfig
+from jaxgpt.config import ComputeConfig, Config, ModelConfig
 from jaxgpt.devices.sharding import Gather, on_each
 from jaxgpt.model.attention import Attend, causal, keep_nothing
 from jaxgpt.model.attention_kernels import FORMS, KERNELS, pick
@@ -30,12 +30,13 @@ class Compute:
     choices: tuple[tuple[str, str], ...] = ()  # (what was chosen for the device, why), to print
 
     @staticmethod
-    def on(
-        mesh: Mesh | None, model: ModelConfig, settings: ComputeConfig, pack: str = "off"
-    ) -> "Compute":
+    def of(config: Config, mesh: Mesh) -> "Compute":
+        """The best way to compute the steps of `config` on the devices of `mesh`."""
+        return Compute.on(mesh, config.model, config.compute, config.data.pack)
+
+    @staticmethod
+    def on(mesh: Mesh, model: ModelConfig, settings: ComputeConfig, pack: str = "off") -> "Compute":
         """The best way to compute `model` on the devices of `mesh`; `pack` is data.pack."""
-        if mesh is None:
-            return Compute(settings)
         device, choices = mesh.devices.flat[0], []
         if device.platform == "cpu" and settings.dtype == "bfloat16":
             settings = dataclasses.replace(settings, dtype="float32")

@@ -19,7 +19,7 @@ DERIVED = {"optim": ("warmup_steps",), "data": ("tokenizer",)}
 TOKENS_AT_ONCE = 4096  # in a part of a batch, so that the logits of a large vocabulary fit
 
 
-def recorded(source: ModelDirectory) -> Sections:
+def recorded_settings(source: ModelDirectory) -> Sections:
     """The training settings in `source`: those of its run, or of the file it was converted from."""
     if "optim" in source.about:
         return {section: source.about[section] for section in ("optim", "train")}
@@ -32,7 +32,7 @@ def for_resuming(stopped: ModelDirectory, settings: Sections, config_file: bool)
     If there is a config file, it decides all settings except those whose defaults depend on
     others; the result then holds only these.
     """
-    own = layered(recorded(stopped), {"data": stopped.about["data"]})
+    own = merge_sections(recorded_settings(stopped), {"data": stopped.about["data"]})
     if config_file:
         own = {
             section: {name: own[section][name] for name in names}
@@ -44,14 +44,14 @@ def for_resuming(stopped: ModelDirectory, settings: Sections, config_file: bool)
 def for_fine_tuning(source: ModelDirectory, settings: Sections, say: Say) -> Sections:
     """Settings for fine-tuning `source`, in place of those that `settings` leaves out; `say` lists
     them."""
-    own = possible(recorded(source), settings)
-    usual = _usual(source.config, layered(own, settings))
+    own = possible(recorded_settings(source), settings)
+    usual = _usual(source.config, merge_sections(own, settings))
     is_run = "optim" in source.about
     file = source.about.get("source", {}).get("file")
     origin = str(source.path) if is_run else f"the file {file}"
     _say_fields(f"From {origin}", _unlike_defaults(own) if is_run else own, settings, say)
     _say_fields("Usual for fine-tuning", usual, settings, say)
-    return layered(usual, own)
+    return merge_sections(usual, own)
 
 
 def _say_fields(name: str, sections: Sections, settings: Sections, say: Say) -> None:
@@ -72,7 +72,7 @@ def tokenizer_of(source: ModelDirectory) -> Sections:
     return {"data": {"tokenizer": str(own)}} if own.exists() else {}
 
 
-def layered(*layers: Sections) -> dict[str, dict[str, Any]]:
+def merge_sections(*layers: Sections) -> dict[str, dict[str, Any]]:
     """Sections in which later layers override earlier ones, field by field."""
     merged: dict[str, dict[str, Any]] = {}
     for layer in layers:
@@ -83,7 +83,7 @@ def layered(*layers: Sections) -> dict[str, dict[str, Any]]:
 
 def possible(sections: Sections, settings: Sections) -> dict[str, dict[str, Any]]:
     """`sections` without the fields that are impossible together with `settings`."""
-    both = layered(sections, settings)
+    both = merge_sections(sections, settings)
     optim, train = both.get("optim", {}), both.get("train", {})
     steps = train.get("steps", TrainConfig.steps)
     rate = optim.get("learning_rate", OptimConfig.learning_rate)
@@ -98,7 +98,7 @@ def possible(sections: Sections, settings: Sections) -> dict[str, dict[str, Any]
         ("optim", "name"): bool(train.get("lora_rank")),
         ("train", "lora_alpha"): not train.get("lora_rank"),
     }
-    left = layered(sections)
+    left = merge_sections(sections)
     for (section, field), impossible in wrong.items():
         if impossible:
             left.get(section, {}).pop(field, None)
@@ -122,7 +122,7 @@ def _usual(model: ModelConfig, stated: Mapping[str, Mapping[str, Any]]) -> Secti
     batch = max(1, stated.get("train", {}).get("batch_size", TrainConfig.batch_size))
     rows = max(1, TOKENS_AT_ONCE // model.context_length)
     parts = next(n for n in range(1, batch + 1) if batch % n == 0 and batch // n <= rows)
-    sections = layered(FINE_TUNING)
+    sections = merge_sections(FINE_TUNING)
     if parts > 1:
         sections["train"]["accumulate"] = parts
     return {

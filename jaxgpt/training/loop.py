@@ -10,8 +10,13 @@ from typing import Any
 
 import jax
 
-from jaxgpt.devices.distributed import START_AGAIN, first, from_peer, unreachable
-from jaxgpt.devices.distributed import stopping as stopping_at
+from jaxgpt.devices.distributed import (
+    START_AGAIN,
+    from_peer,
+    is_process_zero,
+    signal_to_stop_at,
+    unreachable,
+)
 from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.devices.sharding import replicated
 from jaxgpt.errors import Failure, UserError, system_error
@@ -22,14 +27,14 @@ from jaxgpt.system.signals import Signals, Stopped
 from jaxgpt.training.batches import batches, split_of
 from jaxgpt.training.checkpoints import Checkpoints
 from jaxgpt.training.compute import Compute
-from jaxgpt.training.evaluate import make_evaluator
+from jaxgpt.training.evaluators import make_evaluator
+from jaxgpt.training.first_state import all_finite
 from jaxgpt.training.job import Job
 from jaxgpt.training.preview import preview
 from jaxgpt.training.profile import Profile
 from jaxgpt.training.progress import Passing, Progress, Say
-from jaxgpt.training.step import Metrics, State, evaluated, jitted_step
+from jaxgpt.training.step import Metrics, State, jitted_step, weights_to_evaluate
 from jaxgpt.training.trackers import Track, trackers
-from jaxgpt.training.weights import all_finite
 
 
 class Loop:
@@ -42,15 +47,15 @@ class Loop:
         self.job, self.config, self.say = job, config, say
         self.signals = signals or Signals()
         self.mesh = make_mesh(config.mesh, rows, config.model.model_dim)
-        compute = Compute.on(self.mesh, config.model, config.compute, config.data.pack)
+        compute = Compute.of(config, self.mesh)
         self.choices = compute.choices
-        self.step, where = jitted_step(config, self.mesh)
-        if where.base:
-            self.merge = jitted_merge(where.base, config.train.lora_scale)
+        self.step, state_shardings = jitted_step(config, self.mesh, compute)
+        if state_shardings.base:
+            self.merge = jitted_merge(state_shardings.base, config.train.lora_scale)
         self.finite = jax.jit(all_finite, out_shardings=replicated(self.mesh))
         self.batch = batches(job.dataset, config, self.mesh)
         self.batch(0)  # raises if there are too few data
-        self.evaluator = make_evaluator(config, self.mesh, rows)
+        self.evaluator = make_evaluator(config.architecture, compute, self.mesh, rows)
         self.eval_limit = config.train.eval_batches or None
         self.val = split_of(job.dataset, "val", config)
         self.extent = self.evaluator.extent(self.val, self.eval_limit)
@@ -74,10 +79,10 @@ class Loop:
         """
         try:
             with self._errors_explained(), contextlib.ExitStack() as stack:
-                if first():
+                if is_process_zero():
                     opened = trackers(self.config, self.job.directory, int(state.step))
                     self.trackers = stack.enter_context(opened)
-                stack.enter_context(self.profile.ended())
+                stack.enter_context(self.profile.stopped_at_exit())
                 self.signals.held = True
                 if self.signals.caught:
                     raise Stopped(self.signals.caught)
@@ -97,7 +102,7 @@ class Loop:
         except Stopped as stopped:
             name = signal.Signals(stopped.args[0]).name
             self.say(f"Stopped by {name}. {self.checkpoints.last_good()}")
-            if not first():
+            if not is_process_zero():
                 print("Stopped with the other processes; see process 0.", file=sys.stderr)
             raise
         except (jax.errors.JaxRuntimeError, ValueError) as error:
@@ -131,7 +136,7 @@ class Loop:
                     self.progress.start(start)
             unread = step, metrics
             self.checkpoints.worker.check()
-            stopping = stopping_at(self.signals, step)
+            stopping = signal_to_stop_at(step, self.signals)
             evaluating = step % t.eval_every == 0 or step == t.steps
             if evaluating or stopping or (t.save_every and step % t.save_every == 0):
                 unread = None
@@ -171,7 +176,7 @@ class Loop:
         line["tokens_per_second"] = round(speed)
         if sample:
             line["sample"] = sample
-        if first():
+        if is_process_zero():
             run_directory.append_metrics(self.job.directory, line)
         for track in self.trackers:
             track(line)
@@ -201,13 +206,12 @@ class Loop:
 
     def whole(self, state: State) -> Tree:
         """The weights of `state` to evaluate, with adapters merged into their base."""
-        weights = evaluated(state)
+        weights = weights_to_evaluate(state)
         return weights if state.base is None else self.merge(state.base, weights)
 
     def validate(self, weights: Tree) -> dict[str, float]:
         """The validation figures of `weights`, over at most train.eval_batches batches."""
-        figures: dict[str, float] = self.evaluator.figures(weights, self.val, self.eval_limit)
-        return figures
+        return self.evaluator.figures(weights, self.val, self.eval_limit)
 
     def save(self, state: State, step: int, val_loss: float | None) -> None:
         """Start writing a checkpoint of `state`, if all its numbers are finite."""

@@ -13,8 +13,8 @@ from jaxgpt.config import ComputeConfig, ModelConfig
 from jaxgpt.data.pair_batches import PairBatch
 from jaxgpt.data.windows import TextBatch
 from jaxgpt.model import GPT, Seq2Seq, assemble
-from jaxgpt.model.attention import Memory, unordered, within
-from jaxgpt.model.attention_forms import sum_dtype
+from jaxgpt.model.attention import Memory, attending_to_all, within
+from jaxgpt.model.precision import sum_dtype
 from jaxgpt.pytree import Tree
 from jaxgpt.seq2seq_config import Seq2SeqConfig
 from jaxgpt.training.compute import Compute
@@ -78,7 +78,7 @@ def pair_logits(
     for_encoder, for_decoder = (
         (None, None) if dropout_key is None else jax.random.split(dropout_key)
     )
-    memory_bsd = encoded(model, batch, for_encoder, compute)
+    memory_bsd = encoder_output(model, batch, for_encoder, compute)
     mask_bs = jnp.asarray(batch.source_mask_bs)
     positions, places = jnp.arange(batch.tokens_bt.shape[1]), jnp.arange(mask_bs.shape[1])
 
@@ -92,11 +92,11 @@ def pair_logits(
     return model.decoder.read_out(x_btd)
 
 
-def encoded(
+def encoder_output(
     model: Seq2Seq, batch: PairBatch, dropout_key: jax.Array | None, compute: Compute
 ) -> jax.Array:
     """The memory (B, S, D): the encoder's output for the sources."""
-    attend = unordered(jnp.asarray(batch.source_mask_bs))
+    attend = attending_to_all(jnp.asarray(batch.source_mask_bs))
     positions = jnp.arange(batch.source_bs.shape[1])
     x_bsd = compute.run(
         model.encoder,

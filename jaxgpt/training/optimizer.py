@@ -30,7 +30,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
         b2=o.beta2,
         eps=o.eps,
         weight_decay=o.weight_decay,
-        mask=functools.partial(decayed, config),
+        mask=functools.partial(decay_mask, config),
     )
     if o.name == "muon":
         rule = with_muon(rule, o, schedule)
@@ -63,7 +63,7 @@ def make_schedule(config: Config) -> optax.Schedule:
     return optax.join_schedules([up, down], [o.warmup_steps])
 
 
-def decayed(config: Config, params: Tree) -> Tree:
+def decay_mask(config: Config, params: Tree) -> Tree:
     """Mask of the parameters that decay; by name, because a stacked bias has two axes like a
     matrix."""
     frozen, leaves = without_gradient(config.architecture), DECAYED[config.optim.decay]
@@ -87,13 +87,13 @@ def without_gradient(model: ModelConfig | Seq2SeqConfig) -> set[str]:
     return {name for name, is_frozen in frozen.items() if is_frozen}
 
 
-def resumed(state: optax.OptState, moments: Moments) -> optax.OptState:
+def with_moments(state: optax.OptState, moments: Moments) -> optax.OptState:
     """The fresh optimiser `state` with the `moments` and their counters filled in."""
 
     def like(old: Tree, new: Tree) -> Tree:
         return jax.tree.map(lambda a, b: np.asarray(b, a.dtype), old, new)
 
-    def with_moments(part: optax.OptState) -> optax.OptState:
+    def fill(part: optax.OptState) -> optax.OptState:
         match part:
             case optax.ScaleByAdamState(_, mu, nu):
                 return optax.ScaleByAdamState(
@@ -103,4 +103,4 @@ def resumed(state: optax.OptState, moments: Moments) -> optax.OptState:
                 return optax.ScaleByScheduleState(np.int32(moments.step))
         return part
 
-    return jax.tree.map(with_moments, state, is_leaf=lambda part: hasattr(part, "_fields"))
+    return jax.tree.map(fill, state, is_leaf=lambda part: hasattr(part, "_fields"))

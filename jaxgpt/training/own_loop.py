@@ -16,7 +16,8 @@ from jaxgpt.errors import require
 from jaxgpt.mesh_config import MeshConfig
 from jaxgpt.model import GPT, Seq2Seq, check_mask, check_source, check_tokens, params_of
 from jaxgpt.settings import build
-from jaxgpt.training.batches import parted
+from jaxgpt.training.batches import split_batch
+from jaxgpt.training.compute import Compute
 from jaxgpt.training.step import Metrics, State, init_state, jitted_step
 
 NOWHERE = "none"  # placeholder: a step reads no data and writes no run
@@ -99,13 +100,13 @@ def compiled_step(
     config = _config(model, {"train": train, "optim": optim, "compute": compute, "mesh": mesh})
     rows = config.train.batch_size // config.train.accumulate
     grid = make_mesh(config.mesh, rows, config.model.model_dim)
-    jitted, where = jitted_step(config, grid)
+    jitted, state_shardings = jitted_step(config, grid, Compute.of(config, grid))
     # A copy, because the first step donates its state.
     params = jax.tree.map(jnp.copy, params_of(model))
-    state = jax.jit(lambda tree: init_state(config, tree), out_shardings=where)(params)
+    state = jax.jit(lambda tree: init_state(config, tree), out_shardings=state_shardings)(params)
 
     def run(state: State, batch: np.ndarray | PairBatch) -> tuple[State, Metrics]:
-        parts = parted(batch, config.train.accumulate, over_rows(grid, axis=1))
+        parts = split_batch(batch, config.train.accumulate, over_rows(grid, axis=1))
         after: tuple[State, Metrics] = jitted(state, parts)
         return after
 

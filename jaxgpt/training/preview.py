@@ -8,7 +8,7 @@ import numpy as np
 from jaxgpt.config import Config
 from jaxgpt.data.pairs import PairDataset
 from jaxgpt.data.tokenizer import Tokenizer
-from jaxgpt.devices.distributed import first, together
+from jaxgpt.devices.distributed import is_multi_process, is_process_zero
 from jaxgpt.generation.stream import generate
 from jaxgpt.generation.translate import translate
 from jaxgpt.model import GPT, assemble
@@ -30,7 +30,7 @@ def preview(job: Job, weights: Tree, tokenizers: Tokenizers, mesh: jax.sharding.
     tokenizer, config = tokenizers[0], job.config
     if not config.train.sample_tokens or tokenizer is None:
         return ""
-    if not first() or (sharded and together()):
+    if not is_process_zero() or (sharded and is_multi_process()):
         return ""
     if not sharded:
         weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jaxgpt.config import RunConfig
-from jaxgpt.devices.distributed import first
+from jaxgpt.devices.distributed import is_process_zero
 from jaxgpt.file_names import PROFILE
 from jaxgpt.training.progress import Say
 
@@ -20,7 +20,7 @@ class Profile:
 
     def __init__(self, run: RunConfig, directory: Path, say: Say):
         self.steps = range(0)
-        if run.profile and first():
+        if run.profile and is_process_zero():
             start, last = run.profiled
             self.steps = range(start, last + 1)
         self.folder, self.say = directory / PROFILE, say
@@ -53,7 +53,7 @@ class Profile:
         )
 
     @contextlib.contextmanager
-    def ended(self) -> Iterator[None]:
+    def stopped_at_exit(self) -> Iterator[None]:
         """Stop a trace that was cut short by a signal or an error; its files are written as
         well."""
         try:

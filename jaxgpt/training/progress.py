@@ -119,7 +119,7 @@ def watching() -> Iterator[tuple[Say, Passing | None]]:
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        yield unbroken(lambda text: print(text, flush=True)), None
+        yield ignore_closed_output(lambda text: print(text, flush=True)), None
         return
     bar = [BarColumn(bar_width=BAR)] if console.width >= WIDE else []
     columns = [
@@ -133,22 +133,22 @@ def watching() -> Iterator[tuple[Say, Passing | None]]:
 
     def passing(step: int, steps: int, text: str) -> None:
         taken = len(f"{STEP}{steps}/{steps} ") + (BAR + 1 if bar else 0)
-        text = fitted(text, console.width - taken)
+        text = shorten(text, console.width - taken)
         shown.update(task, completed=step, total=steps, description=text)
         shown.start()
 
     def say(text: str) -> None:
-        text = fitted(text, console.width) if text.startswith(STEP) else text
+        text = shorten(text, console.width) if text.startswith(STEP) else text
         console.print(text, markup=False, soft_wrap=True)
 
     try:
-        yield unbroken(say), passing
+        yield ignore_closed_output(say), passing
     finally:
         with contextlib.suppress(OSError):  # the terminal was closed
             shown.stop()
 
 
-def fitted(text: str, width: int) -> str:
+def shorten(text: str, width: int) -> str:
     """`text`, a line of figures, shortened to `width` by leaving out the least important ones."""
     for figure in SPARE:
         if len(text) <= width:
@@ -157,7 +157,7 @@ def fitted(text: str, width: int) -> str:
     return text
 
 
-def unbroken(say: Say) -> Say:
+def ignore_closed_output(say: Say) -> Say:
     """`say`, which no longer fails when the reader of the output exits, as head does, or the
     terminal closes."""
 

@@ -1,37 +1,49 @@
 """A training run, from settings to a directory with checkpoints; a stopped run resumes."""
 
 import contextlib
-import shlex
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxgpt import file_names
-from jaxgpt.config import MeshConfig, OptimConfig, RunConfig
+from jaxgpt.config import MeshConfig, RunConfig
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.distributed import (
     alone_if_it_fails,
-    code,
-    first,
-    join,
+    catch_stop_signals,
+    code_hash,
+    is_process_zero,
+    join_processes,
     require_agreement,
-    stops,
 )
 from jaxgpt.devices.sharding import undivided
 from jaxgpt.errors import require
 from jaxgpt.model import abstract_params
-from jaxgpt.optional import installed
 from jaxgpt.settings import Sections, build, check_sections
 from jaxgpt.storage import run_directory
 from jaxgpt.system.json_files import write_json
+from jaxgpt.training.first_state import first_state
 from jaxgpt.training.job import Job
 from jaxgpt.training.loop import Loop
 from jaxgpt.training.progress import Passing, Say
 from jaxgpt.training.start import begin
 from jaxgpt.training.step import State
-from jaxgpt.training.weights import first_state
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run after its last step."""
+
+    job: Job
+    steps: int
+    extent: str  # how much of the validation split the losses are of
+
+    @property
+    def directory(self) -> Path:
+        return self.job.directory
 
 
 def train(
@@ -39,8 +51,8 @@ def train(
     config_file: str | None,
     say: Say = print,
     passing: Passing | None = None,
-) -> Path:
-    """Train with `settings`, plain values in sections, and return the directory of the run.
+) -> Finished:
+    """Train with `settings`, plain values in sections.
 
     Without a `config_file`, settings that are left out are those of the model in run.init. `say`
     prints a line; `passing` shows, on a terminal, a line that the next one replaces.
@@ -50,14 +62,14 @@ def train(
     mesh: MeshConfig = build(MeshConfig, settings.get("mesh", {}), f"{where} [mesh]")
     location: RunConfig = build(RunConfig, settings.get("run", {}), f"{where} [run]")
     use_devices(mesh)
-    join(mesh)
-    if not first():
+    join_processes(mesh)
+    if not is_process_zero():
         say, passing = (lambda line: None), None
     run = Path(location.dir)
-    lock = run_directory.locked_run(run) if first() else contextlib.nullcontext()
-    with alone_if_it_fails(), stops() as signals, lock:
+    lock = run_directory.locked_run(run) if is_process_zero() else contextlib.nullcontext()
+    with alone_if_it_fails(), catch_stop_signals() as signals, lock:
         job = begin(settings, config_file, run, say)
-        if first() and job.resumed:  # in case the process was killed after its last save
+        if is_process_zero() and job.resumed:  # in case the process was killed after its last save
             run_directory.keep(run, job.config.train.keep)
         loop = Loop(job, say, passing, signals)
         for parameter in undivided(abstract_params(job.config.architecture), loop.mesh):
@@ -71,14 +83,12 @@ def train(
         else:
             for line in _announcement(job, state, loop.choices):
                 say(line)
-            if first():
+            if is_process_zero():
                 _prepare_directory(job, where)
             if state.base and not job.resumed:
                 loop.checkpoints.write_base(state.base)
             loop.train(state)
-        if first():
-            say(_ending(job, max(done, steps), loop.extent))
-    return run
+    return Finished(job, max(done, steps), loop.extent)
 
 
 def _required_init(settings: Sections) -> str:
@@ -96,7 +106,9 @@ def _require_agreement(job: Job, done: int) -> None:
     """Require that all processes have the same code, data, settings and number of steps."""
     sections: dict[str, Any] = job.config.sections()
     sections["mesh"].pop("process")
-    require_agreement({"code": code(), "step": done, "data": job.dataset.train_sha256, **sections})
+    require_agreement(
+        {"code": code_hash(), "step": done, "data": job.dataset.train_sha256, **sections}
+    )
 
 
 def _announcement(job: Job, state: State, choices: Iterable[tuple[str, str]]) -> list[str]:
@@ -120,46 +132,3 @@ def _prepare_directory(job: Job, where: str) -> None:
     write_json(job.directory / file_names.CONFIG, about)
     checkpoint = job.source.path if job.source and job.resumed else None
     run_directory.rewind_metrics(job.directory, checkpoint)
-
-
-def _to_torch(job: Job) -> str:
-    """The command that writes the model for torch, or "" if there may be no class for it.
-
-    The model is written like the file that it came from, or for a class that the converter chooses.
-    Without torch the format is safetensors, which holds only the weights. The file is next to the
-    run, where git ignores both if it ignores runs/.
-    """
-    config, file = job.config, job.origin.get("source")
-    if config.model.positions_offset and not file:  # only OPT has rows before position 0
-        return ""
-    groups = (file or {}).get("settings", {}).get("optim", {}).get("decay", OptimConfig.decay)
-    torch = installed("torch")
-    name = job.directory.resolve().name + (".pt" if torch else ".safetensors")
-    words = ["jaxgpt-convert", "to-torch", str(job.directory), str(job.directory.parent / name)]
-    # torch's AdamW cannot hold an average, these groups, or the state of Muon or of adapters.
-    other = config.optim.name != "adamw" or config.optim.ema or config.train.lora_rank
-    if other or config.optim.decay not in ("all", groups) or not torch:
-        words.append("--weights-only")
-    return shlex.join(words)
-
-
-def _ending(job: Job, done: int, extent: str) -> str:
-    """The last lines of a run: its losses, its files, and commands that use it."""
-    run, summary = job.directory, run_directory.summary(job.directory)
-    loss, val_loss = (
-        "unknown" if x is None else f"{x:.4f}" for x in (summary.loss, summary.val_loss)
-    )
-    evaluated_on = "" if summary.val_loss is None else f" ({extent})"
-    files = [file_names.METRICS, file_names.CONFIG, file_names.CHECKPOINTS]
-    if (run / file_names.PICTURE).exists():
-        files.insert(1, file_names.PICTURE)
-    quoted = shlex.quote(str(run))
-    lines = [
-        f"Done: {done} steps, loss {loss}, best validation loss {val_loss}{evaluated_on}.",
-        f"  run       {run}: {', '.join(files)}",
-        f"  evaluate  jaxgpt eval {quoted}",
-        f"  sample    jaxgpt sample {quoted}" + (" --source TEXT" if job.config.encoder else ""),
-    ]
-    if command := _to_torch(job):
-        lines.append(f"  export    {command}")
-    return "\n".join([*lines, f"  resume    the same command with --train.steps {2 * done}"])

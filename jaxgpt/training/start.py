@@ -14,7 +14,7 @@ from jaxgpt.data.prepare import prepare
 from jaxgpt.data.prepare_answers import prepare_answers
 from jaxgpt.data.prepare_pairs import prepare_pairs
 from jaxgpt.data.tokens import Dataset, open_dataset
-from jaxgpt.devices.distributed import first, wait
+from jaxgpt.devices.distributed import is_process_zero, wait_for_all
 from jaxgpt.errors import UserError, require
 from jaxgpt.pytree import flatten
 from jaxgpt.settings import Sections, build_run
@@ -41,8 +41,8 @@ def begin(settings: Sections, config_file: str | None, run: Path, say: Say) -> J
 
     Without a `config_file`, settings that are left out are those of the model it starts from.
     """
-    if not first():  # process 0 sets damaged checkpoints aside and prepares the data
-        wait("the first has begun")
+    if not is_process_zero():  # process 0 sets damaged checkpoints aside and prepares the data
+        wait_for_all("the first has begun")
     stopped = newest_whole(run, say)
     init = settings.get("run", {}).get("init", "")
     with _blaming(f"--init {init}"):
@@ -52,7 +52,7 @@ def begin(settings: Sections, config_file: str | None, run: Path, say: Say) -> J
     layers = [settings]
     if source:
         layers = [*_default_layers(source, bool(stopped), settings, config_file, say), settings]
-    config = build_run(inherit.layered(*layers), config_file or f"--init {init}")
+    config = build_run(inherit.merge_sections(*layers), config_file or f"--init {init}")
     option = f"--init {init}" if init and not stopped else ""
     with _blaming(option):
         if source:
@@ -60,8 +60,8 @@ def begin(settings: Sections, config_file: str | None, run: Path, say: Say) -> J
     if stopped:
         require_same_optimizer(stopped, config, run)
     dataset = _find_data(config, run, stopped)
-    if first():
-        wait("the first has begun")
+    if is_process_zero():
+        wait_for_all("the first has begun")
     with _blaming(option):
         if source:
             require_same_tokenizer(
@@ -132,7 +132,7 @@ def _changes(job: Job) -> list[str]:
     """
     if job.source is None or not (job.resumed or job.config.run.go_on):
         return []
-    about: Mapping[str, Any] = job.about if job.resumed else inherit.recorded(job.source)
+    about: Mapping[str, Any] = job.about if job.resumed else inherit.recorded_settings(job.source)
     sections = {**job.config.sections(), "data_sha256": job.dataset.train_sha256}
     before, now = flatten(about), flatten(sections)
     return [
@@ -148,7 +148,7 @@ def _find_data(config: Config, run: Path, stopped: ModelDirectory | None) -> Any
     open_data: Callable[[Path], AnyData] = open_pairs if config.encoder else open_dataset
     if (path / file_names.ABOUT).exists():
         return open_data(path)
-    if not first():
+    if not is_process_zero():
         return open_data(own)
     if own.exists():
         require(
@@ -168,7 +168,7 @@ def _find_data(config: Config, run: Path, stopped: ModelDirectory | None) -> Any
             f"{run}.",
         )
         directories.discard(own)
-    return _prepared(config, own)
+    return _prepare(config, own)
 
 
 def _prepared_from(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _prepared_from(data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name != "pack"}
 
 
-def _prepared(config: Config, own: Path) -> AnyData:
+def _prepare(config: Config, own: Path) -> AnyData:
     """The data that `config` names, prepared in `own`."""
     source, tokenizer = [config.data.path], config.data.tokenizer
     if config.encoder is None:

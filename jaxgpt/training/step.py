@@ -32,17 +32,17 @@ class State(NamedTuple):
     base: Tree | None = None  # the frozen base, if `params` are adapters
 
 
-def evaluated(state: State) -> Tree:
+def weights_to_evaluate(state: State) -> Tree:
     """The weights to evaluate and to store: the moving average, if there is one."""
     return state.params if state.ema is None else state.ema
 
 
 def besides_weights(state: State) -> dict[str, Any]:
-    """The parts of `state` that a checkpoint stores in addition to `evaluated(state)`."""
+    """The parts of `state` that a checkpoint stores in addition to `weights_to_evaluate(state)`."""
     return {
         name: value
         for name, value in state._asdict().items()
-        if name != "base" and value is not None and value is not evaluated(state)
+        if name != "base" and value is not None and value is not weights_to_evaluate(state)
     }
 
 
@@ -72,20 +72,20 @@ def init_state(config: Config, params: Tree | None = None) -> State:
     return State(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params), ema, base)
 
 
-def jitted_step(config: Config, mesh: Mesh) -> tuple[Any, State]:
+def jitted_step(config: Config, mesh: Mesh, compute: Compute) -> tuple[Any, State]:
     """`make_step` compiled for `mesh`, with the state donated; also the sharding of the state."""
-    where = shardings(jax.eval_shape(lambda: init_state(config)), mesh)
+    state_shardings = shardings(jax.eval_shape(lambda: init_state(config)), mesh)
     step = jax.jit(
-        make_step(config, mesh),
+        make_step(config, compute),
         donate_argnums=0,
-        in_shardings=(where, over_rows(mesh, axis=1)),  # of every array of a batch
-        out_shardings=(where, replicated(mesh)),
+        in_shardings=(state_shardings, over_rows(mesh, axis=1)),  # of every array of a batch
+        out_shardings=(state_shardings, replicated(mesh)),
     )
-    return step, where
+    return step, state_shardings
 
 
 def make_step(
-    config: Config, mesh: Mesh | None = None
+    config: Config, compute: Compute | None = None
 ) -> Callable[[State, Any], tuple[State, Metrics]]:
     """A function (state, batch) -> (state, metrics).
 
@@ -93,10 +93,7 @@ def make_step(
     of A parts, whose gradients are computed one after the other and accumulated.
     """
     optimizer, schedule, rate = make_optimizer(config), make_schedule(config), config.optim.ema
-    compute, smoothing = (
-        Compute.on(mesh, config.model, config.compute, config.data.pack),
-        config.optim.label_smoothing,
-    )
+    compute, smoothing = compute or Compute(config.compute), config.optim.label_smoothing
 
     def loss(params: Tree, base: Tree | None, part: Any, key: jax.Array) -> jax.Array:
         if base is not None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import jax
 
 from jaxgpt.devices.sharding import shardings
-from jaxgpt.planning.plan import Plan, compiled
+from jaxgpt.planning.plan import Plan, plan_by_compiling
 from jaxgpt.pytree import flatten
 from jaxgpt.training.step import init_state
 from tests.accelerator import Row
@@ -18,7 +18,7 @@ from tests.accelerator.settings import Settings, gpt2
 
 
 def measure(settings: Settings) -> Iterator[Row]:
-    plan = compiled(gpt2(settings, settings.sizes.rows[0]), jax.devices()[:1])
+    plan = plan_by_compiling(gpt2(settings, settings.sizes.rows[0]), jax.devices()[:1])
     yield {"finding": "temporaries", "times": 1, "MB": plan.memory.temporaries / 1e6}
     for name, finding in findings(plan).items():
         yield {"finding": name, "times": finding.times, "MB": finding.size / 1e6}

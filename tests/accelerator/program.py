@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jaxgpt.planning.hlo import (
     Instruction,
-    called,
+    called_computations,
     communication,
     computations_of,
     entry_of,
@@ -72,7 +72,7 @@ class Program:
             yield name, one, times
             if one.opcode in ("while", "conditional", "call") or one.opcode.startswith("async"):
                 count = rounds(one, self.computations) if one.opcode == "while" else 1
-                for inner in called(one):
+                for inner in called_computations(one):
                     yield from self._walk(inner, times * count)
 
     def inside(self, name: str, one: Instruction) -> Iterator[tuple[str, Instruction]]:
@@ -80,7 +80,7 @@ class Program:
         if one.opcode != "fusion":
             yield name, one
             return
-        for inner in called(one):
+        for inner in called_computations(one):
             for each in self.computations[inner]:
                 yield from self.inside(inner, each)
 

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from jaxgpt.config import Config
 from jaxgpt.devices.chips import chip
 from jaxgpt.devices.mesh import make_mesh
-from jaxgpt.devices.sharding import over_rows, placed
+from jaxgpt.devices.sharding import over_rows, shard_array
 from jaxgpt.model import flops
 from jaxgpt.model.attention_kernels import FORMS, KERNELS
+from jaxgpt.training.compute import Compute
 from jaxgpt.training.step import State, init_state, jitted_step
 from tests.accelerator import Row
 from tests.accelerator.settings import LATE, Settings, gpt2, random_ids, seconds_each
@@ -98,7 +99,7 @@ def compiled(config: Config, start: State) -> tuple[Any, State, jax.Array]:
     mesh = make_mesh(
         config.mesh, config.train.batch_size, config.model.model_dim, jax.devices()[:1]
     )
-    step, where = jitted_step(config, mesh)
+    step, where = jitted_step(config, mesh, Compute.of(config, mesh))
     state = jax.device_put(jax.tree.map(jnp.copy, start), where)
-    ids = placed(random_ids(config), over_rows(mesh, axis=1))
+    ids = shard_array(random_ids(config), over_rows(mesh, axis=1))
     return step.lower(state, ids).compile(), state, ids

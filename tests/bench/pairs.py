@@ -26,7 +26,8 @@ from jaxgpt.config import (
 from jaxgpt.data.pair_batches import PairBatch
 from jaxgpt.devices.cpu import use_devices
 from jaxgpt.devices.mesh import make_mesh
-from jaxgpt.devices.sharding import over_rows, placed
+from jaxgpt.devices.sharding import over_rows, shard_array
+from jaxgpt.training.compute import Compute
 from jaxgpt.training.step import init_state, jitted_step
 from tests.bench import rounds
 from tests.bench.training import STEPS, Racers, race
@@ -60,10 +61,10 @@ def ours() -> Racers:
         compute=ComputeConfig(scan_unroll=3),
     )
     mesh = make_mesh(config.mesh, ROWS, WIDTH)
-    step, where = jitted_step(config, mesh)
+    step, where = jitted_step(config, mesh, Compute.of(config, mesh))
     states = [jax.device_put(init_state(config), where)]
     rows = over_rows(mesh, axis=1)
-    made = [jax.tree.map(lambda x: placed(x[None], rows), batch) for batch in batches()]
+    made = [jax.tree.map(lambda x: shard_array(x[None], rows), batch) for batch in batches()]
 
     def train() -> None:
         state = states[0]

@@ -129,7 +129,7 @@ def test_a_given_tokenizer_is_used(source: Path, tmp_path: Path) -> None:
 def test_merges_are_learned_from_a_bounded_sample(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jaxgpt.data.formats.PIECE", 100)
+    monkeypatch.setattr("jaxgpt.data.pieces.PIECE_CHARACTERS", 100)
     whole = prepare([str(source)], tmp_path / "whole", tokenizer="bpe", vocab_size=1000).vocab_size
     for bound in ("MERGES_FROM", "MERGES_WORDS"):
         with monkeypatch.context() as patch:

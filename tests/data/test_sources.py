@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxgpt.data import formats
 from jaxgpt.data.bpe import train_bpe
-from jaxgpt.data.formats import Piece, safe_cut
+from jaxgpt.data.pieces import Piece, safe_cut
 from jaxgpt.data.sources import documents, known_bytes
 from jaxgpt.errors import UserError
 
@@ -35,8 +34,8 @@ def texts(*sources: object, **options: Any) -> list[str]:
 def small() -> Iterator[None]:
     """Shrink the limits, so that short texts are treated like long ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "PIECE", 7)
-        patch.setattr(formats, "CHUNK", 5)
+        patch.setattr("jaxgpt.data.pieces.PIECE_CHARACTERS", 7)
+        patch.setattr("jaxgpt.data.pieces.CHUNK", 5)
         yield
 
 

@@ -322,7 +322,7 @@ def test_errors_caused_by_another_process_are_recognised(
     error: Exception, from_peer: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not distributed.from_peer(error)  # there is no other
-    monkeypatch.setattr(distributed, "together", lambda: True)
+    monkeypatch.setattr(distributed, "is_multi_process", lambda: True)
     assert distributed.from_peer(error) is from_peer
 
 

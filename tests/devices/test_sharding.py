@@ -14,9 +14,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxgpt.config import MeshConfig, ModelConfig
-from jaxgpt.devices.layout import LAYOUT
 from jaxgpt.devices.mesh import AXES, make_mesh
 from jaxgpt.devices.sharding import shardings, undivided
+from jaxgpt.devices.sharding_table import SHARDING_TABLE
 from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import flatten
@@ -96,7 +96,9 @@ def require_divided(found: dict[str, Any], mesh: dict[str, int]) -> None:
     """Require that sharded parameters are stored sharded, and that only those outside the blocks are gathered whole."""
     for name, (shape, part) in found["lies"].items():
         used = set()
-        table = LAYOUT[name.removeprefix("encoder/").removeprefix("decoder/")][-len(shape) :]
+        table = SHARDING_TABLE[name.removeprefix("encoder/").removeprefix("decoder/")][
+            -len(shape) :
+        ]
         for axes, whole, own in zip(table, shape, part, strict=True):
             ways = 1
             for axis in axes:
@@ -148,7 +150,7 @@ def test_key_heads_that_do_not_divide_are_sharded_along_their_width() -> None:
 @pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
 def test_every_parameter_has_a_place_in_the_table(fields: dict[str, Any]) -> None:
     for path in flatten(abstract_params(ModelConfig(**PRIMES | fields))):
-        assert path in LAYOUT
+        assert path in SHARDING_TABLE
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def values_mixed_by(
         block(pair.decoder.embed(jnp.asarray([tokens])), 0, jnp.arange(3), memory=memory)
         weights = across[0].reshape(1, memory.values_bsmh.shape[2], -1, *across.shape[2:])
         mixed_btmgh = jnp.einsum("bmgts,bsmh->btmgh", weights, memory.values_bsmh)
-        return np.asarray(block.cross_attn._joined(mixed_btmgh)), np.asarray(computed[0])
+        return np.asarray(block.cross_attn._joined(mixed_btmgh)), np.asarray(computed[0][0])
 
 
 def test_the_command_shows_an_encoder_decoder_and_draws_the_alignment(

@@ -168,7 +168,7 @@ def test_prompts_read_in_pieces_with_a_shared_prefix_give_the_same_texts(
 
         monkeypatch.setattr(programs, name, called)
 
-    monkeypatch.setattr(reading, "PIECE", 4)
+    monkeypatch.setattr(reading, "PIECE_POSITIONS", 4)
     noted("read")
     noted("read_on")
     for name, prompt in kinds.items():
@@ -189,7 +189,7 @@ def test_the_seed_determines_the_texts_and_samples_differ(model: GPT) -> None:
 def test_pieces_arrive_as_computed_and_the_text_does_not_depend_on_its_length(model: GPT) -> None:
     pieces = [len(piece) for piece in jaxgpt.generate(model, [3], 100, seed=1)]
     assert pieces[0] == 1
-    assert max(pieces) <= streaming.PIECE
+    assert max(pieces) <= streaming.PIECE_TOKENS
     assert sum(pieces) == 100
     whole = text(model, [3], 100, seed=1)
     for tokens in (1, 2, 23, 50):

@@ -8,6 +8,7 @@ from jaxgpt.config import ComputeConfig, Config, DataConfig, ModelConfig, RunCon
 from jaxgpt.devices.mesh import make_mesh
 from jaxgpt.model import abstract_params, flops
 from jaxgpt.pytree import flatten
+from jaxgpt.training.compute import Compute
 from jaxgpt.training.step import init_state, make_step
 from tests.helpers import CONFIGS, PRIMES
 
@@ -44,7 +45,8 @@ def counted(
         jax.ShapeDtypeStruct((2, 2, 129), np.int32),
     )
     mesh = make_mesh(config.mesh, 2, 35, jax.devices()[:1])
-    return flops.of_program(jax.make_jaxpr(make_step(config, mesh))(state, ids).jaxpr), config
+    step = make_step(config, Compute.of(config, mesh))
+    return flops.of_program(jax.make_jaxpr(step)(state, ids).jaxpr), config
 
 
 def test_a_traced_step_has_the_count_of_the_formula() -> None:

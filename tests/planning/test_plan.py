@@ -117,7 +117,7 @@ def test_it_is_the_step_that_training_compiles(monkeypatch: pytest.MonkeyPatch) 
     seen: list[Config] = []
     real = room.jitted_step
     monkeypatch.setattr(
-        room, "jitted_step", lambda config, mesh: (seen.append(config), real(config, mesh))[1]
+        room, "jitted_step", lambda config, *more: (seen.append(config), real(config, *more))[1]
     )
     found = made("", train={"accumulate": 2}, compute={"remat": "full", "loss_chunks": 4})
     assert seen == [found.config]

@@ -23,8 +23,9 @@ from jaxgpt.data.packing import cut, documents
 from jaxgpt.data.pair_batches import PairBatch
 from jaxgpt.data.windows import make_windows
 from jaxgpt.devices.mesh import make_mesh, sizes
-from jaxgpt.devices.sharding import over_rows, placed
+from jaxgpt.devices.sharding import over_rows, shard_array
 from jaxgpt.pytree import flatten
+from jaxgpt.training.compute import Compute
 from jaxgpt.training.step import init_state, jitted_step
 
 
@@ -68,12 +69,12 @@ def steps(axes: list[int], fields: dict[str, Any]) -> dict[str, Any]:
     )
     mesh = make_mesh(wanted, 8, model.model_dim, jax.devices()[: math.prod(sizes(wanted))])
     parts = over_rows(mesh, axis=1)
-    step, where = jitted_step(config, mesh)
+    step, where = jitted_step(config, mesh, Compute.of(config, mesh))
     state, losses = jax.jit(lambda: init_state(config), out_shardings=where)(), []
     shapes = jax.eval_shape(lambda: (state, drawn(config, 0)))
     program = step.lower(*shapes).compile()
     for i in range(10):
-        batch = jax.tree.map(lambda x: placed(x, parts), drawn(config, i))
+        batch = jax.tree.map(lambda x: shard_array(x, parts), drawn(config, i))
         state, metrics = program(state, batch)
         losses.append(float(metrics.loss))
     lies = {}

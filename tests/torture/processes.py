@@ -43,7 +43,7 @@ RUN = Command("four processes", four, "train run.toml", processes=COUNT)
 def other_code() -> None:
     import jaxgpt.training.run
 
-    jaxgpt.training.run.code = lambda: "another"
+    jaxgpt.training.run.code_hash = lambda: "another"
 
 
 def full_disk() -> None:

@@ -21,7 +21,7 @@ def traces(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name in (WEIGHTS, STATE):
-            stored = jax.tree.map(lambda _: 0, arrays.stored(path))
+            stored = jax.tree.map(lambda _: 0, arrays.stored_shapes(path))
             found[path.name] = plain(arrays.read(path, stored))
         elif path.is_dir():
             found[path.name] = traces(path)

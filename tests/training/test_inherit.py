@@ -163,7 +163,9 @@ def test_a_batch_with_a_long_context_is_computed_in_parts() -> None:
 def test_a_run_is_tuned_as_it_was_trained(
     made: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
-    first = train(settings(made / "wood.txt", tmp_path / "first"), "here", lambda line: None)
+    first = train(
+        settings(made / "wood.txt", tmp_path / "first"), "here", lambda line: None
+    ).directory
     words = "--data.path", made / "wood.txt", "--run.dir", tmp_path / "second"
     outcome = command("jaxgpt", "train", "--init", first, *words)
     assert outcome.code == 0, outcome
@@ -355,7 +357,7 @@ def test_a_run_from_before_warm_up_followed_the_steps_keeps_its_own(
     made: Path, tmp_path: Path
 ) -> None:
     sections = settings(made / "wood.txt", tmp_path / "run")
-    run = train(sections, "here", lambda line: None)
+    run = train(sections, "here", lambda line: None).directory
     del sections["optim"]["warmup_steps"]
     said: list[str] = []
     train({**sections, "train": {**sections["train"], "steps": 8}}, "here", said.append)

@@ -15,10 +15,10 @@ from jaxgpt.data.tokenizer_files import load as load_tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model import GPT, params_of
 from jaxgpt.storage import model_directory, run_directory
-from jaxgpt.training import checkpoints, evaluate, step
+from jaxgpt.training import checkpoints, evaluators, step
 from jaxgpt.training.loop import Loop
 from jaxgpt.training.run import train
-from jaxgpt.training.step import besides_weights, evaluated
+from jaxgpt.training.step import besides_weights, weights_to_evaluate
 from tests.helpers import TEXT, settings
 
 
@@ -36,13 +36,16 @@ def test_a_checkpoint_holds_the_whole_state(
     for ema in (0.0, 0.5):
         run = train(
             settings(text, tmp_path / f"run{ema}", optim={"ema": ema}), "here", lambda line: None
-        )
+        ).directory
         opened = model_directory.ModelDirectory(run_directory.checkpoints(run)[-1])
         state = saved_states[-1]
         beside = besides_weights(state)
         assert set(beside) == {"step", "optimizer", *(["params"] if ema else [])}
         where = jax.tree.map(lambda leaf: leaf.sharding, beside)
-        pairs = [(beside, opened.state(beside, where)), (evaluated(state), opened.params())]
+        pairs = [
+            (beside, opened.state(beside, where)),
+            (weights_to_evaluate(state), opened.params()),
+        ]
         for saved, found in pairs:
             for a, b in zip(*map(jax.tree.leaves, (saved, found)), strict=True):
                 np.testing.assert_array_equal(a, b)
@@ -60,7 +63,7 @@ def test_one_compilation_serves_the_whole_run(
 
         return made
 
-    for module, name in ((step, "make_step"), (evaluate, "make_eval_step")):
+    for module, name in ((step, "make_step"), (evaluators, "make_eval_step")):
         monkeypatch.setattr(module, name, counting(name, getattr(module, name)))
     train(settings(text, tmp_path / "run", train={"accumulate": 2}), "here", lambda line: None)
     assert sorted(traced) == ["make_eval_step", "make_step"]
@@ -155,7 +158,9 @@ def test_a_picture_that_cannot_be_drawn_is_reported_and_the_run_continues(
 
 def test_text_is_written_at_each_evaluation(text: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    run = train(settings(text, tmp_path / "run", train={"sample_tokens": 30}), "here", said.append)
+    run = train(
+        settings(text, tmp_path / "run", train={"sample_tokens": 30}), "here", said.append
+    ).directory
     metrics = run_directory.read_metrics(run)
     assert [len(line.get("sample", "")) for line in metrics] == [0, 30, 30]
     assert set(metrics[-1]["sample"]) <= set(TEXT)

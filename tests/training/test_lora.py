@@ -14,9 +14,9 @@ import pytest
 
 import jaxgpt
 from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
-from jaxgpt.devices.layout import LAYOUT
 from jaxgpt.devices.mesh import AXES
 from jaxgpt.devices.sharding import shardings
+from jaxgpt.devices.sharding_table import SHARDING_TABLE
 from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params, assemble, lora
 from jaxgpt.planning.plan import plan
@@ -82,7 +82,7 @@ def test_before_the_first_step_adapters_change_no_bit(fields: dict[str, Any]) ->
         assemble(model, jax.tree.map(jnp.asarray, one))(ids) for one in (params, merged)
     )
     assert np.asarray(before).tobytes() == np.asarray(after).tobytes()
-    assert all(path in LAYOUT for path in flatten(state.params))
+    assert all(path in SHARDING_TABLE for path in flatten(state.params))
     a = [leaf for path, leaf in flatten(state.params).items() if path.endswith("/a")]
     assert all(np.abs(leaf).min() > 0 for leaf in a)
 
@@ -163,7 +163,9 @@ def test_checkpoints_hold_only_adapters_and_the_run_holds_its_base_once(folder: 
     for part in ("weights", "state"):
         stored = [
             "/".join(str(getattr(key, "key", "")) for key in path)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(arrays.stored(checkpoint / part))
+            for path, leaf in jax.tree_util.tree_leaves_with_path(
+                arrays.stored_shapes(checkpoint / part)
+            )
             if leaf.shape
         ]
         assert stored
@@ -181,7 +183,9 @@ def test_it_resumes_bit_for_bit_without_the_model_it_started_from(
     train(sections, "here", lambda line: None)
     ours, theirs = (run_directory.checkpoint_of(one, 6) for one in (run, folder / "tuned"))
     for part in ("weights", "state"):
-        trees = (arrays.read(one / part, arrays.stored(one / part)) for one in (ours, theirs))
+        trees = (
+            arrays.read(one / part, arrays.stored_shapes(one / part)) for one in (ours, theirs)
+        )
         jax.tree.map(np.testing.assert_array_equal, *trees)
     losses = (
         [line["loss"] for line in run_directory.read_metrics(one)]
@@ -232,7 +236,9 @@ def test_a_run_evaluates_the_model_that_it_stores(
     folder: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     whole = of_adapters(folder, tmp_path / "run", train={"eval_batches": 0})
-    run = train({**whole, "optim": {"ema": 0.5, "learning_rate": 0.02}}, "here", lambda line: None)
+    run = train(
+        {**whole, "optim": {"ema": 0.5, "learning_rate": 0.02}}, "here", lambda line: None
+    ).directory
     best = run_directory.best(run)
     assert best
     shown = command("jaxgpt", "eval", run, "--batch-size", "4", "--data", folder / "first" / "data")

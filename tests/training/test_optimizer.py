@@ -7,7 +7,7 @@ import pytest
 from jaxgpt.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import flatten
-from jaxgpt.training.optimizer import decayed, make_optimizer, make_schedule
+from jaxgpt.training.optimizer import decay_mask, make_optimizer, make_schedule
 
 
 def config(steps: int = 1000, **optim: object) -> Config:
@@ -40,10 +40,10 @@ def test_the_other_schedules(schedule: str, middle: float, end: float) -> None:
 
 def test_matrices_are_recognised_by_name_not_by_axes() -> None:
     params = abstract_params(ModelConfig(vocab_size=11, qkv_bias=True))
-    matrices = {path for path, yes in flatten(decayed(config(), params)).items() if yes}
+    matrices = {path for path, yes in flatten(decay_mask(config(), params)).items() if yes}
     assert all(path.endswith(("kernel", "embedding")) for path in matrices)
     assert len(matrices) == 7  # queries, keys and values lie in one
-    assert all(jax.tree.leaves(decayed(config(decay="all"), params)))
+    assert all(jax.tree.leaves(decay_mask(config(decay="all"), params)))
 
 
 @pytest.mark.parametrize(("decay", "moved"), [("matrices", False), ("all", True)])

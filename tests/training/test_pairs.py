@@ -26,11 +26,12 @@ from jaxgpt.model import assemble, exactly, params_of
 from jaxgpt.pytree import flatten
 from jaxgpt.storage import model_directory
 from jaxgpt.training.batches import batches
-from jaxgpt.training.evaluate import make_evaluator
+from jaxgpt.training.compute import Compute
+from jaxgpt.training.evaluators import make_evaluator
 from jaxgpt.training.losses import cross_entropy, pair_logits
 from jaxgpt.training.optimizer import make_optimizer, make_schedule
 from jaxgpt.training.run import train
-from jaxgpt.training.step import evaluated, init_state, jitted_step, make_step
+from jaxgpt.training.step import init_state, jitted_step, make_step, weights_to_evaluate
 from tests.helpers import ROOT, settings
 from tests.model.test_seq2seq import config_of, inputs, make
 
@@ -54,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_of(data: Path, run: Path, **sections: Any) -> Path:
-    return train(settings(data, run, **{**TINY, **sections}), "here", lambda line: None)
+    return train(settings(data, run, **{**TINY, **sections}), "here", lambda line: None).directory
 
 
 def tiny(data: Path, **optim: Any) -> Config:
@@ -159,7 +160,7 @@ def test_accumulated_parts_of_a_batch_equal_the_whole(data: Path) -> None:
 def test_after_one_epoch_nothing_is_compiled(data: Path) -> None:
     config = tiny(data)
     mesh = make_mesh(config.mesh, 16, 16, jax.devices()[:1])
-    step, where = jitted_step(config, mesh)
+    step, where = jitted_step(config, mesh, Compute.of(config, mesh))
     batch = batches(open_pairs(data), config, mesh)
     state = jax.device_put(init_state(config), where)
     epoch, sizes = sum(batch.buckets.full_batches()), []
@@ -191,7 +192,8 @@ def test_exact_matches_are_what_greedy_decoding_writes(data: Path, tmp_path: Pat
         tiny(data), model=model.config.decoder, encoder=model.config.encoder
     )
     mesh = make_mesh(config.mesh, 4, 16, jax.devices()[:1])
-    figures = make_evaluator(config, mesh, 4).figures(params_of(model), dataset.val)
+    evaluator = make_evaluator(config.architecture, Compute.of(config, mesh), mesh, 4)
+    figures = evaluator.figures(params_of(model), dataset.val)
     # It ends every target at once, so that only empty ones would be right.
     assert figures["val_exact_match"] == 0
     loss, tokens = 0.0, 0
@@ -319,7 +321,7 @@ def test_pairs_and_texts_are_not_confused(data: Path, text: Path, tmp_path: Path
     run = run_of(data, tmp_path / "run", train={"steps": 3})
     with pytest.raises(UserError, match="an encoder-decoder"):
         train(settings(text, tmp_path / "run"), "here", lambda line: None)
-    assert evaluated(init_state(tiny(data))).keys() == {"encoder", "decoder"}
+    assert weights_to_evaluate(init_state(tiny(data))).keys() == {"encoder", "decoder"}
     assert isinstance(
         assemble(jaxgpt.load(run).config, params_of(jaxgpt.load(run))), jaxgpt.Seq2Seq
     )

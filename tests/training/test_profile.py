@@ -37,7 +37,9 @@ def test_steps_are_traced_by_number_even_when_a_run_resumes(tmp_path: Path) -> N
 
 def test_a_run_without_the_setting_has_no_trace(tmp_path: Path) -> None:
     (tmp_path / "wood.txt").write_text(TEXT)
-    run = train(settings(tmp_path / "wood.txt", tmp_path / "run"), "here", lambda line: None)
+    run = train(
+        settings(tmp_path / "wood.txt", tmp_path / "run"), "here", lambda line: None
+    ).directory
     assert not (run / "profile").exists()
 
 

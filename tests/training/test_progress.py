@@ -120,7 +120,7 @@ def test_a_closed_terminal_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch)
     read, write = os.pipe()
     with open(write, "w") as output:
         monkeypatch.setattr(sys, "stdout", output)
-        progress.unbroken(say)("a line")
+        progress.ignore_closed_output(say)("a line")
         print("another", flush=True)
     with open(read) as arrived:
         assert arrived.read() == ""
@@ -170,5 +170,5 @@ def test_lines_fit_the_terminal_and_keep_the_most_important_figures(
 )
 def test_the_least_important_figures_are_left_out_first(width: int, line: str) -> None:
     whole = "step 20/30  loss 2.0000  val 2.1000 (50 batches)  lr 1e-03  norm 0.5  MFU 25%  20,480 tokens/s  1:05 left"
-    assert progress.fitted(whole, 200) == whole
-    assert progress.fitted(whole, width) == line
+    assert progress.shorten(whole, 200) == whole
+    assert progress.shorten(whole, width) == line

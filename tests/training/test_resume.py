@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxgpt.commands.run_ending import ending
 from jaxgpt.data.prepare import prepare
 from jaxgpt.errors import UserError
 from jaxgpt.storage import model_directory, run_directory
@@ -22,20 +23,21 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 6 steps, with checkpoints at 4 and 6, to be copied."""
     folder = tmp_path_factory.mktemp("stopped")
     (folder / "wood.txt").write_text(TEXT)
-    return train(settings(folder / "wood.txt", folder / "run"), "here", lambda line: None)
+    return train(settings(folder / "wood.txt", folder / "run"), "here", lambda line: None).directory
 
 
 @pytest.fixture
 def again(stopped: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """A function (**sections) -> the lines printed when the run resumes with them, for 8 steps."""
+    """A function (**sections) -> the lines printed when the run resumes with them, for 8 steps, and
+    those at its end."""
     run = tmp_path / "run"
     shutil.copytree(stopped, run)
 
     def call(**sections: Any) -> list[str]:
         said: list[str] = []
         longer = {**sections, "train": {"steps": 8, **sections.get("train", {})}}
-        train(settings(stopped.parent / "wood.txt", run, **longer), "here", said.append)
-        return said
+        finished = train(settings(stopped.parent / "wood.txt", run, **longer), "here", said.append)
+        return [*said, ending(finished)]
 
     return call
 

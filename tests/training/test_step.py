@@ -141,10 +141,12 @@ def test_bfloat16_computes_in_half_precision_and_keeps_float32_masters() -> None
 def test_a_cpu_computes_in_float32_and_says_so() -> None:
     made = config(compute__dtype="bfloat16")
     mesh = make_mesh(MeshConfig(data=1), 8, made.model.model_dim, jax.devices()[:1])
-    assert "bf16" not in str(jax.make_jaxpr(make_step(made, mesh))(start(made), ids()))
-    choices = dict(Compute.on(mesh, made.model, made.compute).choices)
+    assert "bf16" not in str(
+        jax.make_jaxpr(make_step(made, Compute.of(made, mesh)))(start(made), ids())
+    )
+    choices = dict(Compute.of(made, mesh).choices)
     assert choices["dtype"] == "float32, as bfloat16 takes longer on a CPU"
-    assert "dtype" not in dict(Compute.on(mesh, BASE.model, BASE.compute).choices)
+    assert "dtype" not in dict(Compute.of(BASE, mesh).choices)
 
 
 def test_ema_follows_the_weights() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 import jaxgpt
 from convert.dialects import DIALECTS
+from jaxgpt.commands.run_ending import ending
 from jaxgpt.data.batches import batch, eval_windows
 from jaxgpt.data.prepare import prepare
 from jaxgpt.data.tokens import open_dataset
@@ -28,7 +29,7 @@ from tests.helpers import ROOT, TEXT, settings, write_toml
 
 def test_a_run_writes_the_promised_files(text: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    run = train(settings(text, tmp_path / "run"), "here", said.append)
+    run = train(settings(text, tmp_path / "run"), "here", said.append).directory
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert [("val_loss" in line) for line in lines] == [False, True, True]
@@ -50,7 +51,7 @@ def test_a_run_writes_the_promised_files(text: Path, tmp_path: Path) -> None:
 def test_eval_is_the_mean_over_the_whole_split(
     text: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
-    run = train(settings(text, tmp_path / "run"), "here", lambda line: None)
+    run = train(settings(text, tmp_path / "run"), "here", lambda line: None).directory
     outcome = command("jaxgpt", "eval", run)
     assert outcome.code == 0, outcome
     data, model = open_dataset(run / "data"), jaxgpt.load(run)
@@ -79,19 +80,19 @@ def test_a_run_says_how_much_of_the_split_it_evaluates(
 ) -> None:
     """The split has 288 tokens; in batches of 4 x 16, five batches are all of it."""
     said: list[str] = []
-    train(
+    finished = train(
         settings(text, tmp_path / "run", train={"eval_batches": batches, "steps": 4}),
         "here",
         said.append,
     )
     assert [line for line in said if line.startswith("step 4/4") and f" ({named})  lr" in line]
-    assert f"({named})." in said[-1].splitlines()[0]
+    assert f"({named})." in ending(finished).splitlines()[0]
 
 
 def test_eval_uses_the_intended_data_or_none(
     text: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
-    run = train(settings(text, tmp_path / "run"), "here", lambda line: None)
+    run = train(settings(text, tmp_path / "run"), "here", lambda line: None).directory
     assert "is not a prepared directory" in refused("jaxgpt", "eval", run, "--data", text)
     other = tmp_path / "other.txt"
     other.write_text(TEXT.swapcase())
@@ -113,7 +114,7 @@ def test_eval_uses_the_intended_data_or_none(
 
 
 def test_a_run_can_start_from_another_model(text: Path, tmp_path: Path) -> None:
-    first = train(settings(text, tmp_path / "first"), "here", lambda line: None)
+    first = train(settings(text, tmp_path / "first"), "here", lambda line: None).directory
     data = {"path": str(first / "data")}
     again = settings(
         text,
@@ -122,7 +123,7 @@ def test_a_run_can_start_from_another_model(text: Path, tmp_path: Path) -> None:
         run={"init": str(first)},
         optim={"learning_rate": 1e-9, "final_learning_rate": 0.0},
     )
-    second = train({**again, "model": {"dropout": 0.0}}, "here", lambda line: None)
+    second = train({**again, "model": {"dropout": 0.0}}, "here", lambda line: None).directory
     before, after = jaxgpt.load(first), jaxgpt.load(second)
     assert after.config.model_dim == 12
     ids = np.arange(8)[None]
@@ -191,7 +192,7 @@ def test_it_follows_torch_from_a_converted_checkpoint(steps: int, tmp_path: Path
         },
         "here",
         lambda line: None,
-    )
+    ).directory
     ours = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     theirs = []

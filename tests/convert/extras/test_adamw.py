@@ -24,7 +24,7 @@ from jaxgpt.errors import UserError
 from jaxgpt.model import abstract_params, assemble, cast
 from jaxgpt.pytree import flatten
 from jaxgpt.storage.model_directory import Moments
-from jaxgpt.training.optimizer import make_optimizer, resumed
+from jaxgpt.training.optimizer import make_optimizer, with_moments
 from jaxgpt.training.step import init_state, make_step
 from tests.helpers import PRIMES, config_of, random_params, require_close
 from tests.zoo import FACTS, given, needs_zoo, path_of
@@ -139,7 +139,7 @@ def steps_here(
     losses = []
     if next(iter(flatten(params).values())).dtype == np.float32:
         state = init_state(config, jax.tree.map(jnp.array, params))
-        state = state._replace(optimizer=resumed(state.optimizer, moments))
+        state = state._replace(optimizer=with_moments(state.optimizer, moments))
         step = jax.jit(make_step(config))
         for ids in batches:
             state, metrics = step(state, jnp.asarray(ids[None], jnp.int32))
@@ -147,7 +147,7 @@ def steps_here(
         return jax.tree.map(np.asarray, state.params), moments_of(state.optimizer, 15), losses
     with jax.enable_x64(True):
         adamw, weights = make_optimizer(config), jax.tree.map(jnp.array, params)
-        state = resumed(adamw.init(weights), moments)
+        state = with_moments(adamw.init(weights), moments)
         update = jax.jit(adamw.update)
         for ids in batches:
             loss, gradients = training._value_and_grad(
@@ -435,7 +435,7 @@ def test_recorded_gradients_and_the_recorded_step(name: str) -> None:
 
         loss, gradients = jax.jit(jax.value_and_grad(mean_loss))(params)
         adamw = make_optimizer(config)
-        state = resumed(adamw.init(params), found.moments)
+        state = with_moments(adamw.init(params), found.moments)
         updates, state = adamw.update(gradients, state, params)
         stepped = optax.apply_updates(params, updates)
     moments = moments_of(state, 0)

@@ -147,7 +147,7 @@ def run_of(text: Path, folder: Path, init: Path | None = None, **model: Any) -> 
     if init:
         sections["run"]["init"] = str(init)
         sections["model"] = {"dropout": 0.0}
-    return train(sections, "here", lambda line: None)
+    return train(sections, "here", lambda line: None).directory
 
 
 def test_an_export_of_a_run_of_ours_is_proven(

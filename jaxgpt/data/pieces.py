@@ -1,6 +1,6 @@
 """Text as pieces of documents, and pairs of texts, from files and records of any format.
 
-The formats with many records in a file are in `records`, which says how to add one.
+The formats with many records in a file are in `corpus_formats`, which says how to add one.
 """
 
 import codecs
@@ -10,10 +10,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from jaxgpt.data.records import PAIR_RECORDS, RECORDS, SIDES, Reading, Records, not_utf8, texts
+from jaxgpt.data.corpus_formats import (
+    PAIR_FORMATS,
+    SIDES,
+    TEXT_FORMATS,
+    Reading,
+    Records,
+    not_utf8,
+    texts,
+)
 from jaxgpt.errors import UserError, require
 
-PIECE = 1 << 16  # characters; a longer document comes in several pieces
+PIECE_CHARACTERS = 1 << 16  # a longer document comes in several pieces
 CHUNK = 1 << 20  # bytes read at once
 _REACH = 4096  # characters searched backwards for a cut; text with no space in these has no words
 _AFTER_WORD = re.compile(r".*[^\W_](?=\s)", re.DOTALL)
@@ -45,9 +53,9 @@ def from_file(path: Path, reading: Reading) -> Iterator[Piece]:
         f"{path} has the name of a file of ids, not of text. Name nanoGPT's train.bin and val.bin "
         "together, or their folder, and nothing else with them.",
     )
-    with opened(path) as stream:
-        if path.suffix in RECORDS:
-            yield from from_records(RECORDS[path.suffix](stream, path, reading), reading)
+    with open_file(path) as stream:
+        if path.suffix in TEXT_FORMATS:
+            yield from from_records(TEXT_FORMATS[path.suffix](stream, path, reading), reading)
         else:
             yield from from_bytes(stream, str(path), reading)
 
@@ -55,12 +63,12 @@ def from_file(path: Path, reading: Reading) -> Iterator[Piece]:
 def pairs_from_file(path: Path, reading: Reading) -> Iterator[Pair]:
     """The pairs of a file, in the format that its suffix names."""
     require(
-        path.suffix in PAIR_RECORDS,
+        path.suffix in PAIR_FORMATS,
         f"{path} is not a file of pairs of source and target: the names of these end in "
-        f"{', '.join(PAIR_RECORDS)}.",
+        f"{', '.join(PAIR_FORMATS)}.",
     )
-    with opened(path) as stream:
-        yield from pairs_from_records(PAIR_RECORDS[path.suffix](stream, path, reading), reading)
+    with open_file(path) as stream:
+        yield from pairs_from_records(PAIR_FORMATS[path.suffix](stream, path, reading), reading)
 
 
 def from_bytes(stream: BinaryIO, where: str, reading: Reading) -> Iterator[Piece]:
@@ -90,7 +98,7 @@ def pairs_from_records(records: Records, reading: Reading) -> Iterator[Pair]:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def open_file(path: Path) -> Iterator[BinaryIO]:
     """Open the file `path`; an error in opening or reading it names the file."""
     try:
         with path.open("rb") as stream:
@@ -116,8 +124,8 @@ def _pieces(chunks: Iterable[str], where: str, end: str) -> Iterator[Piece]:
     for chunk in chunks:
         text += chunk
         at = 0
-        while len(text) - at > PIECE:
-            cut = safe_cut(text[at : at + PIECE + 1], PIECE)
+        while len(text) - at > PIECE_CHARACTERS:
+            cut = safe_cut(text[at : at + PIECE_CHARACTERS + 1], PIECE_CHARACTERS)
             yield Piece(text[at : at + cut], where, start, None)
             at += cut
             start += cut

@@ -8,7 +8,7 @@ from jaxgpt.model.matrices import matrix_of
 # the first. So `tensor` shards the heads of keys and values; where it does not divide their number,
 # it shards the width of each head, and every device along `tensor` gathers all heads to compute
 # their attention.
-LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
+SHARDING_TABLE: dict[str, tuple[tuple[str, ...], ...]] = {
     "token_embedding/embedding": (("tensor", "rest"), ("fsdp",)),
     "pos_embedding/embedding": (("rest",), ("fsdp",)),
     "blocks/attn/qkv/kernel": ((), ("fsdp",), ("tensor",), (), ("rest", "tensor")),
@@ -43,20 +43,20 @@ LAYOUT: dict[str, tuple[tuple[str, ...], ...]] = {
     "final_norm/bias": (("fsdp", "rest"),),
 }
 # Cross-attention has the parameters of self-attention, and norms of its own.
-LAYOUT |= {
+SHARDING_TABLE |= {
     name.replace(own, cross): axes
     for own, cross in (
         ("/attn/", "/cross_attn/"),
         ("/norm1/", "/cross_norm/"),
         ("/out_norm1/", "/cross_out_norm/"),
     )
-    for name, axes in LAYOUT.items()
+    for name, axes in SHARDING_TABLE.items()
     if own in name
 }
 # Adapters are sharded like their kernel along the axes that they share, and not along their rank.
-LAYOUT |= {
+SHARDING_TABLE |= {
     f"{name}/{part}": (*(each for i, each in enumerate(axes) if i not in missing), ())
-    for name, axes in LAYOUT.items()
+    for name, axes in SHARDING_TABLE.items()
     if (matrix := matrix_of(name))
     for part, missing in ((A, matrix.outputs), (B, matrix.inputs))
 }

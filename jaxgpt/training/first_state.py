@@ -9,17 +9,17 @@ from jaxgpt.errors import require
 from jaxgpt.storage.model_directory import ModelDirectory
 from jaxgpt.storage.weights import Adapted
 from jaxgpt.training.job import Job
-from jaxgpt.training.optimizer import resumed
+from jaxgpt.training.optimizer import with_moments
 from jaxgpt.training.step import State, besides_weights, init_state
 
 
 def first_state(job: Job, mesh: jax.sharding.Mesh) -> State:
     """The state before the next step of `job`; each device computes or reads its own part."""
     config, source = job.config, job.source
-    where = shardings(jax.eval_shape(lambda: init_state(config)), mesh)
+    state_shardings = shardings(jax.eval_shape(lambda: init_state(config)), mesh)
     if source is None:
-        return jax.jit(lambda: init_state(config), out_shardings=where)()
-    state = _read(job, source, where)
+        return jax.jit(lambda: init_state(config), out_shardings=state_shardings)()
+    state = _read(job, source, state_shardings)
     require(
         bool(jax.jit(all_finite, out_shardings=replicated(mesh))(state)),
         f"{source.path} has weights, or moments of its optimiser, that are NaN or infinite, and "
@@ -33,20 +33,22 @@ def all_finite(state: State) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
 
 
-def _read(job: Job, source: ModelDirectory, where: State) -> State:
+def _read(job: Job, source: ModelDirectory, state_shardings: State) -> State:
     """The state of `job` from the model, or from its own checkpoint, `source`."""
     config = job.config
     like = jax.eval_shape(lambda: init_state(config))
     if not job.resumed:
-        weights = source.sharded_params(where.base or where.params)
-        state = jax.jit(lambda params: init_state(config, params), out_shardings=where)(weights)
+        weights = source.sharded_params(state_shardings.base or state_shardings.params)
+        state = jax.jit(lambda params: init_state(config, params), out_shardings=state_shardings)(
+            weights
+        )
         if config.run.go_on:
-            return jax.device_put(_with_optimizer_of(source, state, config), where)
+            return jax.device_put(_with_optimizer_of(source, state, config), state_shardings)
         return state
     base = None
-    if isinstance(source.weights, Adapted) and where.base is not None:
-        base = source.weights.base.sharded(where.base)
-    weights = source.stored.sharded(where.params)
+    if isinstance(source.weights, Adapted) and state_shardings.base is not None:
+        base = source.weights.base.sharded(state_shardings.base)
+    weights = source.stored.sharded(state_shardings.params)
     averaged = bool(source.about.get("optim", {}).get("ema"))
     require(
         averaged == bool(config.optim.ema),
@@ -54,7 +56,7 @@ def _read(job: Job, source: ModelDirectory, where: State) -> State:
         f"{'with' if averaged else 'without'} an average of the weights. Set it as it was, or "
         f"begin another run with --init {source.path}.",
     )
-    rest = source.state(besides_weights(like), besides_weights(where))
+    rest = source.state(besides_weights(like), besides_weights(state_shardings))
     ema = weights if averaged else None
     return State(**{"params": weights, "ema": ema, "base": base, **rest})
 
@@ -77,5 +79,5 @@ def _with_optimizer_of(source: ModelDirectory, state: State, config: Config) -> 
         f"--run.go_on: {source.path} has had {moments.step} steps, and train.steps, which counts "
         f"all of them, is {config.train.steps}. Set --train.steps to more than {moments.step}.",
     )
-    optimizer = resumed(state.optimizer, moments)
+    optimizer = with_moments(state.optimizer, moments)
     return state._replace(step=jnp.int32(moments.step), optimizer=optimizer)

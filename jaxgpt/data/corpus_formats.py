@@ -1,6 +1,7 @@
-"""Formats with many records in a file: JSON lines, Parquet and TSV.
+"""The formats of a corpus with many records in a file: JSON lines, Parquet and TSV.
 
-A new format is a function from an opened file to records, and a line in RECORDS or PAIR_RECORDS.
+A new format is a function from an opened file to records, and a line in TEXT_FORMATS or
+PAIR_FORMATS.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -147,8 +148,8 @@ def _parquet(stream: BinaryIO, path: Path, reading: Reading) -> Records:
 
 
 # The formats with many documents in a file, by suffix; all other files are one document.
-RECORDS: dict[str, Callable[[BinaryIO, Path, Reading], Records]] = {
+TEXT_FORMATS: dict[str, Callable[[BinaryIO, Path, Reading], Records]] = {
     **dict.fromkeys(JSON_LINES, _json_lines),
     ".parquet": _parquet,
 }
-PAIR_RECORDS = {TAB_SEPARATED: tab_separated, **RECORDS}  # the formats with pairs
+PAIR_FORMATS = {TAB_SEPARATED: tab_separated, **TEXT_FORMATS}  # the formats with pairs
