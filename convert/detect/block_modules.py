@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 from ..names import attention_parts, modern_parts, pair_parts, parts
 from .gates import gate_ranks, is_told
+from .pair_names import usual_in_pair
 from .tensor_names import Table, count_words, matrices
 
 BLOCK, ENCODER = "{layer}.", "encoder.layers.{layer}."
@@ -36,6 +37,9 @@ def usual_modules(table: Table, width: int) -> dict[str, str]:
 
     The model has `width`.
     """
+    usual_of_pair = usual_in_pair(table, width)
+    if usual_of_pair is not None:
+        return usual_of_pair
     blocks: defaultdict[str, Table] = defaultdict(dict)
     for name, shape in table.items():
         if BLOCK in name:

@@ -21,6 +21,7 @@ from .candidates import candidates
 from .errors import Stranger
 from .inputs import Configs, Inputs, Shapes
 from .one_side import Detected, detected_with, explained_by, fit_of
+from .pair_guesses import why_open
 from .partial import is_part
 from .strangers import why_strange
 from .usual_names import renamings
@@ -62,6 +63,7 @@ def detect_renamed(
         _has_known_class(inputs)
         or reasons(shapes)
         or is_part(_of_classes(_named_alike(inputs)).values(), shapes)
+        or pairs.is_part_of_pair(inputs)
     ):
         return None
     renamed = renamings(shapes)[: 1 if name == "auto" else None]  # auto knows both ways
@@ -76,6 +78,8 @@ def detect_renamed(
         if isinstance(result, UserError):
             raise result
         return result
+    if problem := why_open(inputs):
+        raise UserError(problem)
     return None
 
 

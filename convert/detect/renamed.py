@@ -29,6 +29,11 @@ class Renamed:
 
     places: Mapping[str, tuple[Template, Place]]  # by the name in the file
 
+    @property
+    def changes(self) -> bool:
+        """Whether a tensor has another name or another form in the file."""
+        return any(each.name != each.own or each.turned for each, _ in self.places.values())
+
     @functools.cached_property
     def names(self) -> dict[str, str]:
         """The name in the file -> the new one."""

@@ -20,8 +20,16 @@ HEAD = re.compile(r"[._]?{head(?:_x1p1)?}[._]?")
 def renamings(shapes: Shapes) -> list[Renamed]:
     """The tensors of a file under usual names, once for each way in which matrices may be stored.
 
-    Empty if no list of blocks is found, or two of which nothing tells the encoder's, if all names
-    are usual, and if one lies deeper than a model has modules.
+    Empty where `all_namings` is, and if all names are usual.
+    """
+    return [each for each in all_namings(shapes) if each.changes]
+
+
+def all_namings(shapes: Shapes) -> list[Renamed]:
+    """The tensors of a file under usual names, which may be their own, in each way as above.
+
+    Empty if no list of blocks is found, or two of which nothing tells the encoder's, and if a name
+    lies deeper than a model has modules.
     """
     if any(name.count(".") > MOST_MODULES for name in shapes):
         return []
@@ -45,8 +53,7 @@ def renamings(shapes: Shapes) -> list[Renamed]:
         templates = {
             own: Template(leaves[name], own, name in turned) for own, name in placed.items()
         }
-        if turned or any(own != each.name for own, each in templates.items()):
-            ways.append(Renamed({n: (templates[own], place) for n, (own, place) in folded.items()}))
+        ways.append(Renamed({n: (templates[own], place) for n, (own, place) in folded.items()}))
     return ways
 
 
