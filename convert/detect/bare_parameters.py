@@ -90,7 +90,8 @@ def _paired(bare: Table) -> dict[str, str]:
             rest = _without(leaf, WEIGHT)
             module = f"{path}{dot}{_norm(leaf, rest) if rest else leaf}"
             usual[name] = f"{module}.weight"
-            known |= {f"{path}{dot}{word}".lower(): module for word in (leaf, rest) if word}
+            for word in filter(None, (leaf, rest)):  # a matrix has a bias sooner than a scale has
+                known.setdefault(f"{path}{dot}{word}".lower(), module)
     return usual
 
 

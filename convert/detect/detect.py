@@ -64,17 +64,18 @@ def detect_renamed(
     ):
         return None
     renamed = renamings(shapes)[: 1 if name == "auto" else None]  # auto knows both ways
-    ways = [_tried(inputs.under(each), name, of_encoder) for each in renamed]
-    results = [result for result in ways if result is not None]
+    ways = [(each, _tried(inputs.under(each), name, of_encoder)) for each in renamed]
+    results = [(each, result) for each, result in ways if result is not None]
     if len(results) > 1:
         raise UserError(
             f"{path}: nothing in it tells whether its matrices are (in, out) or (out, in). Your "
             "class settles it: to-flax FILE DIR --torch module:Class."
         )
-    for result in results:
+    for each, result in results:
         if isinstance(result, UserError):
             raise result
-        return result
+        caveats = [*result.report.other_caveats, *filter(None, [each.caveat])]
+        return replace(result, report=replace(result.report, other_caveats=caveats))
     return None
 
 
