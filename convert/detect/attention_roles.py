@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ..names import modern_parts
+from ..names import modern_parts, parts
 from .gates import gate_ranks, halves, is_told
 from .units import HEAD, WAYS, Unit, down_of, label_of, orders
 
@@ -13,6 +13,8 @@ USUAL = {
 }  # fmt: skip
 IN_TORCH = "in_proj_weight"  # the name of a parameter of torch's own attention
 KNOWN_GATES = [{*words.split()} for words in (*modern_parts.NAMED, *modern_parts.NUMBERED)]
+UP, DOWN = {*parts.UP.split()}, {*parts.DOWN.split()}
+SHAPES, ORDER, WORDS = "shapes", "order", "words"  # what may tell the ends of an MLP
 NUMBERED = "linears.0 linears.1 linears.2 linears.3"  # queries, keys, values, output
 
 
@@ -47,13 +49,15 @@ def _guesses(unit: Unit, width: int) -> Iterator[dict[str, str]]:
         yield {words[i]: _usual(words[i], label) for i, label in named}
 
 
-def mlp_roles(unit: Unit, width: int) -> list[dict[str, str]]:
+def mlp_roles(unit: Unit, width: int, evidence: str) -> list[dict[str, str]]:
     """The ways to take the matrices of an MLP: several if nothing tells which is the gate."""
     back = down_of([*unit.matrices.values()], width)
     assert back is not None
     last = unit.words[back]
     first = [word for word in unit.words if word != last]
     if len(first) == 1:
+        if not _agrees(first[0], last, unit, evidence):
+            return []
         plain = unit.matrices[first[0]][0] == unit.matrices[last][1]
         return [{first[0]: "up" if plain else _merged(first[0]), last: "down"}]
     if {*unit.words} in KNOWN_GATES:
@@ -63,6 +67,15 @@ def mlp_roles(unit: Unit, width: int) -> list[dict[str, str]]:
         return both
     one, two = gate_ranks(*first)
     return both[:1] if one > two else both[1:]
+
+
+def _agrees(first: str, last: str, unit: Unit, evidence: str) -> bool:
+    """Whether words, or else the other `evidence`, agree that an MLP begins with `first`."""
+    if first in UP and last in DOWN:
+        return True
+    if first in DOWN and last in UP:
+        return False
+    return evidence == SHAPES or (evidence == ORDER and unit.words[0] == first)
 
 
 def _merged(word: str) -> str:

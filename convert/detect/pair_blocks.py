@@ -46,7 +46,7 @@ Key = tuple[str, tuple[str, ...], tuple[tuple[int, ...], ...]]  # of units that 
 Names = dict[str, str]  # of tensors in a block -> the usual ones
 
 
-def ways_of_blocks(blocks: Sequence[Block], width: int) -> Iterator[list[Names]]:
+def ways_of_blocks(blocks: Sequence[Block], width: int, evidence: str) -> Iterator[list[Names]]:
     """Yield the usual names in each of `blocks`, the decoder's last, in each possible way.
 
     There is one way if words, numbers or shapes tell which part of a block is which.
@@ -55,7 +55,7 @@ def ways_of_blocks(blocks: Sequence[Block], width: int) -> Iterator[list[Names]]
     words = sorted({_key(unit) for block in blocks for unit in block.units})
     first = {_key(unit): unit for block in blocks for unit in block.units}
     options = [
-        roles(first[key], width) if key[0] == ATTENTION else mlp_roles(first[key], width)
+        roles(first[key], width) if key[0] == ATTENTION else mlp_roles(first[key], width, evidence)
         for key in words
     ]
     for order in _orders(decoder, others[0] if others else None):

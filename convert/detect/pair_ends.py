@@ -122,7 +122,7 @@ def _slots(items: Sequence[Item], lists: Mapping[str, object]) -> Iterator[Slots
         else [f"{side} norm" for side in sides]
         for item in items
     ]
-    for way in itertools.product(*parts) if len(items) < 8 else ():
+    for way in itertools.product(*parts) if len(items) < 7 else ():
         if len({*way}) == len(way) and _is_whole(way, sides):
             yield dict(zip((item.name for item in items), way, strict=True))
 

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from .attention_roles import ORDER, SHAPES, WORDS
 from .groups import Groups
 from .inputs import Inputs
 from .pair_names import ways_of_pair
@@ -23,12 +24,40 @@ def guesses(shapes: Shapes) -> Iterator[Renamed]:
 
 def _ways(renamed: Renamed, shapes: Shapes) -> Iterator[Renamed]:
     """Yield the ways to name the modules of `renamed`."""
-    for names in ways_of_pair(_table(renamed, shapes), Groups.of(dict(shapes)).width):
+    table, width = _table(renamed, shapes), Groups.of(dict(shapes)).width
+    for names in ways_of_pair(table, width, _evidence(renamed, shapes)):
         places = {
             own: (replace(template, name=names[template.name]), place)
             for own, (template, place) in renamed.places.items()
         }
         yield replace(renamed, places=places)
+
+
+def certain(shapes: Shapes) -> list[Renamed]:
+    """The tensors of a file under usual names, in each form in which its matrices may be stored.
+
+    Leaves out forms in which something does not tell which part of an encoder-decoder is which.
+    """
+    ways = [list(itertools.islice(_ways(each, shapes), 2)) for each in all_namings(shapes)]
+    return [way[0] for way in ways if len(way) == 1 and way[0].changes]
+
+
+def _evidence(renamed: Renamed, shapes: Shapes) -> str:
+    """What must tell the first matrix of an MLP from the last one in the form of `renamed`.
+
+    The matrices of modules are (out, in), unless words say the opposite; those of parameters
+    without a module may be either, in the order of the class.
+    """
+    templates = [template for template, place in renamed.places.values() if "layer" in place]
+    if any(
+        name.endswith(".weight") != own.endswith(".weight")
+        for name, own in (
+            (each.name, each.own) for each in templates if each.name.endswith(".weight")
+        )
+    ):
+        return ORDER if list(shapes) != sorted(shapes) else SHAPES
+    turned = any(each.form and len(each.form.lengths) == 2 for each in templates)
+    return WORDS if turned else SHAPES
 
 
 def _table(renamed: Renamed, shapes: Shapes) -> Table:

@@ -16,21 +16,12 @@ LAYER = "{layer}."
 ENCODER, DECODER = f"encoder.layers.{LAYER}", f"decoder.layers.{LAYER}"
 
 
-def usual_in_pair(table: Table, width: int) -> dict[str, str] | None:
-    """The usual name for each of `table`; its own names if nothing tells which part is which.
+def ways_of_pair(table: Table, width: int, evidence: str) -> Iterator[dict[str, str]]:
+    """Yield the usual names in each way in which `table` may be of an encoder-decoder.
 
-    None for a decoder that has no two attentions in a block, or does not say which is which.
     `table` has {layer} for the number of a block, and the two lists of blocks as `usual_names` has
-    them, or one; the model has `width`.
+    them, or one; the model has `width`; `evidence` is that of `attention_roles`.
     """
-    ways = list(itertools.islice(ways_of_pair(table, width), 2))
-    if len(ways) == 1:
-        return ways[0]
-    return {name: name for name in table} if any(n.startswith(ENCODER) for n in table) else None
-
-
-def ways_of_pair(table: Table, width: int) -> Iterator[dict[str, str]]:
-    """Yield the usual names in each way in which `table` may be of an encoder-decoder."""
     stems = list(dict.fromkeys(n.partition(LAYER)[0] + LAYER for n in table if LAYER in n))
     two = {*stems} == {ENCODER, DECODER}
     if not two and len(stems) != 1:
@@ -50,7 +41,7 @@ def ways_of_pair(table: Table, width: int) -> Iterator[dict[str, str]]:
     sides = ("encoder", "decoder")[-len(stems) :]
     lists = {side: (at[0], at[-1]) for side, at in zip(sides, places, strict=True)}
     ends = ways_of_ends(outside, width, lists, names)
-    ways = ((end, own) for own in ways_of_blocks(blocks, width) for end in ends)
+    ways = ((end, own) for own in ways_of_blocks(blocks, width, evidence) for end in ends)
     for end, own in itertools.islice(ways, MOST_WAYS):
         of_blocks = {
             stem + name: stem + new

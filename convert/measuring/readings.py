@@ -72,7 +72,7 @@ def readings(
         for dialect in filter(named_so.names.explained_by, _known(named, named_so)):
             yield from _of_dialect(dialect, named_so, hints)
     if named in (None, "auto"):
-        named_so, reader = recorded([inputs, *renamed[:1]], peer)
+        named_so, reader = recorded([*renamed[:1], inputs], peer)
         for proposal, counts in proposals(reader):
             for sizes in counts:
                 if all(hints.get(name, size) == size for name, size in sizes.items()):

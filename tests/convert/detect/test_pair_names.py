@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import convert  # noqa: E402
+from convert.detect.attention_roles import SHAPES  # noqa: E402
 from convert.detect.pair_guesses import guesses  # noqa: E402
 from convert.detect.pair_names import ways_of_pair  # noqa: E402
 from jaxgpt.config import ModelConfig  # noqa: E402
@@ -90,6 +91,44 @@ FORMS: dict[str, Any] = {
 }  # fmt: skip
 
 
+def mlp_backwards(state: State) -> State:
+    """The tensors with the last matrix of each MLP first, in words of nothing."""
+    places = {name: i for i, name in enumerate(state)}
+    first = {name.partition("ffn")[0]: places[name] for name in reversed(state) if "ffn" in name}
+    order = sorted(
+        state,
+        key=lambda n: (first[n.partition("ffn")[0]] if "ffn" in n else places[n], "linear1" in n),
+    )
+    return renamed({n: state[n] for n in order}, ("linear1", "widen"), ("linear2", "narrow"))
+
+
+def convolved(state: State) -> State:
+    return {
+        name: value[..., None] if re.search(r"linear\d\.weight", name) else value
+        for name, value in state.items()
+    }
+
+
+def bare(state: State) -> State:
+    """The tensors as parameters (in, out) in the blocks, whose lists are attributes."""
+    turned = {n: v.mT.contiguous() if v.ndim > 1 and "layers" in n else v for n, v in state.items()}
+    return renamed(
+        turned, (r"encoder\.layers\.", "enc_"), (r"decoder\.layers\.", "dec_"),
+        (r"self_attn\.(q|k|v)_proj\.(w|b)\w+", r"\2\1"), (r"self_attn\.out_proj\.(w|b)\w+", r"\1o"),
+        (r"cross_attn\.(q|k|v)_proj\.(w|b)\w+", r"\2\1_cross"), (r"cross_attn\.out_proj\.(w|b)\w+", r"\1o_cross"),
+        (r"ffn\.linear(\d)\.(w|b)\w+", r"\2\1"), (r"norm(\d)\.weight", r"g\1"), (r"norm(\d)\.bias", r"beta\1"),
+    )  # fmt: skip
+
+
+FORMS |= {
+    "MLPs backwards": mlp_backwards, "convolutions of width 1": convolved, "bare parameters": bare,
+    "tables of positions as parameters": lambda s: {
+        re.sub(r"(\w+)coder\.pos_embedding\.weight", r"where_\1", n): v[None] if "pos_" in n else v
+        for n, v in s.items()
+    },
+}  # fmt: skip
+
+
 def equal(one: Any, two: Any) -> bool:
     one, two = flatten(one.params), flatten(two.params)
     return one.keys() == two.keys() and all(np.array_equal(one[path], two[path]) for path in two)
@@ -145,4 +184,4 @@ def test_an_attention_named_for_the_target_is_never_cross_attention() -> None:
         re.sub(r"layers\.\d", "layers.{layer}", name): tuple(value.shape)
         for name, value in names.items()
     }
-    assert not list(ways_of_pair(table, WIDTH))
+    assert not list(ways_of_pair(table, WIDTH, SHAPES))
