@@ -82,7 +82,8 @@ def _paired(bare: Table) -> dict[str, str]:
     for name, shape in sorted(bare.items(), key=lambda each: -len(each[1])):
         path, dot, leaf = name.rpartition(".")
         of_bias = _without(leaf, BIAS)
-        if of_bias and (module := known.get(f"{path}{dot}{of_bias}".lower())):
+        module = known.get(f"{path}{dot}{of_bias}".lower(), "") if of_bias else ""
+        if module and f"{module}.bias" not in usual.values():  # b1 of w1, and then beta1 of g1
             usual[name] = f"{module}.bias"
         elif of_bias and len(shape) == 1:
             usual[name] = f"{path}{dot}{_norm(leaf, of_bias)}.bias"
@@ -90,7 +91,8 @@ def _paired(bare: Table) -> dict[str, str]:
             rest = _without(leaf, WEIGHT)
             module = f"{path}{dot}{_norm(leaf, rest) if rest else leaf}"
             usual[name] = f"{module}.weight"
-            known |= {f"{path}{dot}{word}".lower(): module for word in (leaf, rest) if word}
+            for word in filter(None, (leaf, rest)):  # a matrix has a bias sooner than a scale has
+                known.setdefault(f"{path}{dot}{word}".lower(), module)
     return usual
 
 

@@ -4,38 +4,41 @@ The MLP has matrices from the width of the model to another one and back, cross-
 only the decoder's blocks have, and norms with numbers or letters at the end are in that order.
 """
 
-import re
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
-from ..names import attention_parts, modern_parts, pair_parts, parts
+from ..names import modern_parts, pair_parts, parts
+from .attention_words import PARTS, usual_words
 from .gates import gate_ranks, is_told
+from .norm_words import (
+    CROSS_NORM,
+    NORMS,
+    numbered,
+    of_cross_attention,
+    of_queries_and_keys,
+    usual_norms,
+)
 from .tensor_names import Table, count_words, matrices
+from .wrappers import unwrapped
 
 BLOCK, ENCODER = "{layer}.", "encoder.layers.{layer}."
-PARTS = {  # words of the matrices of attention that say which they are
-    *(word.rpartition("=")[2] for words in attention_parts.QKV_OF_PAIRS for word in words.split()),
-    *attention_parts.FUSED.split(), *attention_parts.QUERY.split(),
-    *attention_parts.KEY_VALUE.split(),
-}  # fmt: skip
 ATTENTION = {*parts.ATTENTION.split(), *pair_parts.SELF.split()}
-CROSS, CROSS_NORM = {*pair_parts.CROSS.split()}, {*pair_parts.CROSS_NORM.split()}
-OUT = {*parts.OUT.split(), *pair_parts.OUT.split()}
+CROSS = {*pair_parts.CROSS.split()}
 MLP = {*parts.MLP.split()}
-IN_MLP = {
-    *parts.UP.split(), *parts.DOWN.split(), *modern_parts.BACK.split(),
-    *modern_parts.GATE_FIRST.split(), *modern_parts.GATE_LAST.split(),
-    *" ".join([*modern_parts.NAMED, *modern_parts.NUMBERED]).split(),
-}  # fmt: skip
-NORMS = {*f"{pair_parts.NORM1} {pair_parts.NORM2} {pair_parts.THREE}".split()}
-LAST = re.compile(r"_?([0-9]|[abc]|one|two|three|first|second|third)$")
+IN_MLP = {*" ".join([*modern_parts.NAMED, *modern_parts.NUMBERED]).split()}
+UP, DOWN = {*parts.UP.split()}, {*parts.DOWN.split()}
+GATED = {*modern_parts.GATE_FIRST.split(), *modern_parts.GATE_LAST.split(), *UP}
+BACK = {*modern_parts.BACK.split(), *DOWN}
 
 
-def usual_modules(table: Table, width: int) -> dict[str, str]:
+def usual_modules(table: Table, width: int, ordered: bool) -> dict[str, str]:
     """The usual name for each of `table`, which has {layer} for the number of a block.
 
-    The model has `width`.
+    The model has `width`; `ordered` is whether the file keeps the order of the class.
     """
+    if any(name.startswith(ENCODER) for name in table):
+        return {name: name for name in table}  # `pair_guesses` has more to go by
     blocks: defaultdict[str, Table] = defaultdict(dict)
     for name, shape in table.items():
         if BLOCK in name:
@@ -45,19 +48,38 @@ def usual_modules(table: Table, width: int) -> dict[str, str]:
     usual = {name: name for name in table}
     for stem, block in blocks.items():
         encoder = children.get(ENCODER) if stem != ENCODER else None
-        renamed = _usual_in_block(block, width, encoder)
-        usual |= {stem + name: stem + new for name, new in renamed.items()}
+        alone = len(blocks) == 1
+        bare, owners = unwrapped(block, width) if alone else ({n: n for n in block}, {})
+        inner = {bare[name]: shape for name, shape in block.items()}
+        kind = _Kind(width, ordered, encoder, owners)
+        renamed = _usual_in_block(inner, kind)
+        usual |= {f"{stem}{name}": f"{stem}{renamed.get(new, new)}" for name, new in bare.items()}
     return usual
 
 
-def _usual_in_block(block: Table, width: int, other: Collection[str] | None) -> dict[str, str]:
-    """The usual names in a block; for a decoder's, `other` are the modules in the encoder's."""
+@dataclass(frozen=True)
+class _Kind:
+    """What is known of a block: the model's width, and whether the file has the class's order."""
+
+    width: int
+    ordered: bool
+    other: Collection[str] | None  # the modules in the encoder's block, for a decoder's
+    owners: Mapping[str, str]  # the modules that norms were in
+
+
+def _usual_in_block(block: Table, kind: _Kind) -> dict[str, str]:
+    """The usual names in a block."""
+    width, other = kind.width, kind.other
     modules: defaultdict[str, Table] = defaultdict(dict)
     for name, shape in block.items():
         module, _, inside_it = name.partition(".")
         modules[module][inside_it] = shape
     wide = {m: matrices(inside) for m, inside in modules.items() if len(matrices(inside)) > 1}
-    mlps = [m for m, inside in wide.items() if _leads_back([*inside.values()], width)]
+    mlps = [
+        m
+        for m, inside in wide.items()
+        if _leads_back([*inside.values()], width) and not _has_parts(inside)
+    ]
     rest = [m for m in wide if m not in mlps]
     own = [m for m in rest[1:] if other is not None and m not in other and not _is_own(m)]
     rest = [m for m in rest if m not in own]
@@ -71,13 +93,39 @@ def _usual_in_block(block: Table, width: int, other: Collection[str] | None) -> 
         if len(found) == 1:
             new[found[0]] = found[0] if found[0] in words else usual
             words_in = (
-                _usual_mlp(wide[found[0]], width) if found is mlps else _usual_out(wide[found[0]])
+                _usual_mlp(wide[found[0]], kind)
+                if found is mlps
+                else {**usual_words(wide[found[0]], width), **_usual_qk_norms(modules[found[0]])}
             )
             inner |= {f"{found[0]}.{old}": word for old, word in words_in.items()}
-    new |= _usual_norms([m for m, inside in modules.items() if not matrices(inside)], other)
+    norms = [m for m, inside in modules.items() if not matrices(inside)]
+    of_norms: dict[str, str] = {}
+    if other is not None:
+        known = {*norms} <= NORMS | CROSS_NORM
+        new |= {} if known else numbered(norms) or of_cross_attention(norms, other)
+    elif len(rest) == len(mlps) == 1:
+        paths = [n.rpartition(".")[0] for n, s in block.items() if s == (width,)]
+        norms = [path for path in dict.fromkeys(paths) if path.partition(".")[0] in norms]
+        of_norms = usual_norms(norms, kind.owners, (rest[0], mlps[0]))
     if len({*new.values()}) < len(new):
         return {}
-    return {name: _renamed(name, new, inner) for name in block}
+    return {
+        name: f"{of_norms[path]}.{leaf}" if path in of_norms else _renamed(name, new, inner)
+        for name in block
+        for path, _, leaf in [name.rpartition(".")]
+    }
+
+
+def _has_parts(inside: Table) -> bool:
+    """Whether the name of a matrix says that it is of queries, keys or values."""
+    return any(name.rpartition(".")[0] in PARTS for name in inside)
+
+
+def _usual_qk_norms(inside: Table) -> dict[str, str]:
+    """The usual words of the norms of queries and keys in an attention."""
+    words = {name.rpartition(".")[0]: len(shape) for name, shape in inside.items()}
+    of_matrices = {name.rpartition(".")[0] for name in matrices(inside)}
+    return of_queries_and_keys([word for word in words if word and word not in of_matrices])
 
 
 def _is_own(module: str) -> bool:
@@ -107,48 +155,22 @@ def _is_last(i: int, shapes: list[tuple[int, ...]], width: int) -> bool:
     return out == width != hidden and {*first} <= together
 
 
-def _usual_mlp(inside: Table, width: int) -> dict[str, str]:
+def _usual_mlp(inside: Table, kind: _Kind) -> dict[str, str]:
     """The usual words for the matrices of an MLP, by what precedes the last word of their names."""
     words = {name.rpartition(".")[0]: shape for name, shape in inside.items()}
-    if len(words) < len(inside) or {*words} <= IN_MLP:
+    if len(words) < len(inside) or (len(words) == 3 and {*words} <= IN_MLP):
         return {}
     shapes = list(words.values())
-    last = [*words][next(i for i in range(len(shapes)) if _is_last(i, shapes, width))]
+    last = [*words][next(i for i in range(len(shapes)) if _is_last(i, shapes, kind.width))]
     first = [word for word in words if word != last]
     if len(first) == 1:
-        return {first[0]: "up" if words[first[0]][0] == words[last][1] else "wi", last: "down"}
+        gated = words[first[0]][0] != words[last][1]
+        known = {*words} <= (GATED | BACK if gated else UP | DOWN)
+        # The first in the file tells (out, in) from (in, out) where no word does.
+        backward = kind.ordered and next(iter(words)) == last
+        return {} if known or backward else {first[0]: "wi" if gated else "up", last: "down"}
     if not is_told(*first):
         return {}
     one, two = gate_ranks(*first)
     gate, up = first if one > two else first[::-1]
     return {gate: "gate", up: "up", last: "down"}
-
-
-def _usual_out(inside: Table) -> dict[str, str]:
-    """The usual word for the one matrix of attention that is none of queries, keys and values."""
-    words = [name.rpartition(".")[0] for name in inside]
-    others = [word for word in words if word not in PARTS]
-    known = len(others) == 1 < len(words)
-    return {others[0]: "out_proj"} if known and others[0] not in OUT else {}
-
-
-def _usual_norms(norms: list[str], other: Collection[str] | None) -> dict[str, str]:
-    """The usual names of the `norms` of a block: numbered, or the one of cross-attention."""
-    if {*norms} <= NORMS | CROSS_NORM:
-        return {}
-    ends = {norm: match for norm in norms if (match := LAST.search(norm))}
-    stems = {norm[: match.start()] for norm, match in ends.items()}
-    order = sorted(norms, key=lambda norm: _rank(ends[norm][1]) if norm in ends else 0)
-    if len(ends) == len(norms) > 1 and len(stems) == 1:
-        return {norm: f"norm{i + 1}" for i, norm in enumerate(order)}
-    own = [norm for norm in norms if other is not None and norm not in other]
-    return {own[0]: "norm_cross"} if len(own) == 1 < len(norms) else {}
-
-
-def _rank(end: str) -> int:
-    words = ("one", "two", "three"), ("first", "second", "third"), ("a", "b", "c")
-    return (
-        next((each.index(end) for each in words if end in each), -1)
-        if not end.isdigit()
-        else int(end)
-    )

@@ -21,6 +21,7 @@ from .candidates import candidates
 from .errors import Stranger
 from .inputs import Configs, Inputs, Shapes
 from .one_side import Detected, detected_with, explained_by, fit_of
+from .pair_guesses import certain, why_open
 from .partial import is_part
 from .strangers import why_strange
 from .usual_names import renamings
@@ -62,20 +63,25 @@ def detect_renamed(
         _has_known_class(inputs)
         or reasons(shapes)
         or is_part(_of_classes(_named_alike(inputs)).values(), shapes)
+        or pairs.is_part_of_pair(inputs)
     ):
         return None
-    renamed = renamings(shapes)[: 1 if name == "auto" else None]  # auto knows both ways
-    ways = [_tried(inputs.under(each), name, of_encoder) for each in renamed]
-    results = [result for result in ways if result is not None]
+    named = certain(shapes) or renamings(shapes)
+    renamed = named[: 1 if name == "auto" else None]  # auto knows both ways
+    ways = [(each, _tried(inputs.under(each), name, of_encoder)) for each in renamed]
+    results = [(each, result) for each, result in ways if result is not None]
     if len(results) > 1:
         raise UserError(
             f"{path}: nothing in it tells whether its matrices are (in, out) or (out, in). Your "
             "class settles it: to-flax FILE DIR --torch module:Class."
         )
-    for result in results:
+    for each, result in results:
         if isinstance(result, UserError):
             raise result
-        return result
+        caveats = [*result.report.other_caveats, *filter(None, [each.caveat])]
+        return replace(result, report=replace(result.report, other_caveats=caveats))
+    if problem := why_open(inputs):
+        raise UserError(problem)
     return None
 
 

@@ -211,7 +211,7 @@ class Draft:
         """The reason why `name` has no role."""
         role = max(self.roles, key=lambda role: alike(self.roles[role], name))
         text = f"one too many beside {self.roles[role]}, the {ROLES[role][3]}"
-        return next(iter(reasons([name])), text).removeprefix(f"{name} ")
+        return next(iter(reasons({name: self.table[name]})), text).removeprefix(f"{name} ")
 
 
 def _together(role: str) -> tuple[str, tuple[str, ...]]:

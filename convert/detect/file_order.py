@@ -23,6 +23,6 @@ def as_in_file(
     order = [name for name in names if name in present]
     if renamed:
         own = {new: old for old, new in renamed.names.items()}
-        dialect, order = renamed.in_file(dialect), [own[name] for name in order]
+        dialect, order = renamed.in_file(dialect, sizes), [own[name] for name in order]
     usual = in_module_order(list(dialect.tensors), sizes)
     return dialect if order == usual else replace(dialect, order=tuple(order))

@@ -41,12 +41,24 @@ class Group:
     @property
     def alike(self) -> bool:
         """Whether the members are equal, and counted from 0 or from 1."""
-        counted = self.start < 2 and max(self.members) - self.start + 1 == len(self.members)
+        return self.start < 2 and self.is_run
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the members are equal, and counted without a gap."""
+        counted = max(self.members) - self.start + 1 == len(self.members)
         return counted and all(member == self.first for member in self.members.values())
+
+    @property
+    def large(self) -> "Group":
+        """The members with more matrices than a head: blocks in a list with all of the model."""
+        members = {i: m for i, m in self.members.items() if len(matrices(m)) > 2}
+        return Group(self.stem, members)
 
     def holds(self, name: str) -> bool:
         """Whether `name` is that of a tensor of a member."""
-        return name.startswith(self.stem) and NUMBER.match(name, len(self.stem)) is not None
+        number = NUMBER.match(name, len(self.stem)) if name.startswith(self.stem) else None
+        return number is not None and int(number[1]) in self.members
 
     def parted(self, name: str, axis: str) -> tuple[str, int, str]:
         """What precedes `axis` in `name`, with its number in braces; its index; and the rest."""
@@ -70,7 +82,7 @@ class Groups:
         blocks = tuple(_blocks(table))
         width = _width(table, blocks)
         heads = {
-            block.stem: tuple(each for each in _groups(block.first) if _are_heads(each, width))
+            block.stem: tuple(each for each in groups_of(block.first) if _are_heads(each, width))
             for block in blocks
         }
         return Groups(blocks, heads, width)
@@ -88,19 +100,27 @@ class Groups:
         return start + inner + rest, {"layer": layer, counted("head"): index}
 
 
-def _groups(table: Table) -> list[Group]:
+def groups_of(table: Table) -> list[Group]:
     """All groups of equal members, by their stems."""
+    return [group for group in _lists(table) if group.alike]
+
+
+def _lists(table: Table) -> list[Group]:
+    """All lists, whose members may differ, by their stems."""
     groups: defaultdict[str, defaultdict[int, Table]] = defaultdict(lambda: defaultdict(dict))
     for name, shape in table.items():
         for number in list(NUMBER.finditer(name))[:MOST_NUMBERS]:
             groups[name[: number.start()]][int(number[1])][name[number.end() :]] = shape
-    found = [Group(stem, dict(members)) for stem, members in sorted(groups.items())]
-    return [group for group in found if group.alike]
+    return [Group(stem, dict(members)) for stem, members in sorted(groups.items())]
 
 
 def _blocks(table: Table) -> list[Group]:
     """The outermost groups whose members have more matrices than a head."""
-    large = [group for group in _groups(table) if len(group.matrices) > 2]
+    lists = _lists(table)
+    large = [group for group in lists if group.alike and len(group.matrices) > 2]
+    if not large:
+        inner = [each.large for each in lists if each.start < 2 and each.large.members]
+        large = [group for group in inner if group.is_run and len(group.members) > 1]
     blocks: list[Group] = []
     for group in large:
         # A single module that holds the list of blocks is no block.

@@ -26,14 +26,17 @@ class Inputs:
     configs: Configs  # by name; stored with the tensors, in the file or in its folder
     widths: Mapping[str, int] = field(default_factory=dict)  # axis -> its size, shown by values
     side: str = ""  # the prefix of its fields' names: "encoder." for an encoder
-    # Fields that the other side shows, such as the vocabulary of a shared embedding.
+    # Fields that the other side shows, such as the vocabulary of a shared embedding, or a form.
     known: Mapping[str, Any] = field(default_factory=dict)
     renamed: Renamed | None = None  # the way back from the names to those in the file
 
     def under(self, renamed: Renamed) -> "Inputs":
         """The same tensors under other names."""
         shapes, read = renamed.shapes(self.shapes), renamed.reading(self.read)
-        return replace(self, shapes=shapes, read=read, renamed=renamed)
+        widths = {**self.widths, **renamed.widths}
+        known = {**self.known, **({"head_dim": widths["k"]} if "k" in renamed.widths else {})}
+        changed = replace(self, shapes=shapes, read=read, renamed=renamed)
+        return replace(changed, widths=widths, known=known)
 
     @functools.cached_property
     def names(self) -> Names:

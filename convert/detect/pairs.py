@@ -73,6 +73,11 @@ def pair_of(inputs: Inputs) -> Pair | None:
     return classes[0][0]
 
 
+def is_part_of_pair(inputs: Inputs) -> bool:
+    """Whether the names are some of those of a known class, which no family must read."""
+    return any(not (pair.family or _split(pair, inputs).unknown) for pair in _plausible(inputs))
+
+
 def _plausible(inputs: Inputs) -> list[Pair]:
     """The pairs with a row of cross-attention, and one of an encoder's blocks, for the tensors."""
     names = inputs.shapes
@@ -107,11 +112,10 @@ def _matchers(
 def _claimed(dialect: Dialect, names: Iterable[str]) -> list[str]:
     """The `names` that match a row of `dialect`."""
     names, known = list(names), dialect.claims
-    if any(name not in known for name in names):
+    if unknown := [name for name in names if name not in known]:
         matchers = list(_matchers(dialect))
-        for name in names:
-            if name not in known:
-                known[name] = any(matcher(name) for matcher in matchers)
+        for name in unknown:
+            known[name] = any(matcher(name) for matcher in matchers)
     return [name for name in names if known[name]]
 
 

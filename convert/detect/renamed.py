@@ -2,14 +2,17 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from ..rows.axes import LABELS, Dims, Place, View
+from jaxgpt.errors import UserError
+
+from ..rows.axes import LABELS, Place, Sizes, View
 from ..rows.dialect import Dialect
 from ..rows.kinds import Kind
+from .forms import Form
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -20,7 +23,7 @@ class Template:
 
     name: str
     own: str
-    turned: bool = False  # whether the last two dimensions are the other way round in the file
+    form: Form | None = None  # None if the tensor in the file has the usual dimensions
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,13 @@ class Renamed:
     """Names of tensors, each with its template and the numbers in place of {layer} and {head}."""
 
     places: Mapping[str, tuple[Template, Place]]  # by the name in the file
+    widths: Mapping[str, int] = field(default_factory=dict)  # axis -> its size, shown by forms
+    caveat: str = ""  # on what only the order of the file tells
+
+    @property
+    def changes(self) -> bool:
+        """Whether a tensor has another name or another form in the file."""
+        return any(each.name != each.own or each.form for each, _ in self.places.values())
 
     @functools.cached_property
     def names(self) -> dict[str, str]:
@@ -37,7 +47,7 @@ class Renamed:
     def shapes(self, shapes: Shapes) -> dict[str, tuple[int, ...]]:
         """The shapes by the new names."""
         return {
-            name: _turned_shape(shapes[own]) if self.places[own][0].turned else shapes[own]
+            name: form.shape(shapes[own]) if (form := self.places[own][0].form) else shapes[own]
             for own, name in self.names.items()
         }
 
@@ -46,13 +56,13 @@ class Renamed:
         own = {name: old for old, name in self.names.items()}
 
         def reading(name: str) -> np.ndarray:
-            array = read(own[name])
-            return array.swapaxes(-1, -2) if self.places[own[name]][0].turned else array
+            array, form = read(own[name]), self.places[own[name]][0].form
+            return form.usual(array) if form else array
 
         return reading
 
-    def in_file(self, dialect: Dialect) -> Dialect:
-        """The settled `dialect` with the names and dimensions in the file."""
+    def in_file(self, dialect: Dialect, sizes: Sizes) -> Dialect:
+        """The settled `dialect` with the names and dimensions in the file, for axes of `sizes`."""
         templates = {template.name: template for template, _ in self.places.values()}
         words: dict[str, Any] = dict(dialect.words)
         rows: list[Kind] = []
@@ -69,9 +79,24 @@ class Renamed:
                 name, inner = joined([each.own for each in found], axis)
                 pairs = zip(spelled, inner, strict=True)
                 words[axis] = (" ".join(f"{label}={word}" for label, word in pairs),)
-            dims = _turned_dims(row.torch.dims) if found[0].turned else row.torch.dims
+            form, dims = found[0].form, row.torch.dims
+            dims = form.dims(dims) if form else dims
             rows.append(replace(row, torch=replace(row.torch, pieces=(name,), dims=dims)))
-        return replace(dialect, rows=tuple(rows), words=words)
+        own = replace(dialect, rows=tuple(rows), words=words)
+        self._require_shapes(own, sizes)
+        return own
+
+    def _require_shapes(self, dialect: Dialect, sizes: Sizes) -> None:
+        """Require that the rows of `dialect` give the tensors their shapes in the file."""
+        for _, view in dialect.views:
+            for place in view.places(sizes):
+                name, shape = view.at(place), view.shape(sizes, place)
+                form = self.places[name][0].form if name in self.places else None
+                if form and form.lengths != shape:
+                    raise UserError(
+                        f"{name} is {form.lengths}, and {view.formula} would be {shape} with the "
+                        "fields that were given."
+                    )
 
 
 def joined(names: list[str], axis: str) -> tuple[str, list[str]]:
@@ -89,11 +114,3 @@ def _common(names: list[str]) -> int:
     """The length of the common prefix of `names`."""
     shortest = min(map(len, names))
     return next((i for i in range(shortest) if len({name[i] for name in names}) > 1), shortest)
-
-
-def _turned_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (*shape[:-2], shape[-1], shape[-2])
-
-
-def _turned_dims(dims: Dims) -> Dims:
-    return (*dims[:-2], dims[-1], dims[-2])

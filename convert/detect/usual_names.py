@@ -9,7 +9,10 @@ import re
 
 from .bare_parameters import usual_leaves
 from .block_modules import usual_modules
+from .columns import Columns
+from .forms import form_of, plain, widths_of
 from .groups import Group, Groups
+from .outside_words import usual_outside
 from .renamed import Renamed, Shapes, Template
 from .tensor_names import matrices
 
@@ -20,33 +23,54 @@ HEAD = re.compile(r"[._]?{head(?:_x1p1)?}[._]?")
 def renamings(shapes: Shapes) -> list[Renamed]:
     """The tensors of a file under usual names, once for each way in which matrices may be stored.
 
-    Empty if no list of blocks is found, or two of which nothing tells the encoder's, if all names
-    are usual, and if one lies deeper than a model has modules.
+    Empty where `all_namings` is, and if all names are usual.
+    """
+    return [each for each in all_namings(shapes) if each.changes]
+
+
+def all_namings(shapes: Shapes) -> list[Renamed]:
+    """The tensors of a file under usual names, which may be their own, in each way as above.
+
+    Empty if no list of blocks is found, or two of which nothing tells the encoder's, and if a name
+    lies deeper than a model has modules.
     """
     if any(name.count(".") > MOST_MODULES for name in shapes):
         return []
-    groups = Groups.of(dict(shapes))
+    columns = Columns.of(dict(shapes))
+    groups = Groups.of({columns.joined(name): shape for name, shape in shapes.items()})
     lists = _usual_lists(groups.blocks)
     if not lists:
         return []
-    folded = {name: groups.folded(name) for name in shapes}
+    folded = {name: groups.folded(columns.joined(name)) for name in shapes}
     placed = {own: _in_usual_place(own, lists) for own, _ in folded.values()}
     table = {placed[own]: shapes[name] for name, (own, _) in folded.items()}
     leaves = usual_leaves(table, groups.width)
-    modules = usual_modules({new: table[name] for name, new in leaves.items()}, groups.width)
-    leaves = {name: modules[new] for name, new in leaves.items()}
-    if len({*leaves.values()}) < len(placed):
-        return []
+    forms = {
+        name: form
+        for name, shape in table.items()
+        if (form := form_of(leaves[name], shape, groups.width))
+    }
     bare = {n for n in matrices(table) if leaves[n].rpartition(".")[2] != n.rpartition(".")[2]}
     inside = {n for n in matrices(table) if "{layer}" in n and leaves[n].endswith(".weight")}
     head = {n for n in bare - inside if table[n][0] == groups.width != table[n][-1]}
-    ways = []
-    for turned in (head, head | (bare & inside or inside)):
+    inside = inside if inside.isdisjoint(forms) else bare & inside
+    flat = {n for n in bare | inside if n not in forms and len(table[n]) == 2}
+    ordered = list(shapes) != sorted(shapes)  # as in the class, and not by the alphabet
+    ways: list[Renamed] = []
+    for turned in dict.fromkeys(map(frozenset, (head, head | (bare & inside or inside) & flat))):
+        now = {**{n: plain(table[n]) for n in turned}, **forms}
+        usual = {n: now[n].shape(shape) if n in now else shape for n, shape in table.items()}
+        modules = usual_modules({leaves[n]: s for n, s in usual.items()}, groups.width, ordered)
+        outside = usual_outside({leaves[n]: s for n, s in usual.items()}, groups.width, ordered)
+        modules |= outside.names if len(groups.blocks) == 1 else {}
+        names = {name: modules[new] for name, new in leaves.items()}
+        if len({*names.values()}) < len(placed):
+            continue
         templates = {
-            own: Template(leaves[name], own, name in turned) for own, name in placed.items()
+            own: Template(names[n], columns.parted(own), now.get(n)) for own, n in placed.items()
         }
-        if turned or any(own != each.name for own, each in templates.items()):
-            ways.append(Renamed({n: (templates[own], place) for n, (own, place) in folded.items()}))
+        places = {n: (templates[own], place) for n, (own, place) in folded.items()}
+        ways.append(Renamed(places, widths_of(forms.values()), outside.caveat))
     return ways
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ..names import pair_parts as pairs
 from ..names import parts
-from ..names.attention_parts import QKV_OF_PAIRS, Way, fused, in_two, of_torch, separate
+from ..names.attention_parts import QKV_OF_PAIRS, Way, by_head, fused, in_two, of_torch, separate
 from ..names.modern_parts import tables, with_gated, with_variants
 from ..names.norm_parts import with_norms
 from ..names.pair_parts import CROSS, CROSS_PATH, NAMED, NUMBERED, SELF, SELF_PATH, TWO
@@ -37,11 +37,12 @@ class Style:
 SEPARATE = Style((separate,), (separate, in_two, fused))
 FUSED = Style((fused, in_two), (in_two, fused, separate))
 OF_TORCH = Style((of_torch,), (of_torch,))
+BY_HEAD = Style((by_head,), (by_head,))
 
 
 def _orders(style: Style) -> dict[str, str]:
     """The usual order in fused matrices; that of torch's own modules is known."""
-    return {} if style is OF_TORCH else {"qkv_order": "by_part"}
+    return {"qkv_order": "by_part"} if style in (SEPARATE, FUSED) else {}
 
 
 def decoder(plain: Dialect, blocks: str, style: Style) -> Dialect:
@@ -114,7 +115,7 @@ def family(name: str, about: str, style: Style, first: str = "", **usual: str) -
                 unsaid={**USUAL_OF_PAIRS, **_orders(style), **usual},
                 beware=BEWARE,
                 family=True,
-                grouped=style is not OF_TORCH,
+                grouped=style in (SEPARATE, FUSED),
             ),
             pairs.blocks_of(side, f"{side}.layers.", outer),
             style,
@@ -138,7 +139,7 @@ def alone(name: str, about: str, style: Style, first: str, **usual: str) -> Dial
         unsaid={**USUAL, "dropout": 0.1, **_orders(style), **usual},
         beware=BEWARE,
         family=True,
-        grouped=style is not OF_TORCH,
+        grouped=style in (SEPARATE, FUSED),
     )
     return decoder(plain, parts.block(first), style)
 
@@ -154,6 +155,7 @@ PAIRS = (
     ),
     family("pair-separate", "encoder-decoders with a matrix each for q, k and v", SEPARATE),
     family("pair-fused", "encoder-decoders with one matrix for q, k and v", FUSED),
+    family("pair-heads", "encoder-decoders with one module for each head", BY_HEAD),
 )
 DIALECTS = (
     alone(
@@ -167,5 +169,9 @@ DIALECTS = (
     alone(
         "cross-fused", "decoders that attend to a memory, with one matrix for q, k and v",
         FUSED, "blocks", activation="gelu",
+    ),
+    alone(
+        "cross-heads", "decoders that attend to a memory, with one module for each head",
+        BY_HEAD, "blocks", activation="gelu",
     ),
 )  # fmt: skip

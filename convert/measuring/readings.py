@@ -13,6 +13,7 @@ from jaxgpt.seq2seq_config import ENCODER, as_options
 from ..detect.errors import Asked
 from ..detect.inputs import Inputs
 from ..detect.one_side import Detected, detect_as
+from ..detect.pair_guesses import guesses
 from ..detect.pairs import detect_pair, pair_of
 from ..detect.usual_names import renamings
 from ..dialects import DIALECTS, PAIRS
@@ -65,11 +66,13 @@ def readings(
             yield reading
         if some or (known and not named):
             return
-    for named_so in (inputs, *renamed):
+    for named_so in _guessed(inputs, named):
+        yield from _of_pairs(_known_pairs(named, named_so), named_so, knowledge)
+    for named_so in (inputs, *renamed, *_guessed(inputs, named)):
         for dialect in filter(named_so.names.explained_by, _known(named, named_so)):
             yield from _of_dialect(dialect, named_so, hints)
     if named in (None, "auto"):
-        named_so, reader = recorded([inputs, *renamed[:1]], peer)
+        named_so, reader = recorded([*renamed[:1], inputs], peer)
         for proposal, counts in proposals(reader):
             for sizes in counts:
                 if all(hints.get(name, size) == size for name, size in sizes.items()):
@@ -83,6 +86,12 @@ def _of_pairs(
     for pair in known:
         for each in filter(None, (pair, _with_swapped_sides(pair))):
             yield from _of_pair(each, inputs, *knowledge)
+
+
+def _guessed(inputs: Inputs, named: str | None) -> Iterator[Inputs]:
+    """Yield the file under each of the names that it may have if it is of an encoder-decoder."""
+    if named in (None, "auto"):
+        yield from map(inputs.under, guesses(inputs.shapes))
 
 
 def _of_dialect(dialect: Dialect, inputs: Inputs, hints: Mapping[str, int]) -> Iterator[Reading]:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..foreign.float64 import in_float64
 
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot")
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "convolution")
 LOOKUPS = ("embedding", "index", "index_select", "gather")
 # (ids, what they attend to or None) -> logits.
 Run = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]

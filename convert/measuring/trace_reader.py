@@ -121,7 +121,13 @@ class Reader:
                 is_bias = self.shapes[other] == (width,) and later.inputs
                 if is_bias and _same_numbers(later.inputs[0], y):
                     return self.folded(other)
-        return ""
+        return self._bias_by_name(name, width)
+
+    def _bias_by_name(self, name: str, width: int) -> str:
+        """The bias with the name of its matrix, which may be added to more than their product."""
+        bias = f"{name.removesuffix('.weight')}.bias"
+        adds = any(use.op.startswith("add") and bias in use.names for use in self.seen.uses)
+        return self.folded(bias) if adds and self.shapes[bias] == (width,) else ""
 
     def norms(self) -> list[tuple[int, str, str, torch.Tensor]]:
         """(when, scale, bias or "", output) of each norm with weights, in the order of use."""

@@ -65,6 +65,12 @@ def in_two(flax: str, inside: str) -> tuple[Row, ...]:
     )
 
 
+def by_head(flax: str, inside: str) -> tuple[Row, ...]:
+    """The rows of a module for each head, with a matrix each for queries, keys and values."""
+    head = f"{inside}{choice(parts.HEADS, 'heads.')}{{head}}"
+    return linear(f"{flax}/qkv : layer d head qkv k", f"{head}.{{qkv}} : k d", "?")
+
+
 CACHES = (
     "cache_k cache_v k_cache v_cache kv_cache.k_cache kv_cache.v_cache kv_cache.cache_k "
     "kv_cache.cache_v key_cache value_cache"

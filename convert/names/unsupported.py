@@ -1,7 +1,7 @@
 """Tensor names of unsupported architectures, to tell the user why a file is refused."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 SIGNS = {
     r"kv_[ab]_proj|wkv_[ab]\b|q_a_proj|kv_down_proj": "a decoder with latent attention, "
@@ -48,10 +48,15 @@ KINDS = {
 }
 
 
-def reasons(names: Iterable[str]) -> list[str]:
-    """A sentence for each architecture that `names` show, with the first name that shows it."""
+def reasons(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """A sentence for each architecture that the names of `shapes` show, with the first that does.
+
+    A convolution of width 1 is a linear layer.
+    """
     found = {}
-    for name in names:
+    for name, shape in shapes.items():
+        if len(shape) > 2 and {*shape[2:]} == {1}:
+            continue
         for sign, meaning in SIGNS.items():
             if meaning not in found and re.search(sign, name):
                 found[meaning] = name

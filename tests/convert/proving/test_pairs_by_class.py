@@ -188,3 +188,13 @@ def test_classes_of_transformers_settle_their_fields(name: str, tmp_path: Path) 
     module.save_pretrained(tmp_path / "theirs")
     to_flax(tmp_path / "theirs").save(tmp_path / "ours")
     assert verify(tmp_path / "theirs", tmp_path / "ours").verdict == "proven"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [{"self": "recall", "cross": "glance"}, {"query": "frage", "key": "stelle", "value": "wert"}],
+)
+def test_parts_of_which_no_name_tells_are_found_by_running_the_class(names: dict[str, str]) -> None:
+    module = pairs.randomised(pairs.Plain(config({"num_blocks": 1}, positions="learned"), names))
+    loaded = to_flax(module.state_dict(), torch=module, num_heads=4, encoder={"num_heads": 4})
+    assert loaded.proven_by

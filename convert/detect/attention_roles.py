@@ -1,0 +1,83 @@
+"""Tells which matrix of an attention is which, by their words, or else proposes all ways."""
+
+from collections.abc import Iterator
+
+from ..names import modern_parts, parts
+from .gates import gate_ranks, halves, is_told
+from .units import HEAD, WAYS, Unit, down_of, label_of, orders
+
+# The usual words, as the families of encoder-decoders have them.
+USUAL = {
+    "query": "q_proj", "key": "k_proj", "value": "v_proj", "key_value": "kv_proj", "qkv": "qkv",
+    "out": "out_proj",
+}  # fmt: skip
+IN_TORCH = "in_proj_weight"  # the name of a parameter of torch's own attention
+KNOWN_GATES = [{*words.split()} for words in (*modern_parts.NAMED, *modern_parts.NUMBERED)]
+UP, DOWN = {*parts.UP.split()}, {*parts.DOWN.split()}
+SHAPES, ORDER, WORDS = "shapes", "order", "words"  # what may tell the ends of an MLP
+NUMBERED = "linears.0 linears.1 linears.2 linears.3"  # queries, keys, values, output
+
+
+def roles(unit: Unit, width: int) -> list[dict[str, str]]:
+    """The ways to take the matrices of an attention: each word -> what its matrix is called.
+
+    There is one if words tell, and several, the likeliest first, if nothing does.
+    """
+    words = unit.words
+    labels = {word: label_of(word) for word in words}
+    if [*words] == NUMBERED.split():
+        labels = dict(zip(words, [*WAYS[0], ""], strict=True))
+    told = tuple(sorted(label for label in labels.values() if label))
+    if told in {tuple(sorted(way)) for way in WAYS} and len(words) - len(told) < 2:
+        return [{word: _usual(word, label or "out") for word, label in labels.items()}]
+    return list(_guesses(unit, width))
+
+
+def _usual(word: str, label: str) -> str:
+    if word == IN_TORCH:
+        return word
+    return f"heads.{HEAD}.{USUAL[label]}" if HEAD in word else USUAL[label]
+
+
+def _guesses(unit: Unit, width: int) -> Iterator[dict[str, str]]:
+    """Yield the ways that the shapes of the matrices allow, in the order of the file first."""
+    words = unit.words
+    if any(HEAD in word for word in words):
+        return
+    for way, order in orders([*unit.matrices.values()], width):
+        named = zip(order, (*way, "out"), strict=False)
+        yield {words[i]: _usual(words[i], label) for i, label in named}
+
+
+def mlp_roles(unit: Unit, width: int, evidence: str) -> list[dict[str, str]]:
+    """The ways to take the matrices of an MLP: several if nothing tells which is the gate."""
+    back = down_of([*unit.matrices.values()], width)
+    assert back is not None
+    last = unit.words[back]
+    first = [word for word in unit.words if word != last]
+    if len(first) == 1:
+        if not _agrees(first[0], last, unit, evidence):
+            return []
+        plain = unit.matrices[first[0]][0] == unit.matrices[last][1]
+        return [{first[0]: "up" if plain else _merged(first[0]), last: "down"}]
+    if {*unit.words} in KNOWN_GATES:
+        return [{word: word for word in unit.words}]
+    both = [{one: "gate", two: "up", last: "down"} for one, two in (first, first[::-1])]
+    if not is_told(*first):
+        return both
+    one, two = gate_ranks(*first)
+    return both[:1] if one > two else both[1:]
+
+
+def _agrees(first: str, last: str, unit: Unit, evidence: str) -> bool:
+    """Whether words, or else the other `evidence`, agree that an MLP begins with `first`."""
+    if first in UP and last in DOWN:
+        return True
+    if first in DOWN and last in UP:
+        return False
+    return evidence == SHAPES or (evidence == ORDER and unit.words[0] == first)
+
+
+def _merged(word: str) -> str:
+    """What a matrix of gate and up is called: by the word that tells which comes first."""
+    return {"gate up": "gate_up", "up gate": "up_gate"}.get(halves(word), "wi")

@@ -1,0 +1,120 @@
+"""Tells which norm of a block belongs to which of its units, or else proposes all ways."""
+
+import itertools
+from collections.abc import Sequence
+
+from .renamed import joined
+from .tensor_names import words_of
+from .units import Unit, is_within
+
+SELF_WORDS = "self|slf|mask|causal|own|sa "
+CROSS_WORDS = "cross|enc|src|source|mem|context|ctx|inter|ca |xatt|kv "
+SYNONYMS = {  # words of the norms of each unit of a decoder's block
+    "self": {"self", "slf", "sa", "masked", "causal", "attn", "attention", "att", "mha"},
+    "cross": {
+        "cross", "enc", "encoder", "src", "source", "mem", "memory", "context", "ca", "xattn",
+        "attn", "attention", "att", "mha", "inter",
+    },
+    "mlp": {"mlp", "ff", "ffn", "feed", "forward", "feedforward", "ffwd", "pff", "fc"},
+}  # fmt: skip
+WORDS_OF_NORMS = {
+    "norm", "ln", "layer", "layernorm", "rms", "rmsnorm", "pre", "post", "after", "before",
+}  # fmt: skip
+ORDERS = (
+    tuple("abcd"), ("one", "two", "three"), ("first", "second", "third"), ("i", "ii", "iii"),
+)  # fmt: skip
+Places = dict[str, Unit]  # norm -> its unit
+
+
+def places_of(
+    norms: list[str], units: Sequence[Unit], roles: Sequence[str], names: list[str]
+) -> list[Places]:
+    """The ways in which `norms` belong to `units`, which have `roles`; one if something tells.
+
+    `names` are those of all tensors in the block, in the order of the file.
+    """
+    found: Places = {}
+    for unit in units:
+        own = [norm for norm in norms if unit.owner and is_within(norm, unit.owner)]
+        if len(own) > 1:
+            return []
+        found |= dict.fromkeys(own, unit)
+    nodes = {norm.rpartition(".")[0] for norm in norms if norm not in found}
+    for node in sorted(nodes, key=len, reverse=True):  # the innermost modules first
+        inner = [n for n in norms if n not in found and is_within(n, node)]
+        free = [u for u in units if u not in found.values() and is_within(u.path, node)]
+        if len(inner) == len(free) and (way := _told(inner, free, units, roles, names)):
+            found |= way
+    rest = [norm for norm in norms if norm not in found]
+    free = [unit for unit in units if unit not in found.values()]
+    if not rest or len(rest) != len(free):
+        return [] if rest else [found]
+    if way := _told(rest, free, units, roles, names):
+        return [found | way]
+    orders = itertools.permutations(free)
+    return [found | dict(zip(rest, order, strict=True)) for order in orders]
+
+
+def _told(
+    norms: list[str],
+    free: Sequence[Unit],
+    units: Sequence[Unit],
+    roles: Sequence[str],
+    names: list[str],
+) -> Places:
+    """The one way in which `norms` belong to the `free` units; empty if nothing tells."""
+    if len(norms) == 1:
+        return {norms[0]: free[0]}
+    role = dict(zip(map(id, units), roles, strict=True))
+    if ranks := in_order(norms):
+        used = sorted(free, key=lambda unit: [*SYNONYMS].index(role[id(unit)]))
+        return dict(zip(sorted(norms, key=lambda n: ranks[norms.index(n)]), used, strict=True))
+    ways = [dict(zip(norms, order, strict=True)) for order in itertools.permutations(free)]
+    scores = [sum(_likeness(n, u, role[id(u)]) for n, u in way.items()) for way in ways]
+    best = max(scores)
+    if scores.count(best) == 1 and best >= len(norms) - 1:
+        return ways[scores.index(best)]
+    return _alternating(norms, free, names)
+
+
+def in_order(names: list[str]) -> list[int]:
+    """The ranks of `names` that differ in numbers, letters or words that count; empty if not."""
+    _, words = joined(names, "")
+    words = [word.strip("._").lower() for word in words]
+    if all(word.isdigit() for word in words):
+        ranks = [int(word) for word in words]
+    else:
+        order = next((each for each in ORDERS if {*words} <= {*each}), ())
+        ranks = [order.index(word) for word in words] if order else []
+    return ranks if len({*ranks}) == len(names) else []
+
+
+def _likeness(norm: str, unit: Unit, role: str) -> int:
+    """How many of the words of a norm are those of a unit, or of its role."""
+    own = {*words_of(norm).split()} - WORDS_OF_NORMS
+    theirs = {*words_of(unit.path).split()} | SYNONYMS[role]
+    return len(own & theirs)
+
+
+def _alternating(norms: list[str], free: Sequence[Unit], names: list[str]) -> Places:
+    """The way in which each norm follows, or precedes, its unit in the order of the file.
+
+    A sorted file says nothing about the order of the modules.
+    """
+    if names == sorted(names):
+        return {}
+    if any(not unit.owner for unit in free):
+        return {}
+    start = {norm: _first(names, norm) for norm in norms}
+    start |= {unit.owner: _first(names, unit.owner) for unit in free}
+    order = sorted(start, key=lambda each: start[each])
+    kinds = [each in norms for each in order]
+    if any(one == two for one, two in itertools.pairwise(kinds)):
+        return {}
+    ordered = [each for each in order if each in norms]
+    by_owner = {unit.owner: unit for unit in free}
+    return dict(zip(ordered, [by_owner[e] for e in order if e not in norms], strict=True))
+
+
+def _first(names: list[str], module: str) -> int:
+    return next(i for i, name in enumerate(names) if is_within(name, module))

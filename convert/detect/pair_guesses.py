@@ -1,0 +1,88 @@
+"""The ways to read a file as an encoder-decoder where nothing tells which tensor is which."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from .attention_roles import ORDER, SHAPES, WORDS
+from .groups import Groups
+from .inputs import Inputs
+from .pair_names import ways_of_pair
+from .renamed import Renamed, Shapes
+from .tensor_names import Table
+from .usual_names import all_namings
+
+
+def guesses(shapes: Shapes) -> Iterator[Renamed]:
+    """Yield the tensors of a file under usual names, in each way in which it may be of a pair.
+
+    The likeliest comes first.
+    """
+    for renamed in all_namings(shapes):
+        yield from _ways(renamed, shapes)
+
+
+def _ways(renamed: Renamed, shapes: Shapes) -> Iterator[Renamed]:
+    """Yield the ways to name the modules of `renamed`."""
+    table, width = _table(renamed, shapes), Groups.of(dict(shapes)).width
+    for names in ways_of_pair(table, width, _evidence(renamed, shapes)):
+        places = {
+            own: (replace(template, name=names[template.name]), place)
+            for own, (template, place) in renamed.places.items()
+        }
+        yield replace(renamed, places=places)
+
+
+def certain(shapes: Shapes) -> list[Renamed]:
+    """The tensors of a file under usual names, in each form in which its matrices may be stored.
+
+    Leaves out forms in which something does not tell which part of an encoder-decoder is which.
+    """
+    ways = [list(itertools.islice(_ways(each, shapes), 2)) for each in all_namings(shapes)]
+    return [way[0] for way in ways if len(way) == 1 and way[0].changes]
+
+
+def _evidence(renamed: Renamed, shapes: Shapes) -> str:
+    """What must tell the first matrix of an MLP from the last one in the form of `renamed`.
+
+    The matrices of modules are (out, in), unless words say the opposite; those of parameters
+    without a module may be either, in the order of the class.
+    """
+    templates = [template for template, place in renamed.places.values() if "layer" in place]
+    if any(
+        name.endswith(".weight") != own.endswith(".weight")
+        for name, own in (
+            (each.name, each.own) for each in templates if each.name.endswith(".weight")
+        )
+    ):
+        return ORDER if list(shapes) != sorted(shapes) else SHAPES
+    turned = any(each.form and len(each.form.lengths) == 2 for each in templates)
+    return WORDS if turned else SHAPES
+
+
+def _table(renamed: Renamed, shapes: Shapes) -> Table:
+    """The shape of each template of `renamed`, in the order of the file."""
+    usual, table = renamed.shapes(shapes), Table()
+    for own, (template, _) in renamed.places.items():
+        table.setdefault(template.name, usual[renamed.names[own]])
+    return table
+
+
+def why_open(inputs: Inputs) -> str:
+    """The error for an encoder-decoder that can be read in several ways; "" if it can not."""
+    for renamed in all_namings(inputs.shapes):
+        ways = [each.names for each in itertools.islice(_ways(renamed, inputs.shapes), 2)]
+        if len(ways) > 1:
+            return _why_open(inputs, *ways)
+    return ""
+
+
+def _why_open(inputs: Inputs, one: Mapping[str, str], other: Mapping[str, str]) -> str:
+    open_names = [name for name in one if one[name] != other[name]]
+    first, count = open_names[0], len(open_names) - 1
+    return (
+        f"{inputs.path}: its tensors are those of an encoder-decoder, or of a decoder that attends "
+        f"to a memory, but nothing tells whether {first} is {one[first]} or {other[first]}, "
+        f"as known classes call them, and what {count} others are. Your class settles it: to-flax "
+        "FILE DIR --torch module:Class."
+    )

@@ -1,0 +1,51 @@
+"""The usual names of the tensors of encoder-decoders, and of decoders that attend to a memory.
+
+Which part of a class is which follows from shapes, words and order; where nothing tells, there are
+several ways, which running the class can tell apart.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+from .pair_blocks import Block, ways_of_blocks
+from .pair_ends import ways_of_ends
+from .tensor_names import Table
+
+MOST_WAYS = 300
+LAYER = "{layer}."
+ENCODER, DECODER = f"encoder.layers.{LAYER}", f"decoder.layers.{LAYER}"
+
+
+def ways_of_pair(table: Table, width: int, evidence: str) -> Iterator[dict[str, str]]:
+    """Yield the usual names in each way in which `table` may be of an encoder-decoder.
+
+    `table` has {layer} for the number of a block, and the two lists of blocks as `usual_names` has
+    them, or one; the model has `width`; `evidence` is that of `attention_roles`.
+    """
+    stems = list(dict.fromkeys(n.partition(LAYER)[0] + LAYER for n in table if LAYER in n))
+    two = {*stems} == {ENCODER, DECODER}
+    if not two and len(stems) != 1:
+        return
+    stems = [ENCODER, DECODER] if two else stems
+    inside = [
+        {name.removeprefix(stem): shape for name, shape in table.items() if name.startswith(stem)}
+        for stem in stems
+    ]
+    blocks = [Block.of(tensors, width) for tensors in inside]
+    counts = [1, 2] if two else [2]
+    if not all(block.has(count) for block, count in zip(blocks, counts, strict=True)):
+        return
+    outside = {name: shape for name, shape in table.items() if LAYER not in name}
+    names = list(table)
+    places = [[i for i, n in enumerate(names) if n.startswith(stem)] for stem in stems]
+    sides = ("encoder", "decoder")[-len(stems) :]
+    lists = {side: (at[0], at[-1]) for side, at in zip(sides, places, strict=True)}
+    ends = ways_of_ends(outside, width, lists, names)
+    ways = ((end, own) for own in ways_of_blocks(blocks, width, evidence) for end in ends)
+    for end, own in itertools.islice(ways, MOST_WAYS):
+        of_blocks = {
+            stem + name: stem + new
+            for stem, names_in in zip(stems, own, strict=True)
+            for name, new in names_in.items()
+        }
+        yield {name: end.get(name) or of_blocks.get(name) or name for name in table}
