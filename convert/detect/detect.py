@@ -20,7 +20,8 @@ from .by_structure import propose
 from .candidates import candidates
 from .one_side import Detected, detected_with, explained_by, fit_of
 from .partial import is_part
-from .refusals import Configs, Inputs, Shapes, Stranger
+from .refusals import Asked, Configs, Inputs, Shapes, Stranger
+from .renamed import Renamed
 from .strangers import why_strange
 from .usual_names import renamings
 from .values import Evidence, weigh
@@ -63,20 +64,30 @@ def detect_renamed(
         or is_part(_of_classes(_named_alike(inputs)).values(), shapes)
     ):
         return None
-    renamed = renamings(shapes)[: 1 if name == "auto" else None]  # auto knows both ways
-    ways = [(each, _tried(inputs.under(each), name, of_encoder)) for each in renamed]
-    results = [(each, result) for each, result in ways if result is not None]
+    ways = renamings(shapes)[: 1 if name == "auto" else None]  # auto knows both ways
+    results = _results(ways, inputs, name, of_encoder)
+    if not any(isinstance(result, Detected | Asked) for _, result in results):
+        last = [way for each in ways if (way := each.with_heads_last)]
+        results = _results(last, inputs, name, of_encoder) or results
     if len(results) > 1:
         raise UserError(
             f"{path}: nothing in it tells whether its matrices are (in, out) or (out, in). Your "
             "class settles it: to-flax FILE DIR --torch module:Class."
         )
-    for each, result in results:
+    for way, result in results:
         if isinstance(result, UserError):
             raise result
-        caveats = [*result.report.other_caveats, *filter(None, [each.caveat])]
+        caveats = [*result.report.other_caveats, *way.caveats(inputs.given)]
         return replace(result, report=replace(result.report, other_caveats=caveats))
     return None
+
+
+def _results(
+    ways: Iterable[Renamed], inputs: Inputs, name: str | None, of_encoder: Mapping[str, Any]
+) -> list[tuple[Renamed, Detected | UserError]]:
+    """The results of detection under the names of each of `ways`, where the tensors fit."""
+    tried = [(way, _tried(inputs.under(way), name, of_encoder)) for way in ways]
+    return [(way, result) for way, result in tried if result is not None]
 
 
 def _has_known_class(inputs: Inputs) -> bool:

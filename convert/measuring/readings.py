@@ -53,7 +53,9 @@ def readings(
     `hints` are sizes of the class by their fields; `right` has those that measurements of the
     readings so far have shown.
     """
-    renamed = [inputs.under(each) for each in renamings(inputs.shapes)]
+    ways = renamings(inputs.shapes)
+    ways += [last for way in ways if (last := way.with_heads_last)]
+    renamed = [inputs.under(each) for each in ways]
     knowledge = [ChainMap(right, hints)]
     if heads := heads_of_parts(peer.module):
         knowledge.insert(0, ChainMap(right, hints, heads))

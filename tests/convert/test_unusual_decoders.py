@@ -148,10 +148,36 @@ def test_what_only_the_order_of_the_file_tells_is_said() -> None:
         convert.to_flax({name: state[name] for name in sorted(state)}, **GIVEN)
 
 
+def test_matrices_in_another_order_than_usual_are_taken_for_neither_orientation() -> None:
+    state = FORMS["an MLP of other words"](decoder(mlp_bias=False).state_dict())
+    wide = [name for name in state if "expand" in name]
+    last = {name: state.pop(name) for name in wide}
+    with pytest.raises(
+        UserError, match=r"nothing in it tells whether its matrices are \(in, out\)"
+    ):
+        convert.to_flax({**state, **last}, **GIVEN)
+
+
 def test_norms_that_nothing_tells_are_refused() -> None:
     state = renamed(decoder().state_dict(), ("norm1", "calm"), ("norm2", "still"))
     with pytest.raises(UserError, match="fit no known dialect"):
         convert.to_flax(state, **GIVEN)
+
+
+def test_the_number_of_heads_tells_which_dimension_is_theirs() -> None:
+    plain = decoder(qkv_bias=True).state_dict()
+
+    def last(value: Any) -> Any:
+        return value.movedim(0, 1).contiguous()
+
+    other = changed(FORMS["heads (head k d)"](plain), r"\.[wb]_[qkv]", last)
+    other = changed(other, r"\.w_o", lambda v: v.transpose(1, 2).contiguous())
+    caveats = convert.to_flax(other).report.caveats
+    assert any("taken to be for the heads" in caveat for caveat in caveats)
+    loaded = convert.to_flax(other, **GIVEN)
+    assert equal(loaded, convert.to_flax(plain, **GIVEN))
+    assert not any("taken to be for the heads" in caveat for caveat in loaded.report.caveats)
+    brought_back(loaded, other)
 
 
 def test_a_number_of_heads_that_the_dimensions_contradict_is_refused() -> None:
