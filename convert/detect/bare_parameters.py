@@ -22,6 +22,7 @@ HEAD = ".{head}"  # at the end of the name of one of a list of parameters
 TABLES = {word.rpartition(".")[2] for word in parts.TABLE.split()}  # of positions
 # What tells in a name that it is of a weight or of a bias: the first or the last of its words.
 WEIGHT, BIAS = "weights|weight|kernel|gamma|scale|w|g", "biases|bias|beta|shift|offset|b"
+SHIFT = "beta|shift|offset"  # a bias that is sooner a norm's than a matrix's
 
 
 def usual_leaves(table: Table, width: int) -> dict[str, str]:
@@ -78,21 +79,27 @@ def _leaf(name: str, shape: tuple[int, ...], count: int) -> str:
 def _paired(bare: Table) -> dict[str, str]:
     """The usual names for the `bare` parameters of a module that has several."""
     usual: dict[str, str] = {}
-    known: dict[str, str] = {}  # what remains of the name of a weight -> its module
+    # What remains of the name of a matrix, and of a scale -> its module.
+    of_matrices: dict[str, str] = {}
+    of_scales: dict[str, str] = {}
     for name, shape in sorted(bare.items(), key=lambda each: -len(each[1])):
         path, dot, leaf = name.rpartition(".")
         of_bias = _without(leaf, BIAS)
-        module = known.get(f"{path}{dot}{of_bias}".lower(), "") if of_bias else ""
-        if module and f"{module}.bias" not in usual.values():  # b1 of w1, and then beta1 of g1
-            usual[name] = f"{module}.bias"
+        modules = [of_matrices, of_scales]
+        if re.match(SHIFT, leaf, re.IGNORECASE):
+            modules.reverse()
+        found = [known.get(f"{path}{dot}{of_bias}".lower()) for known in modules if of_bias]
+        free = [each for each in found if each and f"{each}.bias" not in usual.values()]
+        if free:  # b1 belongs to w1, and then beta1 to g1
+            usual[name] = f"{free[0]}.bias"
         elif of_bias and len(shape) == 1:
             usual[name] = f"{path}{dot}{_norm(leaf, of_bias)}.bias"
         else:
             rest = _without(leaf, WEIGHT)
             module = f"{path}{dot}{_norm(leaf, rest) if rest else leaf}"
             usual[name] = f"{module}.weight"
-            for word in filter(None, (leaf, rest)):  # a matrix has a bias sooner than a scale has
-                known.setdefault(f"{path}{dot}{word}".lower(), module)
+            words = {f"{path}{dot}{word}".lower(): module for word in (leaf, rest) if word}
+            (of_matrices if len(shape) > 1 else of_scales).update(words)
     return usual
 
 

@@ -35,7 +35,7 @@ BACK = {*modern_parts.BACK.split(), *DOWN}
 def usual_modules(table: Table, width: int, ordered: bool) -> dict[str, str]:
     """The usual name for each of `table`, which has {layer} for the number of a block.
 
-    The model has `width`; `ordered` is whether the file keeps the order of the class.
+    The model has `width`; `ordered` is whether only an MLP is taken whose matrices are in order.
     """
     if any(name.startswith(ENCODER) for name in table):
         return {name: name for name in table}  # `pair_guesses` has more to go by
@@ -59,10 +59,10 @@ def usual_modules(table: Table, width: int, ordered: bool) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Kind:
-    """What is known of a block: the model's width, and whether the file has the class's order."""
+    """What is known of a block."""
 
-    width: int
-    ordered: bool
+    width: int  # of the model
+    ordered: bool  # whether only an MLP is taken whose matrices are in order
     other: Collection[str] | None  # the modules in the encoder's block, for a decoder's
     owners: Mapping[str, str]  # the modules that norms were in
 
@@ -166,7 +166,6 @@ def _usual_mlp(inside: Table, kind: _Kind) -> dict[str, str]:
     if len(first) == 1:
         gated = words[first[0]][0] != words[last][1]
         known = {*words} <= (GATED | BACK if gated else UP | DOWN)
-        # The first in the file tells (out, in) from (in, out) where no word does.
         backward = kind.ordered and next(iter(words)) == last
         return {} if known or backward else {first[0]: "wi" if gated else "up", last: "down"}
     if not is_told(*first):

@@ -18,11 +18,12 @@ from ..rows.pair import Pair
 from . import pairs
 from .by_structure import propose
 from .candidates import candidates
-from .errors import Stranger
+from .errors import Asked, Stranger
 from .inputs import Configs, Inputs, Shapes
 from .one_side import Detected, detected_with, explained_by, fit_of
 from .pair_guesses import certain, why_open
 from .partial import is_part
+from .renamed import Renamed
 from .strangers import why_strange
 from .usual_names import renamings
 from .values import Evidence, weigh
@@ -66,23 +67,33 @@ def detect_renamed(
         or pairs.is_part_of_pair(inputs)
     ):
         return None
-    named = certain(shapes) or renamings(shapes)
-    renamed = named[: 1 if name == "auto" else None]  # auto knows both ways
-    ways = [(each, _tried(inputs.under(each), name, of_encoder)) for each in renamed]
-    results = [(each, result) for each, result in ways if result is not None]
+    namings = certain(shapes) or renamings(shapes)
+    ways = namings[: 1 if name == "auto" else None]  # auto tries both orders of matrices itself
+    results = _results(ways, inputs, name, of_encoder)
+    if not any(isinstance(result, Detected | Asked) for _, result in results):
+        last = [way for each in ways if (way := each.with_heads_last)]
+        results = _results(last, inputs, name, of_encoder) or results
     if len(results) > 1:
         raise UserError(
             f"{path}: nothing in it tells whether its matrices are (in, out) or (out, in). Your "
             "class settles it: to-flax FILE DIR --torch module:Class."
         )
-    for each, result in results:
+    for way, result in results:
         if isinstance(result, UserError):
             raise result
-        caveats = [*result.report.other_caveats, *filter(None, [each.caveat])]
+        caveats = [*result.report.other_caveats, *way.caveats(inputs.given)]
         return replace(result, report=replace(result.report, other_caveats=caveats))
     if problem := why_open(inputs):
         raise UserError(problem)
     return None
+
+
+def _results(
+    ways: Iterable[Renamed], inputs: Inputs, name: str | None, of_encoder: Mapping[str, Any]
+) -> list[tuple[Renamed, Detected | UserError]]:
+    """The results of detection under the names of each of `ways`, where the tensors fit."""
+    tried = [(way, _tried(inputs.under(way), name, of_encoder)) for way in ways]
+    return [(way, result) for way, result in tried if result is not None]
 
 
 def _has_known_class(inputs: Inputs) -> bool:

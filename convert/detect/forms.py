@@ -25,6 +25,12 @@ class Form:
     lengths: tuple[int, ...]  # of the dimensions in the file
     sides: tuple[tuple[int, ...], ...]
 
+    @property
+    def with_heads_last(self) -> "Form":
+        """The form in which the elements of each head precede the heads."""
+        sides = ((*s[:-2], s[-1], s[-2]) if len(s) > 1 else s for s in self.sides)
+        return Form(self.lengths, tuple(sides))
+
     def shape(self, lengths: Sequence[int]) -> tuple[int, ...]:
         """The shape of the usual tensor for one with these `lengths` in the file."""
         return tuple(math.prod(lengths[i] for i in side) for side in self.sides)
@@ -39,7 +45,11 @@ class Form:
         """The axes of each dimension in the file, for the axes of the `usual` tensor."""
         own: list[tuple[str, ...]] = [()] * len(self.lengths)
         for side, axes in zip(self.sides, usual, strict=True):
-            parts = [axes] if len(side) == 1 else [(axis,) for axis in axes]
+            parts: list[tuple[str, ...]] = [(axis,) for axis in axes]
+            if axes[:1] == ("q",):  # of queries alone, which take no dimension
+                parts = [axes[:2], *parts[2:]]
+            if len(side) == 1:
+                parts = [axes]
             for i, part in zip(side, parts, strict=False):
                 own[i] = part
         return tuple(own)

@@ -35,8 +35,7 @@ class Inputs:
         shapes, read = renamed.shapes(self.shapes), renamed.reading(self.read)
         widths = {**self.widths, **renamed.widths}
         known = {**self.known, **({"head_dim": widths["k"]} if "k" in renamed.widths else {})}
-        changed = replace(self, shapes=shapes, read=read, renamed=renamed)
-        return replace(changed, widths=widths, known=known)
+        return replace(self, shapes=shapes, read=read, renamed=renamed, widths=widths, known=known)
 
     @functools.cached_property
     def names(self) -> Names:

@@ -41,7 +41,7 @@ def usual_outside(table: Table, width: int, ordered: bool) -> Outside:
     wide = {p: s["weight"] for p, s in modules.items() if s.get("weight", ())[1:] == (width,)}
     norms = [p for p, s in modules.items() if {*s.values()} == {(width,)} and p not in wide]
     usual, caveat = _of_matrices(wide, modules, order)
-    usual |= _of_norm(norms, order)
+    usual |= _of_norms(norms, order)
     if {*usual.values()} & {*modules} - {*usual}:
         return Outside({})
     names = {f"{p}.{leaf}": f"{new}.{leaf}" for p, new in usual.items() for leaf in modules[p]}
@@ -109,7 +109,12 @@ def _is_head(module: str, modules: dict[str, Table]) -> bool:
     return "bias" in modules[module] or (module in HEAD and module not in TOKEN)
 
 
-def _of_norm(norms: list[str], order: _Order) -> dict[str, str]:
-    """The usual name of the last norm, if it is the only one and follows the blocks."""
-    unknown = len(norms) == 1 and norms[0] not in NORM
-    return {norms[0]: "ln_f"} if unknown and order.is_after(norms[0]) else {}
+def _of_norms(norms: list[str], order: _Order) -> dict[str, str]:
+    """The usual names of the one norm after the blocks, and of the one before them, if any."""
+    if {*norms} & NORM or len(norms) > 2:
+        return {}
+    after = [norm for norm in norms if order.is_after(norm)]
+    before = [norm for norm in norms if order.is_before(norm)]
+    if len(after) != 1 or len(before) != len(norms) - 1:
+        return {}
+    return {after[0]: "ln_f", **dict.fromkeys(before, "embedding_norm")}

@@ -1,7 +1,7 @@
 """The tensors of a file under other names, and the way back to its own."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,9 +12,12 @@ from jaxgpt.errors import UserError
 from ..rows.axes import LABELS, Place, Sizes, View
 from ..rows.dialect import Dialect
 from ..rows.kinds import Kind
-from .forms import Form
+from .forms import Form, widths_of
 
 Shapes = Mapping[str, tuple[int, ...]]
+HEADS_FIRST = (
+    "of two dimensions for all heads, the first is taken to be for the heads; num_heads would tell"
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,23 @@ class Renamed:
     def changes(self) -> bool:
         """Whether a tensor has another name or another form in the file."""
         return any(each.name != each.own or each.form for each, _ in self.places.values())
+
+    def caveats(self, given: Collection[str]) -> list[str]:
+        """The sentences on what the names and forms do not tell, nor the fields `given`."""
+        heads = HEADS_FIRST if self.widths and "num_heads" not in given else ""
+        return [sentence for sentence in (self.caveat, heads) if sentence]
+
+    @property
+    def with_heads_last(self) -> "Renamed | None":
+        """The same names where heads are the last of two dimensions; None if there are no two."""
+        if not self.widths:
+            return None
+        places = {
+            own: (replace(each, form=each.form.with_heads_last) if each.form else each, place)
+            for own, (each, place) in self.places.items()
+        }
+        widths = widths_of(each.form for each, _ in places.values() if each.form)
+        return Renamed(places, widths, self.caveat)
 
     @functools.cached_property
     def names(self) -> dict[str, str]:

@@ -5,16 +5,18 @@ instead of lists, the two sides of an encoder-decoder may have any names, weight
 without a module (`wq`, `bq`), and matrices may be (in, out).
 """
 
+import functools
 import re
+from dataclasses import dataclass
 
 from .bare_parameters import usual_leaves
 from .block_modules import usual_modules
 from .columns import Columns
-from .forms import form_of, plain, widths_of
+from .forms import Form, form_of, plain, widths_of
 from .groups import Group, Groups
-from .outside_words import usual_outside
+from .outside_words import Outside, usual_outside
 from .renamed import Renamed, Shapes, Template
-from .tensor_names import matrices
+from .tensor_names import Table, matrices
 
 MOST_MODULES = 64  # in a name
 HEAD = re.compile(r"[._]?{head(?:_x1p1)?}[._]?")
@@ -45,33 +47,74 @@ def all_namings(shapes: Shapes) -> list[Renamed]:
     placed = {own: _in_usual_place(own, lists) for own, _ in folded.values()}
     table = {placed[own]: shapes[name] for name, (own, _) in folded.items()}
     leaves = usual_leaves(table, groups.width)
-    forms = {
-        name: form
-        for name, shape in table.items()
-        if (form := form_of(leaves[name], shape, groups.width))
-    }
-    bare = {n for n in matrices(table) if leaves[n].rpartition(".")[2] != n.rpartition(".")[2]}
-    inside = {n for n in matrices(table) if "{layer}" in n and leaves[n].endswith(".weight")}
-    head = {n for n in bare - inside if table[n][0] == groups.width != table[n][-1]}
-    inside = inside if inside.isdisjoint(forms) else bare & inside
-    flat = {n for n in bare | inside if n not in forms and len(table[n]) == 2}
     ordered = list(shapes) != sorted(shapes)  # as in the class, and not by the alphabet
+    file = _Tensors(table, leaves, groups.width, len(groups.blocks) == 1, ordered)
     ways: list[Renamed] = []
-    for turned in dict.fromkeys(map(frozenset, (head, head | (bare & inside or inside) & flat))):
-        now = {**{n: plain(table[n]) for n in turned}, **forms}
-        usual = {n: now[n].shape(shape) if n in now else shape for n, shape in table.items()}
-        modules = usual_modules({leaves[n]: s for n, s in usual.items()}, groups.width, ordered)
-        outside = usual_outside({leaves[n]: s for n, s in usual.items()}, groups.width, ordered)
-        modules |= outside.names if len(groups.blocks) == 1 else {}
-        names = {name: modules[new] for name, new in leaves.items()}
+    for turned in file.turned:
+        names, forms, caveat = file.named(turned)
         if len({*names.values()}) < len(placed):
             continue
         templates = {
-            own: Template(names[n], columns.parted(own), now.get(n)) for own, n in placed.items()
+            own: Template(names[n], columns.parted(own), forms.get(n)) for own, n in placed.items()
         }
         places = {n: (templates[own], place) for n, (own, place) in folded.items()}
-        ways.append(Renamed(places, widths_of(forms.values()), outside.caveat))
+        ways.append(Renamed(places, widths_of(file.forms.values()), caveat))
     return ways
+
+
+@dataclass(frozen=True)
+class _Tensors:
+    """The tensors of a file in their usual places, and the usual `leaves` of their names."""
+
+    table: Table
+    leaves: dict[str, str]
+    width: int  # of the model
+    alone: bool  # whether it is a decoder, with one list of blocks
+    ordered: bool  # whether the file has the order of the class
+
+    @functools.cached_property
+    def forms(self) -> dict[str, Form]:
+        """The forms of tensors that are not simply matrices and vectors."""
+        forms = {n: form_of(self.leaves[n], shape, self.width) for n, shape in self.table.items()}
+        return {name: form for name, form in forms.items() if form}
+
+    @functools.cached_property
+    def bare(self) -> set[str]:
+        """The matrices that have no module of their own."""
+        ends = {n: (n.rpartition(".")[2], self.leaves[n].rpartition(".")[2]) for n in self.table}
+        return {n for n in matrices(self.table) if ends[n][0] != ends[n][1]}
+
+    @functools.cached_property
+    def inside(self) -> set[str]:
+        """The matrices in blocks; convolutions show that those in modules are (out, in)."""
+        names = {n for n in matrices(self.table) if "{layer}" in n}
+        inside = {n for n in names if self.leaves[n].endswith(".weight")}
+        return inside if inside.isdisjoint(self.forms) else self.bare & inside
+
+    @functools.cached_property
+    def turned(self) -> list[frozenset[str]]:
+        """The matrices that are (in, out), in each way in which they may be stored."""
+        wide = matrices(self.table)
+        head = {
+            n for n in self.bare if "{layer}" not in n or not self.leaves[n].endswith(".weight")
+        }
+        head = {n for n in head if wide[n][0] == self.width != wide[n][-1]}
+        blocks = self.bare & self.inside or self.inside
+        flat = {n for n in blocks if n not in self.forms and len(wide[n]) == 2}
+        return [*dict.fromkeys((frozenset(head), frozenset(head | flat)))]
+
+    def named(self, turned: frozenset[str]) -> tuple[dict[str, str], dict[str, Form], str]:
+        """The usual names, the forms, and a caveat, if the matrices `turned` are (in, out)."""
+        forms = {**{n: plain(self.table[n]) for n in turned}, **self.forms}
+        usual = {
+            self.leaves[n]: f.shape(s) if (f := forms.get(n)) else s for n, s in self.table.items()
+        }
+        # Modules are (out, in) as a rule, and parameters (in, out).
+        unusual = self.bare.isdisjoint(self.inside) != turned.isdisjoint(self.inside)
+        modules = usual_modules(usual, self.width, self.ordered and unusual)
+        outside = usual_outside(usual, self.width, self.ordered) if self.alone else Outside({})
+        names = {**modules, **outside.names}
+        return {name: names[new] for name, new in self.leaves.items()}, forms, outside.caveat
 
 
 def _usual_lists(blocks: tuple[Group, ...]) -> dict[str, str]:

@@ -74,7 +74,8 @@ def _without_norm(paths: Paths, block: Table, width: int) -> tuple[Paths, Paths]
     rest = {name: words for name, words in paths.items() if name not in norm}
     if len(wide) == 1:
         inner = {name: words[1:] if words[0] == wide[0] else words for name, words in rest.items()}
-        if all(len(words) > 1 for words in inner.values()):
+        of_torch = any(words == ["in_proj_weight"] for words in inner.values())
+        if of_torch or all(len(words) > 1 for words in inner.values()):
             rest = _lifted(inner)
     return rest, norm
 

@@ -55,7 +55,10 @@ def readings(
     `hints` are sizes of the class by their fields; `right` has those that measurements of the
     readings so far have shown.
     """
-    renamed = [inputs.under(each) for each in renamings(inputs.shapes)]
+    ways = renamings(inputs.shapes)
+    last = [inputs.under(other) for way in ways if (other := way.with_heads_last)]
+    first = [inputs.under(way) for way in ways]
+    renamed = [*first, *last]
     knowledge = [ChainMap(right, hints)]
     if heads := heads_of_parts(peer.module):
         knowledge.insert(0, ChainMap(right, hints, heads))
@@ -72,11 +75,17 @@ def readings(
         for dialect in filter(named_so.names.explained_by, _known(named, named_so)):
             yield from _of_dialect(dialect, named_so, hints)
     if named in (None, "auto"):
-        named_so, reader = recorded([*renamed[:1], inputs], peer)
-        for proposal, counts in proposals(reader):
-            for sizes in counts:
-                if all(hints.get(name, size) == size for name, size in sizes.items()):
-                    yield from _detections(proposal, named_so, hints, sizes)
+        for each in filter(None, ([*first[:1], inputs], last[:1])):
+            yield from _of_run(each, peer, hints)
+
+
+def _of_run(ways: Sequence[Inputs], peer: Peer, hints: Mapping[str, int]) -> Iterator[Reading]:
+    """What is detected with the roles that a run of the class shows."""
+    inputs, reader = recorded(ways, peer)
+    for proposal, counts in proposals(reader):
+        for sizes in counts:
+            if all(hints.get(name, size) == size for name, size in sizes.items()):
+                yield from _detections(proposal, inputs, hints, sizes)
 
 
 def _of_pairs(

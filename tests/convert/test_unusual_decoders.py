@@ -12,7 +12,7 @@ import convert  # noqa: E402
 from convert.detect.refusals import Asked  # noqa: E402
 from jaxgpt.errors import UserError  # noqa: E402
 from tests.convert.test_few_tensors import decoder  # noqa: E402
-from tests.convert.test_unusual_names import GIVEN, State, equal, renamed  # noqa: E402
+from tests.convert.test_unusual_names import BARE, GIVEN, INSIDE, MLP, State, equal, renamed  # noqa: E402
 
 HEADS = 4
 Form = Callable[[State], State]
@@ -69,6 +69,14 @@ FORMS: dict[str, Form] = {
     **{f"heads {name}": lambda s, f=form: per_head(s, f, SAME) for name, form in CONTIGUOUS.items()},
     "output (head k d)": lambda s: per_head(s, SAME, lambda v: v.permute(1, 2, 0).contiguous()),
     "one stack of heads": fused_per_head,
+    "one stack of heads, its parts last": lambda s: changed(
+        fused_per_head(s), "wqkv", lambda v: v.permute(1, 2, 0, 3).contiguous()
+    ),
+    "all parameters with numbers": lambda s: changed(
+        renamed(
+            s, *BARE, *MLP, *INSIDE, (r"norm(\d)\.weight", r"gamma\1"), (r"norm(\d)\.bias", r"beta\1")
+        ), r"\.w[qkvo12]$", lambda v: v.mT.contiguous(),
+    ),
     "norms of three dimensions": lambda s: changed(s, r"norm\d", lambda v: v[None, None]),
     "wrapped": lambda s: renamed(s, *WRAPPED),
     "wrapped under other words": lambda s: renamed(
@@ -148,16 +156,49 @@ def test_what_only_the_order_of_the_file_tells_is_said() -> None:
         convert.to_flax({name: state[name] for name in sorted(state)}, **GIVEN)
 
 
+def test_matrices_in_another_order_than_usual_are_taken_for_neither_orientation() -> None:
+    state = FORMS["an MLP of other words"](decoder(mlp_bias=False).state_dict())
+    assert convert.to_flax(state, **GIVEN).config.mlp_dim == 20
+    wide = [name for name in state if "expand" in name]
+    last = {name: state.pop(name) for name in wide}
+    with pytest.raises(
+        UserError, match=r"nothing in it tells whether its matrices are \(in, out\)"
+    ):
+        convert.to_flax({**state, **last}, **GIVEN)
+
+
 def test_norms_that_nothing_tells_are_refused() -> None:
     state = renamed(decoder().state_dict(), ("norm1", "calm"), ("norm2", "still"))
     with pytest.raises(UserError, match="fit no known dialect"):
         convert.to_flax(state, **GIVEN)
 
 
+def test_the_number_of_heads_tells_which_dimension_is_theirs() -> None:
+    plain = decoder(qkv_bias=True).state_dict()
+
+    def last(value: Any) -> Any:
+        return value.movedim(0, 1).contiguous()
+
+    other = changed(FORMS["heads (head k d)"](plain), r"\.[wb]_[qkv]", last)
+    other = changed(other, r"\.w_o", lambda v: v.transpose(1, 2).contiguous())
+    caveats = convert.to_flax(other).report.caveats
+    assert any("taken to be for the heads" in caveat for caveat in caveats)
+    loaded = convert.to_flax(other, **GIVEN)
+    assert equal(loaded, convert.to_flax(plain, **GIVEN))
+    assert not any("taken to be for the heads" in caveat for caveat in loaded.report.caveats)
+    brought_back(loaded, other)
+
+
 def test_a_number_of_heads_that_the_dimensions_contradict_is_refused() -> None:
     state = FORMS["heads (d head k)"](decoder(qkv_bias=True).state_dict())
     with pytest.raises(UserError, match="num_heads 3 does not divide"):
         convert.to_flax(state, num_heads=3)
+
+
+def test_an_order_that_the_dimensions_contradict_is_refused() -> None:
+    state = fused_per_head(decoder().state_dict())
+    with pytest.raises(UserError, match=r"wqkv is \(3, 24, 4, 6\), and .* would be"):
+        convert.to_flax(state, qkv_order="by_head")
 
 
 def test_a_list_that_lacks_its_first_blocks_is_refused() -> None:
