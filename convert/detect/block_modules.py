@@ -1,30 +1,22 @@
-"""Gives the modules of blocks the usual names where their tensors show what they are.
+"""Gives the modules of a decoder's blocks the usual names where their tensors show what they are.
 
-The MLP has matrices from the width of the model to another one and back, cross-attention is what
-only the decoder's blocks have, and norms with numbers or letters at the end are in that order.
+The MLP has matrices from the width of the model to another one and back, and norms with numbers or
+letters at the end are in that order.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..names import modern_parts, pair_parts, parts
 from .attention_words import PARTS, usual_words
 from .gates import gate_ranks, is_told
-from .norm_words import (
-    CROSS_NORM,
-    NORMS,
-    numbered,
-    of_cross_attention,
-    of_queries_and_keys,
-    usual_norms,
-)
-from .tensor_names import Table, count_words, matrices
+from .norm_words import of_queries_and_keys, usual_norms
+from .tensor_names import Table, matrices
 from .wrappers import unwrapped
 
 BLOCK, ENCODER = "{layer}.", "encoder.layers.{layer}."
 ATTENTION = {*parts.ATTENTION.split(), *pair_parts.SELF.split()}
-CROSS = {*pair_parts.CROSS.split()}
 MLP = {*parts.MLP.split()}
 IN_MLP = {*" ".join([*modern_parts.NAMED, *modern_parts.NUMBERED]).split()}
 UP, DOWN = {*parts.UP.split()}, {*parts.DOWN.split()}
@@ -44,15 +36,11 @@ def usual_modules(table: Table, width: int, ordered: bool) -> dict[str, str]:
         if BLOCK in name:
             stem, _, rest = name.partition(BLOCK)
             blocks[f"{stem}{BLOCK}"][rest] = shape
-    children = {stem: {name.partition(".")[0] for name in block} for stem, block in blocks.items()}
     usual = {name: name for name in table}
     for stem, block in blocks.items():
-        encoder = children.get(ENCODER) if stem != ENCODER else None
-        alone = len(blocks) == 1
-        bare, owners = unwrapped(block, width) if alone else ({n: n for n in block}, {})
+        bare, owners = unwrapped(block, width)
         inner = {bare[name]: shape for name, shape in block.items()}
-        kind = _Kind(width, ordered, encoder, owners)
-        renamed = _usual_in_block(inner, kind)
+        renamed = _usual_in_block(inner, _Kind(width, ordered, owners))
         usual |= {f"{stem}{name}": f"{stem}{renamed.get(new, new)}" for name, new in bare.items()}
     return usual
 
@@ -63,13 +51,12 @@ class _Kind:
 
     width: int  # of the model
     ordered: bool  # whether only an MLP is taken whose matrices are in order
-    other: Collection[str] | None  # the modules in the encoder's block, for a decoder's
     owners: Mapping[str, str]  # the modules that norms were in
 
 
 def _usual_in_block(block: Table, kind: _Kind) -> dict[str, str]:
     """The usual names in a block."""
-    width, other = kind.width, kind.other
+    width = kind.width
     modules: defaultdict[str, Table] = defaultdict(dict)
     for name, shape in block.items():
         module, _, inside_it = name.partition(".")
@@ -81,15 +68,9 @@ def _usual_in_block(block: Table, kind: _Kind) -> dict[str, str]:
         if _leads_back([*inside.values()], width) and not _has_parts(inside)
     ]
     rest = [m for m in wide if m not in mlps]
-    own = [m for m in rest[1:] if other is not None and m not in other and not _is_own(m)]
-    rest = [m for m in rest if m not in own]
     new = {m: m for m in modules}
     inner: dict[str, str] = {}
-    for found, words, usual in (
-        (mlps, MLP, "mlp"),
-        (own, CROSS, "cross_attn"),
-        (rest, ATTENTION, "attn"),
-    ):
+    for found, words, usual in ((mlps, MLP, "mlp"), (rest, ATTENTION, "attn")):
         if len(found) == 1:
             new[found[0]] = found[0] if found[0] in words else usual
             words_in = (
@@ -100,10 +81,7 @@ def _usual_in_block(block: Table, kind: _Kind) -> dict[str, str]:
             inner |= {f"{found[0]}.{old}": word for old, word in words_in.items()}
     norms = [m for m, inside in modules.items() if not matrices(inside)]
     of_norms: dict[str, str] = {}
-    if other is not None:
-        known = {*norms} <= NORMS | CROSS_NORM
-        new |= {} if known else numbered(norms) or of_cross_attention(norms, other)
-    elif len(rest) == len(mlps) == 1:
+    if len(rest) == len(mlps) == 1:
         paths = [n.rpartition(".")[0] for n, s in block.items() if s == (width,)]
         norms = [path for path in dict.fromkeys(paths) if path.partition(".")[0] in norms]
         of_norms = usual_norms(norms, kind.owners, (rest[0], mlps[0]))
@@ -126,11 +104,6 @@ def _usual_qk_norms(inside: Table) -> dict[str, str]:
     words = {name.rpartition(".")[0]: len(shape) for name, shape in inside.items()}
     of_matrices = {name.rpartition(".")[0] for name in matrices(inside)}
     return of_queries_and_keys([word for word in words if word and word not in of_matrices])
-
-
-def _is_own(module: str) -> bool:
-    """Whether the word of a module says that it is self-attention."""
-    return module in ATTENTION or bool(count_words(module, "mask|self|causal"))
 
 
 def _renamed(name: str, modules: dict[str, str], inner: dict[str, str]) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping
 from ..names import norm_parts, pair_parts
 from .tensor_names import joined, words_of
 
-CROSS_NORM = {*pair_parts.CROSS_NORM.split()}
 NORMS = {*f"{pair_parts.NORM1} {pair_parts.NORM2} {pair_parts.THREE}".split()}
 PLACED = {word for _, words in norm_parts.BEFORE for word in words.split()} | {
     word for words in norm_parts.AFTER for word in words.split()
@@ -62,12 +61,6 @@ def of_queries_and_keys(norms: list[str]) -> dict[str, str]:
     known = {*norms} <= QK or sorted(letters) != ["k", "q"]
     pairs = zip(norms, letters, strict=True)
     return {} if known else {norm: f"{letter}_norm" for norm, letter in pairs}
-
-
-def of_cross_attention(norms: list[str], other: Collection[str]) -> dict[str, str]:
-    """The usual name of the one norm that the modules `other` of an encoder's block lack."""
-    own = [norm for norm in norms if norm not in other]
-    return {own[0]: "norm_cross"} if len(own) == 1 < len(norms) else {}
 
 
 def _by_words(norms: list[str], modules: tuple[str, str]) -> dict[str, str]:

@@ -160,11 +160,10 @@ def _norm_rows(reader: Reader, roles: Roles, split: Split) -> None:
     attention, out, _, down = split
     starts, width = min(each.at for each in attention), attention[0].x.shape[-1]
     events = [event for event in reader.norms() if reader.of_layer(event[1], 0)]
-    between = [e for e in events if out and starts < e[0] < out.at and e[0] < max(out.at, 0)]
+    between = [e for e in events if out and starts < e[0] < out.at]
     heads = between[-2:] if len(between) >= 2 else []
     wide = [event for event in events if event not in heads]
     before = [event for event in wide if event[0] < starts]
-    ends = out.at if out else starts
     middle = [event for event in wide if starts < event[0] < down.at]
     after = [event for event in wide if event[0] > down.at]
     names = ["norm1", "norm2"]
@@ -173,7 +172,7 @@ def _norm_rows(reader: Reader, roles: Roles, split: Split) -> None:
         ordered = [before[1], before[0]]
     if len(ordered) == 4:
         names = ["norm1", "out_norm1", "norm2", "out_norm2"]
-    if len(ordered) > 4 or ends < 0:
+    if len(ordered) > 4:
         raise UserError("one of its blocks has more than four norms")
     for (_, scale, bias, _), name in zip(ordered, names, strict=False):
         _norm_row(reader, roles, f"blocks/{name}", (scale, bias), "layer d", "d")
@@ -207,8 +206,8 @@ def _outside(reader: Reader, roles: Roles, token: str) -> list[Kind]:
     for at, scale, bias, _ in reader.norms():
         if scale in names and scale not in claimed:
             flax = "final_norm" if at > last else "embedding_norm"
-            _pairs = [(f"{flax}/scale : d", scale), (f"{flax}/bias : d", bias)]
-            kinds += [row(path, f"{name} : d") for path, name in _pairs if name]
+            pairs = [(f"{flax}/scale : d", scale), (f"{flax}/bias : d", bias)]
+            kinds += [row(path, f"{name} : d") for path, name in pairs if name]
             claimed |= {scale, bias}
     for name in names:
         shape = reader.shapes[name]
@@ -216,11 +215,10 @@ def _outside(reader: Reader, roles: Roles, token: str) -> list[Kind]:
             continue
         matrix = reader.matrix(name) if len(shape) == 2 else None
         if matrix and matrix.at > last:
-            v_d = "d v" if matrix.transposed else "v d"
             kinds.append(
                 row("head/kernel : d v", f"{name} : d v")
                 if matrix.transposed
-                else tied(f"{name} : {v_d}")
+                else tied(f"{name} : v d")
             )
             kinds += [row("head/bias : v", f"{matrix.bias} : v")] if matrix.bias else []
             claimed |= {name, matrix.bias}

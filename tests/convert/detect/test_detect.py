@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from convert import dialects
-from convert.detect import candidates
+from convert.detect import candidates, registry
 from convert.detect import detect as detecting
 from convert.detect.detect import Detected, detect
 from convert.dialects import DIALECTS
@@ -423,7 +423,7 @@ def with_fiction(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> An
     monkeypatch.setattr(dialects, "__path__", [*dialects.__path__, str(folder)])
     known = dialects.find_all()
     del sys.modules["convert.dialects.fiction"]
-    for module in (detecting, candidates):
+    for module in (detecting, candidates, registry):
         monkeypatch.setattr(module, "DIALECTS", known)
     return known
 
