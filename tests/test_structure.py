@@ -11,7 +11,7 @@ from tests.helpers import ROOT
 TOPICS = {
     "convert": [
         "__main__", "commands", "proving", "measuring", "foreign", "probing", "api", "hub",
-        "llama2c_bin", "write_plan", "dialect_tables", "loaded", "choose", "extras", "tokens", "detect",
+        "llama2c_bin", "write_plan", "dialect_tables", "loaded", "choose", "extras", "tokens", "detect", "renaming",
         "files", "dialects", "names", "rows", "reference", "dtypes",
     ],
     "jaxgpt": [

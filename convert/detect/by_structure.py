@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from jaxgpt.errors import in_a_row
 
+from ..names.gates import VALUE_FIRST
+from ..names.roles import ROLES
+from ..names.tensor_names import count_words, folded
 from ..rows.dialect import Dialect, is_ignored
 from ..rows.fields import USUAL
 from ..rows.kinds import Alias, Buffer, Kind
 from .draft import Draft
-from .gates import VALUE_FIRST
-from .roles import ROLES
-from .tensor_names import count_words, folded
 
 BEWARE = (
     "this class is unknown: what its norms compute, its activation and its causal mask leave "

@@ -12,6 +12,9 @@ from jaxgpt.settings import check
 
 from ..dialects import DIALECTS, named
 from ..names.unsupported import reasons
+from ..renaming.pair_guesses import certain, why_open
+from ..renaming.renamed import Renamed
+from ..renaming.usual_names import renamings
 from ..rows.dialect import Dialect
 from ..rows.pair import Pair
 from . import pairs
@@ -19,11 +22,8 @@ from .by_structure import propose
 from .errors import Asked, Stranger
 from .inputs import Configs, Inputs, Shapes
 from .one_side import Detected, detected_with, explained_by
-from .pair_guesses import certain, why_open
 from .partial import is_part
 from .registry import named_alike, of_classes, of_registry
-from .renamed import Renamed
-from .usual_names import renamings
 
 
 def detect(
@@ -80,7 +80,7 @@ def detect_renamed(
             raise result
         caveats = [*result.report.other_caveats, *way.caveats(inputs.given)]
         return replace(result, report=replace(result.report, other_caveats=caveats))
-    if problem := why_open(inputs):
+    if problem := why_open(shapes, path):
         raise UserError(problem)
     return None
 

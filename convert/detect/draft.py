@@ -5,12 +5,12 @@ import re
 
 from jaxgpt.errors import in_a_row
 
+from ..names.gates import VALUE_FIRST, down_ranks, gate_ranks, halves
+from ..names.roles import FIRST, GLU, JOINED, MLP, NORMS, ORDER, ROLES, SECOND, STEPS, THREE
+from ..names.tensor_names import Table, alike, biases, count_words, is_mask, joined
 from ..names.unsupported import reasons
 from ..rows.axes import LABELS
 from ..rows.kinds import HEAD, Kind, ignored, mask, row, tied
-from .gates import VALUE_FIRST, down_ranks, gate_ranks, halves
-from .roles import FIRST, GLU, JOINED, MLP, NORMS, ORDER, ROLES, SECOND, STEPS, THREE
-from .tensor_names import Table, alike, biases, count_words, is_mask, joined
 
 
 class Draft:

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from jaxgpt.config import ModelConfig
 
+from ..renaming.renamed import Renamed
 from ..rows.dialect import Dialect
 from ..rows.move import sizes_of
 from ..rows.order import in_module_order
-from .renamed import Renamed
 
 
 def as_in_file(

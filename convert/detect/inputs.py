@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ..renaming.renamed import Renamed
 from ..rows.fields import OF_DECODERS
 from ..rows.known import Names, names_of
-from .renamed import Renamed
 
 Shapes = Mapping[str, tuple[int, ...]]
 Configs = Mapping[str, Mapping[str, Any]]

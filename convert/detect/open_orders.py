@@ -1,8 +1,8 @@
 """Which orders of parts within matrices the names in a file leave open."""
 
+from ..names.gates import halves, is_told
 from ..rows.arranged import ORDERS, holds_parts_of_heads
 from ..rows.dialect import Dialect
-from .gates import halves, is_told
 
 
 def open_orders(dialect: Dialect) -> set[str]:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from jaxgpt.errors import in_a_row
 
 from ..names.unsupported import reasons
+from ..renaming.usual_names import renamings
 from ..rows.fit import Fit
 from .by_structure import propose
 from .inputs import Inputs
-from .usual_names import renamings
 
 
 def why_strange(inputs: Inputs, fits: list[Fit]) -> str:

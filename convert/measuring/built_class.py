@@ -18,8 +18,6 @@ from jaxgpt.seq2seq_config import (
 
 from ..api import inspect
 from ..detect.errors import Asked
-from ..detect.roles import ROLES
-from ..detect.tensor_names import count_words, folded, is_mask, matrices
 from ..files.checkpoints import Checkpoint
 from ..foreign.config_objects import MEANING, SIZES
 from ..foreign.constructor_args import Answers
@@ -27,6 +25,8 @@ from ..foreign.imports import folders
 from ..foreign.peer import Peer, build, build_of
 from ..names.config_words import as_written
 from ..names.pair_config import side_of, without_side
+from ..names.roles import ROLES
+from ..names.tensor_names import count_words, folded, is_mask, matrices
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,12 +13,12 @@ from jaxgpt.seq2seq_config import ENCODER, as_options
 from ..detect.errors import Asked
 from ..detect.inputs import Inputs
 from ..detect.one_side import Detected, detect_as
-from ..detect.pair_guesses import guesses
 from ..detect.pairs import detect_pair, pair_of
-from ..detect.usual_names import renamings
 from ..dialects import DIALECTS, PAIRS
 from ..foreign.peer import Peer
 from ..probing.candidates import by_likelihood
+from ..renaming.pair_guesses import guesses
+from ..renaming.usual_names import renamings
 from ..rows.arranged import ORDERS, with_gates_swapped
 from ..rows.dialect import Dialect
 from ..rows.kinds import Row

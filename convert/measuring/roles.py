@@ -14,7 +14,7 @@ import torch
 
 from jaxgpt.errors import UserError
 
-from ..detect.tensor_names import is_mask, joined
+from ..names.tensor_names import is_mask, joined
 from ..rows.axes import QKV
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL

@@ -9,7 +9,7 @@ import torch
 
 from jaxgpt.errors import UserError
 
-from ..detect.tensor_names import NUMBER, folded, is_mask
+from ..names.tensor_names import NUMBER, folded, is_mask
 from .norm import measured, same
 from .trace import LOOKUPS, Seen, Use
 

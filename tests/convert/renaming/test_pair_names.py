@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import convert  # noqa: E402
-from convert.detect.attention_roles import SHAPES  # noqa: E402
-from convert.detect.pair_guesses import guesses  # noqa: E402
-from convert.detect.pair_names import ways_of_pair  # noqa: E402
+from convert.renaming.attention_roles import SHAPES  # noqa: E402
+from convert.renaming.pair_guesses import guesses  # noqa: E402
+from convert.renaming.pair_names import ways_of_pair  # noqa: E402
 from jaxgpt.config import ModelConfig  # noqa: E402
 from jaxgpt.errors import UserError  # noqa: E402
 from jaxgpt.pytree import flatten  # noqa: E402

@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 
 from ..names import parts
-from .tensor_names import Table, matrices
+from ..names.tensor_names import Table, matrices
 
 LEAVES = {"weight", "bias", *re.findall(r"\w+", parts.NORM_WORDS)}
 KINDS = {*parts.ATTENTION.split(), *parts.MLP.split()}

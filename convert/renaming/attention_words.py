@@ -3,7 +3,7 @@
 import itertools
 
 from ..names import attention_parts, pair_parts, parts
-from .tensor_names import Table, joined, words_of
+from ..names.tensor_names import Table, joined, words_of
 
 PARTS = {  # words of the matrices of attention that say which they are
     *(word.rpartition("=")[2] for words in attention_parts.QKV_OF_PAIRS for word in words.split()),

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 
 from ..names import norm_parts, pair_parts
-from .tensor_names import joined, words_of
+from ..names.tensor_names import joined, words_of
 
 NORMS = {*f"{pair_parts.NORM1} {pair_parts.NORM2} {pair_parts.THREE}".split()}
 PLACED = {word for _, words in norm_parts.BEFORE for word in words.split()} | {

@@ -3,8 +3,8 @@
 import itertools
 from collections.abc import Sequence
 
+from ..names.tensor_names import words_of
 from .renamed import joined
-from .tensor_names import words_of
 from .units import Unit, is_within
 
 SELF_WORDS = "self|slf|mask|causal|own|sa "

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from .tensor_names import Table, is_mask, matrices
+from ..names.tensor_names import Table, is_mask, matrices
 
 ATTENTION, MLP = "attention", "mlp"
 LABELS = {  # what the word of a matrix begins with, or ends with after its own mark

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..names import modern_parts, pair_parts, parts
+from ..names.gates import gate_ranks, is_told
+from ..names.tensor_names import Table, matrices
 from .attention_words import PARTS, usual_words
-from .gates import gate_ranks, is_told
 from .norm_words import of_queries_and_keys, usual_norms
-from .tensor_names import Table, matrices
 from .wrappers import unwrapped
 
 BLOCK, ENCODER = "{layer}.", "encoder.layers.{layer}."

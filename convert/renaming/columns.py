@@ -7,8 +7,8 @@ place of a list of blocks.
 from collections import defaultdict
 from dataclasses import dataclass
 
+from ..names.tensor_names import Table
 from .groups import Group, groups_of
-from .tensor_names import Table
 
 LIST = "columns."  # the one list
 

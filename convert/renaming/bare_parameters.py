@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 
 from ..names import attention_parts, modern_parts, parts
-from .tensor_names import Table, is_mask
+from ..names.tensor_names import Table, is_mask
 
 # The last words of names that are usual, or of buffers.
 USUAL = {

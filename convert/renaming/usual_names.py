@@ -9,6 +9,7 @@ import functools
 import re
 from dataclasses import dataclass
 
+from ..names.tensor_names import Table, matrices
 from .bare_parameters import usual_leaves
 from .block_modules import usual_modules
 from .columns import Columns
@@ -16,7 +17,6 @@ from .forms import Form, form_of, plain, widths_of
 from .groups import Group, Groups
 from .outside_words import Outside, usual_outside
 from .renamed import Renamed, Shapes, Template
-from .tensor_names import Table, matrices
 
 MOST_MODULES = 64  # in a name
 HEAD = re.compile(r"[._]?{head(?:_x1p1)?}[._]?")

@@ -7,9 +7,9 @@ several ways, which running the class can tell apart.
 import itertools
 from collections.abc import Iterator
 
+from ..names.tensor_names import Table
 from .pair_blocks import Block, ways_of_blocks
 from .pair_ends import ways_of_ends
-from .tensor_names import Table
 
 MOST_WAYS = 300
 LAYER = "{layer}."

@@ -11,8 +11,16 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 import convert  # noqa: E402
 from convert.detect.refusals import Asked  # noqa: E402
 from jaxgpt.errors import UserError  # noqa: E402
+from tests.convert.renaming.test_unusual_names import (  # noqa: E402
+    BARE,
+    GIVEN,
+    INSIDE,
+    MLP,
+    State,
+    equal,
+    renamed,
+)
 from tests.convert.test_few_tensors import decoder  # noqa: E402
-from tests.convert.test_unusual_names import BARE, GIVEN, INSIDE, MLP, State, equal, renamed  # noqa: E402
 
 HEADS = 4
 Form = Callable[[State], State]

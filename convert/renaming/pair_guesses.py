@@ -4,12 +4,11 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from ..names.tensor_names import Table
 from .attention_roles import ORDER, SHAPES, WORDS
 from .groups import Groups
-from .inputs import Inputs
 from .pair_names import ways_of_pair
 from .renamed import Renamed, Shapes
-from .tensor_names import Table
 from .usual_names import all_namings
 
 
@@ -68,20 +67,20 @@ def _table(renamed: Renamed, shapes: Shapes) -> Table:
     return table
 
 
-def why_open(inputs: Inputs) -> str:
+def why_open(shapes: Shapes, path: object) -> str:
     """The error for an encoder-decoder that can be read in several ways; "" if it can not."""
-    for renamed in all_namings(inputs.shapes):
-        ways = [each.names for each in itertools.islice(_ways(renamed, inputs.shapes), 2)]
+    for renamed in all_namings(shapes):
+        ways = [each.names for each in itertools.islice(_ways(renamed, shapes), 2)]
         if len(ways) > 1:
-            return _why_open(inputs, *ways)
+            return _why_open(path, *ways)
     return ""
 
 
-def _why_open(inputs: Inputs, one: Mapping[str, str], other: Mapping[str, str]) -> str:
+def _why_open(path: object, one: Mapping[str, str], other: Mapping[str, str]) -> str:
     open_names = [name for name in one if one[name] != other[name]]
     first, count = open_names[0], len(open_names) - 1
     return (
-        f"{inputs.path}: its tensors are those of an encoder-decoder, or of a decoder that attends "
+        f"{path}: its tensors are those of an encoder-decoder, or of a decoder that attends "
         f"to a memory, but nothing tells whether {first} is {one[first]} or {other[first]}, "
         f"as known classes call them, and what {count} others are. Your class settles it: to-flax "
         "FILE DIR --torch module:Class."

@@ -9,9 +9,9 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..names.tensor_names import Table, count_words, is_mask
 from .pair_blocks import is_bias
 from .renamed import joined
-from .tensor_names import Table, count_words, is_mask
 from .units import norms_of
 
 SIDES = {

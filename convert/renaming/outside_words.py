@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from ..names import parts
-from .tensor_names import Table, count_words
+from ..names.tensor_names import Table, count_words
 from .wrappers import LEAVES
 
 TOKEN, POSITION = {*parts.TOKEN.split()}, {*parts.POSITION.split(), *parts.TABLE.split()}

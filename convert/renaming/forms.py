@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..names.tensor_names import is_mask
 from ..rows.axes import Dims
 from .attention_words import holds_parts
-from .tensor_names import is_mask
 
 PARTS = (2, 3)  # of keys and values, or with queries
 

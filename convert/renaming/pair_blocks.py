@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..names.tensor_names import Table, count_words
 from .attention_roles import IN_TORCH, mlp_roles, roles
 from .bare_parameters import BIAS
 from .norm_places import CROSS_WORDS, SELF_WORDS, Places, in_order, places_of
-from .tensor_names import Table, count_words
 from .units import ATTENTION, MLP, Unit, is_within, norms_of, units_of
 
 MODULES = {"self": "self_attn", "cross": "cross_attn", "mlp": "ffn"}

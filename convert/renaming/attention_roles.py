@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ..names import modern_parts, parts
-from .gates import gate_ranks, halves, is_told
+from ..names.gates import gate_ranks, halves, is_told
 from .units import HEAD, WAYS, Unit, down_of, label_of, orders
 
 # The usual words, as the families of encoder-decoders have them.
