@@ -1,6 +1,6 @@
 """The fields of a model by source (read, given, assumed), as `inspect` and `to-flax` print them.
 
-The labels and the sentences of the warnings are worded in `detect/wording.py`.
+The labels and the sentences of the warnings are worded in `detect/report.py`.
 """
 
 import sys
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 def show(report: "Report", assumed: str) -> None:
     """Print the fields by source, then warnings; `assumed` is the label of assumed fields."""
-    from ..detect import wording
+    from ..detect.report import FOUND, GIVEN, LIKEWISE, READ, SETTLING
     from ..rows.fields import SELDOM
 
     for label, fields in (
-        (wording.READ, report.read),
-        (wording.GIVEN, report.given),
-        (wording.FOUND, report.found),
+        (READ, report.read),
+        (GIVEN, report.given),
+        (FOUND, report.found),
         (assumed, report.assumed),
     ):
         options = as_options(fields)
@@ -32,13 +32,13 @@ def show(report: "Report", assumed: str) -> None:
         if of_encoder:
             print(f"{label}, of the encoder:\n  {briefly(of_encoder)}")
     if report.assumption:
-        print(f"warning: {report.assumption}. {wording.SETTLING}", file=sys.stderr)
+        print(f"warning: {report.assumption}. {SETTLING}", file=sys.stderr)
         rest = [field for field in report.assumed if field.removeprefix(ENCODER) in SELDOM]
         for field in report.assumed:
             if field not in rest:
                 print(f"  --set {field}={choices(field)}", file=sys.stderr)
         if rest:
-            print(f"  {wording.LIKEWISE} {', '.join(rest)}", file=sys.stderr)
+            print(f"  {LIKEWISE} {', '.join(rest)}", file=sys.stderr)
     for sentence in report.other_caveats:
         print(f"warning: {sentence}.", file=sys.stderr)
 
@@ -62,7 +62,7 @@ def listed(fields: dict[str, Any]) -> str:
 
 def briefly(fields: dict[str, Any]) -> str:
     """As `listed`, but without the values of fields that are the same in nearly all classes."""
-    from ..detect import wording
+    from ..detect import report
     from ..rows.fields import SELDOM, USUAL
 
     plain = {name: name.removeprefix(ENCODER) for name in fields}
@@ -72,4 +72,4 @@ def briefly(fields: dict[str, Any]) -> str:
     others = listed({name: value for name, value in fields.items() if name not in usual})
     if not (others and usual):
         return listed(fields)
-    return f"{others}; {wording.USUAL} {', '.join(usual)}"
+    return f"{others}; {report.USUAL} {', '.join(usual)}"

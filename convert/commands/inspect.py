@@ -23,7 +23,7 @@ def inspect(
 ) -> None:
     """Show what a checkpoint holds, what can be read from it, and what would be assumed."""
     from .. import api
-    from ..detect import wording
+    from ..detect.report import WOULD_BE_ASSUMED
 
     fields = model_fields(assignments)
     inspected = api.inspect(file, dialect=dialect, ignore_config=ignore_config, **fields)
@@ -36,7 +36,7 @@ def inspect(
         print(f"{label:<12}{_printable(value)}")
     if dialect == "auto":
         _print_structure(inspected)
-    fields_page.show(report, wording.WOULD_BE_ASSUMED)
+    fields_page.show(report, WOULD_BE_ASSUMED)
 
 
 def facts(inspected: "Inspected") -> dict[str, Any]:

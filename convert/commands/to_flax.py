@@ -124,9 +124,9 @@ def _show(loaded: "Loaded", directory: Path, with_tokenizer: bool) -> None:
         _print_tokenizer(loaded.tokenizer)
     data = "PAIRS" if isinstance(loaded.config, Seq2SeqConfig) else "TEXT"
     _print_extras(loaded.extras, directory, data)
-    from ..detect import wording
+    from ..detect.report import ASSUMED
 
-    fields_page.show(loaded.report, wording.ASSUMED)
+    fields_page.show(loaded.report, ASSUMED)
 
 
 def class_to_name(loaded: "Loaded") -> str:

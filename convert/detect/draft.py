@@ -79,8 +79,9 @@ class Draft:
         listed = in_a_row(
             (f"{n} {self.table[n]}{' with a bias' * bool(self.biases[n])}" for n in names), ", "
         )
+        wanted = "; ".join(ROLES[role][3] for role in groups[-1][0])
         self.problems.append(
-            f"{listed or 'nothing'} cannot be {'; '.join(ROLES[role][3] for role in groups[-1][0])}"
+            f"{listed} cannot be {wanted}" if listed else f"no tensor can be {wanted}"
         )
         return False
 

@@ -14,9 +14,8 @@ from ..rows.order import in_module_order
 def as_in_file(
     dialect: Dialect, config: ModelConfig, names: Collection[str], renamed: Renamed | None
 ) -> Dialect:
-    """`dialect` with the names in the file, where those in `names` are others.
-
-    It has their order, if that is another than that of the class.
+    """`dialect` as the file has it: with its own names for tensors that were renamed, and with its
+    order where that differs from the order of the class.
     """
     sizes = sizes_of(config)
     present = {*in_module_order(list(dialect.tensors), sizes)}

@@ -17,12 +17,11 @@ from .file_order import as_in_file
 from .inputs import Inputs
 from .open_orders import open_orders
 from .refusals import require_agreement, require_all
-from .report import Report
+from .report import Report, other_caveats
 from .rotary import head_width, read_tables, with_tables
 from .shown import shown_fields
 from .strangers import why_strange
 from .values import Evidence, weigh
-from .wording import other_caveats
 
 # Fields that give the sizes of axes.
 HEADS = {"num_heads": "head", "num_kv_heads": "kv", "head_dim": "k"}

@@ -98,7 +98,7 @@ def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:
         raise Asked(
             f"{inputs.side}positions",
             f"{inputs.path}: it has no table of positions, and nothing else in it shows how the "
-            f"model tells them apart. Say which with --set {inputs.side}positions=rotary, alibi, "
+            f"model encodes positions. Set it with --set {inputs.side}positions=rotary, alibi, "
             "none or sinusoidal. Your class settles it: to-flax FILE DIR --torch module:Class; so "
             "can a text that the model knows: jaxgpt-convert probe FILE --text TEXT.",
             ("rotary", "alibi", "none", "sinusoidal"),
@@ -107,7 +107,7 @@ def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:
         raise Asked(
             f"{inputs.side}norm_kind",
             f"{inputs.path}: its blocks have no tensors of norms. If they have norms without "
-            f"weights, say of which kind with --set {inputs.side}norm_kind=rms or layer; if they "
+            f"weights, set their kind with --set {inputs.side}norm_kind=rms or layer; if they "
             "have none at all, the class has no counterpart here. Your class settles it: to-flax "
             "FILE DIR --torch module:Class.",
             ("rms", "layer"),
@@ -115,8 +115,8 @@ def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:
     if "context_length" not in fields:
         raise Asked(
             f"{inputs.side}context_length",
-            f"{inputs.path}: it has no table of positions, so that nothing shows how long the "
-            f"context is: say it with --set {inputs.side}context_length=N.",
+            f"{inputs.path}: it has no table of positions, so nothing shows how long the "
+            f"context is: set it with --set {inputs.side}context_length=N.",
         )
     if fields["context_length"] > LONGEST:
         raise UserError(
@@ -126,9 +126,9 @@ def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:
     if fields["positions"] == "rotary" and "rotary_fraction" not in inputs.given and turned % 2:
         raise Asked(
             f"{inputs.side}rotary_fraction",
-            f"{inputs.path}: heads are {fitted.sizes['k']} wide, of which the usual fraction of "
-            f"this class, {fields['rotary_fraction']}, cannot rotate in pairs: say which does with "
-            f"--set {inputs.side}rotary_fraction=X.",
+            f"{inputs.path}: heads are {fitted.sizes['k']} wide, and elements rotate in pairs, "
+            f"but the usual fraction of this class, {fields['rotary_fraction']}, would rotate "
+            f"{turned:g} of them: set the fraction with --set {inputs.side}rotary_fraction=X.",
         )
 
 
@@ -138,17 +138,17 @@ def _question_of_heads(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -
     group = sizes.get("group", 1)
     width = (joint_width(fitted.dialect, inputs.shapes, sizes) or 0) * group
     why = (
-        f"{fields['num_heads']} does not divide"
+        f"{fields['num_heads']} heads cannot share that equally"
         if "num_heads" in fields
-        else "no tensor shows how they divide"
+        else "no tensor shows how many heads there are"
     )
     # The elements of a head that rotates as a whole are pairs.
     pairs = fields.get("positions") == "rotary" and fields.get("rotary_fraction", 1) == 1
     whole = width // 2 if pairs and width % 2 == 0 else width
     counts = [n for n in range(group, whole + 1, group) if whole % n == 0]
     text = (
-        f"{inputs.path}: queries are {width} wide, all heads together, and {why} among heads. "
-        f"Head counts that fit are {', '.join(map(str, counts))}: say which with --set "
+        f"{inputs.path}: the queries of all heads together are {width} wide, and {why}. Head "
+        f"counts that fit are {', '.join(map(str, counts))}: set it with --set "
         f"{inputs.side}num_heads=N."
     )
     if group > 1:

@@ -1,13 +1,32 @@
-"""The report on a checkpoint's config: the source of each field. `wording` has its sentences."""
+"""The report on a checkpoint's config: the source of each field, and the wording of the warnings.
 
+The sentences have no full stop. `commands/fields_page.py` prints them with the fields; its labels
+and phrases are here too. `verify` words what is assumed itself, in `commands/verify_page.py`.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from jaxgpt.seq2seq_config import config_of, field_of
 
-from .wording import assumption
+from ..names.config_words import pads
+from .values import Evidence
 
 SIZES = ("vocab_size", "context_length", "model_dim", "num_blocks", "num_heads")
+
+
+PADDING = (
+    "its config names a token for padding: where the class hides it from attention, this model "
+    "does not"
+)
+
+# The labels of the fields by source; before a file is converted, fields would be assumed.
+READ, GIVEN, ASSUMED, WOULD_BE_ASSUMED = "read", "given", "assumed", "would be assumed"
+FOUND = "found with the class"
+USUAL = "and the usual"  # before fields with the value that nearly every class has
+SETTLING = "Each of these would settle it:"  # before an option for each assumed field
+LIKEWISE = "and likewise, though few classes differ in them:"  # before the others
 
 
 @dataclass(frozen=True)
@@ -48,3 +67,23 @@ class Report:
         """The sizes of the model and the names of the assumed fields, in two lines."""
         sizes = ", ".join(f"{name}={field_of(self.config, name)}" for name in SIZES)
         return f"GPT({sizes}),\n  assumed: {', '.join(self.assumed) or 'nothing'}"
+
+
+def assumption(fields: Sequence[str]) -> str:
+    """The sentence on the assumed `fields`; "" if there are none."""
+    if not fields:
+        return ""
+    return f"these fields leave no trace in the file and are assumed: {', '.join(fields)}"
+
+
+def other_caveats(
+    assumed: Sequence[str], evidence: Evidence, configs: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """The sentences on what may be wrong besides the fields `assumed`."""
+    sentences = []
+    if assumed and evidence.dialect.beware:
+        sentences.append(evidence.dialect.beware)
+    sentences += [hint for field, hint in evidence.hints.items() if field in assumed]
+    if pads(configs):
+        sentences.append(PADDING)
+    return sentences

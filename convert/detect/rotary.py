@@ -111,7 +111,10 @@ def _settled(
 
 
 def head_width(inputs: Inputs, fitted: Fit, rotation: Rotation) -> int:
-    """The width of a head, from that of its rotated part in tables; 0 if it is known without."""
+    """The width of a head, from that of its rotated part in tables.
+
+    0 if it is already known, or if the tables do not settle it.
+    """
     if "k" in fitted.sizes or not rotation.rotated:
         return 0
     usual = fitted.dialect.unsaid.get("rotary_fraction", 1.0)

@@ -72,7 +72,7 @@ def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
         rows.append(row)
     if _untouched(dialect, read):
         evidence.hints["final_norm"] = (
-            "the final norm holds ones and zeros alone: was it ever applied? (final_norm=unused)"
+            "the final norm holds only ones and zeros: was it ever applied? (final_norm=unused)"
         )
     if rows_of(dialect, "blocks/norm1/") and not rows_of(dialect, "blocks/norm2/"):
         evidence.hints["residual"] = (

@@ -1,4 +1,4 @@
-"""Tells which matrix of an attention is which, by their words, or else proposes all ways."""
+"""Identifies the matrices of attention by their words, or else proposes every possibility."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ NUMBERED = "linears.0 linears.1 linears.2 linears.3"  # queries, keys, values, o
 
 
 def roles(unit: Unit, width: int) -> list[dict[str, str]]:
-    """The ways to take the matrices of an attention: each word -> what its matrix is called.
+    """The ways to read the matrices of attention: each word -> what its matrix is called.
 
     There is one if words tell, and several, the likeliest first, if nothing does.
     """
@@ -50,7 +50,7 @@ def _guesses(unit: Unit, width: int) -> Iterator[dict[str, str]]:
 
 
 def mlp_roles(unit: Unit, width: int, evidence: str) -> list[dict[str, str]]:
-    """The ways to take the matrices of an MLP: several if nothing tells which is the gate."""
+    """The ways to take the matrices of an MLP: several if it is ambiguous which is the gate."""
     back = down_of([*unit.matrices.values()], width)
     assert back is not None
     last = unit.words[back]

@@ -13,7 +13,7 @@ from ..names.gates import gate_ranks, is_told
 from ..names.tensor_names import Table, matrices
 from .attention_words import PARTS, usual_words
 from .norm_words import of_queries_and_keys, usual_norms
-from .wrappers import unwrapped
+from .unwrapped import unwrapped
 
 BLOCK, ENCODER = "{layer}.", "encoder.layers.{layer}."
 ATTENTION = {*parts.ATTENTION.split(), *pair_parts.SELF.split()}
@@ -27,7 +27,7 @@ BACK = {*modern_parts.BACK.split(), *DOWN}
 def usual_modules(table: Table, width: int, ordered: bool) -> dict[str, str]:
     """The usual name for each of `table`, which has {layer} for the number of a block.
 
-    The model has `width`; `ordered` is whether only an MLP is taken whose matrices are in order.
+    The model has `width`; if `ordered`, an MLP counts only if its first matrix precedes its last.
     """
     if any(name.startswith(ENCODER) for name in table):
         return {name: name for name in table}  # `pair_guesses` has more to go by
@@ -50,7 +50,7 @@ class _Kind:
     """What is known of a block."""
 
     width: int  # of the model
-    ordered: bool  # whether only an MLP is taken whose matrices are in order
+    ordered: bool  # whether an MLP counts only if its first matrix precedes its last
     owners: Mapping[str, str]  # the modules that norms were in
 
 
@@ -100,7 +100,7 @@ def _has_parts(inside: Table) -> bool:
 
 
 def _usual_qk_norms(inside: Table) -> dict[str, str]:
-    """The usual words of the norms of queries and keys in an attention."""
+    """The usual words of the norms of queries and keys in an attention module."""
     words = {name.rpartition(".")[0]: len(shape) for name, shape in inside.items()}
     of_matrices = {name.rpartition(".")[0] for name in matrices(inside)}
     return of_queries_and_keys([word for word in words if word and word not in of_matrices])

@@ -20,7 +20,7 @@ PARTS = (2, 3)  # of keys and values, or with queries
 
 @dataclass(frozen=True)
 class Form:
-    """The dimensions in the file that make up each one of the usual tensor; none is in two."""
+    """For each dimension of the usual tensor, the stored ones that make it up, each used once."""
 
     lengths: tuple[int, ...]  # of the dimensions in the file
     sides: tuple[tuple[int, ...], ...]
@@ -67,7 +67,7 @@ def widths_of(forms: Iterable[Form]) -> dict[str, int]:
 
 
 def form_of(name: str, shape: tuple[int, ...], width: int) -> Form | None:
-    """The form of the tensor `name`, of three or more dimensions or the bias of such a one.
+    """The form of the tensor `name`, of three or more dimensions or the bias of one.
 
     `width` is that of the model. None if the tensor has the usual form, or none that is known.
     """

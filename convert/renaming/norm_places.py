@@ -1,4 +1,4 @@
-"""Tells which norm of a block belongs to which of its units, or else proposes all ways."""
+"""Finds which norm of a block belongs to which of its units, or else proposes every possibility."""
 
 import itertools
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ def _told(
     roles: Sequence[str],
     names: list[str],
 ) -> Places:
-    """The one way in which `norms` belong to the `free` units; empty if nothing tells."""
+    """The one way in which `norms` belong to the `free` units; empty if it is ambiguous."""
     if len(norms) == 1:
         return {norms[0]: free[0]}
     role = dict(zip(map(id, units), roles, strict=True))

@@ -1,6 +1,7 @@
-"""Gives the norms of blocks their usual names: by their modules, numbers, or words that name these.
+"""Gives the norms of blocks their usual names.
 
-A norm is of the module that it is in, or in whose name it has a word: `pre_mix` is of `mixer`.
+A norm belongs to the module that contains it, or to one with whose name it shares a word, as
+`pre_mix` does with `mixer`; or the norms of a block are numbered.
 """
 
 import re
@@ -56,7 +57,7 @@ def numbered(norms: list[str]) -> dict[str, str]:
 
 
 def of_queries_and_keys(norms: list[str]) -> dict[str, str]:
-    """The usual names of the two `norms` of an attention, whose words begin with q and k."""
+    """The usual names of the two `norms` of attention, whose words begin with q and k."""
     letters = [norm.rpartition(".")[2][:1].lower() for norm in norms]
     known = {*norms} <= QK or sorted(letters) != ["k", "q"]
     pairs = zip(norms, letters, strict=True)

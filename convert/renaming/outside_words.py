@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..names import parts
 from ..names.tensor_names import Table, count_words
-from .wrappers import LEAVES
+from .unwrapped import LEAVES
 
 TOKEN, POSITION = {*parts.TOKEN.split()}, {*parts.POSITION.split(), *parts.TABLE.split()}
 HEAD, NORM = {*parts.HEAD.split()}, {*parts.FINAL.split(), *parts.EMBEDDING_NORM.split()}

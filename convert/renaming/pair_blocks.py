@@ -36,7 +36,7 @@ class Block:
         return [unit for unit in self.units if unit.kind == ATTENTION]
 
     def has(self, attentions: int) -> bool:
-        """Whether it has this number of attentions, an MLP, and no norms or one for each."""
+        """Whether it has this number of attention modules, an MLP, and no norms or one for each."""
         kinds = [unit.kind for unit in self.units]
         known = kinds.count(ATTENTION) == attentions and kinds.count(MLP) == 1
         return known and len(self.norms) in (0, len(kinds))
@@ -78,7 +78,7 @@ def _key(unit: Unit) -> Key:
 
 
 def _sorted(block: Block) -> list[Unit]:
-    """The units of a block, the attentions first."""
+    """The units of a block, attention first."""
     return [*block.attentions, *(unit for unit in block.units if unit.kind == MLP)]
 
 
@@ -87,7 +87,7 @@ def _roles(block: Block, attentions: Sequence[str]) -> list[str]:
 
 
 def _orders(decoder: Block, encoder: Block | None) -> list[list[str]]:
-    """What the attentions of a decoder may be, in the order of the file: one way if they tell."""
+    """What a decoder's attention modules may be, in the order of the file; one way if clear."""
     one, two = decoder.attentions
     ways = [["self", "cross"], ["cross", "self"]]
     ways = [
@@ -106,7 +106,7 @@ def _orders(decoder: Block, encoder: Block | None) -> list[list[str]]:
 
 
 def _says(unit: Unit, words: str) -> bool:
-    """Whether one of `words` is in the name of an attention."""
+    """Whether one of `words` is in the name of an attention module."""
     return bool(count_words(unit.path if unit.owner else " ".join(unit.words), words))
 
 
@@ -159,7 +159,7 @@ def _start(unit: Unit) -> str:
 
 
 def _is_of_heads(norm: str, units: Sequence[Unit]) -> bool:
-    """Whether a norm in an attention is that of queries or of keys."""
+    """Whether a norm in an attention module is that of queries or of keys."""
     word = norm.rpartition(".")[2].lower()
     mark = re.fullmatch(r"(norm_|ln_)?(q|k|query|key)(_?norm|_?ln|_\w+)?", word)
     return bool(mark) and any(u.kind == ATTENTION and is_within(norm, u.path) for u in units)

@@ -1,4 +1,4 @@
-"""The ways to read a file as an encoder-decoder where nothing tells which tensor is which."""
+"""The ways to read a file as an encoder-decoder if nothing shows which tensor is which."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -35,7 +35,7 @@ def _ways(renamed: Renamed, shapes: Shapes) -> Iterator[Renamed]:
 def certain(shapes: Shapes) -> list[Renamed]:
     """The tensors of a file under usual names, in each form in which its matrices may be stored.
 
-    Leaves out forms in which something does not tell which part of an encoder-decoder is which.
+    Leaves out forms in which some part of the encoder-decoder stays ambiguous.
     """
     ways = [list(itertools.islice(_ways(each, shapes), 2)) for each in all_namings(shapes)]
     return [way[0] for way in ways if len(way) == 1 and way[0].changes]
@@ -68,7 +68,7 @@ def _table(renamed: Renamed, shapes: Shapes) -> Table:
 
 
 def why_open(shapes: Shapes, path: object) -> str:
-    """The error for an encoder-decoder that can be read in several ways; "" if it can not."""
+    """The error for an encoder-decoder that can be read in several ways; "" if it cannot."""
     for renamed in all_namings(shapes):
         ways = [each.names for each in itertools.islice(_ways(renamed, shapes), 2)]
         if len(ways) > 1:
@@ -79,9 +79,10 @@ def why_open(shapes: Shapes, path: object) -> str:
 def _why_open(path: object, one: Mapping[str, str], other: Mapping[str, str]) -> str:
     open_names = [name for name in one if one[name] != other[name]]
     first, count = open_names[0], len(open_names) - 1
+    others = f", and {count} more tensors are ambiguous too" if count else ""
     return (
         f"{path}: its tensors are those of an encoder-decoder, or of a decoder that attends "
-        f"to a memory, but nothing tells whether {first} is {one[first]} or {other[first]}, "
-        f"as known classes call them, and what {count} others are. Your class settles it: to-flax "
-        "FILE DIR --torch module:Class."
+        f"to a memory, but nothing shows whether {first} is {one[first]} or {other[first]} (the "
+        f"names in known classes){others}. Your class settles it: to-flax FILE DIR --torch "
+        "module:Class."
     )

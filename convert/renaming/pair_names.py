@@ -1,7 +1,7 @@
 """The usual names of the tensors of encoder-decoders, and of decoders that attend to a memory.
 
-Which part of a class is which follows from shapes, words and order; where nothing tells, there are
-several ways, which running the class can tell apart.
+Shapes, words and order show which part of a class is which; where these leave it open, there are
+several ways, and running the class shows which is right.
 """
 
 import itertools

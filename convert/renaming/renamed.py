@@ -16,7 +16,8 @@ from .forms import Form, widths_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 HEADS_FIRST = (
-    "of two dimensions for all heads, the first is taken to be for the heads; num_heads would tell"
+    "where a kernel has two dimensions for its heads, the first is assumed to be their number and "
+    "the second their width; setting num_heads would settle it"
 )
 
 
@@ -43,7 +44,7 @@ class Renamed:
         return any(each.name != each.own or each.form for each, _ in self.places.values())
 
     def caveats(self, given: Collection[str]) -> list[str]:
-        """The sentences on what the names and forms do not tell, nor the fields `given`."""
+        """The sentences on what neither names, forms nor the fields `given` settle."""
         heads = HEADS_FIRST if self.widths and "num_heads" not in given else ""
         return [sentence for sentence in (self.caveat, heads) if sentence]
 

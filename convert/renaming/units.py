@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ..names.tensor_names import Table, is_mask, matrices
 
 ATTENTION, MLP = "attention", "mlp"
-LABELS = {  # what the word of a matrix begins with, or ends with after its own mark
+LABELS = {  # by label, a pattern for the word of a matrix
     "qkv": r"\w*(qkv|query_key_value|c_attn|in_proj)\w*",
     "key_value": r"\w*(kv|key_?value|keys_?values)\w*",
     "query": r"\w*quer\w*|(\w*_)?(w?q|wqs?|qs)(_\w*)?|w?q",
@@ -20,23 +20,23 @@ LABELS = {  # what the word of a matrix begins with, or ends with after its own 
 }
 Order = tuple[int, ...]
 HEAD = "{head}"
-# Words that two attentions side by side have in common.
+# Words that two attention modules side by side have in common.
 OF_ATTENTION = {
     "w", "q", "k", "v", "o", "wq", "wk", "wv", "wo", "query", "key", "value", "out", "proj", "kv",
     "qkv", "to", "fc", "linear",
 }  # fmt: skip
-# The labels of the matrices of an attention, besides its output.
+# The labels of the matrices of attention, besides its output.
 WAYS = (("query", "key", "value"), ("query", "key_value"), ("qkv",))
 
 
 @dataclass(frozen=True)
 class Unit:
-    """An attention or an MLP in a block."""
+    """One attention module or MLP of a block."""
 
     kind: str
     owner: str  # the outermost module that holds nothing else but norms
     path: str  # the innermost module that holds all of its matrices
-    matrices: Table  # by what follows `path` in the names, without their last word
+    matrices: Table  # by name below `path`, without a final .weight
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -148,7 +148,7 @@ def _kind(shapes: list[tuple[int, ...]], words: list[str], width: int) -> str:
 def orders(
     shapes: Sequence[tuple[int, ...]], width: int
 ) -> Iterator[tuple[tuple[str, ...], Order]]:
-    """Yield each way in which matrices of these `shapes` may be those of an attention.
+    """Yield each way in which matrices of these `shapes` may be those of attention.
 
     A way is the labels of queries, keys and values, and an order of the matrices: those of the
     labels, and the output if there is one more.
@@ -188,7 +188,7 @@ def down_of(shapes: list[tuple[int, ...]], width: int) -> int | None:
 
 
 def label_of(word: str) -> str:
-    """The label of a matrix of attention called `word`; "" if the word does not tell."""
+    """The label of the matrix of attention called `word`; "" if the word does not show it."""
     last = [each for each in word.split(".") if not each.isdigit() and each != HEAD]
     lower = last[-1].lower() if last else ""
     return next((label for label, sign in LABELS.items() if re.fullmatch(sign, lower)), "")

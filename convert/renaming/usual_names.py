@@ -25,16 +25,17 @@ HEAD = re.compile(r"[._]?{head(?:_x1p1)?}[._]?")
 def renamings(shapes: Shapes) -> list[Renamed]:
     """The tensors of a file under usual names, once for each way in which matrices may be stored.
 
-    Empty where `all_namings` is, and if all names are usual.
+    Only those in which a name or a form changes.
     """
     return [each for each in all_namings(shapes) if each.changes]
 
 
 def all_namings(shapes: Shapes) -> list[Renamed]:
-    """The tensors of a file under usual names, which may be their own, in each way as above.
+    """The tensors of a file under usual names, which may be their own, once for each way in which
+    matrices may be stored.
 
-    Empty if no list of blocks is found, or two of which nothing tells the encoder's, and if a name
-    lies deeper than a model has modules.
+    Empty if no list of blocks is found, if it is ambiguous which of two is the encoder's, or if a
+    name lies deeper than models have modules.
     """
     if any(name.count(".") > MOST_MODULES for name in shapes):
         return []

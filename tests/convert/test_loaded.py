@@ -137,7 +137,9 @@ def test_masks_and_tied_heads_are_no_further_parameters(
     )
     assert found["parameters"] == sum(array.size for array in tensors.values()) - masks
     assert found["buffers"] == masks
-    assert found["caveats"][0].startswith("what is assumed leaves no trace in the file (norm, ")
+    assert found["caveats"][0].startswith(
+        "these fields leave no trace in the file and are assumed: norm, "
+    )
 
     tied = {
         name: torch.from_numpy(array.copy())

@@ -66,7 +66,8 @@ def test_every_dialect_is_detected_or_taken_for_its_twin(name: str) -> None:
 @pytest.mark.parametrize("name", ["nanogpt", "gpt2", "raschka", "torch-encoder", "mingpt-2020"])
 def test_a_head_count_that_nothing_shows_is_asked_for(name: str) -> None:
     with pytest.raises(
-        UserError, match=r"35 wide, all heads together.*counts that fit are 1, 5, 7, 35: say which"
+        UserError,
+        match=r"all heads together are 35 wide.*counts that fit are 1, 5, 7, 35: set it with",
     ):
         found(tensors_of(name))
     with pytest.raises(UserError, match=r"4 does not divide.*fit are 1, 5, 7, 35"):
@@ -130,7 +131,7 @@ def test_norms_of_queries_are_over_all_heads_or_over_each(name: str, heads: int,
     weights = to_torch(DIALECTS[name], config, params)
     given = {"positions": "rotary", "context_length": 24}
     if heads == 1 or kind == "full_width":
-        with pytest.raises(UserError, match=f"queries are {8 * heads} wide, all heads together"):
+        with pytest.raises(UserError, match=f"queries of all heads together are {8 * heads} wide"):
             found(weights, None, given)
         given["num_heads"] = heads
     detected = found(weights, None, given)

@@ -123,7 +123,7 @@ def test_a_context_length_that_nothing_shows_is_asked_for(
     asked += ["--torch", f"{HERE / 'modern.py'}:{name}"]
     outcome = command(*asked)
     assert outcome.code == 2, outcome
-    assert "say it with --set context_length=N" in outcome.err
+    assert "set it with --set context_length=N" in outcome.err
     outcome = command(*asked, "--set", "context_length=13")
     assert outcome.code == 0, outcome
     assert "window = 5" in outcome.out

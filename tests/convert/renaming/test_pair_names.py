@@ -163,7 +163,7 @@ def test_what_nothing_tells_is_not_guessed(what: str) -> None:
     if what == "two tables of ids":  # of one vocabulary, in a file that is sorted
         state["encoder.embedding.weight"] = torch.ones(29, WIDTH)
     other = renamed(state, *OPEN[what])
-    with pytest.raises(UserError, match=r"nothing tells whether .* --torch module:Class"):
+    with pytest.raises(UserError, match=r"nothing shows whether .* --torch module:Class"):
         convert.to_flax(dict(sorted(other.items())), **GIVEN)
 
 

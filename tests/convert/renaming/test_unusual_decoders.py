@@ -190,10 +190,10 @@ def test_the_number_of_heads_tells_which_dimension_is_theirs() -> None:
     other = changed(FORMS["heads (head k d)"](plain), r"\.[wb]_[qkv]", last)
     other = changed(other, r"\.w_o", lambda v: v.transpose(1, 2).contiguous())
     caveats = convert.to_flax(other).report.caveats
-    assert any("taken to be for the heads" in caveat for caveat in caveats)
+    assert any("assumed to be their number" in caveat for caveat in caveats)
     loaded = convert.to_flax(other, **GIVEN)
     assert equal(loaded, convert.to_flax(plain, **GIVEN))
-    assert not any("taken to be for the heads" in caveat for caveat in loaded.report.caveats)
+    assert not any("assumed to be their number" in caveat for caveat in loaded.report.caveats)
     brought_back(loaded, other)
 
 
