@@ -369,7 +369,7 @@ def test_an_interrupted_preparation_leaves_nothing(
         raise KeyboardInterrupt
 
     source = tsv(tmp_path / "in.tsv")
-    for name in ("encoded", "_split", "write_json"):
+    for name in ("encode_pieces", "_split", "write_json"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(f"jaxgpt.data.prepare_pairs.{name}", interrupted)
             prepare_pairs([source], tmp_path / "out")

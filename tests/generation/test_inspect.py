@@ -141,7 +141,7 @@ def test_no_column_is_dropped_silently(width: int) -> None:
 def test_a_pipe_gets_all_columns(
     model: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jaxgpt.generation.inspect.shown", lambda token: token * 20)
+    monkeypatch.setattr("jaxgpt.generation.inspect.visible_text", lambda token: token * 20)
     outcome = command("jaxgpt", "look", model, "--text", "abcabcabcabcabca")
     assert outcome.out.splitlines()[1].split() == [letter * 20 for letter in "abcabcabcabcabca"]
 
