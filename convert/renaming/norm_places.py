@@ -20,8 +20,9 @@ SYNONYMS = {  # words of the norms of each unit of a decoder's block
 WORDS_OF_NORMS = {
     "norm", "ln", "layer", "layernorm", "rms", "rmsnorm", "pre", "post", "after", "before",
 }  # fmt: skip
+LETTERS = tuple("abcd")
 ORDERS = (
-    tuple("abcd"), ("one", "two", "three"), ("first", "second", "third"), ("i", "ii", "iii"),
+    LETTERS, ("one", "two", "three"), ("first", "second", "third"), ("i", "ii", "iii"),
 )  # fmt: skip
 Places = dict[str, Unit]  # norm -> its unit
 
@@ -78,7 +79,10 @@ def _told(
 
 
 def in_order(names: list[str]) -> list[int]:
-    """The ranks of `names` that differ in numbers, letters or words that count; empty if not."""
+    """The ranks of `names` that differ in numbers, letters or words that count; empty if not.
+
+    Letters count only at the end of a name, and only if the file has the same order.
+    """
     _, words = joined(names, "")
     words = [word.strip("._").lower() for word in words]
     if all(word.isdigit() for word in words):
@@ -86,6 +90,9 @@ def in_order(names: list[str]) -> list[int]:
     else:
         order = next((each for each in ORDERS if {*words} <= {*each}), ())
         ranks = [order.index(word) for word in words] if order else []
+        bare = any(len(name.rpartition(".")[2]) == 1 for name in names)
+        if order == LETTERS and (bare or ranks != sorted(ranks)):
+            return []
     return ranks if len({*ranks}) == len(names) else []
 
 

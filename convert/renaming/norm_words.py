@@ -22,7 +22,8 @@ KINDS = (
 BEFORE, AFTER = {"pre", "in", "before", "input"}, {"post", "out", "after", "output"}
 # By the number of norms, the name of each: that of attention before that of the MLP.
 FOUR = (("pre_attn_norm", "post_attn_norm"), ("pre_ffn_norm", "post_ffn_norm"))
-LAST = re.compile(r"_?([0-9]|[abc]|one|two|three|first|second|third)$", re.IGNORECASE)
+LETTERS = "abc"
+LAST = re.compile(rf"_?([0-9]|[{LETTERS}]|one|two|three|first|second|third)$", re.IGNORECASE)
 
 
 def usual_norms(
@@ -46,13 +47,21 @@ def usual_norms(
 
 
 def numbered(norms: list[str]) -> dict[str, str]:
-    """The usual names of norms that have numbers or letters, in the order of these."""
+    """The usual names of `norms`, in the order of the file, that are numbered or lettered.
+
+    Letters count only at the end of a name, and only if the file has the same order.
+    """
     ends = [LAST.search(word.strip("._")) for word in joined(norms)[1]]
     stems = {end.string[: end.start()] for end in ends if end}
     if len(norms) < 2 or not all(ends) or len(stems) != 1:
         return {}
     ranks = [_rank(end[1].lower()) for end in ends if end]
     order = sorted(range(len(norms)), key=ranks.__getitem__)
+    lettered = any(end[1].lower() in LETTERS for end in ends if end)
+    if lettered and (
+        order != [*range(len(norms))] or any(len(norm.rpartition(".")[2]) == 1 for norm in norms)
+    ):
+        return {}
     return {norms[i]: f"norm{place + 1}" for place, i in enumerate(order)}
 
 
@@ -101,7 +110,7 @@ def _shares(norm: str, words: Collection[str]) -> bool:
 
 
 def _rank(end: str) -> int:
-    words = ("one", "two", "three"), ("first", "second", "third"), ("a", "b", "c")
+    words = ("one", "two", "three"), ("first", "second", "third"), tuple(LETTERS)
     return (
         next((each.index(end) for each in words if end in each), -1)
         if not end.isdigit()
