@@ -138,7 +138,7 @@ def _question_of_heads(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -
     group = sizes.get("group", 1)
     width = (joint_width(fitted.dialect, inputs.shapes, sizes) or 0) * group
     why = (
-        f"{fields['num_heads']} heads cannot share that equally"
+        f"num_heads = {fields['num_heads']} does not divide that"
         if "num_heads" in fields
         else "no tensor shows how many heads there are"
     )

@@ -665,7 +665,7 @@ def test_grouped_queries_in_one_matrix_are_seen_by_structure() -> None:
     words = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down", "attn.qkv": "mix.all_att"}
     config = replace(MODERN, qkv_bias=False)
     tensors, params = disguised("fused", {"ff.": "ffn.", **words}, config)
-    with pytest.raises(UserError, match="queries are 48 wide, .* values are 16 wide, so that 3"):
+    with pytest.raises(UserError, match="together are 48 wide, .* values are 16 wide, so that 3"):
         as_auto(tensors)
     detected = as_auto(tensors, num_kv_heads=2)
     assert detected.report.config.num_heads == 6
