@@ -83,7 +83,9 @@ def test_a_head_count_gives_each_key_a_whole_group() -> None:
     config = ModelConfig(**{**vars(config_of(dialect)), **sizes})
     tensors = to_torch(dialect, config, random_params(config, np.dtype("float32")))
     given = {"positions": "rotary", "context_length": 9}
-    with pytest.raises(UserError, match=r"num_heads = 1 does not divide that.*fit are 2, 4, 8, 16:"):
+    with pytest.raises(
+        UserError, match=r"num_heads = 1 does not divide that.*fit are 2, 4, 8, 16:"
+    ):
         found(tensors, "llama", {**given, "num_heads": 1})
     report = found(tensors, "llama", {**given, "num_heads": 4}).report
     assert report.config.num_kv_heads == 2
@@ -112,7 +114,11 @@ def test_the_question_for_heads_lists_those_that_share_keys_evenly(name: str) ->
     given = {"positions": "rotary", "rotary_fraction": 1.0, "context_length": 24}
     with pytest.raises(UserError) as asked:
         found(weights, name, given)
-    for part in ("heads together are 48 wide", "that fit are 3, 6, 12, 24: ", "values are 16 wide, so"):
+    for part in (
+        "heads together are 48 wide",
+        "that fit are 3, 6, 12, 24: ",
+        "values are 16 wide, so",
+    ):
         assert part in str(asked.value)
     assert "num_kv_heads is then N / 3" in str(asked.value)
     for one in ({"num_heads": 6}, {"num_kv_heads": 2}, {"num_heads": 6, "num_kv_heads": 2}):
