@@ -112,7 +112,7 @@ class _Tensors:
         }
         # Modules are (out, in) as a rule, and parameters (in, out).
         unusual = self.bare.isdisjoint(self.inside) != turned.isdisjoint(self.inside)
-        modules = usual_modules(usual, self.width, self.ordered and unusual)
+        modules = usual_modules(usual, self.width, self.ordered, unusual)
         outside = usual_outside(usual, self.width, self.ordered) if self.alone else Outside({})
         names = {**modules, **outside.names}
         return {name: names[new] for name, new in self.leaves.items()}, forms, outside.caveat
