@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxgpt.errors import UserError
 
+from ..names import parts
 from ..rows.axes import LABELS, Place, Sizes, View
 from ..rows.dialect import Dialect
 from ..rows.kinds import Kind
@@ -27,8 +28,11 @@ HEADS_EQUAL = (
 BY_NAME = (
     "no known class has these names, which are taken at their word or by their shapes: {taken}"
 )
-# The parts of a block whose shapes are equal, so that only names tell them apart.
-ALIKE = re.compile(r"(norm\d|(pre|post)_\w+_norm|self_attn|cross_attn)(?=\.)")
+# The parts of a block whose shapes may be equal, so that only names tell them apart.
+ALIKE = re.compile(
+    r"(norm\d|(pre|post)_\w+_norm|self_attn|cross_attn|\w+\.(gate|up|down|wi))(?=\.)"
+)
+OF_MLP = {*f"{parts.UP} {parts.DOWN}".split()}
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,11 @@ class Renamed:
                 taken.setdefault(_module(whole, new, part[1]), part[1])
             elif "{layer" not in template.own and not f".{own}".endswith(f".{new}"):
                 taken.setdefault(own.rpartition(".")[0] or own, new.rpartition(".")[0])
-        pairs = ", ".join(f"{own} for {new}" for own, new in taken.items())
-        return BY_NAME.format(taken=pairs) if taken else ""
+        usual = {own for own in taken if own.rpartition(".")[2] in OF_MLP}
+        pairs = ", ".join(
+            f"{own} for {new}" for own, new in taken.items() if own not in {new, *usual}
+        )
+        return BY_NAME.format(taken=pairs) if pairs else ""
 
     @property
     def with_heads_last(self) -> "Renamed | None":

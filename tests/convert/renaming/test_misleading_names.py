@@ -121,6 +121,10 @@ SAID: dict[str, tuple[Any, str]] = {
         lambda: renamed(pair(), (r"encoder\.norm", "out_norm"), (r"decoder\.norm", "in_norm")),
         TAKEN.format("in_norm for encoder.norm, out_norm for decoder.norm"),
     ),
+    "ends of an MLP": (
+        lambda: renamed(decoder().state_dict(), ("up_proj", "wide"), ("down_proj", "narrow")),
+        TAKEN.format("mlp.wide for mlp.up, mlp.narrow for mlp.down"),
+    ),
     "square matrices": (
         lambda: turned(decoder().state_dict(), r"blocks.*(up|down)_proj"),
         r"square matrices, such as attn.q_proj.weight, .* are taken to be (in, out)",
