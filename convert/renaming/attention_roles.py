@@ -14,7 +14,7 @@ USUAL = {
 IN_TORCH = "in_proj_weight"  # the name of a parameter of torch's own attention
 KNOWN_GATES = [{*words.split()} for words in (*modern_parts.NAMED, *modern_parts.NUMBERED)]
 UP, DOWN = {*parts.UP.split()}, {*parts.DOWN.split()}
-SHAPES, ORDER, WORDS = "shapes", "order", "words"  # what may tell the ends of an MLP
+SHAPES, WORDS = "shapes", "words"  # what may tell the ends of an MLP
 NUMBERED = "linears.0 linears.1 linears.2 linears.3"  # queries, keys, values, output
 
 
@@ -56,7 +56,7 @@ def mlp_roles(unit: Unit, width: int, evidence: str) -> list[dict[str, str]]:
     last = unit.words[back]
     first = [word for word in unit.words if word != last]
     if len(first) == 1:
-        if not _agrees(first[0], last, unit, evidence):
+        if not _agrees(first[0], last, evidence):
             return []
         plain = unit.matrices[first[0]][0] == unit.matrices[last][1]
         return [{first[0]: "up" if plain else _merged(first[0]), last: "down"}]
@@ -69,13 +69,13 @@ def mlp_roles(unit: Unit, width: int, evidence: str) -> list[dict[str, str]]:
     return both[:1] if one > two else both[1:]
 
 
-def _agrees(first: str, last: str, unit: Unit, evidence: str) -> bool:
+def _agrees(first: str, last: str, evidence: str) -> bool:
     """Whether words, or else the other `evidence`, agree that an MLP begins with `first`."""
     if first in UP and last in DOWN:
         return True
     if first in DOWN and last in UP:
         return False
-    return evidence == SHAPES or (evidence == ORDER and unit.words[0] == first)
+    return evidence == SHAPES
 
 
 def _merged(word: str) -> str:

@@ -1,6 +1,7 @@
 """Gives the matrices of attention the usual words, where names and shapes tell what they are."""
 
 import itertools
+import re
 
 from ..names import attention_parts, pair_parts, parts
 from ..names.tensor_names import Table, joined, words_of
@@ -12,18 +13,26 @@ PARTS = {  # words of the matrices of attention that say which they are
 }  # fmt: skip
 OUT = {*parts.OUT.split(), *pair_parts.OUT.split()}
 USUAL = {"q": "q_proj", "k": "k_proj", "v": "v_proj"}
+# A word with the letter of a part: `q` or `qx`, and `query`, but not `quantity`.
+LETTER = re.compile(r"([qkv])[a-z]?|(q)uer\w*|(k)ey\w*|(v)al\w*")
 
 
 def holds_parts(word: str) -> bool:
     """Whether a matrix called `word` is one of queries, keys or values."""
-    letters = [each[0] for each in words_of(word).split()]
-    return word in PARTS or (word not in OUT and sum(map(letters.count, USUAL)) == 1)
+    letters = [letter for each in words_of(word).split() if (letter := _letter(each))]
+    return word in PARTS or (word not in OUT and len(letters) == 1)
+
+
+def _letter(word: str) -> str:
+    """The letter of queries, keys or values that `word` stands for, or ""."""
+    match = LETTER.fullmatch(word)
+    return match[match.lastindex or 0] if match else ""
 
 
 def usual_words(inside: Table, width: int) -> dict[str, str]:
     """The usual words for the matrices of attention, by what precedes the last word of their names.
 
-    Three that differ in `q`, `k` and `v`, or in words that begin so, are queries, keys and values;
+    Three that differ in `q`, `k` and `v`, or in words for them, are queries, keys and values;
     of two, all queries, keys and values together are wider than the output takes. What is none of
     these is the output.
     """
@@ -56,7 +65,7 @@ def _three(words: Table) -> dict[str, str]:
     """The usual words of the three matrices whose names differ in q, k and v."""
     found = []
     for three in itertools.combinations(words, 3):
-        letters = ["".join(words_of(word).split())[:1] for word in joined([*three])[1]]
+        letters = [_letter("".join(words_of(word).split())) for word in joined([*three])[1]]
         if sorted(letters) == sorted(USUAL) and not any("{head}" in word for word in three):
             found.append(dict(zip(three, map(USUAL.__getitem__, letters), strict=True)))
     return found[0] if len(found) == 1 else {}

@@ -24,10 +24,11 @@ GATED = {*modern_parts.GATE_FIRST.split(), *modern_parts.GATE_LAST.split(), *UP}
 BACK = {*modern_parts.BACK.split(), *DOWN}
 
 
-def usual_modules(table: Table, width: int, ordered: bool) -> dict[str, str]:
+def usual_modules(table: Table, width: int, ordered: bool, unusual: bool) -> dict[str, str]:
     """The usual name for each of `table`, which has {layer} for the number of a block.
 
-    The model has `width`; if `ordered`, an MLP counts only if its first matrix precedes its last.
+    The model has `width`; `ordered` is whether the file keeps the order of the class; `unusual`,
+    whether its matrices are taken to be stored in an unusual way.
     """
     if any(name.startswith(ENCODER) for name in table):
         return {name: name for name in table}  # `pair_guesses` has more to go by
@@ -40,7 +41,7 @@ def usual_modules(table: Table, width: int, ordered: bool) -> dict[str, str]:
     for stem, block in blocks.items():
         bare, owners = unwrapped(block, width)
         inner = {bare[name]: shape for name, shape in block.items()}
-        renamed = _usual_in_block(inner, _Kind(width, ordered, owners))
+        renamed = _usual_in_block(inner, _Kind(width, ordered, unusual, owners))
         usual |= {f"{stem}{name}": f"{stem}{renamed.get(new, new)}" for name, new in bare.items()}
     return usual
 
@@ -50,7 +51,8 @@ class _Kind:
     """What is known of a block."""
 
     width: int  # of the model
-    ordered: bool  # whether an MLP counts only if its first matrix precedes its last
+    ordered: bool  # whether its tensors have the order of the class
+    unusual: bool  # whether its matrices are taken to be stored in an unusual way
     owners: Mapping[str, str]  # the modules that norms were in
 
 
@@ -84,7 +86,7 @@ def _usual_in_block(block: Table, kind: _Kind) -> dict[str, str]:
     if len(rest) == len(mlps) == 1:
         paths = [n.rpartition(".")[0] for n, s in block.items() if s == (width,)]
         norms = [path for path in dict.fromkeys(paths) if path.partition(".")[0] in norms]
-        of_norms = usual_norms(norms, kind.owners, (rest[0], mlps[0]))
+        of_norms = usual_norms(norms, kind.owners, (rest[0], mlps[0]), kind.ordered)
     if len({*new.values()}) < len(new):
         return {}
     return {
@@ -139,7 +141,7 @@ def _usual_mlp(inside: Table, kind: _Kind) -> dict[str, str]:
     if len(first) == 1:
         gated = words[first[0]][0] != words[last][1]
         known = {*words} <= (GATED | BACK if gated else UP | DOWN)
-        backward = kind.ordered and next(iter(words)) == last
+        backward = kind.unusual and kind.ordered and next(iter(words)) == last
         return {} if known or backward else {first[0]: "wi" if gated else "up", last: "down"}
     if not is_told(*first):
         return {}

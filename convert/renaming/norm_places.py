@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 from ..names.tensor_names import words_of
+from .norm_words import is_after_some
 from .renamed import joined
 from .units import Unit, is_within
 
@@ -28,11 +29,11 @@ Places = dict[str, Unit]  # norm -> its unit
 
 
 def places_of(
-    norms: list[str], units: Sequence[Unit], roles: Sequence[str], names: list[str]
+    norms: list[str], units: Sequence[Unit], roles: Sequence[str], ordered: bool
 ) -> list[Places]:
     """The ways in which `norms` belong to `units`, which have `roles`; one if something tells.
 
-    `names` are those of all tensors in the block, in the order of the file.
+    `ordered` is whether the norms have the order of the class.
     """
     found: Places = {}
     for unit in units:
@@ -44,13 +45,13 @@ def places_of(
     for node in sorted(nodes, key=len, reverse=True):  # the innermost modules first
         inner = [n for n in norms if n not in found and is_within(n, node)]
         free = [u for u in units if u not in found.values() and is_within(u.path, node)]
-        if len(inner) == len(free) and (way := _told(inner, free, units, roles, names)):
+        if len(inner) == len(free) and (way := _told(inner, free, units, roles, ordered)):
             found |= way
     rest = [norm for norm in norms if norm not in found]
     free = [unit for unit in units if unit not in found.values()]
     if not rest or len(rest) != len(free):
         return [] if rest else [found]
-    if way := _told(rest, free, units, roles, names):
+    if way := _told(rest, free, units, roles, ordered):
         return [found | way]
     orders = itertools.permutations(free)
     return [found | dict(zip(rest, order, strict=True)) for order in orders]
@@ -61,27 +62,30 @@ def _told(
     free: Sequence[Unit],
     units: Sequence[Unit],
     roles: Sequence[str],
-    names: list[str],
+    ordered: bool,
 ) -> Places:
     """The one way in which `norms` belong to the `free` units; empty if it is ambiguous."""
     if len(norms) == 1:
         return {norms[0]: free[0]}
     role = dict(zip(map(id, units), roles, strict=True))
-    if ranks := in_order(norms):
+    if ranks := in_order(norms, ordered):
         used = sorted(free, key=lambda unit: [*SYNONYMS].index(role[id(unit)]))
         return dict(zip(sorted(norms, key=lambda n: ranks[norms.index(n)]), used, strict=True))
+    if is_after_some(norms):
+        return {}
     ways = [dict(zip(norms, order, strict=True)) for order in itertools.permutations(free)]
     scores = [sum(_likeness(n, u, role[id(u)]) for n, u in way.items()) for way in ways]
     best = max(scores)
     if scores.count(best) == 1 and best >= len(norms) - 1:
         return ways[scores.index(best)]
-    return _alternating(norms, free, names)
+    return {}
 
 
-def in_order(names: list[str]) -> list[int]:
+def in_order(names: list[str], ordered: bool) -> list[int]:
     """The ranks of `names` that differ in numbers, letters or words that count; empty if not.
 
-    Letters count only at the end of a name, and only if the file has the same order.
+    They must not contradict the order of the class, which the names have if `ordered`. Letters
+    count only at the end of a name, and only with that order.
     """
     _, words = joined(names, "")
     words = [word.strip("._").lower() for word in words]
@@ -91,8 +95,10 @@ def in_order(names: list[str]) -> list[int]:
         order = next((each for each in ORDERS if {*words} <= {*each}), ())
         ranks = [order.index(word) for word in words] if order else []
         bare = any(len(name.rpartition(".")[2]) == 1 for name in names)
-        if order == LETTERS and (bare or ranks != sorted(ranks)):
+        if order == LETTERS and (bare or not ordered):
             return []
+    if ordered and ranks != sorted(ranks):
+        return []
     return ranks if len({*ranks}) == len(names) else []
 
 
@@ -101,27 +107,3 @@ def _likeness(norm: str, unit: Unit, role: str) -> int:
     own = {*words_of(norm).split()} - WORDS_OF_NORMS
     theirs = {*words_of(unit.path).split()} | SYNONYMS[role]
     return len(own & theirs)
-
-
-def _alternating(norms: list[str], free: Sequence[Unit], names: list[str]) -> Places:
-    """The way in which each norm follows, or precedes, its unit in the order of the file.
-
-    A sorted file says nothing about the order of the modules.
-    """
-    if names == sorted(names):
-        return {}
-    if any(not unit.owner for unit in free):
-        return {}
-    start = {norm: _first(names, norm) for norm in norms}
-    start |= {unit.owner: _first(names, unit.owner) for unit in free}
-    order = sorted(start, key=lambda each: start[each])
-    kinds = [each in norms for each in order]
-    if any(one == two for one, two in itertools.pairwise(kinds)):
-        return {}
-    ordered = [each for each in order if each in norms]
-    by_owner = {unit.owner: unit for unit in free}
-    return dict(zip(ordered, [by_owner[e] for e in order if e not in norms], strict=True))
-
-
-def _first(names: list[str], module: str) -> int:
-    return next(i for i, name in enumerate(names) if is_within(name, module))

@@ -27,11 +27,12 @@ LAST = re.compile(rf"_?([0-9]|[{LETTERS}]|one|two|three|first|second|third)$", r
 
 
 def usual_norms(
-    norms: list[str], owners: Mapping[str, str], modules: tuple[str, str]
+    norms: list[str], owners: Mapping[str, str], modules: tuple[str, str], ordered: bool
 ) -> dict[str, str]:
     """The usual names of the `norms` of a decoder's block.
 
-    `owners` are the modules that some norms were in; `modules` those of attention and of the MLP.
+    `owners` are the modules that some norms were in; `modules` those of attention and of the MLP;
+    `ordered` is whether the norms have the order of the class.
     """
     if owners:
         of_parts = [[n for n in norms if owners.get(n) == module] for module in modules]
@@ -43,13 +44,14 @@ def usual_norms(
         return {} if norms[0] in NORMS else {norms[0]: "norm1"}
     if {*norms} <= NORMS | PLACED:
         return {}
-    return numbered(norms) or _by_words(norms, modules)
+    return numbered(norms, ordered) or _by_words(norms, modules)
 
 
-def numbered(norms: list[str]) -> dict[str, str]:
-    """The usual names of `norms`, in the order of the file, that are numbered or lettered.
+def numbered(norms: list[str], ordered: bool) -> dict[str, str]:
+    """The usual names of `norms` that are numbered or lettered.
 
-    Letters count only at the end of a name, and only if the file has the same order.
+    Numbers must not contradict the order of the class, which the norms have if `ordered`. Letters
+    count only at the end of a name, and only with that order.
     """
     ends = [LAST.search(word.strip("._")) for word in joined(norms)[1]]
     stems = {end.string[: end.start()] for end in ends if end}
@@ -58,9 +60,8 @@ def numbered(norms: list[str]) -> dict[str, str]:
     ranks = [_rank(end[1].lower()) for end in ends if end]
     order = sorted(range(len(norms)), key=ranks.__getitem__)
     lettered = any(end[1].lower() in LETTERS for end in ends if end)
-    if lettered and (
-        order != [*range(len(norms))] or any(len(norm.rpartition(".")[2]) == 1 for norm in norms)
-    ):
+    bare = any(len(norm.rpartition(".")[2]) == 1 for norm in norms)
+    if (lettered and (bare or not ordered)) or (ordered and order != [*range(len(norms))]):
         return {}
     return {norms[i]: f"norm{place + 1}" for place, i in enumerate(order)}
 
@@ -80,7 +81,7 @@ def _by_words(norms: list[str], modules: tuple[str, str]) -> dict[str, str]:
     ]
     own = [own[0] - own[1], own[1] - own[0]]
     sides = [[norm for norm in norms if _shares(norm, words)] for words in own]
-    if {*sides[0]} & {*sides[1]}:
+    if {*sides[0]} & {*sides[1]} or (len(norms) == 2 and is_after_some(norms)):
         return {}
     if len(norms) == 2:
         told = [norm for side in sides for norm in side]
@@ -97,6 +98,15 @@ def _by_words(norms: list[str], modules: tuple[str, str]) -> dict[str, str]:
             return {}
         usual |= {first[0]: before, last[0]: after}
     return usual
+
+
+def is_after_some(norms: list[str]) -> bool:
+    """Whether some of `norms`, but not all, are called after what precedes them.
+
+    `after_attention` may then be the norm of attention, or that of the MLP.
+    """
+    after = [bool(AFTER & {*words_of(norm).split()}) for norm in norms]
+    return any(after) and not all(after)
 
 
 def _shares(norm: str, words: Collection[str]) -> bool:

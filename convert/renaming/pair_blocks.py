@@ -46,10 +46,13 @@ Key = tuple[str, tuple[str, ...], tuple[tuple[int, ...], ...]]  # of units that 
 Names = dict[str, str]  # of tensors in a block -> the usual ones
 
 
-def ways_of_blocks(blocks: Sequence[Block], width: int, evidence: str) -> Iterator[list[Names]]:
+def ways_of_blocks(
+    blocks: Sequence[Block], width: int, evidence: str, ordered: bool
+) -> Iterator[list[Names]]:
     """Yield the usual names in each of `blocks`, the decoder's last, in each possible way.
 
-    There is one way if words, numbers or shapes tell which part of a block is which.
+    There is one way if words, numbers or shapes tell which part of a block is which. `ordered` is
+    whether the tensors have the order of the class, and not that of the alphabet.
     """
     *others, decoder = blocks
     words = sorted({_key(unit) for block in blocks for unit in block.units})
@@ -58,10 +61,10 @@ def ways_of_blocks(blocks: Sequence[Block], width: int, evidence: str) -> Iterat
         roles(first[key], width) if key[0] == ATTENTION else mlp_roles(first[key], width, evidence)
         for key in words
     ]
-    for order in _orders(decoder, others[0] if others else None):
+    for order in _orders(decoder, others[0] if others else None, ordered):
         parts = [*([["self"]] * len(others)), order]
         placed = [
-            places_of(list(b.norms), _sorted(b), _roles(b, part), list(b.tensors))
+            places_of(list(b.norms), _sorted(b), _roles(b, part), ordered)
             for b, part in zip(blocks, parts, strict=True)
         ]
         for norms in itertools.product(*placed):
@@ -86,7 +89,7 @@ def _roles(block: Block, attentions: Sequence[str]) -> list[str]:
     return [*attentions, "mlp"] if block.units else []
 
 
-def _orders(decoder: Block, encoder: Block | None) -> list[list[str]]:
+def _orders(decoder: Block, encoder: Block | None, ordered: bool) -> list[list[str]]:
     """What a decoder's attention modules may be, in the order of the file; one way if clear."""
     one, two = decoder.attentions
     ways = [["self", "cross"], ["cross", "self"]]
@@ -98,7 +101,7 @@ def _orders(decoder: Block, encoder: Block | None) -> list[list[str]]:
         (own,) = encoder.attentions
         # It is named like that of the encoder, numbered after the other, or has queries apart.
         votes.append((one.owner == own.owner != "") - (two.owner == own.owner != ""))
-        ranks = in_order([one.path, two.path])
+        ranks = in_order([one.path, two.path], ordered)
         votes.append(ranks[1] - ranks[0] if ranks and not any(votes) else 0)
         votes.append((len(two.matrices) - len(one.matrices)) * (not any(votes)))
     told = [["self", "cross"]] * (max(votes) > 0) + [["cross", "self"]] * (min(votes) < 0)

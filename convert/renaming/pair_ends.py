@@ -1,8 +1,9 @@
 """The usual names of the tensors outside the blocks of an encoder-decoder, or of a lone decoder.
 
-Tables of ids and of positions, final norms and the head go to one side or to both. Words, shapes,
-and the order of the file say which; names that differ in one place, such as `emb_a` and `emb_b`,
-are those of two sides, and one such pair that is known settles the others.
+Tables of ids and of positions, final norms and the head go to one side or to both. Words and
+shapes say which; names that differ in one place, such as `emb_a` and `emb_b`, are those of two
+sides, and one such pair that is known settles the others. The order of the file says nothing: a
+class may have its decoder first.
 """
 
 import itertools
@@ -42,12 +43,10 @@ Slots = dict[str, str]  # the item -> its part: "encoder ids", "both positions",
 Names = dict[str, str]
 
 
-def ways_of_ends(
-    outside: Table, width: int, lists: Mapping[str, tuple[int, int]], names: Sequence[str]
-) -> list[Names]:
+def ways_of_ends(outside: Table, width: int, alone: bool) -> list[Names]:
     """The usual names of the tensors `outside` the blocks, in each of the likeliest ways.
 
-    `lists` has where the blocks of each side begin and end among all `names`.
+    `alone` is whether the blocks are those of a decoder alone.
     """
     items = list(_items(outside, width))
     heads = _heads(items)
@@ -55,13 +54,13 @@ def ways_of_ends(
     highest: float | None = None
     for head in heads:
         rest = [item for item in items if item is not head and item.kind in ("table", "norm")]
-        for slots in _slots(rest, lists):
-            score = _score(slots, rest, head, lists, names)
+        for slots in _slots(rest, alone):
+            score = _score(slots, rest, head, alone)
             if score is None or (highest is not None and score < highest):
                 continue
             if highest is None or score > highest:
                 best, highest = [], score
-            named = _named(slots, rest, head, lone=len(lists) == 1)
+            named = _named(slots, rest, head, alone)
             if named not in best:
                 best.append(named)
     return best
@@ -93,7 +92,7 @@ def _rows(shape: tuple[int, ...], width: int) -> int:
 
 
 def _heads(items: Sequence[Item]) -> list[Item | None]:
-    """The possible heads: the one that words or a bias tell, else none, or any of the tables."""
+    """The possible heads: those that words or a bias tell, else none, or any of the tables."""
     biased = [item for item in items if item.kind == OF_HEAD]
     if biased:
         return list(biased)
@@ -107,15 +106,15 @@ def _heads(items: Sequence[Item]) -> list[Item | None]:
         if count_words(i.name, HEAD) and not count_words(last[i.name], IDS + "|" + PLACES)
     ]
     if named:
-        return [named[-1]]
+        return [*named]
     unknown = [i for i in tables if not count_words(i.name, IDS + "|" + PLACES)]
     return [None, *unknown]
 
 
-def _slots(items: Sequence[Item], lists: Mapping[str, object]) -> Iterator[Slots]:
+def _slots(items: Sequence[Item], alone: bool) -> Iterator[Slots]:
     """Yield the ways to give each item a part."""
-    sides = ("encoder", "decoder") if len(lists) == 2 else ("decoder",)
-    both = ("both",) if len(lists) == 2 else ()
+    sides = ("decoder",) if alone else ("encoder", "decoder")
+    both = () if alone else ("both",)
     parts = [
         [f"{side} {kind}" for kind in ("ids", "positions") for side in (*sides, *both)]
         if item.kind == "table"
@@ -136,14 +135,8 @@ def _is_whole(way: Sequence[str], sides: Sequence[str]) -> bool:
     return ids and not doubled
 
 
-def _score(
-    slots: Slots,
-    items: Sequence[Item],
-    head: Item | None,
-    lists: Mapping[str, tuple[int, int]],
-    names: Sequence[str],
-) -> float | None:
-    """How well words, marks and the order of the file agree with `slots`; None if shapes do not."""
+def _score(slots: Slots, items: Sequence[Item], head: Item | None, alone: bool) -> float | None:
+    """How well words and marks agree with `slots`; None if shapes do not."""
     score = 0.0
     by_part = {part: item for item in items if (part := slots[item.name])}
     ids = by_part.get("both ids") or by_part["decoder ids"]
@@ -155,12 +148,11 @@ def _score(
             score += _agreement(item, kind)
             if kind == "ids" and (len(item.matrix) == 3):
                 return None
-        if len(lists) == 2:
+        if not alone:
             said = side_of(item.name)
             score += 4 * ((said == side) - (bool(said) and said != side and side != "both") * 1)
             score += 0.5 * (side == "both" and not said)
             score -= 4 * (side == "both" and bool(said))
-            score += _in_place(item, side, lists, names)
     tables = [by_part[f"{side} positions"].rows for side in SIDES if f"{side} positions" in by_part]
     return score + 3 * _marked_alike(by_part) + (len({*tables}) < len(tables))
 
@@ -186,23 +178,6 @@ def side_of(name: str) -> str:
     return told[0] if len(told) == 1 else ""
 
 
-def _in_place(
-    item: Item, side: str, lists: Mapping[str, tuple[int, int]], names: Sequence[str]
-) -> float:
-    """Whether the order of the file agrees: between both lists stands what follows the first."""
-    if names == sorted(names):
-        return 0.0
-    at = min(names.index(name) for name in item.tensors)
-    (_, end), (start, last) = lists["encoder"], lists["decoder"]
-    if item.kind == "norm" and end < at < start:
-        return 1.0 if side == "encoder" else 0.0
-    if at > max(last, end):
-        return 1.0 if side == "decoder" else 0.0
-    if item.kind == "table" and end < at < start:
-        return 1.0 if side == "decoder" else 0.0
-    return 0.0
-
-
 def _marked_alike(by_part: Mapping[str, Item]) -> int:
     """How many more pairs of items of two sides differ in the same words than in others."""
     marks: list[tuple[str, ...]] = []
@@ -215,12 +190,12 @@ def _marked_alike(by_part: Mapping[str, Item]) -> int:
     )
 
 
-def _named(slots: Slots, items: Sequence[Item], head: Item | None, lone: bool) -> Names:
+def _named(slots: Slots, items: Sequence[Item], head: Item | None, alone: bool) -> Names:
     """The usual names of the tensors of `items`, whose parts are `slots`, and of the `head`."""
     usual: Names = {}
     for item in items:
         side, kind = slots[item.name].split()
-        start = "" if side == "both" or lone else f"{side}."
+        start = "" if side == "both" or alone else f"{side}."
         for name, shape in item.tensors.items():
             if kind == "norm":
                 leaf = "bias" if is_bias(name.rpartition(".")[2]) else "weight"
@@ -229,10 +204,10 @@ def _named(slots: Slots, items: Sequence[Item], head: Item | None, lone: bool) -
                 word = "pos_embedding.weight" if len(shape) == 2 else "pos_emb.pe"
                 usual[name] = f"{start}{word}"
             else:
-                usual[name] = f"{start or ('' if lone else 'shared.')}" + (
-                    "embedding.weight" if start or lone else "weight"
+                usual[name] = f"{start or ('' if alone else 'shared.')}" + (
+                    "embedding.weight" if start or alone else "weight"
                 )
     for name, shape in (head.tensors if head else {}).items():
         leaf = "bias" if len(shape) == 1 else "weight"
-        usual[name] = f"{'lm_head' if lone else 'generator'}.{leaf}"
+        usual[name] = f"{'lm_head' if alone else 'generator'}.{leaf}"
     return usual

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ..names.tensor_names import Table
-from .attention_roles import ORDER, SHAPES, WORDS
+from .attention_roles import SHAPES, WORDS
 from .groups import Groups
 from .pair_names import ways_of_pair
 from .renamed import Renamed, Shapes
@@ -24,7 +24,8 @@ def guesses(shapes: Shapes) -> Iterator[Renamed]:
 def _ways(renamed: Renamed, shapes: Shapes) -> Iterator[Renamed]:
     """Yield the ways to name the modules of `renamed`."""
     table, width = _table(renamed, shapes), Groups.of(dict(shapes)).width
-    for names in ways_of_pair(table, width, _evidence(renamed, shapes)):
+    ordered = list(shapes) != sorted(shapes)
+    for names in ways_of_pair(table, width, _evidence(renamed), ordered):
         places = {
             own: (replace(template, name=names[template.name]), place)
             for own, (template, place) in renamed.places.items()
@@ -41,22 +42,16 @@ def certain(shapes: Shapes) -> list[Renamed]:
     return [way[0] for way in ways if len(way) == 1 and way[0].changes]
 
 
-def _evidence(renamed: Renamed, shapes: Shapes) -> str:
+def _evidence(renamed: Renamed) -> str:
     """What must tell the first matrix of an MLP from the last one in the form of `renamed`.
 
     The matrices of modules are (out, in), unless words say the opposite; those of parameters
-    without a module may be either, in the order of the class.
+    without a module may be either.
     """
     templates = [template for template, place in renamed.places.values() if "layer" in place]
-    if any(
-        name.endswith(".weight") != own.endswith(".weight")
-        for name, own in (
-            (each.name, each.own) for each in templates if each.name.endswith(".weight")
-        )
-    ):
-        return ORDER if list(shapes) != sorted(shapes) else SHAPES
+    bare = any(t.name.endswith(".weight") and not t.own.endswith(".weight") for t in templates)
     turned = any(each.form and len(each.form.lengths) == 2 for each in templates)
-    return WORDS if turned else SHAPES
+    return WORDS if turned and not bare else SHAPES
 
 
 def _table(renamed: Renamed, shapes: Shapes) -> Table:

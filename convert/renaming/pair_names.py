@@ -1,6 +1,6 @@
 """The usual names of the tensors of encoder-decoders, and of decoders that attend to a memory.
 
-Shapes, words and order show which part of a class is which; where these leave it open, there are
+Shapes, words and numbers show which part of a class is which; where these leave it open, there are
 several ways, and running the class shows which is right.
 """
 
@@ -16,11 +16,14 @@ LAYER = "{layer}."
 ENCODER, DECODER = f"encoder.layers.{LAYER}", f"decoder.layers.{LAYER}"
 
 
-def ways_of_pair(table: Table, width: int, evidence: str) -> Iterator[dict[str, str]]:
+def ways_of_pair(
+    table: Table, width: int, evidence: str, ordered: bool
+) -> Iterator[dict[str, str]]:
     """Yield the usual names in each way in which `table` may be of an encoder-decoder.
 
     `table` has {layer} for the number of a block, and the two lists of blocks as `usual_names` has
-    them, or one; the model has `width`; `evidence` is that of `attention_roles`.
+    them, or one; the model has `width`; `evidence` is that of `attention_roles`;
+    `ordered` is whether the file keeps the order of the class.
     """
     stems = list(dict.fromkeys(n.partition(LAYER)[0] + LAYER for n in table if LAYER in n))
     two = {*stems} == {ENCODER, DECODER}
@@ -36,12 +39,8 @@ def ways_of_pair(table: Table, width: int, evidence: str) -> Iterator[dict[str, 
     if not all(block.has(count) for block, count in zip(blocks, counts, strict=True)):
         return
     outside = {name: shape for name, shape in table.items() if LAYER not in name}
-    names = list(table)
-    places = [[i for i, n in enumerate(names) if n.startswith(stem)] for stem in stems]
-    sides = ("encoder", "decoder")[-len(stems) :]
-    lists = {side: (at[0], at[-1]) for side, at in zip(sides, places, strict=True)}
-    ends = ways_of_ends(outside, width, lists, names)
-    ways = ((end, own) for own in ways_of_blocks(blocks, width, evidence) for end in ends)
+    ends = ways_of_ends(outside, width, alone=not two)
+    ways = ((end, own) for own in ways_of_blocks(blocks, width, evidence, ordered) for end in ends)
     for end, own in itertools.islice(ways, MOST_WAYS):
         of_blocks = {
             stem + name: stem + new

@@ -1,6 +1,7 @@
 """The tensors of a file under other names, and the way back to its own."""
 
 import functools
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 
 from jaxgpt.errors import UserError
 
+from ..names import parts
 from ..rows.axes import LABELS, Place, Sizes, View
 from ..rows.dialect import Dialect
 from ..rows.kinds import Kind
@@ -19,6 +21,18 @@ HEADS_FIRST = (
     "where a kernel has two dimensions for its heads, the first is assumed to be their number and "
     "the second their width; setting num_heads would settle it"
 )
+HEADS_EQUAL = (
+    "where a kernel has two equal dimensions for its heads, the first is assumed to be their "
+    "number and the second their width; nothing but the class itself would settle it"
+)
+BY_NAME = (
+    "no known class has these names, which are taken at their word or by their shapes: {taken}"
+)
+# The parts of a block whose shapes may be equal, so that only names tell them apart.
+ALIKE = re.compile(
+    r"(norm\d|(pre|post)_\w+_norm|self_attn|cross_attn|\w+\.(gate|up|down|wi))(?=\.)"
+)
+OF_MLP = {*f"{parts.UP} {parts.DOWN}".split()}
 
 
 @dataclass(frozen=True)
@@ -28,6 +42,12 @@ class Template:
     name: str
     own: str
     form: Form | None = None  # None if the tensor in the file has the usual dimensions
+
+    @property
+    def inside(self) -> tuple[str, str]:
+        """The name in the file and the new one, without the list and the number of a block."""
+        own, new = (re.split(r"{layer\w*}[._]?", each)[-1] for each in (self.own, self.name))
+        return own, new
 
 
 @dataclass(frozen=True)
@@ -46,7 +66,30 @@ class Renamed:
     def caveats(self, given: Collection[str]) -> list[str]:
         """The sentences on what neither names, forms nor the fields `given` settle."""
         heads = HEADS_FIRST if self.widths and "num_heads" not in given else ""
-        return [sentence for sentence in (self.caveat, heads) if sentence]
+        sides = [
+            (t.form.lengths, s) for t, _ in self.places.values() if t.form for s in t.form.sides
+        ]
+        if any(len(s) > 1 and lengths[s[-1]] == lengths[s[-2]] for lengths, s in sides):
+            heads = HEADS_EQUAL
+        return [sentence for sentence in (self.caveat, self._taken, heads) if sentence]
+
+    @property
+    def _taken(self) -> str:
+        """The sentence on the names of which no shape shows the part; "" if all are usual."""
+        taken: dict[str, str] = {}
+        for template, _ in self.places.values():
+            own, new = template.inside
+            part = ALIKE.match(new)
+            if part and new != own and part[1].removesuffix("_attn") not in own:
+                whole = template.own if own in ("weight", "bias") else own  # of a list of norms
+                taken.setdefault(_module(whole, new, part[1]), part[1])
+            elif "{layer" not in template.own and not f".{own}".endswith(f".{new}"):
+                taken.setdefault(own.rpartition(".")[0] or own, new.rpartition(".")[0])
+        usual = {own for own in taken if own.rpartition(".")[2] in OF_MLP}
+        pairs = ", ".join(
+            f"{own} for {new}" for own, new in taken.items() if own not in {new, *usual}
+        )
+        return BY_NAME.format(taken=pairs) if pairs else ""
 
     @property
     def with_heads_last(self) -> "Renamed | None":
@@ -118,6 +161,12 @@ class Renamed:
                         f"{name} is {form.lengths}, and {view.formula} would be {shape} with the "
                         "fields that were given."
                     )
+
+
+def _module(own: str, new: str, part: str) -> str:
+    """What stands in the name `own` for the `part` with which the name `new` begins."""
+    rest = new.removeprefix(f"{part}.").count(".") + 1
+    return own.rsplit(".", rest)[0]
 
 
 def joined(names: list[str], axis: str) -> tuple[str, list[str]]:

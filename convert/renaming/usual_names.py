@@ -19,6 +19,10 @@ from .outside_words import Outside, usual_outside
 from .renamed import Renamed, Shapes, Template
 
 MOST_MODULES = 64  # in a name
+SQUARES = (
+    "no shape shows whether square matrices, such as {name}, are (in, out) or (out, in); they are "
+    "taken to be {taken}, as the others are"
+)
 HEAD = re.compile(r"[._]?{head(?:_x1p1)?}[._]?")
 
 
@@ -112,10 +116,21 @@ class _Tensors:
         }
         # Modules are (out, in) as a rule, and parameters (in, out).
         unusual = self.bare.isdisjoint(self.inside) != turned.isdisjoint(self.inside)
-        modules = usual_modules(usual, self.width, self.ordered and unusual)
+        modules = usual_modules(usual, self.width, self.ordered, unusual)
         outside = usual_outside(usual, self.width, self.ordered) if self.alone else Outside({})
         names = {**modules, **outside.names}
-        return {name: names[new] for name, new in self.leaves.items()}, forms, outside.caveat
+        caveat = "; ".join(filter(None, (outside.caveat, self._on_squares(turned))))
+        return {name: names[new] for name, new in self.leaves.items()}, forms, caveat
+
+    def _on_squares(self, turned: frozenset[str]) -> str:
+        """The caveat on square matrices that are `turned`, or parameters; "" if there are none."""
+        wide = matrices(self.table)
+        unsure = [n for n in wide if n in turned | self.bare and n not in self.forms]
+        squares = [n for n in unsure if len({*wide[n]}) == 1 < len(wide[n])]
+        if not squares:
+            return ""
+        taken = "(in, out)" if squares[0] in turned else "(out, in)"
+        return SQUARES.format(name=squares[0].rpartition("{layer}.")[2], taken=taken)
 
 
 def _usual_lists(blocks: tuple[Group, ...]) -> dict[str, str]:

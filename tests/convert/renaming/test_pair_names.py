@@ -184,4 +184,4 @@ def test_an_attention_named_for_the_target_is_never_cross_attention() -> None:
         re.sub(r"layers\.\d", "layers.{layer}", name): tuple(value.shape)
         for name, value in names.items()
     }
-    assert not list(ways_of_pair(table, WIDTH, SHAPES))
+    assert not list(ways_of_pair(table, WIDTH, SHAPES, ordered=True))
