@@ -4,7 +4,6 @@ import functools
 import re
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -15,9 +14,9 @@ from convert.renaming.pair_guesses import guesses  # noqa: E402
 from convert.renaming.pair_names import ways_of_pair  # noqa: E402
 from jaxgpt.config import ModelConfig  # noqa: E402
 from jaxgpt.errors import UserError  # noqa: E402
-from jaxgpt.pytree import flatten  # noqa: E402
 from jaxgpt.seq2seq_config import Seq2SeqConfig  # noqa: E402
 from tests.classes import pairs  # noqa: E402
+from tests.convert.renaming.test_unusual_names import equal  # noqa: E402
 
 State = dict[str, Any]
 GIVEN = {"num_heads": 4}
@@ -127,11 +126,6 @@ FORMS |= {
         for n, v in s.items()
     },
 }  # fmt: skip
-
-
-def equal(one: Any, two: Any) -> bool:
-    one, two = flatten(one.params), flatten(two.params)
-    return one.keys() == two.keys() and all(np.array_equal(one[path], two[path]) for path in two)
 
 
 @pytest.mark.parametrize("form", FORMS)
