@@ -9,8 +9,8 @@ from ..names.gates import VALUE_FIRST, down_ranks, gate_ranks, halves
 from ..names.roles import FIRST, GLU, JOINED, MLP, NORMS, ORDER, ROLES, SECOND, STEPS, THREE
 from ..names.tensor_names import Table, alike, biases, count_words, is_mask, joined
 from ..names.unsupported import reasons
-from ..rows.axes import LABELS
 from ..rows.kinds import HEAD, Kind, ignored, mask, row, tied
+from ..rows.labels import LABELS
 
 
 class Draft:

@@ -15,10 +15,10 @@ import torch
 from jaxgpt.errors import UserError
 
 from ..names.tensor_names import is_mask, joined
-from ..rows.axes import QKV
 from ..rows.dialect import Dialect
 from ..rows.fields import USUAL
 from ..rows.kinds import Kind, mask, row, tied
+from ..rows.labels import QKV
 from .norm import same
 from .trace_reader import Matrix, Reader
 

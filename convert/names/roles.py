@@ -1,7 +1,7 @@
 """The roles that tensors of an unknown class may have: their shapes, and words that tell them."""
 
-from ..rows.axes import LABELS
 from ..rows.kinds import EMBEDDING, HEAD, POSITIONS
+from ..rows.labels import LABELS
 
 THREE, MLP, NORMS = tuple(LABELS["qkv"]), ("up", "down"), ("norm1", "norm2")
 GLU = ("gate", "gated")  # the label `up` is the role `gated`

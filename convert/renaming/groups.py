@@ -9,8 +9,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from ..names.tensor_names import Table, matrices
-from ..rows.axes import Place
 from ..rows.cuts import counted
+from ..rows.labels import Place
 
 NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,8})(?=[._]|$)")
 MOST_NUMBERS = 8  # in one name

@@ -11,9 +11,10 @@ import numpy as np
 from jaxgpt.errors import UserError
 
 from ..names import parts
-from ..rows.axes import LABELS, Place, Sizes, View
+from ..rows.axes import Sizes, View
 from ..rows.dialect import Dialect
 from ..rows.kinds import Kind
+from ..rows.labels import LABELS, Place
 from .forms import Form, widths_of
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from .axes import LABELS, Dims
+from .axes import Dims
 from .dialect import Dialect, labelled
 from .kinds import Kind, Row
+from .labels import LABELS
 
 PLACES = ("by_part", "by_head")
 # Each field, and its values. Where queries do not come first, letters say so: kqv_by_part.

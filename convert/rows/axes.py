@@ -27,17 +27,9 @@ import numpy as np
 
 from .compiled import compiled
 from .cuts import Sizes, counted, size_of, whole_of
+from .labels import LABELS, QKV, Place, every, own_axes, with_labels
 from .strides import stride
 
-# Axes indexed by labels: each label in order, and the axis that only its part has.
-LABELS: dict[str, dict[str, tuple[str, ...]]] = {
-    "qkv": {"query": ("group",), "key": (), "value": ()},
-    "q": {"query": ("group",)},  # of a tensor that holds queries alone
-    "k_v": {"key": (), "value": ()},  # of one that holds keys and values
-    "glu": {"gate": (), "up": ()},  # the two projections of a gated MLP
-}
-QKV = ("qkv", "q", "k_v")  # label axes that name the same parts
-Place = Mapping[str, int]  # axis -> index, for the axes that are spread over names
 Spelling = Mapping[str, Mapping[str, str]]  # label axis -> {label: its word}, in the class's order
 Dims = tuple[tuple[str, ...], ...]
 
@@ -98,7 +90,17 @@ class View:
         The result has no label axis. `(head qkv k)` becomes `(kv group k)` for queries and `(kv k)`
         for keys and values; so does `(qkv head k)`. A view without `qkv` has `group` after `kv`.
         """
-        own = [axis for label in self.labels for axis in _own(label, place[label])]
+        labels = tuple(place[label] for label in self.labels)
+        if labels not in self._axes:
+            self._axes[labels] = self._axes_of(labels)
+        return self._axes[labels]
+
+    @functools.cached_property
+    def _axes(self) -> dict[tuple[int, ...], Dims]:
+        return {}
+
+    def _axes_of(self, labels: Sequence[int]) -> Dims:
+        own = [axis for label in zip(self.labels, labels, strict=True) for axis in own_axes(*label)]
         if not {*QKV} & {*self.labels}:
             own.append("group")
         inner = list(itertools.chain(*self.dims))
@@ -153,7 +155,15 @@ class View:
 
     def at(self, place: Place) -> str:
         """The name of the array at `place`."""
-        return re.sub(r"{(\w+)}", lambda m: self._word(m[1], place[counted(m[1])]), self.name)
+        return "".join(
+            self._word(part, place[counted(part)]) if i % 2 else part
+            for i, part in enumerate(self._name_parts)
+        )
+
+    @functools.cached_property
+    def _name_parts(self) -> list[str]:
+        """The texts of the name, and between each two of them an axis."""
+        return re.split(r"{(\w+)}", self.name)
 
     def places(self, sizes: Sizes) -> Iterator[Place]:
         """The place of each array of the view."""
@@ -218,27 +228,5 @@ class View:
         )
 
 
-def _own(axis: str, index: int) -> tuple[str, ...]:
-    """The axis that only the part of the label `index` has."""
-    return list(LABELS[axis].values())[index]
-
-
 def _product(sizes: Sizes, axes: Iterable[str]) -> int:
     return math.prod(size_of(axis, sizes) for axis in axes)
-
-
-def with_labels(place: Place, axes: Sequence[str]) -> Iterator[Place]:
-    """`place` with each combination of labels of the same parts on those of `axes` it lacks."""
-    missing = tuple(dict.fromkeys(axis for axis in axes if axis not in place))
-    for labels in every(missing, {}):
-        combined = {**place, **labels}
-        parts = {list(LABELS[axis])[combined[axis]] for axis in QKV if axis in combined}
-        if len(parts) < 2:
-            yield combined
-
-
-def every(axes: tuple[str, ...], sizes: Sizes) -> Iterator[Place]:
-    """All combinations of indices on `axes`, the last axis fastest."""
-    ranges = [range(len(LABELS[axis]) if axis in LABELS else sizes[axis]) for axis in axes]
-    for indices in itertools.product(*ranges):
-        yield dict(zip(axes, indices, strict=True))

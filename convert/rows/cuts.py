@@ -1,5 +1,6 @@
 """Axes that are counted in key heads, or cut into a number of equal parts, and their sizes."""
 
+import functools
 from collections.abc import Iterable, Mapping
 
 from .strides import stride
@@ -7,6 +8,7 @@ from .strides import stride
 Sizes = Mapping[str, int]
 
 
+@functools.cache
 def counted(axis: str) -> str:
     """The axis that counts the entries of `axis` in names and beside a label axis.
 

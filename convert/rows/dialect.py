@@ -5,10 +5,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .axes import LABELS, Spelling, View
+from .axes import Spelling, View
 from .fields import USUAL, is_relevant, usual_of
 from .hub import Hub
 from .kinds import Buffer, Filled, Kind, Row, Scaled, Shifted
+from .labels import LABELS
 from .pattern import LabelWords, Pattern, label_words
 
 

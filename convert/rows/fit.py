@@ -5,12 +5,13 @@ Works on names and shapes alone; independent of file formats.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from .axes import LABELS, Place, Sizes, View
+from .axes import Sizes, View
 from .cuts import counted, uncut
 from .dialect import Dialect, is_ignored
+from .labels import LABELS, Place
 from .solve import Equation, label_sizes, rests, solve
 
 Shape = tuple[int, ...]
@@ -70,28 +71,38 @@ def fit(dialect: Dialect, shapes: Mapping[str, Shape], known: Sizes | None = Non
     problems += _contradictions(claimed, shapes, sizes)
     for view in views:
         problems += [f"{view.name}: {problem}" for problem in view.undivided(sizes)]
-        for place in view.places(defaultdict(int, counts)):
-            problems += _problems(view, place, shapes, sizes)
-            if view.at(place) not in shapes:
+        for name, problem in _problems(view, view.places(defaultdict(int, counts)), shapes, sizes):
+            problems.append(problem)
+            if name not in shapes:
                 absent.add(view.name)
     counted_axes = {*counts, *(["head"] if "kv" in counts else [])}
     stated = frozenset(known or {}) - counted_axes
     return Fit(dialect, sizes, len(claimed), problems, stated, frozenset(absent))
 
 
-def _problems(view: View, place: Place, shapes: Mapping[str, Shape], sizes: Sizes) -> list[str]:
-    """The problem with the tensor of `view` at `place`, if there is one."""
-    name = view.at(place)
+def _problems(
+    view: View, places: Iterable[Place], shapes: Mapping[str, Shape], sizes: Sizes
+) -> Iterator[tuple[str, str]]:
+    """The name and the problem of each tensor of `view` at `places` that has one."""
+    wanted: dict[tuple[int | None, ...], Shape | None] = {}  # by labels, which alone matter
+    for place in places:
+        labels = tuple(place.get(label) for label in view.labels)
+        if labels not in wanted:
+            wanted[labels] = _wanted(view, place, sizes)
+        name, shape = view.at(place), wanted[labels]
+        formula = view.formula if shape is None else f"{view.formula} = {shape}"
+        if name not in shapes:
+            yield name, f"{name} is missing ({formula})"
+        elif len(shapes[name]) != len(view.dims) or shape not in (None, shapes[name]):
+            yield name, f"{name} is {shapes[name]}, expected {formula}"
+
+
+def _wanted(view: View, place: Place, sizes: Sizes) -> Shape | None:
+    """The shape of the tensor at `place`; None if nothing shows the size of one of its axes."""
     try:
-        shape = view.shape(sizes, place)
-        wanted = f"{view.formula} = {shape}"
-    except KeyError:  # nothing shows the size of one of its axes
-        shape, wanted = shapes.get(name, ()), view.formula
-    if name not in shapes:
-        return [f"{name} is missing ({wanted})"]
-    if shapes[name] != shape or len(shape) != len(view.dims):
-        return [f"{name} is {shapes[name]}, expected {wanted}"]
-    return []
+        return view.shape(sizes, place)
+    except KeyError:
+        return None
 
 
 def _contradictions(

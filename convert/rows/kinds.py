@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from .axes import QKV, Dims, View
+from .axes import Dims, View
+from .labels import QKV
 from .pattern import Pattern
 from .strides import stride
 

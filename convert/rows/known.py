@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from .dialect import Dialect
-from .pattern import LabelWords
-from .resolve import Shape, settle
+from .resolve import settle
+from .tensors import Shape, Tensors
 
 NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # one that stands alone between dots
 
@@ -19,11 +19,10 @@ class Names:
     """The names of a file's tensors, and what is known of them; `shapes` maps them to shapes."""
 
     def __init__(self, shapes: Mapping[str, Shape]):
-        self._shapes = shapes
+        self._tensors = Tensors(shapes)
         # One name stands for all that differ in the number of a layer.
-        self._distinct = list({NUMBER.sub("0", name): name for name in shapes}.values())
-        # By pattern, and by the words of the labels in it: variants and dialects share many.
-        self._matched: dict[tuple[str, LabelWords], frozenset[str]] = {}
+        distinct = {NUMBER.sub("0", name): name for name in shapes}.values()
+        self._distinct = Tensors({name: shapes[name] for name in distinct})
         # By the ids of the rows and words of the first, which are all that is settled.
         self._settled: dict[tuple[int, int], tuple[Dialect, Dialect]] = {}
 
@@ -36,13 +35,13 @@ class Names:
 
     def explained_by(self, dialect: Dialect) -> bool:
         """Whether a variant of `dialect` has a row for each name."""
-        return self._known_to(self.nearest(dialect)[0]) == len(self._distinct)
+        return self._known_to(self.nearest(dialect)[0]) == len(self._distinct.shapes)
 
     def settled(self, dialect: Dialect) -> Dialect:
         """`dialect` settled for the file."""
         key = id(dialect.rows), id(dialect.words)
         if key not in self._settled:
-            self._settled[key] = dialect, settle(dialect, self._shapes)
+            self._settled[key] = dialect, settle(dialect, self._tensors)
         settled = self._settled[key][1]
         return replace(dialect, rows=settled.rows, words=settled.words, variants=())
 
@@ -50,11 +49,7 @@ class Names:
         """The number of names for which `variant` has a row."""
         words, found = variant.label_words, set[str]()
         for row in variant.rows:
-            pattern = row.torch
-            key = pattern.text, words if pattern.labels else ()
-            if key not in self._matched:
-                self._matched[key] = frozenset(filter(pattern.matcher(words), self._distinct))
-            found |= self._matched[key]
+            found |= self._distinct.matching(row.torch, words).keys()
         return len(found)
 
 

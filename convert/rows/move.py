@@ -16,11 +16,12 @@ from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.pytree import Tree, flatten, unflatten
 
 from ..dtypes import OF_WEIGHTS
-from .axes import Place, Sizes, View
+from .axes import Sizes, View
 from .buffers import buffers
 from .dialect import Dialect
 from .fields import FIELDS, norms_full_width
 from .kinds import Scaled, part_of
+from .labels import Place
 from .order import in_file_order
 from .regroup import COPIES, Heads, Put, move, parts
 from .resolve import express, fillable

@@ -4,9 +4,10 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from .axes import LABELS, Place, Sizes, View
+from .axes import Sizes, View
 from .cuts import counted
 from .dialect import Dialect
+from .labels import LABELS, Place
 
 
 def in_file_order(dialect: Dialect, sizes: Sizes) -> list[str]:

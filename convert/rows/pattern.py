@@ -10,11 +10,11 @@ import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .axes import LABELS, Dims, Spelling, View, parse_dims
+from .axes import Dims, Spelling, View, parse_dims
+from .labels import LABELS
 
 MOST_DIGITS = 9  # of a number in a name
 MOST_ENDINGS = 100  # that a name is compared with before it is matched
-MOST_NAMES = 256  # whose matches with one pattern are remembered
 LabelWords = tuple[tuple[str, tuple[str, ...]], ...]  # each label axis, and the words on it
 
 
@@ -126,11 +126,7 @@ class Pattern:
 
         def match(name: str) -> Match | None:
             # Most names are ruled out by their ending.
-            return whole(name) if name.endswith(endings) else None
-
-        @functools.lru_cache(MOST_NAMES)  # detection may try many fields for the same file
-        def whole(name: str) -> Match | None:
-            return rest(name, 0, 0)
+            return rest(name, 0, 0) if name.endswith(endings) else None
 
         def rest(name: str, start: int, number: int) -> Match | None:
             """How `name` from `start` on fits the parts from `number` on."""

@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxgpt.errors import UserError
 
-from .axes import LABELS, Place, Sizes, View, every, with_labels
+from .axes import Sizes, View
+from .labels import LABELS, Place, every, with_labels
 
 COPIES = min(4, os.cpu_count() or 1)  # at a time
 BLOCK = 64  # numbers on each side of what is transposed at a time

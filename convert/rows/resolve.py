@@ -9,33 +9,36 @@ from dataclasses import replace
 
 from jaxgpt.config import ModelConfig
 
-from .axes import Dims, View, every
+from .axes import Dims, View
 from .dialect import Dialect, is_ignored
 from .fields import norms_full_width
 from .kinds import Alias, Buffer, Filled, Kind, Row, is_embedding, part_of
-from .pattern import Choice, Match
+from .labels import every
+from .pattern import Choice, Match, label_words
+from .tensors import Shape, Tensors
 
-Shape = tuple[int, ...]
 AFTER = "after"  # the axis of the member after the blocks, such as a final norm in nn.Sequential
 
 
-def settle(dialect: Dialect, shapes: Mapping[str, Shape]) -> Dialect:
+def settle(dialect: Dialect, tensors: Tensors) -> Dialect:
     """The dialect with one word for each choice, and only rows that the file has or must have.
 
-    `shapes` maps each tensor name of the file to its shape.
+    `tensors` are those of the file.
     """
-    dialect = _with_last_member(dialect, shapes)
-    of_labels = dialect.label_words
-    matchers = [row.torch.matcher(of_labels) for row in dialect.rows]
-    fits = [[fit for matcher in matchers if (fit := matcher(name))] for name in shapes]
+    dialect = _with_last_member(dialect, tensors)
+    by_name: defaultdict[str, list[Match]] = defaultdict(list)
+    for row in dialect.rows:
+        for name, match in tensors.matching(row.torch, dialect.label_words).items():
+            by_name[name].append(match)
+    fits = [by_name[name] for name in tensors.shapes]
     # Names that match one row alone vote first: an ambiguous name must not overrule them.
     surest = sorted((matches for matches in fits if matches), key=len)
     words = {axis: (_spelling(known, _seen(axis, fits)),) for axis, known in dialect.words.items()}
     settled = replace(dialect, words=words, variants=())
-    return replace(settled, rows=tuple(_rows_of_file(settled, _chosen(surest), shapes)))
+    return replace(settled, rows=tuple(_rows_of_file(settled, _chosen(surest), tensors)))
 
 
-def _with_last_member(dialect: Dialect, shapes: Mapping[str, Shape]) -> Dialect:
+def _with_last_member(dialect: Dialect, tensors: Tensors) -> Dialect:
     """The dialect with the number of the one member that follows the blocks in their list.
 
     The rows of such a member have {after} in their names; they are dropped if the file has none.
@@ -45,8 +48,8 @@ def _with_last_member(dialect: Dialect, shapes: Mapping[str, Shape]) -> Dialect:
         if not row.torch.has(AFTER):
             rows.append(row)
             continue
-        matches = [match for name in shapes if (match := row.torch.match(name))]
-        numbers = {match.axes[AFTER] for match in matches}
+        matches = tensors.matching(row.torch, label_words(()))
+        numbers = {match.axes[AFTER] for match in matches.values()}
         if len(numbers) == 1:
             rows.append(replace(row, torch=row.torch.numbered(AFTER, numbers.pop())))
     return replace(dialect, rows=tuple(rows))
@@ -84,9 +87,7 @@ def _spelling(known: tuple[str, ...], seen: list[str]) -> str:
     )
 
 
-def _rows_of_file(
-    dialect: Dialect, words: Mapping[Choice, str], shapes: Mapping[str, Shape]
-) -> list[Kind]:
+def _rows_of_file(dialect: Dialect, words: Mapping[Choice, str], tensors: Tensors) -> list[Kind]:
     """The rows that the file has, and those that it must have, in the order of the dialect.
 
     Example: four rows of a family describe its position table, as `position_embedding.weight` or as
@@ -103,8 +104,8 @@ def _rows_of_file(
     present = {
         id(row)
         for parts in by_subject.values()
-        for alternatives in _whole_or_in_parts(parts, dialect, shapes)
-        for row in _chosen_alternatives(alternatives, dialect, shapes)
+        for alternatives in _whole_or_in_parts(parts, dialect, tensors)
+        for row in _chosen_alternatives(alternatives, dialect, tensors)
     }
     return _without_repeats(
         [replace(row, torch=row.torch.required()) for row in rows if id(row) in present]
@@ -127,33 +128,31 @@ def _subject(row: Kind) -> object:
 
 
 def _whole_or_in_parts(
-    parts: Mapping[str, Sequence[Kind]], dialect: Dialect, shapes: Mapping[str, Shape]
+    parts: Mapping[str, Sequence[Kind]], dialect: Dialect, tensors: Tensors
 ) -> list[Sequence[Kind]]:
     """The alternatives of one subject as a file stores it: whole, which is "", or in `parts`.
 
     It is in parts if the file has all of them, or if the dialect has no rows of the whole.
     """
     cut = [alternatives for part, alternatives in parts.items() if part]
-    in_parts = cut and all(_in_file(alternatives, dialect, shapes) for alternatives in cut)
+    in_parts = cut and all(_in_file(alternatives, dialect, tensors) for alternatives in cut)
     return cut if in_parts or "" not in parts else [parts[""]]
 
 
-def _in_file(
-    alternatives: Sequence[Kind], dialect: Dialect, shapes: Mapping[str, Shape]
-) -> list[Kind]:
+def _in_file(alternatives: Sequence[Kind], dialect: Dialect, tensors: Tensors) -> list[Kind]:
     """The `alternatives` of one subject for which the file has a tensor."""
     rivals = len(alternatives) > 1
     return [
         row
         for row in alternatives
         if _has_tensor(
-            row, dialect, shapes, isinstance(row, Buffer) or (isinstance(row, Row) and rivals)
+            row, dialect, tensors, isinstance(row, Buffer) or (isinstance(row, Row) and rivals)
         )
     ]
 
 
 def _chosen_alternatives(
-    alternatives: Sequence[Kind], dialect: Dialect, shapes: Mapping[str, Shape]
+    alternatives: Sequence[Kind], dialect: Dialect, tensors: Tensors
 ) -> Sequence[Kind]:
     """The one of the `alternatives` of one subject that a file has or must have, if any.
 
@@ -162,21 +161,19 @@ def _chosen_alternatives(
     if ignored := [row for row in alternatives if is_ignored(row)]:
         return ignored
     if there := _in_file(
-        alternatives, dialect, shapes
+        alternatives, dialect, tensors
     ):  # of a vector and a single number, a tensor of one element is the number
         return [max(there, key=lambda row: row.torch.dims.count(()))]
     required = all(isinstance(row, Row) and not row.torch.optional for row in alternatives)
     return alternatives[:1] if required else []
 
 
-def _has_tensor(row: Kind, dialect: Dialect, shapes: Mapping[str, Shape], by_dims: bool) -> bool:
+def _has_tensor(row: Kind, dialect: Dialect, tensors: Tensors, by_dims: bool) -> bool:
     """Whether the file has a tensor with a name of `row` and, if `by_dims`, with its dimensions."""
-    view, matches = row.torch.view(dialect.spelling), row.torch.matcher(dialect.label_words)
+    view = row.torch.view(dialect.spelling)
     return any(
-        matches(name)
-        and view.match(name) is not None
-        and (not by_dims or _could_be(view.dims, shape))
-        for name, shape in shapes.items()
+        view.match(name) is not None and (not by_dims or _could_be(view.dims, tensors.shapes[name]))
+        for name in tensors.matching(row.torch, dialect.label_words)
     )
 
 

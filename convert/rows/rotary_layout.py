@@ -6,7 +6,8 @@ other way, holds the same function with the rows of its queries and keys in anot
 
 import numpy as np
 
-from .axes import LABELS, Place, View
+from .axes import View
+from .labels import LABELS, Place
 
 ROTATED = ("query", "key")
 ATTENTION = "blocks/attn/"  # cross-attention rotates nothing

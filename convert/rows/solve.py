@@ -4,7 +4,8 @@ import itertools
 import math
 from collections import Counter, defaultdict
 
-from .axes import LABELS, Sizes
+from .axes import Sizes
+from .labels import LABELS
 
 Equation = tuple[tuple[str, ...], int]  # the axes of a dimension, and its length
 Rest = tuple[frozenset[str], int]  # the axes of unknown size in an equation, and their product

@@ -4,6 +4,7 @@
 list in which each block has two.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ class Stride:
         return index if rest == 0 and index >= 0 else None
 
 
+@functools.cache
 def stride(word: str) -> Stride:
     """The axis in `word`, the text between braces, and how it is numbered."""
     match = re.fullmatch(r"(\w+?)_x(\d+)(?:p(\d+))?", word)

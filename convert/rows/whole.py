@@ -14,8 +14,8 @@ from jaxgpt.pytree import Tree, flatten, unflatten
 from jaxgpt.seq2seq_config import AnyConfig
 
 from . import move
-from .axes import Place
 from .kinds import part_of
+from .labels import Place
 from .move import Read
 from .order import in_file_order
 from .pair import AnyDialect, Pair, sides

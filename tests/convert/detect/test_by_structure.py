@@ -23,6 +23,7 @@ from convert.rows.kinds import Alias, Buffer, Row
 from convert.rows.move import to_flax, to_torch
 from convert.rows.order import in_module_order
 from convert.rows.resolve import settle
+from convert.rows.tensors import Tensors
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.pytree import Tree, flatten
@@ -304,7 +305,7 @@ def test_each_tensor_is_given_its_role_though_sizes_coincide(layout: Layout) -> 
     assert given_roles(shapes) == layout.tensors()
     dialect = propose(shapes).dialect
     assert dialect is not None
-    found = fit(settle(dialect, shapes), shapes)
+    found = fit(settle(dialect, Tensors(shapes)), shapes)
     assert found.dialect == dialect
     assert not found.problems
     sizes = {"layer": layout.layers, "kv": layout.heads}
@@ -774,7 +775,7 @@ def test_real_names_are_understood_or_refused(path: Path) -> None:
     given = given_roles(shapes)
     whole = [
         found
-        for found in (fit(settle(one, shapes), shapes) for one in DIALECTS.values())
+        for found in (fit(settle(one, Tensors(shapes)), shapes) for one in DIALECTS.values())
         if not found.problems
     ]
     for found in whole:
@@ -784,7 +785,7 @@ def test_real_names_are_understood_or_refused(path: Path) -> None:
         }
     dialect = propose(shapes).dialect
     assert dialect is not None
-    sizes = fit(settle(dialect, shapes), shapes).sizes
+    sizes = fit(settle(dialect, Tensors(shapes)), shapes).sizes
     known = {
         axis: fields[name] for axis, name in FIELDS.items() if axis in sizes and axis in "vdf layer"
     }

@@ -13,11 +13,12 @@ from convert.dialects import DIALECTS
 from convert.dtypes import OF_WEIGHTS
 from convert.names.modern_parts import NAMED, NUMBERED
 from convert.names.parts import PAIRS
-from convert.rows.axes import QKV, View
+from convert.rows.axes import View
 from convert.rows.dialect import Dialect
 from convert.rows.fields import norms_full_width
 from convert.rows.fit import Fit, fit, meanings
 from convert.rows.kinds import Row, Scaled, row
+from convert.rows.labels import QKV
 from convert.rows.move import (
     require_floats,
     require_one_dtype_per_row,
@@ -26,6 +27,7 @@ from convert.rows.move import (
 )
 from convert.rows.resolve import settle
 from convert.rows.strides import stride
+from convert.rows.tensors import Tensors
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.pytree import Tree, flatten
@@ -43,7 +45,7 @@ def shapes(dialect: Dialect) -> dict[str, tuple[int, ...]]:
 
 def fitted(dialect: Dialect, tensors: dict[str, np.ndarray]) -> Fit:
     held = {name: value.shape for name, value in tensors.items()}
-    found = fit(settle(dialect, held), held, {"head": config_of(dialect).num_heads})
+    found = fit(settle(dialect, Tensors(held)), held, {"head": config_of(dialect).num_heads})
     weighed = (
         values.weigh(found.dialect, found.sizes, tensors.__getitem__)
         if not found.problems
