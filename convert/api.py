@@ -21,7 +21,7 @@ from .detect.errors import Stranger
 from .dialects import named
 from .dtypes import OF_WEIGHTS
 from .extras import read_extras
-from .files import checkpoints, torchfile, wrappers
+from .files import checkpoints, saving, torchfile, wrappers
 from .loaded import Inspected, Loaded
 from .rows import move, whole
 from .rows.pair import AnyDialect
@@ -240,5 +240,5 @@ def directory_to_file(
         torchfile.need_torch(out)
     opened = model_directory.ModelDirectory(directory)
     plan = write_plan.plan(opened, Path(out), dialect, optimizer, weights_only)
-    checkpoints.write(out, plan.arrays(stage), plan.nested, plan.extras, stage)
+    saving.save(out, plan.tensors(), plan.nested, plan.extras, stage)
     return plan.result

@@ -3,7 +3,6 @@
 Independent of the classes themselves.
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,15 +20,16 @@ from jaxgpt.system.stages import Stage, silent
 
 from .choose import folders_for
 from .dialects import DIALECTS, PAIRS, named
-from .files import checkpoints, hf_folder
+from .files import hf_folder, saving
 from .names.class_config import lacking_biases
 from .names.folder_config import config_words
 from .rows import whole
 from .rows.dialect import Dialect
 from .rows.kinds import Alias, Filled, Kind, Row
 from .rows.pair import AnyDialect, Pair, sides
+from .streams import Stream
 from .tokens import hf_tokenizer
-from .write_plan import Written, reading
+from .write_plan import Written
 
 SHARD = "5GB"
 UNITS = {f"{prefix}B": 1000**n for n, prefix in enumerate("KMGT", 1)}
@@ -71,14 +71,14 @@ def directory_to_folder(
     if problems:
         raise UserError(f"{opened.path}: {'; '.join(problems)}. {_way_out(able)}")
     target = _as_written(target, opened.config)
-    arrays = whole.to_torch_lazily(target, opened.config, paths, reading(opened, stage))
+    tensors = whole.stream(target, opened.config, opened.dtypes, opened.read)
     with directories.new_directory(out) as partial:
         words |= _write_tokenizer(opened, partial)
         words |= (opened.about.get("source") or {}).get("token_ids", {})
         kind = _dtype(opened.dtypes)
         words |= {"dtype": kind, "torch_dtype": kind}
         json_files.write_json(partial / hf_folder.CONFIG, words)
-        write_weights(partial, arrays, tensor_bytes(target, opened.config, opened.dtypes), most)
+        write_weights(partial, tensors, most, stage)
     return Written(opened.path, opened.config, target, whole.filled(target, opened.config, paths))
 
 
@@ -110,7 +110,7 @@ def _target(name: str, out: str | Path, able: Sequence[str]) -> AnyDialect:
         )
         raise UserError(
             f"The folder {out} needs a Hugging Face class, but {lack}{choice}. To write a file "
-            f"instead, give it a suffix, {' or '.join(checkpoints.WRITTEN)}."
+            f"instead, give it a suffix, {' or '.join(saving.SUFFIXES)}."
         )
     return named(name)
 
@@ -163,34 +163,15 @@ def _dtype(dtypes: Mapping[str, np.dtype]) -> str:
     return kinds.pop() if len(kinds) == 1 else "float64" if "float64" in kinds else "float32"
 
 
-def tensor_bytes(
-    dialect: AnyDialect, config: AnyConfig, dtypes: Mapping[str, np.dtype]
-) -> dict[str, int]:
-    """The size in bytes of each tensor of the file, in its order, without making any tensor."""
-    dialect = whole.express(dialect, config, dtypes)
-    usual = dtypes[min(dtypes)]  # of a bias that is filled in
-    sizes = {
-        weight.torch: math.prod(weight.shape) * dtypes.get(weight.flax, usual).itemsize
-        for weight in whole.weights(dialect, config)
-    }
-    return {name: sizes[name] for name in whole.order_of(dialect, config)}
-
-
-def write_weights(
-    out: Path, arrays: Mapping[str, np.ndarray], sizes: Mapping[str, int], most: int
-) -> None:
-    """Write `arrays` to safetensors files of at most `most` bytes each, with an index.
-
-    `arrays` may make its values on access: those of one file are in memory at a time.
-    """
+def write_weights(out: Path, tensors: Stream, most: int, stage: Stage = silent) -> None:
+    """Write `tensors` to safetensors files of at most `most` bytes each, with an index."""
+    sizes = {name: each.nbytes for name, each in tensors.tensors.items()}
     atomic_files.require_room(out, sum(sizes.values()))
     shards = list(in_shards(sizes, most))
-    listed: dict[str, str] = {}
-    for number, names in enumerate(shards, 1):
-        file = hf_folder.shard_name(number, len(shards))
-        checkpoints.write(out / file, {name: arrays[name] for name in names})
-        listed |= dict.fromkeys(names, file)
+    files = {hf_folder.shard_name(i, len(shards)): names for i, names in enumerate(shards, 1)}
+    saving.save_shards(out, files, tensors, stage)
     if len(shards) > 1:
+        listed = {name: file for file, names in files.items() for name in names}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": listed}
         json_files.write_json(out / f"{hf_folder.SAFETENSORS}{hf_folder.INDEX}", index)
 

@@ -47,7 +47,7 @@ def directory_to_bin(
     config, paths = opened.config, set(opened.paths)
     whole.require_expressible(target, config, paths)
     _require_what_the_program_computes(opened)
-    arrays = whole.to_torch_lazily(target, config, paths, reading(opened, stage))
+    arrays = whole.stream(target, config, opened.dtypes, reading(opened, stage)).arrays()
     stage("writing", 0)
     with atomic_files.new_file(out) as partial, partial.open("wb") as file:
         file.write(_header(config).tobytes())

@@ -22,6 +22,7 @@ from .extras.origin import Origin
 from .extras.torch_adamw import find
 from .rows import whole
 from .rows.pair import AnyDialect
+from .streams import Stream
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,11 @@ class WritePlan:
         """The plan for a file with a state dict of the class of `dialect`, and nothing else."""
         return WritePlan(opened, dialect, certain=_certain(origin, dialect))
 
-    def arrays(self, stage: Stage) -> dict[str, np.ndarray]:
-        """The tensors of the file by name, in the order of the class."""
-        paths = set(self.opened.paths)
-        read = reading(self.opened, stage)
-        arrays = whole.to_torch_lazily(self.dialect, self.opened.config, paths, read)
-        return {self.prefix + name: array for name, array in arrays.items()}
+    def tensors(self) -> Stream:
+        """The tensors of the file, in the order of the class."""
+        opened = self.opened
+        stream = whole.stream(self.dialect, opened.config, opened.dtypes, opened.read)
+        return stream.with_prefix(self.prefix)
 
     @property
     def result(self) -> Written:

@@ -14,7 +14,7 @@ from convert.dialects import DIALECTS
 from convert.rows.dialect import Dialect
 from convert.rows.fields import USUAL, shown_by, usual_of
 from convert.rows.kinds import HEAD, POSITIONS, Alias, Row
-from convert.rows.move import to_torch
+from convert.rows.whole import to_torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.tokens import Dataset, open_tokens
 from jaxgpt.model import GPT, Seq2Seq, abstract_params, assemble, exactly, params_of

@@ -1,10 +1,9 @@
-"""Checkpoint files of every format, read lazily and written atomically.
+"""Checkpoint files of every format, read lazily.
 
 Independent of dialects and models.
 """
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,17 @@ import numpy as np
 
 from jaxgpt.errors import UserError, in_a_row, system_error
 from jaxgpt.file_names import META
-from jaxgpt.system import atomic_files
-from jaxgpt.system.stages import Stage, silent
 from jaxgpt.system.unchanged import NO_FILES, Unchanged
 
 from .. import dtypes
-from . import hf_folder, safefile, shards, torchfile
+from . import hf_folder, shards, torchfile
 from .configs_beside import configs_beside
 from .contents import Contents, Tensor
 from .one_file import open_file
 from .torch_tensors import aliasing, described_in_memory
 from .wrappers import LIGHTNING_WRAPPERS, WRAPPERS, choose, wrapping
 
-WRITTEN = (".pt", ".pth", ".safetensors")
-TORCH_DTYPES, SAFE_DTYPES = {*dtypes.BY_NAME.values()}, {*dtypes.CODES}
+DTYPES = {*dtypes.BY_NAME.values()}
 
 
 @dataclass(frozen=True)
@@ -126,7 +122,7 @@ def _checkpoint(path: Path | str, contents: Contents) -> Checkpoint:
     tensors = contents.tensors
     if not tensors:
         raise UserError(f"{path} holds no tensors.")
-    _require_dtypes({name: tensor.dtype for name, tensor in tensors.items()}, TORCH_DTYPES, path)
+    require_dtypes({name: tensor.dtype for name, tensor in tensors.items()}, DTYPES, path)
     wrappers = LIGHTNING_WRAPPERS if contents.nested == "state_dict" else WRAPPERS
     prefix = wrapping(list(tensors), wrappers)
     return Checkpoint(
@@ -140,7 +136,8 @@ def _checkpoint(path: Path | str, contents: Contents) -> Checkpoint:
     ).without(prefix)
 
 
-def _require_dtypes(dtypes: Mapping[str, object], allowed: set[np.dtype], path: object) -> None:
+def require_dtypes(dtypes: Mapping[str, object], allowed: set[np.dtype], path: object) -> None:
+    """Refuse tensors whose dtype is not `allowed`; `dtypes` is by name."""
     odd = [f"{name} is {dtype}" for name, dtype in dtypes.items() if dtype not in allowed]
     if odd:
         raise UserError(
@@ -155,68 +152,3 @@ def to_tensor(array: np.ndarray) -> Any:
     The copy is needed because torch changes tensors in place, and jax relies on constant arrays.
     """
     return aliasing(np.array(array, order="C"))
-
-
-def write(
-    path: str | Path,
-    arrays: Mapping[str, np.ndarray],
-    nested: str = "",
-    extras: Mapping[str, Any] | None = None,
-    stage: Stage = silent,
-) -> None:
-    """Write `arrays`, bit for bit, to a new file whose suffix decides the format.
-
-    In a torch file they may be under the key `nested`, with `extras` next to them. If anything
-    fails, no file is left.
-    """
-    path = Path(path)
-    arrays = dict(arrays)  # a lazy mapping would make its arrays three times
-    _require_writable(path, arrays)
-    stage("writing", 0)
-    try:
-        with atomic_files.new_file(path) as partial:
-            with partial.open("wb") as file:
-                if path.suffix == ".safetensors":
-                    safefile.save(file, arrays)
-                else:
-                    torchfile.save(file, arrays, nested, extras or {})
-            _require_same_bits(partial, arrays, stage)
-    except OSError as error:
-        reason = system_error(error)
-        raise type(reason)(
-            f"{path} could not be written, and nothing of it was left: {reason}"
-        ) from None
-
-
-def _require_writable(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    if path.suffix not in WRITTEN:
-        raise UserError(
-            f"{path} should end in {' or '.join(WRITTEN)}, so that it is clear what to write; or "
-            "be an empty directory."
-        )
-    safe = path.suffix == ".safetensors"
-    if not safe:
-        torchfile.need_torch(path)
-    dtypes = {name: array.dtype for name, array in arrays.items()}
-    _require_dtypes(dtypes, SAFE_DTYPES if safe else TORCH_DTYPES, path)
-    if not arrays:
-        raise UserError(f"{path} is not written, because there are no tensors to put in it.")
-
-
-def _require_same_bits(path: Path, arrays: Mapping[str, np.ndarray], stage: Stage) -> None:
-    """Read the file back and compare it with `arrays`, before it takes its name."""
-    written = read(path)
-    passed = stage("checking", sum(array.size for array in arrays.values()))
-
-    def check(name: str) -> None:
-        array, tensor = arrays[name], written.tensors[name.removeprefix(written.prefix)]
-        alike = (tensor.shape, tensor.dtype) == (array.shape, array.dtype)
-        if not (alike and np.array_equal(safefile.bits(tensor.read()), safefile.bits(array))):
-            raise RuntimeError(
-                f"{path}: {name} was not read back as it was written; the disk or a library is at "
-                "fault."
-            )
-
-    with ThreadPoolExecutor(2) as threads:
-        for name, _ in zip(arrays, threads.map(check, arrays), strict=True):
-            passed(arrays[name].size)

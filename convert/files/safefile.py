@@ -1,12 +1,14 @@
 """One safetensors file, opened or written. Independent of dialects, models and other formats."""
 
 import functools
+import itertools
 import json
 import math
 import struct
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -14,6 +16,7 @@ import safetensors
 from jaxgpt.errors import UserError, in_a_row, is_of_the_system
 
 from ..dtypes import BY_CODE, CODES
+from ..streams import Described, bits
 from .contents import Contents, Tensor
 
 
@@ -87,28 +90,35 @@ def declared(path: Path) -> str:
             return f"its header of {length} bytes is not one, in a file of {size} bytes"
 
 
-def bits(array: np.ndarray) -> np.ndarray:
-    """The bytes of `array`, one after the other."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+class Writer:
+    """A safetensors file that is written tensor by tensor, in any order.
 
-
-def save(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write `arrays` to `file`, one by one.
-
-    The library's own writer writes wrong values for non-contiguous arrays; with it, all of these
-    would have to be copied first.
+    The library's own writer needs all tensors at once, and writes wrong values for non-contiguous
+    arrays.
     """
-    # Wide items first, so that each tensor begins at a multiple of its item size, as readers that
-    # map the file expect.
-    order = sorted(arrays, key=lambda name: -arrays[name].itemsize)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers requires it
-    end = 0
-    for name in order:
-        array = arrays[name]
-        offsets = [end, end := end + array.nbytes]
-        header[name] = {"dtype": CODES[array.dtype], "shape": array.shape, "data_offsets": offsets}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(struct.pack("<Q", len(text)) + text)
-    for name in order:
-        file.write(bits(arrays[name]).data)
+
+    def __init__(self, path: Path, tensors: Mapping[str, Described]):
+        # Wide items first, so that each tensor begins at a multiple of its item size, as readers
+        # that map the file expect.
+        order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers requires it
+        ends = list(itertools.accumulate((tensors[name].nbytes for name in order), initial=0))
+        for name, offsets in zip(order, itertools.pairwise(ends), strict=True):
+            code = CODES[tensors[name].dtype]
+            header[name] = {"dtype": code, "shape": tensors[name].shape, "data_offsets": offsets}
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        path.write_bytes(struct.pack("<Q", len(text)) + text)
+        self._path = path
+        self._starts = {
+            name: 8 + len(text) + start for name, start in zip(order, ends, strict=False)
+        }
+
+    def put(self, names: Sequence[str], array: np.ndarray) -> int:
+        """Write `array` under all of `names`, and return the CRC-32 of its bytes."""
+        content = bits(array).data
+        with self._path.open("r+b") as file:
+            for name in names:
+                file.seek(self._starts[name])
+                file.write(content)
+        return zlib.crc32(content)

@@ -4,18 +4,14 @@ Independent of dialects, models and other formats.
 """
 
 import warnings
-from collections import OrderedDict
-from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
+from typing import Any
 
 from jaxgpt.errors import UserError, in_a_row, is_of_the_system
 from jaxgpt.optional import how_to_install, need
 
 from .ledger import Ledger
-from .torch_tensors import aliasing, unbacked
+from .torch_tensors import unbacked
 from .untrusted import RESAVE, Archive, report
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
@@ -131,29 +127,3 @@ def _unloadable(torch: Any, path: Path, who: str, ledger: Ledger, reason: str) -
         f"{who} is laid out like a torch checkpoint, but torch cannot load it ({reason}): it is "
         "truncated or damaged. Copy or download it again."
     )
-
-
-def save(
-    file: IO[bytes], arrays: Mapping[str, np.ndarray], nested: str, extras: Mapping[str, Any]
-) -> None:
-    """Write `arrays` as torch.save(model.state_dict()), or under the key `nested` with `extras`.
-
-    An array under two names becomes tied tensors.
-    """
-    import torch
-
-    tensors: dict[int, Any] = {}
-    for array in arrays.values():
-        # A transposed array keeps its strides, because copies would double the weights in memory. A
-        # slice of something larger is copied, because torch writes everything between a tensor's
-        # first and last element.
-        if id(array) not in tensors:
-            tensors[id(array)] = aliasing(
-                array if array.flags.forc else np.ascontiguousarray(array)
-            )
-    state = OrderedDict((name, tensors[id(array)]) for name, array in arrays.items())
-    root = {nested: state, **extras} if nested else OrderedDict({**state, **extras})
-    try:
-        torch.save(root, file)
-    except RuntimeError as error:  # what torch raises if the disk is full
-        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None

@@ -86,8 +86,8 @@ class Sides:
         return min(map(self._unequal_weights, dialects), key=len)
 
     def _unequal_weights(self, dialect: AnyDialect) -> list[str]:
-        paths, theirs = set(self.opened.paths), self.inspected.source.tensors
-        ours = whole.to_torch_lazily(dialect, self.opened.config, paths, self.opened.read)
+        opened, theirs = self.opened, self.inspected.source.tensors
+        ours = whole.stream(dialect, opened.config, opened.dtypes, opened.read).arrays()
         return [
             name for name, value in ours.items() if not np.array_equal(theirs[name].read(), value)
         ]

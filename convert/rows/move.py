@@ -5,7 +5,7 @@ Independent of file formats.
 
 import functools
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import ml_dtypes
@@ -16,6 +16,7 @@ from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.pytree import Tree, flatten, unflatten
 
 from ..dtypes import OF_WEIGHTS
+from ..streams import Described, Stream
 from .axes import Sizes, View
 from .buffers import buffers
 from .dialect import Dialect
@@ -136,44 +137,52 @@ def _scaled_rows(dialect: Dialect) -> list[Scaled]:
     return [row for row in dialect.rows if isinstance(row, Scaled)]
 
 
-def to_torch(dialect: Dialect, config: ModelConfig, params: Tree) -> dict[str, np.ndarray]:
-    """Torch tensors by name, buffers included, in the order of the file or of the class."""
-    arrays = flatten(params)
-    return to_torch_lazily(dialect, config, set(arrays), lambda path: np.asarray(arrays[path]))
+def stream(
+    dialect: Dialect, config: ModelConfig, dtypes: Mapping[str, np.dtype], read: Read
+) -> Stream:
+    """Torch tensors, buffers included, in the order of the file or of the class.
 
-
-def to_torch_lazily(
-    dialect: Dialect, config: ModelConfig, paths: set[str], read: Read
-) -> dict[str, np.ndarray]:
-    """Torch tensors by name, as `to_torch` returns them, from the parameters at `paths`.
-
-    `read` returns one by its path; besides the result, the arrays of one row are in memory.
+    `dtypes` has the paths of the parameters, and `read` returns one by its path. The arrays of one
+    row are in memory at a time.
     """
+    paths = set(dtypes)
     require_expressible(dialect, config, paths)
     dialect = express(dialect, config, paths)
     sizes, elements = sizes_of(config), _heads_in_files(dialect, config)
     elements = None if elements is None else np.argsort(elements)
-    dtype = read(min(paths)).dtype
-    tensors: dict[str, np.ndarray] = dict(buffers(dialect, config, sizes))
-    unspread: dict[tuple[str, str], str] = {}  # (Flax name, torch axes) -> torch name
-    # The largest first, while little else is in memory.
+    usual = dtypes[min(dtypes)]  # of a bias that is filled in
+    stored = buffers(dialect, config, sizes)
+    scaled = {row.torch.view().name: row for row in _scaled_rows(dialect)}
+    tensors = {name: Described(array.shape, array.dtype) for name, array in stored.items()}
+    rows: list[tuple[View, View]] = []
+    twins: dict[str, str] = {}
+    whole: dict[tuple[str, str], View] = {}  # by Flax name and torch axes
+    # The largest first: two threads then wait for each other least.
     for flax, torch in sorted(dialect.views, key=lambda views: -views[0].size(sizes)):
-        # A tied head shares the array of the embedding.
-        if twin := unspread.get((flax.name, torch.formula)):
-            tensors[torch.name] = tensors[twin]
-            continue
-        if not torch.spread:
-            unspread[flax.name, torch.formula] = torch.name
+        for place in torch.places(sizes):
+            path, _ = next(parts(flax, torch, sizes, place))
+            shape = torch.shape(sizes, place)
+            tensors[torch.at(place)] = Described(shape, dtypes.get(path, usual))
+        first = torch if torch.spread else whole.setdefault((flax.name, torch.formula), torch)
+        if first is torch:
+            rows.append((flax, torch))
+        else:  # a tied head shares the tensor of the embedding
+            twins[torch.name] = first.name
 
-        def filled(path: str, flax: View = flax) -> np.ndarray:
-            return read(path) if path in paths else np.zeros(flax.shape(sizes), dtype)
+    def made() -> Iterator[tuple[str, np.ndarray]]:
+        yield from stored.items()
+        for flax, torch in rows:
 
-        heads = Heads(elements, functools.partial(is_rotated, flax))
-        tensors |= move(flax, torch, sizes, functools.cache(filled), heads)
-    for row in _scaled_rows(dialect):
-        name = row.torch.view().name
-        tensors[name] = undone(row, tensors[name], factor(row, sizes))
-    return {name: tensors[name] for name in in_file_order(dialect, sizes)}
+            def filled(path: str, flax: View = flax) -> np.ndarray:
+                return read(path) if path in paths else np.zeros(flax.shape(sizes), usual)
+
+            heads = Heads(elements, functools.partial(is_rotated, flax))
+            for name, array in move(flax, torch, sizes, functools.cache(filled), heads):
+                if row := scaled.get(name):
+                    array = undone(row, array, factor(row, sizes))
+                yield name, array
+
+    return Stream({name: tensors[name] for name in in_file_order(dialect, sizes)}, twins, made)
 
 
 def _heads_in_files(dialect: Dialect, config: ModelConfig) -> np.ndarray | None:

@@ -3,9 +3,8 @@
 `move` does it for one side; both sides of an encoder-decoder may have a row of the same tensor.
 """
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from jaxgpt.errors import UserError
 from jaxgpt.pytree import Tree, flatten, unflatten
 from jaxgpt.seq2seq_config import AnyConfig
 
+from ..streams import Stream
 from . import move
 from .kinds import part_of
 from .labels import Place
@@ -51,34 +51,56 @@ def to_flax(
 
 def to_torch(dialect: AnyDialect, config: AnyConfig, params: Tree) -> dict[str, np.ndarray]:
     """Torch tensors by name, buffers included, in the order of the file or of the class."""
-    arrays = flatten(params)
-    return to_torch_lazily(dialect, config, set(arrays), lambda path: np.asarray(arrays[path]))
+    arrays = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+    dtypes = {path: array.dtype for path, array in arrays.items()}
+    return stream(dialect, config, dtypes, arrays.__getitem__).arrays()
 
 
-def to_torch_lazily(
-    dialect: AnyDialect, config: AnyConfig, paths: set[str], read: Read
-) -> dict[str, np.ndarray]:
-    """Torch tensors by name, from the parameters at `paths`; `read` returns one by its path."""
-    tensors: dict[str, np.ndarray] = {}
+def stream(
+    dialect: AnyDialect, config: AnyConfig, dtypes: Mapping[str, np.dtype], read: Read
+) -> Stream:
+    """Torch tensors, as `move.stream` makes them; those of both sides are made for one."""
+    streams: list[Stream] = []
     for side in sides(dialect, config):
 
         def read_own(path: str, prefix: str = side.prefix) -> np.ndarray:
             return read(prefix + path)
 
-        own = move.to_torch_lazily(side.dialect, side.config, side.own(paths), read_own)
-        _require_equal(tensors, own)
-        tensors |= own
-    return {name: tensors[name] for name in _ordered(dialect, list(tensors))}
+        own = {path: dtypes[side.prefix + path] for path in side.own(set(dtypes))}
+        streams.append(move.stream(side.dialect, side.config, own, read_own))
+    joint = _joined(*streams) if len(streams) > 1 else streams[0]
+    ordered = _ordered(dialect, list(joint.tensors))
+    return replace(joint, tensors={name: joint.tensors[name] for name in ordered})
 
 
-def _require_equal(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> None:
-    """Require that a tensor of both sides has the same values on both."""
-    for name in ours.keys() & theirs.keys():
-        if ours[name].tobytes() != theirs[name].tobytes():
-            raise UserError(
-                f"{name} serves both sides of this class, but the encoder and the decoder have "
-                "different values of it. Files of this class cannot hold the model."
-            )
+def _joined(encoder: Stream, decoder: Stream) -> Stream:
+    """The tensors of both sides; one that serves both must have the same values on both."""
+    twins = {**encoder.twins}
+    in_both: dict[str, str] = {}  # of tensors that the decoder makes -> the same of the encoder
+    for first, names in decoder.sharing().items():
+        there = [name for name in names if name in encoder.tensors]
+        made = encoder.twins.get(there[0], there[0]) if there else first
+        if there:
+            in_both[first] = made
+        twins |= {name: made for name in names if name not in encoder.tensors and name != made}
+
+    def all_made() -> Iterator[tuple[str, np.ndarray]]:
+        kept: dict[str, np.ndarray] = {}
+        for name, array in encoder.made():
+            if name in in_both.values():
+                kept[name] = array
+            yield name, array
+        for name, array in decoder.made():
+            if name not in in_both:
+                yield name, array
+            elif kept[in_both[name]].tobytes() != array.tobytes():
+                raise UserError(
+                    f"{in_both[name]} serves both sides of this class, but the encoder and the "
+                    "decoder have different values of it. Files of this class cannot hold the "
+                    "model."
+                )
+
+    return Stream({**encoder.tensors, **decoder.tensors}, twins, all_made)
 
 
 def _ordered(dialect: AnyDialect, names: list[str]) -> list[str]:
@@ -113,7 +135,7 @@ def express(dialect: AnyDialect, config: AnyConfig, paths: Iterable[str]) -> Any
         express_side(side.dialect, side.config, side.own(paths)) for side in sides(dialect, config)
     ]
     if isinstance(dialect, Pair):
-        return dataclasses.replace(dialect, encoder=expressed[0], decoder=expressed[1])
+        return replace(dialect, encoder=expressed[0], decoder=expressed[1])
     return expressed[0]
 
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from convert import hub, to_flax, to_torch
+from convert import hub, to_flax
 from convert.dialects import DIALECTS
 from convert.dtypes import OF_WEIGHTS
-from convert.files import checkpoints
+from convert.files import checkpoints, safefile
 from convert.names.config_words import FIELD
 from convert.names.stated import stated_fields
+from convert.rows import whole
+from convert.streams import Described, Stream
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.bpe import train_bpe
 from jaxgpt.data.tokenizer import ByteTokenizer, Tokenizer, train_char
@@ -426,61 +428,50 @@ def test_what_a_class_cannot_be_is_refused_and_nothing_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-class Lazy(Mapping):
-    """Arrays that are made when asked for; `most` is how many bytes of them there were at a time."""
+def test_tensors_are_written_to_their_shards_as_they_are_made(tmp_path: Path) -> None:
+    shapes = {f"{'n' * i}.{i}": (i * 100,) for i in range(1, 30)}
+    sizes = {name: shape[0] * 4 for name, shape in shapes.items()}
+    alive: list[int] = []  # the bytes of each array that is in memory
+    most = 0
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        self.shapes, self.live, self.most = shapes, 0, 0
+    def made() -> Iterator[tuple[str, np.ndarray]]:
+        nonlocal most
+        for name in reversed(shapes):
+            array = np.full(shapes[name], len(name), np.float32)
+            alive.append(array.nbytes)
+            weakref.finalize(array, alive.remove, array.nbytes)
+            most = max(most, sum(alive))
+            yield name, array
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        made = np.full(self.shapes[name], len(name), np.float32)
-        self.live += made.nbytes
-        self.most = max(self.most, self.live)
-        weakref.finalize(made, self.forget, made.nbytes)
-        return made
-
-    def forget(self, size: int) -> None:
-        self.live -= size
-
-    def __iter__(self) -> Any:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
-
-
-def test_arrays_of_one_shard_are_held_at_a_time(tmp_path: Path) -> None:
-    arrays = Lazy({f"{'n' * i}.{i}": (i * 100,) for i in range(1, 30)})
-    sizes = {name: shape[0] * 4 for name, shape in arrays.shapes.items()}
-    hub.write_weights(tmp_path, arrays, sizes, 20_000)
-    assert arrays.most <= 20_000
+    tensors = {name: Described(shape, np.dtype("float32")) for name, shape in shapes.items()}
+    hub.write_weights(tmp_path, Stream(tensors, {}, made), 20_000)
+    assert most <= 2 * max(sizes.values())
     assert sorted(path.name for path in tmp_path.iterdir())[0] == "model-00001-of-00012.safetensors"
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert index["metadata"] == {"total_size": sum(sizes.values())}
     assert [*index["weight_map"]] == [*sizes]
-    read = checkpoints.read(tmp_path)
-    for name, tensor in read.tensors.items():
-        assert tensor.read().tolist() == arrays[name].tolist()
+    for name, tensor in checkpoints.read(tmp_path).tensors.items():
+        assert tensor.read().tolist() == [len(name)] * shapes[name][0]
 
 
-def test_sizes_are_known_before_anything_is_made(exported: Path) -> None:
+def test_shapes_are_known_before_anything_is_made(exported: Path) -> None:
     for name, case in CASES.items():
-        tensors = checkpoints.read(exported / name / "out").tensors
+        written = checkpoints.read(exported / name / "out").tensors
         opened = model_directory.ModelDirectory(exported / name / "m")
         target = hub._as_written(DIALECTS[case.dialect], opened.config)
-        sizes = hub.tensor_bytes(target, opened.config, opened.dtypes)
-        assert sizes == {key: tensor.read().nbytes for key, tensor in tensors.items()}
-        assert "lm_head.weight" not in sizes or not opened.config.tied
+        tensors = whole.stream(target, opened.config, opened.dtypes, opened.read).tensors
+        assert tensors == {key: (tensor.shape, tensor.dtype) for key, tensor in written.items()}
+        assert "lm_head.weight" not in tensors or not opened.config.tied
 
 
-def test_sizes_of_keys_are_those_of_their_own_heads() -> None:
+def test_shapes_of_keys_are_those_of_their_own_heads() -> None:
     dialect = DIALECTS["llama"]
     config = ModelConfig(**{**vars(config_of(dialect)), "num_heads": 6, "num_kv_heads": 2})
-    params = random_params(config, "float32")
-    dtypes = {path: np.dtype("float32") for path in flatten(params)}
-    sizes = hub.tensor_bytes(dialect, config, dtypes)
-    tensors = to_torch(params, config, dialect)
-    assert sizes == {name: tensor.nbytes for name, tensor in tensors.items()}
+    arrays = flatten(random_params(config, "float32"))
+    dtypes = {path: array.dtype for path, array in arrays.items()}
+    stream = whole.stream(dialect, config, dtypes, arrays.__getitem__)
+    made = {name: (array.shape, array.dtype) for name, array in stream.arrays().items()}
+    assert stream.tensors == made
 
 
 def test_a_shard_is_as_large_as_its_largest_tensor_at_least() -> None:
@@ -553,12 +544,13 @@ def test_an_interruption_leaves_nothing(
 ) -> None:
     written = []
 
-    def stop(path: Path, arrays: Any) -> None:
-        written.append(path)
+    def stop(writer: safefile.Writer, names: list[str], array: np.ndarray) -> int:
+        written.append(names)
         if len(written) == 2:
             raise KeyboardInterrupt
+        return 0
 
-    monkeypatch.setattr(checkpoints, "write", stop)
+    monkeypatch.setattr(safefile.Writer, "put", stop)
     with pytest.raises(KeyboardInterrupt):
         hub.directory_to_folder(exported / "gelu" / "m", tmp_path / "out", "gpt2", "30KB")
     assert os.listdir(tmp_path) == []

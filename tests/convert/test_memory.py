@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from convert.dialects import DIALECTS
-from convert.files import safefile
-from convert.rows.move import to_torch_lazily
+from convert.files import saving
+from convert.rows import whole
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import abstract_params
 from jaxgpt.pytree import flatten
@@ -49,10 +49,10 @@ def make(path: Path, config: ModelConfig) -> int:
     def one(name: str) -> np.ndarray:
         return np.resize(random, paths[name])
 
-    made = to_torch_lazily(DIALECTS["gpt2"], config, set(paths), one)
-    with path.open("wb") as file:
-        safefile.save(file, made)
-    return sum(array.nbytes for array in made.values()) - made["lm_head.weight"].nbytes
+    dtypes = dict.fromkeys(paths, np.dtype("float32"))
+    tensors = whole.stream(DIALECTS["gpt2"], config, dtypes, one)
+    saving.save(path, tensors)
+    return sum(each.nbytes for name, each in tensors.tensors.items() if name != "lm_head.weight")
 
 
 @pytest.mark.parametrize(

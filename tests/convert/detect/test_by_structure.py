@@ -20,10 +20,11 @@ from convert.rows.dialect import Dialect
 from convert.rows.fields import FIELDS
 from convert.rows.fit import fit
 from convert.rows.kinds import Alias, Buffer, Row
-from convert.rows.move import to_flax, to_torch
+from convert.rows.move import to_flax
 from convert.rows.order import in_module_order
 from convert.rows.resolve import settle
 from convert.rows.tensors import Tensors
+from convert.rows.whole import to_torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.pytree import Tree, flatten

@@ -4,13 +4,14 @@ import json
 import os
 import re
 import resource
+import zlib
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from convert.files import checkpoints, safefile
+from convert.files import checkpoints, safefile, saving, torch_writer
 from jaxgpt.errors import Failure, UserError
 
 FLOATS = ["float16", "bfloat16", "float32", "float64"]
@@ -48,7 +49,7 @@ def assert_same(checkpoint, arrays):
 def test_what_is_written_is_read_again(tmp_path, suffix, dtype):
     shapes = {"z": (5, 3), "a.b": (2, 3, 4), "scalar": (), "none": (0, 4), "m": (7,)}
     arrays = {name: random_bits(shape, dtype) for name, shape in shapes.items()}
-    checkpoints.write(tmp_path / f"w{suffix}", arrays)
+    saving.save(tmp_path / f"w{suffix}", arrays)
     assert_same(checkpoints.read(tmp_path / f"w{suffix}"), arrays)
 
 
@@ -67,13 +68,13 @@ def test_arrays_in_any_order_of_memory_keep_their_values(tmp_path, suffix, dtype
         "frozen": frozen,
         "frozen transposed": frozen.T,
     }
-    checkpoints.write(tmp_path / f"w{suffix}", arrays)
+    saving.save(tmp_path / f"w{suffix}", arrays)
     assert_same(checkpoints.read(tmp_path / f"w{suffix}"), arrays)
 
 
 def test_dtypes_mixed(tmp_path, suffix):
     arrays = {name: random_bits((3,), name) for name in ["uint8", *FLOATS]}
-    checkpoints.write(tmp_path / f"w{suffix}", arrays)
+    saving.save(tmp_path / f"w{suffix}", arrays)
     read = checkpoints.read(tmp_path / f"w{suffix}")
     assert_same(read, {name: arrays[name] for name in read.tensors})
     assert read.tensors.keys() == arrays.keys()
@@ -85,7 +86,7 @@ def test_torch_reads_what_is_written(tmp_path, suffix):
         "odd": random_bits((3,), "uint8"),
         "w": np.arange(12, dtype="float32").reshape(3, 4).T,
     }
-    checkpoints.write(tmp_path / f"w{suffix}", arrays)
+    saving.save(tmp_path / f"w{suffix}", arrays)
     if suffix == ".safetensors":
         from safetensors.torch import load_file as load
     else:
@@ -105,7 +106,7 @@ def test_weights_stay_in_the_file_until_asked_for_and_leave_no_pages_behind(tmp_
         return sum(int(re.search(r"Rss:\s+(\d+)", part)[1]) for part in parts if str(path) in part)
 
     path, array = tmp_path / f"w{suffix}", np.random.default_rng(0).random((1024, 1024))
-    checkpoints.write(path, {"w": array})
+    saving.save(path, {"w": array})
     checkpoint = checkpoints.read(path)
     assert checkpoint.container == ("safetensors" if suffix == ".safetensors" else "torch zip")
     before = resident()
@@ -115,7 +116,7 @@ def test_weights_stay_in_the_file_until_asked_for_and_leave_no_pages_behind(tmp_
 
 def test_a_name_that_is_no_text_will_do(tmp_path, suffix):
     path, array = tmp_path / f"\udcff{suffix}", np.arange(5.0)
-    checkpoints.write(path, {"w": array})
+    saving.save(path, {"w": array})
     assert np.array_equal(checkpoints.read(path).tensors["w"].read(), array)
 
 
@@ -136,8 +137,8 @@ def overwrite_file(path, other):
 def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path, suffix, change, size):
     path, other = tmp_path / f"w{suffix}", tmp_path / f"other{suffix}"
     arrays = {name: np.full(size, number, "float32") for number, name in enumerate("ab")}
-    checkpoints.write(path, arrays)
-    checkpoints.write(other, {name: array + 1 for name, array in arrays.items()})
+    saving.save(path, arrays)
+    saving.save(other, {name: array + 1 for name, array in arrays.items()})
     checkpoint = checkpoints.read(path)
     first = checkpoint.tensors["a"].read()
     change(path, other)
@@ -149,12 +150,12 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path, suffix, chang
 def test_a_shard_that_changes_between_two_readings_is_noticed(tmp_path):
     arrays = {name: np.full(5, number, "float32") for number, name in enumerate("ab")}
     for name, array in arrays.items():
-        checkpoints.write(tmp_path / f"{name}.safetensors", {name: array})
+        saving.save(tmp_path / f"{name}.safetensors", {name: array})
     index = {"weight_map": {name: f"{name}.safetensors" for name in arrays}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     checkpoint = checkpoints.read(tmp_path)
     checkpoint.tensors["b"].read()
-    checkpoints.write(tmp_path / "c.safetensors", {"x": arrays["b"]})
+    saving.save(tmp_path / "c.safetensors", {"x": arrays["b"]})
     (tmp_path / "c.safetensors").replace(tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=r"a\.safetensors was changed or replaced"):
         checkpoint.tensors["a"].read()
@@ -163,7 +164,7 @@ def test_a_shard_that_changes_between_two_readings_is_noticed(tmp_path):
 def test_one_array_under_two_names_is_stored_once_as_tied(tmp_path):
     torch = pytest.importorskip("torch")
     wte = np.ones((100, 100), "float32")
-    checkpoints.write(
+    saving.save(
         tmp_path / "tied.pt",
         {"wte": wte, "head": wte, "slice": np.ones((100, 1000), "float32")[:, :1]},
     )
@@ -184,10 +185,10 @@ def test_a_tensor_made_from_an_array_has_its_own_memory():
 
 def test_writing_makes_the_parent_and_overwrites_nothing(tmp_path, suffix):
     path = tmp_path / "new" / "deep" / f"w{suffix}"
-    checkpoints.write(path, {"w": np.zeros(3, "float32")})
+    saving.save(path, {"w": np.zeros(3, "float32")})
     before = path.read_bytes()
     with pytest.raises(UserError, match="exists.*another name"):
-        checkpoints.write(path, {"w": np.ones(3, "float32")})
+        saving.save(path, {"w": np.ones(3, "float32")})
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
 
@@ -199,7 +200,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, suffix):
         with pytest.raises(
             Failure, match=rf"w{suffix} could not be written.* larger than the system allows"
         ):
-            checkpoints.write(
+            saving.save(
                 tmp_path / f"w{suffix}", {name: np.ones(10_000, "float32") for name in "ab"}
             )
     finally:
@@ -210,7 +211,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, suffix):
 def test_a_parent_that_is_a_file_is_said(tmp_path, suffix):
     (tmp_path / "taken").write_text("x")
     with pytest.raises(UserError, match="could not be written"):
-        checkpoints.write(tmp_path / "taken" / f"w{suffix}", {"w": np.zeros(3, "float32")})
+        saving.save(tmp_path / "taken" / f"w{suffix}", {"w": np.zeros(3, "float32")})
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
@@ -220,20 +221,42 @@ def test_an_interruption_leaves_nothing(tmp_path, suffix, monkeypatch, error):
 
     monkeypatch.setattr(os, "fsync", stop)
     with pytest.raises(error):
-        checkpoints.write(tmp_path / f"w{suffix}", {"w": np.zeros(3, "float32")})
+        saving.save(tmp_path / f"w{suffix}", {"w": np.zeros(3, "float32")})
     assert os.listdir(tmp_path) == []
 
 
-def test_a_wrong_bit_written_is_noticed(tmp_path, monkeypatch):
-    save = safefile.save
+@pytest.mark.parametrize(
+    ("suffix", "writer"), [(".safetensors", safefile.Writer), (".pt", torch_writer.Writer)]
+)
+def test_a_wrong_bit_written_is_noticed(tmp_path, monkeypatch, suffix, writer):
+    put = writer.put
 
-    def wrongly(file, arrays):
-        save(file, {name: np.nextafter(array, 9) for name, array in arrays.items()})
+    def wrongly(self, names, array):
+        put(self, names, np.nextafter(array, 9))
+        return zlib.crc32(array.tobytes())
 
-    monkeypatch.setattr(safefile, "save", wrongly)
+    monkeypatch.setattr(writer, "put", wrongly)
     with pytest.raises(RuntimeError, match="w was not read back"):
-        checkpoints.write(tmp_path / "w.safetensors", {"w": np.zeros(3, "float32")})
+        saving.save(tmp_path / f"w{suffix}", {"w": np.zeros(3, "float32")})
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000])
+def test_tensors_of_a_torch_file_are_aligned_and_mapped(tmp_path, size):
+    torch = pytest.importorskip("torch")
+    arrays = {name: np.full(size, len(name), "float32") for name in ("a", "bbb", "cc" * 20)}
+    saving.save(tmp_path / "w.pt", arrays)
+    mapped = torch.load(tmp_path / "w.pt", mmap=True, weights_only=True)
+    assert {name: tensor.tolist() for name, tensor in mapped.items()} == {
+        name: array.tolist() for name, array in arrays.items()
+    }
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in mapped.values() if size)
+
+
+def test_a_torch_file_is_the_same_each_time(tmp_path):
+    for name in ("a.pt", "b.pt"):
+        saving.save(tmp_path / name, {"w": np.ones(3, "float32")}, "model", {"step": 3})
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -248,9 +271,9 @@ def test_a_wrong_bit_written_is_noticed(tmp_path, monkeypatch):
 )
 def test_what_no_file_can_hold_is_not_written(tmp_path, name, array, says):
     with pytest.raises(UserError, match=says):
-        checkpoints.write(tmp_path / name, {"w": array})
+        saving.save(tmp_path / name, {"w": array})
     with pytest.raises(UserError, match="no tensors"):
-        checkpoints.write(tmp_path / "none.safetensors", {})
+        saving.save(tmp_path / "none.safetensors", {})
     assert os.listdir(tmp_path) == []
 
 
@@ -301,7 +324,7 @@ def test_what_is_no_file_is_refused(tmp_path):
     ],
 )
 def test_wrappers_come_off_when_every_name_has_them(tmp_path, names, prefix):
-    checkpoints.write(tmp_path / "w.safetensors", {name: np.zeros(2, "float32") for name in names})
+    saving.save(tmp_path / "w.safetensors", {name: np.zeros(2, "float32") for name in names})
     read = checkpoints.read(tmp_path / "w.safetensors")
     assert read.prefix == prefix
     assert list(read.tensors) == [name.removeprefix(prefix) for name in names]
@@ -379,11 +402,11 @@ def test_a_root_without_a_state_dict_is_refused(tmp_path, root, says):
 
 
 def test_content_decides_and_not_the_suffix(tmp_path):
-    checkpoints.write(tmp_path / "w.safetensors", {"a": np.ones(3, "float32")})
+    saving.save(tmp_path / "w.safetensors", {"a": np.ones(3, "float32")})
     (tmp_path / "w.safetensors").rename(tmp_path / "w.pt")
     assert checkpoints.read(tmp_path / "w.pt").container == "safetensors"
     pytest.importorskip("torch")
-    checkpoints.write(tmp_path / "other.pt", {"a": np.ones(3, "float32")})
+    saving.save(tmp_path / "other.pt", {"a": np.ones(3, "float32")})
     (tmp_path / "other.pt").rename(tmp_path / "other.safetensors")
     read = checkpoints.read(tmp_path / "other.safetensors")
     assert read.container == "torch zip"

@@ -8,7 +8,7 @@ import pytest
 
 from convert.dialects import DIALECTS
 from convert.files import checkpoints as files
-from convert.files import hf_folder, shards
+from convert.files import hf_folder, saving, shards
 from jaxgpt.errors import UserError
 from jaxgpt.pytree import flatten
 from tests.helpers import config_of, random_params
@@ -17,8 +17,8 @@ A, B = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(4, np.float32)
 
 
 def sharded(path: Path, weight_map: dict[str, str]) -> Path:
-    files.write(path / "model-1.safetensors", {"a": A})
-    files.write(path / "model-2.safetensors", {"b": B})
+    saving.save(path / "model-1.safetensors", {"a": A})
+    saving.save(path / "model-2.safetensors", {"b": B})
     index = path / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return index
@@ -34,7 +34,7 @@ def test_shards_are_one_checkpoint(tmp_path: Path) -> None:
 
 
 def test_safetensors_are_preferred_and_the_others_named(tmp_path: Path) -> None:
-    files.write(tmp_path / "model.safetensors", {"a": A})
+    saving.save(tmp_path / "model.safetensors", {"a": A})
     (tmp_path / "pytorch_model.bin").write_bytes(b"never opened")
     (tmp_path / "config.json").write_text('{"n_head": 3}')
     found = files.read(tmp_path)
@@ -44,7 +44,7 @@ def test_safetensors_are_preferred_and_the_others_named(tmp_path: Path) -> None:
 
 
 def test_a_lone_checkpoint_in_a_folder_is_taken(tmp_path: Path) -> None:
-    files.write(tmp_path / "weights.safetensors", {"a": A})
+    saving.save(tmp_path / "weights.safetensors", {"a": A})
     assert files.read(tmp_path).path.name == "weights.safetensors"
 
 
@@ -75,7 +75,7 @@ def test_an_index_that_lies_is_refused(weight_map: dict, message: str, tmp_path:
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     index = sharded(tmp_path, {"a": "model-1.safetensors", "b": "model-2.safetensors"})
     (tmp_path / "model-2.safetensors").unlink()
-    files.write(tmp_path / "model-2.safetensors", {"a": A, "b": B})
+    saving.save(tmp_path / "model-2.safetensors", {"a": A, "b": B})
     with pytest.raises(UserError, match="a is in more than one of its shards"):
         files.read(index)
 
@@ -91,7 +91,7 @@ def test_folders_and_configs_that_are_no_use(tmp_path: Path) -> None:
     ):
         files.read(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    files.write(tmp_path / "weights.safetensors", {"a": A})
+    saving.save(tmp_path / "weights.safetensors", {"a": A})
     with pytest.raises(UserError, match="config.json is not JSON"):
         files.read(tmp_path).config  # noqa: B018
     (tmp_path / "config.json").write_text("[1]")
@@ -133,7 +133,7 @@ def test_one_shard_is_open_at_a_time_and_each_is_read_through_once(
     }
     for file in {*listed.values()}:
         held = {name: state[name].numpy() for name in names if listed[name] == file}
-        files.write(tmp_path / f"{file}.{'pt' if suffix == 'bin' else suffix}", held)
+        saving.save(tmp_path / f"{file}.{'pt' if suffix == 'bin' else suffix}", held)
         (tmp_path / f"{file}.{'pt' if suffix == 'bin' else suffix}").rename(tmp_path / file)
     (tmp_path / f"{stem}.{suffix}.index.json").write_text(json.dumps({"weight_map": listed}))
     assert opened(tmp_path) == 0

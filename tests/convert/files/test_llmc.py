@@ -7,7 +7,7 @@ import pytest
 from convert import to_flax
 from convert.dialects import DIALECTS
 from convert.files import llmc
-from convert.rows.move import to_torch
+from convert.rows.whole import to_torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from tests.helpers import config_of, random_params

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convert.files import checkpoints
+from convert.files import checkpoints, saving
 from jaxgpt.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
-    checkpoints.write(
+    saving.save(
         folder / "w.safetensors", {"a.w": np.ones((5, 3), "float32"), "b.w": np.ones(7, "float16")}
     )
     return folder / "w.safetensors"
@@ -97,7 +97,7 @@ def test_every_tensor_begins_at_a_multiple_of_its_item_size(tmp_path):
         "w": np.arange(4.0),
         "v": np.arange(2.0),
     }
-    checkpoints.write(tmp_path / "w.safetensors", arrays)
+    saving.save(tmp_path / "w.safetensors", arrays)
     content = (tmp_path / "w.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     found = {

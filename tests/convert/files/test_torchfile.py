@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convert.files import checkpoints, torch_tensors
+from convert.files import checkpoints, saving, torch_tensors
 from jaxgpt.errors import UserError
 from tests.helpers import PROGRAMS
 
@@ -361,7 +361,7 @@ def test_without_torch_the_way_out_is_said(good, bad, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     refused(good, "install a CPU build .* --torch-backend cpu --upgrade torch")
     with pytest.raises(UserError, match=r"new\.pt needs torch"):
-        checkpoints.write(good.with_name("new.pt"), {"w": np.ones(2)})
+        saving.save(good.with_name("new.pt"), {"w": np.ones(2)})
 
 
 def test_an_old_torch_is_refused(good, monkeypatch):

@@ -23,7 +23,7 @@ from convert.proving.example import tokens_for  # noqa: E402
 from convert.proving.parity import compare  # noqa: E402
 from convert.proving.training import compare_training, flax_training  # noqa: E402
 from convert.proving.verify import verify  # noqa: E402
-from convert.rows import move  # noqa: E402
+from convert.rows import whole  # noqa: E402
 from jaxgpt.model import assemble, params_of  # noqa: E402
 from jaxgpt.pytree import flatten  # noqa: E402
 from jaxgpt.storage import model_directory  # noqa: E402
@@ -365,7 +365,7 @@ def test_models_of_other_sizes_differ_by_name(
 def test_gradients_move_by_the_rows_that_move_parameters(primes_file: Path) -> None:
     """The torch names and shapes of a tree of gradients are those of the parameters."""
     loaded = to_flax(primes_file)
-    moved = move.to_torch(
+    moved = whole.to_torch(
         loaded.dialect, loaded.config, jax.tree.map(np.asarray, params_of(loaded.model))
     )
     assert {name: value.shape for name, value in moved.items()} == {

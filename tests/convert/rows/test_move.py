@@ -23,11 +23,11 @@ from convert.rows.move import (
     require_floats,
     require_one_dtype_per_row,
     to_flax,
-    to_torch,
 )
 from convert.rows.resolve import settle
 from convert.rows.strides import stride
 from convert.rows.tensors import Tensors
+from convert.rows.whole import to_torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.pytree import Tree, flatten

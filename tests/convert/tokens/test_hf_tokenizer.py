@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 
 from convert import to_torch
-from convert.files import checkpoints
+from convert.files import saving
 from convert.tokens import hf_tokenizer
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.bpe import BpeTokenizer, train_bpe
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
     """A GPT-2 with a vocabulary of 300, and no tokenizer."""
     config = ModelConfig(300, 8, 12, 1, 2, qkv_bias=True, head_bias=False, tied=True)
     state = to_torch(random_params(config, np.dtype("float32")), config, "gpt2")
-    checkpoints.write(
+    saving.save(
         tmp_path / "hf" / "model.safetensors",
         {name: value.numpy() for name, value in state.items()},
     )
