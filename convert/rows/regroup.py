@@ -3,8 +3,9 @@
 import itertools
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +40,7 @@ def move(
     """Yield (name, array) for each array of `target`, newly allocated.
 
     `read` returns an array of `source` by name, and is called for one at a time. Several arrays
-    are copied at a time.
+    are made at a time, and only a few before they are asked for.
     """
     reading = threading.Lock()
 
@@ -55,7 +56,13 @@ def move(
         return target.at(place), array
 
     with ThreadPoolExecutor(COPIES) as threads:
-        yield from threads.map(made, target.places(sizes))
+        jobs: deque[Future[tuple[str, np.ndarray]]] = deque()
+        for place in target.places(sizes):
+            jobs.append(threads.submit(made, place))
+            if len(jobs) > COPIES:
+                yield jobs.popleft().result()
+        while jobs:
+            yield jobs.popleft().result()
 
 
 def parts(
