@@ -150,7 +150,7 @@ def _fill(
     for name in _own_tables(module, tensors):
         del tensors[name]
     with blamed(f"Loading {source.path} into {about}"):
-        module.load_state_dict(tensors, strict=False)
+        torch.nn.Module.load_state_dict(module, tensors, strict=False)
     return names, tensors.keys()
 
 
