@@ -401,3 +401,21 @@ def jadore(config: Seq2SeqConfig, w: dict[str, Any], source: Any, tokens: Any) -
 
     memory = side("encoder", config.encoder, "src_word_emb", source)
     return linear("trg_word_prj", side("decoder", config.decoder, "trg_word_emb", tokens, memory))
+
+
+def test_the_names_of_norms_show_which_formula_is_likely() -> None:
+    """Tutorials whose norms have `alpha` divide by the standard deviation; it stays an assumption."""
+    config = config_of(PAIRS["pair-separate"])
+    flat = flatten(abstract_params(config))
+    params = {path: np.ones(leaf.shape, np.float32) for path, leaf in flat.items()}
+    tensors = to_torch(PAIRS["pair-separate"], config, unflatten(params))
+    positions = {"positions": "sinusoidal", "context_length": 11}
+    given = {"num_heads": 3, **positions, "encoder": {"num_heads": 2, **positions}}
+    for weight, std, eps in (("weight", "biased", 1e-5), ("alpha", "unbiased_plus_eps", 1e-6)):
+        state = {
+            name.replace("weight", weight) if "norm" in name else name: torch.from_numpy(value)
+            for name, value in tensors.items()
+        }
+        assumed = convert.inspect(state, **given).detected.report.assumed
+        assert assumed["norm_std"] == assumed["encoder.norm_std"] == std
+        assert assumed["norm_eps"] == assumed["encoder.norm_eps"] == eps
