@@ -25,6 +25,8 @@ from .values import Evidence, weigh
 
 # Fields that give the sizes of axes.
 HEADS = {"num_heads": "head", "num_kv_heads": "kv", "head_dim": "k"}
+# The weights of norms that divide by the standard deviation have these names, from tutorials.
+OF_DEVIATIONS = (".alpha", ".a_2")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def detected_with(
     explained = _explain(inputs, fitting)
     inputs, evidence = explained.inputs, explained.evidence
     read, given = _known_fields(explained)
-    usual = _usual_fields(evidence, explained.dialect, {**read, **given})
+    usual = _usual_fields(inputs, evidence, explained.dialect, {**read, **given})
     unsaid = {name: value for name, value in usual.items() if name not in {**read, **given}}
     if "num_heads" in unsaid:  # the fields that follow from the number of heads are assumed too
         derived = [name for name in HEADS if name in read]
@@ -112,7 +114,9 @@ def _known_fields(explained: _Explained) -> tuple[dict[str, Any], dict[str, Any]
     return read, {name: value for name, value in inputs.given.items() if name not in read}
 
 
-def _usual_fields(evidence: Evidence, dialect: Dialect, known: Mapping[str, Any]) -> dict[str, Any]:
+def _usual_fields(
+    inputs: Inputs, evidence: Evidence, dialect: Dialect, known: Mapping[str, Any]
+) -> dict[str, Any]:
     """The values of the dialect's classes for fields that may be missing, given those `known`."""
     views = [flax for flax, _ in evidence.dialect.views]
     usual = usual_of(dialect.unsaid, views, known)
@@ -120,6 +124,9 @@ def _usual_fields(evidence: Evidence, dialect: Dialect, known: Mapping[str, Any]
         usual.pop(order, None)
     if dialect.family and not known["norm_weight"]:
         del usual["norm_kind"]
+    own = inputs.renamed.names if inputs.renamed else inputs.shapes
+    if dialect.family and known["norm_bias"] and any(name.endswith(OF_DEVIATIONS) for name in own):
+        usual |= {"norm_std": "unbiased_plus_eps", "norm_eps": 1e-6}
     if dialect.layout:
         usual["rotary_layout"] = dialect.layout
     return usual

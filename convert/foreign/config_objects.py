@@ -168,3 +168,24 @@ def sizes_known(cls: type) -> int:
         {item.name for item in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
     )
     return len({MEANING.get(word.lower()) for word in words} & SIZES)
+
+
+def part_class(parameter: inspect.Parameter, namespace: Mapping[str, Any]) -> type | None:
+    """The class of the module to pass as `parameter`: its annotation, or one of its name."""
+    hint = parameter.annotation
+    named = (value for name, value in namespace.items() if name.lower() == parameter.name.lower())
+    for candidate in (namespace.get(hint) if isinstance(hint, str) else hint, *named):
+        if isinstance(candidate, type) and hasattr(candidate, "state_dict"):
+            return candidate
+    return None
+
+
+def makers_of(target: Any, namespace: Mapping[str, Any]) -> list[str]:
+    """The functions in `namespace` that return an object of the class `target`, by their code."""
+    own = getattr(target, "__name__", "")
+    made = {name: value for name, value in namespace.items() if inspect.isfunction(value)}
+    return [
+        name
+        for name, value in made.items()
+        if value is not target and own and own in value.__code__.co_names
+    ]

@@ -4,8 +4,9 @@ Independent of torch and of files.
 """
 
 import contextlib
+import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,9 @@ from .config_objects import (
     OpenConfig,
     config_class,
     described,
+    makers_of,
     parameters,
+    part_class,
     watched,
 )
 
@@ -30,6 +33,25 @@ WAY_OUT = (
     "Say what it lacks with --torch-arg NAME=VALUE, or name a function that takes nothing and "
     "returns the model."
 )
+# Parts of the names of ids of special tokens, which change no weight; and the ends of such names.
+SPECIAL = ("pad", "bos", "sos", "eos", "unk")
+IDS = ("idx", "id", "index", "token", "pad")
+
+
+class Lacking(UserError):
+    """Nothing says what the arguments `words` of a class should be."""
+
+    def __init__(
+        self, target: Callable[..., Any], words: Sequence[str], part: str, makers: Sequence[str]
+    ):
+        self.words = tuple(part + word for word in words)
+        options = " ".join(f"--torch-arg {word}=VALUE" for word in words)
+        maker = f"such as {makers[0]} of the same file" if makers else "without arguments"
+        super().__init__(
+            f"{described(target)} cannot be built, for nothing says what "
+            f"{' and '.join(words)} should be. Say so with {options}, or name a function that "
+            f"returns the model, {maker}."
+        )
 
 
 @dataclass
@@ -44,10 +66,12 @@ class Answers:
     beside: Mapping[str, Any]  # a config in the file or next to it, unchanged
     given: Mapping[str, Any]  # arguments that the user set
     unknown: frozenset[str] = frozenset()  # sizes in `config` that are not known yet
+    fitted: Mapping[str, Any] = field(default_factory=dict)  # arguments that shapes have shown
     told: dict[str, Any] = field(default_factory=dict)  # arguments that were passed to the class
     # The defaults of arguments that nothing determines. Only the user can say whether the model was
     # built with these for training.
     defaults: dict[str, Any] = field(default_factory=dict)
+    part: str = ""  # the side that is being built as an argument of the class, as a prefix
 
     def __deepcopy__(self, memo: Any) -> "Answers":
         """The same object: a copied module still reports which defaults it reads."""
@@ -72,6 +96,8 @@ class Answers:
 
     def answer(self, word: str) -> Any:
         """The value for the parameter `word`, or LookupError if nothing determines it."""
+        of_part = self.part + word
+        word = word if word in self.given and of_part not in self.given else of_part
         self.told[word] = value = self._answer(word, self._field(word))
         return value
 
@@ -87,11 +113,13 @@ class Answers:
         prefix, name = field
         if word in self.given:
             return self.given[word]
+        if word in self.fitted:
+            return self.fitted[word]
         if name in SIZES and name not in self.unknown:
             return field_of(self.config, prefix + name)
         if "drop" in word.lower():
             return 0.0
-        if word == "device":
+        if word.removeprefix(self.part) == "device":
             return "cpu"
         if word in self.beside and "dtype" not in word:
             return self.beside[word]
@@ -126,20 +154,20 @@ class Answers:
             try:
                 value = self._value(parameter, target, namespace)
             except LookupError:
-                if parameter.default is NOTHING:
+                word = self.part + parameter.name
+                if parameter.default is not NOTHING:
+                    defaults[word] = parameter.default
+                    continue
+                if not _is_special(parameter.name):
                     lacking.append(parameter.name)
-                else:
-                    defaults[parameter.name] = parameter.default
-                continue
+                    continue
+                self.told[word] = value = 0
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 positional.append(value)
             else:
                 named[parameter.name] = value
         if lacking:
-            raise UserError(
-                f"{described(target)} cannot be built, for nothing says what "
-                f"{' and '.join(lacking)} should be. {WAY_OUT}"
-            )
+            raise Lacking(target, lacking, self.part, makers_of(target, namespace))
         return target(*positional, **named), defaults
 
     def _value(
@@ -154,7 +182,15 @@ class Answers:
         if parameter.name in CONFIGS or parameter.annotation in (dict, "dict"):
             base = parameter.default if isinstance(parameter.default, dict) else {}
             return OpenConfig(self.answer, self.default, base)
-        raise LookupError(parameter.name)
+        side = side_of(f"{parameter.name}_")
+        cls = part_class(parameter, namespace)
+        if side is None or cls is None or self.part:
+            raise LookupError(parameter.name)
+        part = dataclasses.replace(self, part=f"{side}_")
+        made, defaults = part._call(cls, namespace)
+        for word, value in defaults.items():
+            self.default(word, value)
+        return made
 
     def _is_written_for(self, cls: type) -> bool:
         """Whether a config in the file or next to it is one of the transformers class `cls`.
@@ -184,3 +220,9 @@ class Answers:
         else:
             watched(config, defaults, self.default)
         return config
+
+
+def _is_special(word: str) -> bool:
+    """Whether `word` is the id of a special token, such as src_pad_idx or pad."""
+    word = word.lower()
+    return word.endswith(IDS) and any(part in word for part in SPECIAL)

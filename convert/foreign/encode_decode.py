@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from jaxgpt.errors import UserError
+
 # (function, its arguments by role) -> its result.
 Call = Callable[[Callable[..., Any], dict[str, torch.Tensor]], Any]
 
@@ -22,11 +24,13 @@ def run(module: torch.nn.Module, call: Call, tokens: torch.Tensor, other: torch.
     memory = other.is_floating_point()
     with _children_that_run(module) as ran:
         encode, decode = getattr(module, "encode", None), getattr(module, "decode", None)
-        if (
-            callable(encode)
-            and callable(decode)
-            and type(module).forward is torch.nn.Module.forward
-        ):
+        if type(module).forward is torch.nn.Module.forward:
+            if not (callable(encode) and callable(decode)):
+                raise UserError(
+                    f"{type(module).__name__} has neither a forward nor methods encode and decode, "
+                    "so its caller does that work. Derive a class with a forward that takes the "
+                    "source and the target and returns logits, as in training, and name that one."
+                )
             made = call(encode, {"source": other})
             returned = call(decode, {"tokens": tokens, "memory": _first(made)})
         else:

@@ -47,9 +47,9 @@ def logits_of(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     targets = next((word for word in words if word in TARGETS), None)
     with blamed(f"The forward of {type(module).__name__}"):
         needed = targets is not None and words[targets].default is inspect.Parameter.empty
-        logits = None if needed else _in_rows(module(ids), ids)
+        logits = None if needed else in_rows(module(ids), ids)
         if targets is not None and (logits is None or logits.shape[:-1] != ids.shape):
-            logits = _in_rows(module(ids, **{targets: ids}), ids)
+            logits = in_rows(module(ids, **{targets: ids}), ids)
     shape = tuple(getattr(logits, "shape", ()))
     if not isinstance(logits, torch.Tensor) or len(shape) != 3 or shape[:2] != ids.shape:
         raise UserError(
@@ -80,7 +80,7 @@ def _as_a_loader_gives(ids: torch.Tensor, module: torch.nn.Module) -> torch.Tens
     return ids.to(device, torch.int64).contiguous()
 
 
-def _in_rows(returned: Any, ids: torch.Tensor) -> Any:
+def in_rows(returned: Any, ids: torch.Tensor) -> Any:
     """The logits in `returned`, in the rows of `ids`; another object if there are none."""
     logits = getattr(returned, "logits", returned)
     if isinstance(logits, Mapping):

@@ -50,11 +50,14 @@ def hidden_ids(peer: Peer, dialect: AnyDialect, config: AnyConfig, run: Caller) 
     plain = _plain(config.decoder, two).expand(max(len(one), 1), -1)
     others = _plain(config.encoder, one).expand(max(len(two), 1), -1)
     with torch.no_grad(), in_float64():
-        in_source = _unseen(lambda ids: run(plain, ids), source, _texts(config.encoder, one), one)
-        in_tokens = _unseen(
-            lambda ids: run(ids, others)[:, 2:], target, _texts(config.decoder, two), two
-        )
-        return Hidden(frozenset(in_source), frozenset(in_tokens))
+        sources = _texts(config.encoder, one)
+        in_source = frozenset(_unseen(lambda ids: run(plain, ids), source, sources, one))
+        texts = _texts(config.decoder, two)
+        in_tokens = {
+            *_unseen(lambda ids: run(ids, others)[:, 2:], target, texts, two),
+            *_looking_ahead(lambda ids: run(ids, others)[:, 1], texts, two),
+        }
+        return Hidden(in_source, frozenset(in_tokens))
 
 
 def _candidates(config: ModelConfig) -> list[int]:
@@ -99,6 +102,23 @@ def _unseen(
     gaps = (after - before)[..., others].abs().flatten(1).amax(1)
     within = CLOSE * float(before.abs().max())
     yield from (each for each, gap in zip(candidates, gaps, strict=True) if float(gap) <= within)
+
+
+def _looking_ahead(
+    run: Callable[[torch.Tensor], torch.Tensor], texts: torch.Tensor, candidates: list[int]
+) -> Iterator[int]:
+    """Yield the `candidates` whose own logits, which `run` returns, depend on the token after them.
+
+    Classes that hide all positions from a padding token, rather than it from them, give these.
+    """
+    if not candidates or texts.shape[1] < 3:
+        return
+    changed = texts.clone()
+    changed[:, 2] = texts[:, 0]
+    before = run(texts)
+    gaps = (run(changed) - before).abs().amax(1)
+    within = CLOSE * float(before.abs().max())
+    yield from (each for each, gap in zip(candidates, gaps, strict=True) if float(gap) > within)
 
 
 def _seeded() -> torch.Generator:

@@ -16,6 +16,7 @@ from jaxgpt.errors import UserError, in_a_row
 from ..files import checkpoints
 from .config_objects import described, parameters
 from .constructor_args import WAY_OUT, Answers
+from .fitted_sizes import fit
 from .float64 import in_float64, widened
 from .forward import blamed
 from .imports import at_home, find
@@ -73,12 +74,26 @@ def build(
     with at_home(home), in_float64():
         with blamed(f"Importing {place}"):
             target, namespace = find(place, name)
-        module = _built(target, namespace, answers)
-        if not isinstance(module, torch.nn.Module):
-            raise UserError(f"{named} gives a {type(module).__name__}, and no torch.nn.Module.")
-        words = ", ".join(f"{word} = {value!r}" for word, value in answers.told.items())
-        about = f"{named}, built with {words or 'no arguments'}" if home else named
-        return build_of(module, answers, source, weights, about)
+
+        def made() -> Peer:
+            module = _built(target, namespace, answers)
+            if not isinstance(module, torch.nn.Module):
+                raise UserError(f"{named} gives a {type(module).__name__}, and no torch.nn.Module.")
+            words = ", ".join(f"{word} = {value!r}" for word, value in answers.told.items())
+            about = f"{named}, built with {words or 'no arguments'}" if home else named
+            return build_of(module, answers, source, weights, about)
+
+        def wanted(state: Collection[str]) -> dict[str, tuple[int, ...]]:
+            names = _names(state, source, weights)
+            return {new: source.tensors[old].shape for old, new in names.items()}
+
+        try:
+            return made()
+        except UserError:
+            whole = isinstance(target, torch.nn.Module)
+            if whole or not fit(answers, lambda trial: trial.build(target, namespace), wanted):
+                raise
+        return made()
 
 
 def build_of(
@@ -126,8 +141,7 @@ def _fill(
     The result maps names in the file to those in the module, and lists those that were loaded.
     """
     state = module.state_dict()
-    start = _start(state, source, weights)
-    names = {name: name if name in state else start + name for name in source.tensors}
+    names = _names(state, source, weights)
     names |= _renamed(module, names, source, weights)
     problems = [
         *_unlike_shapes(state, names, source, weights),
@@ -150,7 +164,7 @@ def _fill(
     for name in _own_tables(module, tensors):
         del tensors[name]
     with blamed(f"Loading {source.path} into {about}"):
-        module.load_state_dict(tensors, strict=False)
+        torch.nn.Module.load_state_dict(module, tensors, strict=False)
     return names, tensors.keys()
 
 
@@ -215,11 +229,14 @@ def _unfilled(module: torch.nn.Module, filled: Collection[str]) -> Iterator[str]
             yield name
 
 
-def _start(state: Collection[str], source: checkpoints.Checkpoint, weights: Collection[str]) -> str:
-    """Prefix that maps file names to module names; either model may be nested in the other."""
+def _names(
+    state: Collection[str], source: checkpoints.Checkpoint, weights: Collection[str]
+) -> dict[str, str]:
+    """The names of the file's tensors in the module; either model may be nested in the other."""
     cuts = [name[: at + 1] for name in state for at, letter in enumerate(name) if letter == "."]
     prefix = source.prefix
     cuts += [prefix[at + 1 :] for at, letter in enumerate(prefix) if letter == "."] + [prefix]
-    return max(
+    start = max(
         sorted({"", *cuts}, key=len), key=lambda cut: sum(cut + name in state for name in weights)
     )
+    return {name: name if name in state else start + name for name in source.tensors}

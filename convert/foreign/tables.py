@@ -1,7 +1,7 @@
-"""Tables of positions that a class made in float32, with the precision of float64.
+"""Tables of positions and scales that a class made in float32, with the precision of float64.
 
-A class that is built in float64 makes exact tables. One that was built before has rounded ones,
-with which no comparison in float64 would succeed.
+A class that is built in float64 makes exact ones. One that was built before has rounded ones, with
+which no comparison in float64 would succeed.
 """
 
 from collections.abc import Collection, Iterator
@@ -18,7 +18,8 @@ ROUNDED = 1e-6  # the largest error of sinusoids rounded to float32, for each po
 
 
 def sharpen(module: torch.nn.Module, loaded: Collection[str] = ()) -> None:
-    """Give the tables of `module` that are sinusoids or rotary ones the precision of float64.
+    """Give the tables of `module` that are sinusoids or rotary ones, and numbers that are square
+    roots, the precision of float64.
 
     Sinusoids that are `loaded` stay as they are: the model has them from the file as well.
     """
@@ -46,7 +47,11 @@ def _exact(rounded: np.ndarray) -> np.ndarray | None:
     """The table that is `rounded` to float32, in double precision; None if it is none."""
     narrow = rounded.astype(np.complex64 if rounded.dtype.kind == "c" else np.float32)
     plain = narrow.reshape([length for length in rounded.shape if length > 1])
-    if not np.array_equal(narrow, rounded) or plain.size < 4:
+    if not np.array_equal(narrow, rounded):
+        return None
+    if plain.size == 1 and plain.dtype == np.float32:
+        return None if (root := _root(float(plain))) is None else np.full(rounded.shape, root)
+    if plain.size < 4:
         return None
     if (waves := sinusoids_like(plain)) is not None:
         return waves.reshape(rounded.shape)
@@ -57,6 +62,14 @@ def _exact(rounded: np.ndarray) -> np.ndarray | None:
             made = exact(form, table.twice, theta, None, table.rotated, len(plain))
             return made.reshape(rounded.shape)
     return None
+
+
+def _root(rounded: float) -> float | None:
+    """The square root of a whole number, or its inverse, that is `rounded` to float32."""
+    if not 0 < rounded < 2**12:
+        return None
+    roots = (round(rounded**2) ** 0.5, max(1, round(rounded**-2)) ** -0.5)
+    return next((root for root in roots if np.float32(root) == rounded), None)
 
 
 def _plain(tensor: torch.Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ import torch
 from jaxgpt.errors import UserError
 
 from .encode_decode import run
-from .forward import blamed, logits_of
+from .forward import blamed, in_rows, logits_of
 
 TOKENS = (
     "decoder_input_ids tgt trg target targets tgt_tokens tgt_ids trg_tokens dec_input dec_inputs "
@@ -52,7 +52,15 @@ FORMS: tuple[tuple[Mask, Mask], ...] = (
         lambda t, s: _future(t, s)[None].expand(len(t), -1, -1),
         lambda t, s: torch.ones(len(s), 1, s.shape[1], dtype=torch.bool),
     ),
+    (  # true where a token is real; the class itself hides the future
+        lambda t, s: torch.ones(t.shape, dtype=torch.bool),
+        lambda t, s: torch.ones(s.shape[:2], dtype=torch.bool),
+    ),
 )
+
+
+# Masks of padding: the value that marks real tokens, and the axes besides that of the batch.
+PADDING = tuple(itertools.product((False, True), ((), (1,))))
 
 
 class WithContext(torch.nn.Module):
@@ -71,13 +79,13 @@ class WithContext(torch.nn.Module):
         return self._called(ids, other, *self.form)
 
     def _suitable(self, ids: torch.Tensor, other: torch.Tensor) -> tuple[Any, Any]:
-        """The form of masks that works: one of FORMS, and the value that marks real tokens."""
+        """The form of masks that works: one of FORMS, and one of PADDING."""
         training = self.module.training
         self.module.eval()
         errors: list[Exception] = []
         try:
             with torch.no_grad():
-                for form in itertools.product(FORMS, (False, True)):
+                for form in itertools.product(FORMS, PADDING):
                     try:
                         if self._masks_rightly(ids, other, form):
                             return form
@@ -96,21 +104,27 @@ class WithContext(torch.nn.Module):
 
     def _masks_rightly(self, ids: torch.Tensor, other: torch.Tensor, form: Any) -> bool:
         """Whether the result is causal, and depends on the last position of the other text."""
-        logits = _first_tensor(self._called(ids, other, *form))
+        logits = self._logits(ids, other, form)
         if ids.shape[1] < 2 or not torch.isfinite(logits).all():
             return bool(torch.isfinite(logits).all())
         changed = ids.clone()
         changed[:, -1] = ids[:, 0].where(ids[:, 0] != ids[:, -1], ids[:, -2])
-        later = _first_tensor(self._called(changed, other, *form))
+        later = self._logits(changed, other, form)
         causal = torch.allclose(logits[:, :-1], later[:, :-1], rtol=0, atol=1e-9)
         moved = other.clone()
         moved[:, -1] = other[:, 0]
-        elsewhere = _first_tensor(self._called(ids, moved, *form))
+        elsewhere = self._logits(ids, moved, form)
         same = torch.equal(moved, other)
         return causal and (same or not torch.equal(logits[:, 0], elsewhere[:, 0]))
 
+    def _logits(self, ids: torch.Tensor, other: torch.Tensor, form: Any) -> torch.Tensor:
+        logits = in_rows(self._called(ids, other, *form), ids)
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 3:
+            raise UserError(f"The torch module returned a {type(logits).__name__} and no logits.")
+        return logits
+
     def _called(
-        self, ids: torch.Tensor, other: torch.Tensor, masks: tuple[Mask, Mask], keeps: bool
+        self, ids: torch.Tensor, other: torch.Tensor, masks: tuple[Mask, Mask], padding: Any
     ) -> Any:
         def call(function: Callable[..., Any], values: Mapping[str, torch.Tensor]) -> Any:
             asked = dict(inspect.signature(function).parameters)
@@ -119,7 +133,7 @@ class WithContext(torch.nn.Module):
                 if word in named or "mask" not in word.lower():
                     continue
                 if parameter.default is parameter.empty or _of_future(word):
-                    named[word] = _mask(word, ids, other, masks, keeps)
+                    named[word] = _mask(word, ids, other, masks, padding)
             whole = function == self.module.forward
             return self.module(**named) if whole else function(**named)
 
@@ -173,22 +187,13 @@ def _mask(
     ids: torch.Tensor,
     other: torch.Tensor,
     masks: tuple[Mask, Mask],
-    keeps: bool,
+    padding: tuple[bool, tuple[int, ...]],
 ) -> torch.Tensor:
     """The mask called `word`: of padding (there is none), of the future, or of the other text."""
     if _of_padding(word):
         like = ids if any(mark in word for mark in ("tgt", "trg", "target")) else other
-        return torch.full(like.shape[:2], keeps)
+        real, axes = padding
+        return torch.full((len(like), *axes, like.shape[1]), real)
     if _of_future(word) or "dec" in word:
         return masks[0](ids, other)
     return masks[1](ids, other)
-
-
-def _first_tensor(returned: Any) -> torch.Tensor:
-    """The logits in what a forward returned."""
-    returned = getattr(returned, "logits", returned)
-    if isinstance(returned, (tuple, list)):
-        returned = next(each for each in returned if isinstance(each, torch.Tensor))
-    if not isinstance(returned, torch.Tensor):
-        raise UserError(f"The torch module returned a {type(returned).__name__} and no logits.")
-    return returned

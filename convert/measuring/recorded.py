@@ -21,6 +21,10 @@ OF_TWO_TEXTS = (
 )
 
 
+class NotRun(UserError):
+    """The class does not run on one text alone."""
+
+
 def recorded(ways: Sequence[Inputs], peer: Peer) -> tuple[Inputs, Reader]:
     """The first of `ways` to name the tensors that shows the blocks; a recorded run with them."""
     try:
@@ -40,5 +44,5 @@ def _reader_of(inputs: Inputs, peer: Peer) -> Reader:
     try:
         seen = Seen.of(Trace(peer.module, names, LARGE), run, ids, LARGE)
     except UserError as error:
-        raise UserError(f"{inputs.path}: {error} {OF_TWO_TEXTS}") from None
+        raise NotRun(f"{inputs.path}: {error} {OF_TWO_TEXTS}") from None
     return Reader(seen, inputs.shapes, inputs.read)

@@ -1,7 +1,7 @@
 """A file read with its own class: the dialect and the fields with which both compute the same."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from jaxgpt.errors import UserError
@@ -16,11 +16,13 @@ from ..foreign.float64 import float64_by_default
 from ..foreign.padding import Hidden, hidden_ids
 from ..foreign.peer import Peer
 from ..foreign.with_context import Caller
+from ..names.unsupported import reasons
 from ..rows.fields import is_relevant_in
 from ..rows.pair import rotating, sides
 from .built_class import Request, flat, hints, peer_of
 from .equations import uncapped
 from .readings import Reading, readings
+from .recorded import NotRun
 from .runs import Runs
 from .search_cap import capped
 from .settle import Settled, settle
@@ -79,9 +81,10 @@ def _agreeing(inputs: Inputs, peer: Peer, source: Checkpoint, request: Request) 
     right: dict[str, int] = {}  # numbers of heads that measurements have shown
     sizes = hints(peer, request)
     remaining: Iterable[Reading] = readings(inputs, peer, request.dialect, sizes, right)
+    not_run: list[NotRun] = []
     for solve in (uncapped, capped):  # a cap takes a search: first all that need none
         unknown: list[Reading] = []
-        for reading in remaining:
+        for reading in _while_it_runs(remaining, not_run):
             try:
                 found = _settled(peer, reading.detected, inputs, callers, solve)
                 hidden = callers.of(peer, reading.detected)[1]
@@ -98,9 +101,19 @@ def _agreeing(inputs: Inputs, peer: Peer, source: Checkpoint, request: Request) 
         remaining = unknown
     if furthest:
         raise Differs.first_in(furthest.where, furthest.why, source.path)
+    if not_run and not reasons(inputs.shapes):
+        raise not_run[0]
     # No dialect fits, or a field is needed that the class does not show.
     inspect(source, dialect=request.dialect, ignore_config=request.ignore_config, **request.fields)
     raise UserError(f"{source.path}: running its class does not show which tensor is used where.")
+
+
+def _while_it_runs(remaining: Iterable[Reading], not_run: list[NotRun]) -> Iterator[Reading]:
+    """Yield the readings in `remaining`, up to those for which the class does not run."""
+    try:
+        yield from remaining
+    except NotRun as error:
+        not_run.append(error)
 
 
 def _settled(

@@ -1,6 +1,7 @@
 """The inputs that both models are run on: tokens, and a source or memory to attend to."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from ..foreign.padding import Hidden
 from ..foreign.with_context import WithContext
 
 MEMORY = 13  # the length of a memory
+LONGEST = 512  # tokens of an encoder-decoder: its tables of positions are often far longer
 SPECIAL = 8  # ids at either end of a vocabulary, where padding and other special tokens are
 
 
@@ -84,18 +86,25 @@ def tokens_for(
 def example_for(
     config: AnyConfig, special: Collection[int] = (), hidden: Hidden | None = None
 ) -> Example:
-    """An example of full length plus one, with the ids `special` among those of `tokens_for`."""
+    """An example of full length plus one, with the ids `special` among those of `tokens_for`.
+
+    The texts of an encoder-decoder have at most LONGEST tokens.
+    """
     hidden = hidden or Hidden()
-    decoder = config.decoder if isinstance(config, Seq2SeqConfig) else config
-    tokens = tokens_for(decoder, special, hidden.tokens)
     if isinstance(config, Seq2SeqConfig):
-        source = tokens_for(config.encoder, special, hidden.source)[:, :-1]
+        tokens = tokens_for(_cut(config.decoder), special, hidden.tokens)
+        source = tokens_for(_cut(config.encoder), special, hidden.source)[:, :-1]
         rows = min(len(source), len(tokens))
         return Example(tokens[:rows], source[:rows])
-    if not decoder.cross_attention:
+    tokens = tokens_for(config, special, hidden.tokens)
+    if not config.cross_attention:
         return Example(tokens)
-    shape = len(tokens), MEMORY, decoder.model_dim
+    shape = len(tokens), MEMORY, config.model_dim
     return Example(tokens, memory=np.random.default_rng(1).standard_normal(shape))
+
+
+def _cut(config: ModelConfig) -> ModelConfig:
+    return replace(config, context_length=min(config.context_length, LONGEST))
 
 
 def decoder_of(model: Any, example: Example) -> tuple[GPT, Any, jax.Array | None]:

@@ -6,16 +6,19 @@ heads and one for the elements of each.
 """
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..names.parts import NORM_WORDS
 from ..names.tensor_names import is_mask
 from ..rows.axes import Dims
 from .attention_words import holds_parts
 
 PARTS = (2, 3)  # of keys and values, or with queries
+NORM_LEAVES = {*re.findall(r"\w+", NORM_WORDS)}
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,10 @@ def form_of(name: str, shape: tuple[int, ...], width: int) -> Form | None:
     """
     path, _, leaf = name.rpartition(".")
     long = [i for i, length in enumerate(shape) if length > 1]
-    if leaf not in ("weight", "bias") or is_mask(name, shape) or len(shape) < 2:
+    of_norm = len(long) == 1 and leaf in NORM_LEAVES
+    if leaf not in ("weight", "bias") and not of_norm:
+        return None
+    if is_mask(name, shape) or len(shape) < 2:
         return None
     if leaf == "bias" or len(long) == 1:
         return Form(shape, (_in_order(shape, long),))

@@ -111,13 +111,13 @@ def usual_of(
 ) -> dict[str, Any]:
     """The usual values `unsaid` of a class, for a file with the parameters `views`.
 
-    `known` are the fields that are known already. Embeddings are scaled to fit sinusoids; where the
-    table of positions is learned, hardly any class does it.
+    `known` are the fields that are known already. Embeddings are scaled to fit sinusoids; with a
+    learned table of positions, or rotary ones, hardly any class does it.
     """
     names, usual = {view.name for view in views}, dict(unsaid)
     if usual.get("embedding_scale") == ROOT_OF_WIDTH:
-        learned = known.get("positions") == "learned"
-        usual["embedding_scale"] = 1.0 if learned else known.get("model_dim", 1) ** 0.5
+        unscaled = known.get("positions") in ("learned", "rotary")
+        usual["embedding_scale"] = 1.0 if unscaled else known.get("model_dim", 1) ** 0.5
     if ABSENT_NORMS["qk_norm"][1] in names and usual.get("qk_norm") == "none":
         usual["qk_norm"] = "before_rotary"
     # Of eight files in public repositories without a last norm, all have norms after the sums. That

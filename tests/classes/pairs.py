@@ -183,6 +183,59 @@ class Plain(Base):
         return self.logits(src, tgt, *self.masks(src, tgt))
 
 
+class BlindRows(Base):
+    """Its padding tokens see everything, instead of being hidden."""
+
+    def forward(self, src, tgt):
+        future = torch.ones(tgt.shape[1], tgt.shape[1]).tril()
+        real = (tgt != self.padding)[:, None, :, None]
+        return self.logits(src, tgt, self.masks(src, tgt)[0], future * real)
+
+
+class Marked(Base):
+    """It is told which tokens of the source are real."""
+
+    def forward(self, source_ids, source_mask, decoder_input_ids):
+        if source_mask.dtype != torch.bool or source_mask.shape != source_ids.shape:
+            raise ValueError("a mask (B, S) is needed")
+        future = self.masks(source_ids, decoder_input_ids)[1]
+        return self.logits(source_ids, decoder_input_ids, source_mask[:, None, None], future)
+
+
+class PaddedRows(Base):
+    """It is told which tokens are padding, with an axis for queries, and returns one row a token."""
+
+    def forward(self, src, tgt, src_pad_mask, tgt_pad_mask):
+        future = self.masks(src, tgt)[1]
+        seen, of_target = (
+            ~mask.expand(-1, mask.shape[2], -1) for mask in (src_pad_mask, tgt_pad_mask)
+        )
+        return self.logits(src, tgt, seen[:, None, :1], of_target[:, None] & future.bool()).flatten(
+            0, 1
+        )
+
+
+class ScaledEmbedding(nn.Embedding):
+    """Its scale is a tensor that is no buffer, rounded to float32."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.scale = torch.tensor([sizes[1]], dtype=torch.float32).sqrt()
+
+    def forward(self, ids):
+        return super().forward(ids) * self.scale
+
+
+class Narrow(Plain):
+    """Its embeddings have scales that are tensors."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        for side in (self.encoder, self.decoder):
+            c = side.c
+            setattr(side, side.names["embedding"], ScaledEmbedding(c.vocab_size, c.model_dim))
+
+
 class Masked(Base):
     """It is given its masks."""
 

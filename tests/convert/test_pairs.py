@@ -401,3 +401,46 @@ def jadore(config: Seq2SeqConfig, w: dict[str, Any], source: Any, tokens: Any) -
 
     memory = side("encoder", config.encoder, "src_word_emb", source)
     return linear("trg_word_prj", side("decoder", config.decoder, "trg_word_emb", tokens, memory))
+
+
+def test_the_names_of_norms_show_which_formula_is_likely() -> None:
+    """Tutorials whose norms have `alpha` divide by the standard deviation; it stays an assumption."""
+    config = config_of(PAIRS["pair-separate"])
+    flat = flatten(abstract_params(config))
+    params = {path: np.ones(leaf.shape, np.float32) for path, leaf in flat.items()}
+    tensors = to_torch(PAIRS["pair-separate"], config, unflatten(params))
+    positions = {"positions": "sinusoidal", "context_length": 11}
+    given = {"num_heads": 3, **positions, "encoder": {"num_heads": 2, **positions}}
+    for weight, std, eps in (("weight", "biased", 1e-5), ("alpha", "unbiased_plus_eps", 1e-6)):
+        state = {
+            name.replace("weight", weight) if "norm" in name else name: torch.from_numpy(value)
+            for name, value in tensors.items()
+        }
+        assumed = convert.inspect(state, **given).detected.report.assumed
+        assert assumed["norm_std"] == assumed["encoder.norm_std"] == std
+        assert assumed["norm_eps"] == assumed["encoder.norm_eps"] == eps
+
+
+def test_vectors_of_norms_may_have_axes_of_length_one() -> None:
+    config = config_of(PAIRS["pair-separate"])
+    rng = np.random.default_rng(0)
+    flat = flatten(abstract_params(config))
+    params = {n: rng.standard_normal(leaf.shape).astype(np.float32) for n, leaf in flat.items()}
+    tensors = to_torch(PAIRS["pair-separate"], config, unflatten(params))
+    state = {
+        name.replace("weight", "gamma") if "norm" in name else name: torch.from_numpy(value)
+        for name, value in tensors.items()
+    }
+    wide = {n: v[None, None] if n.endswith("gamma") else v for n, v in state.items()}
+    positions = {"positions": "sinusoidal", "context_length": 11}
+    given = {"num_heads": 3, **positions, "encoder": {"num_heads": 2, **positions}}
+    one, two = (convert.to_flax(each, **given) for each in (state, wide))
+    assert one.report.assumed["embedding_scale"] == 12**0.5
+    rotary = {**positions, "positions": "rotary", "rotary_layout": "half"}
+    turned = convert.inspect(state, **{**given, **rotary, "encoder": {"num_heads": 2, **rotary}})
+    assert turned.detected.report.assumed["embedding_scale"] == 1.0
+    assert one.config == two.config
+    for path, value in flatten(one.params).items():
+        np.testing.assert_array_equal(flatten(two.params)[path], value)
+    back = convert.to_torch(two.params, two.config, two.dialect)
+    assert all(torch.equal(back[name], value) for name, value in wide.items())

@@ -238,6 +238,19 @@ def test_a_part_of_a_known_model_is_not_taken_for_another_model(lost: str) -> No
         found(part)
 
 
+def test_one_matrix_for_all_heads_is_refused_by_name() -> None:
+    block = "encoder.layers.0.attention"
+    tensors = {f"{block}.{word}.weight": np.zeros((3, 3)) for word in ("queries", "keys", "values")}
+    tensors |= {
+        "encoder.emb.weight": np.zeros((17, 12)),
+        f"{block}.fc_out.weight": np.zeros((12, 12)),
+    }
+    with pytest.raises(
+        UserError, match=f"{block}.queries.weight belongs to .*same matrix for each"
+    ):
+        found(tensors)
+
+
 def test_a_mask_that_is_not_causal_is_refused() -> None:
     tensors = tensors_of("ng")
     tensors["blocks.1.sa.heads.2.tril"] = np.ones_like(tensors["blocks.1.sa.heads.2.tril"])

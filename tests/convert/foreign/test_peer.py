@@ -321,7 +321,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "another class": (["--torch", BOOK], "it has no place for token_embedding.weight"),
     "other sizes": (["--torch", "mine.py:Small"], "token_embedding.weight is (103, 35) in the file and (103, 30) in"),
     "not built": (["--torch", "mine.py:Odd"], "Odd(vocab_size, wings, *, tail) cannot be built, for nothing says what "
-                  "wings and tail should be. Say what it lacks with --torch-arg NAME=VALUE"),
+                  "wings and tail should be. Say so with --torch-arg wings=VALUE --torch-arg tail=VALUE, or name a "
+                  "function that returns the model, without arguments."),
     "fails when built": (["--torch", "mine.py:Sour"], "Building Sour() raised ZeroDivisionError: no way. Say what"),
     "fails when run": (["--torch", "mine.py:Falls"], "The forward of Falls raised AttributeError: 'Tensor' object has"),
     "no logits": (["--torch", "mine.py:Pooled"], "must return logits (batch, time, vocabulary) for ids (4, 17), but "

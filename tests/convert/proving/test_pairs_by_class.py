@@ -11,8 +11,10 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from convert import to_flax  # noqa: E402
 from convert.measuring.subject import Differs  # noqa: E402
+from convert.proving.example import LONGEST  # noqa: E402
 from convert.proving.verify import verify  # noqa: E402
 from jaxgpt.config import ModelConfig  # noqa: E402
+from jaxgpt.errors import UserError  # noqa: E402
 from jaxgpt.seq2seq_config import ENCODER, Seq2SeqConfig, field_of  # noqa: E402
 from tests.classes import pairs  # noqa: E402
 
@@ -74,6 +76,9 @@ CLASSES: dict[str, tuple[Any, Seq2SeqConfig, dict[str, Any], str]] = {
     "log_softmax": (pairs.LogProbabilities, config({"final_norm": True}, **POST), {}, "log_softmax"),
     "softmax": (pairs.Probabilities, config(**PRE, norm_kind="rms", norm_bias=False), {}, "log_softmax"),
     "padding": (pairs.Plain, config(**PRE), {"padding": 1}, "hides id 1"),
+    "padding sees all": (pairs.BlindRows, config(**PRE), {"padding": 0}, "hides id 0"),
+    "real tokens": (pairs.Marked, config(**PRE), {}, ""),
+    "rows of padding": (pairs.PaddedRows, config(**POST), {}, ""),
     "fused": (pairs.Plain, config(**PRE), {"fused": "two"}, ""),
     "two each": (pairs.Plain, config({"num_heads": 3}, **PRE, qk_norm="full_width"), {"fused": "kv"}, ""),
     "gate last": (pairs.Plain, config(**PRE, mlp_gated=True), {"names": {"gate": "w3", "up": "w1", "down": "w2"}}, ""),
@@ -97,6 +102,48 @@ def test_a_class_settles_the_fields_of_both_sides(name: str) -> None:
     assert note in " ".join(loaded.report.caveats)
 
 
+def test_a_scale_that_was_rounded_to_float32_is_read_exactly() -> None:
+    module = pairs.randomised(pairs.Narrow(config(**{**PRE, "embedding_scale": 1.0})))
+    loaded = to_flax(module.state_dict(), torch=module)
+    assert loaded.config.encoder.embedding_scale == loaded.config.decoder.embedding_scale == 24**0.5
+
+
+def test_only_the_first_tokens_of_a_long_table_are_run() -> None:
+    """A table of sinusoids is often far longer than any text; scores grow with its square."""
+    longest: list[int] = []
+
+    class Watched(pairs.Plain):
+        def forward(self, src, tgt):
+            longest.extend((src.shape[1], tgt.shape[1]))
+            return super().forward(src, tgt)
+
+    small = {"model_dim": 8, "num_heads": 2, "mlp_dim": 8}
+    fields = {**PRE, "positions": "learned", "context_length": 3000, **small}
+    module = pairs.randomised(Watched(config(**fields)))
+    assert to_flax(module.state_dict(), torch=module).config.decoder.context_length == 3000
+    assert max(longest) <= 2 * LONGEST
+
+
+def test_a_difference_is_told_if_the_names_are_guessed() -> None:
+    names = {
+        "self": "mixer",
+        "cross": "joiner",
+        "blocks": "stack",
+        "norm1": "za",
+        "norm2": "zb",
+        "norm3": "zc",
+    }
+    module = pairs.randomised(pairs.Scaled(config(**PRE), names))
+    with pytest.raises(Differs, match="DIFFER"):
+        to_flax(module.state_dict(), torch=module)
+
+
+def test_a_class_that_leaves_all_to_its_caller_is_refused_with_the_way_out() -> None:
+    module = pairs.randomised(pairs.Base(config(**PRE)))
+    with pytest.raises(UserError, match="neither a forward nor methods encode and decode.*Derive"):
+        to_flax(module.state_dict(), torch=module)
+
+
 def test_what_no_field_says_is_refused() -> None:
     module = pairs.randomised(pairs.Scaled(config(**PRE)))
     with pytest.raises(Differs, match="first in encoder block 1: .*what cross-attention gets"):
@@ -118,6 +165,11 @@ def test_the_command_names_the_fields_of_both_sides(
     assert "PROVEN: the two compute the same function" in outcome.out
     assert "norm_eps = 1e-06" in outcome.out
     assert "found with the class, of the encoder:" in outcome.out
+    assert (
+        "was built with its defaults nhead = 2; if it was trained with other values" in outcome.err
+    )
+    said = command("jaxgpt-convert", "to-flax", "w.pt", "said", *named, "--torch-arg", "nhead=2")
+    assert "its defaults" not in said.out + said.err
     assert command("jaxgpt-convert", "to-torch", "model", "back.pt").code == 0
     back, file = torch.load("back.pt"), torch.load("w.pt")
     assert list(back) == list(file)
