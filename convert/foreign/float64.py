@@ -62,7 +62,9 @@ def widened(module: torch.nn.Module) -> torch.nn.Module:
     Complex tables stay complex; `module.to(torch.float64)` would drop their imaginary part.
     """
 
-    def exact(value: torch.Tensor) -> torch.Tensor:
-        return value.to("cpu", _wide(value.dtype))
+    return module._apply(exact_tensor).eval()
 
-    return module._apply(exact).eval()
+
+def exact_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` on the CPU in float64, or in complex128 if it is complex; integers as they are."""
+    return tensor.to("cpu", _wide(tensor.dtype))

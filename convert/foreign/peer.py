@@ -17,7 +17,7 @@ from ..files import checkpoints
 from .config_objects import described, parameters
 from .constructor_args import WAY_OUT, Answers
 from .fitted_sizes import fit
-from .float64 import in_float64, widened
+from .float64 import exact_tensor, in_float64, widened
 from .forward import blamed
 from .imports import at_home, find
 from .tables import ROUNDED, sharpen, sinusoids_like
@@ -157,7 +157,7 @@ def _fill(
             f"{source.path} does not load into {about}: {in_a_row(problems)}. {WAY_OUT}"
         )
     tensors = {
-        new: checkpoints.to_tensor(source.tensors[old].read()).double()
+        new: exact_tensor(checkpoints.to_tensor(source.tensors[old].read()))
         for old, new in names.items()
         if new in state and source.tensors[old].shape == tuple(state[new].shape)
     }
@@ -177,7 +177,7 @@ def _own_tables(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) ->
         name
         for name, own in module.named_buffers()
         if name in tensors
-        and own.is_floating_point()
+        and (own.is_floating_point() or own.is_complex())
         and (own - tensors[name]).abs().max() <= ROUNDED * max(own.shape, default=1)
         and sinusoids_like(own.squeeze().numpy()) is None
     ]

@@ -74,16 +74,17 @@ def test_other_tensors_keep_their_values(value: Any) -> None:
 class Rotary(general.General):
     """A class that makes its rotary tables when it is built, in the dtype of that time."""
 
-    def __init__(self) -> None:
+    def __init__(self, stored: bool) -> None:
         config = ModelConfig(**{**SIZES, "positions": "rotary", "mlp_gated": True})
         super().__init__(config, NAMES, True)
         angle = torch.arange(64)[:, None].float() * 1e4 ** (-torch.arange(0, 6, 2).float() / 6)
-        self.register_buffer("cos", angle.cos(), persistent=False)
-        self.sin = angle.sin()
+        cis = torch.polar(torch.ones_like(angle), angle)
+        self.register_buffer("freqs_cis", cis, persistent=stored)
+        self.cos = angle.cos()
 
     def forward(self, ids: Any) -> Any:
         before = general.turned
-        cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
+        cos, sin = self.cos[: ids.shape[1]], self.freqs_cis.imag[: ids.shape[1]]
 
         def turned(c: Any, x: Any, angle: Any) -> Any:
             a, b = x.chunk(2, -1)
@@ -96,12 +97,14 @@ class Rotary(general.General):
             general.turned = before
 
 
-def test_a_module_built_in_float32_is_proven_as_its_class_is() -> None:
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_module_built_in_float32_is_proven_as_its_class_is(stored: bool) -> None:
     torch.manual_seed(0)
-    module = Rotary().eval()
+    module = Rotary(stored).eval()
     with torch.no_grad():
         for value in module.parameters():
             value.copy_(torch.randn_like(value) * 0.3 + (value.ndim == 1))
     loaded = convert.to_flax(module.state_dict(), torch=module, context_length=13)
-    assert loaded.report.found["positions"] == "rotary"
-    assert module.cos.dtype == torch.float32  # the caller's module is left as it is
+    assert loaded.proven_by
+    assert loaded.config.positions == "rotary"
+    assert module.freqs_cis.dtype == torch.complex64  # the caller's module is left as it is
