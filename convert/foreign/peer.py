@@ -5,6 +5,7 @@ As this runs code, only classes that the user or a dialect names are built.
 
 import importlib.util
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -171,8 +172,10 @@ def _fill(
 def _own_tables(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> Collection[str]:
     """The names of buffers that the class has made itself, in float64, and the file rounded.
 
-    Sinusoids are not among them: the model has those of the file.
+    Sinusoids, and other tables as wide as an embedding, are not among them: the model has those of
+    the file, unless they are rotary.
     """
+    wide = {m.embedding_dim for m in module.modules() if isinstance(m, torch.nn.Embedding)}
     return [
         name
         for name, own in module.named_buffers()
@@ -180,6 +183,7 @@ def _own_tables(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) ->
         and (own.is_floating_point() or own.is_complex())
         and (own - tensors[name]).abs().max() <= ROUNDED * max(own.shape, default=1)
         and sinusoids_like(own.squeeze().numpy()) is None
+        and (own.shape[-1:] != (max(wide, default=0),) or re.search("cos|sin(?!u)", name))
     ]
 
 

@@ -1,5 +1,6 @@
 """Encoder-decoders whose constructors have arguments of unusual names, or take their sides ready-made."""
 
+import torch
 from torch import nn
 
 
@@ -82,3 +83,16 @@ def made(words_in, words_out, wide, tall, crew):
         Decoder(words_out, wide, tall, crew, 20),
     )
     return Layered(encoder, decoder, nn.ModuleList())
+
+
+class Waved(Joined):
+    """Its positions are waves of other lengths than usual, which it makes and saves."""
+
+    def __init__(self, words_in, words_out, wide, crew):
+        sides = (Encoder(words_in, wide, 2, crew, 20), Decoder(words_out, wide, 2, crew, 20))
+        super().__init__(*sides, 0)
+        for side in sides:
+            del side.pos_embedding
+            side.pos_embedding = nn.Module()
+            waves = torch.arange(13)[:, None] * 300.0 ** -torch.linspace(0, 1, wide)
+            side.pos_embedding.register_buffer("weight", waves.sin() + waves.cos())
