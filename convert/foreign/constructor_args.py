@@ -15,6 +15,7 @@ from jaxgpt.seq2seq_config import ENCODER, AnyConfig, Seq2SeqConfig, field_of
 from ..names.config_words import FIELD, VALUES
 from ..names.pair_config import side_of, without_side
 from .config_objects import (
+    ABSENT,
     CONFIGS,
     MEANING,
     NOTHING,
@@ -109,6 +110,18 @@ class Answers:
         """Record that the argument `word` has its default `value`, unless its tensors show it."""
         if "dtype" not in word and not word.endswith("bias"):
             self.defaults[word] = value
+
+    @property
+    def caveats(self) -> list[str]:
+        """The sentence on the arguments that kept their defaults; none if there are none."""
+        kept = {word: value for word, value in self.defaults.items() if value != ABSENT}
+        if not kept:
+            return []
+        listed = ", ".join(f"{word} = {value!r}" for word, value in kept.items())
+        return [
+            f"the class was run with its defaults {listed}; if it was trained with other values, "
+            "give them with --torch-arg NAME=VALUE"
+        ]
 
     def build(self, target: Callable[..., Any], namespace: Mapping[str, Any]) -> Any:
         """Call `target`; `namespace` is that of its module, which may define its config class."""
