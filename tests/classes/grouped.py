@@ -109,3 +109,41 @@ class Sigmoid(Grouped):
     """Its gates are sigmoids."""
 
     gated = SigmoidGated
+
+
+class Undivided(Mix):
+    """Its matrices are as wide as the model, whatever the number of heads."""
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        for name in ("q_proj", "k_proj", "v_proj"):
+            setattr(self, name, nn.Linear(cfg.dim, cfg.dim, bias=False))
+
+    def forward(self, x, seen):
+        x = x.view(*x.shape[:2], self.cfg.n_heads, self.width).flatten(2)
+        return super().forward(x, seen)
+
+
+class EqualHeads(Grouped):
+    """Its number of heads shows in no shape, and the default does not divide its width."""
+
+    def __init__(self, cfg: Config):
+        super().__init__(cfg)
+        for block in self.blocks:
+            block.attn = Undivided(cfg)
+
+
+class Echo(nn.Module):
+    """A decoder whose memory is its own embedded text."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.place = nn.Embedding(61, 32), nn.Embedding(16, 32)
+        layer = nn.TransformerDecoderLayer(32, 4, 64, batch_first=True)
+        self.decoder = nn.TransformerDecoder(layer, 2)
+        self.fc_out = nn.Linear(32, 61)
+
+    def forward(self, ids):
+        x = self.embedding(ids) + self.place(torch.arange(ids.shape[1]))
+        mask = nn.Transformer.generate_square_subsequent_mask(ids.shape[1], dtype=x.dtype)
+        return self.fc_out(self.decoder(x, x, tgt_mask=mask))

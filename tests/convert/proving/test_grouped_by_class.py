@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from convert import inspect, to_flax  # noqa: E402
 from convert.measuring.subject import Differs  # noqa: E402
+from jaxgpt.errors import UserError  # noqa: E402
 from tests.classes import grouped  # noqa: E402
 from tests.convert.proving.test_verdict import randomised  # noqa: E402
 
@@ -53,6 +54,18 @@ def test_the_number_of_heads_gives_the_sizes_that_depend_on_it(file: Path) -> No
     loaded = to_flax(file, torch_args={"n_heads": 4}, **how)
     assert loaded.config.window is None  # the default is as long as no text
     assert any("its defaults window = 100;" in caveat for caveat in loaded.report.caveats)
+
+
+def test_a_class_that_fails_with_its_defaults_says_which_they_are(tmp_path: Path) -> None:
+    module = grouped.EqualHeads(grouped.Config(**{**SIZES, "n_kv_heads": 4}))
+    torch.save(module.state_dict(), file := tmp_path / "file.pt")
+    with pytest.raises(UserError, match=r"raised RuntimeError.* n_heads = 12, .*--torch-arg"):
+        to_flax(file, torch=f"{grouped.__file__}:EqualHeads")
+
+
+def test_a_memory_that_the_class_makes_itself_is_refused() -> None:
+    with pytest.raises(UserError, match="takes one text, and its blocks attend to something else"):
+        to_flax(grouped.Echo().state_dict(), torch=grouped.Echo(), num_heads=4)
 
 
 @pytest.mark.parametrize("section", ["cfg", "model_params", "settings"])
