@@ -16,6 +16,7 @@ from ..rows.dialect import Dialect, is_ignored
 from ..rows.fields import USUAL
 from ..rows.kinds import Alias, Buffer, Kind
 from .draft import Draft
+from .known_words import rows_by_words
 
 BEWARE = (
     "this class is unknown: what its norms compute, its activation and its causal mask leave "
@@ -59,8 +60,10 @@ def propose(shapes: Mapping[str, tuple[int, ...]]) -> Proposal:
     table, heads, odd = folded(
         table, "head", lambda head: len(head) == 3 and len(set(head.values())) == 1
     )
-    draft = Draft(table, max(map(len, heads.values()), default=1), not by_alphabet, odd)
-    rows = draft.rows()
+    known = rows_by_words(table)
+    rest = {name: shape for name, shape in table.items() if name not in known}
+    draft = Draft(rest, max(map(len, heads.values()), default=1), not by_alphabet, odd)
+    rows = known | draft.rows()
     lost = [name for name in table if "token" in draft.roles and name not in rows]
     draft.problems += [f"{name} {table[name]}: {draft.why(name)}" for name in lost]
     rows_in_order = tuple(dict.fromkeys(rows[name] for name in table if name in rows))

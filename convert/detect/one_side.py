@@ -18,7 +18,7 @@ from .inputs import Inputs
 from .open_orders import open_orders
 from .refusals import require_agreement, require_all
 from .report import Report, other_caveats
-from .rotary import head_width, read_tables, with_tables
+from .rotary import has_complex_table, head_width, read_tables, with_tables
 from .shown import shown_fields
 from .strangers import why_strange
 from .values import Evidence, weigh
@@ -129,6 +129,8 @@ def _usual_fields(
         usual |= {"norm_std": "unbiased_plus_eps", "norm_eps": 1e-6}
     if dialect.layout:
         usual["rotary_layout"] = dialect.layout
+    elif has_complex_table(evidence.dialect):  # classes view neighbours as one complex number
+        usual["rotary_layout"] = "interleaved"
     return usual
 
 

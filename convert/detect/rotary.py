@@ -110,6 +110,13 @@ def _settled(
     return replace(row, bits=pack_all(arrays))
 
 
+def has_complex_table(dialect: Dialect) -> bool:
+    """Whether a rotary table in the file, whose form `dialect` has, is of complex numbers, or of
+    the two parts of each."""
+    tables = [row for row, _ in dialect.buffers if row.is_table and row.written]
+    return any(row.form in ("cis", "pairs") for row in tables)
+
+
 def head_width(inputs: Inputs, fitted: Fit, rotation: Rotation) -> int:
     """The width of a head, from that of its rotated part in tables.
 

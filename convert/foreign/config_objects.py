@@ -21,7 +21,6 @@ GUESSES = {
     "max_positions",
     "model_dim": "dim embedding_size width",
     "num_blocks": "depth layers num_transformer_blocks num_decoder_layers",
-    "num_heads": "n_attention_heads attention_heads",
     "mlp_dim": "hidden_ff d_ffn intermediate_size feedforward_dim",
 }
 MEANING = {

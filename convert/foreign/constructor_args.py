@@ -16,6 +16,7 @@ from jaxgpt.seq2seq_config import ENCODER, AnyConfig, Seq2SeqConfig, field_of
 from ..names.config_words import FIELD, VALUES
 from ..names.pair_config import side_of, without_side
 from .config_objects import (
+    ABSENT,
     CONFIGS,
     MEANING,
     NOTHING,
@@ -137,6 +138,22 @@ class Answers:
         """Record that the argument `word` has its default `value`, unless its tensors show it."""
         if "dtype" not in word and not word.endswith("bias"):
             self.defaults[word] = value
+
+    @property
+    def kept(self) -> str:
+        """The arguments that kept their defaults, in a list."""
+        kept = {word: value for word, value in self.defaults.items() if value != ABSENT}
+        return ", ".join(f"{word} = {value!r}" for word, value in kept.items())
+
+    @property
+    def caveats(self) -> list[str]:
+        """The sentence on the arguments that kept their defaults; none if there are none."""
+        if not self.kept:
+            return []
+        return [
+            f"the class was built with its defaults {self.kept}; if it was trained with other "
+            "values, the result is wrong: pass those with --torch-arg NAME=VALUE"
+        ]
 
     def build(self, target: Callable[..., Any], namespace: Mapping[str, Any]) -> Any:
         """Call `target`; `namespace` is that of its module, which may define its config class."""

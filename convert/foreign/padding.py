@@ -24,25 +24,38 @@ class Hidden(NamedTuple):
 
     source: frozenset[int] = frozenset()
     tokens: frozenset[int] = frozenset()
+    alone: bool = False  # whether there is no source: then padding may precede a text as well
 
     @property
     def caveats(self) -> list[str]:
-        """The sentence on the ids that are hidden in a source; none if there are none."""
-        if not self.source:
-            return []
-        ids = ", ".join(map(str, sorted(self.source)))
+        """The sentences on the hidden ids that matter to a caller of the model."""
+        source = (
+            "{} in a source as padding; this model hides what source_mask says, so give it one "
+            "where a source is padded"
+        )
+        tokens = (
+            "{} as padding and this model does not: the two agree on a text as far as it has no "
+            "such id"
+        )
+        sentences = ((source, self.source), (tokens, self.tokens if self.alone else ()))
         return [
-            f"the class hides id {ids} in a source as padding; this model hides what source_mask "
-            "says, so give it one where a source is padded"
+            f"the class hides id {sentence.format(', '.join(map(str, sorted(ids))))}"
+            for sentence, ids in sentences
+            if ids
         ]
 
 
 def hidden_ids(peer: Peer, dialect: AnyDialect, config: AnyConfig, run: Caller) -> Hidden:
-    """The ids that an encoder-decoder hides when they are in its source or tokens."""
-    if not isinstance(config, Seq2SeqConfig):
-        return Hidden()
+    """The ids that a class hides when they are in its source or tokens.
+
+    Not those of a decoder that attends to a memory of no known source.
+    """
     tables = {w.flax: peer.names[w.torch] for w in whole.weights(dialect, config)}
     state = peer.module.state_dict(keep_vars=True)
+    if not isinstance(config, Seq2SeqConfig):
+        if config.cross_attention:
+            return Hidden()
+        return Hidden(tokens=_hidden_alone(state[tables[EMBEDDING]], config, run), alone=True)
     decoder = f"decoder/{EMBEDDING}"
     target = state[tables[decoder]]
     source = state[tables.get(f"encoder/{EMBEDDING}", tables[decoder])]
@@ -58,6 +71,14 @@ def hidden_ids(peer: Peer, dialect: AnyDialect, config: AnyConfig, run: Caller) 
             *_looking_ahead(lambda ids: run(ids, others)[:, 1], texts, two),
         }
         return Hidden(in_source, frozenset(in_tokens))
+
+
+def _hidden_alone(table: torch.Tensor, config: ModelConfig, run: Caller) -> frozenset[int]:
+    """The ids that a decoder alone hides; none if it seems to hide all that are tested."""
+    ids = _candidates(config)
+    with torch.no_grad(), in_float64():
+        found = [*_unseen(lambda texts: run(texts)[:, 2:], table, _texts(config, ids), ids)]
+    return frozenset(found if len(found) < len(ids) else ())
 
 
 def _candidates(config: ModelConfig) -> list[int]:
@@ -89,16 +110,15 @@ def _unseen(
     """Yield the `candidates` whose vectors in `table` do not matter in their `texts`."""
     if not candidates or texts.shape[1] < 3:
         return
-    before, stored = run(texts), table.data
+    before, rows = run(texts), table.data[candidates]
     others = torch.ones(before.shape[-1], dtype=torch.bool)
     others[[each for each in candidates if each < len(others)]] = False  # a tied head uses them too
-    noise = torch.zeros_like(stored)
-    noise[candidates] = torch.randn(len(candidates), stored.shape[1], generator=_seeded())
+    noise = torch.randn(len(candidates), table.shape[1], generator=_seeded())
     try:
-        table.data = stored + noise
+        table.data[candidates] = rows + noise
         after = run(texts)
     finally:
-        table.data = stored
+        table.data[candidates] = rows
     gaps = (after - before)[..., others].abs().flatten(1).amax(1)
     within = CLOSE * float(before.abs().max())
     yield from (each for each, gap in zip(candidates, gaps, strict=True) if float(gap) <= within)

@@ -96,6 +96,11 @@ class WithContext(torch.nn.Module):
         if errors:
             raise errors[0]
         name = type(self.module).__name__
+        if len(inspect.signature(self.module.forward).parameters) == 1:
+            raise UserError(
+                f"The forward of {name} takes one text, and its blocks attend to something else: "
+                "the class makes that itself, which no model here does."
+            )
         raise UserError(
             f"{name} masks neither the future nor a part of its second text in any form that is "
             "known here. Wrap it in a module whose forward takes the source and the tokens alone, "

@@ -23,6 +23,8 @@ from .subject import BlockForm, OtherHeads, Parted, Subject, UnknownScores, furt
 
 SCORES = "its scores are not rotated, scaled or capped products of queries and keys"
 NO_NORM = "no norm of the stream gives the input of its attention"
+NO_MIXTURE = "the output of its attention is not a mixture of values, head by head"
+NOT_CAUSAL = "its attention is not causal: a position sees those after it"
 NO_MEMORY = "its cross-attention does not mix the memory by scores like those of its attention"
 SELF, CROSS = "blocks/attn", "blocks/cross_attn"
 Tensor = torch.Tensor
@@ -34,7 +36,7 @@ def first_blocks(s: Subject, x: Tensor) -> Iterator[tuple[BlockForm, Rotation, T
     For a stream with mean 0, LayerNorm and RMSNorm without weights are equal; only a later block or
     the final norm shows which one it is.
     """
-    problem: Parted | None = Parted(s.block(0), NO_NORM)
+    problem: Parted | None = Parted(s.block(0), NO_NORM, part=-1)
     for entrance in _entrances(s, x):
         try:
             yield _measured(s, x, entrance)
@@ -137,18 +139,18 @@ def _products(s: Subject, y: Tensor, layer: int, path: str = SELF) -> list[Tenso
 
 def _mixture(s: Subject, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
     """The output of attention before its projection, and the weight of each second value."""
-    c = s.config
+    c, problem = s.config, Parted(s.block(layer), NO_MIXTURE)
     for mixed in _mixtures(s, layer, c.num_heads * c.head_dim):
         split = mixed.reshape(*mixed.shape[:2], c.num_kv_heads, -1, c.head_dim)
         share = second_weights(split, v)
         if share is not None and (s.decoder is not None or sees_itself(split, v)):
             return split, share
+        if share is not None:
+            problem = Parted(s.block(layer), NOT_CAUSAL, part=1)
         seen = heads_seen(mixed, v.flatten(2)) if c.num_heads == c.num_kv_heads else 0
         if share is None and s.of_pair and c.model_dim % max(seen, 1) == 0 < seen:
             raise OtherHeads(s.block(layer), f"{s.prefix}num_heads", seen)
-    raise Parted(
-        s.block(layer), "the output of its attention is not a mixture of values, head by head"
-    )
+    raise problem
 
 
 def heads_of(s: Subject, form: BlockForm, y: Tensor, layer: int) -> Heads:

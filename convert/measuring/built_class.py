@@ -97,7 +97,8 @@ def peer_of(source: Checkpoint, request: Request) -> Peer:
         known = {**read, **flat(request.fields)}
         sizes = {*SIZES, *(f"{ENCODER}{name}" for name in SIZES)}
     else:
-        known, sizes = {**_sizes(shapes), **read, **request.fields}, {*SIZES}
+        known = {**_sizes(shapes), **read, **_heads_given(request), **request.fields}
+        sizes = {*SIZES}
         known = {name: value for name, value in known.items() if name in SIZES}
         config = ModelConfig(**{**PLACEHOLDERS, **known})
     unknown = frozenset(sizes - known.keys())
@@ -115,7 +116,7 @@ def _read(source: Checkpoint, request: Request) -> tuple[AnyConfig | None, dict[
     how: dict[str, Any] = {"dialect": request.dialect, "ignore_config": request.ignore_config}
     while True:
         try:
-            fields = as_options({**flat(request.fields), **stand_ins})
+            fields = as_options({**_heads_given(request), **flat(request.fields), **stand_ins})
             report = inspect(source, **how, **fields).detected.report
             read = {name: v for name, v in report.read.items() if name not in stand_ins}
             derived = {name for name in read if "num_heads" in stand_ins and _of_heads(name)}
@@ -135,6 +136,12 @@ def _read(source: Checkpoint, request: Request) -> tuple[AnyConfig | None, dict[
                 stand_ins[asked.field] = values.get(asked.field)
         except UserError:
             return None, {}
+
+
+def _heads_given(request: Request) -> dict[str, int]:
+    """The sizes of heads, which few files show, among the arguments given for the class."""
+    meant = {MEANING.get(word.lower(), ""): value for word, value in request.torch_args.items()}
+    return {name: value for name, value in meant.items() if _of_heads(name)}
 
 
 def _of_heads(name: str) -> bool:

@@ -8,6 +8,7 @@ from torch.nn import functional
 from .norm import same
 from .subject import Parted, Subject
 
+AFTER_SCORES = 3  # how late in a block its MLP is measured
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": functional.relu,
     "gelu": functional.gelu,
@@ -40,4 +41,4 @@ def activation_of(s: Subject, z: torch.Tensor) -> str:
     for name in ACTIVATIONS:
         if same(hidden_layer(s, name, z, 0), hidden):
             return name
-    raise Parted(s.block(0), "no known activation gives the hidden layer of its MLP")
+    raise Parted(s.block(0), "no known activation gives the hidden layer of its MLP", AFTER_SCORES)

@@ -7,6 +7,7 @@ import torch
 from jaxgpt.errors import UserError
 
 from ..detect.inputs import Inputs
+from ..foreign.config_objects import NOTHING, parameters
 from ..foreign.peer import Peer
 from ..foreign.with_context import Caller
 from .trace import Seen, Trace
@@ -44,5 +45,13 @@ def _reader_of(inputs: Inputs, peer: Peer) -> Reader:
     try:
         seen = Seen.of(Trace(peer.module, names, LARGE), run, ids, LARGE)
     except UserError as error:
-        raise NotRun(f"{inputs.path}: {error} {OF_TWO_TEXTS}") from None
+        raise NotRun(f"{inputs.path}: {error} {_hint(peer)}") from None
     return Reader(seen, inputs.shapes, inputs.read)
+
+
+def _hint(peer: Peer) -> str:
+    """What may be the reason that the class fails on one text."""
+    asked = [p for p in parameters(peer.module.forward) if p.default is NOTHING]
+    if len(asked) > 1 or not peer.answers.caveats:
+        return OF_TWO_TEXTS
+    return " ".join(f"{text[0].upper()}{text[1:]}." for text in peer.answers.caveats)

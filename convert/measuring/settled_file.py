@@ -88,7 +88,8 @@ def _agreeing(inputs: Inputs, peer: Peer, source: Checkpoint, request: Request) 
             try:
                 found = _settled(peer, reading.detected, inputs, callers, solve)
                 hidden = callers.of(peer, reading.detected)[1]
-                detected = _with_fields(reading, found, [*hidden.caveats, *found.notes])
+                notes = [*hidden.caveats, *peer.answers.caveats, *found.notes]
+                detected = _with_fields(reading, found, notes)
                 if reading.missing:
                     raise reading.missing
                 return File(Inspected(source, detected), peer, hidden)

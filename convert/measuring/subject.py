@@ -35,9 +35,10 @@ class Parted(Exception):
 
     part = 0  # how late in the stage the two part; the later, the further they agree
 
-    def __init__(self, where: str, why: str):
+    def __init__(self, where: str, why: str, part: int | None = None):
         super().__init__(f"{where}: {why}")
         self.where, self.why = where, why
+        self.part = self.part if part is None else part
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -51,7 +52,7 @@ class Parted(Exception):
 class UnknownScores(Parted):
     """The scores of a block are computed in none of the ways that were tried."""
 
-    part = 1
+    part = 2
 
 
 class OtherHeads(Parted):

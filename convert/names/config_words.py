@@ -13,7 +13,8 @@ SYNONYMS = {
     "model_dim": "n_embd n_embed n_emb d_model embed_dim embedding_dim model_dim emb_dim "
     "dim_embedding emb_size embed_size hidden_size dim",
     "num_blocks": "n_layer num_layers num_blocks n_layers n_blocks num_hidden_layers layers",
-    "num_heads": "n_head num_heads n_heads heads nhead num_attention_heads attention_heads",
+    "num_heads": "n_head num_heads n_heads heads nhead num_attention_heads attention_heads "
+    "num_head nheads n_attn_heads num_attn_heads n_attention_heads",
     "head_dim": "head_dim head_size",
     "num_kv_heads": "num_key_value_heads num_kv_heads n_kv_heads n_kv_head n_query_groups",
     "mlp_dim": "n_inner d_ff ff_dim ffn_dim dim_feedforward mlp_dim ff_hidden intermediate_size "
@@ -55,9 +56,17 @@ SECTIONS = (
     "model_config",
     "config",
     "gpt_config",
+    "cfg",
+    "model_cfg",
     "args",
     "hparams",
     "hyper_parameters",
+    "hyperparameters",
+    "hyperparams",
+    "params",
+    "model_params",
+    "model_kwargs",
+    "settings",
     "data",
 )
 FRACTIONS = ("dropout", "norm_eps")

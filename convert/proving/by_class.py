@@ -65,21 +65,10 @@ def to_flax(
     if how.get("dtype"):
         exact = api.loaded(file.inspected, **{**how, "dtype": None})
     prove(file, exact)
-    defaults = file.peer.answers.defaults
-    if defaults and isinstance(torch, str):
-        listed = ", ".join(f"{word} = {value!r}" for word, value in defaults.items())
-        report = dataclasses.replace(
-            loaded.report, other_caveats=[*loaded.report.other_caveats, BY_DEFAULT.format(listed)]
-        )
-        detected = dataclasses.replace(loaded.detected, report=report)
-        proven_by = f"{file.peer.about}, and with its defaults {listed}"
-        return dataclasses.replace(loaded, detected=detected, proven_by=proven_by)
-    return dataclasses.replace(loaded, proven_by=file.peer.about)
+    kept = file.peer.answers.kept
+    defaults = f", and with its defaults {kept}" if kept else ""
+    return dataclasses.replace(loaded, proven_by=f"{file.peer.about}{defaults}")
 
 
-BY_DEFAULT = (
-    "the class was built with its defaults {}; if it was trained with other values, the result is "
-    "wrong: pass those with --torch-arg NAME=VALUE"
-)
 OF_LOADING = ("dtype", "allow_nonfinite", "weights_only", "stage")
 OF_READING = ("dialect", "ignore_config")

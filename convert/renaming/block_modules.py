@@ -67,7 +67,7 @@ def _usual_in_block(block: Table, kind: _Kind) -> dict[str, str]:
     mlps = [
         m
         for m, inside in wide.items()
-        if _leads_back([*inside.values()], width) and not _has_parts(inside)
+        if m not in ATTENTION and _leads_back([*inside.values()], width) and not _has_parts(inside)
     ]
     rest = [m for m in wide if m not in mlps]
     new = {m: m for m in modules}
@@ -97,8 +97,8 @@ def _usual_in_block(block: Table, kind: _Kind) -> dict[str, str]:
 
 
 def _has_parts(inside: Table) -> bool:
-    """Whether the name of a matrix says that it is of queries, keys or values."""
-    return any(name.rpartition(".")[0] in PARTS for name in inside)
+    """Whether the name of a matrix is a word for queries, keys or values, and not for an MLP."""
+    return any(name.rpartition(".")[0] in PARTS - GATED for name in inside)
 
 
 def _usual_qk_norms(inside: Table) -> dict[str, str]:

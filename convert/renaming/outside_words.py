@@ -111,7 +111,7 @@ def _is_head(module: str, modules: dict[str, Table]) -> bool:
 
 def _of_norms(norms: list[str], order: _Order) -> dict[str, str]:
     """The usual names of the one norm after the blocks, and of the one before them, if any."""
-    if {*norms} & NORM or len(norms) > 2:
+    if {*norms} <= NORM or len(norms) > 2:
         return {}
     after = [norm for norm in norms if order.is_after(norm)]
     before = [norm for norm in norms if order.is_before(norm)]

@@ -98,6 +98,8 @@ def test_rotary_tables_tell_their_base_and_go_back(
     assert (read["positions"], read["rotary_theta"]) == ("rotary", theta)
     assert (read["num_heads"], read["num_kv_heads"], read["head_dim"]) == (HEADS, 2, WIDTH)
     assert ("rotary_layout" in read) == ("cached" in names)
+    # Complex numbers are pairs of neighbours as a rule, which stays an assumption.
+    assert loaded.config.rotary_layout == ("interleaved" if "cis" in names else "half")
     loaded.save(tmp_path / "dir")
     directory_to_file(tmp_path / "dir", tmp_path / "back.pt", None)
     back = torch.load(tmp_path / "back.pt", weights_only=True)

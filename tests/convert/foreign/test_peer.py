@@ -325,8 +325,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
                   "function that returns the model, without arguments."),
     "fails when built": (["--torch", "mine.py:Sour"], "Building Sour() raised ZeroDivisionError: no way. Say what"),
     "fails when run": (["--torch", "mine.py:Falls"], "The forward of Falls raised AttributeError: 'Tensor' object has"),
-    "no logits": (["--torch", "mine.py:Pooled"], "must return logits (batch, time, vocabulary) for ids (4, 17), but "
-                  "returned (4, 103)"),
+    "no logits": (["--torch", "mine.py:Pooled"], "must return logits (batch, time, vocabulary) for ids (16, 4), but "
+                  "returned (16, 103)"),
     "fails when imported": (["--torch", "sour.py:GPT"], "Importing sour.py raised SystemExit: 5"),
     "no Python": (["--torch", "text.py:GPT"], "Importing text.py raised SyntaxError"),
     "a word too many": (["--torch", "mine.py:Falls", "--torch-arg", "wings=2"], "--torch-arg wings: Falls() asks for "),

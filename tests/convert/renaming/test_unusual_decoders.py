@@ -106,6 +106,9 @@ FORMS: dict[str, Form] = {
     "words of no meaning outside": lambda s: renamed(
         s, ("tok_emb", "words"), ("pos_emb", "at"), (r"^norm\.", "calm."), ("lm_head", "speak")
     ),
+    "an MLP with the words of attention": lambda s: renamed(
+        s, ("up_proj", "in_proj"), ("down_proj", "out_proj"), (r"norm(\d)\.", r"n\1.")
+    ),
     "an MLP of other words": lambda s: renamed(s, ("up_proj", "expand"), ("down_proj", "shrink")),
 }  # fmt: skip
 
@@ -134,6 +137,9 @@ FEW = {
         [("norm1", "attn_in"), ("norm2", "mlp_in"), ("o1", "attn_out"), ("o2", "mlp_out")],
     ),
     "norms of queries and keys": ({"qk_norm": "before_rotary"}, [("qn", "q_calm"), ("kn", "k_calm")]),
+    "norms before and after the blocks": (
+        {"extra_norms": ["embedding"]}, [("emb_norm", "in_norm"), (r"^norm", "out_norm")]
+    ),
     "one norm": ({"residual": "parallel_one_norm"}, [("norm1", "calm")]),
 }  # fmt: skip
 
