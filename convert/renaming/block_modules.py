@@ -97,7 +97,7 @@ def _usual_in_block(block: Table, kind: _Kind) -> dict[str, str]:
 
 
 def _has_parts(inside: Table) -> bool:
-    """Whether the name of a matrix says that it is of queries, keys or values, and not of an MLP."""
+    """Whether the name of a matrix says that it is of queries, keys or values, not of an MLP."""
     return any(name.rpartition(".")[0] in PARTS - GATED for name in inside)
 
 
