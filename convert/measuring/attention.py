@@ -77,13 +77,17 @@ def second_weights(mixed: torch.Tensor, v: torch.Tensor) -> torch.Tensor | None:
 
 
 def heads_seen(mixed: torch.Tensor, v: torch.Tensor) -> int:
-    """The number of heads in `v` (B, T, W): each mixes its values with its own weights."""
+    """The number of heads in `v` (B, T, W): each mixes its values with its own weights.
+
+    0 if no two neighbours of the W values have the same weights, as where `v` is not what is mixed.
+    """
     step, change = v[:, 1] - v[:, 0], mixed[:, 1] - v[:, 0]
     usable = step.abs() > 1e-3 * step.abs().mean()
     share = change / torch.where(usable, step, torch.ones_like(step))
     both = usable[:, 1:] & usable[:, :-1]
     unlike = both & ((share[:, 1:] - share[:, :-1]).abs() > 1e-7)
-    return 1 + int(unlike.any(0).sum())
+    count = 1 + int(unlike.any(0).sum())
+    return count if count < v.shape[2] else 0
 
 
 def sees_itself(mixed: torch.Tensor, v: torch.Tensor) -> bool:

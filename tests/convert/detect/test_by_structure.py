@@ -458,7 +458,7 @@ BLOCK = "blocks.{layer}."
             {"ln_g.weight": (30,), "ln_g.bias": (30,)},
             "ln_f.weight or ln_g.weight: nothing tells which is the norm after",
         ),
-        ({"blocks.N.attn.rotary.inv_freq": (3,)}, "inv_freq (3,): one too many beside"),
+        ({"blocks.N.attn.rotary.turns": (3,)}, "turns (3,): one too many beside"),
         (
             {"blocks.N.attn.relative_attention_bias.weight": (32, 5)},
             "weight (32, 5): belongs to relative positions",
