@@ -74,11 +74,17 @@ def hidden_ids(peer: Peer, dialect: AnyDialect, config: AnyConfig, run: Caller) 
 
 
 def _hidden_alone(table: torch.Tensor, config: ModelConfig, run: Caller) -> frozenset[int]:
-    """The ids that a decoder alone hides; none if it seems to hide all that are tested."""
+    """The ids that a decoder alone hides; none if it seems to hide all that are tested.
+
+    The vector of a hidden id matters where the id stands, and nowhere after it. An id whose vector
+    never matters is not hidden: the class has another vector for it.
+    """
     ids = _candidates(config)
+    texts = _texts(config, ids)
     with torch.no_grad(), in_float64():
-        found = [*_unseen(lambda texts: run(texts)[:, 2:], table, _texts(config, ids), ids)]
-    return frozenset(found if len(found) < len(ids) else ())
+        after = {*_unseen(lambda texts: run(texts)[:, 2:], table, texts, ids)}
+        itself = {*_unseen(lambda texts: run(texts)[:, 1:2], table, texts, ids)}
+    return frozenset(after - itself if len(after) < len(ids) else ())
 
 
 def _candidates(config: ModelConfig) -> list[int]:
