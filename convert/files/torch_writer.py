@@ -2,11 +2,11 @@
 
 import contextlib
 import io
-import pickle
 import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pickle import Pickler
 from typing import IO, Any
 
 import numpy as np
@@ -84,7 +84,7 @@ class Writer:
         return info.CRC
 
 
-class _Pickler(pickle.Pickler):
+class _Pickler(Pickler):
     """Names storages in the pickle as torch does; `key` returns the record that holds one."""
 
     def __init__(self, file: IO[bytes], key: Callable[[Any], str]):
