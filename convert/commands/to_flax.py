@@ -87,9 +87,9 @@ def to_flax(
             print("  (if another class wrote the file, name that one)")
     if loaded.report.assumed and not loaded.proven_by:
         print(
-            "Some choices leave no trace in a file, such as BitLinear's rounded weights, or a class "
-            "without a causal mask. Only its class, run by --torch, or a text that it knows can "
-            f"show them: jaxgpt-convert probe {file} --text TEXT"
+            "Some choices leave no trace in a file, such as BitLinear's rounded weights, or a "
+            "missing causal mask. Only its class, run by --torch, or a text that it knows can show "
+            f"them: jaxgpt-convert probe {file} --text TEXT"
         )
     return 0
 
