@@ -1,19 +1,21 @@
 """Writes the .bin file that llama2.c's `run` opens: seven sizes, then the weights in float32."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
+from jaxgpt.model import abstract_params
+from jaxgpt.pytree import flatten
 from jaxgpt.storage.model_directory import ModelDirectory
 from jaxgpt.system import atomic_files
 from jaxgpt.system.stages import Stage, silent
 
 from .dialects import DIALECTS
 from .rows import whole
-from .write_plan import Written, reading
+from .write_plan import Written
 
 SUFFIX = ".bin"
 DIALECT = "llama2c"
@@ -47,7 +49,7 @@ def directory_to_bin(
     config, paths = opened.config, set(opened.paths)
     whole.require_expressible(target, config, paths)
     _require_what_the_program_computes(opened)
-    arrays = whole.stream(target, config, opened.dtypes, reading(opened, stage)).arrays()
+    arrays = whole.stream(target, config, opened.dtypes, _reading(opened, stage)).arrays()
     stage("writing", 0)
     with atomic_files.new_file(out) as partial, partial.open("wb") as file:
         file.write(_header(config).tobytes())
@@ -100,3 +102,16 @@ def _rotations(config: ModelConfig) -> Iterator[np.ndarray]:
     angles = np.arange(config.context_length)[:, None] * BASE**-exponents
     yield np.cos(angles)
     yield np.sin(angles)
+
+
+def _reading(opened: ModelDirectory, stage: Stage) -> Callable[[str], np.ndarray]:
+    """The function that reads a parameter of `opened` and reports progress to `stage`."""
+    total = sum(leaf.size for leaf in flatten(abstract_params(opened.config)).values())
+    passed = stage("reading", total)
+
+    def read(path: str) -> np.ndarray:
+        array = opened.read(path)
+        passed(array.size)
+        return array
+
+    return read

@@ -1,19 +1,14 @@
 """Plans how a model directory is written as a checkpoint file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxgpt.errors import UserError
 from jaxgpt.file_names import STATE
-from jaxgpt.model import abstract_params
-from jaxgpt.pytree import flatten
 from jaxgpt.seq2seq_config import AnyConfig
 from jaxgpt.storage.model_directory import ModelDirectory
-from jaxgpt.system.stages import Stage
 
 from .choose import choose
 from .dialects import named
@@ -128,16 +123,3 @@ def _require_possible(opened: ModelDirectory, weights_only: bool) -> None:
 
 def _certain(origin: Origin | None, dialect: AnyDialect) -> frozenset[str]:
     return origin.certain_of(dialect) if origin else frozenset()
-
-
-def reading(opened: ModelDirectory, stage: Stage) -> Callable[[str], np.ndarray]:
-    """The function that reads a parameter of `opened` and reports progress to `stage`."""
-    total = sum(leaf.size for leaf in flatten(abstract_params(opened.config)).values())
-    passed = stage("reading", total)
-
-    def read(path: str) -> np.ndarray:
-        array = opened.read(path)
-        passed(array.size)
-        return array
-
-    return read

@@ -157,8 +157,7 @@ def stream(
     rows: list[tuple[View, View]] = []
     twins: dict[str, str] = {}
     whole: dict[tuple[str, str], View] = {}  # by Flax name and torch axes
-    # The largest first: two threads then wait for each other least.
-    for flax, torch in sorted(dialect.views, key=lambda views: -views[0].size(sizes)):
+    for flax, torch in dialect.views:
         for place in torch.places(sizes):
             path, _ = next(parts(flax, torch, sizes, place))
             shape = torch.shape(sizes, place)

@@ -244,8 +244,10 @@ def test_a_wrong_bit_written_is_noticed(tmp_path, monkeypatch, suffix, writer):
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000])
-def test_tensors_of_a_torch_file_are_aligned_and_mapped(tmp_path, size):
+@pytest.mark.parametrize("large", [2**30, 100])  # bytes from which a record has sizes of 8 bytes
+def test_tensors_of_a_torch_file_are_aligned_and_mapped(tmp_path, monkeypatch, size, large):
     torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch_writer, "LARGE", large)
     arrays = {name: np.full(size, len(name), "float32") for name in ("a", "bbb", "cc" * 20)}
     saving.save(tmp_path / "w.pt", arrays)
     mapped = torch.load(tmp_path / "w.pt", mmap=True, weights_only=True)
