@@ -77,7 +77,7 @@ def _heads(dialect: Dialect) -> str:
     alternatives: defaultdict[str, list[bool]] = defaultdict(list)  # by parameter
     for row in dialect.rows:
         if isinstance(row, Row):
-            shows = row.torch.has("head") or ("head",) in row.torch.dims
+            shows = row.torch.has("head") or ("head",) in row.torch.dims or row.flax.diagonal
             alternatives[row.flax.name].append(shows and not row.torch.optional)
     counted = any(map(all, alternatives.values()))
     return "counted" if counted else "from a config, or asked for"

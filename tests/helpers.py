@@ -14,6 +14,7 @@ from convert.dialects import DIALECTS
 from convert.rows.dialect import Dialect
 from convert.rows.fields import USUAL, shown_by, usual_of
 from convert.rows.kinds import HEAD, POSITIONS, Alias, Row
+from convert.rows.pair import AnyDialect, sides
 from convert.rows.whole import to_torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.tokens import Dataset, open_tokens
@@ -166,19 +167,44 @@ def config_of(dialect: Dialect, tied: bool = False) -> ModelConfig:
     return ModelConfig(**{**fields, **sizes})
 
 
-def random_params(config: ModelConfig, dtype: np.dtype) -> Tree:
-    """Parameters of `config` with every element drawn from a normal distribution."""
+def random_params(
+    config: ModelConfig | Seq2SeqConfig, dtype: np.dtype, dialect: AnyDialect | None = None
+) -> Tree:
+    """Parameters of `config` with every element drawn from a normal distribution.
+
+    Where the heads of `dialect` share one matrix, they do so here.
+    """
     rng = np.random.default_rng(0)
     flat = flatten(abstract_params(config))
-    return unflatten(
-        {path: rng.normal(size=leaf.shape).astype(dtype) for path, leaf in flat.items()}
-    )
+    params = {path: rng.normal(size=leaf.shape).astype(dtype) for path, leaf in flat.items()}
+    for side in sides(dialect, config) if dialect else ():
+        rows = [row.flax for row in side.dialect.rows if isinstance(row, Row)]
+        for path in {side.prefix + flax.name for flax in rows if flax.diagonal}:
+            params[path] = shared_by_heads(params[path])
+            if (bias := path.replace("kernel", "bias")) in params:
+                params[bias][:] = params[bias][:, :1]
+    return unflatten(params)
+
+
+def shared_by_heads(kernel: np.ndarray) -> np.ndarray:
+    """The kernel (layer, d, heads, 3, k) in which all heads have the first one's matrix.
+
+    Each applies it to its own part of the input.
+    """
+    heads = kernel.shape[2]
+    part = kernel.shape[1] // heads
+    shared = np.zeros_like(kernel)
+    for head in range(heads):
+        shared[:, head * part : (head + 1) * part, head] = kernel[:, :part, 0]
+    return shared
 
 
 def tensors_of(name: str, tied: bool = False) -> dict[str, np.ndarray]:
     """Random tensors with the names and shapes of a file of the dialect `name`."""
     config = config_of(DIALECTS[name], tied)
-    return to_torch(DIALECTS[name], config, random_params(config, np.dtype("float32")))
+    return to_torch(
+        DIALECTS[name], config, random_params(config, np.dtype("float32"), DIALECTS[name])
+    )
 
 
 def random_model(dtype: str = "float64", **fields: object) -> GPT:

@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 
 from ..names import pair_parts as pairs
 from ..names import parts
-from ..names.attention_parts import QKV_OF_PAIRS, Way, by_head, fused, in_two, of_torch, separate
+from ..names.attention_parts import (
+    QKV_OF_PAIRS,
+    Way,
+    by_head,
+    fused,
+    in_two,
+    of_torch,
+    separate,
+    shared,
+)
 from ..names.modern_parts import tables, with_gated, with_variants
 from ..names.norm_parts import with_norms
 from ..names.pair_parts import CROSS, CROSS_PATH, NAMED, NUMBERED, SELF, SELF_PATH, TWO
@@ -38,6 +47,8 @@ SEPARATE = Style((separate,), (separate, in_two, fused))
 FUSED = Style((fused, in_two), (in_two, fused, separate))
 OF_TORCH = Style((of_torch,), (of_torch,))
 BY_HEAD = Style((by_head,), (by_head,))
+SHARED = Style((shared,), (shared,))
+PLAIN = OF_TORCH, SHARED  # without norms of queries and keys
 
 
 def _orders(style: Style) -> dict[str, str]:
@@ -61,7 +72,7 @@ def decoder(plain: Dialect, blocks: str, style: Style) -> Dialect:
     one, two = (
         _with_modern_parts(
             replace(plain, rows=(*plain.rows, *own, *pairs.norms(blocks, *norms))),
-            {} if style is OF_TORCH else {SELF_PATH: inside, CROSS_PATH: across},
+            {} if style in PLAIN else {SELF_PATH: inside, CROSS_PATH: across},
             blocks,
         )
         for norms in (NUMBERED, NAMED)
@@ -90,7 +101,7 @@ def encoder(plain: Dialect, blocks: str, style: Style) -> Dialect:
     )
     return _with_modern_parts(
         replace(plain, rows=(*plain.rows, *own)),
-        {} if style is OF_TORCH else {SELF_PATH: inside},
+        {} if style in PLAIN else {SELF_PATH: inside},
         blocks,
     )
 
@@ -156,6 +167,14 @@ PAIRS = (
     family("pair-separate", "encoder-decoders with a matrix each for q, k and v", SEPARATE),
     family("pair-fused", "encoder-decoders with one matrix for q, k and v", FUSED),
     family("pair-heads", "encoder-decoders with one module for each head", BY_HEAD),
+    family(
+        "pair-shared",
+        "encoder-decoders whose heads share one small matrix each for q, k and v",
+        SHARED,
+        norm="post",
+        activation="relu",
+        attention_scale="model_dim",
+    ),
 )
 DIALECTS = (
     alone(

@@ -35,6 +35,8 @@ def read(
     """The optimiser in `stored`, for a model whose tensors the file lists in `order`."""
     if any(isinstance(row, Scaled) for side in sides(dialect, config) for row in side.dialect.rows):
         raise Unlike("it trained a table that the class multiplies by a factor")
+    if shared := whole.repeated(dialect, config):
+        raise Unlike(f"it trained {shared[0]}, of which the model has several copies, as one")
     adamw = torch_adamw.parse(stored)
     shapes = _shapes(dialect, config)
     groups = named(adamw, leaves(dialect, config, order), shapes)

@@ -56,8 +56,8 @@ def next_block(
         if form.placement in ("post", "output")
         else form.norm(x, s.norm_params("blocks/norm1", layer))
     )
-    seen = s.gets("attn/qkv", layer, s.config.model_dim)
-    if seen is not None and not same(y, seen):
+    seen = s.attention_inputs(layer)
+    if seen and not any(same(y, each) for each in seen):
         raise Parted(s.block(layer - 1), "its output is not the input of the next block")
     products = _products(s, y, layer)
     mixed, share = _mixture(s, products[2], layer)
@@ -68,14 +68,15 @@ def next_block(
 
 
 def _entrances(s: Subject, x: Tensor) -> Iterator[Entrance]:
-    y = s.gets("attn/qkv", 0, s.config.model_dim)
-    if y is None:
+    inputs = s.attention_inputs(0)
+    if not inputs:
         raise Parted(s.block(0), "the input of its queries, keys and values cannot be seen")
-    if same(x, y):
-        yield Entrance(y, ("post", "output"), None)
-    if s.has_norm("blocks/norm1"):
-        for norm in measured(x, y, s.norm_params("blocks/norm1", 0), s.config.norm_weight):
-            yield Entrance(y, ("pre", "residual"), norm)
+    for y in inputs:
+        if same(x, y):
+            yield Entrance(y, ("post", "output"), None)
+        if s.has_norm("blocks/norm1"):
+            for norm in measured(x, y, s.norm_params("blocks/norm1", 0), s.config.norm_weight):
+                yield Entrance(y, ("pre", "residual"), norm)
 
 
 def _measured(s: Subject, x: Tensor, entrance: Entrance) -> tuple[BlockForm, Rotation, Tensor]:

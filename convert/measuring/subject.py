@@ -124,6 +124,11 @@ class Subject:
                     if place.get("layer", layer) == layer:
                         yield torch_view.at(place)
 
+    def attention_inputs(self, layer: int, seen: Seen | None = None) -> list[torch.Tensor]:
+        """What may be the input of self-attention in `layer`, in texts of two tokens or `seen`."""
+        name, seen = self.torch_name("blocks/attn/qkv/kernel", layer), seen or self.pairs_of_tokens
+        return list(seen.inputs_of(name, self.config.model_dim)) if name else []
+
     def cross_inputs(self, layer: int) -> list[torch.Tensor]:
         """The inputs of the matrices of cross-attention in `layer`."""
         names = dict.fromkeys(self.torch_names("blocks/cross_attn/qkv/kernel", layer))

@@ -105,15 +105,25 @@ class Seen:
         return next(self.inputs_of(name, width), None)
 
     def inputs_of(self, name: str, width: int) -> Iterator[torch.Tensor]:
-        """Yield the input of each product with the matrix `name`, the last product first."""
+        """Yield the input of each product with the matrix `name`, the last product first.
+
+        A matrix that all heads share gets the `width` in parts, one for each head; they may come
+        before the positions or after them.
+        """
         for use in reversed(self.products(name)):
             for value in use.inputs:
-                for rows in (value, value.mT if value.ndim > 1 else value):
-                    if (
-                        rows.shape[-1] == width
-                        and (ordered := self.in_order(rows, width)) is not None
-                    ):
+                turned = value.mT if value.ndim > 1 else value
+                fitting = [rows for rows in (value, turned) if rows.shape[-1] == width]
+                if not fitting and value.numel() == self.ids.numel() * width:
+                    fitting = [value, self._with_heads_last(value)]
+                for rows in fitting:
+                    if (ordered := self.in_order(rows, width)) is not None:
                         yield ordered
+
+    def _with_heads_last(self, value: torch.Tensor) -> torch.Tensor:
+        """The parts of a batch that come by head, then by position, the other way round."""
+        batch, time = self.ids.shape
+        return value.reshape(batch, -1, time, value.shape[-1]).transpose(1, 2)
 
     def in_order(self, value: torch.Tensor, width: int) -> torch.Tensor | None:
         """`value` as (B, T, `width`), whether batch or time came first; None for other shapes."""

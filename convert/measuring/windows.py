@@ -19,13 +19,20 @@ def windows(s: Subject, form: BlockForm, rotations: list[Rotation]) -> list[int 
     seen = s.runs.seen(length, ROWS)
     c, found = s.config, []
     for layer, rotation in enumerate(rotations):
-        y = s.observed(seen, "blocks/attn/qkv/kernel", layer, c.model_dim)
         mixed = s.observed(seen, "blocks/attn/out/kernel", layer, c.num_heads * c.head_dim)
-        if y is None or mixed is None:
-            raise Parted(
-                s.block(layer), "the input of its attention cannot be seen in longer texts"
-            )
-        found.append(_window(s, form, rotation, (y, mixed), layer))
+        problem = Parted(
+            s.block(layer), "the input of its attention cannot be seen in longer texts"
+        )
+        if mixed is None:
+            raise problem
+        for y in s.attention_inputs(layer, seen):
+            try:
+                found.append(_window(s, form, rotation, (y, mixed), layer))
+                break
+            except Parted as parted:
+                problem = parted
+        else:
+            raise problem
     return found
 
 

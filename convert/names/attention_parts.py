@@ -56,6 +56,15 @@ def fused(flax: str, inside: str) -> tuple[Row, ...]:
     return linear(f"{flax}/qkv : layer d head qkv k", f"{one} : (qkv head k) d", "?")
 
 
+def shared(flax: str, inside: str) -> tuple[Row, ...]:
+    """The rows of a matrix each that all heads share, each for its own part of the input."""
+    name = f"{inside}{{qkv}}"
+    return (
+        row(f"{flax}/qkv/kernel : layer (head j) head qkv k", f"{name}.weight : k j"),
+        row(f"{flax}/qkv/bias : layer head qkv k", f"{name}.bias? : k"),
+    )
+
+
 def in_two(flax: str, inside: str) -> tuple[Row, ...]:
     """The rows of one matrix for queries, and one for keys and values."""
     query, rest = f"{inside}{choice(QUERY, 'q_proj')}", f"{inside}{choice(KEY_VALUE, 'kv_proj')}"

@@ -62,20 +62,4 @@ def reasons(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
         for sign, meaning in SIGNS.items():
             if meaning not in found and re.search(sign, name):
                 found[meaning] = name
-    if shared := _shared_by_heads(shapes):
-        found["attention that uses the same matrix for each head"] = shared
     return [f"{name} belongs to {meaning}" for meaning, name in found.items()]
-
-
-def _shared_by_heads(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The first square matrix of queries that is narrower than the square one after attention."""
-    for name, shape in shapes.items():
-        module, _, word = name.removesuffix(".weight").rpartition(".")
-        if len(shape) != 2 or shape[0] != shape[1] or not re.match(QUERIES, word):
-            continue
-        beside = [
-            s for other, s in shapes.items() if other.rpartition(".")[0].startswith(f"{module}.")
-        ]
-        if any(s[0] == s[-1] > shape[0] and s[0] % shape[0] == 0 for s in beside if len(s) == 2):
-            return name
-    return ""

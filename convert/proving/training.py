@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import torch
 
+from jaxgpt.errors import UserError
 from jaxgpt.model import assemble, params_of
 from jaxgpt.pytree import Tree, flatten, unflatten
 from jaxgpt.seq2seq_config import AnyConfig
@@ -61,6 +62,12 @@ def compare_training(
 
     The loss is the mean cross-entropy; AdamW has torch's defaults, but for the learning rate.
     """
+    if shared := whole.repeated(dialect, model.config):
+        raise UserError(
+            f"The class trains {shared[0]} as one tensor, and the model each of its copies on its "
+            "own, so that their steps differ. Compare them without training: leave out "
+            "--train-steps."
+        )
     example = Example.of(example)
     example = example._replace(tokens=without_padding(example.tokens, module))
     if example.source is not None:

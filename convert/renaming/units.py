@@ -163,6 +163,8 @@ def orders(
 def _fit(way: tuple[str, ...], shapes: list[tuple[int, ...]], width: int) -> bool:
     """Whether matrices of `shapes` may be those of `way`, and the output."""
     inner, out = shapes[: len(way)], shapes[len(way) :]
+    if len(way) == 3 and out and _serve_all_heads(inner, out[0], width):
+        return True
     if any(shape[1] != width for shape in inner):
         return False
     rows = [shape[0] for shape in inner]
@@ -172,6 +174,15 @@ def _fit(way: tuple[str, ...], shapes: list[tuple[int, ...]], width: int) -> boo
     alike = len(way) < 3 or rows[1] == rows[2]
     led_back = not out or out[0][0] == width
     return equal and alike and led_back and 0 < keys <= queries and queries % keys == 0
+
+
+def _serve_all_heads(inner: list[tuple[int, ...]], out: tuple[int, ...], width: int) -> bool:
+    """Whether each of the `inner` matrices serves all heads, each for its part of the input."""
+    rows, columns = inner[0]
+    heads = width // columns
+    return (
+        {*inner} == {(rows, columns)} and width == heads * columns and out == (width, heads * rows)
+    )
 
 
 def down_of(shapes: list[tuple[int, ...]], width: int) -> int | None:

@@ -13,6 +13,9 @@ of the first group, its key and its value, then those of the second.
 An axis may be cut into a number of equal parts, which are an axis of their own: `4` and `head/4`
 are `head` as 4 parts of a quarter of the heads each, and `(4 qkv head/4 k)` has the queries, keys
 and values of the first quarter, then those of the second.
+
+An array may have an axis twice: then it is zero wherever the two indices differ. In the kernel
+`(head j) head qkv k` each head reads its own `j` elements of the input, and no others.
 """
 
 import functools
@@ -77,6 +80,12 @@ class View:
     def spread(self) -> tuple[str, ...]:
         """The axes that are spread over names."""
         return tuple(counted(axis) for axis in re.findall(r"{(\w+)}", self.name))
+
+    @functools.cached_property
+    def diagonal(self) -> bool:
+        """Whether an axis occurs twice, so that the array is zero off the diagonal of the two."""
+        inner = list(itertools.chain(*self.dims))
+        return len({*inner}) < len(inner)
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
@@ -172,7 +181,7 @@ class View:
     def cut(self, array: np.ndarray, place: Place, sizes: Sizes) -> tuple[np.ndarray, list[str]]:
         """The part of `array` with the labels in `place`, one dimension for each of its axes.
 
-        The part shares the memory of `array`.
+        The part shares the memory of `array`. Of an axis that occurs twice it is the diagonal.
 
         Example: `(head qkv k) d` of shape (50, 30), for 2 groups of 3 query heads of width 5. The
         rows repeat twice, once for each group: 15 of queries, 5 of its key, 5 of its value. For the
@@ -183,8 +192,12 @@ class View:
         shape = [length for each in repeats for length in (each.times, each.length)]
         index = [one for each in repeats for one in (slice(None), each.part)]
         axes = list(itertools.chain(*self.axes(place)))
-        part = array.reshape(shape)[tuple(index)]
-        return part.reshape([size_of(axis, sizes) for axis in axes]), axes
+        part = array.reshape(shape)[tuple(index)].reshape([size_of(axis, sizes) for axis in axes])
+        if not self.diagonal:
+            return part, axes
+        different = list(dict.fromkeys(axes))
+        numbers = range(len(different))
+        return np.einsum(part, [different.index(axis) for axis in axes], [*numbers]), different
 
     def _repeats(self, i: int, place: Place, sizes: Sizes) -> "Repeats":
         """Dimension `i` as repeats of its labels, for the label in `place`.

@@ -67,7 +67,13 @@ def fit(dialect: Dialect, shapes: Mapping[str, Shape], known: Sizes | None = Non
         return Fit(dialect, counts, len(claimed), problems)
     absent = {view.name for view in views if not all(_count(axis, counts) for axis in view.spread)}
     problems += [f"{view.name} is missing" for view in views if view.name in absent]
-    sizes = solve(_equations(claimed, shapes), {**(known or {}), **counts})
+    equations = _equations(claimed, shapes)
+    in_parts = any(flax.diagonal for flax, _ in dialect.views)
+    if in_parts:  # the parts of the input that the heads read make up the width of the model
+        equations += [(("kv", "group", "j"), n) for axes, n in equations if axes == ("d",)]
+    sizes = solve(equations, {**(known or {}), **counts})
+    if in_parts and sizes.get("j") == sizes.get("d"):
+        problems.append("its matrices are as wide as the model, not one small matrix for all heads")
     problems += _contradictions(claimed, shapes, sizes)
     for view in views:
         problems += [f"{view.name}: {problem}" for problem in view.undivided(sizes)]

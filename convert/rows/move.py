@@ -24,7 +24,7 @@ from .fields import FIELDS, norms_full_width
 from .kinds import Scaled, part_of
 from .labels import Place
 from .order import in_file_order
-from .regroup import COPIES, Heads, Put, move, parts
+from .regroup import COPIES, Heads, Put, move, on_diagonal, parts
 from .resolve import express, fillable
 from .rotary_layout import is_rotated, order
 from .scaled import factor, times, undone
@@ -122,7 +122,8 @@ def to_flax(
             piece = read(name)
             for flax, place, _ in wanted:
                 if flax.at(place) not in flat:
-                    flat[flax.at(place)] = np.empty(flax.shape(sizes, place), dtype or piece.dtype)
+                    make = np.zeros if flax.diagonal else np.empty
+                    flat[flax.at(place)] = make(flax.shape(sizes, place), dtype or piece.dtype)
             jobs.append(threads.submit(copy, piece, wanted))
             if len(jobs) > COPIES:
                 jobs.popleft().result()
@@ -173,7 +174,9 @@ def stream(
         for flax, torch in rows:
 
             def filled(path: str, flax: View = flax) -> np.ndarray:
-                return read(path) if path in paths else np.zeros(flax.shape(sizes), usual)
+                if path not in paths:
+                    return np.zeros(flax.shape(sizes), usual)
+                return on_diagonal(flax, read(path), sizes)
 
             heads = Heads(elements, functools.partial(is_rotated, flax))
             for name, array in move(flax, torch, sizes, functools.cache(filled), heads):
@@ -198,7 +201,8 @@ def sizes_of(config: ModelConfig) -> dict[str, int]:
     """The size of each axis in a model of `config`."""
     sizes = {axis: getattr(config, name) for axis, name in FIELDS.items()}
     group = config.num_heads // config.num_kv_heads
-    return sizes | {"group": group, "p": config.context_length + config.positions_offset}
+    rows = config.context_length + config.positions_offset
+    return sizes | {"group": group, "p": rows, "j": config.model_dim // config.num_heads}
 
 
 def filled(dialect: Dialect, config: ModelConfig, paths: set[str]) -> list[str]:

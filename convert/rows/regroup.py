@@ -13,10 +13,14 @@ import numpy as np
 from jaxgpt.errors import UserError
 
 from .axes import Sizes, View
+from .cuts import counted, uncut
 from .labels import LABELS, Place, every, with_labels
 
 COPIES = min(4, os.cpu_count() or 1)  # at a time
 BLOCK = 64  # numbers on each side of what is transposed at a time
+AXES = {  # for messages
+    "d": "the width of the model", "kv": "the heads", "group": "the heads that share a key",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,17 +84,38 @@ def parts(
             def put(piece: np.ndarray, whole: np.ndarray, at: Place = at) -> None:
                 values, axes = _at(*source.cut(piece, at, sizes), at)
                 room, order = _at(*target.cut(whole, at, sizes), at)
-                if () in target.dims:
-                    values, axes = _first(values, axes, order, source.at(at))
-                values, axes = _shared(values, axes, order)
+                values, axes = _first(values, axes, order, source.at(at))
                 if heads and heads.order is not None and heads.holds(at):
                     values = values.take(heads.order, axis=axes.index("k"))
-                if () in source.dims:
-                    values, axes = _repeated(values, axes, room, order)
-                room, order = _shared(room, order, axes)
+                room, order = _without_lone(room, order, axes)
+                values, axes = _repeated(values, axes, room, order)
                 _copy(values.transpose([axes.index(axis) for axis in order]), room)
 
             yield source.at(at), put
+
+
+def on_diagonal(view: View, array: np.ndarray, sizes: Sizes) -> np.ndarray:
+    """`array`, which must be zero where an array of `view` is."""
+    if view.diagonal:
+        cuts = (view.cut(array, place, sizes)[0] for place in with_labels({}, view.labels))
+        in_parts = sizes["j"] * sizes["kv"] * sizes["group"] == sizes["d"]
+        if not in_parts or sum(map(np.count_nonzero, cuts)) < np.count_nonzero(array):
+            raise UserError(
+                f"{view.name}: its heads read all of the model's width, where each head of the "
+                f"torch class reads its own {sizes['j']} elements of {sizes['d']}. Files of that "
+                "class cannot hold it: name a class with full matrices with --dialect."
+            )
+    return array
+
+
+def repeats(source: View, target: View) -> bool:
+    """Whether `parts` writes one value of `source` to several places of `target`."""
+
+    def axes(view: View) -> set[str]:
+        named = {*view.spread, *map(counted, itertools.chain(*view.dims))} - LABELS.keys()
+        return {*uncut(named)} - {"group"}
+
+    return not axes(target) <= axes(source)
 
 
 def _copy(values: np.ndarray, room: np.ndarray) -> None:
@@ -120,10 +145,13 @@ def _at(array: np.ndarray, axes: list[str], place: Place) -> tuple[np.ndarray, l
     return array[(*index, ...)], [axis for axis in axes if axis not in place]
 
 
-def _shared(array: np.ndarray, axes: list[str], other: list[str]) -> tuple[np.ndarray, list[str]]:
-    """`array` without the axes that `other` lacks, such as a group of one head."""
-    lone = tuple(i for i, axis in enumerate(axes) if axis not in other)
-    return array.squeeze(lone), [axis for axis in axes if axis in other]
+def _without_lone(
+    array: np.ndarray, axes: list[str], other: list[str]
+) -> tuple[np.ndarray, list[str]]:
+    """`array` without the axes of one entry that `other` lacks, such as a group of one head."""
+    lone = [axis not in other and n == 1 for axis, n in zip(axes, array.shape, strict=True)]
+    squeezed = array.squeeze(tuple(i for i, is_lone in enumerate(lone) if is_lone))
+    return squeezed, [axis for axis, is_lone in zip(axes, lone, strict=True) if not is_lone]
 
 
 def _repeated(
@@ -131,7 +159,7 @@ def _repeated(
 ) -> tuple[np.ndarray, list[str]]:
     """`array` with its values repeated along the axes that only `like` has.
 
-    An example is a norm with one number for its whole width.
+    Examples are a norm with one number for its whole width, and a matrix that all heads share.
     """
     new = [axis for axis in wanted if axis not in axes]
     lengths = [like.shape[wanted.index(axis)] for axis in new]
@@ -141,13 +169,14 @@ def _repeated(
 def _first(
     array: np.ndarray, axes: list[str], other: list[str], name: str
 ) -> tuple[np.ndarray, list[str]]:
-    """`array` cut to one value along the axes that `other` lacks, where all values are equal."""
-    lone = [axis for axis in axes if axis not in other]
-    first = array[tuple(slice(0, 1) if axis in lone else slice(None) for axis in axes)]
-    if not np.array_equal(array, np.broadcast_to(first, array.shape)):
+    """`array` without the axes that `other` lacks, along which all its values must be equal."""
+    lone = tuple(i for i, axis in enumerate(axes) if axis not in other)
+    first = array[tuple(slice(0, 1) if i in lone else slice(None) for i in range(len(axes)))]
+    if first.size < array.size and not np.array_equal(array, np.broadcast_to(first, array.shape)):
+        along = " and ".join(AXES.get(axes[i], axes[i]) for i in lone)
         raise UserError(
-            f"{name} has different values along {' and '.join(lone)}, where the torch class has "
-            "one for all. Files of that class cannot hold it; name a class that has a value for "
-            "each with --dialect, such as a newer version of the same class."
+            f"{name} has different values along {along}, where the torch class has one for all. "
+            "Files of that class cannot hold it; name a class that has a value for each with "
+            "--dialect, such as a newer version of the same class."
         )
-    return first, axes
+    return first.squeeze(lone), [axis for axis in axes if axis in other]

@@ -13,7 +13,7 @@ from jaxgpt.pytree import Tree, flatten, unflatten
 from jaxgpt.seq2seq_config import AnyConfig
 
 from ..streams import Stream
-from . import move
+from . import move, regroup
 from .kinds import part_of
 from .labels import Place
 from .move import Read
@@ -153,6 +153,16 @@ def weights(dialect: AnyDialect, config: AnyConfig) -> Iterator[Weight]:
 def names(dialect: AnyDialect, config: AnyConfig) -> set[str]:
     """The names of the tensors that hold parameters, without buffers."""
     return {weight.torch for weight in weights(dialect, config)}
+
+
+def repeated(dialect: AnyDialect, config: AnyConfig) -> list[str]:
+    """The tensors of which one value stands for several of the model, as patterns of names.
+
+    Such are matrices that all heads share, and norms with one number. The class trains them as one,
+    and the model each of its values on its own.
+    """
+    views = (views for side in sides(dialect, config) for views in side.dialect.views)
+    return [torch.name for flax, torch in views if regroup.repeats(torch, flax)]
 
 
 def filled(dialect: AnyDialect, config: AnyConfig, paths: set[str]) -> list[str]:

@@ -82,7 +82,7 @@ def test_a_head_count_gives_each_key_a_whole_group() -> None:
     dialect = DIALECTS["llama"]
     sizes = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "qk_norm": "none", "qkv_bias": False}
     config = ModelConfig(**{**vars(config_of(dialect)), **sizes})
-    tensors = to_torch(dialect, config, random_params(config, np.dtype("float32")))
+    tensors = to_torch(dialect, config, random_params(config, np.dtype("float32"), dialect))
     given = {"positions": "rotary", "context_length": 9}
     with pytest.raises(
         UserError, match=r"num_heads = 1 does not divide that.*fit are 2, 4, 8, 16:"
@@ -236,19 +236,6 @@ def test_a_part_of_a_known_model_is_not_taken_for_another_model(lost: str) -> No
     part = {name: array for name, array in tensors_of("gpt").items() if lost not in name}
     with pytest.raises(UserError, match=f"The nearest is gpt .*{lost}.* is missing"):
         found(part)
-
-
-def test_one_matrix_for_all_heads_is_refused_by_name() -> None:
-    block = "encoder.layers.0.attention"
-    tensors = {f"{block}.{word}.weight": np.zeros((3, 3)) for word in ("queries", "keys", "values")}
-    tensors |= {
-        "encoder.emb.weight": np.zeros((17, 12)),
-        f"{block}.fc_out.weight": np.zeros((12, 12)),
-    }
-    with pytest.raises(
-        UserError, match=f"{block}.queries.weight belongs to .*same matrix for each"
-    ):
-        found(tensors)
 
 
 def test_a_mask_that_is_not_causal_is_refused() -> None:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from convert.rows.axes import View
 from convert.rows.order import in_module_order
 from convert.rows.regroup import move
+from jaxgpt.errors import UserError
 
 SIZES = {"layer": 2, "d": 30, "kv": 3, "group": 1, "k": 5, "f": 7}
 SPELLING = {"qkv": {"value": "v", "key": "k", "query": "q"}}
@@ -100,8 +101,8 @@ def test_query_head_j_belongs_to_group_j_over_the_size_of_a_group() -> None:
 
 def test_one_module_for_each_head_has_no_place_for_groups() -> None:
     view = View.parse("h.{layer}.{head}.{qkv} : k d", SPELLING)
-    kernel = np.zeros((2, 30, 2, 5, 5))
-    with pytest.raises(ValueError, match="size not equal to one"):
+    kernel = np.random.default_rng(0).normal(size=(2, 30, 2, 5, 5))
+    with pytest.raises(UserError, match="different values along the heads that share a key"):
         dict(move(FLAX, view, GROUPED, {"attn/qkv/kernel": kernel}.__getitem__))
 
 
