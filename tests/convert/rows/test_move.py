@@ -19,11 +19,8 @@ from convert.rows.fields import norms_full_width
 from convert.rows.fit import Fit, fit, meanings
 from convert.rows.kinds import Row, Scaled, row
 from convert.rows.labels import QKV
-from convert.rows.move import (
-    require_floats,
-    require_one_dtype_per_row,
-    to_flax,
-)
+from convert.rows.move import require_floats, require_one_dtype_per_row
+from convert.rows.parameters import to_flax
 from convert.rows.resolve import settle
 from convert.rows.strides import stride
 from convert.rows.tensors import Tensors
