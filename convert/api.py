@@ -1,8 +1,7 @@
 """The Python interface of the bridge: PyTorch file to Flax parameters, and back."""
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from jaxgpt.storage import model_directory
 from jaxgpt.system.stages import Stage, silent
 
 from . import llama2c_bin, write_plan
+from .conversion import Conversion
 from .detect.detect import detect, detect_renamed
 from .detect.errors import Stranger
 from .dialects import named
@@ -104,14 +104,15 @@ def to_flax(
     """
     _parse_dtype(dtype)
     inspected = inspect(weights, dialect=dialect, ignore_config=ignore_config, **fields)
-    return loaded(
+    result = loaded(
         inspected,
         dtype=dtype,
         allow_nonfinite=allow_nonfinite,
         ignore_config=ignore_config,
         weights_only=weights_only,
-        stage=stage,
     )
+    result.conversion.params(stage)
+    return result
 
 
 def loaded(
@@ -121,29 +122,21 @@ def loaded(
     allow_nonfinite: bool = False,
     ignore_config: bool = False,
     weights_only: bool = False,
-    stage: Stage = silent,
 ) -> Loaded:
-    """Read the weights of `inspected`; the arguments are those of `to_flax`."""
-    target_dtype = _parse_dtype(dtype)
+    """What `to_flax` returns, but the weights are read, and their values checked, when they are
+    first needed."""
     source, detected = inspected.source, inspected.detected
     config = detected.report.config
-    names = whole.names(detected.dialect, config)
-    _require_convertible(inspected, names)
-
-    reader = _Reader(source, stage("reading", sum(source.tensors[name].size for name in names)))
-    params = whole.to_flax(detected.dialect, config, reader.read, target_dtype, source.tensors)
-    if not allow_nonfinite:
-        move.require_finite(reader.nonfinite, source.path)
-    if target_dtype and not reader.nonfinite:
-        move.require_in_range(params, target_dtype, source.path)
-    _require_parameters_of(config, params, source.path)
+    _require_convertible(inspected)
+    _require_parameters_of(config, whole.paths(detected.dialect, config), source.path)
+    conversion = Conversion(source, detected.dialect, config, _parse_dtype(dtype), allow_nonfinite)
 
     has_extras = source.container.startswith("torch") and not weights_only
     stored = source.extras if has_extras else {}
     source.files.require()
     extras = read_extras.read(stored, detected.dialect, config, list(source.tensors), source.path)
     source.files.require()
-    return Loaded(params, detected, source, extras, ignore_config)
+    return Loaded(conversion, detected, extras, ignore_config)
 
 
 def _parse_dtype(name: str | None) -> np.dtype | None:
@@ -154,38 +147,23 @@ def _parse_dtype(name: str | None) -> np.dtype | None:
     return OF_WEIGHTS[name]
 
 
-def _require_convertible(inspected: Inspected, names: Collection[str]) -> None:
-    """Require that the weights `names` are floats, and that all layers have one dtype."""
+def _require_convertible(inspected: Inspected) -> None:
+    """Require that the weights are floats, and that all layers have one dtype."""
     source = inspected.source
+    names = whole.names(inspected.detected.dialect, inspected.detected.report.config)
     dtypes = {name: tensor.dtype for name, tensor in source.tensors.items() if name in names}
     move.require_floats(dtypes, source.path)
     for side in whole.sides(inspected.detected.dialect, inspected.detected.report.config):
         move.require_one_dtype_per_row(side.dialect, dtypes, source.path)
 
 
-@dataclass
-class _Reader:
-    """Reads tensors of `source`, reports their sizes to `passed`, and counts non-finite values."""
-
-    source: checkpoints.Checkpoint
-    passed: Callable[[int], None]
-    nonfinite: dict[str, int] = field(default_factory=dict)  # name -> count, if not 0
-
-    def read(self, name: str) -> np.ndarray:
-        array = self.source.tensors[name].read()
-        self.passed(array.size)
-        if count := int(array.size - np.count_nonzero(np.isfinite(array))):
-            self.nonfinite[name] = count
-        return array
-
-
-def _require_parameters_of(config: AnyConfig, params: Tree, path: object) -> None:
-    """Raise UserError unless `params` has exactly the parameters of `config`.
+def _require_parameters_of(config: AnyConfig, present: set[str], path: object) -> None:
+    """Raise UserError unless `present` are exactly the parameters of `config`.
 
     One field of ModelConfig, such as mlp_bias, covers several biases, so a class that has only some
     of them has no config.
     """
-    wanted, present = set(flatten(abstract_params(config))), set(flatten(params))
+    wanted = set(flatten(abstract_params(config)))
     differing = wanted ^ present
     if not differing:
         return

@@ -13,6 +13,7 @@ from jaxgpt.seq2seq_config import AnyConfig, Seq2SeqConfig, field_of
 from jaxgpt.storage import model_directory
 from jaxgpt.system.stages import Stage, silent
 
+from .conversion import Conversion
 from .detect.one_side import Detected
 from .detect.report import Report
 from .extras.read_extras import Extras
@@ -24,21 +25,26 @@ from .tokens import hf_tokenizer
 
 @dataclass(frozen=True, repr=False)
 class Loaded:
-    """A converted checkpoint: its parameters, and how each field of its config is known.
+    """A converted checkpoint: its parameters, and how each field of its config is known."""
 
-    Attributes:
-        params: The parameters, a plain nested dict of arrays.
-    """
-
-    params: Tree
+    conversion: Conversion
     detected: Detected
-    source: checkpoints.Checkpoint
     extras: Extras
     ignore_config: bool = False  # whether a config in the file or next to it was ignored
     proven_by: str = ""  # the class with which the model was compared, if any
 
     def __repr__(self) -> str:
         return _in_short(self)
+
+    @property
+    def params(self) -> Tree:
+        """The parameters, a plain nested dict of arrays."""
+        return self.conversion.params()
+
+    @property
+    def source(self) -> checkpoints.Checkpoint:
+        """The opened checkpoint."""
+        return self.conversion.source
 
     @property
     def parameters(self) -> int:
@@ -96,7 +102,12 @@ class Loaded:
                 "right one with --tokenizer, or move this one away to go without."
             )
         model_directory.save(
-            directory, self.config, self.params, about, chosen, state=self.extras.state
+            directory,
+            self.config,
+            self.conversion.to_write(stage),
+            about,
+            chosen,
+            state=self.extras.state,
         )
 
 

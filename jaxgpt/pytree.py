@@ -1,11 +1,33 @@
 """Nested dicts of arrays by path: flatten, unflatten, compare. Independent of models and files."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from jaxgpt.errors import UserError
 
-Tree = dict[str, Any]  # nested; every leaf is an array, or an abstract one (shape and dtype)
+# Nested; every leaf is an array, an abstract one (shape and dtype), or a Deferred one.
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """An array that is made when it is written, and not kept."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    make: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

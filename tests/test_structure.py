@@ -11,8 +11,8 @@ from tests.helpers import ROOT
 TOPICS = {
     "convert": [
         "__main__", "commands", "proving", "measuring", "foreign", "probing", "api", "hub",
-        "llama2c_bin", "write_plan", "dialect_tables", "loaded", "choose", "extras", "tokens", "detect", "renaming",
-        "files", "dialects", "names", "rows", "streams", "reference", "dtypes",
+        "llama2c_bin", "write_plan", "dialect_tables", "loaded", "conversion", "choose", "extras", "tokens",
+        "detect", "renaming", "files", "dialects", "names", "rows", "streams", "reference", "dtypes",
     ],
     "jaxgpt": [
         "__main__", "convert", "commands", "planning", "training", "lm_eval", "serving", "generation",

@@ -65,12 +65,20 @@ def to_flax(
     directories.require_vacant(directory)
     if torch_args and not torch:
         raise UserError("--torch-arg is an argument of the class of --torch, which is missing.")
-    options: dict[str, Any] = {
-        "dialect": dialect, "dtype": dtype, "allow_nonfinite": allow_nonfinite,
-        "ignore_config": ignore_config, "weights_only": weights_only, **model_fields(assignments),
+    fields = {"dialect": dialect, **model_fields(assignments)}
+    how: dict[str, Any] = {
+        "dtype": dtype, "allow_nonfinite": allow_nonfinite, "ignore_config": ignore_config,
+        "weights_only": weights_only,
     }  # fmt: skip
     with working(f"{file} -> {directory}") as stage:
-        loaded = _loaded(file, torch, torch_arguments(torch_args), {**options, "stage": stage})
+        if torch:
+            arguments = torch_arguments(torch_args)
+            loaded = _by_class(file, torch, arguments, {**how, **fields, "stage": stage})
+        else:
+            from .. import api
+
+            inspected = api.inspect(file, ignore_config=ignore_config, **fields)
+            loaded = api.loaded(inspected, **how)
         if isinstance(loaded, str):
             print(loaded)
             return DIFFERS
@@ -94,14 +102,10 @@ def to_flax(
     return 0
 
 
-def _loaded(
+def _by_class(
     file: Path, torch: str, torch_args: dict[str, Any], options: dict[str, Any]
 ) -> "Loaded | str":
     """The converted file, or a sentence on where its class and the model differ."""
-    if not torch:
-        from .. import api
-
-        return api.to_flax(file, **options)
     from ..files import torchfile
 
     torchfile.need_torch("--torch")

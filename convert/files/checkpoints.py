@@ -38,6 +38,7 @@ class Checkpoint:
     aside: tuple[str, ...] = ()  # other files with the same weights, which were not read
     tokenizer: Path | None = None  # that of a folder, or nanoGPT's meta.pkl next to the file
     files: Unchanged = field(default=NO_FILES, repr=False)  # the files that hold all of this
+    sequential: bool = False  # whether tensors in another order take much longer to read
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -133,6 +134,7 @@ def _checkpoint(path: Path | str, contents: Contents) -> Checkpoint:
         tensors,
         contents.extras,
         files=contents.files,
+        sequential=contents.sequential,
     ).without(prefix)
 
 

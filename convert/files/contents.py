@@ -35,3 +35,4 @@ class Contents:
     extras: dict[Any, Any] = field(default_factory=dict)  # what the file holds besides the weights
     nested: str = ""  # the key of the state dict, which `wrappers.choose` finds; "" at the root
     files: Unchanged = NO_FILES  # the files that hold them
+    sequential: bool = False  # whether tensors in another order take much longer to read

@@ -28,7 +28,12 @@ def open_index(index: Path) -> Contents:
         _require_as_listed(index, names, file, own.keys(), tensors.keys())
         tensors |= own
         container, nested = shards.opened.container, shards.opened.nested
-    return Contents(f"{container} in {len(names_by_file)} shards", tensors, nested=nested)
+    return Contents(
+        f"{container} in {len(names_by_file)} shards",
+        tensors,
+        nested=nested,
+        sequential=container.startswith("torch"),  # all of a shard is checked when it is opened
+    )
 
 
 def _require_as_listed(

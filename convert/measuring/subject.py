@@ -13,7 +13,7 @@ from jaxgpt.errors import UserError
 from jaxgpt.pytree import flatten
 from jaxgpt.seq2seq_config import ENCODER, Seq2SeqConfig
 
-from ..rows import move
+from ..rows import move, parameters
 from ..rows.dialect import Dialect
 from .attention import Heads, Rotation
 from .norm import Norm
@@ -95,7 +95,7 @@ class Subject:
         config = self.config
         if not config.position_rows:
             config = dataclasses.replace(config, positions="none")
-        flat = flatten(move.to_flax(self.dialect, config, self.read))
+        flat = flatten(parameters.to_flax(self.dialect, config, self.read))
         return {path: torch.from_numpy(np.array(a, np.float64)) for path, a in flat.items()}
 
     def param(self, path: str, layer: int | None = None) -> torch.Tensor | None:

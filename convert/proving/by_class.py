@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jaxgpt.errors import UserError
+from jaxgpt.system.stages import silent
 
 from .. import api
 from ..files import checkpoints
@@ -52,7 +53,7 @@ def to_flax(
     from .prove import prove
 
     how = {name: options.pop(name) for name in OF_LOADING if name in options}
-    fields = {name: value for name, value in options.items() if name not in OF_READING}
+    fields = {name: value for name, value in options.items() if name not in (*OF_READING, "stage")}
     request = Request(
         torch,
         torch_args or {},
@@ -61,6 +62,7 @@ def to_flax(
     )
     file = settled(checkpoints.opened(weights), request)
     loaded = api.loaded(file.inspected, ignore_config=request.ignore_config, **how)
+    loaded.conversion.params(options.get("stage", silent))
     exact = loaded
     if how.get("dtype"):
         exact = api.loaded(file.inspected, **{**how, "dtype": None})
@@ -70,5 +72,5 @@ def to_flax(
     return dataclasses.replace(loaded, proven_by=f"{file.peer.about}{defaults}")
 
 
-OF_LOADING = ("dtype", "allow_nonfinite", "weights_only", "stage")
+OF_LOADING = ("dtype", "allow_nonfinite", "weights_only")
 OF_READING = ("dialect", "ignore_config")

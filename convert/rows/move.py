@@ -1,19 +1,18 @@
-"""Moves values along the rows of a dialect, from torch names to Flax parameters and back.
+"""Moves values along the rows of a dialect, from Flax parameters to torch tensors.
 
 Independent of file formats.
 """
 
 import functools
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 
 import ml_dtypes
 import numpy as np
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError, in_a_row
-from jaxgpt.pytree import Tree, flatten, unflatten
+from jaxgpt.pytree import Tree, flatten
 
 from ..dtypes import OF_WEIGHTS
 from ..streams import Described, Stream
@@ -21,13 +20,12 @@ from .axes import Sizes, View
 from .buffers import buffers
 from .dialect import Dialect
 from .fields import FIELDS, norms_full_width
-from .kinds import Scaled, part_of
-from .labels import Place
+from .kinds import Scaled
 from .order import in_file_order
-from .regroup import COPIES, Heads, Put, move, on_diagonal, parts
+from .regroup import Heads, move, on_diagonal, parts
 from .resolve import express, fillable
 from .rotary_layout import is_rotated, order
-from .scaled import factor, times, undone
+from .scaled import factor, undone
 
 Read = Callable[[str], np.ndarray]
 
@@ -86,55 +84,8 @@ def require_in_range(params: Tree, dtype: np.dtype, path: object) -> None:
         )
 
 
-def to_flax(
-    dialect: Dialect,
-    config: ModelConfig,
-    read: Read,
-    dtype: np.dtype | None = None,
-    names: Iterable[str] = (),
-) -> Tree:
-    """Flax parameters from torch tensors, each read once, in the order of `names` if it has them.
-
-    The order of a sharded file keeps only one of its shards open at a time.
-    """
-    sizes, elements = sizes_of(config), _heads_in_files(dialect, config)
-    uses: dict[str, list[tuple[View, Place, Put]]] = {name: [] for name in names}
-    for flax, torch in {
-        (flax.name, part_of(torch.dims)): (flax, torch) for flax, torch in reversed(dialect.views)
-    }.values():
-        # Of two rows with the same values, the dict keeps the first: a tied head is not read.
-        for place in flax.places(sizes):
-            heads = Heads(elements, functools.partial(is_rotated, flax))
-            for name, put in parts(torch, flax, sizes, place, heads):
-                uses.setdefault(name, []).append((flax, place, put))
-    flat: dict[str, np.ndarray] = {}
-
-    def copy(piece: np.ndarray, wanted: list[tuple[View, Place, Put]]) -> None:
-        with np.errstate(over="ignore"):  # the caller checks the result
-            for flax, place, put in wanted:
-                put(piece, flat[flax.at(place)])
-
-    with ThreadPoolExecutor(COPIES) as threads:
-        jobs: deque[Future[None]] = deque()
-        for name, wanted in uses.items():
-            if not wanted:
-                continue
-            piece = read(name)
-            for flax, place, _ in wanted:
-                if flax.at(place) not in flat:
-                    make = np.zeros if flax.diagonal else np.empty
-                    flat[flax.at(place)] = make(flax.shape(sizes, place), dtype or piece.dtype)
-            jobs.append(threads.submit(copy, piece, wanted))
-            if len(jobs) > COPIES:
-                jobs.popleft().result()
-        for job in jobs:
-            job.result()
-    for row in _scaled_rows(dialect):
-        flat[row.flax.name] = times(flat[row.flax.name], factor(row, sizes))
-    return unflatten(flat)
-
-
-def _scaled_rows(dialect: Dialect) -> list[Scaled]:
+def scaled_rows(dialect: Dialect) -> list[Scaled]:
+    """The rows of parameters that the class multiplies by a factor."""
     return [row for row in dialect.rows if isinstance(row, Scaled)]
 
 
@@ -149,11 +100,11 @@ def stream(
     paths = set(dtypes)
     require_expressible(dialect, config, paths)
     dialect = express(dialect, config, paths)
-    sizes, elements = sizes_of(config), _heads_in_files(dialect, config)
+    sizes, elements = sizes_of(config), heads_in_files(dialect, config)
     elements = None if elements is None else np.argsort(elements)
     usual = dtypes[min(dtypes)]  # of a bias that is filled in
     stored = buffers(dialect, config, sizes)
-    scaled = {row.torch.view().name: row for row in _scaled_rows(dialect)}
+    scaled = {row.torch.view().name: row for row in scaled_rows(dialect)}
     tensors = {name: Described(array.shape, array.dtype) for name, array in stored.items()}
     rows: list[tuple[View, View]] = []
     twins: dict[str, str] = {}
@@ -187,7 +138,7 @@ def stream(
     return Stream({name: tensors[name] for name in in_file_order(dialect, sizes)}, twins, made)
 
 
-def _heads_in_files(dialect: Dialect, config: ModelConfig) -> np.ndarray | None:
+def heads_in_files(dialect: Dialect, config: ModelConfig) -> np.ndarray | None:
     """The element of a head in files of `dialect` for each element in the model, if they differ."""
     if config.positions != "rotary":
         return None
@@ -208,14 +159,14 @@ def sizes_of(config: ModelConfig) -> dict[str, int]:
 def filled(dialect: Dialect, config: ModelConfig, paths: set[str]) -> list[str]:
     """The Flax paths of biases that the class has and the model lacks, written as zeros."""
     return sorted(
-        path for path in _flax_paths(express(dialect, config, paths), sizes_of(config)) - paths
+        path for path in flax_paths(express(dialect, config, paths), sizes_of(config)) - paths
     )
 
 
 def require_expressible(dialect: Dialect, config: ModelConfig, paths: set[str]) -> None:
     """Require that files of `dialect` have a place for every parameter and choice of the model."""
     dialect, sizes = express(dialect, config, paths), sizes_of(config)
-    rows = _flax_paths(dialect, sizes)
+    rows = flax_paths(dialect, sizes)
     missing = sorted(rows - paths - fillable(dialect))
     problems = [f"it has no {path}, which this dialect's files hold" for path in missing]
     problems += [
@@ -244,5 +195,6 @@ def require_expressible(dialect: Dialect, config: ModelConfig, paths: set[str]) 
         )
 
 
-def _flax_paths(dialect: Dialect, sizes: Sizes) -> set[str]:
+def flax_paths(dialect: Dialect, sizes: Sizes) -> set[str]:
+    """The paths of the parameters in the rows of `dialect`."""
     return {flax.at(place) for flax, _ in dialect.views for place in flax.places(sizes)}

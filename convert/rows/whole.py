@@ -13,7 +13,7 @@ from jaxgpt.pytree import Tree, flatten, unflatten
 from jaxgpt.seq2seq_config import AnyConfig
 
 from ..streams import Stream
-from . import move, regroup
+from . import move, parameters, regroup
 from .kinds import part_of
 from .labels import Place
 from .move import Read
@@ -40,13 +40,32 @@ def to_flax(
     dtype: np.dtype | None = None,
     names: Iterable[str] = (),
 ) -> Tree:
-    """Flax parameters from torch tensors; the arguments are those of `move.to_flax`."""
+    """Flax parameters from torch tensors; the arguments are those of `parameters.to_flax`."""
     names = list(names)
     flat: dict[str, np.ndarray] = {}
     for side in sides(dialect, config):
-        tree = move.to_flax(side.dialect, side.config, read, dtype, names)
+        tree = parameters.to_flax(side.dialect, side.config, read, dtype, names)
         flat |= {side.prefix + path: array for path, array in flatten(tree).items()}
     return unflatten(flat)
+
+
+def deferred(
+    dialect: AnyDialect,
+    config: AnyConfig,
+    read: Read,
+    dtypes: Mapping[str, np.dtype],
+    dtype: np.dtype | None = None,
+) -> Tree:
+    """The parameters of `to_flax`, each to be made when it is written."""
+    return unflatten(
+        {
+            side.prefix + path: array
+            for side in sides(dialect, config)
+            for path, array in parameters.deferred(
+                side.dialect, side.config, read, dtypes, dtype
+            ).items()
+        }
+    )
 
 
 def to_torch(dialect: AnyDialect, config: AnyConfig, params: Tree) -> dict[str, np.ndarray]:
@@ -163,6 +182,15 @@ def repeated(dialect: AnyDialect, config: AnyConfig) -> list[str]:
     """
     views = (views for side in sides(dialect, config) for views in side.dialect.views)
     return [torch.name for flax, torch in views if regroup.repeats(torch, flax)]
+
+
+def paths(dialect: AnyDialect, config: AnyConfig) -> set[str]:
+    """The paths of the parameters that the settled `dialect` has."""
+    return {
+        side.prefix + path
+        for side in sides(dialect, config)
+        for path in move.flax_paths(side.dialect, move.sizes_of(side.config))
+    }
 
 
 def filled(dialect: AnyDialect, config: AnyConfig, paths: set[str]) -> list[str]:

@@ -8,7 +8,7 @@ checksums, and takes its name only when all of these are written.
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,36 @@ from orbax.checkpoint import multihost, type_handlers
 
 from jaxgpt.devices.distributed import is_multi_process
 from jaxgpt.errors import UserError, in_a_row
-from jaxgpt.pytree import Tree
+from jaxgpt.pytree import Deferred, Tree
 
 FILE_BYTES = 2**26  # approximate size of a file
+
+
+class _DeferredHandler(type_handlers.NumpyHandler):
+    """Makes arrays while those before are written, so that few are in memory at a time."""
+
+    async def serialize(
+        self,
+        values: Sequence[Deferred],
+        infos: Sequence[type_handlers.ParamInfo],
+        args: Sequence[type_handlers.SaveArgs] | None = None,
+    ) -> Sequence[Any]:
+        writing: Sequence[Any] = []
+        for part in _parts([value.nbytes for value in values]):
+            arrays = [value.make() for value in values[part]]
+            for one in writing:
+                one.result()
+            writing = await super().serialize(arrays, infos[part], args and args[part])
+        return writing
+
+
+def _parts(sizes: Sequence[int]) -> Iterator[slice]:
+    """Yield spans of `sizes` that each add up to a file."""
+    start = 0
+    for end in range(1, len(sizes) + 1):
+        if sum(sizes[start:end]) >= FILE_BYTES or end == len(sizes):
+            yield slice(start, end)
+            start = end
 
 
 def write(folder: Path, tree: Any) -> None:
@@ -31,7 +58,10 @@ def write(folder: Path, tree: Any) -> None:
     """
     numpy = type_handlers.NumpyHandler(deepcopy_host_arrays=False)
     sharded = type_handlers.ArrayHandler()
-    types = type_handlers.create_type_handler_registry((np.ndarray, numpy), (jax.Array, sharded))
+    deferred = _DeferredHandler(deepcopy_host_arrays=False)
+    types = type_handlers.create_type_handler_registry(
+        (Deferred, deferred), (np.ndarray, numpy), (jax.Array, sharded)
+    )
     indices = set(range(jax.process_count())) if is_multi_process() else None
     processes = ocp.options.MultiprocessingOptions(primary_host=0, active_processes=indices)
     handler = ocp.PyTreeCheckpointHandler(
@@ -39,7 +69,7 @@ def write(folder: Path, tree: Any) -> None:
         multiprocessing_options=processes,
         use_compression=False,  # it makes weights a few percent smaller, and saving slower
     )
-    tree = tree if is_multi_process() else jax.tree.map(np.asarray, tree)
+    tree = tree if is_multi_process() else jax.tree.map(_on_host, tree)
     args = ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=FILE_BYTES)
     try:
         with ocp.Checkpointer(handler, multiprocessing_options=processes) as checkpointer:
@@ -47,6 +77,10 @@ def write(folder: Path, tree: Any) -> None:
     except ValueError as error:
         _raise_os_error(error, folder)
         raise
+
+
+def _on_host(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, Deferred) else np.asarray(leaf)
 
 
 def _raise_os_error(error: Exception, folder: Path) -> None:

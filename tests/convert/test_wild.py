@@ -12,7 +12,7 @@ from convert.detect.detect import Detected, detect
 from convert.detect.errors import Asked
 from convert.dialects import DIALECTS
 from convert.extras.class_settings import class_settings
-from convert.rows.move import to_flax as move_to_flax
+from convert.rows.parameters import to_flax as move_to_flax
 from convert.rows.whole import to_torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError

@@ -123,7 +123,7 @@ def test_one_shard_is_open_at_a_time_and_each_is_read_through_once(
 ) -> None:
     """Queries, keys and values lie in one matrix, and each parameter in all shards."""
     pytest.importorskip("torch", reason="torch is not installed")
-    from convert import to_flax, to_torch
+    from convert import api, to_flax, to_torch
 
     params = random_params(config_of(DIALECTS["gpt2"], tied=True), np.dtype("float32"))
     state = to_torch(params, config_of(DIALECTS["gpt2"], tied=True), "gpt2")
@@ -161,3 +161,10 @@ def test_one_shard_is_open_at_a_time_and_each_is_read_through_once(
     )  # headers, values, and a few that decide: embedding and head, positions, final norm
     for path, value in flatten(loaded.params).items():
         np.testing.assert_array_equal(value, flatten(params)[path])
+    del loaded  # and with it the last shard, which it has open
+    inspected = api.inspect(tmp_path, num_heads=5)
+    opens.clear()
+    api.loaded(inspected).save(tmp_path / "model")
+    assert max(before) == 0
+    if suffix == "bin":  # to open one is to check all of it
+        assert opens == sorted({*listed.values()})

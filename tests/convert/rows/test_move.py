@@ -19,11 +19,8 @@ from convert.rows.fields import norms_full_width
 from convert.rows.fit import Fit, fit, meanings
 from convert.rows.kinds import Row, Scaled, row
 from convert.rows.labels import QKV
-from convert.rows.move import (
-    require_floats,
-    require_one_dtype_per_row,
-    to_flax,
-)
+from convert.rows.move import require_floats, require_one_dtype_per_row
+from convert.rows.parameters import deferred, to_flax
 from convert.rows.resolve import settle
 from convert.rows.strides import stride
 from convert.rows.tensors import Tensors
@@ -61,6 +58,13 @@ def require_identity(
     assert not found.problems
     back = flatten(to_flax(found.dialect, config, tensors.__getitem__))
     assert back.keys() == flatten(params).keys()
+    dtypes = {name: array.dtype for name, array in tensors.items()}
+    one_by_one = deferred(found.dialect, config, tensors.__getitem__, dtypes)
+    assert one_by_one.keys() == back.keys()
+    for path, leaf in one_by_one.items():
+        made = leaf.make()
+        assert (leaf.shape, leaf.dtype) == (made.shape, made.dtype)
+        assert made.tobytes() == back[path].tobytes()
     scaled = {row.flax.name for row in found.dialect.rows if isinstance(row, Scaled)}
     for path, value in flatten(params).items():
         assert back[path].dtype == value.dtype
