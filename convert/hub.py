@@ -104,7 +104,7 @@ def _recorded(opened: model_directory.ModelDirectory) -> str:
 def _target(name: str, out: str | Path, able: Sequence[str]) -> AnyDialect:
     """The dialect `name`; `able` are those whose classes can hold the model."""
     if not name or named(name).hub is None:
-        lack = f"the dialect {name} has none" if name else "nothing names one"
+        lack = f"the dialect {name} has none" if name else "you have not chosen one"
         choice = (
             f": use --dialect {' or '.join(able)}" if able else ", and none can hold this model"
         )
@@ -120,7 +120,8 @@ def _way_out(able: Sequence[str]) -> str:
     if able:
         return f"It can be written with --dialect {' or '.join(able)}."
     return (
-        "A file for a class of your own can hold it: name one that ends in .pt, and its --dialect."
+        "A file for a class of your own can hold it: name a file that ends in .pt, and pass the "
+        "dialect of the class with --dialect."
     )
 
 

@@ -15,8 +15,7 @@ def presets() -> dict[str, Path]:
 
 
 def config_file(path: Path) -> Path:
-    """The file that `path` names: the file itself, else with .toml added, else the preset of that
-    name."""
+    """The first file that exists: `path`, `path` with .toml added, or the preset of that name."""
     for file in (path, Path(f"{path}.toml")):
         if file.exists() and not file.is_dir():
             return file

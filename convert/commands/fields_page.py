@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def show(report: "Report", assumed: str) -> None:
     """Print the fields by source, then warnings; `assumed` is the label of assumed fields."""
-    from ..detect.report import FOUND, GIVEN, LIKEWISE, READ, SETTLING
+    from ..detect.report import FOUND, GIVEN, HOW_TO_SET, READ, SELDOM_SET
     from ..rows.fields import SELDOM
 
     for label, fields in (
@@ -32,13 +32,13 @@ def show(report: "Report", assumed: str) -> None:
         if of_encoder:
             print(f"{label}, of the encoder:\n  {briefly(of_encoder)}")
     if report.assumption:
-        print(f"warning: {report.assumption}. {SETTLING}", file=sys.stderr)
+        print(f"warning: {report.assumption}. {HOW_TO_SET}", file=sys.stderr)
         rest = [field for field in report.assumed if field.removeprefix(ENCODER) in SELDOM]
         for field in report.assumed:
             if field not in rest:
                 print(f"  --set {field}={choices(field)}", file=sys.stderr)
         if rest:
-            print(f"  {LIKEWISE} {', '.join(rest)}", file=sys.stderr)
+            print(f"  {SELDOM_SET} {', '.join(rest)}", file=sys.stderr)
     for sentence in report.other_caveats:
         print(f"warning: {sentence}.", file=sys.stderr)
 

@@ -82,7 +82,7 @@ def _show(written: "Written", out: Path, folder: bool) -> None:
         print(f"This class has {filled}, which the model lacks; it was filled with zeros.")
     for field, (ours, usual) in written.unlike.items():
         print(
-            f"warning: {field} is {ours!r}; the file cannot hold that, and this class has "
+            f"warning: {field} is {ours!r}, which the file cannot record; this class computes with "
             f"{usual!r}.",
             file=sys.stderr,
         )

@@ -72,7 +72,7 @@ def detect_renamed(
         results = _results(last, inputs, name, of_encoder) or results
     if len(results) > 1:
         raise UserError(
-            f"{path}: nothing in it tells whether its matrices are (in, out) or (out, in). Your "
+            f"{path}: nothing in it shows whether its matrices are (in, out) or (out, in). Your "
             "class settles it: to-flax FILE DIR --torch module:Class."
         )
     for way, result in results:
@@ -160,7 +160,8 @@ def _proposed(inputs: Inputs) -> Dialect:
     if proposal.dialect is None:
         raise Stranger(
             lambda: (
-                f"{inputs.path}: no GPT can be seen in its tensors: {in_a_row(proposal.problems)}."
+                f"{inputs.path}: its tensors do not look like a GPT's: "
+                f"{in_a_row(proposal.problems)}."
             )
         )
     return proposal.dialect

@@ -1,4 +1,4 @@
-"""Which orders of parts within matrices the names in a file leave open."""
+"""Finds the fields for the order of parts within fused matrices that names leave open."""
 
 from ..names.gates import halves, is_told
 from ..rows.arranged import ORDERS, holds_parts_of_heads
@@ -17,7 +17,7 @@ def open_orders(dialect: Dialect) -> set[str]:
 
 
 def _tells(dialect: Dialect, name: str) -> bool:
-    """Whether `name`, or those of two matrices, say which is the gate."""
+    """Whether the `name` of a fused matrix, or those of two matrices, shows which is the gate."""
     if "{glu}" not in name:
         return bool(halves(name))
     words = dialect.spelling["glu"]

@@ -27,7 +27,7 @@ from .strangers import with_problems
 from .values import same_bits
 
 CROSS, SELF = "blocks/cross_attn/qkv/kernel", "blocks/attn/qkv/kernel"
-# Given fields that say nothing of the other side.
+# Given fields that apply to one side only.
 OWN = ("vocab_size", "num_blocks", *OF_DECODERS)
 
 
@@ -74,7 +74,7 @@ def pair_of(inputs: Inputs) -> Pair | None:
 
 
 def is_part_of_pair(inputs: Inputs) -> bool:
-    """Whether the names are some of those of a known class, which no family must read."""
+    """Whether the file holds only some tensors of a known class: a family must not read it."""
     return any(not (pair.family or _split(pair, inputs).unknown) for pair in _plausible(inputs))
 
 

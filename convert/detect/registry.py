@@ -80,7 +80,7 @@ def named_alike(inputs: Inputs) -> dict[str, Fit]:
 
 
 def of_classes(fits: Mapping[str, Fit]) -> dict[str, Fit]:
-    """Those of `fits` whose dialect is of one class, not of a family."""
+    """The `fits` of dialects that cover a single class, not a family."""
     return {name: fitted for name, fitted in fits.items() if not fitted.dialect.family}
 
 

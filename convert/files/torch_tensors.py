@@ -68,14 +68,14 @@ def unbacked(torch: Any, root: Any, stored: int) -> list[str]:
         claim = tensor.numel() * tensor.element_size()
         if claim > storage.nbytes():
             problems.append(
-                f"{spelled(path)} claims {tensor.numel()} elements, that is {claim} bytes, over "
-                f"{storage.nbytes()} stored ones"
+                f"{spelled(path)} claims {tensor.numel()} elements, which are {claim} bytes, but "
+                f"only {storage.nbytes()} are stored"
             )
         claims[storage.data_ptr(), tensor.storage_offset(), tensor.shape] = claim
     total = sum(claims.values())
     if total > max(HARMLESS_BYTES, 2 * stored) and not problems:
         problems.append(
-            f"its tensors overlap, and claim {total} bytes together, over {stored} stored ones"
+            f"its tensors overlap: together they claim {total} bytes, but only {stored} are stored"
         )
     return problems
 

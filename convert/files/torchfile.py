@@ -114,8 +114,8 @@ def _unloadable(torch: Any, path: Path, who: str, ledger: Ledger, reason: str) -
     if foreign or ledger.hungry:
         names = in_a_row(sorted({*foreign, *ledger.hungry}), ", ")
         return UserError(
-            f"{who} holds more than tensors: it names {names}. To rebuild such objects is to let "
-            "the file choose what is run and how much memory is filled, so it stays closed. "
+            f"{who} holds more than tensors: it names {names}. Rebuilding such objects would let "
+            "the file choose what code runs and how much memory it takes, so it is not opened. "
             f"{RESAVE}"
         )
     if ledger.proto > 2:

@@ -123,7 +123,7 @@ def _leads_back(shapes: list[tuple[int, ...]], width: int) -> bool:
 
 
 def _is_last(i: int, shapes: list[tuple[int, ...]], width: int) -> bool:
-    """Whether the others lead to a width from which matrix `i` leads back to `width`."""
+    """Whether matrix `i` maps the width that the other matrices produce back to `width`."""
     out, hidden = shapes[i]
     first = [*shapes[:i], *shapes[i + 1 :]]
     together = {(hidden, width)} if len(first) == 2 else {(hidden, width), (2 * hidden, width)}
