@@ -126,7 +126,7 @@ def _way_out(able: Sequence[str]) -> str:
 
 
 def _as_written(dialect: AnyDialect, config: AnyConfig) -> AnyDialect:
-    """The dialect or pair with every bias that the class has, and without a tied head."""
+    """The dialect or pair with every bias of the class, and without a head that is tied."""
     written = [_side_as_written(side.dialect, side.config) for side in sides(dialect, config)]
     if isinstance(dialect, Pair):
         return replace(dialect, encoder=written[0], decoder=written[1])
@@ -134,7 +134,7 @@ def _as_written(dialect: AnyDialect, config: AnyConfig) -> AnyDialect:
 
 
 def _side_as_written(dialect: Dialect, config: ModelConfig) -> Dialect:
-    """The dialect with every bias that the class has, and without a tied head.
+    """The dialect with every bias of the class, and without a head that is tied.
 
     Where a class may lack a whole module, such as the final norm, it lacks the bias as well.
     """

@@ -479,11 +479,11 @@ def test_a_model_in_an_attribute_of_another_is_found_but_no_deeper(
     tmp_path: Path, primes_file: Path
 ) -> None:
     from convert import inspect
-    from convert.api import Stranger
+    from convert.api import UnknownTensors
 
     state = torch.load(primes_file)
     torch.save({f"net.gpt.{name}": value for name, value in state.items()}, tmp_path / "w.pt")
     assert inspect(tmp_path / "w.pt").source.prefix == "net.gpt."
     torch.save({"a." * 3000 + name: value for name, value in state.items()}, tmp_path / "deep.pt")
-    with pytest.raises(Stranger):
+    with pytest.raises(UnknownTensors):
         inspect(tmp_path / "deep.pt")

@@ -19,7 +19,7 @@ from ..rows.dialect import Dialect
 from ..rows.pair import Pair
 from . import pairs
 from .by_structure import propose
-from .errors import Asked, Stranger
+from .errors import Asked, UnknownTensors
 from .inputs import Configs, Inputs, Shapes
 from .one_side import Detected, detected_with, explained_by
 from .partial import is_part
@@ -123,7 +123,7 @@ def _tried(
     """The result of detection, or the error; None if the tensors do not fit."""
     try:
         return _detected(inputs, name, of_encoder)
-    except Stranger:
+    except UnknownTensors:
         return None
     except UserError as error:
         return error
@@ -150,15 +150,15 @@ def _of_decoder(chosen: Dialect | None, inputs: Inputs, name: str | None) -> Det
         return detected_with(inputs, lambda sized: explained_by(sized, _proposed(sized)))
     try:
         return detected_with(inputs, of_registry)
-    except Stranger as error:
-        stranger = error
-    raise Stranger(lambda: pairs.why_no_pair(inputs) or str(stranger))
+    except UnknownTensors as error:
+        unknown = error
+    raise UnknownTensors(lambda: pairs.why_no_pair(inputs) or str(unknown))
 
 
 def _proposed(inputs: Inputs) -> Dialect:
     proposal = propose(inputs.shapes)
     if proposal.dialect is None:
-        raise Stranger(
+        raise UnknownTensors(
             lambda: (
                 f"{inputs.path}: its tensors do not look like a GPT's: "
                 f"{in_a_row(proposal.problems)}."

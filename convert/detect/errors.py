@@ -7,7 +7,7 @@ from typing import Any
 from jaxgpt.errors import UserError
 
 
-class Stranger(UserError):
+class UnknownTensors(UserError):
     """No dialect explains these tensors; `why` makes the message, which takes seconds."""
 
     def __init__(self, why: Callable[[], str]):

@@ -1,6 +1,6 @@
 """Finds the fields for the order of parts within fused matrices that names leave open."""
 
-from ..names.gates import halves, is_told
+from ..names.gates import halves, words_show_gate
 from ..rows.arranged import ORDERS, holds_parts_of_heads
 from ..rows.dialect import Dialect
 
@@ -22,4 +22,4 @@ def _tells(dialect: Dialect, name: str) -> bool:
         return bool(halves(name))
     words = dialect.spelling["glu"]
     gate, up = (name.replace("{glu}", words[label]) for label in ("gate", "up"))
-    return is_told(gate, up)
+    return words_show_gate(gate, up)

@@ -61,7 +61,7 @@ def unbacked(torch: Any, root: Any, stored: int) -> list[str]:
     """
     problems, claims = [], {}
     for path, tensor in tensors_within(torch, root):
-        if kind := oddity(torch, tensor):
+        if kind := not_plain(torch, tensor):
             problems.append(f"{spelled(path)} is {kind}, {NO_ARRAY}")
             continue
         storage = tensor.untyped_storage()
@@ -80,7 +80,7 @@ def unbacked(torch: Any, root: Any, stored: int) -> list[str]:
     return problems
 
 
-def oddity(torch: Any, tensor: Any) -> str:
+def not_plain(torch: Any, tensor: Any) -> str:
     """The kind of a tensor that cannot be a plain array; "" for ordinary ones."""
     if tensor.is_meta:
         return "a meta tensor (a shape without values)"
@@ -119,7 +119,9 @@ def described_in_memory(state: Mapping[str, Any], what: str) -> dict[str, Tensor
     it."""
     import torch
 
-    odd = [f"{name} is {kind}" for name, tensor in state.items() if (kind := oddity(torch, tensor))]
+    odd = [
+        f"{name} is {kind}" for name, tensor in state.items() if (kind := not_plain(torch, tensor))
+    ]
     if odd:
         raise UserError(f"{what} cannot be read: {in_a_row(odd)}, {NO_ARRAY}.")
 

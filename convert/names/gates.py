@@ -10,7 +10,7 @@ GATE, GATED = "gate |gates |gating|g |wg ", "up |val|u |wu "
 VALUE_FIRST = "up gate"
 
 
-def is_told(gate: str, gated: str) -> bool:
+def words_show_gate(gate: str, gated: str) -> bool:
     """Whether words in the two names show which is the gate; otherwise numbers may."""
     return _leaning(gate) != _leaning(gated)
 
@@ -20,7 +20,7 @@ def gate_ranks(gate: str, gated: str) -> tuple[int, int]:
 
     Words decide. Without any, the matrix with the lower number ranks higher.
     """
-    if is_told(gate, gated):
+    if words_show_gate(gate, gated):
         return _leaning(gate), _leaning(gated)
     one, two = ([int(n) for n in re.findall(r"\d+", name)] for name in (gate, gated))
     return (one < two) - (one > two), 0

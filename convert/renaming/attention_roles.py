@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ..names import modern_parts, parts
-from ..names.gates import gate_ranks, halves, is_told
+from ..names.gates import gate_ranks, halves, words_show_gate
 from .units import HEAD, WAYS, Unit, down_of, label_of, orders
 
 # The usual words, as the families of encoder-decoders have them.
@@ -63,7 +63,7 @@ def mlp_roles(unit: Unit, width: int, evidence: str) -> list[dict[str, str]]:
     if {*unit.words} in KNOWN_GATES:
         return [{word: word for word in unit.words}]
     both = [{one: "gate", two: "up", last: "down"} for one, two in (first, first[::-1])]
-    if not is_told(*first):
+    if not words_show_gate(*first):
         return both
     one, two = gate_ranks(*first)
     return both[:1] if one > two else both[1:]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..names import modern_parts, pair_parts, parts
-from ..names.gates import gate_ranks, is_told
+from ..names.gates import gate_ranks, words_show_gate
 from ..names.tensor_names import Table, matrices
 from .attention_words import PARTS, usual_words
 from .norm_words import of_queries_and_keys, usual_norms
@@ -143,7 +143,7 @@ def _usual_mlp(inside: Table, kind: _Kind) -> dict[str, str]:
         known = {*words} <= (GATED | BACK if gated else UP | DOWN)
         backward = kind.unusual and kind.ordered and next(iter(words)) == last
         return {} if known or backward else {first[0]: "wi" if gated else "up", last: "down"}
-    if not is_told(*first):
+    if not words_show_gate(*first):
         return {}
     one, two = gate_ranks(*first)
     gate, up = first if one > two else first[::-1]

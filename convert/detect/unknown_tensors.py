@@ -11,7 +11,7 @@ from .by_structure import propose
 from .inputs import Inputs
 
 
-def why_strange(inputs: Inputs, fits: list[Fit]) -> str:
+def why_unknown(inputs: Inputs, fits: list[Fit]) -> str:
     """The error for a file that no fit explains: names a known architecture or the nearest fit."""
     usual = renamings(inputs.shapes)
     if foreign := reasons(inputs.shapes):
