@@ -108,6 +108,7 @@ SIDE = st.text(
 ).filter(str.strip)
 
 
+@settings(deadline=None)
 @given(
     texts=st.lists(st.tuples(SIDE, SIDE), min_size=2, max_size=8),
     tokenizer=st.sampled_from(["char", "byte", "bpe"]),
