@@ -108,7 +108,6 @@ SIDE = st.text(
 ).filter(str.strip)
 
 
-@settings(deadline=None)
 @given(
     texts=st.lists(st.tuples(SIDE, SIDE), min_size=2, max_size=8),
     tokenizer=st.sampled_from(["char", "byte", "bpe"]),
