@@ -1,4 +1,4 @@
-"""Torch files that are damaged, hostile or merely odd: each is refused in words, and none is obeyed."""
+"""Damaged, hostile or merely odd torch files: each is refused with a reason, and no code in them runs."""
 
 import argparse
 import os

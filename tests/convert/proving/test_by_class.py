@@ -1,4 +1,4 @@
-"""`to-flax --torch`: the class of a file settles what its tensors leave open, or nothing is written."""
+"""`to-flax --torch`: running the class settles the fields that tensors leave open, or nothing is written."""
 
 from collections.abc import Callable
 from pathlib import Path

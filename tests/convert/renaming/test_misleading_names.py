@@ -1,4 +1,4 @@
-"""Classes whose names, order or shapes mislead: refused, or what is taken for what is said."""
+"""Classes whose names, order or shapes mislead are refused, or the warnings say how they were read."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Files of classes that are written in another way: attributes for lists, bare parameters, (in, out), other words."""
+"""Files of classes in unusual styles: attributes instead of lists, bare parameters, (in, out), other words."""
 
 import re
 from typing import Any
