@@ -35,7 +35,7 @@ def look(
             target; by default the one that it writes.
         source: The text that an encoder-decoder reads.
         out: A picture to write, such as attention.png: every head of every layer, or for an
-            encoder-decoder where each token that it writes looks in the source.
+            encoder-decoder the alignment of what it writes with the source.
         layer: The layer that the tables show; -1 is the last.
         head: The head that the tables show; by default the mean of all.
         top: Number of most likely tokens to list.

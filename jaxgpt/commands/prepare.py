@@ -40,7 +40,7 @@ def prepare(
             sources and targets together.
         vocab_size: Number of ids of a new bpe tokenizer.
         field: The field of JSONL, parquet and data sets that holds the text, or for pairs two:
-            source,target. A field in a field has a dot: translation.en,translation.de.
+            source,target. Dots lead into nested fields: translation.en,translation.de.
         val: The fraction of the text, from its end, that is set aside for validation.
         errors: What to do with text that is not UTF-8: strict stops, replace inserts a replacement
             character.
