@@ -386,7 +386,11 @@ def test_other_wrong_input_is_refused(
     out = tmp_path / "m"
     for arguments, message in [
         (["--set", "num_heads=7"], "num_heads = 7 was given, but the tensors show 5"),
-        (["--set", "activaton=gelu"], "Did you mean activation?"),
+        (
+            ["--set", "activaton=gelu"],
+            "--set: there is no setting activaton. Did you mean activation?",
+        ),
+        (["--set", "num_heads=two"], "--set: num_heads takes a whole number, but got 'two'"),
         (["--set", "gelu"], "FIELD=VALUE"),
         (["--dialect", "lama"], "There is no dialect lama. Did you mean llama?"),
         (["--dialect", "zzz"], "There is no dialect zzz. There are: arcee, bloom, "),
