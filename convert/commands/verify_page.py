@@ -122,7 +122,7 @@ def _training(page: Verification) -> list[str]:
     lines = []
     for label, items in _training_groups(page)[1:]:
         differing = [item.name for item in items if not item.same]
-        lines.append(f"The largest difference of the {label} is that of {_worst(items).name}.")
+        lines.append(f"Largest difference of the {label}: {_worst(items).name}.")
         if differing:
             first = differing[0]
             lines.append(

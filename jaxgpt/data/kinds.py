@@ -47,6 +47,6 @@ def require_model(path: Path, needed: Literal["text", "pairs"]) -> None:
     here, other = KINDS[data_kind(path)], KINDS[needed]
     require(
         here.model == other.model,
-        f"{path} holds {here.content}, which train {here.model}, but {other.model} is trained on "
+        f"{path} holds {here.content}, for training {here.model}; but {other.model} is trained on "
         f"{other.content}: `{other.command}` prepares such data.",
     )
