@@ -1,4 +1,4 @@
-"""Converts PyTorch checkpoints of GPTs to jaxgpt and back, and proves each conversion.
+"""Converts PyTorch checkpoints of Transformers to jaxgpt and back, and proves each conversion.
 
 The public names, each loaded when it is first used, so that the import costs nothing:
 

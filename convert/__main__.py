@@ -25,7 +25,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 def main() -> None:
-    about = "Convert GPT checkpoints between PyTorch and Flax, and prove that nothing changed."
+    about = "Convert checkpoints between PyTorch and Flax, and prove that nothing changed."
     run("jaxgpt-convert", about, COMMANDS, sys.argv[1:])
 
 

@@ -17,7 +17,7 @@ from jaxgpt.system.stages import Stage, silent
 from . import llama2c_bin, write_plan
 from .conversion import Conversion
 from .detect.detect import detect, detect_renamed
-from .detect.errors import Stranger
+from .detect.errors import UnknownTensors
 from .dialects import named
 from .dtypes import OF_WEIGHTS
 from .extras import read_extras
@@ -43,9 +43,9 @@ def inspect(
     source = inner = checkpoints.opened(weights)
     try:
         return Inspected(source, detect(*_inputs(source, dialect, ignore_config, fields)))
-    except Stranger:
+    except UnknownTensors:
         for inner in _unwrapped(source):
-            with contextlib.suppress(Stranger):
+            with contextlib.suppress(UnknownTensors):
                 return Inspected(inner, detect(*_inputs(inner, dialect, ignore_config, fields)))
         if detected := detect_renamed(*_inputs(inner, dialect, ignore_config, fields)):
             return Inspected(inner, detected)

@@ -11,9 +11,9 @@ MATRICES = {"up": "blocks/mlp/up/kernel", "gate": "blocks/mlp/gate_up/kernel"}
 POSITION_TABLE = "pos_embedding/embedding"
 QUERY_NORM = "blocks/attn/q_norm/scale"
 BRANCHES = {
-    "sequential": "one after the other",
-    "parallel": "side by side",
-    "parallel_one_norm": "side by side, one norm",
+    "sequential": "sequential",
+    "parallel": "parallel",
+    "parallel_one_norm": "parallel, one norm",
 }
 
 
@@ -48,7 +48,7 @@ def pair_table() -> str:
 def architecture_table() -> str:
     """The table of what each dialect computes, unless its tensors or a config say otherwise."""
     return _markdown(
-        ("dialect", "positions", "norms", "MLP", "branches", "keys and values"),
+        ("dialect", "positions", "norms", "MLP", "attention and MLP", "key and value heads"),
         (
             (
                 f"`{dialect.name}`",
@@ -56,7 +56,7 @@ def architecture_table() -> str:
                 _norms(dialect),
                 _mlp(dialect),
                 BRANCHES[dialect.unsaid["residual"]],
-                "may be shared" if dialect.grouped else "one for each head",
+                "may be grouped" if dialect.grouped else "one for each query head",
             )
             for dialect in DIALECTS.values()
         ),

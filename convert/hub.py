@@ -104,7 +104,7 @@ def _recorded(opened: model_directory.ModelDirectory) -> str:
 def _target(name: str, out: str | Path, able: Sequence[str]) -> AnyDialect:
     """The dialect `name`; `able` are those whose classes can hold the model."""
     if not name or named(name).hub is None:
-        lack = f"the dialect {name} has none" if name else "nothing names one"
+        lack = f"the dialect {name} has none" if name else "you have not chosen one"
         choice = (
             f": use --dialect {' or '.join(able)}" if able else ", and none can hold this model"
         )
@@ -120,12 +120,13 @@ def _way_out(able: Sequence[str]) -> str:
     if able:
         return f"It can be written with --dialect {' or '.join(able)}."
     return (
-        "A file for a class of your own can hold it: name one that ends in .pt, and its --dialect."
+        "A file for a class of your own can hold it: name a file that ends in .pt, and pass the "
+        "dialect of the class with --dialect."
     )
 
 
 def _as_written(dialect: AnyDialect, config: AnyConfig) -> AnyDialect:
-    """The dialect or pair with every bias that the class has, and without a tied head."""
+    """The dialect or pair with every bias of the class, and without a head that is tied."""
     written = [_side_as_written(side.dialect, side.config) for side in sides(dialect, config)]
     if isinstance(dialect, Pair):
         return replace(dialect, encoder=written[0], decoder=written[1])
@@ -133,7 +134,7 @@ def _as_written(dialect: AnyDialect, config: AnyConfig) -> AnyDialect:
 
 
 def _side_as_written(dialect: Dialect, config: ModelConfig) -> Dialect:
-    """The dialect with every bias that the class has, and without a tied head.
+    """The dialect with every bias of the class, and without a head that is tied.
 
     Where a class may lack a whole module, such as the final norm, it lacks the bias as well.
     """

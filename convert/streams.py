@@ -1,4 +1,4 @@
-"""Tensors that are made while a file is written, so that few of them are in memory."""
+"""Streams of tensors that are computed while a file is written, so that few are in memory."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping

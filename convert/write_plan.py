@@ -22,7 +22,7 @@ from .streams import Stream
 
 @dataclass(frozen=True)
 class Written:
-    """A description of a written file or folder, for the user."""
+    """The facts about a written file or folder that users are told."""
 
     source: Path  # the model directory
     config: AnyConfig

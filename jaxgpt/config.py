@@ -37,7 +37,7 @@ class DataConfig:
     )
     pack: Literal["off", "restart", "continue"] = setting(
         "off",
-        "Whether windows hold whole documents that do not see each other: off; restart, with "
+        "Whether windows keep documents whole and hidden from each other: off; restart, with "
         "positions from 0 in each; or continue, with those of the window.",
     )
 
@@ -118,7 +118,9 @@ class ComputeConfig:
     remat: Literal["none", "dots", "full"] = setting(
         "none", "What the backward pass recomputes: nothing, all but matrix products, or all."
     )
-    scan_unroll: int = setting(1, "Blocks compiled as one: a little faster, longer to compile.")
+    scan_unroll: int = setting(
+        1, "Number of blocks compiled as one; more run a little faster, but compile longer."
+    )
     loss_chunks: int = setting(
         1, "Parts of the context whose logits are computed one by one, to save memory."
     )

@@ -20,15 +20,15 @@ class OptimConfig:
     learning_rate: float = setting(1e-3, "Highest learning rate, reached when warm-up ends.")
     schedule: Literal["cosine", "linear", "constant", "inverse_sqrt"] = setting(
         "cosine",
-        "How the learning rate falls from there to final_learning_rate; inverse_sqrt, by the root "
-        "of the step, continues below it.",
+        "How the learning rate goes on: cosine and linear fall to final_learning_rate, constant "
+        "stays, and inverse_sqrt falls with the inverse square root of the step.",
     )
     warmup_steps: int = setting(
         -1, "Steps in which the learning rate rises; -1 is a fifth of train.steps, at most 100."
     )
     final_learning_rate: float = setting(
         -1.0,
-        "Learning rate of the last step; -1 is 1e-4, or a tenth of a learning_rate below that.",
+        "Learning rate of the last step; -1 is 1e-4, or a tenth of a learning_rate below 1e-4.",
     )
     beta1: float = setting(0.9, "Decay of AdamW's mean of gradients.")
     beta2: float = setting(0.99, "Decay of AdamW's mean of squared gradients.")
@@ -47,13 +47,14 @@ class OptimConfig:
         "Weights that decay: matrices, kernels (without embeddings), or all, as in torch's AdamW.",
     )
     clip_norm: float = setting(
-        1.0, "Norm of the gradient above which it is scaled down; 0 never scales."
+        1.0, "Norm to which larger gradients are scaled down; 0 does not clip."
     )
     label_smoothing: float = setting(
         0.0, "Share of each target's probability that training spreads over all tokens."
     )
     ema: float = setting(
-        0.0, "Decay of an average of the weights, which is evaluated and saved instead; 0 has none."
+        0.0,
+        "Decay of a moving average of the weights, evaluated and saved in their place; 0 is none.",
     )
 
     def __post_init__(self) -> None:

@@ -142,6 +142,8 @@ def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
     """The sections of the config file or preset that `path` names, checked."""
     try:
         settings = tomllib.loads(config_file(path).read_text(encoding="utf-8"))
+    except UserError:  # a ValueError too
+        raise
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
@@ -150,7 +152,7 @@ def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} is not TOML: {error}.") from None
     except RecursionError:
         raise UserError(
-            f"{path} is not TOML of settings: brackets are nested too deep in it."
+            f"{path} is not a config of a run: brackets are nested too deep in it."
         ) from None
     check_sections(settings, str(path))
     return settings

@@ -386,7 +386,11 @@ def test_other_wrong_input_is_refused(
     out = tmp_path / "m"
     for arguments, message in [
         (["--set", "num_heads=7"], "num_heads = 7 was given, but the tensors show 5"),
-        (["--set", "activaton=gelu"], "Did you mean activation?"),
+        (
+            ["--set", "activaton=gelu"],
+            "--set: there is no setting activaton. Did you mean activation?",
+        ),
+        (["--set", "num_heads=two"], "--set: num_heads takes a whole number, but got 'two'"),
         (["--set", "gelu"], "FIELD=VALUE"),
         (["--dialect", "lama"], "There is no dialect lama. Did you mean llama?"),
         (["--dialect", "zzz"], "There is no dialect zzz. There are: arcee, bloom, "),
@@ -479,11 +483,11 @@ def test_a_model_in_an_attribute_of_another_is_found_but_no_deeper(
     tmp_path: Path, primes_file: Path
 ) -> None:
     from convert import inspect
-    from convert.api import Stranger
+    from convert.api import UnknownTensors
 
     state = torch.load(primes_file)
     torch.save({f"net.gpt.{name}": value for name, value in state.items()}, tmp_path / "w.pt")
     assert inspect(tmp_path / "w.pt").source.prefix == "net.gpt."
     torch.save({"a." * 3000 + name: value for name, value in state.items()}, tmp_path / "deep.pt")
-    with pytest.raises(Stranger):
+    with pytest.raises(UnknownTensors):
         inspect(tmp_path / "deep.pt")

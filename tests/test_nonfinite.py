@@ -1,4 +1,4 @@
-"""Weights and moments that are NaN or infinite are reported by each use, and never written again."""
+"""Non-finite weights and moments are reported wherever they are used, and never saved."""
 
 from collections.abc import Callable
 from pathlib import Path

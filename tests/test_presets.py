@@ -48,7 +48,10 @@ def test_an_unknown_name_is_refused(
 
 def test_an_unknown_name_lists_the_presets(folder: Path, refused: Callable[..., str]) -> None:
     message = refused("jaxgpt", "plan", "quikstart")
-    assert "quikstart: there is no such file, and no preset of that name" in message
+    assert message.startswith(
+        "jaxgpt: quikstart: there is no such file, and no preset of that name"
+    )
+    assert "Did you mean quickstart?" in message
     assert ", ".join(sorted(FILES)) in message
 
 

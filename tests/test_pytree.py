@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.errors import UserError
@@ -13,6 +13,7 @@ trees = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(trees)
 def test_unflatten_undoes_flatten(tree: dict[str, object]) -> None:
     assert unflatten(flatten(tree)) == tree

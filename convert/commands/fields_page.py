@@ -4,9 +4,11 @@ The labels and the sentences of the warnings are worded in `detect/report.py`.
 """
 
 import sys
+import textwrap
 import typing
 from typing import TYPE_CHECKING, Any
 
+from jaxgpt.commands.shell import console
 from jaxgpt.config import ModelConfig
 from jaxgpt.seq2seq_config import ENCODER, as_options
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 def show(report: "Report", assumed: str) -> None:
     """Print the fields by source, then warnings; `assumed` is the label of assumed fields."""
-    from ..detect.report import FOUND, GIVEN, LIKEWISE, READ, SETTLING
+    from ..detect.report import FOUND, GIVEN, HOW_TO_SET, READ, SELDOM_SET
     from ..rows.fields import SELDOM
 
     for label, fields in (
@@ -28,19 +30,29 @@ def show(report: "Report", assumed: str) -> None:
         options = as_options(fields)
         of_encoder = options.pop("encoder", {})
         if options:
-            print(f"{label}:\n  {briefly(options)}")
+            print(f"{label}:\n{_indented(briefly(options))}")
         if of_encoder:
-            print(f"{label}, of the encoder:\n  {briefly(of_encoder)}")
+            print(f"{label}, of the encoder:\n{_indented(briefly(of_encoder))}")
     if report.assumption:
-        print(f"warning: {report.assumption}. {SETTLING}", file=sys.stderr)
+        print(f"warning: {report.assumption}. {HOW_TO_SET}", file=sys.stderr)
         rest = [field for field in report.assumed if field.removeprefix(ENCODER) in SELDOM]
         for field in report.assumed:
             if field not in rest:
                 print(f"  --set {field}={choices(field)}", file=sys.stderr)
         if rest:
-            print(f"  {LIKEWISE} {', '.join(rest)}", file=sys.stderr)
+            print(f"  {SELDOM_SET} {', '.join(rest)}", file=sys.stderr)
     for sentence in report.other_caveats:
         print(f"warning: {sentence}.", file=sys.stderr)
+
+
+def _indented(text: str) -> str:
+    """`text`, indented; on a terminal it is wrapped, but not within a field and its value."""
+    screen = console()
+    if not screen.is_terminal:
+        return f"  {text}"
+    joined = text.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+    lines = textwrap.wrap(joined, screen.width - 2, break_on_hyphens=False)
+    return textwrap.indent("\n".join(lines), "  ").replace("\N{NO-BREAK SPACE}", " ")
 
 
 def choices(field: str) -> str:

@@ -46,7 +46,7 @@ def facts(inspected: "Inspected") -> dict[str, Any]:
         "file": str(source.path),
         "container": source.container,
         "state dict": f"under {source.nested!r}" if source.nested else "at the root",
-        "beside it": ", ".join(map(str, source.extras)) or "nothing",
+        "extras": ", ".join(map(str, source.extras)) or "nothing",
         "prefix": source.prefix or "none",
         "dialect": inspected.detected.dialect.name,
         "tensors": len(source.tensors),

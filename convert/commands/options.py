@@ -9,7 +9,7 @@ import tyro
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.seq2seq_config import ENCODER, as_options
-from jaxgpt.settings import parse
+from jaxgpt.settings import check, parse
 
 FILE = "A PyTorch checkpoint, .pt, .pth, .bin or .safetensors, or a Hugging Face folder."
 SET = "A field of the model that the file does not show, such as activation=gelu; may be repeated."
@@ -37,13 +37,12 @@ Json = Annotated[bool, tyro.conf.arg(help="Print JSON.")]
 def model_fields(assignments: tuple[str, ...]) -> dict[str, Any]:
     """The fields of ModelConfig in the FIELD=VALUE words of `--set`, as typed values."""
     pairs = _pairs("--set", assignments, "activation=gelu")
-    by_name = {name.replace("-", "_"): value for name, value in pairs}
-    return as_options(
-        {
-            name: parse(ModelConfig, name.removeprefix(ENCODER), value)
-            for name, value in by_name.items()
-        }
-    )
+    fields = {}
+    for name, value in ((name.replace("-", "_"), value) for name, value in pairs):
+        plain = name.removeprefix(ENCODER)
+        fields[name] = parse(ModelConfig, plain, value)
+        check(ModelConfig, {plain: fields[name]}, "--set")
+    return as_options(fields)
 
 
 def torch_arguments(assignments: tuple[str, ...]) -> dict[str, Any]:

@@ -22,15 +22,17 @@ def probe(
     ignore_config: IgnoreConfig = False,
     json: Json = False,
 ) -> int:
-    """Rank the values of fields that a checkpoint leaves open, such as where the norms are, by
-    their loss on text like that of the training. Exit code 3 when none fits the text.
+    """Find fields that a checkpoint leaves open by their loss on a text.
+
+    The text should be of the kind that the model was trained on. The exit code is 3 if no values of
+    the fields fit it.
 
     Args:
-        text: A text, as jaxgpt prepare takes it: a file, a folder, - for standard input, and so on.
-        ids: Instead of a text: a list such as "0 29 59", or a file of such numbers, .npy, or
+        text: The text, as for jaxgpt prepare: a file, a folder, - for standard input, and so on.
+        ids: Ids instead of a text: a list such as "0 29 59", or a file of such numbers, .npy, or
             nanoGPT's .bin.
-        tokenizer: For a text: a tokenizer.json, a list of characters as JSON, or nanoGPT's
-            meta.pkl.
+        tokenizer: The tokenizer of the text: a tokenizer.json, a list of characters as JSON, or
+            nanoGPT's meta.pkl.
     """
     from ..probing.probe import probe as rank
     from ..tokens.encode_text import read_ids

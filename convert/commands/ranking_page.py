@@ -23,7 +23,7 @@ def show(ranking: "Ranking") -> None:
         for name in ranking.unsettled:
             print(f"undecided: {_unsettled(ranking, name)}", file=sys.stderr)
     for name in ranking.asked:
-        print(f"undecided: {name} shows in no loss; set it with --set {name}=N", file=sys.stderr)
+        print(f"undecided: no loss shows {name}; set it with --set {name}=N", file=sys.stderr)
     if ranking.line:
         print(ranking.line)
 
@@ -83,8 +83,8 @@ def misfit(ranking: "Ranking") -> str:
     if ranking.improvements:
         change, gain = max(ranking.improvements.items(), key=lambda pair: pair[1])
         reasons.append(
-            f"Training leaves no part of a model at the wrong size, but with {change} the loss of "
-            f"the best falls by {gain:.4f}."
+            f"Training finds the best scale for every part of a model, but with {change} the loss "
+            f"of the best falls by {gain:.4f}."
         )
     causes = [
         "the model computes something else than any candidate (other rotary angles, other slopes "
@@ -99,8 +99,8 @@ def misfit(ranking: "Ranking") -> str:
         )
     return (
         f"NOTHING FITS. {' '.join(reasons)} So the ranking means nothing, and nothing is settled. "
-        f"Either {', or '.join(causes)}. verify --torch shows it, with the class that wrote the "
-        "file."
+        f"Either {', or '.join(causes)}. To find out, run verify --torch with the class that wrote "
+        "the file."
     )
 
 

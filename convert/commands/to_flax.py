@@ -48,13 +48,15 @@ def to_flax(
     allow_nonfinite: bool = False,
     weights_only: bool = False,
 ) -> int:
-    """Convert a PyTorch checkpoint to a new model directory. With --torch, exit code 3 when the
-    class computes something that no model here does; nothing is written then.
+    """Convert a PyTorch checkpoint to a new model directory.
+
+    With --torch, the exit code is 3 if the class computes something that no model of jaxgpt does;
+    nothing is written then.
 
     Args:
         directory: The model directory to write; must not exist, or be empty.
-        torch: The class of FILE, module:Class or file.py:Class, or a function. It is run, which
-            settles every field that FILE does not show, and proves the result.
+        torch: The class of FILE, module:Class or file.py:Class, or a function that returns the
+            model. Running it settles every field that FILE does not show, and proves the result.
         torch_args: An argument of that class, such as n_head=6, JSON or text; may be repeated.
         dtype: Store the weights in this type instead of the file's.
         tokenizer: A tokenizer.json or nanoGPT's meta.pkl to store in the directory, instead of the

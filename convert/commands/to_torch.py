@@ -36,7 +36,7 @@ def to_torch(
         dialect: The class that will load it. By default a converted model is written as its file
             was, and a model trained here for the class most like it; folders are for classes of
             Hugging Face, such as llama or gpt2.
-        optimizer: Write the optimiser's state too, for classes whose files may lack it.
+        optimizer: Write the optimiser's state too, for a class whose files need not have one.
         weights_only: Write the weights without any extras.
         max_shard_size: The largest file of weights in a folder, such as 200MB; default 5GB.
     """
@@ -82,7 +82,7 @@ def _show(written: "Written", out: Path, folder: bool) -> None:
         print(f"This class has {filled}, which the model lacks; it was filled with zeros.")
     for field, (ours, usual) in written.unlike.items():
         print(
-            f"warning: {field} is {ours!r}; the file cannot hold that, and this class has "
+            f"warning: {field} is {ours!r}, which the file cannot record; this class computes with "
             f"{usual!r}.",
             file=sys.stderr,
         )

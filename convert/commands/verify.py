@@ -25,15 +25,19 @@ def verify(
     allow_assumed: bool = False,
     json: Json = False,
 ) -> int:
-    """Run the torch class of FILE and the model in DIRECTORY on the same tokens. Exit code 0 when
-    they are proven to be the same, 3 when they differ, 4 when equal only under assumptions.
+    """Prove that a checkpoint and a model are the same, by running both on the same tokens.
+
+    The exit code is 0 if they are proven to be the same, 3 if they differ, and 4 if they are equal
+    only under assumptions.
 
     Args:
         directory: A model directory.
-        torch: The class of FILE, module:Class or file.py:Class, or a function. Runs its code.
+        torch: The class of FILE, module:Class or file.py:Class, or a function that returns the
+            model. Its code is run.
         torch_args: An argument of that class, such as n_head=6, JSON or text; may be repeated.
-        train_steps: Compare also every gradient, and the parameters after N steps of AdamW.
-        allow_assumed: End with exit code 0 instead of 4; the page still says that it is unproven.
+        train_steps: Also compare every gradient, and the parameters after this many steps of
+            AdamW.
+        allow_assumed: End with exit code 0 instead of 4; the output still says UNPROVEN.
     """
     from ..files import torchfile
 

@@ -122,10 +122,12 @@ def _training(page: Verification) -> list[str]:
     lines = []
     for label, items in _training_groups(page)[1:]:
         differing = [item.name for item in items if not item.same]
-        lines.append(f"Of the {label}, the worst is {_worst(items).name}.")
+        lines.append(f"Largest difference of the {label}: {_worst(items).name}.")
         if differing:
             first = differing[0]
-            lines.append(f"  {len(differing)} of {len(items)} differ, first that of {first}.")
+            lines.append(
+                f"  {len(differing)} of {len(items)} differ; the first is that of {first}."
+            )
     return lines
 
 
@@ -137,7 +139,7 @@ def _fields_of(page: Verification) -> list[str]:
     if page.given and page.verdict != "proven":
         lines.append(f"Given, as you said: {briefly(page.given)}.")
     if page.assumed and page.verdict == "differs":
-        lines.append(f"Assumed, as the file does not say it: {briefly(page.assumed)}.")
+        lines.append(f"Assumed, as the file does not show them: {briefly(page.assumed)}.")
     if page.inherited:
         lines.append(
             "The model was converted from another file. This comparison proves nothing about that "
@@ -167,13 +169,15 @@ def _proofs(page: Verification) -> list[str]:
     """Ways to prove two models that are equal under assumptions."""
     lines = []
     if page.proven and page.assumed:
-        lines.append("The class was passed what is assumed, so running it proves nothing about it.")
+        lines.append(
+            "The class was built with the assumed values, so running it does not prove them."
+        )
     if page.defaults:
         lines += _confirmations(page.defaults)
     if page.proven:
         return lines
     if page.ran:
-        lines.append("The class that ran was chosen by tensor names, and does what was assumed.")
+        lines.append("The class that ran was chosen by tensor names, so it shares the assumptions.")
     lines += [
         "To prove it, name the file's own class: --torch module:Class. jaxgpt-convert probe",
         "finds such fields by their loss on text. --allow-assumed ends with exit code 0.",

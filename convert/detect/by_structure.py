@@ -37,7 +37,7 @@ class Proposal:
 def propose(shapes: Mapping[str, tuple[int, ...]]) -> Proposal:
     """Propose a dialect for the tensors in `shapes`, for the user to confirm."""
     problems = [
-        f"{n!a} is no name for a tensor"
+        f"{n!a} is not a valid name for a tensor"
         for n in shapes
         if not re.fullmatch(r"[^\s(){}|?:\\]{1,400}", n)
     ]
@@ -47,7 +47,7 @@ def propose(shapes: Mapping[str, tuple[int, ...]]) -> Proposal:
     if len(lists) != 1:
         problems.append(
             f"more than one list of blocks, {in_a_row(lists, ' and ')}, as an encoder-decoder has; "
-            "by structure, decoders alone are found. Leave out --dialect auto, rename the tensors "
+            "--dialect auto reads only decoders. Leave out --dialect auto, rename the tensors "
             "as a known encoder-decoder has them, or describe the class in a file of "
             "convert/dialects"
             if lists
@@ -72,7 +72,7 @@ def propose(shapes: Mapping[str, tuple[int, ...]]) -> Proposal:
     rms = gated or any(count_words(name, "rms") for name in table)
     dialect = Dialect(
         "auto",
-        "a class without a name, its roles told by structure",
+        "an unknown class, read by the structure of its tensors",
         rows_in_order,
         unsaid={
             **USUAL,

@@ -19,7 +19,7 @@ from ..rows.dialect import Dialect
 from ..rows.pair import Pair
 from . import pairs
 from .by_structure import propose
-from .errors import Asked, Stranger
+from .errors import Asked, UnknownTensors
 from .inputs import Configs, Inputs, Shapes
 from .one_side import Detected, detected_with, explained_by
 from .partial import is_part
@@ -72,7 +72,7 @@ def detect_renamed(
         results = _results(last, inputs, name, of_encoder) or results
     if len(results) > 1:
         raise UserError(
-            f"{path}: nothing in it tells whether its matrices are (in, out) or (out, in). Your "
+            f"{path}: nothing in it shows whether its matrices are (in, out) or (out, in). Your "
             "class settles it: to-flax FILE DIR --torch module:Class."
         )
     for way, result in results:
@@ -123,7 +123,7 @@ def _tried(
     """The result of detection, or the error; None if the tensors do not fit."""
     try:
         return _detected(inputs, name, of_encoder)
-    except Stranger:
+    except UnknownTensors:
         return None
     except UserError as error:
         return error
@@ -150,17 +150,18 @@ def _of_decoder(chosen: Dialect | None, inputs: Inputs, name: str | None) -> Det
         return detected_with(inputs, lambda sized: explained_by(sized, _proposed(sized)))
     try:
         return detected_with(inputs, of_registry)
-    except Stranger as error:
-        stranger = error
-    raise Stranger(lambda: pairs.why_no_pair(inputs) or str(stranger))
+    except UnknownTensors as error:
+        unknown = error
+    raise UnknownTensors(lambda: pairs.why_no_pair(inputs) or str(unknown))
 
 
 def _proposed(inputs: Inputs) -> Dialect:
     proposal = propose(inputs.shapes)
     if proposal.dialect is None:
-        raise Stranger(
+        raise UnknownTensors(
             lambda: (
-                f"{inputs.path}: no GPT can be seen in its tensors: {in_a_row(proposal.problems)}."
+                f"{inputs.path}: its tensors do not look like a GPT's: "
+                f"{in_a_row(proposal.problems)}."
             )
         )
     return proposal.dialect

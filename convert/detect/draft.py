@@ -16,14 +16,14 @@ from ..rows.labels import LABELS
 class Draft:
     """An assignment of roles to the names of a table, step by step through STEPS.
 
-    `heads` is the number of modules for each head; `ordered` whether the file keeps the order of
-    the class; `problems` collects what stands in the way.
+    `heads` is the number of heads that are modules of their own, and `ordered` whether the file
+    has the order of the class. Reasons why a role cannot be assigned are added to `problems`.
     """
 
     def __init__(self, table: Table, heads: int, ordered: bool, problems: list[str]) -> None:
         self.table, self.heads, self.ordered, self.problems = table, heads, ordered, problems
         self.roles: dict[str, str] = {}  # role -> name
-        self.assumed: list[str] = []  # sentences on what was taken for granted
+        self.assumed: list[str] = []  # sentences on what was assumed
         self.biases = biases(table)
         self.place = {name: i for i, name in enumerate(table)}
         self.rank = {
@@ -45,10 +45,10 @@ class Draft:
                 break
 
     def assign(self, inside: bool, sides: int, groups: list[list[tuple[str, ...]]]) -> bool:
-        """Assign the largest set of roles that shapes allow, in the best way by `rate`.
+        """Assign the largest set of roles that shapes allow, in the way that `rate` rates highest.
 
-        Considers names in blocks if `inside`, else outside, with `sides` dimensions (2 means 2 or
-        more). False if no set fits.
+        The candidates are names in blocks if `inside`, else outside them, whose tensors have
+        `sides` dimensions (2 stands for 2 or more). Returns whether some set fits.
         """
         names = [
             n
@@ -71,7 +71,7 @@ class Draft:
                 # Which matrix is the gate is a field: gate_order.
                 if len(candidates) > 1 and role not in GLU:
                     self.problems.append(
-                        f"{' or '.join(candidates)}: nothing tells which is the {ROLES[role][3]}"
+                        f"{' or '.join(candidates)}: nothing shows which is the {ROLES[role][3]}"
                     )
             if best:
                 self.roles = dict(sorted(best[0].items(), key=lambda pair: self.place[pair[1]]))
@@ -175,7 +175,7 @@ class Draft:
         return shared and "emb" not in way.get("final", "")
 
     def rows(self) -> dict[str, Kind]:
-        """The row of each name; the three names that {qkv} joins share one."""
+        """The row of each name; names that differ only in a label, such as {qkv}, share a row."""
         shapes = self.table.items()
         row_of: dict[str, Kind] = {
             n: mask(f"{n} : {'() ' * (len(s) - 2)}t t") for n, s in shapes if is_mask(n, s)
@@ -216,5 +216,5 @@ class Draft:
 
 
 def _together(role: str) -> tuple[str, tuple[str, ...]]:
-    """The label axis and the roles of the names that are one row with that of `role`."""
+    """The label axis of the row of `role`, and all roles that share this row."""
     return next(((axis, roles) for axis, roles in JOINED.items() if role in roles), ("", (role,)))

@@ -7,8 +7,8 @@ from typing import Any
 from jaxgpt.errors import UserError
 
 
-class Stranger(UserError):
-    """No dialect explains these tensors; `why` says so, which takes seconds to find out."""
+class UnknownTensors(UserError):
+    """No dialect explains these tensors; `why` makes the message, which takes seconds."""
 
     def __init__(self, why: Callable[[], str]):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The order of the tensors in a file, which its dialect keeps for the way back."""
+"""Records the names and the order of a file's tensors in its dialect, to write them back."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -14,9 +14,8 @@ from ..rows.order import in_module_order
 def as_in_file(
     dialect: Dialect, config: ModelConfig, names: Collection[str], renamed: Renamed | None
 ) -> Dialect:
-    """`dialect` as the file has it: with its own names for tensors that were renamed, and with its
-    order where that differs from the order of the class.
-    """
+    """`dialect` with the file's own names for renamed tensors, and with the file's order where
+    that differs from the order of the class."""
     sizes = sizes_of(config)
     present = {*in_module_order(list(dialect.tensors), sizes)}
     order = [name for name in names if name in present]

@@ -1,5 +1,7 @@
-"""The tensors of an unknown class that words show as well as in a known one: rotary tables, ALiBi's
-slopes, and the norms of queries and keys."""
+"""Recognises rotary tables, ALiBi's slopes and norms of queries and keys in an unknown class.
+
+The words in their names suffice for that, as they do in a known class.
+"""
 
 from collections.abc import Iterator
 
@@ -18,7 +20,7 @@ PARTS = {"q_norm": {*norm_parts.QUERY_NORM.split()}, "k_norm": {*norm_parts.KEY_
 
 
 def rows_by_words(names: Table) -> dict[str, Kind]:
-    """The row of each of `names`, which have {layer} for a number, whose words show what it is."""
+    """The row of each of `names` whose words show what it is; they have {layer} for a number."""
     return dict(_tables(names)) | _qk_norms(names)
 
 

@@ -12,7 +12,7 @@ from ..rows.dialect import Dialect
 from ..rows.fields import is_relevant, usual_of
 from ..rows.fit import Fit, fit
 from ..rows.pair import AnyDialect
-from .errors import Stranger
+from .errors import UnknownTensors
 from .file_order import as_in_file
 from .inputs import Inputs
 from .open_orders import open_orders
@@ -20,7 +20,7 @@ from .refusals import require_agreement, require_all
 from .report import Report, other_caveats
 from .rotary import has_complex_table, head_width, read_tables, with_tables
 from .shown import shown_fields
-from .strangers import why_strange
+from .unknown_tensors import why_unknown
 from .values import Evidence, weigh
 
 # Fields that give the sizes of axes.
@@ -166,8 +166,8 @@ def _fit_of_variant(dialect: Dialect, inputs: Inputs) -> Fit:
 
 
 def explained_by(inputs: Inputs, dialect: Dialect) -> tuple[Fit, Evidence, Dialect]:
-    """The fit and the evidence for `dialect`; raises Stranger if it does not explain the file."""
+    """The fit and the evidence for `dialect`; UnknownTensors if it does not explain the file."""
     fitted = fit_of(dialect, inputs)
     if fitted.problems:
-        raise Stranger(lambda: why_strange(inputs, [fitted]))
+        raise UnknownTensors(lambda: why_unknown(inputs, [fitted]))
     return fitted, weigh(fitted.dialect, fitted.sizes, inputs.read), fitted.dialect

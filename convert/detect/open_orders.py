@@ -1,6 +1,6 @@
-"""Which orders of parts within matrices the names in a file leave open."""
+"""Finds the fields for the order of parts within fused matrices that names leave open."""
 
-from ..names.gates import halves, is_told
+from ..names.gates import halves, words_show_gate
 from ..rows.arranged import ORDERS, holds_parts_of_heads
 from ..rows.dialect import Dialect
 
@@ -17,9 +17,9 @@ def open_orders(dialect: Dialect) -> set[str]:
 
 
 def _tells(dialect: Dialect, name: str) -> bool:
-    """Whether `name`, or those of two matrices, say which is the gate."""
+    """Whether the `name` of a fused matrix, or those of two matrices, shows which is the gate."""
     if "{glu}" not in name:
         return bool(halves(name))
     words = dialect.spelling["glu"]
     gate, up = (name.replace("{glu}", words[label]) for label in ("gate", "up"))
-    return is_told(gate, up)
+    return words_show_gate(gate, up)

@@ -18,16 +18,16 @@ from ..rows.fit import Fit, meanings
 from ..rows.kinds import EMBEDDING, Alias, Kind, Row, is_embedding, is_embedding_or_copy
 from ..rows.pair import Pair, changed, without_embedding
 from ..rows.pattern import LabelWords, Match, Pattern
-from .errors import Stranger
+from .errors import UnknownTensors
 from .inputs import Inputs
 from .one_side import Detected, detected_with, explained_by, fit_of
 from .refusals import require_supported_kinds
 from .report import Report
-from .strangers import with_problems
+from .unknown_tensors import with_problems
 from .values import same_bits
 
 CROSS, SELF = "blocks/cross_attn/qkv/kernel", "blocks/attn/qkv/kernel"
-# Given fields that say nothing of the other side.
+# Given fields that apply to one side only.
 OWN = ("vocab_size", "num_blocks", *OF_DECODERS)
 
 
@@ -74,7 +74,7 @@ def pair_of(inputs: Inputs) -> Pair | None:
 
 
 def is_part_of_pair(inputs: Inputs) -> bool:
-    """Whether the names are some of those of a known class, which no family must read."""
+    """Whether the file holds only some tensors of a known class: a family must not read it."""
     return any(not (pair.family or _split(pair, inputs).unknown) for pair in _plausible(inputs))
 
 
@@ -155,7 +155,7 @@ def detect_pair(pair: Pair, inputs: Inputs, of_encoder: Mapping[str, Any]) -> De
     """
     split = _split(pair, inputs)
     if split.problems:
-        raise Stranger(lambda: _why_strange(pair, split, inputs))
+        raise UnknownTensors(lambda: _why_unfit(pair, split, inputs))
     pair, shared = _with_shared_embedding(pair, split, inputs)
     encoder, decoder, _ = _sides(pair, inputs)
     ours = detected_with(decoder, lambda sized: explained_by(sized, pair.decoder))
@@ -240,10 +240,10 @@ def why_no_pair(inputs: Inputs) -> str:
         return ""
     tried = [(pair, _split(pair, inputs)) for pair in plausible]
     nearest = min(tried, key=lambda each: len(each[1].problems) - each[1].claimed)
-    return _why_strange(*nearest, inputs)
+    return _why_unfit(*nearest, inputs)
 
 
-def _why_strange(pair: Pair, split: Split, inputs: Inputs) -> str:
+def _why_unfit(pair: Pair, split: Split, inputs: Inputs) -> str:
     return (
         f"{inputs.path}: its {len(inputs.shapes)} tensors do not fit {pair.name} ({pair.about}), "
         f"{with_problems(split.problems)}"

@@ -1,6 +1,6 @@
-"""Tells whether a file holds only some of the tensors of a known class.
+"""Recognises files that hold only some of the tensors of a known class.
 
-A family must not read such a file.
+A family, which covers many classes, must not read such a file as one of another class.
 """
 
 from collections.abc import Iterable, Sized

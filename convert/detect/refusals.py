@@ -30,8 +30,8 @@ def require_supported_kinds(inputs: Inputs) -> set[str]:
             if kind in members.split():
                 raise UserError(
                     f"{inputs.path}: {where} says model_type = {kind!r}, which is {meaning}: it "
-                    "has no counterpart here. If that config is not the file's, --ignore-config "
-                    "passes over it."
+                    "has no counterpart here. If that config does not belong to the file, leave it "
+                    "out with --ignore-config."
                 )
     return {*kinds.values()}
 
@@ -47,20 +47,21 @@ def require_agreement(
     repeated = sum(map(is_embedding, evidence.dialect.rows)) > 1
     if inputs.given.get("final_norm") is False and "final_norm" not in shown:
         contradictions.append(
-            "final_norm = False was given, but the file has one; if it is never applied, say unused"
+            "final_norm = False was given, but the file has a final norm; if the class never "
+            "applies it, set final_norm=unused"
         )
     if inputs.given.get("positions") == "learned" and "positions" not in shown:
-        contradictions.append("positions = learned was given, but the file has no table of them")
+        contradictions.append("positions = learned was given, but the file has no position table")
     contradictions += [
-        f"{name} = {inputs.given[name]} was given, but the names in the file leave no such choice"
+        f"{name} = {inputs.given[name]} was given, but the tensor names already fix that order"
         for name in ORDERS.keys() - open_orders(evidence.dialect)
         if name in inputs.given
     ]
     named = any(row.torch.has("qkv") for row in evidence.dialect.rows)
     if named and inputs.given.get("qkv_order") in PERMUTED:
         contradictions.append(
-            f"qkv_order = {inputs.given['qkv_order']} was given, but other matrices have the words "
-            "of queries, keys and values in their names, and such a class is read in the order qkv"
+            f"qkv_order = {inputs.given['qkv_order']} was given, but some matrices name queries, "
+            "keys and values separately, and then fused ones can only be read in the order qkv"
         )
     for name, value in inputs.given.items():
         others = [("the tensors show", shown[name])] if name in shown else []
@@ -85,7 +86,7 @@ def require_agreement(
         way = (
             "--ignore-config leaves out the config"
             if stated
-            else "Leave out what the file itself says"
+            else "Do not set what the file itself shows"
         )
         raise UserError(f"{inputs.path}: {'; '.join(contradictions)}. {way}.")
 
@@ -120,7 +121,8 @@ def require_all(inputs: Inputs, fitted: Fit, fields: Mapping[str, Any]) -> None:
         )
     if fields["context_length"] > LONGEST:
         raise UserError(
-            f"{inputs.path}: a context length of {fields['context_length']} is more than {LONGEST}."
+            f"{inputs.path}: a context length of {fields['context_length']} is more than "
+            f"{LONGEST}. Set a smaller one with --set {inputs.side}context_length=N."
         )
     turned = fields.get("rotary_fraction", 1) * fitted.sizes["k"]
     if fields["positions"] == "rotary" and "rotary_fraction" not in inputs.given and turned % 2:

@@ -9,11 +9,11 @@ from ..dialects import DIALECTS
 from ..rows.dialect import Dialect
 from ..rows.fit import Fit, meanings
 from .candidates import candidates
-from .errors import Stranger
+from .errors import UnknownTensors
 from .inputs import Inputs
 from .one_side import fit_of
 from .partial import is_part
-from .strangers import why_strange
+from .unknown_tensors import why_unknown
 from .values import Evidence, weigh
 
 
@@ -68,7 +68,7 @@ def _explaining(inputs: Inputs) -> dict[str, Fit]:
         fits, dialects = classes, [dialect for dialect in dialects if not dialect.family]
     whole = {name: fitted for name, fitted in fits.items() if not fitted.problems}
     if not whole:
-        raise Stranger(lambda: why_strange(inputs, list(_fits(dialects, inputs).values())))
+        raise UnknownTensors(lambda: why_unknown(inputs, list(_fits(dialects, inputs).values())))
     for name in [name for name, fitted in whole.items() if fitted.dialect.yields_to in whole]:
         del whole[name]
     return {name: fitted for name, fitted in whole.items() if name in classes} or whole
@@ -80,7 +80,7 @@ def named_alike(inputs: Inputs) -> dict[str, Fit]:
 
 
 def of_classes(fits: Mapping[str, Fit]) -> dict[str, Fit]:
-    """Those of `fits` whose dialect is of one class, not of a family."""
+    """The `fits` of dialects that cover a single class, not a family."""
     return {name: fitted for name, fitted in fits.items() if not fitted.dialect.family}
 
 

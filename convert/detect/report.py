@@ -17,16 +17,16 @@ SIZES = ("vocab_size", "context_length", "model_dim", "num_blocks", "num_heads")
 
 
 PADDING = (
-    "its config names a token for padding: where the class hides it from attention, this model "
-    "does not"
+    "its config names a padding token: if the class hides that token from attention, the two "
+    "differ, because this model does not hide it"
 )
 
 # The labels of the fields by source; before a file is converted, fields would be assumed.
 READ, GIVEN, ASSUMED, WOULD_BE_ASSUMED = "read", "given", "assumed", "would be assumed"
 FOUND = "found with the class"
 USUAL = "and the usual"  # before fields with the value that nearly every class has
-SETTLING = "Each of these would settle it:"  # before an option for each assumed field
-LIKEWISE = "and likewise, though few classes differ in them:"  # before the others
+HOW_TO_SET = "To set one yourself:"  # before an option for each assumed field
+SELDOM_SET = "and in the same way, though few classes differ in these:"  # before the others
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,6 @@ def shown_fields(fitted: Fit, evidence: Evidence, dialect: Dialect) -> dict[str,
         if axis in sizes and axis not in fitted.stated
     }
     shown = shown_by([flax for flax, _ in evidence.dialect.views])
-    if dialect.family:  # the one norm of a block may serve its parts in turn as well
+    if dialect.family:  # a single norm may also serve attention and MLP one after the other
         shown.pop("residual", None)
     return fields | shown | evidence.read | dialect.certain

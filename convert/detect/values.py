@@ -76,13 +76,14 @@ def weigh(dialect: Dialect, sizes: Sizes, read: Read) -> Evidence:
         )
     if rows_of(dialect, "blocks/norm1/") and not rows_of(dialect, "blocks/norm2/"):
         evidence.hints["residual"] = (
-            "its blocks have one norm each, taken for that of attention and MLP side by side; "
-            "where it serves them one after the other, this model cannot be the class"
+            "its blocks have one norm each, so attention and MLP are assumed to be computed in "
+            "parallel from its output; if the class computes them one after the other, it has no "
+            "counterpart here"
         )
     if _around_zero(dialect, read):
         evidence.hints["norm_unit_offset"] = (
             "the weights of its norms lie around 0, as in a class such as Gemma, which multiplies "
-            "by 1 + weight (norm_unit_offset=true) and has other values in more fields: is it that "
+            "by 1 + weight (norm_unit_offset=true) and differs in other fields too: is it that "
             "class? (--dialect gemma)"
         )
     return replace(evidence, dialect=replace(dialect, rows=tuple(rows)), marks=frozenset(marks))
@@ -165,9 +166,9 @@ def _untouched(dialect: Dialect, read: Read) -> bool:
 
 
 def _around_zero(dialect: Dialect, read: Read) -> bool:
-    """Whether the scales of the norms lie around 0; training moves them up or down from 1.
+    """Whether the scales of the norms lie around 0, as in a class that adds 1 to them.
 
-    In a model that adds 1 to them, it moves them from 0.
+    In other classes they start at 1, and training moves them up or down from there.
     """
     if rows_of(dialect, "final_norm/bias"):
         return False

@@ -17,7 +17,7 @@ from ..rows.pair import AnyDialect, sides
 from . import torch_adamw
 from .adamw_keys import GROUPS, MOMENTS, NUMBERS, STATE, STEP
 from .param_groups import Group, leaves, named
-from .torch_adamw import Unlike
+from .torch_adamw import NotResumable
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ def read(
 ) -> Optimizer:
     """The optimiser in `stored`, for a model whose tensors the file lists in `order`."""
     if any(isinstance(row, Scaled) for side in sides(dialect, config) for row in side.dialect.rows):
-        raise Unlike("it trained a table that the class multiplies by a factor")
+        raise NotResumable("it trained a table that the class multiplies by a factor")
     if shared := whole.repeated(dialect, config):
-        raise Unlike(f"it trained {shared[0]}, of which the model has several copies, as one")
+        raise NotResumable(f"it trained {shared[0]}, of which the model has several copies, as one")
     adamw = torch_adamw.parse(stored)
     shapes = _shapes(dialect, config)
     groups = named(adamw, leaves(dialect, config, order), shapes)

@@ -1,4 +1,4 @@
-"""The names of an optimiser's parameters, and the usual ways to group them.
+"""Finds the names of an optimiser's parameters, by the usual ways to group them.
 
 torch numbers the parameters across groups and stores no names. The names follow from the order in
 which the class lists its parameters, and from the usual ways to make groups.
@@ -17,7 +17,7 @@ from ..rows import whole
 from ..rows.kinds import POSITIONS
 from ..rows.pair import AnyDialect, sides
 from .adamw_keys import BY_GROUP, DECOUPLED, FIELDS, fields_of, settings_of
-from .torch_adamw import TorchAdamW, Unlike
+from .torch_adamw import NotResumable, TorchAdamW
 
 Names = tuple[str, ...]
 Partition = tuple[Names, ...]  # the names of the parameters in each group
@@ -77,7 +77,7 @@ def _partitions(adamw: TorchAdamW, parameters: Leaves) -> list[Partition]:
         return [_as_named(adamw, parameters)]
     partitions = list(_usual(len(adamw.groups), parameters))
     if not partitions:
-        raise Unlike(
+        raise NotResumable(
             f"it has {len(adamw.groups)} groups of parameters, and which parameters these are is "
             "not known"
         )
@@ -98,11 +98,11 @@ def _mismatch(adamw: TorchAdamW, parts: Partition, shapes: Shapes) -> str:
 
 
 def _require_one_order(adamw: TorchAdamW, fitting: Sequence[Partition]) -> None:
-    """Raise Unlike if two of `fitting` have the same groups in different orders."""
+    """Raise NotResumable if two of `fitting` have the same groups in different orders."""
     first = fitting[0]
     for parts in fitting:
         if adamw.moments and parts != first and [*map(set, parts)] == [*map(set, first)]:
-            raise Unlike(
+            raise NotResumable(
                 "its parameters could be in the order of the class or in alphabetical order, and "
                 "no shape tells which"
             )
@@ -188,7 +188,7 @@ def _decays(group: Group, parameters: Leaves, kind: str) -> bool:
 
 
 def as_settings(groups: tuple[Group, ...], parameters: Leaves) -> dict[str, Any]:
-    """The settings of `groups` as fields of OptimConfig; raises Unlike if there are no such
+    """The settings of `groups` as fields of OptimConfig; raises NotResumable if there are no such
     fields."""
     first = groups[0].settings
     different = [
@@ -197,12 +197,12 @@ def as_settings(groups: tuple[Group, ...], parameters: Leaves) -> dict[str, Any]
         if key != BY_GROUP and any(group.settings[key] != first[key] for group in groups)
     ]
     if different:
-        raise Unlike(f"its groups differ in {in_a_row(different, ', ')}")
+        raise NotResumable(f"its groups differ in {in_a_row(different, ', ')}")
     settings: dict[str, Any] = {**fields_of(first), **_decay_of(groups, parameters)}
     try:
         OptimConfig(**settings, final_learning_rate=0.0)
     except UserError as error:  # the rate has decayed to zero
-        raise Unlike(str(error).rstrip(".")) from None
+        raise NotResumable(str(error).rstrip(".")) from None
     return settings
 
 
@@ -217,7 +217,7 @@ def _decay_of(groups: tuple[Group, ...], parameters: Leaves) -> dict[str, Any]:
         if names == {name for name in parameters if parameters[name] in leaf_kinds}
     ]
     if len(rates) > 1 or (rates and not kinds):
-        raise Unlike(
+        raise NotResumable(
             "which of its parameters decay, and how much, corresponds to no optim.decay: "
             f"{', '.join(DECAYED)}"
         )

@@ -14,7 +14,7 @@ from . import adamw, plain_values, recipe
 from .adamw import Optimizer
 from .param_groups import Leaves, as_settings, leaves
 from .recipe import Recipe
-from .torch_adamw import MOST_STEPS, Unlike, find
+from .torch_adamw import MOST_STEPS, NotResumable, find
 
 # Names of the number of steps so far: nanoGPT's and Lightning's.
 STEPS = ("iter_num", "global_step")
@@ -77,8 +77,8 @@ def read(
         try:
             optimizer = _optimizer(stored, key, dialect, config, order)
             extras = replace(extras, optimizer=optimizer, key=key)
-        except Unlike as unlike:
-            extras = _without(extras, keys, str(unlike))
+        except NotResumable as error:
+            extras = _without(extras, keys, str(error))
         except UserError as error:
             raise UserError(
                 f"{path}: the optimiser in it, {in_a_row([str(key)])}, does not fit: {error}. "
@@ -119,8 +119,8 @@ def _with_settings(extras: Extras, parameters: Leaves) -> Extras:
     groups = extras.optimizer.groups
     try:
         settings = as_settings(groups, parameters)
-    except Unlike as unlike:
-        return _without(extras, ["the setup of its optimiser"], str(unlike))
+    except NotResumable as error:
+        return _without(extras, ["the setup of its optimiser"], str(error))
     if len(groups) == 1:  # such a kernel decays as a whole or not at all, even if the decay is 0
         settings = {"decay": "all", **settings}
     return replace(extras, settings=settings)

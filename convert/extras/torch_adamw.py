@@ -27,8 +27,8 @@ from .adamw_keys import (
 MOST_STEPS = 2**31
 
 
-class Unlike(UserError):
-    """An optimiser that computes something other than optax's AdamW; training cannot resume it."""
+class NotResumable(UserError):
+    """The optimiser computes something other than optax's AdamW, so training cannot resume it."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class TorchAdamW:
 
     @property
     def step(self) -> int:
-        """The number of updates of every parameter; raises Unlike if they differ."""
+        """The number of updates of every parameter; raises NotResumable if they differ."""
         steps = {moments.step for moments in self.moments.values()} or {0}
         if len(steps) > 1:
-            raise Unlike(
+            raise NotResumable(
                 f"its parameters have had different numbers of steps, {min(steps)} to {max(steps)}"
             )
         return steps.pop()
@@ -93,7 +93,7 @@ def find(extras: Mapping[Any, Any]) -> list[Any]:
 def parse(stored: Mapping[Any, Any]) -> TorchAdamW:
     """The optimiser whose `state_dict()` is `stored`.
 
-    Raises Unlike if it is another kind of optimiser, and UserError if it is damaged.
+    Raises NotResumable if it is another kind of optimiser, and UserError if it is damaged.
     """
     if not (isinstance(stored[STATE], dict) and isinstance(stored[GROUPS], list)):
         raise _misshapen()
@@ -132,10 +132,12 @@ def _numbers(group: Any) -> tuple[int, ...]:
 
 def _moments(entry: Any) -> TorchMoments:
     if not isinstance(entry, dict):
-        raise Unlike(f"its state of a parameter is a {type(entry).__name__}, not AdamW's moments")
+        raise NotResumable(
+            f"its state of a parameter is a {type(entry).__name__}, not AdamW's moments"
+        )
     if entry.keys() != OF_PARAMETER:
         keys = in_a_row(sorted(map(str, entry)), ", ") or "nothing"
-        raise Unlike(
+        raise NotResumable(
             f"its state of a parameter has {keys}, and AdamW's has {in_a_row(sorted(OF_PARAMETER))}"
         )
     if not all(_is_moment(entry[key]) for key in MOMENTS):
@@ -161,21 +163,21 @@ def _is_moment(value: Any) -> bool:
 def _settings(group: Mapping[Any, Any], count: int) -> dict[str, Any]:
     """The settings of a group of `count` parameters."""
     if lacking := REQUIRED - group.keys():
-        raise Unlike(f"its groups have no {in_a_row(sorted(lacking), ', ')}, as AdamW's have")
+        raise NotResumable(f"its groups have no {in_a_row(sorted(lacking), ', ')}, as AdamW's have")
     settings = {key: value for key, value in group.items() if key != NUMBERS}
     if odd := _odd(settings, count):
-        raise Unlike(
+        raise NotResumable(
             f"in its groups {in_a_row(odd, ', ')} is not a plain value, or not one of AdamW's"
         )
     if flags := [flag for flag in FLAGS if settings.get(flag)]:
-        raise Unlike(f"it is set to {flags[0]}")
+        raise NotResumable(f"it is set to {flags[0]}")
     if settings["weight_decay"] and not settings.get(DECOUPLED, True):
-        raise Unlike("it is Adam, which adds the decay to the gradient")
+        raise NotResumable("it is Adam, which adds the decay to the gradient")
     return settings
 
 
 def _odd(settings: Mapping[Any, Any], count: int) -> list[str]:
-    """The names of settings that AdamW cannot have."""
+    """The names of settings with values that AdamW cannot have."""
     odd = plain_values.split(dict(settings))[1]
     odd += [key for key, fields in FIELDS.items() if not _are_finite(settings[key], len(fields))]
     names = settings.get(NAMES)

@@ -18,7 +18,7 @@ from .class_settings import class_settings
 from .origin import Origin
 from .param_groups import Group, as_settings, leaves, renewed, usual_groups
 from .read_extras import STEPS
-from .torch_adamw import Unlike
+from .torch_adamw import NotResumable
 
 LOSSES = ("best_val_loss", "val_loss")
 UNMEASURED = 1e9  # nanoGPT's initial best loss
@@ -110,10 +110,10 @@ def _settings(opened: ModelDirectory, origin: Origin | None) -> tuple[OptimConfi
     try:
         settings = as_settings(origin.optimizer.groups, parameters)
         optim = OptimConfig(**settings, final_learning_rate=0.0)
-    except Unlike as unlike:
+    except NotResumable as error:
         raise UserError(
             f"{opened.path}: the settings of its file's optimiser have no counterpart here: "
-            f"{unlike}. Write the file as it was, without --dialect, or leave the optimiser out "
+            f"{error}. Write the file as it was, without --dialect, or leave the optimiser out "
             "with --weights-only."
         ) from None
     return optim, optim.learning_rate

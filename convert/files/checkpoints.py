@@ -143,8 +143,9 @@ def require_dtypes(dtypes: Mapping[str, object], allowed: set[np.dtype], path: o
     odd = [f"{name} is {dtype}" for name, dtype in dtypes.items() if dtype not in allowed]
     if odd:
         raise UserError(
-            f"{path}: {in_a_row(odd)}; there can be {', '.join(sorted(map(str, allowed)))}. "
-            "Convert them where they were made, for instance with tensor.float()."
+            f"{path}: {in_a_row(odd)}; supported dtypes are "
+            f"{', '.join(sorted(map(str, allowed)))}. Convert them in the program that made them, "
+            "for instance with tensor.float()."
         )
 
 

@@ -44,8 +44,8 @@ def _litgpt(path: Path) -> Mapping[str, Any]:
     beyond = [f"{key} = {settings[key]}" for key in BEYOND_LITGPT if settings.get(key)]
     if beyond:
         raise UserError(
-            f"{path} says {in_a_row(beyond)}, which has no counterpart here, or none in one field: "
-            "move it away, and set the fields that there are with --set."
+            f"{path} says {in_a_row(beyond)}, which no single field of the model expresses: move "
+            "the file away, and set the fields that do exist with --set."
         )
     if settings.get("padded_vocab_size"):
         settings["vocab_size"] = settings["padded_vocab_size"]  # the rows of the embedding

@@ -27,7 +27,7 @@ ORDINARY = re.compile(
     r"torch\.\w+|torch\.storage\.\w+|torch\._utils\._rebuild_\w+|collections\.OrderedDict"
 )
 # torch allows these names, and allocates as much memory as the file claims, without any data.
-HUNGRY = re.compile(r"(builtins|__builtin__)\.bytearray|torch\.(\w+\.)*[A-Z]\w*Tensor")
+ALLOCATING = re.compile(r"(builtins|__builtin__)\.bytearray|torch\.(\w+\.)*[A-Z]\w*Tensor")
 # Classes that torch allows and that hash what they are called with.
 HASHING = {"OrderedDict", "Counter", "set", "frozenset"}
 Step = Callable[[Any], None]  # the action of an unpickler for an opcode
@@ -84,13 +84,13 @@ class Ledger(pickle._Unpickler):
 
     @property
     def foreign(self) -> list[str]:
-        """Names that torch.save does not write."""
+        """The names in the pickle that torch.save never writes."""
         return sorted(name for name in self.names if not ORDINARY.fullmatch(name))
 
     @property
-    def hungry(self) -> list[str]:
-        """Names that allocate as much memory as the file claims."""
-        return sorted(name for name in self.names if HUNGRY.fullmatch(name))
+    def allocating(self) -> list[str]:
+        """The names in the pickle that allocate as much memory as the file claims."""
+        return sorted(name for name in self.names if ALLOCATING.fullmatch(name))
 
     def find_class(self, module: str, name: str) -> Any:
         """The item size for the class of a storage, and a placeholder for anything else."""

@@ -48,7 +48,8 @@ def load(path: Path) -> Contents:
     size, numbers = path.stat().st_size, np.fromfile(path, "<i4", 8)
     if len(numbers) < 8 or min(numbers[2:7]) <= 0:
         raise UserError(
-            f"{path} has the first number of an llm.c file, and not its header: {numbers.tolist()}."
+            f"{path} begins like an llm.c file, but its header holds no valid sizes: "
+            f"{numbers.tolist()}. Download it again."
         )
     context, vocabulary, layers, heads, width, padded = map(int, numbers[2:])
     for rows in (padded, vocabulary) if padded > 0 else (vocabulary,):

@@ -83,15 +83,15 @@ def _errors_naming(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = system_error(error)
         raise type(reason)(
-            f"{path} could not be written, and nothing of it was left: {reason}"
+            f"{path} could not be written, and no part of it remains: {reason}"
         ) from None
 
 
 def _require_writable(path: Path, tensors: Mapping[str, Described]) -> None:
     if path.suffix not in SUFFIXES:
         raise UserError(
-            f"{path} should end in {' or '.join(SUFFIXES)}, so that it is clear what to write; or "
-            "be an empty directory."
+            f"{path} must end in {' or '.join(SUFFIXES)}, which decides the format, or be an empty "
+            "directory, for a Hugging Face folder."
         )
     safe = path.suffix == ".safetensors"
     if not safe:

@@ -42,10 +42,14 @@ def _require_as_listed(
     """Raise UserError unless `own`, the tensors in `file`, has `names` and none of `others`."""
     if lacking := sorted(set(names) - set(own)):
         raise UserError(
-            f"{index} says that {in_a_row(lacking, ', ')} is in {in_a_row([file])}, but it is not."
+            f"{index} says that {in_a_row(lacking, ', ')} is in {in_a_row([file])}, but it is not. "
+            "Download the folder again."
         )
     if double := sorted(set(own) & set(others)):
-        raise UserError(f"{index}: {in_a_row(double, ', ')} is in more than one of its shards.")
+        raise UserError(
+            f"{index}: {in_a_row(double, ', ')} is in more than one of its shards. Download the "
+            "folder again."
+        )
 
 
 class Shards:

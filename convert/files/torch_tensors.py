@@ -61,26 +61,26 @@ def unbacked(torch: Any, root: Any, stored: int) -> list[str]:
     """
     problems, claims = [], {}
     for path, tensor in tensors_within(torch, root):
-        if kind := oddity(torch, tensor):
+        if kind := not_plain(torch, tensor):
             problems.append(f"{spelled(path)} is {kind}, {NO_ARRAY}")
             continue
         storage = tensor.untyped_storage()
         claim = tensor.numel() * tensor.element_size()
         if claim > storage.nbytes():
             problems.append(
-                f"{spelled(path)} claims {tensor.numel()} elements, that is {claim} bytes, over "
-                f"{storage.nbytes()} stored ones"
+                f"{spelled(path)} claims {tensor.numel()} elements, which are {claim} bytes, but "
+                f"only {storage.nbytes()} are stored"
             )
         claims[storage.data_ptr(), tensor.storage_offset(), tensor.shape] = claim
     total = sum(claims.values())
     if total > max(HARMLESS_BYTES, 2 * stored) and not problems:
         problems.append(
-            f"its tensors overlap, and claim {total} bytes together, over {stored} stored ones"
+            f"its tensors overlap: together they claim {total} bytes, but only {stored} are stored"
         )
     return problems
 
 
-def oddity(torch: Any, tensor: Any) -> str:
+def not_plain(torch: Any, tensor: Any) -> str:
     """The kind of a tensor that cannot be a plain array; "" for ordinary ones."""
     if tensor.is_meta:
         return "a meta tensor (a shape without values)"
@@ -119,7 +119,9 @@ def described_in_memory(state: Mapping[str, Any], what: str) -> dict[str, Tensor
     it."""
     import torch
 
-    odd = [f"{name} is {kind}" for name, tensor in state.items() if (kind := oddity(torch, tensor))]
+    odd = [
+        f"{name} is {kind}" for name, tensor in state.items() if (kind := not_plain(torch, tensor))
+    ]
     if odd:
         raise UserError(f"{what} cannot be read: {in_a_row(odd)}, {NO_ARRAY}.")
 

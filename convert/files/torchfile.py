@@ -47,7 +47,7 @@ def load(path: Path, head: bytes) -> tuple[str, Any]:
         ledger = _legacy_ledger(path)
         container, stored, mapped = "torch legacy", size, False
         problems = _overdrawn(ledger, size)
-    if ledger.broken or ledger.hungry:
+    if ledger.broken or ledger.allocating:
         raise _unloadable(torch, path, who, ledger, ledger.broken)
     report(who, problems)
     try:
@@ -111,11 +111,11 @@ def _unloadable(torch: Any, path: Path, who: str, ledger: Ledger, reason: str) -
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # it reads no legacy file, and no pickle newer than protocol 2
         foreign = ledger.foreign
-    if foreign or ledger.hungry:
-        names = in_a_row(sorted({*foreign, *ledger.hungry}), ", ")
+    if foreign or ledger.allocating:
+        names = in_a_row(sorted({*foreign, *ledger.allocating}), ", ")
         return UserError(
-            f"{who} holds more than tensors: it names {names}. To rebuild such objects is to let "
-            "the file choose what is run and how much memory is filled, so it stays closed. "
+            f"{who} holds more than tensors: it names {names}. Rebuilding such objects would let "
+            "the file choose what code runs and how much memory it takes, so it is not opened. "
             f"{RESAVE}"
         )
     if ledger.proto > 2:

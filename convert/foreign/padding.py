@@ -135,7 +135,8 @@ def _looking_ahead(
 ) -> Iterator[int]:
     """Yield the `candidates` whose own logits, which `run` returns, depend on the token after them.
 
-    Classes that hide all positions from a padding token, rather than it from them, give these.
+    This happens in classes that hide all positions from a padding token, instead of hiding the
+    token from them.
     """
     if not candidates or texts.shape[1] < 3:
         return

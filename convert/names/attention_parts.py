@@ -1,4 +1,4 @@
-"""Names in use for the matrices of attention, and rows of each way in which they are stored."""
+"""Names that classes give to the matrices of attention, and rows for each way to store them."""
 
 from collections.abc import Callable
 

@@ -46,7 +46,7 @@ class LocalAttention:
 
 @dataclass(frozen=True)
 class MultiQuery:
-    """Whether all heads share one key and value; otherwise each has its own."""
+    """The word `multi_query`: whether all heads share one key and value, or each has its own."""
 
     words: tuple[str, ...] = ("multi_query",)
 

@@ -85,7 +85,7 @@ def meaning(name: str, value: Any, who: str) -> Any:
     spelled = value.lower() if isinstance(value, str) else value
     if spelled not in VALUES[name]:
         choices = ", ".join(map(str, VALUES[name]))
-        raise UserError(f"{who}; there can be {choices}")
+        raise UserError(f"{who}; supported values are {choices}")
     return VALUES[name][spelled]
 
 

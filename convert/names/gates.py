@@ -6,29 +6,28 @@ from .roles import FIRST, SECOND
 from .tensor_names import count_words, words_of
 
 GATE, GATED = "gate |gates |gating|g |wg ", "up |val|u |wu "
-VALUE_FIRST = (
-    "up gate"  # the halves of a matrix of which no word tells, as torch's own glu has them
-)
+# The halves of a fused matrix whose name does not show their order, as in torch's own glu.
+VALUE_FIRST = "up gate"
 
 
-def is_told(gate: str, gated: str) -> bool:
-    """Whether words tell the matrix `gate` from `gated`; otherwise numbers may."""
+def words_show_gate(gate: str, gated: str) -> bool:
+    """Whether words in the two names show which is the gate; otherwise numbers may."""
     return _leaning(gate) != _leaning(gated)
 
 
 def gate_ranks(gate: str, gated: str) -> tuple[int, int]:
-    """How much each of two matrices of equal shape looks like the gate, by words or else numbers.
+    """Ranks of two matrices of equal shape: the higher is more likely the gate.
 
-    Of numbered matrices, the first one does.
+    Words decide. Without any, the matrix with the lower number ranks higher.
     """
-    if is_told(gate, gated):
+    if words_show_gate(gate, gated):
         return _leaning(gate), _leaning(gated)
     one, two = ([int(n) for n in re.findall(r"\d+", name)] for name in (gate, gated))
     return (one < two) - (one > two), 0
 
 
 def down_ranks(gate: str, gated: str, down: str) -> list[tuple[int, int]]:
-    """The ranks, by words, of the two matrices that lead into an MLP, each with that of `down`."""
+    """Pairs of ranks by words: of each matrix that an MLP begins with, and of `down`."""
     last, *others = (
         count_words(name, FIRST) - count_words(name, SECOND) for name in (down, gate, gated)
     )
@@ -36,7 +35,8 @@ def down_ranks(gate: str, gated: str, down: str) -> list[tuple[int, int]]:
 
 
 def halves(name: str) -> str:
-    """The labels of the halves of a matrix that holds a gate, in order; "" if no word tells."""
+    """The labels of the halves of a fused gate matrix, in order; "" if its name does not show
+    them."""
     text = words_of(name.removesuffix(".weight").rpartition(".")[2])
     places = [re.search(f" (?:{beginnings})", text) for beginnings in (GATE, GATED)]
     gate, gated = (place.start() if place else -1 for place in places)

@@ -1,6 +1,6 @@
-"""Names in use for parts of modern decoders: gated MLPs, rotary tables and slopes of ALiBi.
+"""Names that classes give to gated MLPs, rotary tables and ALiBi's slopes.
 
-Made of them are the variants of families with such parts.
+The variants of families with such parts are made from them.
 """
 
 from collections.abc import Mapping, Sequence

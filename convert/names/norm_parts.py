@@ -1,6 +1,6 @@
-"""Names in use for the norms of modern decoders: of queries and keys, and after parts of a block.
+"""Names that classes give to the norms of queries and keys, and to those after parts of a block.
 
-Made of them are the variants of families with such norms.
+The variants of families with such norms are made from them.
 """
 
 import itertools

@@ -14,7 +14,7 @@ SIDES = {
 
 
 def configs_of_side(configs: Mapping[str, Config], side: str) -> dict[str, Config]:
-    """`configs` as if they were of a model that is only `side`: encoder_layers becomes layers."""
+    """`configs` as those of a model with only this `side`: encoder_layers becomes layers."""
     return {where: _of_side(config, side) for where, config in configs.items()}
 
 

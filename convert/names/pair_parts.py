@@ -1,4 +1,5 @@
-"""Names in use for the parts of decoders with cross-attention, and of encoder-decoders."""
+"""Names that classes give to the parts of encoder-decoders, and of decoders with
+cross-attention."""
 
 from collections.abc import Sequence
 

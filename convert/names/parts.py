@@ -1,7 +1,7 @@
-"""Names in use for the parts of a GPT, and rows made of them for the families of dialects.
+"""Names that classes give to the parts of a GPT, and rows with them for the families of dialects.
 
-Each list is one choice of a row: a file uses one of its words throughout. A family reads all words
-of a list, and writes the one that it passes first, as `first` or by the name of the part.
+Each list holds the alternatives for one name in a row; a file uses one of them throughout. A family
+reads all of them, and writes the one that it passes as `first`, or under the name of the part.
 """
 
 from ..rows.kinds import (
@@ -153,9 +153,9 @@ HEAD = (
 )
 HEAD_BIAS = "head_bias out_bias output_bias bias final_bias logits_bias vocab_bias out_head_bias"
 BEWARE = (
-    "a class may also scale its embeddings by the root of model_dim, add attention and MLP side "
-    "by side, or norm the embeddings: none of these leaves a trace, and none is what this model "
-    "does"
+    "a class may also scale its embeddings by the root of model_dim, compute attention and MLP "
+    "in parallel, or normalise the embeddings: these leave no trace in a file, and this model does "
+    "none of them"
 )
 NORM_WORDS = "(weight|scale|gamma|g|alpha|a_2|w) (bias|shift|beta|b|b_2|offset)"
 SQUARES = ("t t", "() t t", "() () t t")

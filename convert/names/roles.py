@@ -1,4 +1,4 @@
-"""The roles that tensors of an unknown class may have: their shapes, and words that tell them."""
+"""The roles that tensors of an unknown class may have: their shapes, and words typical of them."""
 
 from ..rows.kinds import EMBEDDING, HEAD, POSITIONS
 from ..rows.labels import LABELS

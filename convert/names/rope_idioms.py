@@ -145,7 +145,7 @@ class NoRope:
 
 @dataclass(frozen=True)
 class OnlyWindowsRotate:
-    """The rule of a class whose blocks without a window rotate nothing; no word states it."""
+    """A class without rotation in blocks that have no window; no word of its config states it."""
 
     all_without_window: bool = False  # whether all blocks rotate in a model without any window
     words: tuple[str, ...] = ()
@@ -243,7 +243,7 @@ def _head_dim(fields: Mapping[str, Any]) -> int | None:
 
 
 def _exact(fraction: float, fields: Mapping[str, Any]) -> float:
-    """The fraction of a head that the classes really rotate: they round the rotated width down."""
+    """The fraction of a head that is rotated once the class has rounded the rotated width down."""
     width = _head_dim(fields)
     if width is None or int(width * fraction) == width * fraction:
         return fraction

@@ -53,7 +53,8 @@ def stated_fields(
             new = meaning(field, value, f"{path}: {where} says {key} = {value!r}")
         except UserError as error:
             raise UserError(
-                f"{error}. If that config is not the file's, --ignore-config passes over it."
+                f"{error}. If that config does not belong to the file, leave it out with "
+                "--ignore-config."
             ) from None
         _add(stated, field, Statement(new, f"{where}: {key} = {value!r}"), path, given, shown)
     for where in configs.keys() - others.keys():
@@ -88,8 +89,8 @@ def _of_class(
         fields = read(dialect, config)
     except UserError as error:
         raise UserError(
-            f"{path}: {where} cannot be followed: {error}. If it is not the file's, "
-            "--ignore-config passes over it."
+            f"{path}: {where} cannot be used: {error}. If it does not belong to the file, leave it "
+            "out with --ignore-config."
         ) from None
     implied = f"{CLASS} of {where}, model_type = {config['model_type']!r},"
     return {
@@ -114,7 +115,7 @@ def _implied_by_class(words: Iterable[Word], dialect: Dialect) -> dict[str, Stat
 
 
 def _overrides(statement: Statement, field: str) -> bool:
-    """Whether `statement` wins over later ones that contradict it, instead of an error.
+    """Whether `statement` overrides later contradicting ones; otherwise they are an error.
 
     nanoGPT's model_args are those of the model, and its trainer's defaults may be others. A dropout
     may have changed between runs.
@@ -135,5 +136,6 @@ def _require_known_class(
         ):
             raise UserError(
                 f"{path}: {where} says model_type = {kind!r}, which is another class than "
-                f"{dialect.name}. If that config is not the file's, --ignore-config passes over it."
+                f"{dialect.name}. If that config does not belong to the file, leave it out with "
+                "--ignore-config."
             )

@@ -1,4 +1,4 @@
-"""What names and shapes of tensors say: numbered modules, masks, biases, words."""
+"""Facts read from the names and shapes of tensors: numbered modules, masks, biases, words."""
 
 import itertools
 import re

@@ -51,7 +51,7 @@ KINDS = {
 
 
 def reasons(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """A sentence for each architecture that the names of `shapes` show, with the first that does.
+    """A sentence for each architecture that `shapes` shows, with the first name that shows it.
 
     A convolution of width 1 is a linear layer.
     """

@@ -51,7 +51,8 @@ GROUPS = (
     ("logit_softcap",),
     ("norm_eps",),
 )
-# Values so alike that the other fields are found with any of them; only the first is tried at once.
+# Values so similar that any of them serves to find the other fields; only the first is tried until
+# then.
 ALIKE = {
     "activation": ("gelu", "gelu_tanh"),
     **{

@@ -24,8 +24,8 @@ from .parts import GREATLY, SLIGHTLY, Part, parts_of
 NUMBERS = 2**26  # elements of the largest array
 
 
-class Knobs(NamedTuple):
-    """Numbers that one compiled program takes, so that it serves all their values."""
+class Numbers(NamedTuple):
+    """Numbers that are arguments of the compiled program, so that it serves all their values."""
 
     scales_l: np.ndarray  # the factor of the scores in each layer
     has_final_norm: np.ndarray  # whether the final norm is applied
@@ -39,13 +39,13 @@ class Resizable(NamedTuple):
 
     config: ModelConfig
     params: Tree
-    knobs: Knobs
+    numbers: Numbers
 
     def rescaled(self, part: Part, factor: float) -> "Resizable":
         """The model with `part` times `factor`."""
-        if part.knob:
-            changed = getattr(self.knobs, part.knob) * np.float32(factor)
-            return self._replace(knobs=self.knobs._replace(**{part.knob: changed}))
+        if part.number:
+            changed = getattr(self.numbers, part.number) * np.float32(factor)
+            return self._replace(numbers=self.numbers._replace(**{part.number: changed}))
         scaled = {
             name: leaf * factor if name.startswith(part.leaves) else leaf
             for name, leaf in flatten(self.params).items()
@@ -59,7 +59,7 @@ class Resizable(NamedTuple):
         return {
             name: part
             for name, part in parts_of(self.config).items()
-            if part.knob or any(leaf.startswith(part.leaves) for leaf in names)
+            if part.number or any(leaf.startswith(part.leaves) for leaf in names)
         }
 
 
@@ -92,7 +92,7 @@ def altered_losses(
 
 
 def with_separate_parts(config: ModelConfig, params: Tree, length: int) -> Resizable:
-    """The same function with scales folded into the parameters or among the knobs.
+    """The same function with scales folded into the parameters or passed as numbers.
 
     A tied head and unstored sinusoids become arrays of their own.
     """
@@ -108,11 +108,11 @@ def with_separate_parts(config: ModelConfig, params: Tree, length: int) -> Resiz
     if config.positions == "sinusoidal" and not config.position_rows:
         table = sinusoids(length, config.model_dim, config.sinusoidal_layout).astype(np.float32)
         parted["pos_embedding"] = {"embedding": table}
-    return Resizable(_without_numbers(config, length), parted, _knobs(config))
+    return Resizable(_without_numbers(config, length), parted, _numbers(config))
 
 
 def _without_numbers(config: ModelConfig, length: int) -> ModelConfig:
-    """`config` without what `with_separate_parts` makes parameters and knobs of."""
+    """`config` without what `with_separate_parts` makes parameters and numbers of."""
     table: dict[str, Any] = {}
     if config.positions == "sinusoidal" and not config.position_rows:
         table = {"positions": "learned", "context_length": length}
@@ -141,9 +141,9 @@ def _with_unit_offset(params: Tree) -> Tree:
     )
 
 
-def _knobs(config: ModelConfig) -> Knobs:
+def _numbers(config: ModelConfig) -> Numbers:
     attention, layers = make_spec(config).block.attention, np.arange(config.num_blocks)
-    return Knobs(
+    return Numbers(
         scales_l=np.broadcast_to(attention.scale_of(layers), layers.shape).astype(np.float32),
         has_final_norm=np.asarray(config.final_norm is True),
         stretch=np.float32(1),
@@ -153,32 +153,38 @@ def _knobs(config: ModelConfig) -> Knobs:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _window_losses(config: ModelConfig, params: Tree, knobs: Knobs, ids_bt: jax.Array) -> jax.Array:
+def _window_losses(
+    config: ModelConfig, params: Tree, numbers: Numbers, ids_bt: jax.Array
+) -> jax.Array:
     length = ids_bt.shape[1] - 1
     most = NUMBERS // (length * max(config.vocab_size, config.num_heads * length, config.mlp_dim))
     rows = 1 << (max(1, min(len(ids_bt), most)).bit_length() - 1)
     return jax.lax.map(
-        lambda ids: _token_losses(config, params, knobs, ids[None]).mean(), ids_bt, batch_size=rows
+        lambda ids: _token_losses(config, params, numbers, ids[None]).mean(),
+        ids_bt,
+        batch_size=rows,
     )
 
 
-def _token_losses(config: ModelConfig, params: Tree, knobs: Knobs, ids_bt: jax.Array) -> jax.Array:
+def _token_losses(
+    config: ModelConfig, params: Tree, numbers: Numbers, ids_bt: jax.Array
+) -> jax.Array:
     model = assemble(config, params)
-    positions = jnp.arange(ids_bt.shape[1] - 1) * knobs.stretch
+    positions = jnp.arange(ids_bt.shape[1] - 1) * numbers.stretch
 
     def apply(block: Block, layer: jax.Array, x: jax.Array, _: Any) -> tuple[jax.Array, None]:
-        return block(x, layer, positions, _attend(knobs, layer))[0], None
+        return block(x, layer, positions, _attend(numbers, layer))[0], None
 
     x_btd, _ = model.run(model.embed(ids_bt[:, :-1]), apply)
-    x_btd = jnp.where(knobs.has_final_norm, model.normalise(x_btd), x_btd)
+    x_btd = jnp.where(numbers.has_final_norm, model.normalise(x_btd), x_btd)
     logits = model.head(x_btd, model.token_embedding.embedding[...]).astype(jnp.float32)
-    if knobs.logit_softcap is not None:
-        logits = knobs.logit_softcap * jnp.tanh(logits / knobs.logit_softcap)
+    if numbers.logit_softcap is not None:
+        logits = numbers.logit_softcap * jnp.tanh(logits / numbers.logit_softcap)
     return optax.softmax_cross_entropy_with_integer_labels(logits, ids_bt[:, 1:])
 
 
-def _attend(knobs: Knobs, layer: jax.Array) -> Attend:
-    """Attention in `layer` with the numbers of `knobs`.
+def _attend(numbers: Numbers, layer: jax.Array) -> Attend:
+    """The function that computes attention in `layer` with these `numbers`.
 
     The scale multiplies queries after their norm and rotation, because a norm of queries would undo
     a scale of the parameters.
@@ -187,8 +193,8 @@ def _attend(knobs: Knobs, layer: jax.Array) -> Attend:
     def attend(q: jax.Array, k: jax.Array, v: jax.Array, _: Any, scores: Scores) -> Any:
         slopes: Any = scores.slopes
         if slopes is not None:
-            slopes = jnp.asarray(slopes) * knobs.stretch
-        scores = dataclasses.replace(scores, softcap=knobs.attention_softcap, slopes=slopes)
-        return plain(q, k, v, knobs.scales_l[layer], scores), None
+            slopes = jnp.asarray(slopes) * numbers.stretch
+        scores = dataclasses.replace(scores, softcap=numbers.attention_softcap, slopes=slopes)
+        return plain(q, k, v, numbers.scales_l[layer], scores), None
 
     return attend

@@ -14,10 +14,11 @@ QUERIES, LOGITS = "its queries", "its logits"
 
 @dataclass(frozen=True)
 class Part:
-    """The parameters whose paths start with `leaves`, or the number `knob` of `losses.Knobs`."""
+    """The parameters whose paths start with `leaves`, or the field `number` of
+    `losses.Numbers`."""
 
     leaves: str = ""
-    knob: str = ""
+    number: str = ""
 
 
 def parts_of(config: ModelConfig) -> dict[str, Part]:
@@ -25,13 +26,13 @@ def parts_of(config: ModelConfig) -> dict[str, Part]:
     parts = {
         "its token embeddings": Part("token_embedding/"),
         "its positions": Part("pos_embedding/"),
-        QUERIES: Part(knob="scales_l"),
+        QUERIES: Part(number="scales_l"),
         "what attention adds": Part(_before_sum(config, "1", "blocks/attn/out/")),
         "what the MLPs add": Part(_before_sum(config, "2", "blocks/mlp/down/")),
         LOGITS: Part("head/"),
     }
     if config.positions in ("rotary", "alibi"):  # weights are trained for their distances
-        parts["its positions"] = Part(knob="stretch")
+        parts["its positions"] = Part(number="stretch")
     if config.qk_norm != "none" and not config.norm_weight:  # no trained parameter can resize them
         del parts[QUERIES]
     return parts

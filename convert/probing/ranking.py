@@ -103,7 +103,8 @@ class Ranking:
 
     @property
     def fits(self) -> bool:
-        """Whether the best combination is that of training; if not, the ranking has no meaning."""
+        """Whether the best combination can be the one used in training; if not, the ranking means
+        nothing."""
         return not self.rows or (self.rows[0].loss < self.floor and not self.improvements)
 
     @functools.cached_property
@@ -142,7 +143,7 @@ class Ranking:
 
     @property
     def to_say(self) -> dict[str, Any]:
-        """Unsettled fields whose usual value is ruled out, with one of the remaining values.
+        """The unsettled fields whose usual value is ruled out, each with one remaining value.
 
         The differences between these are chance, so the user has to decide.
         """

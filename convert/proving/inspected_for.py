@@ -1,4 +1,4 @@
-"""Inspects a checkpoint as that of a model whose config is known."""
+"""Inspects a checkpoint that should hold a model of a known config."""
 
 from typing import Any
 

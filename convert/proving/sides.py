@@ -57,7 +57,7 @@ class Sides:
 
     @property
     def trained_here(self) -> bool:
-        """Whether the model was first trained by us, so that files of it are our exports."""
+        """Whether the model was trained by jaxgpt first, so that every file of it is an export."""
         return "step" in self.opened.about and not self.origin
 
     def different_sizes(self) -> dict[str, tuple[Any, Any]]:
@@ -129,5 +129,7 @@ class Sides:
     def names_another_class(self, peer: Peer) -> bool:
         """Whether the file's own config names code or a class that is not that of `peer`."""
         config, class_name = self.inspected.source.config or {}, type(peer.module).__name__
-        written = config.get("architectures") or [class_name]  # null in a config never saved
+        written = config.get("architectures") or [
+            class_name
+        ]  # null in a config that was never saved
         return "auto_map" in config or class_name not in written

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ..names import modern_parts, parts
-from ..names.gates import gate_ranks, halves, is_told
+from ..names.gates import gate_ranks, halves, words_show_gate
 from .units import HEAD, WAYS, Unit, down_of, label_of, orders
 
 # The usual words, as the families of encoder-decoders have them.
@@ -14,14 +14,14 @@ USUAL = {
 IN_TORCH = "in_proj_weight"  # the name of a parameter of torch's own attention
 KNOWN_GATES = [{*words.split()} for words in (*modern_parts.NAMED, *modern_parts.NUMBERED)]
 UP, DOWN = {*parts.UP.split()}, {*parts.DOWN.split()}
-SHAPES, WORDS = "shapes", "words"  # what may tell the ends of an MLP
+SHAPES, WORDS = "shapes", "words"  # the evidence for which matrix of an MLP comes first
 NUMBERED = "linears.0 linears.1 linears.2 linears.3"  # queries, keys, values, output
 
 
 def roles(unit: Unit, width: int) -> list[dict[str, str]]:
-    """The ways to read the matrices of attention: each word -> what its matrix is called.
+    """The possible readings of attention: each maps the words of the matrices to usual names.
 
-    There is one if words tell, and several, the likeliest first, if nothing does.
+    There is one if the words decide, otherwise one for each possibility, the most likely first.
     """
     words = unit.words
     labels = {word: label_of(word) for word in words}
@@ -50,7 +50,7 @@ def _guesses(unit: Unit, width: int) -> Iterator[dict[str, str]]:
 
 
 def mlp_roles(unit: Unit, width: int, evidence: str) -> list[dict[str, str]]:
-    """The ways to take the matrices of an MLP: several if it is ambiguous which is the gate."""
+    """The possible readings of an MLP's matrices: several if any of them may be the gate."""
     back = down_of([*unit.matrices.values()], width)
     assert back is not None
     last = unit.words[back]
@@ -63,7 +63,7 @@ def mlp_roles(unit: Unit, width: int, evidence: str) -> list[dict[str, str]]:
     if {*unit.words} in KNOWN_GATES:
         return [{word: word for word in unit.words}]
     both = [{one: "gate", two: "up", last: "down"} for one, two in (first, first[::-1])]
-    if not is_told(*first):
+    if not words_show_gate(*first):
         return both
     one, two = gate_ranks(*first)
     return both[:1] if one > two else both[1:]
@@ -79,5 +79,5 @@ def _agrees(first: str, last: str, evidence: str) -> bool:
 
 
 def _merged(word: str) -> str:
-    """What a matrix of gate and up is called: by the word that tells which comes first."""
+    """The usual name of a fused matrix of gate and up, by the order that its `word` shows."""
     return {"gate up": "gate_up", "up gate": "up_gate"}.get(halves(word), "wi")

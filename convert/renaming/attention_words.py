@@ -30,11 +30,11 @@ def _letter(word: str) -> str:
 
 
 def usual_words(inside: Table, width: int) -> dict[str, str]:
-    """The usual words for the matrices of attention, by what precedes the last word of their names.
+    """The usual words for the matrices of attention, by their modules.
 
-    Three that differ in `q`, `k` and `v`, or in words for them, are queries, keys and values;
-    of two, all queries, keys and values together are wider than the output takes. What is none of
-    these is the output.
+    Three modules that differ only in `q`, `k` and `v`, or in words for them, hold queries, keys
+    and values. Of two modules, the one with all three has more rows than the other, the output,
+    has columns. A single remaining module is the output.
     """
     words = {name.rpartition(".")[0]: shape for name, shape in inside.items()}
     known = {word for word in words if word.replace(".{head}", "").rpartition(".")[2] in PARTS}

@@ -20,9 +20,9 @@ USUAL = {
 }  # fmt: skip
 HEAD = ".{head}"  # at the end of the name of one of a list of parameters
 TABLES = {word.rpartition(".")[2] for word in parts.TABLE.split()}  # of positions
-# What tells in a name that it is of a weight or of a bias: the first or the last of its words.
+# Words for a weight and for a bias, as the first or the last word of a name.
 WEIGHT, BIAS = "weights|weight|kernel|gamma|scale|w|g", "biases|bias|beta|shift|offset|b"
-SHIFT = "beta|shift|offset"  # a bias that is sooner a norm's than a matrix's
+SHIFT = "beta|shift|offset"  # more likely the bias of a norm than of a matrix
 
 
 def usual_leaves(table: Table, width: int) -> dict[str, str]:
@@ -104,13 +104,14 @@ def _paired(bare: Table) -> dict[str, str]:
 
 
 def _without(leaf: str, marks: str) -> str:
-    """`leaf` without one of `marks` at its start or after an underscore at its end, or ""."""
+    """`leaf` without a leading or trailing word of `marks`; "" if it has none."""
     match = re.fullmatch(rf"(?:{marks})_?(\w+)|(\w+)_(?:{marks})", leaf, re.IGNORECASE)
     return (match[1] or match[2]) if match else ""
 
 
 def _norm(leaf: str, rest: str) -> str:
-    """The module of the bare parameter `leaf`, of which `rest` is left without its mark."""
+    """The module of the bare parameter `leaf`; `rest` is `leaf` without the word for weight or
+    bias."""
     if leaf.startswith(rest):  # ln1_g
         return rest
     return f"norm{rest}" if re.match("gamma|beta|scale|shift|g|b", leaf, re.IGNORECASE) else leaf

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..names import modern_parts, pair_parts, parts
-from ..names.gates import gate_ranks, is_told
+from ..names.gates import gate_ranks, words_show_gate
 from ..names.tensor_names import Table, matrices
 from .attention_words import PARTS, usual_words
 from .norm_words import of_queries_and_keys, usual_norms
@@ -123,7 +123,7 @@ def _leads_back(shapes: list[tuple[int, ...]], width: int) -> bool:
 
 
 def _is_last(i: int, shapes: list[tuple[int, ...]], width: int) -> bool:
-    """Whether the others lead to a width from which matrix `i` leads back to `width`."""
+    """Whether matrix `i` maps the width that the other matrices produce back to `width`."""
     out, hidden = shapes[i]
     first = [*shapes[:i], *shapes[i + 1 :]]
     together = {(hidden, width)} if len(first) == 2 else {(hidden, width), (2 * hidden, width)}
@@ -143,7 +143,7 @@ def _usual_mlp(inside: Table, kind: _Kind) -> dict[str, str]:
         known = {*words} <= (GATED | BACK if gated else UP | DOWN)
         backward = kind.unusual and kind.ordered and next(iter(words)) == last
         return {} if known or backward else {first[0]: "wi" if gated else "up", last: "down"}
-    if not is_told(*first):
+    if not words_show_gate(*first):
         return {}
     one, two = gate_ranks(*first)
     gate, up = first if one > two else first[::-1]

@@ -1,4 +1,4 @@
-"""Joins lists of the parts of blocks, such as `attns.0`, `norms.0` and `mlps.0`, to one list.
+"""Merges lists of the parts of blocks, such as `attns.0`, `norms.0` and `mlps.0`, into one list.
 
 A class may have a list of attention modules, one of MLPs and some of norms, all of the same length,
 in place of a list of blocks.

@@ -18,7 +18,8 @@ MOST_NUMBERS = 8  # in one name
 
 @dataclass(frozen=True)
 class Group:
-    """Members that hold equal tensors: of each number, the ends of the names and the shapes."""
+    """Numbered members that hold equal tensors: for each number, the rest of each name and its
+    shape."""
 
     stem: str  # what precedes the numbers in names
     members: dict[int, Table]
@@ -61,7 +62,7 @@ class Group:
         return number is not None and int(number[1]) in self.members
 
     def parted(self, name: str, axis: str) -> tuple[str, int, str]:
-        """What precedes `axis` in `name`, with its number in braces; its index; and the rest."""
+        """`name` up to the number of `axis`, which becomes {axis}; that number; and the rest."""
         number = NUMBER.match(name, len(self.stem))
         assert number is not None
         word = axis if self.start == 0 else f"{axis}_x1p{self.start}"

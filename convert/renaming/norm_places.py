@@ -31,7 +31,7 @@ Places = dict[str, Unit]  # norm -> its unit
 def places_of(
     norms: list[str], units: Sequence[Unit], roles: Sequence[str], ordered: bool
 ) -> list[Places]:
-    """The ways in which `norms` belong to `units`, which have `roles`; one if something tells.
+    """The possible assignments of `norms` to `units`, which have `roles`; one if it is clear.
 
     `ordered` is whether the norms have the order of the class.
     """
@@ -64,7 +64,7 @@ def _told(
     roles: Sequence[str],
     ordered: bool,
 ) -> Places:
-    """The one way in which `norms` belong to the `free` units; empty if it is ambiguous."""
+    """The only assignment of `norms` to the `free` units; empty if there are several."""
     if len(norms) == 1:
         return {norms[0]: free[0]}
     role = dict(zip(map(id, units), roles, strict=True))
@@ -103,7 +103,7 @@ def in_order(names: list[str], ordered: bool) -> list[int]:
 
 
 def _likeness(norm: str, unit: Unit, role: str) -> int:
-    """How many of the words of a norm are those of a unit, or of its role."""
+    """The number of words that a norm shares with a unit, or with words of its role."""
     own = {*words_of(norm).split()} - WORDS_OF_NORMS
     theirs = {*words_of(unit.path).split()} | SYNONYMS[role]
     return len(own & theirs)

@@ -1,7 +1,7 @@
 """Gives the norms of blocks their usual names.
 
-A norm belongs to the module that contains it, or to one with whose name it shares a word, as
-`pre_mix` does with `mixer`; or the norms of a block are numbered.
+A norm belongs to the module that contains it, or to the module that shares a word with its name
+(`pre_mix`, `mixer`); or the norms of a block are numbered.
 """
 
 import re
@@ -75,7 +75,8 @@ def of_queries_and_keys(norms: list[str]) -> dict[str, str]:
 
 
 def _by_words(norms: list[str], modules: tuple[str, str]) -> dict[str, str]:
-    """The usual names of norms that have words of the modules that they are for."""
+    """The usual names of norms whose names contain a word of the module that they precede or
+    follow."""
     own = [
         {*words_of(module).split()} | kinds for module, kinds in zip(modules, KINDS, strict=True)
     ]
@@ -101,9 +102,9 @@ def _by_words(norms: list[str], modules: tuple[str, str]) -> dict[str, str]:
 
 
 def is_after_some(norms: list[str]) -> bool:
-    """Whether some of `norms`, but not all, are called after what precedes them.
+    """Whether some of `norms`, but not all, have a name such as `after_attention`.
 
-    `after_attention` may then be the norm of attention, or that of the MLP.
+    That may be the norm of attention's output, or the norm before the MLP.
     """
     after = [bool(AFTER & {*words_of(norm).split()}) for norm in norms]
     return any(after) and not all(after)

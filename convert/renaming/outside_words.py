@@ -1,7 +1,8 @@
-"""Gives what is outside the blocks the usual names: embedding, position table, last norm and head.
+"""Gives the tensors outside the blocks usual names: embedding, position table, last norm and head.
 
-Known words tell them, and shapes: the embedding and the head have a row for each token. Otherwise
-the order of the file does: it begins with the embedding, and norm and head follow the blocks.
+They are recognised by known words and by shapes: the embedding and the head have a row for each
+token. Otherwise the order of the file decides: it begins with the embedding, and the norm and the
+head follow the blocks.
 """
 
 from collections import defaultdict
@@ -15,13 +16,13 @@ TOKEN, POSITION = {*parts.TOKEN.split()}, {*parts.POSITION.split(), *parts.TABLE
 HEAD, NORM = {*parts.HEAD.split()}, {*parts.FINAL.split(), *parts.EMBEDDING_NORM.split()}
 OF_TOKENS, OF_POSITIONS, OF_HEADS = "emb|tok|wte|inp", "pos|place|wpe", "head|logit|unemb|lm |out"
 BY_ORDER = (
-    "their order in the file, and not their names, tells {names} apart: they are taken for {roles}"
+    "only their order in the file, not their names, tells {names} apart: they are taken for {roles}"
 )
 
 
 @dataclass(frozen=True)
 class Outside:
-    """The usual names of tensors outside the blocks, and a sentence on what only order tells."""
+    """The usual names of tensors outside the blocks, and a warning if only order decided them."""
 
     names: dict[str, str]
     caveat: str = ""
@@ -49,7 +50,8 @@ def usual_outside(table: Table, width: int, ordered: bool) -> Outside:
 
 
 class _Order:
-    """The order of modules in a file, unless that is the order of the alphabet."""
+    """Which modules precede and follow the blocks in a file; none if the file is in alphabetical
+    order, which shows nothing."""
 
     def __init__(self, table: Table, ordered: bool):
         names = list(table)
@@ -96,7 +98,8 @@ def _of_matrices(
 
 
 def _is_table(module: str, wide: Table) -> bool:
-    """Whether a matrix is that of positions: by its words, or as the third beside two of tokens."""
+    """Whether a matrix is the position table: by its words, or as the third of three matrices of
+    which the other two have a row for each token."""
     others = [shape for p, shape in wide.items() if p != module]
     if len(others) == 2 and others[0] == others[1] != wide[module]:
         return True

@@ -90,7 +90,7 @@ def _roles(block: Block, attentions: Sequence[str]) -> list[str]:
 
 
 def _orders(decoder: Block, encoder: Block | None, ordered: bool) -> list[list[str]]:
-    """What a decoder's attention modules may be, in the order of the file; one way if clear."""
+    """The possible roles of a decoder's attention modules, in file order; one if it is clear."""
     one, two = decoder.attentions
     ways = [["self", "cross"], ["cross", "self"]]
     ways = [

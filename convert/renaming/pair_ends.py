@@ -136,7 +136,7 @@ def _is_whole(way: Sequence[str], sides: Sequence[str]) -> bool:
 
 
 def _score(slots: Slots, items: Sequence[Item], head: Item | None, alone: bool) -> float | None:
-    """How well words and marks agree with `slots`; None if shapes do not."""
+    """A score for how well words agree with `slots`; None if shapes contradict them."""
     score = 0.0
     by_part = {part: item for item in items if (part := slots[item.name])}
     ids = by_part.get("both ids") or by_part["decoder ids"]
@@ -158,7 +158,7 @@ def _score(slots: Slots, items: Sequence[Item], head: Item | None, alone: bool) 
 
 
 def _agreement(item: Item, kind: str) -> float:
-    """How well the name of a table says that it is of this `kind`."""
+    """A score for how well the name of a table agrees with this `kind`."""
     places, ids = count_words(item.name, PLACES), count_words(item.name.rpartition(".")[2], IDS)
     bare = item.name in item.tensors
     if places:
@@ -179,7 +179,8 @@ def side_of(name: str) -> str:
 
 
 def _marked_alike(by_part: Mapping[str, Item]) -> int:
-    """How many more pairs of items of two sides differ in the same words than in others."""
+    """The number of pairs of kinds whose names differ in the same words for the two sides, minus
+    the number of those in which the words are swapped."""
     marks: list[tuple[str, ...]] = []
     for kind in ("ids", "positions", "norm"):
         if {f"encoder {kind}", f"decoder {kind}"} <= by_part.keys():

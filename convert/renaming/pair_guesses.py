@@ -1,4 +1,4 @@
-"""The ways to read a file as an encoder-decoder if nothing shows which tensor is which."""
+"""Proposes readings of a file as an encoder-decoder whose names leave tensors ambiguous."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -13,9 +13,9 @@ from .usual_names import all_namings
 
 
 def guesses(shapes: Shapes) -> Iterator[Renamed]:
-    """Yield the tensors of a file under usual names, in each way in which it may be of a pair.
+    """Yield the tensors of a file under usual names, once for each reading as an encoder-decoder.
 
-    The likeliest comes first.
+    The most likely reading comes first.
     """
     for renamed in all_namings(shapes):
         yield from _ways(renamed, shapes)
@@ -43,10 +43,10 @@ def certain(shapes: Shapes) -> list[Renamed]:
 
 
 def _evidence(renamed: Renamed) -> str:
-    """What must tell the first matrix of an MLP from the last one in the form of `renamed`.
+    """The evidence, WORDS or SHAPES, by which to find the first matrix of an MLP in `renamed`.
 
-    The matrices of modules are (out, in), unless words say the opposite; those of parameters
-    without a module may be either.
+    The matrices of modules are (out, in), so only words can show the opposite; those of
+    parameters without a module may be either, and shapes decide.
     """
     templates = [template for template, place in renamed.places.values() if "layer" in place]
     bare = any(t.name.endswith(".weight") and not t.own.endswith(".weight") for t in templates)

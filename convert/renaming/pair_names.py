@@ -1,7 +1,7 @@
 """The usual names of the tensors of encoder-decoders, and of decoders that attend to a memory.
 
-Shapes, words and numbers show which part of a class is which; where these leave it open, there are
-several ways, and running the class shows which is right.
+Shapes, words and numbers identify the parts of a class. Where these leave several readings, all of
+them are proposed, and running the class shows which is right.
 """
 
 import itertools
@@ -19,11 +19,11 @@ ENCODER, DECODER = f"encoder.layers.{LAYER}", f"decoder.layers.{LAYER}"
 def ways_of_pair(
     table: Table, width: int, evidence: str, ordered: bool
 ) -> Iterator[dict[str, str]]:
-    """Yield the usual names in each way in which `table` may be of an encoder-decoder.
+    """Yield the usual names once for each reading of `table` as an encoder-decoder.
 
-    `table` has {layer} for the number of a block, and the two lists of blocks as `usual_names` has
-    them, or one; the model has `width`; `evidence` is that of `attention_roles`;
-    `ordered` is whether the file keeps the order of the class.
+    Names in `table` have {layer} for the number of a block, and its one or two lists of blocks
+    have the names that `usual_names` gives them. The model has `width`; `evidence` is WORDS or
+    SHAPES of `attention_roles`; `ordered` is whether the file has the order of the class.
     """
     stems = list(dict.fromkeys(n.partition(LAYER)[0] + LAYER for n in table if LAYER in n))
     two = {*stems} == {ENCODER, DECODER}

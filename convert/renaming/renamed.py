@@ -20,14 +20,14 @@ from .forms import Form, widths_of
 Shapes = Mapping[str, tuple[int, ...]]
 HEADS_FIRST = (
     "where a kernel has two dimensions for its heads, the first is assumed to be their number and "
-    "the second their width; setting num_heads would settle it"
+    "the second their width; set num_heads to decide it"
 )
 HEADS_EQUAL = (
     "where a kernel has two equal dimensions for its heads, the first is assumed to be their "
-    "number and the second their width; nothing but the class itself would settle it"
+    "number and the second their width; only running the class can show which it is"
 )
 BY_NAME = (
-    "no known class has these names, which are taken at their word or by their shapes: {taken}"
+    "no known class has these names; by their words or shapes, they are taken as follows: {taken}"
 )
 # The parts of a block whose shapes may be equal, so that only names tell them apart.
 ALIKE = re.compile(
@@ -65,7 +65,7 @@ class Renamed:
         return any(each.name != each.own or each.form for each, _ in self.places.values())
 
     def caveats(self, given: Collection[str]) -> list[str]:
-        """The sentences on what neither names, forms nor the fields `given` settle."""
+        """Warnings about what neither names, forms nor the `given` fields decide."""
         heads = HEADS_FIRST if self.widths and "num_heads" not in given else ""
         sides = [
             (t.form.lengths, s) for t, _ in self.places.values() if t.form for s in t.form.sides
@@ -76,7 +76,7 @@ class Renamed:
 
     @property
     def _taken(self) -> str:
-        """The sentence on the names of which no shape shows the part; "" if all are usual."""
+        """A warning that lists names whose part no shape shows; "" if all names are usual."""
         taken: dict[str, str] = {}
         for template, _ in self.places.values():
             own, new = template.inside
@@ -165,7 +165,7 @@ class Renamed:
 
 
 def _module(own: str, new: str, part: str) -> str:
-    """What stands in the name `own` for the `part` with which the name `new` begins."""
+    """The beginning of the name `own` that corresponds to the `part` that `new` begins with."""
     rest = new.removeprefix(f"{part}.").count(".") + 1
     return own.rsplit(".", rest)[0]
 

@@ -20,7 +20,7 @@ LABELS = {  # by label, a pattern for the word of a matrix
 }
 Order = tuple[int, ...]
 HEAD = "{head}"
-# Words that two attention modules side by side have in common.
+# Words that the two attention modules of a block have in common.
 OF_ATTENTION = {
     "w", "q", "k", "v", "o", "wq", "wk", "wv", "wo", "query", "key", "value", "out", "proj", "kv",
     "qkv", "to", "fc", "linear",
@@ -127,13 +127,13 @@ def _common_module(names: Iterable[str]) -> str:
 
 
 def _word(name: str, path: str) -> str:
-    """What follows `path` in `name`, without a last `weight`."""
+    """The part of `name` after `path`, without a final `weight`."""
     rest = name.removeprefix(f"{path}.") if path else name
     return rest.removesuffix(".weight")
 
 
 def _kind(shapes: list[tuple[int, ...]], words: list[str], width: int) -> str:
-    """What matrices of these `shapes` are together, or "" if nothing that is known."""
+    """The kind of unit that matrices of these `shapes` form; "" if they form none."""
     if down_of(shapes, width) is not None:
         return MLP
     if any(len(shape) != 2 for shape in shapes) or not 2 <= len(shapes) <= 4:

@@ -1,6 +1,6 @@
-"""Takes the modules of a block out of those that wrap them: `0.fn.fn.to_q` becomes `0.to_q`.
+"""Removes wrappers around the modules of a block from names: `0.fn.fn.to_q` becomes `0.to_q`.
 
-Such modules add what they hold to their input, or hold a norm and the function that it is for.
+A wrapper adds the output of the module in it to its input, or applies a norm before that module.
 """
 
 import re
@@ -34,7 +34,7 @@ def unwrapped(block: Table, width: int) -> tuple[dict[str, str], dict[str, str]]
 
 
 def _by_first(paths: Paths) -> dict[str, Paths]:
-    """What follows the first word of `paths`, by that word."""
+    """`paths` grouped by their first word, each without it."""
     found: defaultdict[str, Paths] = defaultdict(dict)
     for name, (first, *rest) in paths.items():
         found[first][name] = rest
@@ -42,7 +42,7 @@ def _by_first(paths: Paths) -> dict[str, Paths]:
 
 
 def _lifted(paths: Paths) -> Paths:
-    """`paths` without modules around everything that have other modules in them."""
+    """`paths` without outer modules that contain all of them, as long as other modules remain."""
     while len({words[0] for words in paths.values() if words}) == 1 and all(
         len(words) > 2 and words[1] != HEAD for words in paths.values()
     ):
@@ -64,7 +64,8 @@ def _grouped(paths: Paths, block: Table) -> Paths:
 
 
 def _without_norm(paths: Paths, block: Table, width: int) -> tuple[Paths, Paths]:
-    """The paths in a module without those of its norm, and these, if it has one norm."""
+    """The paths in a module, without those of its norm; and the paths of the norm, if it has
+    exactly one."""
     modules = {first: own for first, own in _by_first(paths).items() if [] not in own.values()}
     norms = [first for first, own in modules.items() if _is_norm(own, block, width)]
     wide = [first for first, own in modules.items() if matrices({n: block[n] for n in own})]

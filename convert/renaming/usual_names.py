@@ -52,7 +52,7 @@ def all_namings(shapes: Shapes) -> list[Renamed]:
     placed = {own: _in_usual_place(own, lists) for own, _ in folded.values()}
     table = {placed[own]: shapes[name] for name, (own, _) in folded.items()}
     leaves = usual_leaves(table, groups.width)
-    ordered = list(shapes) != sorted(shapes)  # as in the class, and not by the alphabet
+    ordered = list(shapes) != sorted(shapes)  # in the order of the class, not in alphabetical order
     file = _Tensors(table, leaves, groups.width, len(groups.blocks) == 1, ordered)
     ways: list[Renamed] = []
     for turned in file.turned:
@@ -179,7 +179,8 @@ def _common(one: list[str], *others: list[str]) -> list[str]:
 
 
 def _with_list_of_heads(rest: str) -> str:
-    """What follows the number of a block, with its heads as a list of modules or of matrices."""
+    """The rest of a name after the number of its block, with heads as a list of modules or of
+    matrices."""
     match = HEAD.search(rest)
     if match is None:
         return rest

@@ -24,7 +24,7 @@ DECIDING = ("normalizer", "added_tokens", "pre_tokenizer", "model", "decoder")
 
 
 class FileTokenizer(NamedTuple):
-    """The tokenizer that came with the weights, or why it cannot be used."""
+    """The tokenizer that came with the weights, or the reason why it cannot be used."""
 
     tokenizer: Tokenizer | None = None
     words: str = ""  # a sentence for the user

@@ -7,7 +7,7 @@ from jaxgpt.training.evaluate import Evaluation
 
 
 def line(evaluation: Evaluation) -> str:
-    """The figures of `evaluation`, and the split that they are of."""
+    """The figures of `evaluation`, and the split that they were computed on."""
     loss, dataset = evaluation.loss, evaluation.dataset
     text = f"{evaluation.model}: loss {loss:.4f}"
     if not isinstance(dataset, Dataset):

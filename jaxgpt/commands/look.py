@@ -28,17 +28,17 @@ def look(
     target_tokenizer: TargetTokenizer = None,
     errors: Unknown = "strict",
 ) -> None:
-    """Show attention over a text, and what the model expected at each token.
+    """Show the attention over a text, and what the model predicted at each token.
 
     Args:
         text: The text to look at; ids, if there is no tokenizer. For an encoder-decoder, the
             target; by default the one that it writes.
         source: The text that an encoder-decoder reads.
         out: A picture to write, such as attention.png: every head of every layer, or for an
-            encoder-decoder where each token that it writes looks in the source.
+            encoder-decoder the alignment of what it writes with the source.
         layer: The layer that the tables show; -1 is the last.
         head: The head that the tables show; by default the mean of all.
-        top: Number of likeliest tokens to list.
+        top: Number of most likely tokens to list.
         start: The id that a text of an encoder-decoder begins with; -1 takes the model's.
         end: The id that ends it; -1 takes the model's.
     """

@@ -20,8 +20,8 @@ Directory = Annotated[
 ]
 OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 TOKENIZER = (
-    "Tokenizer to use instead of the model's own: a tokenizer.json, a list of characters as "
-    "JSON, or nanoGPT's meta.pkl."
+    "Tokenizer to use instead of the model's own: a run, a tokenizer.json, a list of characters "
+    "as JSON, or nanoGPT's meta.pkl."
 )
 Tokenizer = Annotated[OptionalFile, tyro.conf.arg(help=TOKENIZER)]
 TARGETS = "Tokenizer of the targets of an encoder-decoder, where it is not that of the sources."

@@ -1,4 +1,4 @@
-"""jaxgpt plan: what a run would take."""
+"""jaxgpt plan: the memory, traffic and time that a run would need."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ Topology = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 
 
 def plan(config: ConfigFile, /, *, settings: Settings, topology: Topology = "") -> int:
-    """Estimate memory, traffic and time of a step, compiled for absent devices too.
+    """Estimate memory, traffic and time of a step, even for devices that are not present.
 
     Exit code 3 if it does not fit.
 

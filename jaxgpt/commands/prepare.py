@@ -40,7 +40,7 @@ def prepare(
             sources and targets together.
         vocab_size: Number of ids of a new bpe tokenizer.
         field: The field of JSONL, parquet and data sets that holds the text, or for pairs two:
-            source,target. A field in a field has a dot: translation.en,translation.de.
+            source,target. Dots lead into nested fields: translation.en,translation.de.
         val: The fraction of the text, from its end, that is set aside for validation.
         errors: What to do with text that is not UTF-8: strict stops, replace inserts a replacement
             character.
@@ -63,13 +63,16 @@ def prepare(
         options |= {"target_tokenizer": target_tokenizer, "max_length": max_length}
         print(_pairs(text, out, fields=fields, **options))
         return
-    none = "these are none: .tsv files, dates, or records with two fields (--field SOURCE,TARGET)"
-    _require_unset("target-tokenizer", target_tokenizer, f"pairs, and {none}")
+    none = (
+        "which these sources are not (pairs are .tsv files, dates, or records with two fields: "
+        "--field SOURCE,TARGET)"
+    )
+    _require_unset("target-tokenizer", target_tokenizer, f"pairs, {none}")
     if recognise(text, field):
         _require_unset("max-tokens", max_tokens, "text, and these are prompts and answers")
         print(_answers(text, out, max_length=max_length, **options))
         return
-    _require_unset("max-length", max_length, f"pairs, prompts and answers, and {none}")
+    _require_unset("max-length", max_length, f"pairs, and for prompts and answers, {none}")
     print(_text(text, out, field=field, max_tokens=max_tokens, **options))
 
 

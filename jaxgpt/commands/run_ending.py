@@ -11,7 +11,7 @@ from jaxgpt.training.run import Finished
 
 
 def ending(finished: Finished) -> str:
-    """The losses of a run, its files, and commands that use it."""
+    """The last losses of a run, its files, and commands to try next."""
     job, run, steps = finished.job, finished.directory, finished.steps
     summary = run_directory.summary(run)
     loss, val_loss = (

@@ -37,34 +37,35 @@ def sample(
     errors: Unknown = "strict",
     stats: bool = False,
 ) -> None:
-    """Write text with a model; without a tokenizer, all text is ids.
+    """Generate text with a model; one without a tokenizer reads and writes ids.
 
-    A decoder continues a prompt. An encoder-decoder writes a text for each source.
+    A decoder continues a prompt; an encoder-decoder writes a text for each source.
 
     Args:
         prompt: The text to continue; - reads standard input.
         prompt_file: A file with the text to continue.
         tokens: Number of new tokens.
         samples: Number of texts.
-        temperature: 0 always takes the likeliest token; 1 draws from the model's own probabilities.
-            Without it, 0.8 after a prompt, and 0 for sources and with beams.
-        top_k: Draw only from the TOP_K likeliest tokens; 0 draws from all.
-        top_p: Draw only from the likeliest tokens whose probabilities sum to TOP_P.
-        min_p: Draw only from tokens with at least MIN_P times the probability of the likeliest.
+        temperature: 0 always takes the most likely token; 1 draws from the model's own
+            probabilities. By default, 0.8 after a prompt, and 0 for sources and with beams.
+        top_k: Draw only from the TOP_K most likely tokens; 0 draws from all.
+        top_p: Draw only from the most likely tokens whose probabilities sum to TOP_P.
+        min_p: Draw only from tokens with at least MIN_P times the highest probability.
         seed: The same seed writes the same text.
-        stop: Text at which to end, and which is not written; may be repeated.
+        stop: End before this text, which is not written; may be repeated.
         on_full: When the text fills the context, slide continues it from its end, stop ends it.
         context: Number of tokens that the model sees at once; 0 is as many as it was trained with.
             Models with rotary, ALiBi or no positions can see more.
         source: The text that an encoder-decoder reads; - reads a source on each line of standard
             input.
         source_file: A file with a source on each line; the texts are written in their order.
-        beams: Number of texts that are continued together to find the likeliest; 1 does not search.
+        beams: Number of texts that are continued together to find the most likely one; 1 does not
+            search.
         length_penalty: Beams compare log-probabilities divided by length to this power; a larger
             one prefers longer texts.
         start: The id that a text of an encoder-decoder begins with; -1 takes the model's.
         end: The id that ends it; -1 takes the model's.
-        stats: Print how long it took.
+        stats: Print the speed at the end.
     """
     from jaxgpt.generation.beam import Beams
     from jaxgpt.generation.options import SampleOptions

@@ -16,7 +16,7 @@ def serve(
     tokenizer: Tokenizer = None,
     errors: Unknown = "strict",
 ) -> None:
-    """Serve a model over HTTP, as OpenAI's API for completions, with a page to try it.
+    """Serve a model over HTTP: OpenAI's API for completions, and a page to try it.
 
     Args:
         host: The address to listen at; with 0.0.0.0 other computers reach the server too, without

@@ -17,7 +17,7 @@ Init = Annotated[str, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 
 
 def train(config: OptionalConfig = None, /, *, settings: Settings, init: Init = "") -> None:
-    """Train a model as a config says, fine-tune one, or resume a run that was stopped.
+    """Train a model from a config, fine-tune one, or resume a run that was stopped.
 
     Args:
         config: A TOML file with settings, or the name of a preset such as quickstart; the options

@@ -43,7 +43,7 @@ def _sample(pieces: Iterator[Piece]) -> Iterator[str]:
 
 
 def with_separators(pieces: Iterator[Piece], separator: str = "") -> Iterator[Piece]:
-    """The pieces with documents separated by text, for tokenizers without an end-of-text id.
+    """The pieces with separators between documents, for tokenizers without an end-of-text id.
 
     `separator` separates them from the document before, if there is one.
     """

@@ -37,7 +37,8 @@ def data_kind(path: Path) -> Literal["text", "answers", "pairs"]:
     if kind == "text" or kind == "answers" or kind == "pairs":
         return kind
     raise UserError(
-        f"{path / ABOUT} says that the data are {kind!r}; there are: {', '.join(KINDS)}. {DAMAGED}"
+        f"{path / ABOUT} says that the data are {kind!r}, but data are one of {', '.join(KINDS)}. "
+        f"{DAMAGED}"
     )
 
 
@@ -46,6 +47,6 @@ def require_model(path: Path, needed: Literal["text", "pairs"]) -> None:
     here, other = KINDS[data_kind(path)], KINDS[needed]
     require(
         here.model == other.model,
-        f"{path} holds {here.content}, on which {here.model} is trained. This needs "
-        f"{other.content}, for {other.model}: `{other.command}` makes it.",
+        f"{path} holds {here.content}, for training {here.model}; but {other.model} is trained on "
+        f"{other.content}: `{other.command}` prepares such data.",
     )

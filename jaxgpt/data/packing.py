@@ -24,7 +24,7 @@ class Spans(NamedTuple):
 
 
 def end_of_text(dataset: Dataset, pack: str) -> int:
-    """The id between two documents of `dataset`, which `pack`, a value of data.pack, needs."""
+    """The end-of-text id of `dataset`, which `pack`, a value of data.pack, needs."""
     file = dataset.path / TOKENIZER
     tokenizer = load(file) if file.exists() else None
     if tokenizer is not None and tokenizer.eot is not None:
@@ -33,8 +33,8 @@ def end_of_text(dataset: Dataset, pack: str) -> int:
     if tokenizer is not None:
         reason = f"its {tokenizer.kind} tokenizer of {tokenizer.vocab_size} ids has no such id"
     raise UserError(
-        f"data.pack is {pack}, but {dataset.path} does not show where its documents end: that is "
-        f"at an end-of-text id, and {reason}. Prepare the text again with a tokenizer that has "
+        f"data.pack is {pack}, but {dataset.path} does not show where its documents end: that "
+        f"takes an end-of-text id, but {reason}. Prepare the text again with a tokenizer that has "
         "one, such as bpe, or leave data.pack out."
     )
 

@@ -90,7 +90,10 @@ def prepare(
 def require_sources(sources: Sequence[str], val: float) -> None:
     """Require that there are sources, and that `val` is a fraction."""
     require(bool(sources), "There is no text to prepare: name files, folders or other sources.")
-    require(0 < val < 1, f"val is a part of the text, between 0 and 1, but is {val}.")
+    require(
+        0 < val < 1,
+        f"val is the fraction of the text for validation, between 0 and 1, but is {val}.",
+    )
 
 
 def _write_whole(

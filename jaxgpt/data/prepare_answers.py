@@ -1,4 +1,5 @@
-"""Prepared directories of prompts and answers: token files, which ids count, and the split."""
+"""Prepared directories of prompts and answers: token files, marks of the ids that count, and the
+split."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -109,8 +110,8 @@ def _split(folder: Path, tokenizer: Tokenizer, val: float) -> dict[str, dict[str
     cut = int((1 - val) * count)
     require(
         min(cut, count - cut) > 0,
-        f"There are too few examples: of {count} are {cut} for training and {count - cut} for "
-        "validation, and each needs at least 1. Give more of them, allow longer ones "
+        f"There are too few examples: of {count}, {cut} would be for training and {count - cut} "
+        "for validation, but each needs at least 1. Give more of them, allow longer ones "
         "(--max-length), or set aside another part for validation (--val).",
     )
     splits, first_id = {}, 0

@@ -142,8 +142,8 @@ def _split(folder: Path, tokenizers: Tokenizers, val: float) -> Splits:
     cut = int((1 - val) * count)
     require(
         min(cut, count - cut) > 0,
-        f"There are too few pairs: of {count} are {cut} for training and {count - cut} for "
-        "validation, and each needs at least 1. Give more pairs, allow longer ones (--max-length), "
+        f"There are too few pairs: of {count}, {cut} would be for training and {count - cut} for "
+        "validation, but each needs at least 1. Give more pairs, allow longer ones (--max-length), "
         "or set aside another part for validation (--val).",
     )
     vocab_size = max(each.vocab_size for each in tokenizers)

@@ -10,7 +10,7 @@ from jaxgpt.file_names import MERGES, META, TOKENIZER, VOCABULARY
 from jaxgpt.system.json_files import parse_json
 
 KNOWN = (
-    "jaxgpt knows its own and Hugging Face's tokenizer.json, vocab.json with merges.txt beside it, "
+    "jaxgpt reads its own and Hugging Face's tokenizer.json, vocab.json next to merges.txt, "
     'nanoGPT\'s meta.pkl, and characters as ["a", "b"], {"0": "a", "1": "b"} or {"a": 0, "b": 1}.'
 )
 FILES = (TOKENIZER, VOCABULARY, META)  # in the order in which they are looked for in a folder
@@ -28,9 +28,7 @@ def load(path: Path) -> Tokenizer:
     require(
         path.exists(), f"{path} does not exist; it should be a tokenizer, or a folder with one."
     )
-    require(
-        path.is_file(), f"{path} is not a tokenizer: there is none of {', '.join(FILES)} in it."
-    )
+    require(path.is_file(), f"{path} holds no tokenizer: it has none of {', '.join(FILES)}.")
     with path.open("rb") as file:
         pickled = plain_pickle.is_pickle(path, file.read(1))
     content = None
@@ -45,12 +43,12 @@ def load(path: Path) -> Tokenizer:
 
 
 def ready_made(choice: str) -> Tokenizer:
-    """The tokenizer `choice`, a path or byte, which need no text to be made from."""
+    """The tokenizer `choice`: byte, or a path; unlike char and bpe, it is not made from a text."""
     if choice == "byte":
         return ByteTokenizer()
     require(
         Path(choice).exists(),
-        f"There is no tokenizer {choice}: it is char, byte, bpe, or a file or folder.",
+        f"There is no tokenizer {choice}: name char, byte, bpe, a file or a folder.",
     )
     return load(Path(choice))
 

@@ -1,4 +1,4 @@
-"""Batches of windows whose documents do not see each other: of a step, and of an evaluation."""
+"""Batches of windows whose documents do not attend to each other, for steps and evaluations."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

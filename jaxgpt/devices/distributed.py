@@ -223,7 +223,7 @@ def catch_stop_signals() -> Iterator[Signals]:
 
 
 def signal_to_stop_at(step: int, caught: Signals) -> int | None:
-    """The signal that makes `step` the last one, the same step in all processes; None without."""
+    """The signal after which to stop at `step`, the same in all processes; None if none came."""
     if is_multi_process():
         from jax.experimental import multihost_utils
 

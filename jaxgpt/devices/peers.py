@@ -48,7 +48,7 @@ def share(tree: Any, mesh: Mesh) -> Any:
 def on_each_device(
     program: Callable[..., Any], mesh: Mesh | None, arguments: Any, results: Any
 ) -> Callable[..., Any]:
-    """Run `program` on each device of `mesh`, or plainly without a mesh.
+    """`program`, run on each device of `mesh`, or as it is if there is no mesh.
 
     `arguments` and `results` are the PartitionSpecs of both, BY_GROUP or SAME.
     """

@@ -155,7 +155,7 @@ _gather.defvjp(lambda x, whole, divided: (_gather(x, whole, divided), None), _sc
 
 
 def undivided(params: Any, mesh: Mesh) -> list[str]:
-    """Messages for the parameters that `mesh` shards less than SHARDING_TABLE asks for."""
+    """Messages about parameters that `mesh` cannot shard as far as SHARDING_TABLE asks."""
     if "blocks" not in params:  # the two sides of an encoder-decoder
         return [
             f"{side}: {message}"
@@ -179,7 +179,7 @@ def undivided(params: Any, mesh: Mesh) -> list[str]:
         ways = leaf.size // math.prod(sharding.shard_shape(leaf.shape))
         if ways < wanted:
             messages.append(
-                f"{_name(path)} is divided by {ways}, not by {wanted}, as its sizes do not divide"
+                f"{_name(path)} is sharded {ways} ways, not {wanted}, as its sizes do not divide"
             )
     return messages
 

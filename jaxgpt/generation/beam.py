@@ -1,4 +1,4 @@
-"""Beam search: the likeliest text among several that are continued together.
+"""Beam search: the most likely of several texts that are continued together.
 
 The beams of a row are live or ended, and their number stays the same: one that ends is set aside
 with its score, its log-probability divided by its length to the power of the length penalty. With
@@ -98,6 +98,6 @@ def _require_no_chance(options: SampleOptions) -> None:
     for name, value in chance.items():
         require(
             getattr(options, name) == value,
-            f"Beam search takes the likeliest text, so {name} must be {value} with beams, but is "
+            f"Beam search takes the most likely text, so {name} must be {value} with beams, but is "
             f"{getattr(options, name)}.",
         )

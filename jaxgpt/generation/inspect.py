@@ -94,10 +94,10 @@ def map_of(seen: Seen) -> AttentionMap:
 
 
 def token_table(seen: Seen, alternatives: int) -> Table:
-    """Table of each token's probability and rank, and the `alternatives` likeliest tokens."""
+    """Table of each token's probability and rank, and the `alternatives` most likely tokens."""
     require(alternatives >= 0, f"--top must not be negative, but is {alternatives}.")
     table = Table(
-        "token", "probability", "rank", "likeliest instead", box=None, padding=(0, 2, 0, 0)
+        "token", "probability", "rank", "most likely others", box=None, padding=(0, 2, 0, 0)
     )
     for t, i in enumerate(seen.ids):
         if t == 0:

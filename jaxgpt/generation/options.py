@@ -23,10 +23,10 @@ class SampleOptions:
 
     Attributes:
         max_new_tokens: Number of new tokens.
-        temperature: 0 always takes the likeliest token.
-        top_k: Number of likeliest ids to choose from; 0 takes all.
-        top_p: Choose from the fewest likeliest ids whose probabilities reach this sum.
-        min_p: Least probability, as a share of the likeliest id's.
+        temperature: 0 always takes the most likely token.
+        top_k: Number of most likely ids to choose from; 0 takes all.
+        top_p: Choose from the fewest most likely ids whose probabilities reach this sum.
+        min_p: Lowest probability, as a share of the highest one.
         seed: The same seed draws the same tokens.
         samples: Number of rows for each prompt.
         stop_ids: A row ends after one of these.
@@ -67,7 +67,7 @@ class SampleOptions:
         # Beyond these limits a division of float32 logits overflows or loses them.
         require(
             self.temperature == 0 or 1e-30 <= self.temperature <= 1e30,
-            "temperature must be 0 (the likeliest token) or lie in [1e-30, 1e30], "
+            "temperature must be 0 (the most likely token) or lie in [1e-30, 1e30], "
             f"but is {self.temperature}.",
         )
         require(0 < self.top_p <= 1, f"top_p must lie in (0, 1], but is {self.top_p}.")
@@ -79,14 +79,14 @@ class SampleOptions:
             self.context <= config.context_length or config.positions in UNLIMITED,
             f"context is {self.context}, but the model's {config.positions} positions are a table "
             f"of {config.context_length}: ask for at most {config.context_length}. Only models "
-            f"whose positions are {', '.join(UNLIMITED[:-1])} or {UNLIMITED[-1]} see more.",
+            f"whose positions are {', '.join(UNLIMITED[:-1])} or {UNLIMITED[-1]} can use more.",
         )
         return self.context or config.context_length
 
     def sampling(self, vocab_size: int) -> Sampling:
         """The options of the choice as arrays, checked against the model's `vocab_size`.
 
-        They are NumPy's, since reading one of jax's waits for what its device still computes.
+        They are NumPy arrays, because reading a jax array waits until its device has computed it.
         """
         require(
             0 <= self.top_k <= vocab_size,

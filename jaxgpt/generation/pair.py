@@ -16,7 +16,7 @@ from jaxgpt.storage.model_directory import ModelDirectory
 
 @dataclass(frozen=True)
 class PairOptions:
-    """How text becomes ids and back, where it is not as the model directory says.
+    """Options that override how the model directory converts text to ids and back.
 
     Attributes:
         tokenizer: The tokenizer of the sources, and of the targets unless they have their own.
@@ -66,9 +66,9 @@ class Pair:
 def _mark(
     name: Literal["start", "end"], asked: int, opened: ModelDirectory, tokenizer: Tokenizer | None
 ) -> int:
-    """The id that targets start or end with: as asked for, else as config.json says.
+    """The id that targets start or end with: the one asked for, or else that of config.json.
 
-    Where that says nothing, it is the tokenizer's end of text, or one of the two ids that
+    Without either, it is the tokenizer's end of text, or one of the two ids that
     `jaxgpt prepare` adds after the tokenizer's ids.
     """
     vocab_size = opened.config.decoder.vocab_size

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxgpt.errors import UserError, require
 
-FEWEST_SLOTS = 64  # of a cache: fewer would hardly be faster
+FEWEST_SLOTS = 64  # a cache with fewer would hardly be faster
 
 
 class Prompts(NamedTuple):

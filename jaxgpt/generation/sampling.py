@@ -23,10 +23,10 @@ class Sampling(NamedTuple):
     All but `allowed_v` are one value for all rows, or have the shape (B, 1).
     """
 
-    temperature: Array  # 0: the likeliest token
-    top_k: Array  # number of likeliest ids to choose from
-    top_p: Array  # the fewest likeliest ids whose probabilities reach this sum
-    min_p: Array  # least probability, as a share of the likeliest id's
+    temperature: Array  # 0 takes the most likely token
+    top_k: Array  # number of most likely ids to choose from
+    top_p: Array  # the fewest most likely ids whose probabilities reach this sum
+    min_p: Array  # lowest probability, as a share of the highest one
     allowed_v: Array  # False for ids that decode to nothing, such as vocabulary padding
 
 
@@ -43,7 +43,7 @@ def for_rows(each: Sequence[Sampling], counts: Sequence[int]) -> Sampling:
 def choose(
     logits_bv: jax.Array, keys_b: jax.Array, sampling: Sampling
 ) -> tuple[jax.Array, jax.Array]:
-    """Chosen ids (B,) and their log-probabilities, at temperature 1 and with nothing cut off."""
+    """Chosen ids (B,), and their log-probabilities under the model itself, before any options."""
     logits_bv = logits_bv.astype(sum_dtype(logits_bv))
     finite_b = jnp.isfinite(logits_bv).all(axis=-1)
     allowed_bv = jnp.where(sampling.allowed_v, logits_bv, -jnp.inf)
@@ -60,7 +60,7 @@ def choose(
 
 
 def likeliest(logits_bv: jax.Array) -> jax.Array:
-    """The id (B,) of each row's greatest logit, the first of several.
+    """The lowest id (B,) with the greatest logit of each row.
 
     On a CPU two reductions that are vectorised take a quarter of the time of argmax, which is not.
     """

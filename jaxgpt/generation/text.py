@@ -72,8 +72,9 @@ class TextCodec:
         except ValueError:
             raise UserError(
                 f"{self.directory} has no tokenizer, so a prompt is ids, like 0 29 59, but is "
-                f"{text[:40]!r}. For text, name its tokenizer with --tokenizer: "
-                "a tokenizer.json, a list of characters as JSON, or nanoGPT's meta.pkl."
+                f"{text[:40]!r}. For text, name its tokenizer with --tokenizer: the run that it "
+                "was trained in, a tokenizer.json, a list of characters as JSON, or nanoGPT's "
+                "meta.pkl."
             ) from None
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -98,7 +98,7 @@ def _write(
     options: SampleOptions,
     beams: Beams,
 ) -> list[list[int]]:
-    """The new ids of each row, with the id that ends it."""
+    """The new ids of each row, including the id that ends it."""
     source_bs, mask_bs = padded(sources, model.config.encoder.context_length)
     memory = encode(model, source_bs, mask_bs)
     if beams.count > 1:

@@ -1,4 +1,4 @@
-"""Attention: the projections before and after it, norms and rotation of queries and keys.
+"""Attention: its projections, and the norms and rotation of queries and keys.
 
 The function that combines queries, keys and values is an argument, an Attend: `causal`, one that
 attends to all positions of a memory, or one that a caller makes.
@@ -160,7 +160,9 @@ class Attention(nnx.Module):
 
     def _joined(self, mixed_btmgh: jax.Array) -> jax.Array:
         """The output (B, T, D) of all heads."""
-        rows, time, heads, groups, width = mixed_btmgh.shape  # -1 would not do for no rows
+        rows, time, heads, groups, width = (
+            mixed_btmgh.shape
+        )  # the size cannot be -1, as there may be no rows
         if self.spec.out == "none":
             return mixed_btmgh.reshape(rows, time, heads * groups * width)
         heads_btnh = mixed_btmgh.reshape(rows, time, heads * groups, width)

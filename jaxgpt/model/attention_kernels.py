@@ -205,7 +205,7 @@ FORMS: dict[str, Form] = {"xla": plain, "chunked": chunked} | {
 def pick(
     model: ModelConfig, compute: ComputeConfig, device: Any, pack: str = "off"
 ) -> tuple[str, str]:
-    """The name of the form to use on `device`, and the reason for it; `pack` is data.pack.
+    """The name of the attention form to use on `device`, and the reason; `pack` is data.pack.
 
     Raises if `compute.attention` names a form that cannot be used there.
     """
@@ -229,5 +229,5 @@ def pick(
     if refusals[name]:
         return "chunked", f"as {name} {refusals[name]}"
     if model.context_length < KERNELS[name].shortest:
-        return "chunked", f"as {model.context_length} positions are too few to gain by {name}"
+        return "chunked", f"as {name} is no faster at {model.context_length} positions"
     return name, f"for {device.device_kind}, {dtype} and heads of {model.head_dim}"

@@ -106,7 +106,7 @@ class Block(nnx.Module):
 
 
 def branch_input(placement: str, x: jax.Array, norm: Norm) -> jax.Array:
-    """What a branch of the stream `x` computes from: the norm of it, or `x` itself."""
+    """The input of a residual branch from the stream `x`: its norm, or `x` itself."""
     return norm(x) if placement in ("pre", "residual") else x
 
 

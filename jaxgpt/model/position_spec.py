@@ -47,7 +47,7 @@ class Alibi:
 
 @dataclass(frozen=True)
 class Unplaced:
-    """No position encoding: only the causal mask shows the order."""
+    """No position encoding; the model knows the order only through the causal mask."""
 
 
 Positions = Learned | Sinusoids | Rotary | Alibi | Unplaced

@@ -69,8 +69,8 @@ class Plan:
 def plan(
     settings: Mapping[str, Any], where: str, topology: str = "", stage: Stage = silent
 ) -> tuple[Plan, Plan | None]:
-    """The plan of the run in `settings` and, if that does not fit, of the first change found that
-    does.
+    """The plan of the run in `settings`; if it does not fit, also that of a change that fits, if
+    one is found.
 
     It is made for the devices of `topology`, or for those present.
     """

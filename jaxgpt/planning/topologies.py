@@ -71,7 +71,7 @@ gpu_device_info {{
   block_dim_limit_z: 65535
 }}
 """
-# Otherwise libtpu queries the network for its machine, in vain, and logs the failures at length.
+# Otherwise libtpu asks the network about its machine, which fails, and logs every failure.
 ALONE = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",

@@ -143,7 +143,9 @@ class Service:
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
         def deliver(event: Event) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(
+                RuntimeError
+            ):  # the event loop is closed: no client waits any more
                 loop.call_soon_threadsafe(queue.put_nowait, event)
 
         job = Job(Request(prompts, options), choices, deliver)

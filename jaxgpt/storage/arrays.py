@@ -67,7 +67,7 @@ def write(folder: Path, tree: Any) -> None:
     handler = ocp.PyTreeCheckpointHandler(
         type_handler_registry=types,
         multiprocessing_options=processes,
-        use_compression=False,  # it makes weights a few percent smaller, and saving slower
+        use_compression=False,  # it would save a few percent of the disk, and be slower
     )
     tree = tree if is_multi_process() else jax.tree.map(_on_host, tree)
     args = ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=FILE_BYTES)

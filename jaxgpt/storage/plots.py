@@ -18,8 +18,7 @@ INSTALLED = installed("matplotlib")
 
 
 def draw_losses(metrics: Sequence[Mapping[str, Any]], run: Path, evaluated_on: str = "") -> None:
-    """Write loss.png; `evaluated_on` says in the legend how much of the validation split was
-    used."""
+    """Write loss.png; `evaluated_on`, for the legend, is the part of the split that was used."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

@@ -106,7 +106,9 @@ def remove_abandoned(path: Path) -> None:
     """Remove partial files of `path` that killed processes left; another process may be writing
     it."""
     for partial in path.parent.glob(f"{glob.escape(hidden(path, PARTIAL).name)}*"):
-        with contextlib.suppress(OSError):  # it is complete by now, or nothing tells who writes it
+        with contextlib.suppress(
+            OSError
+        ):  # it is complete by now, or it cannot be known who writes it
             if not locks.is_locked(partial):
                 remove(partial)
 

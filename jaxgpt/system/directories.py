@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.errors import in_a_row, instead_of, require
-from jaxgpt.file_names import LOCK, MANIFEST
+from jaxgpt.errors import UserError, in_a_row, instead_of, require
+from jaxgpt.file_names import CHECKPOINTS, LOCK, MANIFEST
 from jaxgpt.system.atomic_files import (
     PARTIAL,
     errors_naming,
@@ -171,6 +171,8 @@ def check_manifest(directory: Path) -> Unchanged:
 
     The returned object can check later that these files are still unchanged.
     """
+    if directory.is_dir() and not (directory / MANIFEST).is_file():
+        raise UserError(_without_manifest(directory))
     entries = read_json(directory / MANIFEST).get("files")
     require(
         isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values()),
@@ -187,6 +189,21 @@ def check_manifest(directory: Path) -> Unchanged:
         "again.",
     )
     return files
+
+
+def _without_manifest(directory: Path) -> str:
+    """The error for a `directory` without a manifest; it names those in it that have one."""
+    inner = [
+        str(one)
+        for one in sorted(directory.glob("*/"))
+        if any((one / name).exists() for name in (MANIFEST, CHECKPOINTS))
+    ]
+    way_out = (
+        f"Name one of the directories in it: {in_a_row(inner, ', ')}"
+        if inner
+        else "Name a model directory, a run or prepared data"
+    )
+    return f"{directory} has no {MANIFEST}, so jaxgpt did not write it. {way_out}."
 
 
 def _problem(directory: Path, name: str, entry: dict[str, Any]) -> str:

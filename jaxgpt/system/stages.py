@@ -1,4 +1,4 @@
-"""Reports the progress of work that takes long: to a caller, or on a terminal."""
+"""Reports the progress of long work, to a caller or on a terminal."""
 
 import contextlib
 import sys

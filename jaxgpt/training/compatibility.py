@@ -13,7 +13,9 @@ from jaxgpt.storage.model_directory import ModelDirectory
 
 KINDS = {1: "a decoder", 2: "an encoder-decoder"}  # by the number of config sections
 SECTIONS = {"optim": OptimConfig, "train": TrainConfig}
-ROUNDED_UP = 128  # ids more than the tokenizer has: people round up to a multiple of 64 or 128
+ROUNDED_UP = (
+    128  # the most unused ids: vocabularies are often rounded up to a multiple of 64 or 128
+)
 
 
 def fit_vocabulary(model: ModelConfig, dataset: Dataset) -> ModelConfig:

@@ -31,12 +31,12 @@ class Compute:
 
     @staticmethod
     def of(config: Config, mesh: Mesh) -> "Compute":
-        """The best way to compute the steps of `config` on the devices of `mesh`."""
+        """The fastest usable way to compute the steps of `config` on the devices of `mesh`."""
         return Compute.on(mesh, config.model, config.compute, config.data.pack)
 
     @staticmethod
     def on(mesh: Mesh, model: ModelConfig, settings: ComputeConfig, pack: str = "off") -> "Compute":
-        """The best way to compute `model` on the devices of `mesh`; `pack` is data.pack."""
+        """The fastest usable way to compute `model` on devices of `mesh`; `pack` is data.pack."""
         device, choices = mesh.devices.flat[0], []
         if device.platform == "cpu" and settings.dtype == "bfloat16":
             settings = dataclasses.replace(settings, dtype="float32")

@@ -103,7 +103,9 @@ def trained_on(opened: ModelDirectory, directory: Path) -> Path:
     for path in candidates:
         if (path / file_names.ABOUT).exists():
             return path
-    data = f"It was trained on {named}, which" if named else "The data that it was trained on"
-    raise UserError(
-        f"{directory}: {data} cannot be found as a prepared directory; name one with --data."
+    problem = (
+        f"was trained on {named}, which cannot be found as a prepared directory"
+        if named
+        else "does not say on which data it was trained"
     )
+    raise UserError(f"{directory} {problem}: name a prepared directory with --data.")

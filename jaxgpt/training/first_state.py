@@ -34,7 +34,7 @@ def all_finite(state: State) -> jax.Array:
 
 
 def _read(job: Job, source: ModelDirectory, state_shardings: State) -> State:
-    """The state of `job` from the model, or from its own checkpoint, `source`."""
+    """The state of `job`, read from `source`: another model, or the run's own checkpoint."""
     config = job.config
     like = jax.eval_shape(lambda: init_state(config))
     if not job.resumed:

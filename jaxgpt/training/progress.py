@@ -20,7 +20,7 @@ Passing = Callable[[int, int, str], None]
 STEP = "step "  # the start of a line of figures
 BAR = 24  # columns
 WIDE = 120  # columns of a terminal with room for the bar
-SPARE = (  # figures in the order in which a narrow terminal loses them
+SPARE = (  # the order in which figures are left out on a narrow terminal
     r"  norm \S+",
     r"  lr \S+",
     r"  MFU \S+",

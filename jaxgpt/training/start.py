@@ -79,7 +79,7 @@ def begin(settings: Sections, config_file: str | None, run: Path, say: Say) -> J
 
 @contextlib.contextmanager
 def _blaming(option: str) -> Iterator[None]:
-    """Begin an error with the `option` that the user typed, if any."""
+    """Put the `option` that the user typed, if any, in front of an error."""
     try:
         yield
     except UserError as error:

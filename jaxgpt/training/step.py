@@ -128,7 +128,7 @@ def make_step(
         mean_loss, gradients = jax.tree.map(lambda x: x / count, sums)
         updates, moments = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        # By rounding, a weighted sum would drift away from weights that do not change.
+        # Rounding would make a weighted sum drift away from weights that do not change.
         ema = state.ema and jax.tree.map(
             lambda old, new: old + (1 - rate) * (new - old), state.ema, params
         )
@@ -168,8 +168,8 @@ def make_pair_eval_step(
 ) -> Callable[[Tree, PairBatch], tuple[jax.Array, jax.Array]]:
     """A function (params, batch) -> the sum of its losses, and how many targets are exactly right.
 
-    A target is exactly right if each of its tokens is the likeliest after those before it, so that
-    greedy decoding produces it.
+    A target is exactly right if each of its tokens is the most likely one after those before it,
+    so that greedy decoding produces it.
     """
 
     def eval_step(params: Tree, batch: PairBatch) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,4 @@
-"""Sends metrics to TensorBoard and Weights & Biases, if settings ask for it."""
+"""Sends metrics to TensorBoard and Weights & Biases, if the settings enable them."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""What the compiled training step of GPT-2 124M does besides the work, counted in its text.
+"""Counts what the compiled training step of GPT-2 124M does beyond the necessary work.
 
 docs/scale.md says what each finding is.
 """

@@ -1,4 +1,4 @@
-"""A compiled program, read from its text: what runs, how often, and what it only moves about."""
+"""Reads the text of a compiled program: which instructions run, how often, and which only copy."""
 
 import math
 import re

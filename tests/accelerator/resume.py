@@ -1,4 +1,4 @@
-"""A run whose process is killed, and which ends with the bits of a run that was left alone.
+"""A run whose process is killed resumes, and ends with the same bits as an undisturbed run.
 
 On a GPU, sums by atomic additions and the choice of kernels by their measured speed can change bits
 from one process to the next. There the bits must be the same with the flag that forbids both;

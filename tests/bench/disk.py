@@ -1,4 +1,4 @@
-"""What a run does besides computing: making batches from a file of tokens, and saving its state.
+"""Benchmarks of what a run does besides computing: batches from a file of tokens, and checkpoints.
 
 The rows of `python -m tests.bench` are made of these; PyTorch's are its DataLoader, and torch.save flushed to the disk.
 """

@@ -1,4 +1,4 @@
-"""A script as people write them after a lecture: sizes are globals, heads keep masks, and it trains where it stands."""
+"""A script in the style of a lecture: sizes are globals, heads keep masks, and the script trains when it is run."""
 
 import torch
 from torch import nn

@@ -67,7 +67,7 @@ class Kvarnar(nn.Module):
 
 
 class OddKvarn(Kvarn):
-    """Two things that no field says: values that are squared, and a residual that is halved."""
+    """A block that does two things that no field describes: it squares values and halves a residual."""
 
     def push(self, x):
         return super().push(x) ** 2
@@ -134,14 +134,14 @@ def llama():
 
 
 def endless_llama():
-    """The same, and nothing says how long its context is."""
+    """The same class, whose files do not show the context length."""
     module = llama()
     del module.max_seq_len
     return module
 
 
 def endless_stranger():
-    """The same under names that no dialect knows."""
+    """The same class under names that no dialect knows."""
     module = _named({part: f"q{word[::-1]}" for part, word in LLAMA.items()})
     del module.max_seq_len
     return module

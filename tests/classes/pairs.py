@@ -184,7 +184,7 @@ class Plain(Base):
 
 
 class BlindRows(Base):
-    """Its padding tokens see everything, instead of being hidden."""
+    """A class whose padding tokens attend to everything, instead of being hidden."""
 
     def forward(self, src, tgt):
         future = torch.ones(tgt.shape[1], tgt.shape[1]).tril()
@@ -278,7 +278,7 @@ class Probabilities(Plain):
 
 
 class Scaled(Plain):
-    """It does what no field says: its memory is multiplied by a number."""
+    """A class whose memory is multiplied by a number, which no field describes."""
 
     def written(self, src, tgt, src_mask, tgt_mask):
         memory = 1.5 * self.encoder(src, src_mask)
@@ -286,7 +286,7 @@ class Scaled(Plain):
 
 
 class HalfPadded(Plain):
-    """It hides padding from its encoder, but not from cross-attention, as no model here does."""
+    """A class that hides padding from its encoder but not from cross-attention, which no field describes."""
 
     def written(self, src, tgt, src_mask, tgt_mask):
         memory = self.encoder(src, src_mask)

@@ -1,4 +1,4 @@
-"""Each dialect's table against torch: a wrong one can go there and back bit for bit, and only running both shows it."""
+"""Each dialect's rows against torch: wrong rows can round-trip bit for bit, and only running both models shows it."""
 
 from collections.abc import Callable
 from typing import Any

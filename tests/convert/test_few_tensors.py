@@ -1,4 +1,4 @@
-"""Families in which a tensor says more than usual, or is missing: slopes, norms, copies of an embedding."""
+"""Families with additional or missing tensors: slopes, norms, copies of an embedding."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Names that other people's classes have: read as what they mean, and written again as they were."""
+"""Names from other people's classes are recognised, and written back unchanged."""
 
 import re
 from typing import Any

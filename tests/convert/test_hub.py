@@ -409,7 +409,7 @@ def test_every_choice_is_said_as_it_is_read_or_refused_by_name(dialect: Any) -> 
             {},
             "needs a Hugging Face class, but the dialect nanogpt has none: use --dialect gpt2 or gptbigcode",
         ),
-        (None, {}, "Hugging Face class, but nothing names one"),
+        (None, {}, "Hugging Face class, but you have not chosen one"),
     ],
 )
 def test_what_a_class_cannot_be_is_refused_and_nothing_is_written(

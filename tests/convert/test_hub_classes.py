@@ -387,7 +387,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "gate of another kind": (
         "gemma",
         {"hidden_act": "relu2_glu"},
-        "hidden_act = 'relu2_glu'; there can be",
+        "hidden_act = 'relu2_glu'; supported values are",
     ),
     "one norm": ("falcon", {"parallel_attn": False}, "sequential, but .* show parallel_one_norm"),
     "width": ("llama", {"intermediate_size": 99}, "mlp_dim = 99, but the tensors show 80"),
@@ -400,7 +400,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         "rope_theta = 'big' is not a number",
     ),
     "biases": ("llama", {"attention_bias": True}, "qkv_bias = True, but the tensors show False"),
-    "activation": ("llama", {"hidden_act": "mish"}, "hidden_act = 'mish'; there can be"),
+    "activation": ("llama", {"hidden_act": "mish"}, "hidden_act = 'mish'; supported values are"),
     "layers": ("gemma2", {"layer_types": ["full_attention"]}, "layer_types has 1 entries"),
     "kinds": (
         "gemma2",

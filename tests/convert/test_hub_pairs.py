@@ -1,4 +1,4 @@
-"""Folders of transformers' encoder-decoders: brought over, written again, and opened by transformers as they were."""
+"""Folders of transformers' encoder-decoders: converted, written back, and opened by transformers unchanged."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -116,6 +116,7 @@ def test_an_order_that_names_tell_is_no_choice() -> None:
     state = general.General(ModelConfig(**SIZES), told, fused=True).state_dict()
     assert "gate_order" not in convert.to_flax(state, **GIVEN).report.assumed
     with pytest.raises(
-        UserError, match="gate_order = up_gate was given, but the names in the file"
+        UserError,
+        match="gate_order = up_gate was given, but the tensor names already fix that order",
     ):
         convert.to_flax(state, **GIVEN, gate_order="up_gate")

@@ -1,4 +1,4 @@
-"""Encoder-decoders there and back: torch's own nn.Transformer, and the classes of others."""
+"""Encoder-decoders are converted both ways: torch's own nn.Transformer, and other people's classes."""
 
 import dataclasses
 import json

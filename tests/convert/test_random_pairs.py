@@ -1,4 +1,4 @@
-"""Random encoder-decoders, of random names and settings: brought over rightly, asked about, or assumed openly."""
+"""Random encoder-decoders with random names are converted correctly, or open fields are asked for or assumed openly."""
 
 import random
 from typing import Any

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.data.batches import batch, eval_windows
@@ -17,6 +17,7 @@ def starts(batch_: np.ndarray) -> np.ndarray:
     return batch_[:, 0]
 
 
+@settings(deadline=None)
 @given(
     length=st.integers(8, 300),
     context=st.integers(1, 4),
@@ -59,6 +60,7 @@ def test_long_splits_are_shuffled_differently_in_each_epoch(windows: int) -> Non
     assert abs(np.corrcoef(*orders)[0, 1]) < 0.1
 
 
+@settings(deadline=None)
 @given(
     step=st.integers(0, 10**6), seed=st.integers(0, 9), hosts=st.sampled_from([1, 2, 3, 4, 6, 12])
 )
@@ -137,6 +139,7 @@ def test_a_seed_out_of_range_is_refused(seed: int) -> None:
         batch(np.arange(100), seed=seed, step=0, batch_size=3, context_length=8)
 
 
+@settings(deadline=None)
 @given(length=st.integers(2, 200), size=st.integers(1, 9), context=st.integers(1, 20))
 def test_evaluation_has_every_target_once(length: int, size: int, context: int) -> None:
     tokens = np.arange(1, length + 1, dtype=np.uint16)

@@ -164,7 +164,7 @@ def test_long_pairs_can_be_left_out(tmp_path: Path) -> None:
     dataset = prepare_pairs([source], tmp_path / "out", max_length=3, val=0.5)
     assert decoded(dataset) == [("a", "bbb"), ("aa", "b")] * 3
     assert dataset.left_out == 9
-    with pytest.raises(UserError, match=r"too few pairs: of 0 .*--max-length"):
+    with pytest.raises(UserError, match=r"too few pairs: of 0, .*--max-length"):
         prepare_pairs([source], tmp_path / "none", tokenizer="byte", max_length=1)
     with pytest.raises(UserError, match="max_length must be positive, but is 0"):
         prepare_pairs([source], tmp_path / "none", max_length=0)
@@ -302,7 +302,7 @@ def test_other_than_two_fields_are_refused(field: str, named: str) -> None:
         (b"a\tb\nc\t\xff\n", r"in\.tsv is not UTF-8: byte 0xff at position 6 "),
         (b"", r"in\.tsv is empty: there are no pairs"),
         (b"\n", r"in\.tsv is empty: there are no pairs"),
-        (b"a\tb\n", r"too few pairs: of 1 are 0 for training and 1 for validation"),
+        (b"a\tb\n", r"too few pairs: of 1, 0 would be for training and 1 for validation"),
     ],
 )
 def test_faults_are_named_and_nothing_is_written(raw: bytes, named: str, tmp_path: Path) -> None:
@@ -381,11 +381,12 @@ def test_each_kind_of_directory_says_what_it_is(tmp_path: Path) -> None:
     prepare([str(tmp_path / "in.tsv")], tmp_path / "text")
     assert (data_kind(tmp_path / "pairs"), data_kind(tmp_path / "text")) == ("pairs", "text")
     with pytest.raises(
-        UserError, match="pairs holds pairs of source .* encoder-decoder is trained"
+        UserError,
+        match="pairs holds pairs of source .* for training an encoder-decoder; but a decoder is trained on text",
     ):
         tokens.open_dataset(tmp_path / "pairs")
     with pytest.raises(
-        UserError, match=r"text holds text, .* a decoder .*jaxgpt prepare FILE\.tsv"
+        UserError, match=r"text holds text, .* a decoder; .*jaxgpt prepare FILE\.tsv"
     ):
         open_pairs(tmp_path / "text")
     with pytest.raises(UserError, match="nowhere is not a prepared directory"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.data import plain_pickle
@@ -155,6 +155,7 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
         load(tmp_path / "meta.pkl")
 
 
+@settings(deadline=None)
 @given(at=st.integers(0, 10**6), byte=st.integers(0, 255), cut=st.booleans())
 def test_damage_is_refused_or_read_as_plain_values(at: int, byte: int, cut: bool) -> None:
     whole = pickle.dumps(META)

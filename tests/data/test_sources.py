@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.data.bpe import train_bpe
@@ -42,6 +42,7 @@ def small() -> Iterator[None]:
 # Text
 
 
+@settings(deadline=None)
 @given(text=st.text(min_size=1))
 def test_pieces_are_the_exact_text(text: str) -> None:
     with small():
@@ -60,6 +61,7 @@ def test_a_file_is_read_unchanged(tmp_path: Path) -> None:
     assert texts(tmp_path / "a.txt") == [text]
 
 
+@settings(deadline=None)
 @given(
     lead=st.text(max_size=20),
     bad=st.sampled_from([b"\xff", b"\xc3(", b"\xe2\x82", b"\xed\xa0\x80", b"\x80"]),
@@ -85,6 +87,7 @@ WORDS = st.text("abcXYZ019'_-.,!?éß日語", min_size=1, max_size=6)
 SPACES = st.text(" \n\t", min_size=1, max_size=3)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(WORDS, SPACES), min_size=1, max_size=30), st.integers(14, 40))
 def test_the_pieces_of_a_text_have_the_tokens_of_the_whole(
     parts: list[tuple[str, str]], limit: int

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.data.bpe import BpeTokenizer, train_bpe
@@ -37,6 +37,7 @@ def library_bpe(alphabet: str, decoder: Any) -> Any:
     return made
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_decode_undoes_encode(text: str) -> None:
     for tokenizer in (train_char([text, "a"]), ByteTokenizer(), TRAINED):
@@ -46,6 +47,7 @@ def test_decode_undoes_encode(text: str) -> None:
         assert not ids.size or 0 <= ids.min() <= ids.max() < tokenizer.vocab_size
 
 
+@settings(deadline=None)
 @given(st.text(), st.integers(0, 40))
 def test_a_stream_decodes_in_any_parts(text: str, cut: int) -> None:
     for tokenizer in (train_char([text, "a"]), ByteTokenizer(), TRAINED):

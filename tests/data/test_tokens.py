@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.data.tokens import (
@@ -77,6 +77,7 @@ def test_a_prepared_directory_opens(directory: Path) -> None:
             dataset.train[0] = 1
 
 
+@settings(deadline=None)
 @given(
     name=st.sampled_from(["train.bin", "val.bin", "tokenizer.json", "data.json"]), data=st.data()
 )
@@ -92,6 +93,7 @@ def test_a_flipped_bit_is_found_and_named(directory: Path, name: str, data: st.D
         file.write_bytes(whole)
 
 
+@settings(deadline=None)
 @given(at=st.integers(0, HEADER_BYTES - 1), bit=st.integers(0, 7))
 def test_a_damaged_header_never_raises_anything_else(directory: Path, at: int, bit: int) -> None:
     """Without the checksums a flip inside a number may pass, but nothing may crash."""

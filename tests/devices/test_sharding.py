@@ -120,9 +120,9 @@ def test_a_size_that_does_not_divide_is_sharded_less_and_reported() -> None:
     config = ModelConfig(26, 11, 16, 3, 4, qkv_bias=True)
     mesh = jax.sharding.AbstractMesh((1, 2, 1, 4), AXES)
     assert undivided(abstract_params(config), mesh) == [
-        "head/bias is divided by 2, not by 8, as its sizes do not divide",
-        "head/kernel is divided by 2, not by 8, as its sizes do not divide",
-        "token_embedding/embedding is divided by 2, not by 8, as its sizes do not divide",
+        "head/bias is sharded 2 ways, not 8, as its sizes do not divide",
+        "head/kernel is sharded 2 ways, not 8, as its sizes do not divide",
+        "token_embedding/embedding is sharded 2 ways, not 8, as its sizes do not divide",
     ]
     specs = {
         path: where.spec

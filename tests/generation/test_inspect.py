@@ -53,7 +53,7 @@ def test_the_command_shows_tables_and_writes_a_picture(
     )
     assert outcome.code == 0, outcome
     assert "layer 1, mean of all heads, in hundredths" in outcome.out
-    assert "likeliest instead" in outcome.out
+    assert "most likely others" in outcome.out
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert "There is no layer 2: they are 0 to 1." in refused(
         "jaxgpt", "look", model, "--text", "ab", "--layer", "2"
@@ -213,7 +213,7 @@ def test_the_command_shows_an_encoder_decoder_and_draws_the_alignment(
     assert [row[0] for row in across[1:]] == ["b", "a", "[end]"]
     assert picture.read_bytes().startswith(b"\x89PNG")
     its_own = command("jaxgpt", "sample", pair, "--source", "abc").out.strip()
-    shown_text = command(*look).out.split("likeliest instead")[1].splitlines()[2:]
+    shown_text = command(*look).out.split("most likely others")[1].splitlines()[2:]
     assert [line.split()[0] for line in shown_text if line][: len(its_own)] == [*its_own]
     assert "The text has 16 tokens, and the decoder sees 16 at a time" in refused(
         *look, "--text", "a" * 16

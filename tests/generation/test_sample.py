@@ -162,7 +162,7 @@ def test_a_prompt_longer_than_the_context_is_cropped_with_one_notice(
             ["--prompt", "abzé"],
             "characters that the char tokenizer does not know: 'z' (U+007A), 'é' (U+00E9). Remove them",
         ),
-        (["--temperature", "-1"], "temperature must be 0 (the likeliest token) or lie in"),
+        (["--temperature", "-1"], "temperature must be 0 (the most likely token) or lie in"),
         (["--top-k", "13"], "top_k must lie between 1 and the 12 ids there are, but is 13"),
         (["--tokens", "0"], "number of new tokens must be positive"),
     ],

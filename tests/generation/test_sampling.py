@@ -122,7 +122,7 @@ def test_a_row_of_non_finite_logits_yields_no_token(broken: float) -> None:
     [
         (
             {"temperature": -1.0},
-            "temperature must be 0 (the likeliest token) or lie in [1e-30, 1e30], but is -1.0",
+            "temperature must be 0 (the most likely token) or lie in [1e-30, 1e30], but is -1.0",
         ),
         ({"temperature": float("nan")}, "temperature must be"),
         ({"top_k": 9}, "top_k must lie between 1 and the 8 ids there are, but is 9"),

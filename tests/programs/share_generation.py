@@ -1,4 +1,4 @@
-"""Print, as JSON, texts that several CPU devices generate together, and the meshes they did it on."""
+"""Print, as JSON, texts that several CPU devices generate together, and the meshes that they used."""
 
 import json
 from typing import Any

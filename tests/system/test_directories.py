@@ -117,6 +117,17 @@ def test_every_flipped_bit_is_found_and_named(tmp_path: Path, name: str) -> None
         directories.check_manifest(tmp_path / "out")
 
 
+def test_a_folder_of_directories_names_those_in_it(tmp_path: Path) -> None:
+    one, run = make(tmp_path / "one"), tmp_path / "run"
+    (run / file_names.CHECKPOINTS).mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match="Name one of the directories in it") as caught:
+        directories.check_manifest(tmp_path)
+    assert str(caught.value).endswith(f": {one}, {run}.")
+    with pytest.raises(UserError, match="Name a model directory, a run or prepared data"):
+        directories.check_manifest(tmp_path / "other")
+
+
 def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
     manifest = make(tmp_path / "out") / file_names.MANIFEST
     for text, message in [("{", "is not JSON"), ("[]", "must hold"), ("{}", "not a manifest")]:

@@ -109,7 +109,7 @@ def test_a_stopped_command_ends_before_the_teardown() -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose programs take long to compile, for each has all blocks one after the other."""
+    """A model whose programs take long to compile, because they contain all blocks unrolled."""
     path = tmp_path_factory.mktemp("many") / "blocks"
     config = ModelConfig(**{**PRIMES, "num_blocks": 8})
     model_directory.save(path, config, random_params(config, np.dtype("float32")))

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from convert import to_torch
+from convert.commands import fields_page
+from convert.detect.report import Report
 from convert.dialects import DIALECTS
 from tests.helpers import config_of, random_params
 
@@ -33,3 +35,25 @@ def test_names_in_a_file_send_no_commands_to_the_terminal(
         assert outcome.code == 0
         assert "\x1b" not in outcome.out + outcome.err, words
     assert torch.load(tmp_path / "back.pt", weights_only=True)[RED] == 1
+
+
+def test_fields_are_wrapped_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {"vocab_size": 103, "context_length": 96, "extra_norms": ["sandwich", "embedding"]}
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    fields_page.show(Report(fields, {}, {}), "assumed")
+    plain = capsys.readouterr().out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "34")
+    fields_page.show(Report(fields, {}, {}), "assumed")
+    wrapped = capsys.readouterr().out
+    assert plain.count("\n") == 2
+    assert wrapped.splitlines() == [
+        "read:",
+        "  vocab_size = 103,",
+        "  context_length = 96,",
+        "  extra_norms = ['sandwich',",
+        "  'embedding']",
+    ]

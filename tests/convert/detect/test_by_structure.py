@@ -380,27 +380,27 @@ def test_order_decides_last() -> None:
     [
         (
             replace(SQUARE, norms="x y"),
-            "x.weight or blocks.{layer}.y.weight: nothing tells which is the norm of att",
+            "x.weight or blocks.{layer}.y.weight: nothing shows which is the norm of att",
         ),
         (
             replace(SQUARE, mlp="x y"),
-            "x.weight or blocks.{layer}.y.weight: nothing tells which is the first matrix of",
+            "x.weight or blocks.{layer}.y.weight: nothing shows which is the first matrix of",
         ),
         (
             replace(SQUARE, token="x", positions="y"),
-            "x.weight or y.weight: nothing tells which is the token embedding",
+            "x.weight or y.weight: nothing shows which is the token embedding",
         ),
         (
             replace(SQUARE, token="x", positions="y"),
-            "y.weight or x.weight: nothing tells which is the position table",
+            "y.weight or x.weight: nothing shows which is the position table",
         ),
         (
             replace(SQUARE, positions="", token="x", head="y"),
-            "x.weight or y.weight: nothing tells which is the token",
+            "x.weight or y.weight: nothing shows which is the token",
         ),
         (
             replace(SQUARE, positions="x", head=""),
-            "x.weight or none: nothing tells which is the position table",
+            "x.weight or none: nothing shows which is the position table",
         ),
     ],
 )
@@ -428,7 +428,7 @@ def test_order_and_orientation_that_contradict_each_other_decide_nothing() -> No
         for name, shape in swapped.items()
         if name not in {f"{module}.bias" for module in names}
     }
-    assert "nothing tells which is the first matrix" in propose(mute).problems[0]
+    assert "nothing shows which is the first matrix" in propose(mute).problems[0]
 
 
 BLOCK = "blocks.{layer}."
@@ -456,7 +456,7 @@ BLOCK = "blocks.{layer}."
         ),
         (
             {"ln_g.weight": (30,), "ln_g.bias": (30,)},
-            "ln_f.weight or ln_g.weight: nothing tells which is the norm after",
+            "ln_f.weight or ln_g.weight: nothing shows which is the norm after",
         ),
         ({"blocks.N.attn.rotary.turns": (3,)}, "turns (3,): one too many beside"),
         (
@@ -504,8 +504,11 @@ BLOCK = "blocks.{layer}."
             "position_embedding.weight (2, 24, 30): one too many",
         ),
         ({"blocks.N.attn.proj.weight": (30, 30, 1)}, "attn.proj.weight (30, 30, 1)"),
-        *(({f"a{letter}b": (1,)}, " is no name for a tensor") for letter in "(){}|?: \\\n"),
-        ({"a" * 401: (1,)}, " is no name for a tensor"),
+        *(
+            ({f"a{letter}b": (1,)}, " is not a valid name for a tensor")
+            for letter in "(){}|?: \\\n"
+        ),
+        ({"a" * 401: (1,)}, " is not a valid name for a tensor"),
     ],
 )
 def test_what_has_no_role_is_named(added: dict[str, tuple[int, ...]], why: str) -> None:

@@ -193,7 +193,7 @@ def test_a_config_is_read_before_anything_is_assumed() -> None:
         ({"norm": "mid"}, {}, "norm takes 'pre'"),
         ({}, {"n_layer": 4}, "config.json: n_layer = 4 says num_blocks = 4, but the tensors show 3.*--ignore-config"),
         ({"activation": "relu"}, {"activation": "gelu"}, "activation = relu was given, but config.json: activa"),
-        ({}, {"activation": "mish"}, "config.json says activation = 'mish'; there can be relu, gelu"),
+        ({}, {"activation": "mish"}, "config.json says activation = 'mish'; supported values are relu, gelu"),
         ({}, {"n_embd": 35, "d_model": 36}, "n_embd = 35, but config.json: d_model = 36"),
         ({}, {"add_cross_attention": True}, "cross_attention = True, but the tensors show False"),
     ],
@@ -313,7 +313,7 @@ def test_sinusoids_may_go_on_for_longer_than_the_context() -> None:
 
 def test_padding_is_hinted_at() -> None:
     assert (
-        "token for padding"
+        "names a padding token"
         in found(tensors_of("gpt"), **{"the file": {"config": {"pad_id": 0}}}).report.caveats[-1]
     )
 
@@ -335,7 +335,7 @@ def test_the_kind_of_norms_without_bias_is_assumed() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"final_norm": False}, "if it is never applied, say unused"),
+        ({"final_norm": False}, "set final_norm=unused"),
         ({"norm_eps": -1.0}, "weights.pt: norm_eps must not be negative"),
     ],
 )
@@ -363,7 +363,9 @@ def test_positions_that_leave_no_trace_are_asked_for() -> None:
         tensors, None, {"num_heads": 5, "context_length": 9, "positions": "alibi"}
     ).report
     assert "rotary_theta" not in report.assumed
-    with pytest.raises(UserError, match="positions = learned was given, but the file has no table"):
+    with pytest.raises(
+        UserError, match="positions = learned was given, but the file has no position table"
+    ):
         found(tensors, None, given | {"context_length": 9, "positions": "learned"})
     with pytest.raises(UserError, match="a context length of 1000000000000 is more than"):
         found(tensors, None, given, **{"config.json": {"max_seq_len": 10**12}})

@@ -14,7 +14,7 @@ from convert import to_flax, to_torch
 from convert.dialects import DIALECTS
 from convert.extras.adamw import Optimizer, read, write
 from convert.extras.param_groups import Group, leaves, named, usual_groups
-from convert.extras.torch_adamw import TorchAdamW, TorchGroup, TorchMoments, Unlike, find
+from convert.extras.torch_adamw import NotResumable, TorchAdamW, TorchGroup, TorchMoments, find
 from convert.proving.example import Example
 from convert.rows.dialect import Dialect
 from convert.rows.kinds import Scaled
@@ -252,7 +252,7 @@ def test_no_order_is_guessed_where_shapes_allow_two(order: list[str]) -> None:
         for number, name in enumerate(names)
     }
     groups = (TorchGroup((0, 1), SETTINGS), TorchGroup((2, 3, 4), SETTINGS))
-    with pytest.raises(Unlike, match="no shape tells which"):
+    with pytest.raises(NotResumable, match="no shape tells which"):
         named(TorchAdamW(groups, moments), known, shapes)
     recorded = tuple(
         TorchGroup(group.numbers, {**SETTINGS, "param_names": part})
@@ -383,15 +383,15 @@ def wrong(change: str) -> dict[str, Any]:
         ("eight bits", UserError, "NaN or infinite, or not tensors"),
         ("other names", UserError, "only one has a, "),
         ("twice", UserError, "list a parameter twice"),
-        ("no names", Unlike, "in its groups param_names"),
-        ("groups", Unlike, "3 groups"),
-        ("radam", Unlike, "no amsgrad"),
-        ("betas", Unlike, "in its groups betas"),
-        ("tensors", Unlike, "in its groups lookahead"),
-        ("sgd", Unlike, "state of a parameter has momentum_buffer"),
-        ("amsgrad", Unlike, "amsgrad"),
-        ("adam", Unlike, "adds the decay to the gradient"),
-        ("steps", Unlike, "different numbers of steps, 6 to 7"),
+        ("no names", NotResumable, "in its groups param_names"),
+        ("groups", NotResumable, "3 groups"),
+        ("radam", NotResumable, "no amsgrad"),
+        ("betas", NotResumable, "in its groups betas"),
+        ("tensors", NotResumable, "in its groups lookahead"),
+        ("sgd", NotResumable, "state of a parameter has momentum_buffer"),
+        ("amsgrad", NotResumable, "amsgrad"),
+        ("adam", NotResumable, "adds the decay to the gradient"),
+        ("steps", NotResumable, "different numbers of steps, 6 to 7"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: str, kind: type[UserError], said: str) -> None:

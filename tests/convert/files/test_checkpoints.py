@@ -267,7 +267,7 @@ def test_a_torch_file_is_the_same_each_time(tmp_path):
 @pytest.mark.parametrize(
     ("name", "array", "says"),
     [
-        ("w.bin", np.zeros(3), r"should end in \.pt or \.pth or \.safetensors"),
+        ("w.bin", np.zeros(3), r"must end in \.pt or \.pth or \.safetensors"),
         ("w.safetensors", np.zeros(3, "complex128"), "w is complex128"),
         ("w.safetensors", np.zeros(3, ">f4"), "w is >f4"),
         ("w.safetensors", np.array([None]), "w is object"),

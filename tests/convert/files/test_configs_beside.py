@@ -1,4 +1,4 @@
-"""Settings beside weights: what is read of them, and that hostile ones do no harm."""
+"""Settings next to weights: what is read from them, and that hostile ones do no harm."""
 
 import json
 from pathlib import Path

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import serialization
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert.files import checkpoints, shards
@@ -307,6 +307,7 @@ def test_many_empty_maps_are_bounded(tmp_path: Path) -> None:
         checkpoints.read(tmp_path / FILE)
 
 
+@settings(deadline=None)
 @given(data=st.sampled_from([GOOD, CUT]), place=st.integers(0), byte=st.integers(0, 255))
 def test_no_changed_byte_does_more_than_be_refused(
     data: bytes, place: int, byte: int, tmp_path_factory: pytest.TempPathFactory

@@ -1,4 +1,4 @@
-"""A hostile pickle is recognised by following it; nothing in it is executed, or allocated for it."""
+"""A hostile pickle is recognised without executing it, or allocating what it asks for."""
 
 import collections
 import io

@@ -1,4 +1,4 @@
-"""Safetensors files that are cut, damaged or made to lie are refused in words; the format itself has no checksum."""
+"""Truncated, damaged or forged safetensors files are refused with a reason; the format itself has no checksum."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""Torch files that are damaged, hostile or merely odd: each is refused in words, and none is obeyed."""
+"""Damaged, hostile or merely odd torch files: each is refused with a reason, and no code in them runs."""
 
 import argparse
 import os
@@ -252,18 +252,18 @@ def test_tensors_without_bytes_are_refused(bad, legacy):
     )
     refused(
         bad,
-        r"a\.w claims 1000000 elements, that is 4000000 bytes, over 4 stored ones",
+        r"a\.w claims 1000000 elements, which are 4000000 bytes, but only 4 are stored",
         r"\.clone\(\)",
     )
     torch.save({"model": {"a": torch.ones(2)}, "ema": [torch.ones(1).expand(9)]}, bad)
-    refused(bad, r"ema\.0 claims 9 elements, that is 36 bytes, over 4")
+    refused(bad, r"ema\.0 claims 9 elements, which are 36 bytes, but only 4 are")
 
 
 def test_views_that_add_up_to_more_than_the_file_are_refused(bad):
     base = torch.ones(500_000)
     torch.save({f"w.{i}": base[i:] for i in range(40)}, bad)
     refused(
-        bad, r"its tensors overlap, and claim 79996880 bytes together, over 20\d{5} stored ones"
+        bad, r"its tensors overlap: together they claim 79996880 bytes, but only 20\d{5} are stored"
     )
 
 
@@ -296,7 +296,7 @@ def test_tensors_that_are_no_arrays_are_refused_by_name(bad, kind, tensor):
 
 def test_numbers_that_numpy_has_not_are_refused_by_name(bad):
     torch.save({"a.w": torch.ones(2), "b.w": torch.ones(2).to(torch.float8_e4m3fn)}, bad)
-    refused(bad, r"b\.w is float8_e4m3fn; there can be bfloat16, .*tensor\.float\(\)")
+    refused(bad, r"b\.w is float8_e4m3fn; supported dtypes are bfloat16, .*tensor\.float\(\)")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tables of positions that a module made in float32 do not stand in the way of an exact comparison."""
+"""Position tables that a module made in float32 do not prevent an exact comparison."""
 
 from typing import Any
 

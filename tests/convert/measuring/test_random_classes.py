@@ -75,7 +75,7 @@ def random_class(seed: int) -> tuple[ModelConfig, Any]:
 
 
 def check_random_class(seed: int) -> str:
-    """How a random class ended: proven, or named where it parts; anything else is an error."""
+    """The outcome for a random class: proven, or the stage where it differs; anything else is an error."""
     _, module = random_class(seed)
     try:
         loaded = to_flax(module.state_dict(), torch=module)

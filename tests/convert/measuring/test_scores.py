@@ -1,4 +1,4 @@
-"""How scores are made shows in the weights that they give, whatever the angles and the cap."""
+"""Attention weights reveal how their scores were computed, for any angles and caps."""
 
 from collections.abc import Callable
 from dataclasses import replace

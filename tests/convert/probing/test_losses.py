@@ -1,4 +1,4 @@
-"""Losses by parts: the same function for every config, and parts that another size would show."""
+"""The resizable form computes the same function for every config, and each part changes the loss."""
 
 import dataclasses
 

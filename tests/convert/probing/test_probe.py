@@ -651,7 +651,7 @@ def test_ids_in_files(suffix: str, dtype: str, tmp_path: Path) -> None:
         (["--text", "wood.txt", "--set", "num_heads=3"], "3 does not divide"),
         (
             ["--text", "wood.txt", "--set", "final_norm=false"],
-            "final_norm = False was given, but the file has one",
+            "final_norm = False was given, but the file has a final norm",
         ),
     ],
 )
@@ -689,8 +689,7 @@ def test_the_context_length_shows_in_no_loss(
     outcome = command("jaxgpt-convert", "probe", tmp_path / "sinusoids.pt", "--text", text, *given)
     assert outcome.code in (0, 3)
     assert (
-        "undecided: context_length shows in no loss; set it with --set context_length=N"
-        in outcome.err
+        "undecided: no loss shows context_length; set it with --set context_length=N" in outcome.err
     )
 
 

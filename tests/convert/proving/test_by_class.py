@@ -1,4 +1,4 @@
-"""`to-flax --torch`: the class of a file settles what its tensors leave open, or nothing is written."""
+"""`to-flax --torch`: running the class settles the fields that tensors leave open, or nothing is written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -105,7 +105,7 @@ def test_the_command_names_the_fields_and_the_proof(
     assert not again.err  # what was found with the class is certain
     folder = command("jaxgpt-convert", "to-torch", tmp_path / "model", tmp_path / "folder")
     assert folder.code == 2, folder
-    assert "needs a Hugging Face class, but nothing names one" in folder.err
+    assert "needs a Hugging Face class, but you have not chosen one" in folder.err
 
 
 def test_a_given_field_that_the_class_contradicts_is_refused(primes_file: Path) -> None:

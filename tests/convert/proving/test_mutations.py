@@ -1,4 +1,4 @@
-"""verify shows in which stage a wrong field, or weights in another order, make the models part."""
+"""verify names the stage in which a wrong field, or weights in another order, first make a difference."""
 
 import dataclasses
 from collections.abc import Callable

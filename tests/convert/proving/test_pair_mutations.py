@@ -1,4 +1,4 @@
-"""verify shows in which stage of an encoder-decoder a wrong field, or wrong weights, make the models part."""
+"""verify names the stage of an encoder-decoder in which a wrong field, or wrong weights, first make a difference."""
 
 import dataclasses
 import json

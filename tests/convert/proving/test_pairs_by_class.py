@@ -1,4 +1,4 @@
-"""`to-flax --torch` of encoder-decoders: the class settles the fields of both sides, or nothing is written."""
+"""`to-flax --torch` of encoder-decoders: running the class settles the fields of both sides, or nothing is written."""
 
 import json
 from collections.abc import Callable

@@ -329,7 +329,7 @@ def test_the_page_fits_a_terminal_and_json_has_every_row(
     found = json.loads(command(*asked, "--json").out)
     assert len(found["training"]) == 1 + 2 * 81
     if name == "GPT":
-        assert "81 of 81 differ, first that of token_embedding.weight." in "\n".join(lines)
+        assert "81 of 81 differ; the first is that of token_embedding.weight." in "\n".join(lines)
 
 
 def test_the_verify_command_that_to_flax_suggests_proves(

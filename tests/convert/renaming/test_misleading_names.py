@@ -1,4 +1,4 @@
-"""Classes whose names, order or shapes mislead: refused, or what is taken for what is said."""
+"""Classes whose names, order or shapes mislead are refused, or the warnings say how they were read."""
 
 import re
 from typing import Any
@@ -98,12 +98,12 @@ def test_the_ends_of_an_mlp_of_parameters_are_not_told_by_their_order() -> None:
     names = (r"linear1\.weight", "wide"), (r"linear2\.weight", "narrow")
     state = turned(renamed(pair(mlp_bias=False), *names), "wide|narrow")
     with pytest.raises(
-        UserError, match=r"nothing in it tells whether its matrices are \(in, out\)"
+        UserError, match=r"nothing in it shows whether its matrices are \(in, out\)"
     ):
         convert.to_flax(state, **GIVEN)
 
 
-TAKEN = "are taken at their word or by their shapes: {}"
+TAKEN = "by their words or shapes, they are taken as follows: {}"
 SAID: dict[str, tuple[Any, str]] = {
     "numbers of norms": (
         lambda: is_sorted(renamed(decoder().state_dict(), ("norm1", "n_2"), ("norm2", "n_1"))),
@@ -150,4 +150,4 @@ def test_what_names_or_shapes_may_say_wrongly_is_said(what: str) -> None:
 def test_usual_names_need_no_such_sentence() -> None:
     for state in (decoder().state_dict(), pair()):
         caveats = convert.to_flax(state, **GIVEN).report.caveats
-        assert not any("taken at their word" in each or "square" in each for each in caveats)
+        assert not any("they are taken as follows" in each or "square" in each for each in caveats)

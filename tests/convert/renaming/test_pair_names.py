@@ -1,4 +1,4 @@
-"""Encoder-decoders of any modules and words: what is what follows from shapes, words and order, or is left open."""
+"""Encoder-decoders with any modules and names: shapes, words and order identify the parts, or leave them open."""
 
 import functools
 import re

@@ -176,7 +176,7 @@ def test_matrices_in_another_order_than_usual_are_taken_for_neither_orientation(
     wide = [name for name in state if "expand" in name]
     last = {name: state.pop(name) for name in wide}
     with pytest.raises(
-        UserError, match=r"nothing in it tells whether its matrices are \(in, out\)"
+        UserError, match=r"nothing in it shows whether its matrices are \(in, out\)"
     ):
         convert.to_flax({**state, **last}, **GIVEN)
 

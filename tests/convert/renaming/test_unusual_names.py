@@ -1,4 +1,4 @@
-"""Files of classes that are written in another way: attributes for lists, bare parameters, (in, out), other words."""
+"""Files of classes in unusual styles: attributes instead of lists, bare parameters, (in, out), other words."""
 
 import re
 from typing import Any
@@ -125,7 +125,7 @@ def test_the_same_tensors_in_another_form_are_the_same_model(form: str) -> None:
 def test_square_matrices_of_which_nothing_tells_the_orientation_are_refused() -> None:
     state = renamed(decoder(mlp_dim=24).state_dict(), *BARE, *MLP)
     with pytest.raises(
-        UserError, match=r"nothing in it tells whether its matrices are \(in, out\)"
+        UserError, match=r"nothing in it shows whether its matrices are \(in, out\)"
     ):
         convert.to_flax(state, **GIVEN)
 

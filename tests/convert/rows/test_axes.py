@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert.rows.axes import View
@@ -114,6 +114,7 @@ def test_results_never_alias_their_source() -> None:
     assert not source["x"].any()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 999), st.integers(0, 999), st.sampled_from(["query", "key", "value"]))
 def test_a_name_is_matched_by_the_place_that_writes_it(layer: int, head: int, label: str) -> None:
     view = View.parse(TORCH_VIEWS[0], SPELLING)

@@ -1,4 +1,4 @@
-"""Ids from files that people have, and refusals of files that lie."""
+"""Ids are read from the files that people have; files with false contents are refused."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""A folder's tokenizer comes along, or it is said why not."""
+"""A folder's tokenizer is converted too, or the reason why not is given."""
 
 import json
 from collections.abc import Callable

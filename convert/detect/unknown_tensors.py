@@ -11,7 +11,7 @@ from .by_structure import propose
 from .inputs import Inputs
 
 
-def why_strange(inputs: Inputs, fits: list[Fit]) -> str:
+def why_unknown(inputs: Inputs, fits: list[Fit]) -> str:
     """The error for a file that no fit explains: names a known architecture or the nearest fit."""
     usual = renamings(inputs.shapes)
     if foreign := reasons(inputs.shapes):
@@ -30,8 +30,8 @@ def why_strange(inputs: Inputs, fits: list[Fit]) -> str:
         text += (
             " By its structure it could be a GPT. If you have its class, to-flax --torch "
             "model.py:YourClass reads it under any names, and proves the result; without it, "
-            "jaxgpt-convert inspect with --dialect auto shows how it would be read, and to-flax "
-            "and verify take that only with --dialect auto."
+            "jaxgpt-convert inspect --dialect auto shows how it would be read, and to-flax and "
+            "verify read it that way if you pass --dialect auto."
         )
     return text
 
