@@ -1,13 +1,14 @@
 """Calls a foreign module that attends to a second text or to given vectors, by its own names.
 
-If it requires masks, each of the usual forms is tried, and used if the result is causal and depends
-on all of the second text.
+If it requires masks, each of the usual forms is tried, and each order of batch and time; the one is
+used with which the result is causal and depends on all of the second text.
 """
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,6 +16,14 @@ from jaxgpt.errors import UserError
 
 from .encode_decode import run
 from .forward import blamed, in_rows, logits_of
+from .layout import (
+    LAYOUTS,
+    Layout,
+    batch_first,
+    keeps_texts_apart,
+    require_alike_in_all_rows,
+    two_of,
+)
 
 TOKENS = (
     "decoder_input_ids tgt trg target targets tgt_tokens tgt_ids trg_tokens dec_input dec_inputs "
@@ -63,34 +72,51 @@ FORMS: tuple[tuple[Mask, Mask], ...] = (
 PADDING = tuple(itertools.product((False, True), ((), (1,))))
 
 
+class Form(NamedTuple):
+    """How a class is called."""
+
+    masks: tuple[Mask, Mask] = FORMS[0]
+    padding: tuple[bool, tuple[int, ...]] = PADDING[0]
+    layout: Layout = LAYOUTS[0]
+
+
 class WithContext(torch.nn.Module):
     """A module that takes ids alone, and gives `module` the same second argument for each row."""
 
-    def __init__(self, module: torch.nn.Module, other: torch.Tensor, form: Any = None) -> None:
+    def __init__(
+        self, module: torch.nn.Module, other: torch.Tensor, form: Form | None = None
+    ) -> None:
         super().__init__()
         self.module = module
         self.other = other  # ids of sources (B, S), or a memory (B, S, D)
-        self.form = form  # that of the masks, if it is known
+        self.form = form  # None if it is not known yet
 
     def forward(self, ids: torch.Tensor) -> Any:
         other = self.other[: len(ids)]
         if self.form is None:
-            self.form = self._suitable(ids, other)
-        return self._called(ids, other, *self.form)
+            self.form = self._suitable(two_of(ids), two_of(other))
+        return self._called(ids, other, self.form)
 
-    def _suitable(self, ids: torch.Tensor, other: torch.Tensor) -> tuple[Any, Any]:
-        """The form of masks that works: one of FORMS, and one of PADDING."""
+    def _suitable(self, ids: torch.Tensor, other: torch.Tensor) -> Form:
+        """The form that works, the usual ones first."""
         training = self.module.training
         self.module.eval()
         errors: list[Exception] = []
+        ways = [*itertools.product(FORMS, PADDING)] if self._takes_masks else [Form()[:2]]
+        forms = [Form(masks, padding, layout) for layout in LAYOUTS for masks, padding in ways]
         try:
             with torch.no_grad():
-                for form in itertools.product(FORMS, PADDING):
+                for form in forms:
                     try:
-                        if self._masks_rightly(ids, other, form):
-                            return form
+                        right = self._is_right(ids, other, form)
                     except UserError as error:
-                        errors.append(error)
+                        errors += [] if any(form.layout) else [error]
+                        continue
+                    if right:
+                        alike = other[:1].expand_as(other)
+                        run = functools.partial(self._logits, other=alike, form=form)
+                        require_alike_in_all_rows(self.module, run, ids)
+                        return form
         finally:
             self.module.train(training)
         if errors:
@@ -107,8 +133,15 @@ class WithContext(torch.nn.Module):
             "and makes the masks that it was trained with."
         )
 
-    def _masks_rightly(self, ids: torch.Tensor, other: torch.Tensor, form: Any) -> bool:
-        """Whether the result is causal, and depends on the last position of the other text."""
+    @property
+    def _takes_masks(self) -> bool:
+        functions = (getattr(self.module, name, None) for name in ("forward", "encode", "decode"))
+        words = (word for each in functions if each for word in inspect.signature(each).parameters)
+        return any("mask" in word.lower() for word in words)
+
+    def _is_right(self, ids: torch.Tensor, other: torch.Tensor, form: Form) -> bool:
+        """Whether the result is causal, depends on the last position of the other text, and not on
+        other rows of the batch."""
         logits = self._logits(ids, other, form)
         if ids.shape[1] < 2 or not torch.isfinite(logits).all():
             return bool(torch.isfinite(logits).all())
@@ -120,17 +153,17 @@ class WithContext(torch.nn.Module):
         moved[:, -1] = other[:, 0]
         elsewhere = self._logits(ids, moved, form)
         same = torch.equal(moved, other)
-        return causal and (same or not torch.equal(logits[:, 0], elsewhere[:, 0]))
+        seen = same or not torch.equal(logits[:, 0], elsewhere[:, 0])
+        run = functools.partial(self._logits, other=other, form=form)
+        return causal and seen and keeps_texts_apart(run, ids)
 
-    def _logits(self, ids: torch.Tensor, other: torch.Tensor, form: Any) -> torch.Tensor:
-        logits = in_rows(self._called(ids, other, *form), ids)
+    def _logits(self, ids: torch.Tensor, other: torch.Tensor, form: Form) -> torch.Tensor:
+        logits = self._called(ids, other, form)
         if not isinstance(logits, torch.Tensor) or logits.ndim != 3:
             raise UserError(f"The torch module returned a {type(logits).__name__} and no logits.")
         return logits
 
-    def _called(
-        self, ids: torch.Tensor, other: torch.Tensor, masks: tuple[Mask, Mask], padding: Any
-    ) -> Any:
+    def _called(self, ids: torch.Tensor, other: torch.Tensor, form: Form) -> Any:
         def call(function: Callable[..., Any], values: Mapping[str, torch.Tensor]) -> Any:
             asked = dict(inspect.signature(function).parameters)
             named = _named(asked, values)
@@ -138,12 +171,16 @@ class WithContext(torch.nn.Module):
                 if word in named or "mask" not in word.lower():
                     continue
                 if parameter.default is parameter.empty or _of_future(word):
-                    named[word] = _mask(word, ids, other, masks, padding)
+                    named[word] = _mask(word, ids, other, form)
             whole = function == self.module.forward
             return self.module(**named) if whole else function(**named)
 
         with blamed(f"The forward of {type(self.module).__name__}"):
-            return run(self.module, call, ids, other)
+            layout = form.layout
+            returned = run(self.module, call, layout.of_ids(ids), layout.of_ids(other))
+            logits = in_rows(returned, layout.of_logits(ids))
+            is_tensor = isinstance(logits, torch.Tensor) and logits.ndim == 3
+            return layout.of_logits(logits) if is_tensor else logits
 
 
 class Caller:
@@ -151,12 +188,14 @@ class Caller:
 
     def __init__(self, module: torch.nn.Module):
         self.module = module
-        self._form: Any = None
+        self._form: Form | None = None
+        self._alone: torch.nn.Module | None = None  # takes ids (B, T)
 
     def __call__(self, ids: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
         """The logits for `ids`, which attend to the sources or the memory `other`."""
         if other is None:
-            return logits_of(self.module, ids)
+            self._alone = self._alone or batch_first(self.module, ids)
+            return logits_of(self._alone, ids)
         context = WithContext(self.module, other, self._form)
         logits = logits_of(context, ids)
         self._form = context.form
@@ -187,18 +226,12 @@ def _of_padding(word: str) -> bool:
     return "pad" in word
 
 
-def _mask(
-    word: str,
-    ids: torch.Tensor,
-    other: torch.Tensor,
-    masks: tuple[Mask, Mask],
-    padding: tuple[bool, tuple[int, ...]],
-) -> torch.Tensor:
+def _mask(word: str, ids: torch.Tensor, other: torch.Tensor, form: Form) -> torch.Tensor:
     """The mask called `word`: of padding (there is none), of the future, or of the other text."""
     if _of_padding(word):
         like = ids if any(mark in word for mark in ("tgt", "trg", "target")) else other
-        real, axes = padding
+        real, axes = form.padding
         return torch.full((len(like), *axes, like.shape[1]), real)
     if _of_future(word) or "dec" in word:
-        return masks[0](ids, other)
-    return masks[1](ids, other)
+        return form.masks[0](ids, other)
+    return form.masks[1](ids, other)
