@@ -12,6 +12,16 @@ from .forward import logits_of, returned_for
 
 CLOSE = 1e-9  # of logits in float64, relative to the largest
 SHORT = 4  # tokens; enough to tell the two axes apart
+RANDOM = (
+    "gives other logits each time that it runs on the same texts: something random stays on in "
+    "evaluation, such as F.dropout without training=self.training. Switch it off in the class."
+)
+MIXED = (
+    "computes the logits of a text from other texts of its batch too: an attention takes the axis "
+    "of the batch for that of time, as nn.MultiheadAttention does without batch_first=True where "
+    "x is (batch, time, width). No model here computes that."
+)
+FORGETFUL = "computes logits that do not depend on any token before. No model here does."
 Run = Callable[[torch.Tensor], torch.Tensor]  # ids (B, T) -> logits (B, T, V)
 
 
@@ -51,22 +61,29 @@ class Reordered(torch.nn.Module):
 def batch_first(module: torch.nn.Module, ids: torch.Tensor) -> torch.nn.Module:
     """A module that takes `ids` (B, T): `module` itself unless it wants time first.
 
-    `module` is also returned if no order shows, as for a class that only takes texts of full
-    length.
+    `module` is also returned if it does not run, as a class that only takes texts of full length.
     """
     training = module.training
     module.eval()
     short = two_of(ids)[:, :SHORT]
+    problems: list[str] = []
     try:
         with torch.no_grad():
             for layout in LAYOUTS:
                 candidate = Reordered(module, layout) if any(layout) else module
                 run = functools.partial(logits_of, candidate)
-                if _is_right(run, short):
+                try:
+                    problem = problem_of(run, short)
+                except UserError:
+                    continue
+                if not problem:
                     require_alike_in_all_rows(module, run, short)
                     return candidate
+                problems.append(problem)
     finally:
         module.train(training)
+    if problems:
+        raise UserError(f"The forward of {type(module).__name__} {problems[0]}")
     return module
 
 
@@ -77,23 +94,24 @@ def two_of(texts: torch.Tensor) -> torch.Tensor:
     return torch.cat([rows, rows])[:2]
 
 
-def _is_right(run: Run, ids: torch.Tensor) -> bool:
-    try:
-        return keeps_texts_apart(run, ids)
-    except UserError:
-        return False
+def problem_of(run: Run, ids: torch.Tensor) -> str:
+    """What keeps `run` from computing the logits of each text of `ids` from that text; or "".
 
-
-def keeps_texts_apart(run: Run, ids: torch.Tensor) -> bool:
-    """Whether a token of the first text of `ids` matters after it, and in no other text."""
+    A sentence about the class.
+    """
     others = ids[ids != ids[0, 0]]
     if ids.shape[1] < 2 or not len(others):
-        return True
+        return ""
+    before = run(ids)
+    close = CLOSE * float(before.abs().max())
+    if (run(ids) - before).abs().max() > close:
+        return RANDOM
     changed = ids.clone()
     changed[0, 0] = others[0]
-    before = run(ids)
-    gaps = (run(changed) - before).abs().amax(-1) > CLOSE * float(before.abs().max())
-    return bool(gaps[0, 1:].any()) and not bool(gaps[1:].any())
+    gaps = (run(changed) - before).abs().amax(-1) > close
+    if gaps[1:].any():
+        return MIXED
+    return "" if gaps[0, 1:].any() else FORGETFUL
 
 
 def require_alike_in_all_rows(module: torch.nn.Module, run: Run, ids: torch.Tensor) -> None:

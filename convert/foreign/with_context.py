@@ -7,20 +7,22 @@ used with which the result is causal and depends on all of the second text.
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from jaxgpt.errors import UserError
 
+from . import masks
 from .encode_decode import run
 from .forward import blamed, in_rows, logits_of
 from .layout import (
     LAYOUTS,
+    RANDOM,
     Layout,
     batch_first,
-    keeps_texts_apart,
+    problem_of,
     require_alike_in_all_rows,
     two_of,
 )
@@ -38,45 +40,20 @@ MEMORY = (
     "context enc_outputs encoder_states mem"
 )
 ROLES = {"tokens": TOKENS, "source": SOURCE, "memory": MEMORY}
-Mask = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of (target ids, what is attended to)
-
-
-def _future(tokens: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-    return torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).tril()
-
-
-# Masks of the target and of the source: true where a position may be seen, or where it may not, or
-# what is added to scores; the last two are those of torch's own layers.
-FORMS: tuple[tuple[Mask, Mask], ...] = (
-    (
-        lambda t, s: torch.zeros(t.shape[1], t.shape[1]).masked_fill(~_future(t, s), -torch.inf),
-        lambda t, s: torch.zeros(s.shape[1], s.shape[1]),
-    ),
-    (lambda t, s: ~_future(t, s), lambda t, s: torch.zeros(s.shape[1], s.shape[1]).bool()),
-    (
-        lambda t, s: _future(t, s)[None, None].expand(len(t), 1, -1, -1),
-        lambda t, s: torch.ones(len(s), 1, 1, s.shape[1], dtype=torch.bool),
-    ),
-    (
-        lambda t, s: _future(t, s)[None].expand(len(t), -1, -1),
-        lambda t, s: torch.ones(len(s), 1, s.shape[1], dtype=torch.bool),
-    ),
-    (  # true where a token is real; the class itself hides the future
-        lambda t, s: torch.ones(t.shape, dtype=torch.bool),
-        lambda t, s: torch.ones(s.shape[:2], dtype=torch.bool),
-    ),
+INFINITE = "computes logits that are NaN or infinite."
+SEES_FUTURE = (
+    "computes its logits from the tokens after them too: it has no causal mask, which all decoders "
+    "have here. If its caller passed one in training, derive a class whose forward makes it."
 )
-
-
-# Masks of padding: the value that marks real tokens, and the axes besides that of the batch.
-PADDING = tuple(itertools.product((False, True), ((), (1,))))
+IGNORES_SOURCE = (
+    "computes logits that do not depend on the last token of the source. No model here does."
+)
 
 
 class Form(NamedTuple):
     """How a class is called."""
 
-    masks: tuple[Mask, Mask] = FORMS[0]
-    padding: tuple[bool, tuple[int, ...]] = PADDING[0]
+    masks: masks.Masks
     layout: Layout = LAYOUTS[0]
 
 
@@ -101,61 +78,65 @@ class WithContext(torch.nn.Module):
         """The form that works, the usual ones first."""
         training = self.module.training
         self.module.eval()
-        errors: list[Exception] = []
-        ways = [*itertools.product(FORMS, PADDING)] if self._takes_masks else [Form()[:2]]
-        forms = [Form(masks, padding, layout) for layout in LAYOUTS for masks, padding in ways]
+        errors: list[UserError] = []
+        problems: list[str] = []
+        ways = masks.ALL if masks.takes_masks(self.module) else masks.ALL[:1]
         try:
             with torch.no_grad():
-                for form in forms:
+                for layout, each in itertools.product(LAYOUTS, ways):
+                    form = Form(each, layout)
                     try:
-                        right = self._is_right(ids, other, form)
+                        problem = self._problem(ids, other, form)
                     except UserError as error:
                         errors += [] if any(form.layout) else [error]
                         continue
-                    if right:
+                    if not problem:
                         alike = other[:1].expand_as(other)
                         run = functools.partial(self._logits, other=alike, form=form)
                         require_alike_in_all_rows(self.module, run, ids)
                         return form
+                    problems += [] if any(form.layout) else [problem]
         finally:
             self.module.train(training)
-        if errors:
+        if errors and (masks.takes_masks(self.module) or not problems):
             raise errors[0]
+        raise UserError(self._refusal(problems))
+
+    def _refusal(self, problems: Sequence[str]) -> str:
+        """The error for a class that has one of `problems` in each form."""
         name = type(self.module).__name__
         if len(inspect.signature(self.module.forward).parameters) == 1:
-            raise UserError(
+            return (
                 f"The forward of {name} takes one text, and its blocks attend to something else: "
                 "the class makes that itself, which no model here does."
             )
-        raise UserError(
+        if RANDOM in problems or not masks.takes_masks(self.module):
+            return f"The forward of {name} {RANDOM if RANDOM in problems else problems[0]}"
+        return (
             f"{name} masks neither the future nor a part of its second text in any form that is "
             "known here. Wrap it in a module whose forward takes the source and the tokens alone, "
             "and makes the masks that it was trained with."
         )
 
-    @property
-    def _takes_masks(self) -> bool:
-        functions = (getattr(self.module, name, None) for name in ("forward", "encode", "decode"))
-        words = (word for each in functions if each for word in inspect.signature(each).parameters)
-        return any("mask" in word.lower() for word in words)
-
-    def _is_right(self, ids: torch.Tensor, other: torch.Tensor, form: Form) -> bool:
-        """Whether the result is causal, depends on the last position of the other text, and not on
-        other rows of the batch."""
+    def _problem(self, ids: torch.Tensor, other: torch.Tensor, form: Form) -> str:
+        """What is wrong with the logits that the class gives in `form`, in a sentence; or ""."""
         logits = self._logits(ids, other, form)
-        if ids.shape[1] < 2 or not torch.isfinite(logits).all():
-            return bool(torch.isfinite(logits).all())
+        if not torch.isfinite(logits).all():
+            return INFINITE
+        if ids.shape[1] < 2:
+            return ""
+        if problem := problem_of(functools.partial(self._logits, other=other, form=form), ids):
+            return problem
         changed = ids.clone()
         changed[:, -1] = ids[:, 0].where(ids[:, 0] != ids[:, -1], ids[:, -2])
         later = self._logits(changed, other, form)
-        causal = torch.allclose(logits[:, :-1], later[:, :-1], rtol=0, atol=1e-9)
+        if not torch.allclose(logits[:, :-1], later[:, :-1], rtol=0, atol=1e-9):
+            return SEES_FUTURE
         moved = other.clone()
         moved[:, -1] = other[:, 0]
         elsewhere = self._logits(ids, moved, form)
         same = torch.equal(moved, other)
-        seen = same or not torch.equal(logits[:, 0], elsewhere[:, 0])
-        run = functools.partial(self._logits, other=other, form=form)
-        return causal and seen and keeps_texts_apart(run, ids)
+        return "" if same or not torch.equal(logits[:, 0], elsewhere[:, 0]) else IGNORES_SOURCE
 
     def _logits(self, ids: torch.Tensor, other: torch.Tensor, form: Form) -> torch.Tensor:
         logits = self._called(ids, other, form)
@@ -168,10 +149,8 @@ class WithContext(torch.nn.Module):
             asked = dict(inspect.signature(function).parameters)
             named = _named(asked, values)
             for word, parameter in asked.items():
-                if word in named or "mask" not in word.lower():
-                    continue
-                if parameter.default is parameter.empty or _of_future(word):
-                    named[word] = _mask(word, ids, other, form)
+                if word not in named and masks.is_needed(word, parameter):
+                    named[word] = masks.made(word, ids, other, form.masks)
             whole = function == self.module.forward
             return self.module(**named) if whole else function(**named)
 
@@ -214,24 +193,3 @@ def _named(asked: Mapping[str, Any], values: Mapping[str, torch.Tensor]) -> dict
         order = [role for role in ("source", "tokens", "memory") if role in values]
         return dict(zip(asked, (values[role] for role in order), strict=False))
     return named
-
-
-def _of_future(word: str) -> bool:
-    """Whether the mask `word` is that of the target, without which a class may not be causal."""
-    target = any(mark in word for mark in ("tgt", "trg", "target", "causal", "look_ahead"))
-    return target and not _of_padding(word)
-
-
-def _of_padding(word: str) -> bool:
-    return "pad" in word
-
-
-def _mask(word: str, ids: torch.Tensor, other: torch.Tensor, form: Form) -> torch.Tensor:
-    """The mask called `word`: of padding (there is none), of the future, or of the other text."""
-    if _of_padding(word):
-        like = ids if any(mark in word for mark in ("tgt", "trg", "target")) else other
-        real, axes = form.padding
-        return torch.full((len(like), *axes, like.shape[1]), real)
-    if _of_future(word) or "dec" in word:
-        return form.masks[0](ids, other)
-    return form.masks[1](ids, other)
