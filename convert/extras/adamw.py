@@ -6,18 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.errors import UserError, in_a_row
 from jaxgpt.pytree import Tree
 from jaxgpt.seq2seq_config import AnyConfig
 from jaxgpt.storage.model_directory import Moments
 
 from ..files.torch_tensors import aliasing, read_from_file
 from ..rows import whole
-from ..rows.kinds import Scaled
+from ..rows.kinds import POSITIONS, Scaled
 from ..rows.pair import AnyDialect, sides
 from . import torch_adamw
 from .adamw_keys import GROUPS, MOMENTS, NUMBERS, STATE, STEP
 from .param_groups import Group, leaves, named
-from .torch_adamw import NotResumable
+from .torch_adamw import NotResumable, TorchAdamW
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def read(
         raise NotResumable(f"it trained {shared[0]}, of which the model has several copies, as one")
     adamw = torch_adamw.parse(stored)
     shapes = _shapes(dialect, config)
-    groups = named(adamw, leaves(dialect, config, order), shapes)
+    groups = _groups(adamw, dialect, config, order)
     names = [name for group in groups for name in group.names]
     by_name = {
         name: adamw.moments[number]
@@ -58,6 +59,26 @@ def read(
 
     moments = Moments(adamw.step, adamw.step, **{own: tree(key) for key, own in MOMENTS.items()})
     return Optimizer(moments, groups, tuple(name for name in names if name not in by_name))
+
+
+def _groups(
+    adamw: TorchAdamW, dialect: AnyDialect, config: AnyConfig, order: Sequence[str]
+) -> tuple[Group, ...]:
+    """The groups of `adamw` by name; raises NotResumable if it trains all parameters but positions."""
+    parameters, shapes = leaves(dialect, config, order), _shapes(dialect, config)
+    try:
+        return named(adamw, parameters, shapes)
+    except UserError as error:
+        problem = error
+    weights = whole.weights(dialect, config)
+    tables = [each.torch for each in weights if each.flax.endswith(POSITIONS)]
+    rest = {name: kind for name, kind in parameters.items() if name not in tables}
+    try:
+        named(adamw, rest, shapes)
+    except UserError:
+        raise problem from None
+    listed = in_a_row([name for name in parameters if name in tables], " and ")
+    raise NotResumable(f"it does not train {listed}, the positions, and this model would")
 
 
 def _shapes(dialect: AnyDialect, config: AnyConfig) -> dict[str, tuple[int, ...]]:

@@ -42,14 +42,7 @@ def logits_of(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     batch and time may be flattened; and without targets there may be only the last position. If it
     returns probabilities, the result is their logarithm.
     """
-    ids = _as_a_loader_gives(ids, module)
-    words = inspect.signature(module.forward).parameters
-    targets = next((word for word in words if word in TARGETS), None)
-    with blamed(f"The forward of {type(module).__name__}"):
-        needed = targets is not None and words[targets].default is inspect.Parameter.empty
-        logits = None if needed else in_rows(module(ids), ids)
-        if targets is not None and (logits is None or logits.shape[:-1] != ids.shape):
-            logits = in_rows(module(ids, **{targets: ids}), ids)
+    logits = returned_for(module, ids)
     shape = tuple(getattr(logits, "shape", ()))
     if not isinstance(logits, torch.Tensor) or len(shape) != 3 or shape[:2] != ids.shape:
         raise UserError(
@@ -58,6 +51,20 @@ def logits_of(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
             "module that returns them alone."
         )
     return logits.log() if are_probabilities(logits) else logits
+
+
+def returned_for(module: torch.nn.Module, ids: torch.Tensor) -> Any:
+    """The logits in whatever the forward of `module` returns for `ids`, given as targets if need
+    be; another object if there are none."""
+    ids = _as_a_loader_gives(ids, module)
+    words = inspect.signature(module.forward).parameters
+    targets = next((word for word in words if word in TARGETS), None)
+    with blamed(f"The forward of {type(module).__name__}"):
+        needed = targets is not None and words[targets].default is inspect.Parameter.empty
+        logits = None if needed else in_rows(module(ids), ids)
+        if targets is not None and (logits is None or logits.shape[:-1] != ids.shape):
+            logits = in_rows(module(ids, **{targets: ids}), ids)
+    return logits
 
 
 def are_probabilities(logits: torch.Tensor) -> bool:

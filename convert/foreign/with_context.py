@@ -1,20 +1,31 @@
 """Calls a foreign module that attends to a second text or to given vectors, by its own names.
 
-If it requires masks, each of the usual forms is tried, and used if the result is causal and depends
-on all of the second text.
+If it requires masks, each of the usual forms is tried, and each order of batch and time; the one is
+used with which the result is causal and depends on all of the second text.
 """
 
+import functools
 import inspect
 import itertools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 from jaxgpt.errors import UserError
 
+from . import masks
 from .encode_decode import run
 from .forward import blamed, in_rows, logits_of
+from .layout import (
+    LAYOUTS,
+    RANDOM,
+    Layout,
+    batch_first,
+    problem_of,
+    require_alike_in_all_rows,
+    two_of,
+)
 
 TOKENS = (
     "decoder_input_ids tgt trg target targets tgt_tokens tgt_ids trg_tokens dec_input dec_inputs "
@@ -29,121 +40,126 @@ MEMORY = (
     "context enc_outputs encoder_states mem"
 )
 ROLES = {"tokens": TOKENS, "source": SOURCE, "memory": MEMORY}
-Mask = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of (target ids, what is attended to)
-
-
-def _future(tokens: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-    return torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).tril()
-
-
-# Masks of the target and of the source: true where a position may be seen, or where it may not, or
-# what is added to scores; the last two are those of torch's own layers.
-FORMS: tuple[tuple[Mask, Mask], ...] = (
-    (
-        lambda t, s: torch.zeros(t.shape[1], t.shape[1]).masked_fill(~_future(t, s), -torch.inf),
-        lambda t, s: torch.zeros(s.shape[1], s.shape[1]),
-    ),
-    (lambda t, s: ~_future(t, s), lambda t, s: torch.zeros(s.shape[1], s.shape[1]).bool()),
-    (
-        lambda t, s: _future(t, s)[None, None].expand(len(t), 1, -1, -1),
-        lambda t, s: torch.ones(len(s), 1, 1, s.shape[1], dtype=torch.bool),
-    ),
-    (
-        lambda t, s: _future(t, s)[None].expand(len(t), -1, -1),
-        lambda t, s: torch.ones(len(s), 1, s.shape[1], dtype=torch.bool),
-    ),
-    (  # true where a token is real; the class itself hides the future
-        lambda t, s: torch.ones(t.shape, dtype=torch.bool),
-        lambda t, s: torch.ones(s.shape[:2], dtype=torch.bool),
-    ),
+INFINITE = "computes logits that are NaN or infinite."
+SEES_FUTURE = (
+    "computes its logits from the tokens after them too: it has no causal mask, which all decoders "
+    "have here. If its caller passed one in training, derive a class whose forward makes it."
+)
+IGNORES_SOURCE = (
+    "computes logits that do not depend on the last token of the source. No model here does."
 )
 
 
-# Masks of padding: the value that marks real tokens, and the axes besides that of the batch.
-PADDING = tuple(itertools.product((False, True), ((), (1,))))
+class Form(NamedTuple):
+    """How a class is called."""
+
+    masks: masks.Masks
+    layout: Layout = LAYOUTS[0]
 
 
 class WithContext(torch.nn.Module):
     """A module that takes ids alone, and gives `module` the same second argument for each row."""
 
-    def __init__(self, module: torch.nn.Module, other: torch.Tensor, form: Any = None) -> None:
+    def __init__(
+        self, module: torch.nn.Module, other: torch.Tensor, form: Form | None = None
+    ) -> None:
         super().__init__()
         self.module = module
         self.other = other  # ids of sources (B, S), or a memory (B, S, D)
-        self.form = form  # that of the masks, if it is known
+        self.form = form  # None if it is not known yet
 
     def forward(self, ids: torch.Tensor) -> Any:
         other = self.other[: len(ids)]
         if self.form is None:
-            self.form = self._suitable(ids, other)
-        return self._called(ids, other, *self.form)
+            self.form = self._suitable(two_of(ids), two_of(other))
+        return self._called(ids, other, self.form)
 
-    def _suitable(self, ids: torch.Tensor, other: torch.Tensor) -> tuple[Any, Any]:
-        """The form of masks that works: one of FORMS, and one of PADDING."""
+    def _suitable(self, ids: torch.Tensor, other: torch.Tensor) -> Form:
+        """The form that works, the usual ones first."""
         training = self.module.training
         self.module.eval()
-        errors: list[Exception] = []
+        errors: list[UserError] = []
+        problems: list[str] = []
+        ways = masks.ALL if masks.takes_masks(self.module) else masks.ALL[:1]
         try:
             with torch.no_grad():
-                for form in itertools.product(FORMS, PADDING):
+                for layout, each in itertools.product(LAYOUTS, ways):
+                    form = Form(each, layout)
                     try:
-                        if self._masks_rightly(ids, other, form):
-                            return form
+                        problem = self._problem(ids, other, form)
                     except UserError as error:
-                        errors.append(error)
+                        errors += [] if any(form.layout) else [error]
+                        continue
+                    if not problem:
+                        alike = other[:1].expand_as(other)
+                        run = functools.partial(self._logits, other=alike, form=form)
+                        require_alike_in_all_rows(self.module, run, ids)
+                        return form
+                    problems += [] if any(form.layout) else [problem]
         finally:
             self.module.train(training)
-        if errors:
+        if errors and (masks.takes_masks(self.module) or not problems):
             raise errors[0]
+        raise UserError(self._refusal(problems))
+
+    def _refusal(self, problems: Sequence[str]) -> str:
+        """The error for a class that has one of `problems` in each form."""
         name = type(self.module).__name__
         if len(inspect.signature(self.module.forward).parameters) == 1:
-            raise UserError(
+            return (
                 f"The forward of {name} takes one text, and its blocks attend to something else: "
                 "the class makes that itself, which no model here does."
             )
-        raise UserError(
+        if RANDOM in problems or not masks.takes_masks(self.module):
+            return f"The forward of {name} {RANDOM if RANDOM in problems else problems[0]}"
+        return (
             f"{name} masks neither the future nor a part of its second text in any form that is "
             "known here. Wrap it in a module whose forward takes the source and the tokens alone, "
             "and makes the masks that it was trained with."
         )
 
-    def _masks_rightly(self, ids: torch.Tensor, other: torch.Tensor, form: Any) -> bool:
-        """Whether the result is causal, and depends on the last position of the other text."""
+    def _problem(self, ids: torch.Tensor, other: torch.Tensor, form: Form) -> str:
+        """What is wrong with the logits that the class gives in `form`, in a sentence; or ""."""
         logits = self._logits(ids, other, form)
-        if ids.shape[1] < 2 or not torch.isfinite(logits).all():
-            return bool(torch.isfinite(logits).all())
+        if not torch.isfinite(logits).all():
+            return INFINITE
+        if ids.shape[1] < 2:
+            return ""
+        if problem := problem_of(functools.partial(self._logits, other=other, form=form), ids):
+            return problem
         changed = ids.clone()
         changed[:, -1] = ids[:, 0].where(ids[:, 0] != ids[:, -1], ids[:, -2])
         later = self._logits(changed, other, form)
-        causal = torch.allclose(logits[:, :-1], later[:, :-1], rtol=0, atol=1e-9)
+        if not torch.allclose(logits[:, :-1], later[:, :-1], rtol=0, atol=1e-9):
+            return SEES_FUTURE
         moved = other.clone()
         moved[:, -1] = other[:, 0]
         elsewhere = self._logits(ids, moved, form)
         same = torch.equal(moved, other)
-        return causal and (same or not torch.equal(logits[:, 0], elsewhere[:, 0]))
+        return "" if same or not torch.equal(logits[:, 0], elsewhere[:, 0]) else IGNORES_SOURCE
 
-    def _logits(self, ids: torch.Tensor, other: torch.Tensor, form: Any) -> torch.Tensor:
-        logits = in_rows(self._called(ids, other, *form), ids)
+    def _logits(self, ids: torch.Tensor, other: torch.Tensor, form: Form) -> torch.Tensor:
+        logits = self._called(ids, other, form)
         if not isinstance(logits, torch.Tensor) or logits.ndim != 3:
             raise UserError(f"The torch module returned a {type(logits).__name__} and no logits.")
         return logits
 
-    def _called(
-        self, ids: torch.Tensor, other: torch.Tensor, masks: tuple[Mask, Mask], padding: Any
-    ) -> Any:
+    def _called(self, ids: torch.Tensor, other: torch.Tensor, form: Form) -> Any:
         def call(function: Callable[..., Any], values: Mapping[str, torch.Tensor]) -> Any:
             asked = dict(inspect.signature(function).parameters)
             named = _named(asked, values)
             for word, parameter in asked.items():
-                if word in named or "mask" not in word.lower():
-                    continue
-                if parameter.default is parameter.empty or _of_future(word):
-                    named[word] = _mask(word, ids, other, masks, padding)
+                if word not in named and masks.is_needed(word, parameter):
+                    named[word] = masks.made(word, ids, other, form.masks)
             whole = function == self.module.forward
             return self.module(**named) if whole else function(**named)
 
         with blamed(f"The forward of {type(self.module).__name__}"):
-            return run(self.module, call, ids, other)
+            layout = form.layout
+            returned = run(self.module, call, layout.of_ids(ids), layout.of_ids(other))
+            logits = in_rows(returned, layout.of_logits(ids))
+            is_tensor = isinstance(logits, torch.Tensor) and logits.ndim == 3
+            return layout.of_logits(logits) if is_tensor else logits
 
 
 class Caller:
@@ -151,12 +167,14 @@ class Caller:
 
     def __init__(self, module: torch.nn.Module):
         self.module = module
-        self._form: Any = None
+        self._form: Form | None = None
+        self._alone: torch.nn.Module | None = None  # takes ids (B, T)
 
     def __call__(self, ids: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
         """The logits for `ids`, which attend to the sources or the memory `other`."""
         if other is None:
-            return logits_of(self.module, ids)
+            self._alone = self._alone or batch_first(self.module, ids)
+            return logits_of(self._alone, ids)
         context = WithContext(self.module, other, self._form)
         logits = logits_of(context, ids)
         self._form = context.form
@@ -175,30 +193,3 @@ def _named(asked: Mapping[str, Any], values: Mapping[str, torch.Tensor]) -> dict
         order = [role for role in ("source", "tokens", "memory") if role in values]
         return dict(zip(asked, (values[role] for role in order), strict=False))
     return named
-
-
-def _of_future(word: str) -> bool:
-    """Whether the mask `word` is that of the target, without which a class may not be causal."""
-    target = any(mark in word for mark in ("tgt", "trg", "target", "causal", "look_ahead"))
-    return target and not _of_padding(word)
-
-
-def _of_padding(word: str) -> bool:
-    return "pad" in word
-
-
-def _mask(
-    word: str,
-    ids: torch.Tensor,
-    other: torch.Tensor,
-    masks: tuple[Mask, Mask],
-    padding: tuple[bool, tuple[int, ...]],
-) -> torch.Tensor:
-    """The mask called `word`: of padding (there is none), of the future, or of the other text."""
-    if _of_padding(word):
-        like = ids if any(mark in word for mark in ("tgt", "trg", "target")) else other
-        real, axes = padding
-        return torch.full((len(like), *axes, like.shape[1]), real)
-    if _of_future(word) or "dec" in word:
-        return masks[0](ids, other)
-    return masks[1](ids, other)

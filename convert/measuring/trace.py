@@ -18,6 +18,7 @@ PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "convolution"
 LOOKUPS = ("embedding", "index", "index_select", "gather")
 # (ids, what they attend to or None) -> logits.
 Run = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+FEW = 8  # rows that show how a class is called
 TWINS = 2  # the first rows of a batch are the same text, which tells batch and time apart
 
 
@@ -87,8 +88,11 @@ class Seen:
         trace: Trace, run: Run, ids: torch.Tensor, width: int, other: torch.Tensor | None = None
     ) -> "Seen":
         """Record by `trace` what `run` computes for `ids` and `other`; streams have `width`."""
-        with torch.no_grad(), in_float64(), trace:
-            logits = run(ids, other)
+        with torch.no_grad(), in_float64():
+            # This finds how the class is called, which is no part of the record.
+            run(ids[:FEW], None if other is None else other[:FEW])
+            with trace:
+                logits = run(ids, other)
         values = [
             (at, value)
             for at, value in trace.values

@@ -65,12 +65,12 @@ class Reader:
     def token(self) -> str:
         """The table in which the ids themselves are looked up."""
         for use in self.seen.uses:
-            ids = [x for x in use.inputs if not x.is_floating_point()]
-            if use.op in LOOKUPS and any(
-                x.numel() == self.seen.ids.numel()
-                and torch.equal(x.flatten(), self.seen.ids.flatten())
-                for x in ids
-            ):
+            looked_up = [x.flatten() for x in use.inputs if not x.is_floating_point()]
+            orders = (
+                self.seen.ids.flatten(),
+                self.seen.ids.T.flatten(),
+            )  # the class may want (T, B)
+            if use.op in LOOKUPS and any(torch.equal(x, ids) for x in looked_up for ids in orders):
                 return min(use.names, key=list(self.shapes).index)
         raise UserError("it looks its ids up in no table of the file")
 

@@ -15,6 +15,7 @@ from jaxgpt.model.attention import Memory, attending_to_all
 from jaxgpt.model.block import Block
 from jaxgpt.seq2seq_config import AnyConfig, Seq2SeqConfig
 
+from ..foreign.layout import batch_first
 from ..foreign.padding import Hidden
 from ..foreign.with_context import WithContext
 
@@ -61,7 +62,7 @@ class Example(NamedTuple):
             return WithContext(module, torch.from_numpy(self.source.astype(np.int64)))
         if self.memory is not None:
             return WithContext(module, torch.from_numpy(self.memory))
-        return module
+        return batch_first(module, torch.from_numpy(self.tokens.astype(np.int64)))
 
 
 def tokens_for(

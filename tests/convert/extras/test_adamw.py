@@ -313,6 +313,19 @@ def test_an_optimizer_without_steps_is_fresh() -> None:
     assert not any(value.any() for value in flatten(found.moments.mu).values())
 
 
+def test_an_optimizer_that_trains_no_positions_is_left_out() -> None:
+    """A table may be a buffer of its class, made in an unusual way; then it is a parameter only here."""
+    dialect, config = ends(DIALECTS["gpt"]), config_of(DIALECTS["gpt"])
+    names, held = list(leaves(dialect, config)), made_up(DIALECTS["gpt"], "all")
+    gone = names.index("pos_embedding.weight")
+    held["param_groups"][0]["params"].pop()
+    held["state"] = {
+        number - (number > gone): state for number, state in held["state"].items() if number != gone
+    }
+    with pytest.raises(NotResumable, match="does not train pos_embedding.weight, the positions"):
+        read(held, dialect, config, names)
+
+
 def wrong(change: str) -> dict[str, Any]:
     held = made_up(DIALECTS["nanogpt"], "matrices")
     entry, groups = held["state"][2], held["param_groups"]
