@@ -13,7 +13,7 @@ import numpy as np
 from convert.dialects import DIALECTS
 from convert.rows.dialect import Dialect
 from convert.rows.fields import USUAL, shown_by, usual_of
-from convert.rows.kinds import HEAD, POSITIONS, Alias, Row
+from convert.rows.kinds import HEAD, POSITIONS, Alias, Kind, Row
 from convert.rows.pair import AnyDialect, sides
 from convert.rows.whole import to_torch
 from jaxgpt.config import ModelConfig
@@ -178,12 +178,17 @@ def random_params(
     flat = flatten(abstract_params(config))
     params = {path: rng.normal(size=leaf.shape).astype(dtype) for path, leaf in flat.items()}
     for side in sides(dialect, config) if dialect else ():
-        rows = [row.flax for row in side.dialect.rows if isinstance(row, Row)]
-        for path in {side.prefix + flax.name for flax in rows if flax.diagonal}:
+        rows = filter(shares_by_heads, side.dialect.rows)
+        for path in {side.prefix + row.flax.name for row in rows}:
             params[path] = shared_by_heads(params[path])
             if (bias := path.replace("kernel", "bias")) in params:
                 params[bias][:] = params[bias][:, :1]
     return unflatten(params)
+
+
+def shares_by_heads(row: Kind) -> bool:
+    """Whether `row` is of a matrix that all heads share, for a part of the input each."""
+    return isinstance(row, Row) and row.flax.diagonal
 
 
 def shared_by_heads(kernel: np.ndarray) -> np.ndarray:

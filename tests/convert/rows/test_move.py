@@ -28,7 +28,7 @@ from convert.rows.whole import to_torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.pytree import Tree, flatten
-from tests.helpers import PRIME_CONFIG, config_of, random_params
+from tests.helpers import PRIME_CONFIG, config_of, random_params, shares_by_heads
 
 BLOCK = "transformer_blocks.1.mhsa"
 FAMILIES = [dialect for dialect in DIALECTS.values() if dialect.family]
@@ -141,14 +141,9 @@ def modern_config(dialect: Dialect) -> ModelConfig:
         "mlp_gated": "blocks/mlp/gate_up/kernel" in names,
         "qk_norm": "full_width" if norms_full_width(views) else of_heads,
     }  # fmt: skip
-    if shares_by_heads(dialect):
+    if any(map(shares_by_heads, dialect.rows)):
         modern["model_dim"] = 36
     return ModelConfig(**{**vars(config_of(dialect)), **modern})
-
-
-def shares_by_heads(dialect: Dialect) -> bool:
-    """Whether all heads share one matrix, for a part of the input each."""
-    return any(row.flax.diagonal for row in dialect.rows if isinstance(row, Row))
 
 
 VARIANTS = [
@@ -193,7 +188,7 @@ def test_rows_agree_on_their_axes(dialect: Dialect) -> None:
     )
     for flax, torch in fitted(dialect, tensors).dialect.views:
         ours, theirs = axes_of(flax), axes_of(torch)
-        if shares_by_heads(dialect) and "head" not in theirs:
+        if any(map(shares_by_heads, dialect.rows)) and "head" not in theirs:
             ours = [axis for axis in ours if axis != "head"]
         assert sorted(ours) == sorted(theirs), flax.name
 
