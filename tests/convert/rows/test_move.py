@@ -17,7 +17,7 @@ from convert.rows.axes import View
 from convert.rows.dialect import Dialect
 from convert.rows.fields import norms_full_width
 from convert.rows.fit import Fit, fit, meanings
-from convert.rows.kinds import Row, Scaled, row
+from convert.rows.kinds import Alias, Row, Scaled, row
 from convert.rows.labels import QKV
 from convert.rows.move import (
     require_floats,
@@ -35,6 +35,16 @@ from tests.helpers import PRIME_CONFIG, config_of, random_params
 
 BLOCK = "transformer_blocks.1.mhsa"
 FAMILIES = [dialect for dialect in DIALECTS.values() if dialect.family]
+
+
+# Every dialect in every dtype, and in one of them tied, if the dialect can be.
+MOVED = [
+    pytest.param(dialect, dtype, tied, id=f"{dialect.name}-{dtype}-{'tied' if tied else 'untied'}")
+    for dialect in DIALECTS.values()
+    for dtype in sorted(OF_WEIGHTS.values(), key=str)
+    for tied in (False, True)
+    if not tied or (dtype == "float32" and any(isinstance(row, Alias) for row in dialect.rows))
+]
 
 
 def shapes(dialect: Dialect) -> dict[str, tuple[int, ...]]:
@@ -72,9 +82,7 @@ def require_identity(
         assert back[path].tobytes() == value.tobytes(), path
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
-@pytest.mark.parametrize("dtype", sorted(OF_WEIGHTS.values(), key=str), ids=str)
+@pytest.mark.parametrize(("dialect", "dtype", "tied"), MOVED)
 def test_there_and_back_is_identity_bit_for_bit(
     dialect: Dialect, dtype: np.dtype, tied: bool
 ) -> None:
@@ -114,7 +122,7 @@ def reworded(dialect: Dialect, seed: int) -> Dialect:
     return replace(dialect, rows=rows, words=spellings)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("dialect", FAMILIES, ids=lambda dialect: dialect.name)
 def test_a_family_reads_every_wording_of_its_own(dialect: Dialect, seed: int) -> None:
     other = reworded(dialect, seed)
@@ -147,7 +155,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("dialect", "variant"), VARIANTS)
 def test_a_family_reads_every_modern_wording_of_its_own(
     dialect: Dialect, variant: int, seed: int
