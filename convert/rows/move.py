@@ -24,7 +24,7 @@ from .fields import FIELDS, norms_full_width
 from .kinds import Scaled, part_of
 from .labels import Place
 from .order import in_file_order
-from .regroup import COPIES, Heads, Put, move, parts
+from .regroup import COPIES, SMALL, Heads, Put, move, parts
 from .resolve import express, fillable
 from .rotary_layout import is_rotated, order
 from .scaled import factor, times, undone
@@ -123,6 +123,9 @@ def to_flax(
             for flax, place, _ in wanted:
                 if flax.at(place) not in flat:
                     flat[flax.at(place)] = np.empty(flax.shape(sizes, place), dtype or piece.dtype)
+            if piece.size < SMALL:
+                copy(piece, wanted)
+                continue
             jobs.append(threads.submit(copy, piece, wanted))
             if len(jobs) > COPIES:
                 jobs.popleft().result()
