@@ -3,6 +3,7 @@
 The environment of jax is set here, before a test or the conftest of a folder can import jax.
 """
 
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -25,7 +26,21 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever else there is
 os.environ.setdefault("XLA_FLAGS", FLAGS)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(PROGRAMS))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault(
+    "JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0"
+)  # nobody reads where an operation is from
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: each core has a test of its own
+
+
+def pytest_collection_finish() -> None:
+    """Let Python look for reference cycles as rarely as in commands, and not among what imports made.
+
+    Tracing makes millions of objects, and jax adds a pass of its own to each of Python's.
+    """
+    from jaxgpt.commands.shell import GC_THRESHOLD
+
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -49,6 +64,7 @@ def few_programs() -> Iterator[None]:
     yield
     if MEMORY_MAP.exists() and MEMORY_MAP.read_bytes().count(b"\n") > 20_000:
         sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from jaxgpt.pytree import Deferred, Tree, unflatten
 from .dialect import Dialect
 from .kinds import part_of
 from .move import Read, heads_in_files, scaled_rows, sizes_of
-from .regroup import COPIES, Heads, Put, parts
+from .regroup import COPIES, SMALL, Heads, Put, parts
 from .rotary_layout import is_rotated
 from .scaled import factor, times
 
@@ -105,6 +105,9 @@ def _made(
             for use in wanted:
                 if use.path not in flat:  # the rows may fill the diagonal of two axes alone
                     flat[use.path] = np.zeros(use.shape, dtype or piece.dtype)
+            if piece.size < SMALL:
+                copy(piece, wanted)
+                continue
             jobs.append(threads.submit(copy, piece, wanted))
             if len(jobs) > COPIES:
                 jobs.popleft().result()

@@ -1,6 +1,7 @@
 """Moving values from one view of an array to another: transposed, merged, split and stacked."""
 
 import itertools
+import math
 import os
 import threading
 from collections import deque
@@ -17,6 +18,7 @@ from .cuts import counted, uncut
 from .labels import LABELS, Place, every, with_labels
 
 COPIES = min(4, os.cpu_count() or 1)  # at a time
+SMALL = 1 << 16  # numbers that are copied in less time than a thread is asked to
 BLOCK = 64  # numbers on each side of what is transposed at a time
 AXES = {  # for messages
     "d": "the width of the model", "kv": "the heads", "group": "the heads that share a key",
@@ -62,6 +64,9 @@ def move(
     with ThreadPoolExecutor(COPIES) as threads:
         jobs: deque[Future[tuple[str, np.ndarray]]] = deque()
         for place in target.places(sizes):
+            if not jobs and math.prod(target.shape(sizes, place)) < SMALL:
+                yield made(place)
+                continue
             jobs.append(threads.submit(made, place))
             if len(jobs) > COPIES:
                 yield jobs.popleft().result()

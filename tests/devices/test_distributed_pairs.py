@@ -1,4 +1,4 @@
-"""Several processes train an encoder-decoder as one device does, and resume with the same bits."""
+"""Two processes train an encoder-decoder as one device does, and resume with the same bits."""
 
 import shutil
 from pathlib import Path
@@ -45,34 +45,34 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def of_four(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of four processes that share the weights."""
-    return trained(4, config, tmp_path_factory.mktemp("four") / "run", *SHARED)
+def of_two(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two processes that share the weights."""
+    return trained(2, config, tmp_path_factory.mktemp("two") / "run", *SHARED)
 
 
-def test_four_processes_train_like_one_device(config: Path, of_four: Path, tmp_path: Path) -> None:
+def test_two_processes_train_like_one_device(config: Path, of_two: Path, tmp_path: Path) -> None:
     one_device = {"JAX_NUM_CPU_DEVICES": "1"}
     with Job(1, config, tmp_path / "run", scheduler=lambda _: one_device) as job:
         codes, said = job.ends()
     assert codes == [0], said
-    require_same(of_four, tmp_path / "run", STEPS)
+    require_same(of_two, tmp_path / "run", STEPS)
 
 
-def test_four_processes_resume_with_the_same_bits(
-    config: Path, of_four: Path, tmp_path: Path
+def test_two_processes_resume_with_the_same_bits(
+    config: Path, of_two: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    shutil.copytree(of_four, run)
+    shutil.copytree(of_two, run)
     shutil.rmtree(run_directory.checkpoint_of(run, STEPS))  # as if it had never been reached
     assert [run_directory.step_of(path) for path in run_directory.checkpoints(run)] == [STEPS // 2]
-    trained(4, config, run, *SHARED)
+    trained(2, config, run, *SHARED)
     figures = ("step", "loss", "val_loss", "gradient_norm")
     lines, expected = (
         [[line.get(name) for name in figures] for line in run_directory.read_metrics(each)]
-        for each in (run, of_four)
+        for each in (run, of_two)
     )
     assert lines == expected
     assert len(lines) == STEPS
     found = flatten(weights(run, STEPS))
-    for path, value in flatten(weights(of_four, STEPS)).items():
+    for path, value in flatten(weights(of_two, STEPS)).items():
         np.testing.assert_array_equal(found[path], value, err_msg=path)

@@ -19,12 +19,9 @@ from jaxgpt.model.spec import Scores
 # The kernel for TPUs runs anywhere, interpreted; the one for GPUs does not: `test_plan` compiles it.
 EXACT = {name: FORMS[name] for name in ("xla", "chunked", "tiled")}
 RUN = EXACT | {"splash": functools.partial(splash, interpret=True)}
-LENGTHS = (1, 2, 63, 65, 127, 128, 129, 300, 511, 513, 1024, 1025)
+LENGTHS = (1, 65, 127, 128, 129, 511, 513, 1025)  # others below, in float64
 HEADS = (32, 42, 64, 128)
-CASES = sorted(
-    {(length, 42) for length in LENGTHS}
-    | {(length, head) for length in (129, 1025) for head in HEADS}
-)
+CASES = sorted({*((length, 42) for length in LENGTHS), *((129, head) for head in HEADS)})
 PLAIN = Scores()
 SHARE = {"float32": 3e-6, "bfloat16": 0.02}  # of the largest value
 
@@ -156,7 +153,7 @@ DONE = {form: list(RULES) for form in EXACT}
 DONE["splash"] = [name for name, rule in RULES.items() if rule.slopes is None]
 
 
-@pytest.mark.parametrize("length", [5, 129, 700])
+@pytest.mark.parametrize("length", [129, 700])
 @pytest.mark.parametrize(("form", "rule"), [(f, r) for f, rules in DONE.items() for r in rules])
 def test_grouped_queries_windows_caps_and_slopes(form: str, rule: str, length: int) -> None:
     exact = form in EXACT  # splash computes in float32

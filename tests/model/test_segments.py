@@ -15,8 +15,8 @@ from tests.helpers import CONFIGS, PRIMES, random_model
 from tests.model.test_attention_forms import EXACT, RULES, RUN, random_parts
 from tests.model.test_attention_forms import exactly as attention_exactly
 
-LENGTHS = (5, 1, 7, 4)  # together the context
-SEGMENTS = np.repeat([3, 1, 2, 0], LENGTHS)[None]
+LENGTHS = (9, 1, 7)  # together the context
+SEGMENTS = np.repeat([3, 1, 0], LENGTHS)[None]
 IDS = np.random.default_rng(0).integers(0, PRIMES["vocab_size"], (1, sum(LENGTHS)))
 BORDERS = np.cumsum(LENGTHS)[:-1]
 
@@ -24,25 +24,24 @@ BORDERS = np.cumsum(LENGTHS)[:-1]
 @pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
 def test_logits_and_gradients_are_those_of_each_text_alone(fields: dict[str, Any]) -> None:
     model = random_model(**fields)
-    texts = np.split(IDS, BORDERS, axis=1)
-    alone = np.concatenate([model(text) for text in texts], axis=1)
-    np.testing.assert_allclose(
-        model(IDS, segments=SEGMENTS), alone, rtol=0, atol=1e-12 * np.abs(alone).max()
-    )
-    weights = np.random.default_rng(1).normal(size=alone.shape)
+    weights = np.random.default_rng(1).normal(size=(1, len(IDS[0]), PRIMES["vocab_size"]))
 
-    @jax.jit
-    def packed(params: Any) -> jax.Array:
+    def packed(params: Any) -> tuple[jax.Array, jax.Array]:
         logits = assemble(model.config, params).logits(IDS, segments_bt=jnp.asarray(SEGMENTS))
-        return (logits * weights).sum()
+        return (logits * weights).sum(), logits
 
-    @jax.jit
-    def separate(params: Any) -> jax.Array:
+    def separate(params: Any) -> tuple[jax.Array, jax.Array]:
+        texts = np.split(IDS, BORDERS, axis=1)
         parts = [assemble(model.config, params).logits(text) for text in texts]
-        return (jnp.concatenate(parts, axis=1) * weights).sum()
+        logits = jnp.concatenate(parts, axis=1)
+        return (logits * weights).sum(), logits
 
     with exactly(model.dtype):
-        found, expected = jax.grad(packed)(params_of(model)), jax.grad(separate)(params_of(model))
+        (found, logits), (expected, alone) = (
+            jax.jit(jax.grad(each, has_aux=True))(params_of(model)) for each in (packed, separate)
+        )
+    for ours in (logits, model(IDS, segments=SEGMENTS)):
+        np.testing.assert_allclose(ours, alone, rtol=0, atol=1e-12 * np.abs(alone).max())
     for mine, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         largest = max(1, np.abs(other).max())
         np.testing.assert_allclose(mine, other, rtol=0, atol=1e-11 * largest)
