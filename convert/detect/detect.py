@@ -12,7 +12,7 @@ from jaxgpt.settings import check
 
 from ..dialects import DIALECTS, named
 from ..names.unsupported import reasons
-from ..renaming.pair_guesses import certain, why_open
+from ..renaming.pair_guesses import certain, why_odd, why_open
 from ..renaming.renamed import Renamed
 from ..renaming.usual_names import renamings
 from ..rows.dialect import Dialect
@@ -152,7 +152,9 @@ def _of_decoder(chosen: Dialect | None, inputs: Inputs, name: str | None) -> Det
         return detected_with(inputs, of_registry)
     except UnknownTensors as error:
         unknown = error
-    raise UnknownTensors(lambda: pairs.why_no_pair(inputs) or str(unknown))
+    raise UnknownTensors(
+        lambda: why_odd(inputs.shapes, inputs.path) or pairs.why_no_pair(inputs) or str(unknown)
+    )
 
 
 def _proposed(inputs: Inputs) -> Dialect:

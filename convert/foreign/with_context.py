@@ -91,7 +91,7 @@ class WithContext(torch.nn.Module):
                         errors += [] if any(form.layout) else [error]
                         continue
                     if not problem:
-                        alike = other[:1].expand_as(other)
+                        alike = other[:1].expand_as(other).contiguous()
                         run = functools.partial(self._logits, other=alike, form=form)
                         require_alike_in_all_rows(self.module, run, ids)
                         return form

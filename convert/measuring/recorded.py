@@ -10,15 +10,17 @@ from ..detect.inputs import Inputs
 from ..foreign.config_objects import NOTHING, parameters
 from ..foreign.peer import Peer
 from ..foreign.with_context import Caller
+from ..renaming.pair_guesses import why_odd
 from .trace import Seen, Trace
 from .trace_reader import Reader
 
 LARGE = 2**40  # no value has so many numbers, so that none is recorded
 ROWS, LENGTH = 4, 3
 OF_TWO_TEXTS = (
-    "No dialect knows the names of these tensors, and what they are is found by running the class "
-    "on one text alone. If it takes two, a source and a target, rename its tensors as a known "
-    "encoder-decoder has them, or describe the class in a file of convert/dialects."
+    "no dialect knows the names of its tensors, and neither words nor shapes show them to be those "
+    "of an encoder-decoder that the model here can be. Unknown tensors are found by running the "
+    "class only if it takes one text alone. Rename the tensors as a known class has them, or "
+    "describe the class in a file of convert/dialects"
 )
 
 
@@ -45,13 +47,16 @@ def _reader_of(inputs: Inputs, peer: Peer) -> Reader:
     try:
         seen = Seen.of(Trace(peer.module, names, LARGE), run, ids, LARGE)
     except UserError as error:
-        raise NotRun(f"{inputs.path}: {error} {_hint(peer)}") from None
+        if why := why_odd(inputs.shapes, inputs.path):
+            raise NotRun(why) from None
+        raise NotRun(f"{inputs.path}: {_reason(peer, error)}") from None
     return Reader(seen, inputs.shapes, inputs.read)
 
 
-def _hint(peer: Peer) -> str:
-    """What may be the reason that the class fails on one text."""
+def _reason(peer: Peer, error: UserError) -> str:
+    """Why the class fails on one text, with `error`."""
     asked = [p for p in parameters(peer.module.forward) if p.default is NOTHING]
-    if len(asked) > 1 or not peer.answers.caveats:
-        return OF_TWO_TEXTS
-    return " ".join(f"{text[0].upper()}{text[1:]}." for text in peer.answers.caveats)
+    if len(asked) > 1 or type(peer.module).forward is torch.nn.Module.forward:
+        return f"{OF_TWO_TEXTS}."
+    hints = peer.answers.caveats or [OF_TWO_TEXTS]
+    return " ".join([str(error), *(f"{text[0].upper()}{text[1:]}." for text in hints)])

@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..names.tensor_names import Table, count_words
 from .attention_roles import IN_TORCH, mlp_roles, roles
@@ -40,6 +40,10 @@ class Block:
         kinds = [unit.kind for unit in self.units]
         known = kinds.count(ATTENTION) == attentions and kinds.count(MLP) == 1
         return known and len(self.norms) in (0, len(kinds))
+
+    def with_norms(self, count: int) -> "Block":
+        """The block as if it had `count` norms."""
+        return replace(self, norms=tuple(map(str, range(count))))
 
 
 Key = tuple[str, tuple[str, ...], tuple[tuple[int, ...], ...]]  # of units that are read alike

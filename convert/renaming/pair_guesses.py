@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..names.tensor_names import Table
 from .attention_roles import SHAPES, WORDS
 from .groups import Groups
-from .pair_names import ways_of_pair
+from .pair_names import first_blocks, ways_of_pair
 from .renamed import Renamed, Shapes
 from .usual_names import all_namings
 
@@ -60,6 +60,27 @@ def _table(renamed: Renamed, shapes: Shapes) -> Table:
     for own, (template, _) in renamed.places.items():
         table.setdefault(template.name, usual[renamed.names[own]])
     return table
+
+
+def why_odd(shapes: Shapes, path: object) -> str:
+    """The error for a decoder with another number of norms than of parts; "" if it is none."""
+    for renamed in all_namings(shapes):
+        blocks = first_blocks(_table(renamed, shapes), Groups.of(dict(shapes)).width)
+        decoder = [*blocks.values()][-1] if blocks else None
+        if decoder is None or decoder.has(2) or not decoder.with_norms(3).has(2):
+            continue
+        count = len(decoder.norms)
+        why = (
+            "Each part has a norm of its own here, so one norm that serves several parts"
+            if count < 3
+            else "No block here norms the memory or has other further norms, so such a class"
+        )
+        return (
+            f"{path}: each block of its decoder has self-attention, cross-attention and an MLP, "
+            f"and {count} norm{'s' * (count > 1)} ({', '.join(decoder.norms)}) instead of three. "
+            f"{why} cannot be converted."
+        )
+    return ""
 
 
 def why_open(shapes: Shapes, path: object) -> str:

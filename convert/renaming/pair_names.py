@@ -25,26 +25,35 @@ def ways_of_pair(
     have the names that `usual_names` gives them. The model has `width`; `evidence` is WORDS or
     SHAPES of `attention_roles`; `ordered` is whether the file has the order of the class.
     """
-    stems = list(dict.fromkeys(n.partition(LAYER)[0] + LAYER for n in table if LAYER in n))
-    two = {*stems} == {ENCODER, DECODER}
-    if not two and len(stems) != 1:
-        return
-    stems = [ENCODER, DECODER] if two else stems
-    inside = [
-        {name.removeprefix(stem): shape for name, shape in table.items() if name.startswith(stem)}
-        for stem in stems
-    ]
-    blocks = [Block.of(tensors, width) for tensors in inside]
-    counts = [1, 2] if two else [2]
-    if not all(block.has(count) for block, count in zip(blocks, counts, strict=True)):
+    blocks = first_blocks(table, width)
+    counts = [1, 2] if len(blocks) == 2 else [2]
+    if not blocks or not all(map(Block.has, blocks.values(), counts)):
         return
     outside = {name: shape for name, shape in table.items() if LAYER not in name}
-    ends = ways_of_ends(outside, width, alone=not two)
-    ways = ((end, own) for own in ways_of_blocks(blocks, width, evidence, ordered) for end in ends)
+    ends = ways_of_ends(outside, width, alone=len(blocks) == 1)
+    inside = ways_of_blocks([*blocks.values()], width, evidence, ordered)
+    ways = ((end, own) for own in inside for end in ends)
     for end, own in itertools.islice(ways, MOST_WAYS):
         of_blocks = {
             stem + name: stem + new
-            for stem, names_in in zip(stems, own, strict=True)
+            for stem, names_in in zip(blocks, own, strict=True)
             for name, new in names_in.items()
         }
         yield {name: end.get(name) or of_blocks.get(name) or name for name in table}
+
+
+def first_blocks(table: Table, width: int) -> dict[str, Block]:
+    """The first block of each list of blocks in `table`, the decoder's last, by the list's prefix.
+
+    Empty if the lists cannot be those of an encoder-decoder, or of a decoder alone.
+    """
+    stems = list(dict.fromkeys(n.partition(LAYER)[0] + LAYER for n in table if LAYER in n))
+    two = {*stems} == {ENCODER, DECODER}
+    if not two and len(stems) != 1:
+        return {}
+    return {
+        stem: Block.of(
+            {n.removeprefix(stem): shape for n, shape in table.items() if n.startswith(stem)}, width
+        )
+        for stem in ([ENCODER, DECODER] if two else stems)
+    }
