@@ -64,7 +64,7 @@ def read(
 def _groups(
     adamw: TorchAdamW, dialect: AnyDialect, config: AnyConfig, order: Sequence[str]
 ) -> tuple[Group, ...]:
-    """The groups of `adamw` by name; raises NotResumable if it trains all parameters but positions."""
+    """The groups of `adamw` by name; NotResumable if it trains all parameters but positions."""
     parameters, shapes = leaves(dialect, config, order), _shapes(dialect, config)
     try:
         return named(adamw, parameters, shapes)
