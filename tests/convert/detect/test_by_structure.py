@@ -20,8 +20,8 @@ from convert.rows.dialect import Dialect
 from convert.rows.fields import FIELDS
 from convert.rows.fit import fit
 from convert.rows.kinds import Alias, Buffer, Row
-from convert.rows.move import to_flax
 from convert.rows.order import in_module_order
+from convert.rows.parameters import to_flax
 from convert.rows.resolve import settle
 from convert.rows.tensors import Tensors
 from convert.rows.whole import to_torch

@@ -13,7 +13,7 @@ from convert.detect.detect import Detected, detect
 from convert.dialects import DIALECTS
 from convert.rows.fields import USUAL, usual_of
 from convert.rows.kinds import Row
-from convert.rows.move import to_flax
+from convert.rows.parameters import to_flax
 from convert.rows.whole import to_torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
