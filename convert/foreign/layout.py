@@ -21,6 +21,12 @@ MIXED = (
     "of the batch for that of time, as nn.MultiheadAttention does without batch_first=True where "
     "x is (batch, time, width). No model here computes that."
 )
+BY_ROW = (
+    "gives the same text other logits in another row of a batch: a part of it takes the axis of "
+    "the batch for that of time, such as a table of positions that is cut with x.size(0) where x "
+    "is (batch, time, width). No model here computes that, so a class that was trained with it "
+    "cannot be converted."
+)
 FORGETFUL = "computes logits that do not depend on any token before. No model here does."
 Run = Callable[[torch.Tensor], torch.Tensor]  # ids (B, T) -> logits (B, T, V)
 
@@ -59,32 +65,33 @@ class Reordered(torch.nn.Module):
 
 
 def batch_first(module: torch.nn.Module, ids: torch.Tensor) -> torch.nn.Module:
-    """A module that takes `ids` (B, T): `module` itself unless it wants time first.
+    """A module that takes `ids` (B, T): `module` itself unless it wants time first."""
+    return arranged(module, ids)[0]
 
-    `module` is also returned if it does not run, as a class that only takes texts of full length.
+
+def arranged(module: torch.nn.Module, ids: torch.Tensor) -> tuple[torch.nn.Module, str]:
+    """The result of `batch_first`, and why `module` is no model of texts, or "".
+
+    `module` is left alone if it does not run, as a class that only takes texts of full length.
     """
     training = module.training
     module.eval()
     short = two_of(ids)[:, :SHORT]
-    problems: list[str] = []
+    problem = ""
     try:
         with torch.no_grad():
             for layout in LAYOUTS:
                 candidate = Reordered(module, layout) if any(layout) else module
-                run = functools.partial(logits_of, candidate)
                 try:
-                    problem = problem_of(run, short)
+                    found = problem_of(functools.partial(logits_of, candidate), short)
                 except UserError:
                     continue
-                if not problem:
-                    require_alike_in_all_rows(module, run, short)
-                    return candidate
-                problems.append(problem)
+                if not found:
+                    return candidate, ""
+                problem = problem if any(layout) else found
     finally:
         module.train(training)
-    if problems:
-        raise UserError(f"The forward of {type(module).__name__} {problems[0]}")
-    return module
+    return module, "" if problem == FORGETFUL else problem
 
 
 def two_of(texts: torch.Tensor) -> torch.Tensor:
@@ -111,16 +118,7 @@ def problem_of(run: Run, ids: torch.Tensor) -> str:
     gaps = (run(changed) - before).abs().amax(-1) > close
     if gaps[1:].any():
         return MIXED
-    return "" if gaps[0, 1:].any() else FORGETFUL
-
-
-def require_alike_in_all_rows(module: torch.nn.Module, run: Run, ids: torch.Tensor) -> None:
-    """Refuse a class whose logits for a text depend on its row in the batch."""
-    logits = run(ids[:1].expand_as(ids).contiguous())
-    if (logits[1:] - logits[:1]).abs().max() > CLOSE * logits.abs().max():
-        raise UserError(
-            f"The forward of {type(module).__name__} gives the same text other logits in another "
-            "row of a batch: a part of it takes the axis of the batch for that of time, such as a "
-            "table of positions that is cut with x.size(0) where x is (batch, time, width). No "
-            "model here computes that, so a class that was trained with it cannot be converted."
-        )
+    if not gaps[0, 1:].any():
+        return FORGETFUL
+    alike = run(ids[:1].expand_as(ids).contiguous())
+    return BY_ROW if (alike[1:] - alike[:1]).abs().max() > close else ""

@@ -17,15 +17,7 @@ from jaxgpt.errors import UserError
 from . import masks
 from .encode_decode import run
 from .forward import blamed, in_rows, logits_of
-from .layout import (
-    LAYOUTS,
-    RANDOM,
-    Layout,
-    batch_first,
-    problem_of,
-    require_alike_in_all_rows,
-    two_of,
-)
+from .layout import BY_ROW, LAYOUTS, RANDOM, Layout, arranged, problem_of, two_of
 
 TOKENS = (
     "decoder_input_ids tgt trg target targets tgt_tokens tgt_ids trg_tokens dec_input dec_inputs "
@@ -91,14 +83,12 @@ class WithContext(torch.nn.Module):
                         errors += [] if any(form.layout) else [error]
                         continue
                     if not problem:
-                        alike = other[:1].expand_as(other).contiguous()
-                        run = functools.partial(self._logits, other=alike, form=form)
-                        require_alike_in_all_rows(self.module, run, ids)
                         return form
                     problems += [] if any(form.layout) else [problem]
         finally:
             self.module.train(training)
-        if errors and (masks.takes_masks(self.module) or not problems):
+        certain = {RANDOM, BY_ROW} & {*problems}
+        if errors and not certain and (masks.takes_masks(self.module) or not problems):
             raise errors[0]
         raise UserError(self._refusal(problems))
 
@@ -110,8 +100,9 @@ class WithContext(torch.nn.Module):
                 f"The forward of {name} takes one text, and its blocks attend to something else: "
                 "the class makes that itself, which no model here does."
             )
-        if RANDOM in problems or not masks.takes_masks(self.module):
-            return f"The forward of {name} {RANDOM if RANDOM in problems else problems[0]}"
+        certain = [each for each in (RANDOM, BY_ROW) if each in problems]
+        if certain or not masks.takes_masks(self.module):
+            return f"The forward of {name} {[*certain, *problems][0]}"
         return (
             f"{name} masks neither the future nor a part of its second text in any form that is "
             "known here. Wrap it in a module whose forward takes the source and the tokens alone, "
@@ -125,7 +116,8 @@ class WithContext(torch.nn.Module):
             return INFINITE
         if ids.shape[1] < 2:
             return ""
-        if problem := problem_of(functools.partial(self._logits, other=other, form=form), ids):
+        alike = other[:1].expand_as(other).contiguous()  # or rows would differ by their sources
+        if problem := problem_of(functools.partial(self._logits, other=alike, form=form), ids):
             return problem
         changed = ids.clone()
         changed[:, -1] = ids[:, 0].where(ids[:, 0] != ids[:, -1], ids[:, -2])
@@ -173,7 +165,11 @@ class Caller:
     def __call__(self, ids: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
         """The logits for `ids`, which attend to the sources or the memory `other`."""
         if other is None:
-            self._alone = self._alone or batch_first(self.module, ids)
+            if self._alone is None:
+                module, problem = arranged(self.module, ids)
+                if problem:
+                    raise UserError(f"The forward of {type(self.module).__name__} {problem}")
+                self._alone = module
             return logits_of(self._alone, ids)
         context = WithContext(self.module, other, self._form)
         logits = logits_of(context, ids)

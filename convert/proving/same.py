@@ -79,7 +79,9 @@ def assert_same(
     else:
         function = Function.of(model, params)
         with working(RUNNING, after=PATIENCE) as stage:
-            compared = Compared(example.given_to(torch_module), function, example.tokens, stage)
+            alone = source is None and memory is None  # then axes are as in the JAX function
+            module = torch_module if alone else example.given_to(torch_module)
+            compared = Compared(module, function, example.tokens, stage)
             sameness = compared.sameness(names or {}, train_steps, optimizers)
     if sameness.first_difference is not None:
         raise AssertionError(str(sameness))
