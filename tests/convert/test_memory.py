@@ -1,4 +1,4 @@
-"""A conversion needs little memory beyond the weights themselves."""
+"""A conversion holds few parameters in memory at a time."""
 
 import subprocess
 import sys
@@ -56,17 +56,15 @@ def make(path: Path, config: ModelConfig) -> int:
 
 
 @pytest.mark.parametrize(
-    ("config", "suffix", "allowance"),
+    ("config", "suffix", "most"),
     [
-        (SMALL, ".pt", 1.3e9),  # of which the libraries take 0.45
-        pytest.param(XL, ".pt", 1.5e9, marks=pytest.mark.slow),
-        pytest.param(XL, ".safetensors", 1.5e9, marks=pytest.mark.slow),
+        (SMALL, ".pt", 1.15e9),  # of which the libraries take 0.45, and 0.6 with torch
+        pytest.param(XL, ".pt", 5.0e9, marks=pytest.mark.slow),
+        pytest.param(XL, ".safetensors", 5.0e9, marks=pytest.mark.slow),
     ],
     ids=["small", "xl-pt", "xl-safe"],
 )
-def test_memory_beyond_the_weights_is_bounded(
-    config: ModelConfig, suffix: str, allowance: float, tmp_path: Path
-) -> None:
+def test_memory_is_bounded(config: ModelConfig, suffix: str, most: float, tmp_path: Path) -> None:
     weights = make(tmp_path / "made.safetensors", config)
     heads = f"num_heads={config.num_heads}"
     source = tmp_path / "made.safetensors"
@@ -80,5 +78,4 @@ def test_memory_beyond_the_weights_is_bounded(
     print(
         f"weights {weights / 1e9:.2f} GB, beyond them {[round((figure - weights) / 1e9, 2) for figure in figures]} GB"
     )
-    assert max(figures) < weights + allowance
-    assert back < there  # it writes tensors as they are made
+    assert max(figures) < most
