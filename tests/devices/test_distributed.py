@@ -131,10 +131,6 @@ def weights(run: Path, step: int) -> Any:
     return model_directory.ModelDirectory(run_directory.checkpoint_of(run, step)).params()
 
 
-def test_two_processes_train_like_one(config: Path, alone: Path, tmp_path: Path) -> None:
-    require_same(trained(2, config, tmp_path / "run", "--train.steps", 15, *SAMPLING), alone, 15)
-
-
 @pytest.fixture(scope="module")
 def of_four(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten steps of four processes, with weights sharded over them."""
@@ -220,7 +216,9 @@ def test_processes_with_different_configs_stop_and_name_the_difference(
     assert not run_directory.checkpoints(tmp_path / "run")
 
 
-def test_under_slurm_processes_find_each_other(config: Path, alone: Path, tmp_path: Path) -> None:
+def test_under_slurm_two_processes_find_each_other_and_train_like_one(
+    config: Path, alone: Path, tmp_path: Path
+) -> None:
     def slurm(i: int) -> dict[str, str]:
         job = {
             "SLURM_JOB_ID": str(os.getpid()),
@@ -229,10 +227,11 @@ def test_under_slurm_processes_find_each_other(config: Path, alone: Path, tmp_pa
         }
         return {**job, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}
 
-    with Job(2, config, tmp_path / "run", "--mesh.coordinator", "auto", scheduler=slurm) as job:
+    options = "--mesh.coordinator", "auto", "--train.steps", 15, *SAMPLING
+    with Job(2, config, tmp_path / "run", *options, scheduler=slurm) as job:
         codes, said = job.ends()
     assert codes == [0, 0], said
-    require_same(tmp_path / "run", alone, 10)
+    require_same(tmp_path / "run", alone, 15)
 
 
 def test_without_a_known_cluster_coordinator_auto_is_refused(config: Path, tmp_path: Path) -> None:

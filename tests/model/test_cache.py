@@ -55,9 +55,14 @@ def test_cached_logits_are_uncached_ones_at_every_position(
 
 POSITIONS = {"learned": 11, "sinusoidal": 11, "rotary": 6, "alibi": 6, "none": 6}
 QK_NORMS = ["none", "before_rotary", "after_rotary", "full_width"]
-# A window in one layer, and none in the next, for every combination; the same in both for some.
+# A window in one layer and none in the next, with every pair of positions, heads of keys and norm;
+# the same window in both for some.
 KINDS = [
-    *itertools.product(POSITIONS, [6, 2, 1], [[4, None]], QK_NORMS),
+    *(
+        (positions, (6, 2, 1)[(i + j) % 3], [4, None], norm)
+        for i, positions in enumerate(POSITIONS)
+        for j, norm in enumerate(QK_NORMS)
+    ),
     *itertools.product(["learned", "rotary"], [2], [None, 4], ["none"]),
 ]
 
@@ -100,8 +105,12 @@ WINDOWS = {
         "num_heads": 2,
         "head_dim": 6,
     }
-    for positions in ("learned", "rotary", "alibi")
-    for window in (3, 4, 9, [4, None], [None, 5])
+    for positions, windows in {
+        "learned": [4, [None, 5]],
+        "rotary": [3, 4, 9, [4, None], [None, 5]],
+        "alibi": [3, [4, None]],
+    }.items()
+    for window in windows
 }
 
 

@@ -31,6 +31,7 @@ for name, job in work["models"].items():
         "dtype": str(next(model.parameters()).dtype),
         "logits": logits.tolist(),
         "text": tokenizer.decode(out[0]),
+        "ids": out[0].tolist(),
         "ends": [model.config.bos_token_id, model.config.eos_token_id, tokenizer.eos_token_id],
     }
     model.save_pretrained(job["again"], max_shard_size=job["shard"])
