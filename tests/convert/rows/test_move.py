@@ -13,7 +13,7 @@ from convert.dialects import DIALECTS
 from convert.dtypes import OF_WEIGHTS
 from convert.names.modern_parts import NAMED, NUMBERED
 from convert.names.parts import PAIRS
-from convert.rows import move, regroup
+from convert.rows import parameters, regroup
 from convert.rows.axes import View
 from convert.rows.dialect import Dialect
 from convert.rows.fields import norms_full_width
@@ -103,7 +103,7 @@ def test_there_and_back_is_identity_bit_for_bit(
 @pytest.mark.parametrize("name", ["gpt", "llama"])
 def test_threads_move_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which move all but small tensors."""
-    for module in (move, regroup):
+    for module in (parameters, regroup):
         monkeypatch.setattr(module, "SMALL", 0)
     config = config_of(DIALECTS[name])
     params = random_params(config, np.dtype("float32"))
