@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from jaxgpt.errors import UserError, in_a_row
+from jaxgpt.errors import UserError, instead_of
 
 DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.Import, ast.ImportFrom)
 
@@ -41,13 +41,23 @@ def find(place: str, name: str) -> tuple[Any, dict[str, Any]]:
     target: Any = module
     for part in name.split("."):
         if not hasattr(target, part):
-            classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-            raise UserError(
-                f"{place} has no {name}; its classes are {in_a_row(classes, ', ') or 'none'}."
-            )
+            models = _models(module)
+            known = instead_of(name, models) if models else "It has no torch.nn.Module."
+            raise UserError(f"{place} has no {name}. {known}")
         target = getattr(target, part)
     origin = getattr(target, "__module__", module.__name__)
     return target, vars(module if origin == module.__name__ else sys.modules.get(origin, module))
+
+
+def _models(module: ModuleType) -> list[str]:
+    """The names of the torch classes in `module`."""
+    import torch
+
+    return [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, torch.nn.Module)
+    ]
 
 
 def _imported(place: str, name: str) -> ModuleType:
