@@ -315,7 +315,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "nor inside another": (["--torch", "nowhere.at.all:GPT"], "There is no module nowhere.at.all"),
     "no such file": (["--torch", "nowhere.py:GPT"], "nowhere.py does not exist"),
     "no such name": (["--torch", "mine.py:GTP"], "mine.py has no GTP. Did you mean GPT?"),
-    "another name": (["--torch", "mine.py:XYZ"], "mine.py has no XYZ. There are: GPT, Odd, Sour, Falls, Pooled, Small."),
+    "another name": (["--torch", "mine.py:XYZ"], "has no XYZ. There are: GPT, Odd, Sour, Falls, Pooled, Small."),
     "no name": (["--torch", "mine.py"], "--torch takes module:Class or path/to/file.py:Class, but got 'mine.py'"),
     "a text": (["--torch", "mine.py:text"], "names a str, which is no class and no function"),
     "a number": (["--torch", "mine.py:number"], "mine.py:number gives a int, and no torch.nn.Module"),
