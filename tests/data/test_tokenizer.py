@@ -267,7 +267,7 @@ def test_a_vocabulary_with_an_id_of_billions_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not a tokenizer"):
+    with pytest.raises(UserError, match="holds no tokenizer"):
         load(tmp_path)
     with pytest.raises(UserError, match="missing.json"):
         load(tmp_path / "missing.json")

@@ -65,5 +65,8 @@ def test_each_class_has_a_file_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("setting", ["n_expert: 8", "sliding_window_size: 512"])
 def test_settings_of_litgpt_without_a_counterpart_are_named(tmp_path: Path, setting: str) -> None:
     (tmp_path / "model_config.yaml").write_text(f"{setting}\n")
-    with pytest.raises(UserError, match=f"{setting.replace(': ', ' = ')}, which has no counterp"):
+    with pytest.raises(
+        UserError,
+        match=f"{setting.replace(': ', ' = ')}, which no single field of the model expresses",
+    ):
         configs_beside(tmp_path / "lit_model.pth")

@@ -126,7 +126,7 @@ def test_more_ids_than_the_model_has_are_refused(
         (lambda path: (path / "tokenizer.json").write_text("{"), "is not a tokenizer file"),
         (
             lambda path: (path / "vocab.json").write_text('{"a": 0, "bc": 1}'),
-            "vocab.json with merges.txt beside it",
+            "vocab.json next to merges.txt",
         ),
         (as_gpt1, "no token for 255 of the 256 bytes"),
     ],
