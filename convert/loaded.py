@@ -32,6 +32,7 @@ class Loaded:
     extras: Extras
     ignore_config: bool = False  # whether a config in the file or next to it was ignored
     proven_by: str = ""  # the class with which the model was compared, if any
+    doubt: str = ""  # what must be true for that class to be the one that was trained
 
     def __repr__(self) -> str:
         return _in_short(self)

@@ -86,7 +86,9 @@ def to_flax(
             return DIFFERS
         loaded.save(directory, tokenizer, stage)
     _show(loaded, directory, tokenizer is None)
-    if loaded.proven_by:
+    if loaded.proven_by and loaded.doubt:
+        print(f"UNPROVEN: equal if {loaded.doubt}. Compared with {loaded.proven_by}.")
+    elif loaded.proven_by:
         print(f"PROVEN: the two compute the same function; compared with {loaded.proven_by}.")
     elif dtype:
         print("verify compares in the file's own dtype: to prove it, convert without --dtype.")

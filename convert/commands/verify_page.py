@@ -174,7 +174,7 @@ def _proofs(page: Verification) -> list[str]:
         )
     if page.defaults:
         lines += _confirmations(page.defaults)
-    if page.proven:
+    if page.proven or page.defaults:  # the user named the class
         return lines
     if page.ran:
         lines.append("The class that ran was chosen by tensor names, so it shares the assumptions.")

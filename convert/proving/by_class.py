@@ -51,6 +51,7 @@ def to_flax(
         return api.to_flax(weights, **options)
     from ..measuring.settled_file import Request, settled
     from .prove import prove
+    from .verdict import doubt_of
 
     how = {name: options.pop(name) for name in OF_LOADING if name in options}
     fields = {name: value for name, value in options.items() if name not in (*OF_READING, "stage")}
@@ -67,9 +68,8 @@ def to_flax(
     if how.get("dtype"):
         exact = api.loaded(file.inspected, **{**how, "dtype": None})
     prove(file, exact)
-    kept = file.peer.answers.kept
-    defaults = f", and with its defaults {kept}" if kept else ""
-    return dataclasses.replace(loaded, proven_by=f"{file.peer.about}{defaults}")
+    doubt = doubt_of(file.peer.answers.kept)
+    return dataclasses.replace(loaded, proven_by=file.peer.about, doubt=doubt)
 
 
 OF_LOADING = ("dtype", "allow_nonfinite", "weights_only")

@@ -56,6 +56,13 @@ class Agreement:
     command: str = ""  # to-flax with these fields
 
 
+def doubt_of(defaults: str) -> str:
+    """What must be true where a class was built with its own `defaults`; "" if there are none."""
+    return (
+        f"the class was built with {defaults}, its defaults, for training too" if defaults else ""
+    )
+
+
 @dataclass(frozen=True)
 class Verification:
     """The complete result of `verify`, from which its page and its JSON are made.

@@ -16,7 +16,7 @@ from . import alternatives
 from .other_weights import Pair
 from .prove import compare_thoroughly
 from .sides import Sides
-from .verdict import Standing, Verification
+from .verdict import Standing, Verification, doubt_of
 
 CHOSEN = (
     "The class that ran was chosen by tensor names: if another one wrote the file, run that one "
@@ -121,8 +121,7 @@ def _judged(page: Verification, sides: Sides, peer: Peer, by_user: bool) -> Veri
 def _with_defaults(page: Verification, defaults: Mapping[str, Any]) -> Verification:
     """The page in doubt: the class may have had other arguments than `defaults` in training."""
     listed = ", ".join(f"{word} = {value!r}" for word, value in defaults.items())
-    doubt = f"the class was built with {listed}, its defaults, for training too"
-    return dataclasses.replace(page, doubt=doubt, defaults=dict(defaults))
+    return dataclasses.replace(page, doubt=doubt_of(listed), defaults=dict(defaults))
 
 
 def _advised(
