@@ -118,7 +118,8 @@ class Seen:
             for value in use.inputs:
                 turned = value.mT if value.ndim > 1 else value
                 fitting = [rows for rows in (value, turned) if rows.shape[-1] == width]
-                if not fitting and value.numel() == self.ids.numel() * width:
+                whole = value.numel() == self.ids.numel() * width
+                if not fitting and whole and width % value.shape[-1] == 0:
                     fitting = [value, self._with_heads_last(value)]
                 for rows in fitting:
                     if (ordered := self.in_order(rows, width)) is not None:
