@@ -44,7 +44,7 @@ class Loaded:
 
     @property
     def source(self) -> checkpoints.Checkpoint:
-        """The opened checkpoint."""
+        """The checkpoint file, opened for reading."""
         return self.conversion.source
 
     @property

@@ -7,7 +7,7 @@ from jaxgpt.system.stages import working
 
 
 def export(directory: Directory, /, *, out: Path, batch_size: int = 1) -> None:
-    """Write prefill and decode as StableHLO programs, which run on any platform without jaxgpt.
+    """Write prefill and decode as StableHLO, which runs anywhere without jaxgpt.
 
     Args:
         out: The file to write: a zip of the two programs, weights included, and a description.

@@ -18,7 +18,7 @@ Topology = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 
 
 def plan(config: ConfigFile, /, *, settings: Settings, topology: Topology = "") -> int:
-    """Estimate memory, traffic and time of a step, even for devices that are not present.
+    """Estimate memory, traffic and time of a step, on devices that need not be here.
 
     Exit code 3 if it does not fit.
 
