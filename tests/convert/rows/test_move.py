@@ -51,9 +51,10 @@ def shapes(dialect: Dialect) -> dict[str, tuple[int, ...]]:
     return {name: value.shape for name, value in tensors.items()}
 
 
-def fitted(dialect: Dialect, tensors: dict[str, np.ndarray]) -> Fit:
-    held = {name: value.shape for name, value in tensors.items()}
-    found = fit(settle(dialect, Tensors(held)), held, {"head": config_of(dialect).num_heads})
+def fitted(dialect: Dialect, tensors: dict[str, np.ndarray], seen: Tensors | None = None) -> Fit:
+    """The fit of `dialect` to `tensors`; `seen` has their shapes, for several dialects."""
+    seen = seen or Tensors({name: value.shape for name, value in tensors.items()})
+    found = fit(settle(dialect, seen), seen.shapes, {"head": config_of(dialect).num_heads})
     weighed = (
         values.weigh(found.dialect, found.sizes, tensors.__getitem__)
         if not found.problems
@@ -218,7 +219,8 @@ def test_dialects_of_the_same_names_mean_the_same() -> None:
     for dialect in alone:
         config = config_of(dialect)
         tensors = to_torch(dialect, config, random_params(config, np.dtype("float32"), dialect))
-        fits = [found for other in alone if not (found := fitted(other, tensors)).problems]
+        seen = Tensors({name: value.shape for name, value in tensors.items()})
+        fits = [found for other in alone if not (found := fitted(other, tensors, seen)).problems]
         classes = [found for found in fits if not found.dialect.family]
         tables = [meanings(found.dialect, found.sizes) for found in classes or fits]
         assert tables
