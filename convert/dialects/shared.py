@@ -24,7 +24,7 @@ FAMILY = Dialect(
     ),
     words={"qkv": attention_parts.QKV},
     unsaid={**USUAL, "norm": "post", "attention_scale": "model_dim"},
-    beware=parts.BEWARE,
+    beware=f"each head is taken to read consecutive elements of the input; {parts.BEWARE}",
     family=True,
 )
 
