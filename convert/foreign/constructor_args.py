@@ -141,9 +141,12 @@ class Answers:
 
     @property
     def kept(self) -> str:
-        """The arguments that kept their defaults, in a list."""
-        kept = {word: value for word, value in self.defaults.items() if value != ABSENT}
-        return ", ".join(f"{word} = {value!r}" for word, value in kept.items())
+        """The arguments that kept their defaults, but for the length of the context, in a list."""
+        return ", ".join(
+            f"{word} = {value!r}"
+            for word, value in self.defaults.items()
+            if value != ABSENT and MEANING.get(word.lower()) != "context_length"
+        )
 
     @property
     def caveats(self) -> list[str]:

@@ -6,6 +6,7 @@ show which value gives those of the file.
 
 import contextlib
 import io
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,25 @@ def fit(answers: Answers, build: Build, wanted: Callable[[Shapes], Shapes]) -> b
     answers.told.clear()
     answers.defaults.clear()
     return bool(answers.fitted)
+
+
+def confirm(answers: Answers, build: Build) -> None:
+    """Count the defaults that shapes show as told: no other values give the same shapes.
+
+    Others are twice the value, alone or with twice or half of another default. Twice the heads
+    change the shapes of grouped queries, but not together with twice the groups.
+    """
+    trial = _Trial(answers, build, lambda shapes: shapes)
+    now, numbers = trial.shapes({}), trial.numbers({})
+    kept = {word: numbers[word] for word in answers.defaults if word in numbers}
+    shown = {word for word in kept if trial.shapes({word: 2 * kept[word]}) not in (None, now)}
+    for one, other in itertools.permutations(sorted(shown), 2):
+        for times in (2, 0.5):
+            changed = {one: 2 * kept[one], other: type(kept[other])(times * kept[other])}
+            if trial.shapes(changed) == now:
+                shown -= {one, other}
+    for word in shown:
+        answers.told[word] = answers.defaults.pop(word)
 
 
 def _shown(answers: Answers, build: Build, wanted: Callable[[Shapes], Shapes]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from jaxgpt.errors import UserError, in_a_row
 from ..files import checkpoints
 from .config_objects import described, parameters
 from .constructor_args import WAY_OUT, Answers
-from .fitted_sizes import fit
+from .fitted_sizes import confirm, fit
 from .float64 import exact_tensor, in_float64, widened
 from .forward import blamed
 from .imports import at_home, find
@@ -88,13 +88,16 @@ def build(
             names = _names(state, source, weights)
             return {new: source.tensors[old].shape for old, new in names.items()}
 
-        try:
+        if isinstance(target, torch.nn.Module):
             return made()
+        try:
+            peer = made()
         except UserError:
-            whole = isinstance(target, torch.nn.Module)
-            if whole or not fit(answers, lambda trial: trial.build(target, namespace), wanted):
+            if not fit(answers, lambda trial: trial.build(target, namespace), wanted):
                 raise
-        return made()
+            peer = made()
+        confirm(answers, lambda trial: trial.build(target, namespace))
+        return peer
 
 
 def build_of(

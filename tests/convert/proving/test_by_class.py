@@ -92,11 +92,17 @@ def test_the_command_names_the_fields_and_the_proof(
     tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     torch.save(randomised(modern.Kvarnar()).state_dict(), tmp_path / "file.pt")
-    asked = ["jaxgpt-convert", "to-flax", tmp_path / "file.pt", tmp_path / "model"]
-    outcome = command(*asked, "--torch", f"{HERE / 'modern.py'}:Kvarnar")
+    asked = ["jaxgpt-convert", "to-flax", tmp_path / "file.pt"]
+    named = ["--torch", f"{HERE / 'modern.py'}:Kvarnar"]
+    outcome = command(*asked, tmp_path / "model", *named)
     assert outcome.code == 0, outcome
     assert "found with the class:\n  embedding_scale = 5.65" in outcome.out
-    assert "PROVEN: the two compute the same function" in outcome.out
+    # Its sizes have defaults too, but the shapes in the file show these.
+    condition = "UNPROVEN: equal if the class was built with huvuden = 4, grupper = 2, its defaults"
+    assert condition in outcome.out
+    given = ["--torch-arg", "huvuden=4", "--torch-arg", "grupper=2"]
+    proven = command(*asked, tmp_path / "proven", *named, *given)
+    assert "\nPROVEN: the two compute the same function" in proven.out
     again = command("jaxgpt-convert", "to-torch", tmp_path / "model", tmp_path / "back.pt")
     assert again.code == 0, again
     back, file = torch.load(tmp_path / "back.pt"), torch.load(tmp_path / "file.pt")
