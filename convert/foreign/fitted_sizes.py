@@ -42,6 +42,8 @@ def confirm(answers: Answers, build: Build) -> None:
     Others are twice the value, alone or with twice or half of another default. Twice the heads
     change the shapes of grouped queries, but not together with twice the groups.
     """
+    if not answers.defaults:
+        return
     trial = _Trial(answers, build, lambda shapes: shapes)
     now, numbers = trial.shapes({}), trial.numbers({})
     kept = {word: numbers[word] for word in answers.defaults if word in numbers}
