@@ -37,10 +37,11 @@ def fit(answers: Answers, build: Build, wanted: Callable[[Shapes], Shapes]) -> b
 
 
 def confirm(answers: Answers, build: Build) -> None:
-    """Count the defaults that shapes show as told: no other values give the same shapes.
+    """Move the defaults that the shapes of the class show from `answers.defaults` to `told`.
 
-    Others are twice the value, alone or with twice or half of another default. Twice the heads
-    change the shapes of grouped queries, but not together with twice the groups.
+    Shapes show a number if they change when it is doubled, and do not stay the same when another
+    default is doubled or halved with it. Doubling the heads alone changes the shapes of grouped
+    queries, for example, but doubling heads and groups together does not.
     """
     if not answers.defaults:
         return
