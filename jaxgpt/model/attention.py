@@ -152,11 +152,13 @@ class Attention(nnx.Module):
         Each key head has its queries, its key and its value, in this order; `rows` selects among
         these.
         """
-        heads = product(x_btd, self.qkv.kernel[:, :, rows])
-        if self.qkv.bias is not None:
-            heads += self.qkv.bias[:, rows]
         # Not by slices: their gradient is a sum of padded arrays, and a step would take 6 % longer.
-        return jnp.split(heads, cuts, axis=3)
+        parts = jnp.split(product(x_btd, self.qkv.kernel[:, :, rows]), cuts, axis=3)
+        if self.qkv.bias is None:
+            return parts
+        # Added to the parts, because the gradient of a bias of the whole is a copy of all parts.
+        biases = jnp.split(self.qkv.bias[:, rows], cuts, axis=1)
+        return [part + bias for part, bias in zip(parts, biases, strict=True)]
 
     def _joined(self, mixed_btmgh: jax.Array) -> jax.Array:
         """The output (B, T, D) of all heads."""

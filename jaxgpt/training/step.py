@@ -124,7 +124,10 @@ def make_step(
         zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
         sums, _ = jax.lax.scan(add_part, zeros, (batch, jnp.arange(parts)))
         # For a part of ids the loss is the mean, for a part with a mask the sum over its targets.
-        count = batch.target_mask_bt.sum() if isinstance(batch, MASKED) else parts
+        count: int | jax.Array = parts
+        if isinstance(batch, MASKED):
+            # As a float, so that devices add it up together with the gradients, and not before.
+            count = jnp.asarray(batch.target_mask_bt).sum(dtype=sums[0].dtype)
         mean_loss, gradients = jax.tree.map(lambda x: x / count, sums)
         updates, moments = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
