@@ -21,24 +21,24 @@ from jaxgpt.model.flops import of_program
 from jaxgpt.training.step import init_state, make_step
 from tests.bench import disk, modern, pairs
 from tests.bench.torch_gpt import Gpt
-from tests.bench.training import CONFIG, STEPS, Racers, in_torch, ours, speeds
+from tests.bench.training import CONFIG, Racers, in_torch, ours, speeds
 
 GPT2 = ModelConfig(50257, 128, 768, 12, 12, dropout=0.0)
 
 
-def sized(model: ModelConfig, batch: int) -> Config:
+def sized(model: ModelConfig, batch: int, steps: int) -> Config:
     return dataclasses.replace(
         CONFIG,
         model=model,
-        train=dataclasses.replace(CONFIG.train, batch_size=batch),
+        train=dataclasses.replace(CONFIG.train, steps=steps, batch_size=batch, eval_every=steps),
         compute=ComputeConfig(scan_unroll=model.num_blocks),
     )
 
 
 TRAINING = {
     "training at the lyric generator's size": CONFIG,
-    "training at nanoGPT's CPU size": sized(ModelConfig(65, 64, 128, 4, 4, dropout=0.0), 12),
-    "training at length 1024": sized(ModelConfig(512, 1024, 384, 2, 6, dropout=0.0), 2),
+    "training at nanoGPT's CPU size": sized(ModelConfig(65, 64, 128, 4, 4, dropout=0.0), 12, 100),
+    "training at length 1024": sized(ModelConfig(512, 1024, 384, 2, 6, dropout=0.0), 2, 5),
 }
 GENERATION = {  # the model, rows, tokens of the prompt, new tokens
     "generation, lyric generator, one text": (CONFIG.model, 1, 1, 127),
@@ -108,7 +108,7 @@ def train(name: str, count: int, peak: float) -> Row:
         (1, config.train.batch_size, config.model.context_length + 1), "int32"
     )
     flops = of_program(jax.make_jaxpr(make_step(config))(shapes, ids).jaxpr) / tokens
-    figures = speeds(makers, count, STEPS * tokens)
+    figures = speeds(makers, count, config.train.steps * tokens)
     return row(name, figures, lambda speed: f"{speed * flops / peak:.0%} of the rate of products")
 
 

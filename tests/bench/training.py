@@ -50,7 +50,7 @@ CONFIG = Config(
 )
 TOKENS_PER_STEP = CONFIG.train.batch_size * CONFIG.model.context_length
 TOKENS = np.random.default_rng(0).integers(0, CONFIG.model.vocab_size, 100_000, dtype=np.uint16)
-Racers = dict[str, Callable[[], object]]  # each trains for STEPS steps, all on the same batches
+Racers = dict[str, Callable[[], object]]  # each trains for the same steps on the same batches
 
 
 class QuietLoop(Loop):
@@ -71,7 +71,7 @@ def ours(config: Config = CONFIG) -> Racers:
     loop = QuietLoop(Job(config, dataset, Path(tempfile.mkdtemp())), lambda line: None)
     loop.state = init_state(config)
     bare_state = [jax.device_put(init_state(config), replicated(loop.mesh))]
-    batches = [loop.batch(step) for step in range(STEPS)]
+    batches = [loop.batch(step) for step in range(config.train.steps)]
 
     def bare() -> None:
         state = bare_state[0]
@@ -119,7 +119,10 @@ def in_torch(
     optimizer = torch.optim.AdamW(module.parameters(), lr=config.optim.learning_rate, fused=fused)
     sizes = {"batch_size": config.train.batch_size, "context_length": config.model.context_length}
     tokens = TOKENS % config.model.vocab_size
-    made = [batch(tokens, seed=config.train.seed, step=step, **sizes) for step in range(STEPS)]
+    made = [
+        batch(tokens, seed=config.train.seed, step=step, **sizes)
+        for step in range(config.train.steps)
+    ]
     batches = [torch.from_numpy(ids.astype(np.int64)) for ids in made]
 
     def train() -> None:
