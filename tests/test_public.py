@@ -37,6 +37,7 @@ PACKAGES = {
         "params_of",
         "save",
         "score",
+        "to_int8",
         "translate",
     ],
     convert: ["Loaded", "assert_same", "inspect", "probe", "to_flax", "to_torch", "verify"],

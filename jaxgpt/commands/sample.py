@@ -35,6 +35,7 @@ def sample(
     tokenizer: Tokenizer = None,
     target_tokenizer: TargetTokenizer = None,
     errors: Unknown = "strict",
+    weights: Literal["stored", "int8"] = "stored",
     stats: bool = False,
 ) -> None:
     """Generate text with a model; one without a tokenizer reads and writes ids.
@@ -65,6 +66,8 @@ def sample(
             one prefers longer texts.
         start: The id that a text of an encoder-decoder begins with; -1 takes the model's.
         end: The id that ends it; -1 takes the model's.
+        weights: stored is as in the directory. int8 rounds the kernels, and writes the next token
+            in about half the time on a CPU.
         stats: Print the speed at the end.
     """
     from jaxgpt.generation.beam import Beams
@@ -92,12 +95,19 @@ def sample(
     if sources:
         require_unused(prompt=prompt, prompt_file=prompt_file, stop=stop)
         texts = read_sources(source, source_file)
-        pair_options = PairOptions(tokenizer, target_tokenizer, errors, start, end)
+        pair_options = PairOptions(tokenizer, target_tokenizer, errors, start, end, weights)
         speed = sample_pair(directory, texts, options, wanted, pair_options)
     else:
         text = read_prompt(prompt, prompt_file)
         speed = print_texts(
-            directory, text, options, tokenizer=tokenizer, errors=errors, stop=stop, beams=wanted
+            directory,
+            text,
+            options,
+            tokenizer=tokenizer,
+            errors=errors,
+            stop=stop,
+            beams=wanted,
+            weights=weights,
         )
     if stats:
         print(speed, file=sys.stderr)

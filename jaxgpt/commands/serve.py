@@ -1,5 +1,7 @@
 """jaxgpt serve: a model behind OpenAI's API, and a page to try it."""
 
+from typing import Literal
+
 from jaxgpt.commands.options import Directory, Tokenizer, Unknown
 
 
@@ -15,6 +17,7 @@ def serve(
     context: int = 0,
     tokenizer: Tokenizer = None,
     errors: Unknown = "strict",
+    weights: Literal["stored", "int8"] = "stored",
 ) -> None:
     """Serve a model over HTTP: OpenAI's API for completions, and a page to try it.
 
@@ -27,6 +30,8 @@ def serve(
         queue: Number of requests that may wait; more are refused.
         context: Number of tokens that the model sees at once; 0 is as many as it was trained with.
             Models with rotary, ALiBi or no positions can see more.
+        weights: stored is as in the directory. int8 rounds the kernels, and writes the next token
+            in about half the time on a CPU.
     """
     from jaxgpt.optional import need
 
@@ -37,4 +42,4 @@ def serve(
     from jaxgpt.serving.server import serve as run
 
     limits = Limits(max_tokens, rows, queue)
-    run(directory, Address(host, port), Reading(tokenizer, errors, context), limits)
+    run(directory, Address(host, port), Reading(tokenizer, errors, context, weights), limits)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError, require
 from jaxgpt.generation.text import TextCodec
+from jaxgpt.model.quantized import WeightsChoice
 from jaxgpt.seq2seq_config import Seq2SeqConfig
 from jaxgpt.storage.model_directory import ModelDirectory
 
@@ -24,6 +25,7 @@ class PairOptions:
         errors: What to do with characters that a tokenizer lacks.
         start: The id that a target begins with; -1 takes that of the model.
         end: The id that a target ends with; -1 takes that of the model.
+        weights: The weights as they are stored, or kernels in int8.
     """
 
     tokenizer: Path | None = None
@@ -31,6 +33,7 @@ class PairOptions:
     errors: Literal["strict", "skip"] = "strict"
     start: int = -1
     end: int = -1
+    weights: WeightsChoice = "stored"
 
 
 class Pair:

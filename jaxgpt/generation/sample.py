@@ -19,6 +19,7 @@ from jaxgpt.generation.prompt import cropping_note
 from jaxgpt.generation.stream import NOTHING, Piece, stream
 from jaxgpt.generation.text import TextCodec, Writer
 from jaxgpt.model import GPT
+from jaxgpt.model.quantized import WeightsChoice, with_weights
 from jaxgpt.storage.model_directory import ModelDirectory
 
 BETWEEN = "\n---------------\n"  # separates two samples
@@ -33,6 +34,7 @@ def sample(
     errors: Literal["strict", "skip"],
     stop: Sequence[str],
     beams: Beams,
+    weights: WeightsChoice,
 ) -> str:
     """Print the texts that the model in `directory` generates after `prompt`; return the speed.
 
@@ -53,7 +55,7 @@ def sample(
     for remark in (cropping_note(len(ids), context), *_remarks(opened, codec, tokenizer)):
         if remark:
             _note(remark)
-    model, rows = opened.model(), [ids or [codec.start]]
+    model, rows = with_weights(opened.model(), weights), [ids or [codec.start]]
     with Clock() as clock:
         pieces = _pieces(model, rows, options, beams)
         writers = [Writer(codec, stop) for _ in range(options.samples)]

@@ -11,6 +11,7 @@ from jaxgpt.generation.options import SampleOptions
 from jaxgpt.generation.pair import Pair, PairOptions, require_pair
 from jaxgpt.generation.sample import Clock
 from jaxgpt.generation.translate import translate
+from jaxgpt.model.quantized import with_weights
 from jaxgpt.storage.model_directory import ModelDirectory
 
 # The fields of SampleOptions that an encoder-decoder takes.
@@ -33,7 +34,7 @@ def sample_pair(
     pair = Pair(opened, pair_options)
     rows = pair.encode(sources)
     texts = translate(
-        opened.model(),
+        with_weights(opened.model(), pair_options.weights),
         rows,
         beams=beams.count,
         length_penalty=beams.length_penalty,

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxgpt.model.int8 import Int8Kernel
+
 PRODUCT = "product"
 
 
@@ -20,11 +22,13 @@ def linear(layer: nnx.LinearGeneral, x: jax.Array, inputs: int = 1) -> jax.Array
     return y if layer.bias is None else y + layer.bias[...]
 
 
-def product(x: jax.Array, kernel: jax.Array, inputs: int = 1) -> jax.Array:
+def product(x: jax.Array, kernel: jax.Array | Int8Kernel, inputs: int = 1) -> jax.Array:
     """Sums over the last `inputs` axes of `x` and the first ones of `kernel`.
 
     Its name, PRODUCT, is for policies that store the products of a checkpointed function.
     """
+    if isinstance(kernel, Int8Kernel):
+        return kernel.product(x, inputs)
     return checkpoint_name(_product(x, kernel, inputs), PRODUCT)
 
 

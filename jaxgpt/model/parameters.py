@@ -3,10 +3,13 @@
 import functools
 from typing import overload
 
+import jax
 from flax import nnx
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.errors import require
 from jaxgpt.model.gpt import GPT
+from jaxgpt.model.int8 import Int8Kernel
 from jaxgpt.model.seq2seq import Seq2Seq
 from jaxgpt.pytree import Tree, require_same
 from jaxgpt.seq2seq_config import Seq2SeqConfig
@@ -14,7 +17,14 @@ from jaxgpt.seq2seq_config import Seq2SeqConfig
 
 def params_of(model: nnx.Module) -> Tree:
     """The parameters of `model` as a nested dict of arrays."""
-    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    params: Tree = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, Int8Kernel))
+    require(
+        not any(isinstance(leaf, Int8Kernel) for leaf in leaves),
+        "The kernels of this model are in int8, which is for generation alone: use the model that "
+        "was given to to_int8.",
+    )
+    return params
 
 
 def build(config: ModelConfig | Seq2SeqConfig, seed: int = 0) -> GPT | Seq2Seq:

@@ -17,8 +17,12 @@ def exactly(dtype: jnp.dtype) -> Iterator[None]:
 
 
 def cast(tree: Any, dtype: jnp.dtype | str) -> Any:
-    """`tree` with every array in `dtype`: parameters, or a model."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+    """`tree` with every array of floats in `dtype`: parameters, or a model."""
+
+    def to(leaf: jax.Array) -> jax.Array:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(to, tree)
 
 
 def sum_dtype(x: jax.Array) -> jnp.dtype:

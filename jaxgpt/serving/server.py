@@ -18,6 +18,7 @@ from jaxgpt.generation.pair import require_decoder
 from jaxgpt.generation.text import TextCodec
 from jaxgpt.generation.weights import Weights
 from jaxgpt.model import exactly
+from jaxgpt.model.quantized import WeightsChoice, with_weights
 from jaxgpt.seq2seq_config import Seq2SeqConfig
 from jaxgpt.serving.app import Service
 from jaxgpt.serving.engine import Engine
@@ -49,11 +50,12 @@ class Address(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """How the model reads text."""
+    """How the model is loaded, and reads text."""
 
     tokenizer: Path | None
     errors: Literal["strict", "skip"]
     context: int
+    weights: WeightsChoice = "stored"
 
 
 def serve(directory: Path, address: Address, reading: Reading, limits: Limits) -> None:
@@ -89,7 +91,7 @@ def open_service(directory: Path, reading: Reading, limits: Limits) -> Service:
     )
     require_decoder(opened)
     codec = TextCodec.of(opened, reading.tokenizer)
-    model = opened.model()
+    model = with_weights(opened.model(), reading.weights)
     with exactly(model.dtype):
         weights = Weights.prepare(model, model.dtype)
     # A sliding window would be read again for each token, and the other requests would wait.

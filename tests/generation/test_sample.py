@@ -40,6 +40,22 @@ def test_it_writes_what_generate_yields(model: Path, command: Callable[..., Any]
     assert re.fullmatch(said, outcome.err)
 
 
+def test_it_generates_with_kernels_in_int8(
+    model: Path, pair: Path, command: Callable[..., Any]
+) -> None:
+    outcome = command(
+        "jaxgpt", "sample", model, "--prompt", "abc", "--tokens", "20", "--weights", "int8"
+    )
+    assert outcome.code == 0
+    in_int8 = jaxgpt.to_int8(jaxgpt.load(model, jaxgpt.GPT))
+    allowed = np.arange(12) < 9
+    ids = np.concatenate(list(jaxgpt.generate(in_int8, [1, 2, 3], 20, 0.8, allowed=allowed)))
+    assert outcome.out == "abc" + "".join(LETTERS[i] for i in ids) + "\n"
+    sources = ("jaxgpt", "sample", pair, "--source", "abc")
+    assert command(*sources, "--weights", "int8").code == 0
+    assert "invalid choice" in command(*sources, "--weights", "int4").err
+
+
 def test_the_context_can_be_changed(
     model: Path, tmp_path: Path, command: Callable[..., Any], refused: Callable[..., str]
 ) -> None:
