@@ -148,6 +148,16 @@ def command(
 
 
 @pytest.fixture
+def without_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets `verify` stop at its verdict.
+
+    Two models that differ are not compared again with other values of their fields, each of which
+    is a program to compile.
+    """
+    monkeypatch.setattr("convert.proving.verify._advised", lambda page, *_: page)
+
+
+@pytest.fixture
 def refused(command: Callable[..., Any]) -> Callable[..., str]:
     """Like `command`, for wrong input: requires exit code 2 and returns the single paragraph of the
     error."""

@@ -1,5 +1,6 @@
 """Runs any JAX function in float64: its logits, its gradients, and its training."""
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class Function:
     def gradients(self, tokens: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
         """The mean cross-entropy of `tokens` (B, T + 1), and its gradient by each array."""
         with jax.enable_x64(True):
-            loss, gradients = self._slope()(self.arrays, jnp.asarray(tokens, jnp.int32))
+            loss, gradients = self._slope(self.arrays, jnp.asarray(tokens, jnp.int32))
         return float(loss), {path: np.asarray(x) for path, x in gradients.items()}
 
     def trained(
@@ -88,9 +89,9 @@ class Function:
         with jax.enable_x64(True):
             batch = jnp.asarray(tokens, jnp.int32)
             arrays = jax.tree.map(jnp.asarray, self.arrays)
-            state, slope = optimizer.init(arrays), self._slope()
+            state = optimizer.init(arrays)
             for _ in range(steps):
-                _, gradients = slope(arrays, batch)
+                _, gradients = self._slope(arrays, batch)
                 updates, state = optimizer.update(gradients, state, arrays)
                 moved = optax.apply_updates(arrays, updates)
                 arrays = {
@@ -98,6 +99,7 @@ class Function:
                 }
         return {path: np.asarray(array) for path, array in arrays.items()}
 
+    @functools.cached_property
     def _slope(self) -> Callable[..., Any]:
         """The loss and its gradients as a compiled function of (arrays, tokens)."""
 

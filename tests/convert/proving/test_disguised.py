@@ -10,7 +10,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from convert import reference, to_flax  # noqa: E402
-from convert.proving import alternatives  # noqa: E402
 from convert.proving.verify import verify  # noqa: E402
 from tests.classes import disguised  # noqa: E402
 from tests.helpers import PRIMES  # noqa: E402
@@ -41,11 +40,8 @@ def model(primes_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", OTHER_FUNCTIONS)
-def test_another_function_differs(
-    name: str, primes_file: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Pairs of fields that could explain the difference, each of which has to be compiled.
-    monkeypatch.setattr(alternatives, "PAIRS_UP_TO", 0)
+@pytest.mark.usefixtures("without_advice")
+def test_another_function_differs(name: str, primes_file: Path, model: Path) -> None:
     assert verify(primes_file, model, torch=f"{FILE}:{name}").verdict == "differs"
 
 
@@ -61,6 +57,7 @@ def test_a_short_input_is_compared_too(
     )
 
 
+@pytest.mark.usefixtures("without_advice")
 @pytest.mark.parametrize("name", ["WithOptions", "WithConfig"])
 def test_a_default_of_the_class_is_no_proof_until_the_user_says_it(
     name: str, primes_file: Path, model: Path, command: Callable[..., Any]

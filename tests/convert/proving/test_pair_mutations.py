@@ -11,7 +11,6 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from convert import to_flax  # noqa: E402
 from convert.loaded import Loaded  # noqa: E402
-from convert.proving import alternatives  # noqa: E402
 from convert.proving.verdict import Verification  # noqa: E402
 from convert.proving.verify import verify  # noqa: E402
 from jaxgpt.seq2seq_config import ENCODER, as_options, field_of  # noqa: E402
@@ -109,12 +108,11 @@ def test_swapped_weights_end_with_exit_code_3_and_the_block(
 PADDING: dict[str, tuple[Any, int]] = {"half": (pairs.HalfPadded, 1), "odd": (pairs.Plain, 11)}
 
 
+@pytest.mark.usefixtures("without_advice")
 @pytest.mark.parametrize("name", PADDING)
 def test_padding_that_only_the_class_hides_shows_in_the_first_block(
-    name: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, file: Path, tmp_path: Path
 ) -> None:
-    # No two fields bring the models together either, and each pair has to be compiled.
-    monkeypatch.setattr(alternatives, "PAIRS_UP_TO", 0)
     cls, padding = PADDING[name]
     converted(file).save(tmp_path / "m")
     named = written(tmp_path, cls, TRUE, {**LAYOUT, "padding": padding})

@@ -5,6 +5,7 @@ import io
 import re
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import convert  # noqa: E402
 from convert.proving import same  # noqa: E402
+from convert.proving.sameness import Sameness  # noqa: E402
 from jaxgpt.errors import UserError  # noqa: E402
 from tests.classes import small_gpt_jax as styles  # noqa: E402
 from tests.classes.small_gpt import SIZES, SmallGPT  # noqa: E402
@@ -47,33 +49,45 @@ def difference(*arguments: Any, **options: Any) -> str:
     return str(raised.value)
 
 
+@pytest.fixture(scope="module")
+def sameness(module: Any) -> Callable[[str], Sameness]:
+    """A function: style -> what `assert_same` finds of the same model in it."""
+
+    @functools.cache
+    def of(style: str) -> Sameness:
+        state = {name: value.numpy() for name, value in module.state_dict().items()}
+        function, params = STYLES[style](state)
+        return convert.assert_same(module, function, TOKENS, params=params)
+
+    return of
+
+
 @pytest.mark.parametrize("style", STYLES)
-def test_the_same_model_in_another_style_is_the_same(style: str, module: Any, state: Any) -> None:
+def test_the_same_model_in_another_style_is_the_same(
+    style: str, module: Any, state: Any, sameness: Callable[[str], Sameness]
+) -> None:
     if style == "Equinox":
         pytest.importorskip("equinox", reason="equinox is not installed")
-    function, params = STYLES[style](state)
-    same = convert.assert_same(module, function, TOKENS, params=params)
+    same = sameness(style)
     assert same.first_difference is None
     assert same.names.keys() == dict(module.named_parameters()).keys()
     assert same.training is not None
     rows = same.training.rows
-    numbers = sum(value.numel() for value in module.parameters())
     assert len(rows) >= 1 + 2 * len(same.names)
-    assert numbers == sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+    numbers = sum(value.numel() for value in module.parameters())
+    assert numbers == sum(np.size(leaf) for leaf in jax.tree.leaves(STYLES[style](state)[1]))
     assert max(row.relative for row in rows) < 1e-10
     assert sum(row.scale > 1e-6 for row in rows) > len(rows) / 2
 
 
-def test_names_are_proposed_by_values(module: Any, state: Any) -> None:
+def test_names_are_proposed_by_values(sameness: Callable[[str], Sameness]) -> None:
     """Also those of norms and biases, all of which are ones and zeros."""
-    function, params = styles.in_linen(state)
-    names = convert.assert_same(module, function, TOKENS, params=params).names
+    names = sameness("Linen").names
     assert names["h.1.c_attn.weight"] == ["attn_1/kernel"]
     assert names["h.0.ln_1.weight"] == ["before_0/scale"]
     assert names["h.1.ln_2.bias"] == ["after_1/bias"]
     assert names["h.1.down.bias"] == ["back_1/bias"]
-    function, params = styles.plain(state)
-    names = convert.assert_same(module, function, TOKENS, params=params).names
+    names = sameness("plain JAX").names
     assert names["h.1.c_attn.weight"] == [f"blocks/attn/{name}/w" for name in "kqv"]
     assert names["h.0.ln_2.weight"] == ["blocks/norms/1/0"]
 

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from convert import api, to_flax  # noqa: E402
+from convert.commands import verify_page  # noqa: E402
 from convert.commands.to_flax import class_to_name  # noqa: E402
+from convert.probing.candidates import OPTIONS  # noqa: E402
+from convert.proving import alternatives  # noqa: E402
 from convert.proving.verdict import Verification  # noqa: E402
 from convert.proving.verify import verify  # noqa: E402
 from jaxgpt.storage import model_directory  # noqa: E402
 from jaxgpt.training.run import train  # noqa: E402
 from tests.classes import disguised, unseen  # noqa: E402
-from tests.helpers import INVISIBLE, PRIMES, settings  # noqa: E402
+from tests.helpers import INVISIBLE, PRIMES, TEXT, settings  # noqa: E402
 from tests.zoo import FACTS, SOUND, ZOO, given, needs_zoo, path_of  # noqa: E402
 
 UNSEEN = Path(unseen.__file__)
@@ -65,6 +69,7 @@ WRONG: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.usefixtures("without_advice")
 @pytest.mark.parametrize("name", WRONG)
 def test_assumed_fields_stay_unproven_without_a_class(
     name: str, tmp_path: Path, command: Callable[..., Any]
@@ -163,19 +168,23 @@ def test_an_export_of_a_run_of_ours_is_proven(
     api.directory_to_file(run, tmp_path / "separate.pt", "separate")
     page = verify(tmp_path / "separate.pt", run)
     assert (page.verdict, page.assumed) == ("unproven", {})  # equal numbers, and no class that ran
-    gelu = run_of(text, tmp_path / "gelu", activation="gelu")
+    opened, gelu = model_directory.ModelDirectory(run), tmp_path / "gelu"
+    other = replace(opened.config, activation="gelu")
+    model_directory.save(gelu, other, opened.params(), opened.about)
     api.directory_to_file(gelu, tmp_path / "gelu.pt", "gpt")
     page = verify(tmp_path / "gelu.pt", gelu)
     assert page.verdict == "differs"
     assert "activation is 'relu' and not 'gelu'" in page.hint
 
 
-@pytest.fixture
-def tuned(text: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that starts from a class of unknown names, whose head count was given."""
-    vocabulary = len({*text.read_text()})
-    file = saved("Nameless", tmp_path, vocab_size=vocabulary)
-    return run_of(text, tmp_path / "tuned", converted(file, dialect="auto", num_heads=5))
+    folder = tmp_path_factory.mktemp("tuned")
+    (folder / "wood.txt").write_text(TEXT)
+    file = saved("Nameless", folder, vocab_size=len({*TEXT}))
+    init = converted(file, dialect="auto", num_heads=5)
+    return run_of(folder / "wood.txt", folder / "tuned", init)
 
 
 def test_a_run_remembers_how_the_fields_of_its_first_weights_are_known(
@@ -294,8 +303,11 @@ def test_a_value_that_is_in_no_list_is_suggested(tmp_path: Path) -> None:
 
 
 def test_no_agreement_is_suggested_if_no_field_is_the_cause(
-    primes_file: Path, tmp_path: Path
+    primes_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Two fields are searched like all of them, and each value is a program to compile.
+    few = {name: OPTIONS[name] for name in ("final_norm", "activation")}
+    monkeypatch.setattr(alternatives, "OPTIONS", few)
     to_flax(primes_file).save(tmp_path / "m")
     odd = f"{disguised.__file__}:ScaledResidual"
     page = verify(primes_file, tmp_path / "m", torch=odd)
@@ -305,29 +317,20 @@ def test_no_agreement_is_suggested_if_no_field_is_the_cause(
 
 @pytest.mark.parametrize("name", ["GPT", "Gelu"])
 def test_the_page_fits_a_terminal_and_json_has_every_row(
-    name: str, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = saved("Gelu", tmp_path)
     model = converted(file, activation="gelu") if name == "Gelu" else converted(file)
-    asked = [
-        "jaxgpt-convert",
-        "verify",
-        file.name,
-        model.name,
-        "--torch",
-        f"{UNSEEN.name}:Gelu",
-        "--train-steps",
-        "2",
-    ]
     (tmp_path / UNSEEN.name).write_text(UNSEEN.read_text())
     monkeypatch.chdir(tmp_path)
-    lines = command(*asked).out.splitlines()
+    page = verify(file.name, model.name, 2, torch=f"{UNSEEN.name}:Gelu")
+    verify_page.show(page)
+    lines = capsys.readouterr().out.splitlines()
     rows = sum(1 + (len(line) - 1) // 80 for line in lines)
     assert rows <= 24, lines
     (table,) = (lines.index(line) for line in lines if line.split()[:1] == ["compared"])
     assert max(map(len, lines[table : table + 7])) <= 80
-    found = json.loads(command(*asked, "--json").out)
-    assert len(found["training"]) == 1 + 2 * 81
+    assert len(page.as_dict()["training"]) == 1 + 2 * 81
     if name == "GPT":
         assert "81 of 81 differ; the first is that of token_embedding.weight." in "\n".join(lines)
 
