@@ -9,6 +9,7 @@ steps, so measured figures are not compared; words, names and whole numbers are.
 import contextlib
 import functools
 import importlib
+import io
 import re
 import shlex
 import shutil
@@ -21,12 +22,12 @@ from typing import Any, NamedTuple, get_type_hints
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, Outcome
 
 README = ROOT / "README.md"
 PAGES = {str(file.relative_to(ROOT)): file for file in [README, *ROOT.glob("docs/**/*.md")]}
 RUNS = {name: f"jaxgpt train {name}" for name in ("quickstart", "dates")}
-SHORT = {"steps": 4, "batch_size": 2, "eval_batches": 2, "sample_tokens": 4, "log_every": 2}
+SHORT = {"steps": 4, "batch_size": 2, "eval_batches": 2, "sample_tokens": 0, "log_every": 2}
 # Figures that the machine, the number of steps, or the text that comes with this Python decides.
 SERVED = "127.0.0.1:8000"  # where pages say that `jaxgpt serve` is; in tests it has a free port
 MEASURED = re.compile(
@@ -85,10 +86,6 @@ def blocks(page: Path) -> list[Block]:
     return [Block(*match.groups(default="")) for match in fence.finditer(page.read_text())]
 
 
-def commands(page: list[Block]) -> list[Command]:
-    return [command for block in page for command in block.commands]
-
-
 def shape(text: str) -> list[str]:
     """The lines of `text` without measured figures, blank lines, and spaces that align columns."""
     lines = (" ".join(MEASURED.sub("#", line).split()) for line in text.splitlines())
@@ -109,20 +106,32 @@ def require_shown(shown: str, printed: str, where: str) -> None:
     assert re.fullmatch(pattern(shown), text), f"{where} shows\n{shown}\nbut got\n{printed}"
 
 
+class Trained(NamedTuple):
+    """A run of RUNS after a few steps."""
+
+    run: Path
+    outcome: Outcome
+
+
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A function from a name in RUNS to the run after a few steps, trained once for all pages."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
+    """A function from a name in RUNS to what its command made and printed, once for all pages."""
     from jaxgpt.__main__ import main
 
     @functools.cache
-    def run_of(name: str) -> Path:
-        run = tmp_path_factory.mktemp(name) / "run"
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+    def run_of(name: str) -> Trained:
+        run, out, err = tmp_path_factory.mktemp(name) / "run", io.StringIO(), io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            pytest.raises(SystemExit) as stop,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
             patch.chdir(ROOT)
             patch.setattr(sys, "argv", [*Command(RUNS[name], "", 0).words, f"--run.dir={run}"])
             main()
         assert stop.value.code == 0
-        return run
+        return Trained(run, Outcome(0, out.getvalue(), err.getvalue()))
 
     return run_of
 
@@ -156,7 +165,7 @@ def serving(one: Command, where: str) -> Iterator[str]:
 def test_a_page_does_what_it_says(
     name: str,
     folder: Path,
-    trained: Callable[[str], Path],
+    trained: Callable[[str], Trained],
     command: Callable[..., Any],
     capsys: pytest.CaptureFixture[str],
     request: pytest.FixtureRequest,
@@ -167,10 +176,10 @@ def test_a_page_does_what_it_says(
         pytest.importorskip("torch", reason="torch is not installed")
     if "jaxgpt serve" in text:
         pytest.importorskip("uvicorn", reason="uvicorn is not installed")
-    for run, line in RUNS.items():
-        if f"runs/{run}" in text and all(one.line != line for one in commands(page)):
-            shutil.copytree(trained(run), folder / "runs" / run)
-    capsys.readouterr()  # the first page that asks for a run has it trained
+    for run in RUNS:
+        if f"runs/{run}" in text:
+            shutil.copytree(trained(run).run, folder / "runs" / run)
+    known = {line: name for name, line in RUNS.items()}
     scope: dict[str, Any] = {}
     printed = address = ""
     servers = contextlib.ExitStack()
@@ -184,7 +193,8 @@ def test_a_page_does_what_it_says(
                 answer = subprocess.run(words, capture_output=True, text=True, check=True).stdout
                 require_shown(one.shown, answer, f"{name}: {one.line}")
             elif one.words[0] in ("jaxgpt", "jaxgpt-convert"):
-                outcome = command(*one.words)
+                done = known.get(one.line)
+                outcome = trained(done).outcome if done else command(*one.words)
                 hardly_trained = one.words[1] in ("sample", "probe")  # noise, and nothing fits
                 wanted = 3 if one.words[1] == "probe" else one.code
                 assert outcome.code == wanted, (one.line, outcome)

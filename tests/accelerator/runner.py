@@ -85,11 +85,16 @@ def run(name: str, settings: dict[str, Any], seconds: float) -> Result:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # and the runs that it has started
             process.wait()
+    return result_of(name, out, error, time.monotonic() - start)
+
+
+def result_of(name: str, out: Path, error: str, seconds: float) -> Result:
+    """What came of the section `name`; it has failed with an `error`, or if any row is wrong."""
     rows = read(out, name)
     wrong = sum(row.get("verdict") == WRONG for row in rows)
     if wrong and not error:
         error = f"{wrong} of {len(rows)} rows are wrong."
-    return Result(name, about(f"{PACKAGE}.{name}"), rows, error, time.monotonic() - start)
+    return Result(name, about(f"{PACKAGE}.{name}"), rows, error, seconds)
 
 
 def about(section: str) -> str:

@@ -49,26 +49,29 @@ COMPARED = {
     "packed": [(1, 2, 4)],
 }
 PAIRS = [(mesh, model) for model, meshes in COMPARED.items() for mesh in meshes]
-NARROW = [(ALONE, "narrow"), ((1, 8, 1), "narrow")]
-CASES = [*((ALONE, model) for model in COMPARED), *PAIRS, *NARROW]
+Case = tuple[tuple[int, int, int], str]  # a mesh, and the name of a model
 
 
-@pytest.fixture(scope="module")
-def runs() -> dict[Any, dict[str, Any]]:
+def run(cases: list[Case]) -> dict[Case, dict[str, Any]]:
     """Ten steps of each case, of one process with eight devices."""
-    cases = json.dumps([(mesh, MODELS[model]) for mesh, model in CASES])
-    code = [sys.executable, "-W", "error", str(PROGRAMS / "sharded_steps.py"), cases]
+    asked = json.dumps([(mesh, MODELS[model]) for mesh, model in cases])
+    code = [sys.executable, "-W", "error", str(PROGRAMS / "sharded_steps.py"), asked]
     done = subprocess.run(
         code, capture_output=True, text=True, env={**os.environ, **EIGHT}, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Involuntary" not in done.stderr
-    return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    return dict(zip(cases, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[Case, dict[str, Any]]:
+    return run([*((ALONE, model) for model in COMPARED), *PAIRS])
 
 
 @pytest.mark.parametrize(("mesh", "model"), PAIRS, ids=str)
 def test_ten_steps_on_any_mesh_equal_those_on_one_device(
-    mesh: tuple[int, int, int], model: str, runs: dict[Any, dict[str, Any]]
+    mesh: tuple[int, int, int], model: str, runs: dict[Case, dict[str, Any]]
 ) -> None:
     """Even if `tensor` is 4 and there are 2 key heads."""
     found, alone = runs[mesh, model], runs[ALONE, model]
@@ -82,11 +85,9 @@ def test_ten_steps_on_any_mesh_equal_those_on_one_device(
             assert math.prod(shape) == math.prod(part) * sizes["fsdp"] * sizes["tensor"], name
 
 
-def test_fsdp_that_does_not_divide_the_width_also_shards_other_axes(
-    runs: dict[Any, dict[str, Any]],
-) -> None:
+def test_fsdp_that_does_not_divide_the_width_also_shards_other_axes() -> None:
     """A width of 12 on 8 devices: 4 ways along it, and 2 along the vocabulary or the MLP's width."""
-    alone, found = (runs[case] for case in NARROW)
+    alone, found = run([(ALONE, "narrow"), ((1, 8, 1), "narrow")]).values()
     assert found["losses"] == pytest.approx(alone["losses"], abs=1e-5)
     require_divided(found, {"data": 1, "fsdp": 4, "rest": 2, "tensor": 1})
 

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,12 +17,16 @@ from jaxgpt.generation.attention_map import map_table
 from jaxgpt.model import cache
 from jaxgpt.storage import plots
 from tests.helpers import CONFIGS, random_model, random_pair
+from tests.model.test_cache import ACROSS
+
+# Every scale and rule of the scores, every place of a norm, and every kind of position.
+RULES = [*ACROSS, "llama", "neox", "bloom, one norm", "norms without weights"]
 
 
-@pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
-def test_attention_weights_are_those_the_model_uses(fields: dict[str, object]) -> None:
+@pytest.mark.parametrize("name", RULES)
+def test_attention_weights_are_those_the_model_uses(name: str) -> None:
     """Each row sums to 1 and sees no later token; the log-probabilities are those of the model's logits."""
-    gpt = random_model("float64", **fields)
+    gpt = random_model("float64", **CONFIGS[name])
     ids = [3, 1, 4, 1, 5, 9, 2, 6]
     weights, logprobs = inspect.inside(gpt, ids)
     assert weights.shape == (3, gpt.config.num_heads, 8, 8)
@@ -146,13 +151,10 @@ def test_a_pipe_gets_all_columns(
     assert outcome.out.splitlines()[1].split() == [letter * 20 for letter in "abcabcabcabcabca"]
 
 
-SEQUENTIAL = {name: fields for name, fields in CONFIGS.items() if "residual" not in fields}
-
-
-@pytest.mark.parametrize("fields", SEQUENTIAL.values(), ids=SEQUENTIAL)
-def test_cross_attention_weights_are_those_the_model_uses(fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ACROSS)
+def test_cross_attention_weights_are_those_the_model_uses(name: str) -> None:
     """Each row of weights sums to 1; log-probabilities are the model's."""
-    pair = random_pair("float64", **fields)
+    pair = random_pair("float64", **CONFIGS[name])
     source, tokens = [3, 1, 4, 1, 5], [9, 2, 6]
     encoder, decoder, across, logprobs = inspect_pair.inside_pair(pair, source, tokens)
     heads = pair.config.decoder.num_heads
@@ -173,22 +175,29 @@ def values_mixed_by(
     across: np.ndarray, pair: Any, source: list[int], tokens: list[int]
 ) -> tuple[Any, Any]:
     """The first layer's cross-attention with the weights `across`, and as the model computes it."""
-    block, mask = pair.decoder.unstacked()[0], jnp.ones((1, len(source)), bool)
-    computed: list[Any] = []
+    mask = jnp.ones((1, len(source)), bool)
 
-    def watched(attention: Any, *parts: Any) -> Any:
-        computed.append(real(attention, *parts))
-        return computed[-1]
+    @jax.jit
+    def both(pair: Any, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+        block, computed = pair.decoder.unstacked()[0], []
+        real = type(block.cross_attn).across
 
-    real = type(block.cross_attn).across
-    with jaxgpt.model.exactly(pair.dtype), pytest.MonkeyPatch.context() as patch:
+        def watched(attention: Any, *parts: Any) -> Any:
+            computed.append(real(attention, *parts))
+            return computed[-1]
+
         memory_bsd = pair.encode(jnp.asarray([source]), mask)
         memory = cache.remember(pair.decoder, memory_bsd, mask).memory(0)
-        patch.setattr(type(block.cross_attn), "across", watched)
-        block(pair.decoder.embed(jnp.asarray([tokens])), 0, jnp.arange(3), memory=memory)
-        weights = across[0].reshape(1, memory.values_bsmh.shape[2], -1, *across.shape[2:])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(block.cross_attn), "across", watched)
+            block(pair.decoder.embed(jnp.asarray([tokens])), 0, jnp.arange(3), memory=memory)
+        weights = weights.reshape(1, memory.values_bsmh.shape[2], -1, *weights.shape[1:])
         mixed_btmgh = jnp.einsum("bmgts,bsmh->btmgh", weights, memory.values_bsmh)
-        return np.asarray(block.cross_attn._joined(mixed_btmgh)), np.asarray(computed[0][0])
+        return block.cross_attn._joined(mixed_btmgh), computed[0][0]
+
+    with jaxgpt.model.exactly(pair.dtype):
+        mine, real = both(pair, jnp.asarray(across[0]))
+    return np.asarray(mine), np.asarray(real)
 
 
 def test_the_command_shows_an_encoder_decoder_and_draws_the_alignment(

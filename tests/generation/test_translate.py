@@ -38,12 +38,14 @@ def sources(count: int) -> list[list[int]]:
 
 
 def uncached(pair: Seq2Seq, source: list[int], end: int = END) -> list[int]:
-    """The greedy text by the whole model, one source and one token at a time."""
+    """The greedy text by the whole model, one source, padded, and one token at a time."""
+    source_bs, mask_bs = np.zeros((1, 13), int), np.arange(13)[None] < len(source)
+    source_bs[mask_bs] = source
     ids = [START]
     while len(ids) <= pair.config.decoder.context_length:
         padded_ids = np.zeros((1, pair.config.decoder.context_length), int)
         padded_ids[0, : len(ids)] = ids
-        logits = pair(np.array([source]), padded_ids)
+        logits = pair(source_bs, padded_ids, mask_bs)
         ids.append(int(np.argmax(logits[0, len(ids) - 1])))
         if ids[-1] == end:
             return ids[1:-1]

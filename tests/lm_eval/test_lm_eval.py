@@ -76,8 +76,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def evaluated(tasks: Path, out: Path, *words: str) -> dict[str, list[Any]]:
-    """The responses to each document of each task, by name."""
+# `python -m MODULE WORDS` for each of several modules, in one process.
+RUNS = """
+import json, runpy, sys
+for module, *sys.argv[1:] in json.loads(sys.argv[1]):
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def evaluated(
+    tasks: Path, out: Path, **commands: tuple[str, list[str]]
+) -> list[dict[str, list[Any]]]:
+    """The responses of each model to each document of each task, by name.
+
+    A command is a module and its words. lm-eval forks, which jax forbids once it has computed, so a
+    model of jax comes last.
+    """
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
@@ -85,18 +99,26 @@ def evaluated(tasks: Path, out: Path, *words: str) -> dict[str, list[Any]]:
         "HF_DATASETS_OFFLINE": "1",
         "HF_HOME": str(out / "cache"),
     }
-    command = [sys.executable, "-m", "jaxgpt.lm_eval", *words, "--tasks", ",".join(TASKS)]
-    command += ["--include_path", str(tasks), "--output_path", str(out), "--log_samples"]
-    done = subprocess.run(
-        [*command, "--batch_size", "3"], env=environment, capture_output=True, text=True
-    )
+    common = ["--tasks", ",".join(TASKS), "--include_path", str(tasks), "--log_samples"]
+    common += ["--batch_size", "3", "--output_path"]
+    runs = [
+        [module, "--model", model, *words, *common, str(out / model)]
+        for model, (module, words) in commands.items()
+    ]
+    command = [sys.executable, "-c", RUNS, json.dumps(runs)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    responses = {}
+    return [responses(out / model) for model in commands]
+
+
+def responses(out: Path) -> dict[str, list[Any]]:
+    """The responses in the files of an evaluation, by the name of the task."""
+    found = {}
     for name in TASKS:
         (file,) = out.rglob(f"samples_{name}_*.jsonl")
         rows = sorted(map(json.loads, file.read_text().splitlines()), key=lambda row: row["doc_id"])
-        responses[name] = [row["resps"] for row in rows]
-    return responses
+        found[name] = [row["resps"] for row in rows]
+    return found
 
 
 def test_scores_and_texts_equal_those_of_lm_evals_hf_model(
@@ -107,10 +129,12 @@ def test_scores_and_texts_equal_those_of_lm_evals_hf_model(
     pytest.importorskip("lm_eval", reason="lm_eval is not installed")
     outcome = command("jaxgpt-convert", "to-torch", model, tmp_path / "hf", "--dialect", "gpt2")
     assert outcome.code == 0, outcome
-    ours = evaluated(tasks, tmp_path / "ours", "--model", "jaxgpt", "--model_args", f"path={model}")
-    folder = f"pretrained={tmp_path / 'hf'},dtype=float64"
-    theirs = evaluated(
-        tasks, tmp_path / "theirs", "--model", "hf", "--model_args", folder, "--device", "cpu"
+    hf = f"pretrained={tmp_path / 'hf'},dtype=float64"
+    theirs, ours = evaluated(
+        tasks,
+        tmp_path,
+        hf=("lm_eval", ["--model_args", hf, "--device", "cpu"]),
+        jaxgpt=("jaxgpt.lm_eval", ["--model_args", f"path={model}"]),
     )
     assert ours["texts"] == theirs["texts"]
     assert len({json.dumps(text) for text in ours["texts"]}) > 1

@@ -1,7 +1,6 @@
 """Decoding one position at a time gives what the whole model computes."""
 
 import dataclasses
-import itertools
 from typing import Any
 
 import jax
@@ -10,80 +9,95 @@ import numpy as np
 import pytest
 
 from jaxgpt.model import cache, exactly
-from jaxgpt.model.attention import keep_nothing
-from jaxgpt.model.attention_forms import plain
 from jaxgpt.model.extend import Text, extend
 from tests.helpers import CONFIGS, PRIMES, random_model, random_pair
 
+READ, PREFILL = (jax.jit(each, static_argnums=4) for each in (cache.read, cache.prefill))
+EXTEND, DECODE = jax.jit(extend), jax.jit(cache.decode)
+# Windows smaller and larger than the pieces in which prompts are read, and in one layer alone.
+WINDOWS: dict[str, dict[str, Any]] = {
+    f"{positions}, window {window}": {
+        "positions": positions,
+        "window": window,
+        "num_blocks": 2,
+        "num_heads": 2,
+        "head_dim": 6,
+    }
+    for positions, window in [
+        ("learned", 4), ("rotary", 9), ("rotary", [None, 5]), ("alibi", 3), ("alibi", [4, None])
+    ]
+}  # fmt: skip
+KINDS: dict[str, tuple[dict[str, Any], str, float]] = {
+    **{name: (fields, "float64", 1e-12) for name, fields in (CONFIGS | WINDOWS).items()},
+    "in float32": ({}, "float32", 1e-5),
+}
 
-@pytest.mark.parametrize(
-    ("fields", "dtype", "tolerance"),
-    [*((fields, "float64", 1e-12) for fields in CONFIGS.values()), ({}, "float32", 1e-5)],
-    ids=[*CONFIGS, "in float32"],
-)
-def test_cached_logits_are_uncached_ones_at_every_position(
-    fields: dict[str, object], dtype: str, tolerance: float
+
+@pytest.mark.parametrize(("fields", "dtype", "tolerance"), KINDS.values(), ids=KINDS)
+def test_cached_logits_are_uncached_ones_however_the_prompts_were_read(
+    fields: dict[str, Any], dtype: str, tolerance: float
 ) -> None:
+    """At every position after prompts read at once, and after pieces, of which the last reaches past the context.
+
+    Rows end in different pieces, one before any.
+    """
     model, context = random_model(dtype, **fields), PRIMES["context_length"]
-    tokens = (
-        np.random.default_rng(1).integers(0, PRIMES["vocab_size"], (2, context)).astype(np.int32)
-    )
+    draw, rows = np.random.default_rng(1).integers, np.arange(4)
+    tokens = draw(0, PRIMES["vocab_size"], (4, context)).astype(np.int32)
     whole = np.asarray(model(tokens))
-    scale = np.abs(whole).max()
-    lengths = np.array([4, 7], np.int32)
+    blocks = model.unstacked()
+
+    def require_same(logits: Any, lengths: np.ndarray) -> None:
+        """Require the logits after so many tokens of each row."""
+        expected, atol = whole[rows, lengths - 1], tolerance * np.abs(whole).max()
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=atol)
+
+    def require_decoded(kept: Any, lengths: np.ndarray, steps: int) -> None:
+        for _ in range(steps):
+            newest = np.minimum(lengths, context - 1)  # again, where a row is full
+            logits, kept = DECODE(model, blocks, kept, tokens[rows, newest], newest)
+            lengths = newest + 1
+            require_same(logits, lengths)
+
     with exactly(model.dtype):
-        blocks, prefill, decode = (
-            model.unstacked(),
-            jax.jit(cache.prefill, static_argnums=4),
-            jax.jit(cache.decode),
-        )
-        logits, kept = prefill(model, blocks, tokens[:, :7], lengths, context)
-        np.testing.assert_allclose(
-            logits, whole[[0, 1], lengths - 1], rtol=0, atol=tolerance * scale
-        )
-        for _ in range(context - 7):
-            logits, kept = decode(model, blocks, kept, tokens[[0, 1], lengths], lengths)
-            np.testing.assert_allclose(
-                logits, whole[[0, 1], lengths], rtol=0, atol=tolerance * scale
-            )
-            lengths += 1
-        logits, _ = prefill(model, blocks, tokens, lengths, context)
-        np.testing.assert_allclose(
-            logits, whole[[0, 1], lengths - 1], rtol=0, atol=tolerance * scale
-        )
+        lengths = np.array([1, 4, 7, context], np.int32)
+        logits, kept = PREFILL(model, blocks, tokens, lengths, context)
+        require_same(logits, lengths)
+        require_decoded(kept, lengths, context - 1)
+        lengths = np.array([0, 3, 7, context - 1], np.int32)
+        _, kept = READ(model, blocks, tokens[:, :2], lengths, context)
+        for start in range(2, context - 1, 5):
+            piece = np.pad(tokens, ((0, 0), (0, 5)))[:, start : start + 5]
+            kept = EXTEND(model, blocks, kept, Text(piece, np.int32(start), lengths))
+        require_decoded(kept, lengths, 2)
 
 
-POSITIONS = {"learned": 11, "sinusoidal": 11, "rotary": 6, "alibi": 6, "none": 6}
-QK_NORMS = ["none", "before_rotary", "after_rotary", "full_width"]
-# A window in one layer and none in the next, with every pair of positions, heads of keys and norm;
-# the same window in both for some.
-KINDS = [
-    *(
-        (positions, (6, 2, 1)[(i + j) % 3], [4, None], norm)
-        for i, positions in enumerate(POSITIONS)
-        for j, norm in enumerate(QK_NORMS)
-    ),
-    *itertools.product(["learned", "rotary"], [2], [None, 4], ["none"]),
+# Positions of every kind but learned ones with a window in one layer, in both or in none, groups of queries, and a
+# norm of queries and keys; what differs with rotary positions is above too.
+MIXED = [
+    ("sinusoidal", 2, [4, None], "before_rotary"),
+    ("rotary", 1, [4, None], "after_rotary"),
+    ("alibi", 6, None, "full_width"),
+    ("none", 2, 4, "none"),
 ]
 
 
-@pytest.mark.parametrize(("positions", "groups", "window", "qk_norm"), KINDS)
+@pytest.mark.parametrize(("positions", "groups", "window", "qk_norm"), MIXED)
 def test_every_kind_of_attention_is_cached(
     positions: str, groups: int, window: Any, qk_norm: str
 ) -> None:
-    """Without jit, so that cases share compiled operations; past the trained context where possible."""
+    """Past the trained context where positions are not a table; no slot is stored that is never used."""
     model = random_model(
         positions=positions, num_kv_heads=groups, window=window, qk_norm=qk_norm,
-        context_length=POSITIONS[positions], num_heads=6, head_dim=4, model_dim=8, num_blocks=2,
+        context_length=11 if positions == "sinusoidal" else 6,
+        num_heads=6, head_dim=4, model_dim=8, num_blocks=2,
     )  # fmt: skip
     tokens = np.random.default_rng(1).integers(0, PRIMES["vocab_size"], (2, 11)).astype(np.int32)
     lengths = np.array([3, 6], np.int32)
     with exactly(model.dtype):
-        blocks, x = model.unstacked(), model.embed(jnp.asarray(tokens))
-        for layer, block in enumerate(blocks):
-            x, _ = block(x, layer, jnp.arange(11), keep_nothing(plain))
-        whole = np.asarray(model.read_out(x))
-        logits, kept = cache.prefill(model, blocks, tokens[:, :7], lengths, 11)
+        blocks = model.unstacked()
+        whole = np.asarray(jax.jit(type(model).logits)(model, tokens))
+        logits, kept = PREFILL(model, blocks, tokens[:, :7], lengths, 11)
         stored = sum(leaf.size for leaf in jax.tree.leaves(kept))
         longer = dataclasses.replace(model.config, context_length=11)
         assert stored == 2 * cache.elements(longer)  # for two rows
@@ -92,65 +106,26 @@ def test_every_kind_of_attention_is_cached(
         assert [each.shape for each in kept.values_bmsh] == [(2, groups, n, 4) for n in slots]
         for _ in range(5):
             np.testing.assert_allclose(logits, whole[[0, 1], lengths - 1], rtol=0, atol=1e-12)
-            logits, kept = cache.decode(model, blocks, kept, tokens[[0, 1], lengths], lengths)
-            lengths += 1
+            logits, kept = DECODE(model, blocks, kept, tokens[[0, 1], lengths], lengths)
+            lengths = lengths + 1  # in place, it could change before decode has read it
         np.testing.assert_allclose(logits, whole[[0, 1], lengths - 1], rtol=0, atol=1e-12)
 
 
-WINDOWS = {
-    f"{positions}, window {window}": {
-        "positions": positions,
-        "window": window,
-        "num_blocks": 2,
-        "num_heads": 2,
-        "head_dim": 6,
-    }
-    for positions, windows in {
-        "learned": [4, [None, 5]],
-        "rotary": [3, 4, 9, [4, None], [None, 5]],
-        "alibi": [3, [4, None]],
-    }.items()
-    for window in windows
-}
+# The places of the norms, and whatever a cross-attention has of its own: scales, biases, groups of
+# queries and norms of queries and keys.
+ACROSS = [
+    "post, no output projection",
+    "sinusoids, scale by layer",
+    "residual, stored sinusoids",
+    "gemma",
+    "olmo",
+]
 
 
-@pytest.mark.parametrize("fields", [*CONFIGS.values(), *WINDOWS.values()], ids=[*CONFIGS, *WINDOWS])
-def test_reading_prompts_in_pieces_equals_reading_them_at_once(fields: Any) -> None:
-    """Rows end in different pieces, one before any; padding reaches past the context."""
-    model, context = random_model(**fields), PRIMES["context_length"]
-    draw = np.random.default_rng(1).integers
-    tokens = draw(0, PRIMES["vocab_size"], (4, context)).astype(np.int32)
-    whole, rows = np.asarray(model(tokens)), np.arange(4)
-    lengths = np.array([0, 3, 7, context - 1], np.int32)
-    with exactly(model.dtype):
-        blocks, read_on = model.unstacked(), jax.jit(extend)
-        _, kept = jax.jit(cache.read, static_argnums=4)(
-            model, blocks, tokens[:, :2], lengths, context
-        )
-        for start in range(2, context - 1, 5):
-            piece = np.pad(tokens, ((0, 0), (0, 5)))[:, start : start + 5]
-            kept = read_on(model, blocks, kept, Text(piece, np.int32(start), lengths))
-        for _ in range(2):
-            logits, kept = jax.jit(cache.decode)(
-                model, blocks, kept, tokens[rows, lengths], lengths
-            )
-            expected = whole[rows, lengths]
-            np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-12 * np.abs(whole).max())
-            lengths = np.minimum(lengths + 1, context - 1)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [fields for fields in CONFIGS.values() if fields.get("residual", "sequential") == "sequential"],
-    ids=[
-        name
-        for name, fields in CONFIGS.items()
-        if fields.get("residual", "sequential") == "sequential"
-    ],
-)
-def test_a_pair_is_cached_with_the_keys_and_values_of_padded_sources(fields: Any) -> None:
+@pytest.mark.parametrize("name", ACROSS)
+def test_a_pair_is_cached_with_the_keys_and_values_of_padded_sources(name: str) -> None:
     """Cached decoding is the model on the whole target, at every position."""
-    model = random_pair("float64", **fields)
+    model = random_pair("float64", **CONFIGS[name])
     source, mask, targets = padded_sources()
     whole = np.asarray(model(source, targets, mask))
     scale = np.abs(whole).max()
@@ -159,13 +134,12 @@ def test_a_pair_is_cached_with_the_keys_and_values_of_padded_sources(fields: Any
         decoder, blocks = model.decoder, model.decoder.unstacked()
         memory_bsd = jax.jit(type(model).encode)(model, source, mask)
         cross = cache.remember(decoder, memory_bsd, jnp.asarray(mask))
-        prefill, decode = jax.jit(cache.prefill, static_argnums=4), jax.jit(cache.decode)
-        logits, kept = prefill(decoder, blocks, targets[:, :4], lengths, 17, cross)
+        logits, kept = PREFILL(decoder, blocks, targets[:, :4], lengths, 17, cross)
         for _ in range(13):
             expected = whole[np.arange(3), lengths - 1]
             np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-12 * scale)
             newest = targets[np.arange(3), lengths]
-            logits, kept = decode(decoder, blocks, kept, newest, lengths, cross)
+            logits, kept = DECODE(decoder, blocks, kept, newest, lengths, cross)
             lengths = lengths + 1  # in place, it could change before decode has read it
 
 
