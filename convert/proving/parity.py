@@ -58,7 +58,7 @@ def compare(
     decoder = model.decoder if isinstance(model, Seq2Seq) else model
     check_tokens(example.tokens, decoder.config)
     theirs = _torch_stages(exact_module(example.given_to(module)), example.tokens, dialect)
-    ours = _flax_stages(exact_model(model), example)
+    ours = flax_stages(exact_model(model), example)
     if theirs["logits"].shape != ours["logits"].shape:
         raise UserError(_unlike_shapes(theirs["logits"], ours["logits"], decoder.config.model_dim))
     logits = of_logits(theirs["logits"], ours["logits"])
@@ -151,7 +151,7 @@ def _states(model: Any, example: Example) -> tuple[States, jax.Array | None]:
     return decoder.states(example.tokens, memory), blocks
 
 
-def _flax_stages(model: Any, example: Example) -> dict[str, np.ndarray]:
+def flax_stages(model: Any, example: Example) -> dict[str, np.ndarray]:
     with jax.enable_x64(True):
         states, encoder = _states(model, example.on_device())
     of_encoder = () if encoder is None else encoder

@@ -176,7 +176,7 @@ def test_transformers_opens_the_folder_without_jax(name: str, peer: Peer) -> Non
     rows = np.array([np.arange(24), ids + [0] * (24 - len(ids))])
     # Four rows, so that this is the program that `verify` compiles.
     model, example = jaxgpt.load(peer.home / name / "m"), Example(np.resize(rows, (4, 24)))
-    logits = parity._flax_stages(exact_model(model), example)["logits"]
+    logits = parity.flax_stages(exact_model(model), example)["logits"]
     require_close(logits[:1], np.array(theirs["logits"]), 1e-4)
     assert [*logits[1, start - 1 : len(ids) - 1].argmax(axis=-1)] == ids[start:]
 
