@@ -66,8 +66,8 @@ def sample(
             one prefers longer texts.
         start: The id that a text of an encoder-decoder begins with; -1 takes the model's.
         end: The id that ends it; -1 takes the model's.
-        weights: stored is as in the directory. int8 rounds the kernels, and writes the next token
-            in about half the time on a CPU.
+        weights: stored takes them as they are in the directory. int8 rounds the kernels, with which
+            a CPU generates one text about 1.7 times as fast.
         stats: Print the speed at the end.
     """
     from jaxgpt.generation.beam import Beams

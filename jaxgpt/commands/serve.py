@@ -30,8 +30,8 @@ def serve(
         queue: Number of requests that may wait; more are refused.
         context: Number of tokens that the model sees at once; 0 is as many as it was trained with.
             Models with rotary, ALiBi or no positions can see more.
-        weights: stored is as in the directory. int8 rounds the kernels, and writes the next token
-            in about half the time on a CPU.
+        weights: stored takes them as they are in the directory. int8 rounds the kernels, with which
+            a CPU generates one text about 1.7 times as fast.
     """
     from jaxgpt.optional import need
 

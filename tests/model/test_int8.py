@@ -128,6 +128,14 @@ def test_the_programs_of_generation_keep_the_kernels_in_int8() -> None:
     assert "(tensor<2x35xi8>, tensor<8x35xi8>) -> tensor<2x8xi32>" in text
 
 
+def test_kernels_are_rounded_once_and_in_the_dtype_of_the_model() -> None:
+    model = random_model("float64", tied=True)
+    once = jaxgpt.to_int8(model)
+    assert once.dtype == jnp.float64
+    ids = RANDOM.integers(0, model.config.vocab_size, (2, 11))
+    np.testing.assert_array_equal(once(ids), jaxgpt.to_int8(once)(ids))
+
+
 def test_a_model_in_int8_can_be_neither_saved_nor_converted(tmp_path: Path) -> None:
     model = jaxgpt.to_int8(random_model("float32"))
     for use in (lambda: params_of(model), lambda: jaxgpt.save(tmp_path / "model", model)):
