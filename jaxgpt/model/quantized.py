@@ -27,8 +27,9 @@ def to_int8(model: AnyModel) -> AnyModel:
     """A copy of `model` whose kernels are in int8, with a scale for each output.
 
     It is for generation: on a CPU the tokens of one text take about 0.6 of the time, as a quarter
-    of the bytes is read. Embeddings, biases and norms stay as they are; a tied head gets a kernel of its own. Such
-    a model can be neither saved nor trained. One that is in int8 already is copied.
+    of the bytes is read. Embeddings, biases and norms stay as they are; a tied head gets a kernel
+    of its own. Such a model can be neither saved nor trained. One that is in int8 already is
+    copied.
     """
     copy: AnyModel = nnx.merge(*nnx.split(model))
     decoder: GPT = copy.decoder if isinstance(copy, Seq2Seq) else copy
