@@ -28,6 +28,11 @@ TARGETS = "Tokenizer of the targets of an encoder-decoder, where it is not that 
 TargetTokenizer = Annotated[OptionalFile, tyro.conf.arg(help=TARGETS)]
 UNKNOWN = "What to do with characters that the tokenizer lacks: strict refuses, skip drops them."
 Unknown = Annotated[Literal["strict", "skip"], tyro.conf.arg(help=UNKNOWN)]
+WEIGHTS = (
+    "stored takes the weights as they are in the directory. int8 rounds the kernels, with which a "
+    "CPU generates one text about 1.7 times as fast."
+)
+Weights = Annotated[Literal["stored", "int8"], tyro.conf.arg(help=WEIGHTS)]
 
 # The help of a section, where the docstring of its class says something else.
 ABOUT = {"encoder": "The encoder of an encoder-decoder, where it differs from the model section."}

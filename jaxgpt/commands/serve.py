@@ -1,8 +1,6 @@
 """jaxgpt serve: a model behind OpenAI's API, and a page to try it."""
 
-from typing import Literal
-
-from jaxgpt.commands.options import Directory, Tokenizer, Unknown
+from jaxgpt.commands.options import Directory, Tokenizer, Unknown, Weights
 
 
 def serve(
@@ -17,7 +15,7 @@ def serve(
     context: int = 0,
     tokenizer: Tokenizer = None,
     errors: Unknown = "strict",
-    weights: Literal["stored", "int8"] = "stored",
+    weights: Weights = "stored",
 ) -> None:
     """Serve a model over HTTP: OpenAI's API for completions, and a page to try it.
 
@@ -30,8 +28,6 @@ def serve(
         queue: Number of requests that may wait; more are refused.
         context: Number of tokens that the model sees at once; 0 is as many as it was trained with.
             Models with rotary, ALiBi or no positions can see more.
-        weights: stored takes them as they are in the directory. int8 rounds the kernels, with which
-            a CPU generates one text about 1.7 times as fast.
     """
     from jaxgpt.optional import need
 

@@ -156,7 +156,8 @@ class Attention(nnx.Module):
         parts = jnp.split(product(x_btd, self.qkv.kernel[:, :, rows]), cuts, axis=3)
         if self.qkv.bias is None:
             return parts
-        # Added to the parts, because the gradient of a bias of the whole is a copy of all parts.
+        # Added after the split: otherwise XLA joins the gradients of the parts once more for the
+        # bias.
         biases = jnp.split(self.qkv.bias[:, rows], cuts, axis=1)
         return [part + bias for part, bias in zip(parts, biases, strict=True)]
 

@@ -35,7 +35,8 @@ class Int8Kernel:
         return Int8Kernel(jnp.moveaxis(values, axes, range(-inputs, 0)), scales.squeeze(axes))
 
     def __getitem__(self, index: Any) -> "Int8Kernel":
-        """The kernel itself for `...`, or for some outputs after the only axis of inputs."""
+        """The kernel itself for `...`; else for the outputs that `index` selects, after a slice of
+        all inputs, which have one axis."""
         if index is Ellipsis:
             return self
         return Int8Kernel(self.values[index[1:]], self.scales[index[1:]])
@@ -43,8 +44,9 @@ class Int8Kernel:
     def product(self, x: jax.Array, inputs: int) -> jax.Array:
         """Sums over the last `inputs` axes of `x` and the inputs of the kernel.
 
-        Each row of `x` becomes two rows in int8, the second of which is what the first rounds off:
-        the product is as exact as with 16 bits. XLA multiplies by two rows as fast as by one.
+        Each row of `x` becomes two rows in int8, the second of which is what the first rounds off,
+        so that the product is as exact as if `x` had 16 bits. This costs nothing: XLA has a fast
+        product in int8 on a CPU for two rows or more, and none for one.
         """
         rows, size = x.shape[: x.ndim - inputs], math.prod(x.shape[x.ndim - inputs :])
         x_rk = x.reshape(-1, size).astype(sum_dtype(x))

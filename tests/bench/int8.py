@@ -1,4 +1,4 @@
-"""Generation with kernels in int8, against the same model in float32: its speed, and what a text is worth to it.
+"""Generation with kernels in int8, against the same model in float32: its speed, and the loss of a text.
 
     python -m tests.bench.int8 [ROUNDS] [--model DIR --text FILE]
 
